@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from buffers.recall import RECALLS, Uniform
+
+
+@given(k=st.integers(0, 80), filled=st.integers(0, 400), seed=st.integers(0, 99))
+def test_a_draw_has_no_duplicates(k: int, filled: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    uniform = Uniform(400)
+    for _ in range(5):
+        slots = uniform.draw(k, filled, rng)
+        assert slots.dtype == np.int64
+        assert len(set(slots.tolist())) == len(slots) == min(k, filled)
+        assert all(0 <= slot < filled for slot in slots.tolist())
+
+
+@pytest.mark.parametrize(("k", "filled"), [(2, 50), (12, 50), (13, 50), (40, 50), (50, 50)])
+def test_every_slot_comes_up_equally_often_at_every_place(k: int, filled: int) -> None:
+    runs = 6000
+    uniform, rng = Uniform(1000), np.random.default_rng(3)
+    draws = np.array([uniform.draw(k, filled, rng) for _ in range(runs)])
+    # 49 degrees of freedom: 99.9% of flat counts are below 85.4.
+    for place in (0, k // 2, k - 1):
+        counts = np.bincount(draws[:, place], minlength=filled)
+        assert ((counts - runs / filled) ** 2 / (runs / filled)).sum() < 85.4
+    counts = np.bincount(draws.ravel(), minlength=filled)
+    expected = runs * k / filled
+    assert ((counts - expected) ** 2 / expected).sum() < 85.4
+
+
+def test_every_pair_comes_up_equally_often() -> None:
+    runs, filled = 20000, 12
+    uniform, rng = Uniform(filled), np.random.default_rng(4)
+    counts = np.zeros((filled, filled))
+    for _ in range(runs):
+        a, b, _ = uniform.draw(3, filled, rng)
+        counts[a, b] += 1
+    pairs = counts[~np.eye(filled, dtype=bool)]
+    # 131 degrees of freedom: 99.9% of flat counts are below 187.
+    assert np.trace(counts) == 0
+    assert ((pairs - runs / 132) ** 2 / (runs / 132)).sum() < 187
+
+
+@pytest.mark.parametrize("name", RECALLS)
+def test_the_state_of_a_rule_is_all_that_draws_depend_on(name: str) -> None:
+    rule, twin = RECALLS[name](300), RECALLS[name](300)
+    rng = np.random.default_rng(0)
+    for k in (5, 60, 100):
+        rule.put(np.arange(k), k)
+        rule.draw(k, 300, rng)
+    twin.load(rule.state(300))
+    one, other = np.random.default_rng(1), np.random.default_rng(1)
+    for k in (5, 60, 100):
+        np.testing.assert_array_equal(rule.draw(k, 300, one), twin.draw(k, 300, other))
+
+
+class Counting(np.random.Generator):
+    """Counts the numbers that are asked for."""
+
+    numbers = 0
+
+    def random(self, size: int) -> np.ndarray:  # type: ignore[override]
+        self.numbers += size
+        return super().random(size)
+
+
+def test_the_work_of_a_draw_does_not_depend_on_the_capacity() -> None:
+    numbers = []
+    for capacity in (10**4, 10**5, 10**6):
+        rng = Counting(np.random.PCG64(0))
+        for _ in range(100):
+            Uniform(capacity).draw(32, capacity, rng)
+        numbers.append(rng.numbers)
+    assert max(numbers) <= 1.1 * min(numbers) <= 1.1 * 3300
