@@ -1,0 +1,282 @@
+"""The frozen, columnar micro-batch that everything else is made of.
+
+Slicing a batch slices its columns: views, no copies. Things that happen between two events (a
+label that arrives, an event that had to be set aside) are carried beside the rows with ``before``,
+the index of the row that they come just before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+Array = NDArray[Any]
+ClassName = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """A column of rows of unequal length: row i is ``values[bounds[i]:bounds[i + 1]]``.
+
+    Text is kept as UTF-8 bytes (``values`` of dtype uint8). ``bounds`` has one entry more than
+    there are rows, and need not start at zero, so that a slice is a view.
+    """
+
+    values: Array
+    bounds: Ints
+
+    @classmethod
+    def of_text(cls, texts: Iterable[str]) -> Ragged:
+        encoded = [text.encode() for text in texts]
+        bounds = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(text) for text in encoded], out=bounds[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), bounds)
+
+    def texts(self) -> list[str]:
+        raw = self.values[self.bounds[0] : self.bounds[-1]].tobytes()
+        cuts = (self.bounds - self.bounds[0]).tolist()
+        return [raw[a:b].decode() for a, b in pairwise(cuts)]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, rows: slice) -> Ragged:
+        start, stop, _ = rows.indices(len(self))
+        return Ragged(self.values, self.bounds[start : max(start, stop) + 1])
+
+    def take(self, rows: Array) -> Ragged:
+        """The rows at the given indices (or where the mask holds), copied."""
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
+        lengths = np.diff(self.bounds)[rows]
+        bounds = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=bounds[1:])
+        within = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+        return Ragged(self.values[np.repeat(self.bounds[:-1][rows], lengths) + within], bounds)
+
+    @staticmethod
+    def concat(columns: Sequence[Ragged]) -> Ragged:
+        values = [c.values[c.bounds[0] : c.bounds[-1]] for c in columns]
+        lengths = [np.diff(c.bounds) for c in columns]
+        bounds = np.zeros(sum(map(len, lengths)) + 1, np.int64)
+        np.cumsum(np.concatenate(lengths), out=bounds[1:])
+        return Ragged(np.concatenate(values), bounds)
+
+
+Column = Array | Ragged
+Features = Array | Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """An event that cannot be read: where it stands, and why. Kept, never learned."""
+
+    partition: int
+    offset: int
+    reason: str
+    id: int
+    before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels that arrive on their own, apart from their events.
+
+    ``ids`` (m,) int64 name the events, ``y`` (m,) holds class codes or targets, ``time`` (m,) the
+    moment each became known, ``before`` (m,) the row of the carrying batch that each comes before;
+    ``partition`` and ``offset`` (m,) are positions in the stream of labels.
+    """
+
+    ids: Ints
+    y: Array
+    time: Floats
+    partition: Array
+    offset: Ints
+    before: Ints
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> Labels:
+        """The labels at ``rows``, as views, each before the same row as it was."""
+        return Labels(
+            self.ids[rows],
+            self.y[rows],
+            self.time[rows],
+            self.partition[rows],
+            self.offset[rows],
+            self.before[rows],
+        )
+
+    def shifted(self, rows: int) -> Labels:
+        """The same labels in a batch whose row 0 is row ``-rows`` of this one."""
+        return replace(self, before=self.before + rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """n events in the order of the stream.
+
+    Attributes:
+        ids: (n,) int64. The event's own id, or its position where it has none.
+        time: (n,) float64, seconds of event time.
+        x: array (n, ...), or a mapping of column name to an array (n, ...) or ``Ragged``.
+        partition: (n,) int32, the part of the stream (a file, a Kafka partition).
+        offset: (n,) int64, the position in its partition: reading goes on from the one after.
+        y: (n,) int64 class codes (-1: none), float64 targets (NaN: none), or None: not here.
+        due: (n,) float64, when the label of the row becomes known where the stream says so
+            (NaN: never); None where the job states one delay for all.
+        key: (n,) int64 or None, what sequences are grouped by.
+        segment: (n,) int64 or None, the task or concept. For evaluation only: no learner reads it
+            unless its class declares that it needs task boundaries.
+        probe: (n,) bool or None. True rows are predicted and scored, never learned or observed.
+        classes: names of the class codes, as far as the stream had shown them.
+        arrivals: labels that arrive among these rows, or None.
+        dead: events set aside among these rows.
+    """
+
+    ids: Ints
+    time: Floats
+    x: Features
+    partition: Array
+    offset: Ints
+    y: Array | None = None
+    due: Floats | None = None
+    key: Ints | None = None
+    segment: Ints | None = None
+    probe: NDArray[np.bool_] | None = None
+    classes: tuple[ClassName, ...] = ()
+    arrivals: Labels | None = None
+    dead: tuple[Dead, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """Rows ``start:stop`` as views. What comes before row ``start`` is included; what comes
+        after the last row (``before == n``) goes with a slice that ends at n."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError("a batch is sliced with step 1")
+        rows = slice(start, stop)
+        arrivals, dead = self.arrivals, self.dead
+        if arrivals is not None or dead:
+            arrivals, dead = self._beside(start, stop)
+        x = self.x
+        return Batch(
+            self.ids[rows],
+            self.time[rows],
+            x[rows] if isinstance(x, np.ndarray) else {name: c[rows] for name, c in x.items()},
+            self.partition[rows],
+            self.offset[rows],
+            None if self.y is None else self.y[rows],
+            None if self.due is None else self.due[rows],
+            None if self.key is None else self.key[rows],
+            None if self.segment is None else self.segment[rows],
+            None if self.probe is None else self.probe[rows],
+            self.classes,
+            arrivals,
+            dead,
+        )
+
+    def _beside(self, start: int, stop: int) -> tuple[Labels | None, tuple[Dead, ...]]:
+        end = stop + 1 if stop == len(self) else stop
+        dead = tuple(
+            replace(d, before=d.before - start) for d in self.dead if start <= d.before < end
+        )
+        if self.arrivals is None:
+            return None, dead
+        a = self.arrivals
+        lo, hi = np.searchsorted(a.before, [start, end])
+        if lo == hi:
+            return None, dead
+        return a[lo:hi].shifted(-start), dead
+
+    def take(self, rows: Array) -> Batch:
+        """The rows at the given indices (or where the mask holds), copied, without what stands
+        beside them."""
+
+        def pick(column: Any) -> Any:
+            if column is None:
+                return None
+            return column.take(rows) if isinstance(column, Ragged) else column[rows]
+
+        x = self.x
+        return Batch(
+            pick(self.ids),
+            pick(self.time),
+            pick(x) if isinstance(x, np.ndarray) else {name: pick(c) for name, c in x.items()},
+            pick(self.partition),
+            pick(self.offset),
+            pick(self.y),
+            pick(self.due),
+            pick(self.key),
+            pick(self.segment),
+            pick(self.probe),
+            self.classes,
+        )
+
+    def micro_batches(self, size: int) -> Iterator[Batch]:
+        """Consecutive slices of ``size`` rows, the last as long as it comes out."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    @staticmethod
+    def concat(batches: Sequence[Batch]) -> Batch:
+        """One batch of all rows in order, with everything that stands beside them."""
+        if len(batches) == 1:
+            return batches[0]
+        first = batches[0]
+        x: Features
+        if isinstance(first.x, np.ndarray):
+            x = np.concatenate([b.x for b in batches])
+        else:
+            x = {name: _concat([b.x[name] for b in batches]) for name in first.x}
+        return Batch(
+            np.concatenate([b.ids for b in batches]),
+            np.concatenate([b.time for b in batches]),
+            x,
+            np.concatenate([b.partition for b in batches]),
+            np.concatenate([b.offset for b in batches]),
+            _concat([b.y for b in batches]),
+            _concat([b.due for b in batches]),
+            _concat([b.key for b in batches]),
+            _concat([b.segment for b in batches]),
+            _concat([b.probe for b in batches]),
+            max((b.classes for b in batches), key=len),
+            *_beside(batches),
+        )
+
+
+def _beside(batches: Sequence[Batch]) -> tuple[Labels | None, tuple[Dead, ...]]:
+    """What stands beside the rows of batches in a row."""
+    if not any(b.arrivals or b.dead for b in batches):
+        return None, ()
+    starts = list(accumulate((len(b) for b in batches[:-1]), initial=0))
+    dead = tuple(
+        replace(d, before=d.before + start)
+        for b, start in zip(batches, starts, strict=True)
+        for d in b.dead
+    )
+    labels = [
+        b.arrivals.shifted(start) for b, start in zip(batches, starts, strict=True) if b.arrivals
+    ]
+    if not labels:
+        return None, dead
+    columns = (np.concatenate([getattr(a, name) for a in labels]) for name in Labels.__slots__)
+    return Labels(*columns), dead
+
+
+def _concat(columns: Sequence[Any]) -> Any:
+    if columns[0] is None:
+        return None
+    if isinstance(columns[0], Ragged):
+        return Ragged.concat(columns)
+    return np.concatenate(columns)

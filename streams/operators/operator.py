@@ -1,0 +1,22 @@
+"""The face of a stateful step between a stream and a learner."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from streams.batch import Batch
+from streams.state import State
+
+
+class Operator(ABC):
+    """Takes micro-batches, gives micro-batches, and can say all that it remembers."""
+
+    @abstractmethod
+    def apply(self, batch: Batch) -> Iterable[Batch]: ...
+
+    @abstractmethod
+    def state(self) -> State: ...
+
+    @abstractmethod
+    def load(self, state: State) -> None: ...

@@ -1,0 +1,79 @@
+"""Features relative to the recent past."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import accumulate
+
+import numpy as np
+from pydantic import PositiveFloat
+
+from streams.batch import Batch
+from streams.moments import RunningMoments
+from streams.operators.operator import Operator
+from streams.schema import Schema
+from streams.settings import Settings
+from streams.state import State
+
+
+class StandardiseConfig(Settings):
+    """``half_life``: events after which the weight of an event in mean and variance has halved;
+    left out, all events weigh alike."""
+
+    half_life: PositiveFloat | None = None
+
+
+class Standardise(Operator):
+    """Numeric features and vectors, less their mean and divided by their standard deviation.
+
+    A micro-batch is scaled by what was known before it, and observed afterwards: nothing looks
+    ahead. An event waits for its label *as it was seen*, so a learner learns, and a buffer keeps,
+    just what was predicted from. (A learner that scales its own input sees old events anew, under
+    the scale of today: right for a scale that settles, wrong for one that follows the stream.)
+    Probes are scaled, never observed.
+    """
+
+    def __init__(self, config: StandardiseConfig, schema: Schema) -> None:
+        if schema.matrix:
+            shape = schema.row_shape
+            if schema.features[0].kind == "image":
+                raise ValueError("stream.standardise: images are not standardised")
+        else:
+            wanted = [f for f in schema.features if f.kind in ("numeric", "vector")]
+            if not wanted:
+                raise ValueError("stream.standardise: there is no numeric feature and no vector")
+            self._widths = {f.name: math.prod(f.shape) for f in wanted}
+            shape = (sum(self._widths.values()),)
+        self.moments = RunningMoments(shape, config.half_life)
+
+    def apply(self, batch: Batch) -> Iterable[Batch]:
+        x = batch.x
+        if isinstance(x, np.ndarray):
+            rows = x if x.ndim > 1 else x[:, None]
+            batch = replace(batch, x=self.moments.scale(rows))
+        else:
+            parts = {name: np.asarray(x[name]) for name in self._widths}
+            rows = np.concatenate(
+                [part.reshape(len(batch), self._widths[name]) for name, part in parts.items()],
+                axis=1,
+            )
+            cuts = list(accumulate(self._widths.values()))[:-1]
+            scaled = np.split(self.moments.scale(rows), cuts, axis=1)
+            columns = {
+                name: columns.reshape(part.shape)
+                for (name, part), columns in zip(parts.items(), scaled, strict=True)
+            }
+            batch = replace(batch, x={**x, **columns})
+        if batch.probe is not None and batch.probe.any():
+            rows = rows[~batch.probe]
+        if len(rows):
+            self.moments.update(rows)
+        return (batch,)
+
+    def state(self) -> State:
+        return self.moments.state()
+
+    def load(self, state: State) -> None:
+        self.moments.load(state)

@@ -1,0 +1,75 @@
+"""One append-only numbering of the classes of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from streams.batch import Array, Batch, ClassName
+from streams.state import State
+from streams.stream import Cursor
+
+_NEW = -2
+
+
+class Vocabulary:
+    """Turns the class codes of each block into codes of one numbering for the whole stream.
+
+    A class gets the next code when it first appears, so that the code of an event depends on
+    nothing that comes after it. Blocks are numbered ahead of the trainer; where each class was
+    first seen is remembered, and ``state(cursor)`` is what was known at the cursor.
+    """
+
+    def __init__(self, classes: tuple[ClassName, ...] = ()) -> None:
+        self._codes = {name: code for code, name in enumerate(classes)}
+        self._first: list[tuple[str, int]] = [("", -1)] * len(classes)
+        self._lut_of: tuple[ClassName, ...] | None = None
+        self._lut = np.empty(0, np.int64)
+        self.classes = classes
+
+    def apply(self, block: Batch) -> Batch:
+        """The block with ``y`` (and the ``y`` of arrivals) renumbered; -1 (none) stays -1."""
+        y, arrivals = block.y, block.arrivals
+        if y is not None:
+            y = self._renumber(y, block.classes, block.partition, block.offset, "")
+        if arrivals is not None:
+            codes = self._renumber(
+                arrivals.y, block.classes, arrivals.partition, arrivals.offset, "labels/"
+            )
+            arrivals = replace(arrivals, y=codes)
+        return replace(block, y=y, arrivals=arrivals, classes=self.classes)
+
+    def _renumber(
+        self, y: Array, names: tuple[ClassName, ...], partition: Array, offset: Array, prefix: str
+    ) -> Array:
+        if self._lut_of is not names:
+            known = [self._codes.get(name, _NEW) for name in names]
+            self._lut = np.array([*known, -1], np.int64)  # the last entry serves y == -1
+            self._lut_of = names
+        codes = self._lut[y]
+        if codes.size and codes.min() == _NEW:
+            fresh, rows = np.unique(y[codes == _NEW], return_index=True)
+            at = np.flatnonzero(codes == _NEW)[rows]
+            for code, row in sorted(
+                zip(fresh.tolist(), at.tolist(), strict=True), key=lambda c: c[1]
+            ):
+                self._lut[code] = self._codes.setdefault(names[code], len(self._codes))
+                self._first.append((f"{prefix}{partition[row]}", int(offset[row])))
+            self.classes = tuple(self._codes)
+            codes = self._lut[y]
+        return codes
+
+    def state(self, cursor: Cursor) -> State:
+        """What was known when the stream stood at ``cursor``."""
+        known = [at for at in self._first if at[1] < cursor.get(at[0], 0)]
+        return {
+            "classes": list(self.classes[: len(known)]),
+            "first": [[partition, offset] for partition, offset in known],
+        }
+
+    def load(self, state: State) -> None:
+        self.classes = tuple(state["classes"])
+        self._codes = {name: code for code, name in enumerate(self.classes)}
+        self._first = [(partition, offset) for partition, offset in state["first"]]
+        self._lut_of = None

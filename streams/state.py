@@ -1,0 +1,89 @@
+"""What a part of the pipeline hands over to be kept, and gets back; and its digest."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streams.batch import Batch, ClassName, Ragged
+
+State = dict[str, Any]
+"""Nested dictionary whose leaves are numpy arrays, or what JSON can say: str, int, float, bool,
+None, and lists of these. Keys are strings without a slash."""
+
+_COLUMNS = ("ids", "time", "partition", "offset", "y", "due", "key", "segment", "probe")
+
+
+def leaves(state: State, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every (path, leaf) in canonical order: sorted by key at each level, joined by slashes."""
+    for key in sorted(state):
+        if "/" in key:
+            raise ValueError(f"the key {key!r} of a state has a slash in it")
+        value = state[key]
+        if isinstance(value, dict) and value:  # an empty one is a leaf, or it would be lost
+            yield from leaves(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def digest(state: State) -> str:
+    """sha256 over path, dtype, shape and bytes of every array and the JSON of every other leaf."""
+    sha = hashlib.sha256()
+    for path, leaf in leaves(state):
+        if isinstance(leaf, np.ndarray | np.generic):
+            array = np.ascontiguousarray(leaf)
+            if array.dtype.hasobject:
+                raise ValueError(f"the state at {path!r} is an array of objects, not of numbers")
+            dtype = array.dtype.newbyteorder("<")
+            sha.update(f"{path}\0{dtype.str}\0{leaf.shape}\0".encode())
+            sha.update(array.astype(dtype, copy=False).tobytes())
+        else:
+            sha.update(f"{path}\0json\0{json.dumps(leaf, sort_keys=True)}\0".encode())
+    return sha.hexdigest()
+
+
+def copied(state: State) -> State:
+    """The same state with arrays and lists of its own: what goes on changing does not change it."""
+    return {
+        key: copied(value)
+        if isinstance(value, dict)
+        else np.array(value)
+        if isinstance(value, np.ndarray | np.generic)
+        else copy.deepcopy(value)
+        for key, value in state.items()
+    }
+
+
+def pack(batch: Batch) -> State:
+    """The rows of a batch as state; what stands beside them is not kept."""
+    state: State = {
+        name: column for name in _COLUMNS if (column := getattr(batch, name)) is not None
+    }
+    if isinstance(batch.x, np.ndarray):
+        return {**state, "x": batch.x}
+    columns = [
+        {"values": c.values, "bounds": c.bounds} if isinstance(c, Ragged) else c
+        for c in batch.x.values()
+    ]
+    return {
+        **state,
+        "names": list(batch.x),
+        "columns": {str(i): column for i, column in enumerate(columns)},
+    }
+
+
+def unpack(state: State, classes: tuple[ClassName, ...]) -> Batch:
+    """The batch that ``pack`` took apart."""
+    x = state.get("x")
+    if x is None:
+        columns = (state["columns"][str(i)] for i in range(len(state["names"])))
+        x = {
+            name: Ragged(**column) if isinstance(column, dict) else column
+            for name, column in zip(state["names"], columns, strict=True)
+        }
+    return Batch(x=x, classes=classes, **{n: state[n] for n in _COLUMNS if n in state})
