@@ -1,0 +1,28 @@
+"""Sequential fine-tuning: learn what comes, remember nothing. The control of every other method."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from learners.network import NetworkConfig, NetworkLearner
+from streams.batch import Batch
+
+
+class FinetuneConfig(NetworkConfig):
+    """Settings of sequential fine-tuning."""
+
+    kind: Literal["finetune"]
+
+
+class Finetune(NetworkLearner):
+    """Each gradient step is taken on the newly revealed events alone."""
+
+    kind = "finetune"
+    Config = FinetuneConfig
+
+    def learn(self, batch: Batch) -> None:
+        rows, y = self.inputs.rows(batch.x), batch.y
+        assert y is not None
+        x, labels = self.tensor(rows), self.labels(y)
+        for _ in range(self.config.steps):
+            self.descend(self.loss(x, labels))

@@ -1,0 +1,148 @@
+"""From the columns of a batch to the float32 tensor that a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streams.batch import Array, Column, Features, Ints, Ragged
+from streams.moments import RunningMoments
+from streams.schema import Schema
+from streams.state import State
+
+CATEGORY_BUCKETS = 32
+TEXT_BUCKETS = 512
+
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
+_U64 = np.uint64
+
+
+class Inputs:
+    """Rows to keep, and the tensor to learn from.
+
+    ``rows`` gives what a buffer keeps of n events: one array, as the stream has it (an image stays
+    uint8, a number keeps its precision). ``tensor`` scales rows with the running mean and variance
+    *as they are when it is called*, so that what is recalled is seen as what is new is; without
+    ``scale`` it takes numbers as they come.
+
+    Columns of mixed kinds become one row of numbers: numeric columns as they are, a categorical
+    column as one of 32 hashed indicators, a text column as a hashed bag of words of 512 buckets
+    with length 1 (Weinberger et al. 2009). Numbers and vectors are scaled, indicators and words are
+    not; pixels go from 0..255 to -1..1.
+    """
+
+    def __init__(self, schema: Schema, scale: bool = True) -> None:
+        self.scale = scale
+        kinds = [feature.kind for feature in schema.features]
+        self.image = schema.matrix and kinds[0] == "image"
+        if schema.matrix:
+            self.shape = schema.row_shape
+            scaled = () if self.image else self.shape
+        else:
+            unfit = [f.name for f in schema.features if f.kind in ("image", "vector")]
+            if unfit:
+                raise ValueError(
+                    f"feature {unfit[0]!r} stands beside other columns, and a network here takes a "
+                    "vector or an image alone: name it as the only feature of the stream"
+                )
+            self._numeric = [f.name for f in schema.features if f.kind == "numeric"]
+            self._categorical = [f.name for f in schema.features if f.kind == "categorical"]
+            self._text = [f.name for f in schema.features if f.kind == "text"]
+            # Numbers are scaled in float64: times and prices that vary little lose nothing.
+            self._dtype = np.float64 if self._numeric else np.float32
+            scaled = (len(self._numeric),)
+            width = len(self._numeric) + CATEGORY_BUCKETS * len(self._categorical)
+            self.shape = (width + TEXT_BUCKETS * len(self._text),)
+        self.moments = RunningMoments(scaled)
+
+    def rows(self, x: Features) -> Array:
+        """(n, *shape): what there is to keep of n events, in C order: a sum taken in another order
+        is rounded in another way."""
+        if isinstance(x, np.ndarray):
+            return np.ascontiguousarray(x.reshape(len(x), 1) if x.ndim == 1 else x)
+        columns = [self._numbers(x)] if self._numeric else []
+        columns += [_indicators(_ragged(x[name]), CATEGORY_BUCKETS) for name in self._categorical]
+        columns += [_bag_of_words(_ragged(x[name]), TEXT_BUCKETS) for name in self._text]
+        return np.concatenate(columns, axis=1, dtype=self._dtype)
+
+    def observe(self, x: Features) -> None:
+        """Takes the numbers of n >= 1 events into the running mean and variance."""
+        if self.image or not self.scale:
+            return
+        if isinstance(x, np.ndarray):
+            self.moments.update(self.rows(x))
+        elif self._numeric:
+            self.moments.update(self._numbers(x))
+
+    def _numbers(self, x: Mapping[str, Column]) -> Array:
+        return np.stack([np.asarray(x[name], np.float64) for name in self._numeric], axis=1)
+
+    def tensor(self, rows: Array) -> Tensor:
+        """(n, *shape) float32, scaled."""
+        if self.image:
+            return torch.from_numpy((rows.astype(np.float32) - 127.5) / 127.5)
+        if not self.scale:
+            return torch.from_numpy(np.array(rows, np.float32))
+        scaled = self.moments.mean.shape[0]
+        if scaled == rows.shape[1]:
+            return torch.from_numpy(self.moments.scale(rows))
+        whole = rows.astype(np.float32)
+        whole[:, :scaled] = self.moments.scale(rows[:, :scaled])
+        return torch.from_numpy(whole)
+
+    def state(self) -> State:
+        return self.moments.state()
+
+    def load(self, state: State) -> None:
+        self.moments.load(state)
+
+
+def _ragged(column: Array | Ragged) -> Ragged:
+    if isinstance(column, Ragged):
+        return column
+    return Ragged.of_text(str(value) for value in column.tolist())
+
+
+def _hashes(values: Array, starts: Ints, lengths: Ints) -> Array:
+    """(m,) uint64: a polynomial hash of the bytes of each of m pieces; 0 for an empty one."""
+    rows = np.repeat(np.arange(len(starts)), lengths)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    powers = np.cumprod(np.full(max(int(lengths.max(initial=0)), 1), _PRIME))
+    terms = (values[np.repeat(starts, lengths) + within].astype(_U64) + _U64(1)) * powers[within]
+    hashed = np.zeros(len(starts), _U64)
+    np.add.at(hashed, rows, terms)
+    return np.asarray((hashed ^ (hashed >> _U64(29))) * _PRIME >> _U64(32))
+
+
+def _indicators(column: Ragged, buckets: int) -> Array:
+    starts, lengths = column.bounds[:-1], np.diff(column.bounds)
+    found = (_hashes(column.values, starts, lengths) % _U64(buckets)).astype(np.int64)
+    hot = np.zeros((len(column), buckets), np.float32)
+    hot[np.arange(len(column)), found] = 1
+    return hot
+
+
+def _bag_of_words(column: Ragged, buckets: int) -> Array:
+    """(n, buckets): counts of hashed words (runs of letters, digits and non-ASCII bytes, in lower
+    case), each row of length 1."""
+    start, stop = int(column.bounds[0]), int(column.bounds[-1])
+    raw = column.values[start:stop]
+    upper = (raw >= ord("A")) & (raw <= ord("Z"))
+    raw = np.where(upper, raw + 32, raw).astype(np.uint8)
+    word = (raw >= 128) | ((raw >= ord("a")) & (raw <= ord("z")))
+    word |= (raw >= ord("0")) & (raw <= ord("9"))
+    edges = column.bounds - start
+    begins = np.flatnonzero(word & ~np.concatenate([[False], word[:-1]]))
+    firsts = edges[:-1][np.diff(edges) > 0]  # a row begins a word even where the last one ran on
+    begins = np.union1d(begins, firsts[word[firsts]])
+    ends = np.flatnonzero(word & ~np.concatenate([word[1:], [False]])) + 1
+    lasts = edges[1:][np.diff(edges) > 0]
+    ends = np.union1d(ends, lasts[word[lasts - 1]])
+    found = (_hashes(raw, begins, ends - begins) % _U64(buckets)).astype(np.int64)
+    bag = np.zeros((len(column), buckets), np.float32)
+    np.add.at(bag, (np.searchsorted(edges, begins, side="right") - 1, found), 1)
+    length = np.sqrt(np.einsum("ij,ij->i", bag, bag))[:, None]
+    return np.asarray(bag / np.maximum(length, 1e-12, dtype=np.float32))

@@ -1,0 +1,251 @@
+"""Networks by configuration: a body that a user may bring, and a head that grows with classes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from torch import Tensor, nn
+
+from learners.learner import LearnerError, line
+from learners.registry import UnknownKind, load_object
+from streams.settings import Settings
+from streams.state import State
+
+
+class Mlp(Settings):
+    """A multilayer perceptron of layers as wide as ``hidden``; none gives a linear model."""
+
+    kind: Literal["mlp"]
+    hidden: tuple[PositiveInt, ...] = (128, 128)
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+
+    def body(self, shape: tuple[int, ...]) -> nn.Sequential:
+        layers: list[nn.Module] = [nn.Flatten()] if len(shape) != 1 else []
+        width = math.prod(shape)
+        for hidden in self.hidden:
+            layers += [nn.Linear(width, hidden), _ACTIVATIONS[self.activation]()]
+            width = hidden
+        return nn.Sequential(*layers)
+
+
+class Conv(Settings):
+    """A small convolutional net: for each of ``channels`` a 3x3 convolution, ReLU and 2x2 maximum,
+    then one hidden layer."""
+
+    kind: Literal["conv"]
+    channels: tuple[PositiveInt, ...] = (32, 64)
+    hidden: PositiveInt = 128
+
+    def body(self, shape: tuple[int, ...]) -> nn.Sequential:
+        if len(shape) != 3:
+            raise ValueError(f"a conv net takes images (channels, height, width), not rows {shape}")
+        layers: list[nn.Module] = []
+        width, height, breadth = shape
+        for channels in self.channels:
+            layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            width, height, breadth = channels, height // 2, breadth // 2
+        if not height * breadth:
+            raise ValueError(f"images {shape} are too small for {len(self.channels)} poolings")
+        features = width * height * breadth
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, self.hidden), nn.ReLU())
+
+
+class UserModule(Settings):
+    """A user's ``torch.nn.Module`` by import path ``module:Name``, called with ``args``.
+
+    It maps (n, *shape) float32 to (n, features); the head is put on it here. A constructor that
+    takes ``shape`` is told the shape of one row.
+    """
+
+    kind: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+    args: dict[str, Any] = Field(default_factory=dict)
+
+    def body(self, shape: tuple[int, ...]) -> nn.Module:
+        try:
+            make = load_object(self.kind)
+            args = dict(self.args)
+            if "shape" in inspect.signature(make).parameters:
+                args.setdefault("shape", shape)
+            module = make(**args)
+        except (UnknownKind, TypeError, ValueError) as error:
+            raise ValueError(f"{self.kind} cannot be made: {line(error)}") from error
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"{self.kind} gives {type(module).__name__}, not a torch.nn.Module")
+        return module
+
+
+def _which(model: Any) -> str:
+    kind = model.get("kind", "") if isinstance(model, dict) else getattr(model, "kind", "")
+    return "module" if ":" in str(kind) else str(kind)
+
+
+ModelConfig = Annotated[
+    Annotated[Mlp, Tag("mlp")]
+    | Annotated[Conv, Tag("conv")]
+    | Annotated[UserModule, Tag("module")],
+    Discriminator(_which),
+]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Adam(Settings):
+    """Adam; with ``weight_decay`` it is decoupled (AdamW, Loshchilov and Hutter 2019)."""
+
+    kind: Literal["adam"] = "adam"
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+
+    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameters, self.lr, self.betas, weight_decay=self.weight_decay, fused=True
+        )
+
+
+class Sgd(Settings):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"]
+    lr: PositiveFloat = 0.01
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+
+    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True
+        )
+
+
+OptimizerConfig = Annotated[Adam | Sgd, Field(discriminator="kind")]
+
+
+class Head(nn.Linear):
+    """A linear layer that may have no outputs yet."""
+
+    def reset_parameters(self) -> None:
+        if self.out_features:
+            super().reset_parameters()
+
+
+class Net(nn.Module):
+    """A body and a linear head of as many outputs as there are classes, or one for a target."""
+
+    def __init__(self, body: nn.Module, features: int, outputs: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = Head(features, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x))
+        return out
+
+
+def check_device(device: str) -> None:
+    """Raises ``LearnerError`` where torch has no such device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise LearnerError(f"device: {device!r} cannot be used here: {line(error)}") from None
+
+
+def build(
+    config: Mlp | Conv | UserModule, shape: tuple[int, ...], outputs: int, device: str
+) -> Net:
+    """A new network, its weights drawn from torch's global generator.
+
+    Raises ``ValueError`` where the body does not map (n, *shape) to (n, features).
+    """
+    body = config.body(shape)
+    body.eval()
+    try:
+        with torch.no_grad():
+            out = body(torch.zeros(2, *shape))
+    except Exception as error:  # whatever a user's module may raise
+        raise ValueError(f"{config.kind} cannot take rows {shape}: {line(error)}") from error
+    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 2:
+        given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(
+            f"{config.kind} maps 2 rows {shape} to {given}; the head needs one vector of features "
+            "for each row"
+        )
+    return Net(body, out.shape[1], outputs).to(device)
+
+
+def grow(net: Net, optimizer: torch.optim.Optimizer, outputs: int) -> None:
+    """Gives the head ``outputs``; what it and the optimizer know of the old ones stays."""
+    old = net.head
+    new = Head(old.in_features, outputs).to(old.weight.device)
+    with torch.no_grad():
+        for before, after in zip(old.parameters(), new.parameters(), strict=True):
+            after[: len(before)] = before[:outputs]
+    for group in optimizer.param_groups:
+        for i, parameter in enumerate(group["params"]):
+            for before, after in zip(old.parameters(), new.parameters(), strict=True):
+                if parameter is before:
+                    group["params"][i] = after
+                    _move(optimizer, before, after)
+    net.head = new
+
+
+def _move(optimizer: torch.optim.Optimizer, before: nn.Parameter, after: nn.Parameter) -> None:
+    """Hands the optimizer's state of one parameter to its wider successor, with zeros added."""
+    state = optimizer.state.pop(before, None)
+    if not state:
+        return
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == before.shape:
+            wide = torch.zeros_like(after)
+            wide[: len(value)] = value
+            state[name] = wide
+    optimizer.state[after] = state
+
+
+def module_state(module: nn.Module) -> State:
+    """Parameters and buffers by name, as arrays."""
+    return {name: _array(tensor) for name, tensor in module.state_dict().items()}
+
+
+def load_module(module: nn.Module, state: State) -> None:
+    module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in state.items()})
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
+    """What the optimizer keeps for each parameter, by the parameter's place."""
+    return {
+        str(i): {
+            name: _array(value) if isinstance(value, Tensor) else value
+            for name, value in optimizer.state[parameter].items()
+        }
+        for i, parameter in enumerate(optimizer.param_groups[0]["params"])
+        if parameter in optimizer.state
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        kept = state.get(str(i))
+        if kept is not None:
+            optimizer.state[parameter] = {
+                name: torch.from_numpy(np.array(value)).to(parameter.device)
+                if isinstance(value, np.ndarray)
+                else value
+                for name, value in kept.items()
+            }
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,186 @@
+"""What learners that train one network share: inputs, predictions, growth, state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor
+
+from learners import models
+from learners.inputs import Inputs
+from learners.learner import Learner, LearnerConfig, LearnerError, Prediction
+from streams.batch import Array, Batch, ClassName
+from streams.moments import RunningMoments
+from streams.schema import Schema, Task
+from streams.state import State
+
+
+class NetworkConfig(LearnerConfig):
+    """Settings of a learner that trains one network.
+
+    Attributes:
+        model: the network.
+        optimizer: how its weights move.
+        steps: gradient steps for each micro-batch of revealed labels.
+        scale: whether inputs are scaled by the mean and variance of all events seen.
+    """
+
+    model: models.ModelConfig = models.Mlp(kind="mlp")
+    optimizer: models.OptimizerConfig = models.Adam()
+    steps: PositiveInt = 1
+    scale: bool = True
+
+
+class NetworkLearner(Learner):
+    """Predicts with one network over scaled inputs; a subclass says how it learns.
+
+    Classification by cross-entropy over the classes known so far, with a head that grows;
+    regression by squared error on targets scaled by their running mean and variance.
+    """
+
+    Config = NetworkConfig
+
+    def __init__(
+        self, config: NetworkConfig, schema: Schema, seed: int, device: str = "cpu"
+    ) -> None:
+        super().__init__(config, schema, seed)
+        self.config = config
+        self.device = device
+        self.targets = RunningMoments(())
+        models.check_device(device)
+        try:
+            self.inputs = Inputs(schema, config.scale)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                outputs = len(self.classes) if schema.task == "classification" else 1
+                self.net = models.build(config.model, self.inputs.shape, outputs, device)
+                self._rng = torch.get_rng_state()
+        except ValueError as error:
+            raise LearnerError(f"learner.model: {error}") from None
+        self.optimizer = config.optimizer.build(list(self.net.parameters()))
+        # A module of ours is the same in training and in use; one of a user's may not be.
+        self._modal = not isinstance(config.model, models.Mlp | models.Conv)
+
+    @classmethod
+    def example(cls, task: Task) -> dict[str, Any]:
+        return {
+            "kind": cls.kind,
+            "model": {"kind": "mlp", "hidden": [16]},
+            "optimizer": {"kind": "adam", "lr": 0.01},
+            "steps": 2,
+        }
+
+    def predict(self, batch: Batch) -> Prediction:
+        ids, rows = batch.ids, self.inputs.rows(batch.x)
+        if self.schema.task == "regression":
+            value = np.full(len(rows), np.nan)
+            if len(rows) and self.targets.count:
+                scaled = self._output(rows)[:, 0].numpy().astype(np.float64)
+                value = scaled * self.targets.std() + self.targets.mean
+            return Prediction(ids, "regression", value, None, (), self.version)
+        value = np.full(len(rows), -1)
+        proba = np.zeros((len(rows), len(self.classes)), np.float32)
+        if len(rows) and self.classes:
+            proba = torch.softmax(self._output(rows), 1).numpy()
+            value = proba.argmax(1)
+        return Prediction(ids, "classification", value, proba, self.classes, self.version)
+
+    def observe(self, batch: Batch) -> None:
+        self.inputs.observe(batch.x)
+
+    def _output(self, rows: Array) -> Tensor:
+        with torch.inference_mode():
+            out: Tensor = self.net(self.tensor(rows)).cpu()
+        return out
+
+    def tensor(self, rows: Array) -> Tensor:
+        """(n, *shape) rows as the network takes them: float32, scaled as of now."""
+        return self.inputs.tensor(rows).to(self.device)
+
+    def loss(self, x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross-entropy, or half the squared error, of the network on (n, *shape) inputs."""
+        if self._modal:
+            self.net.train(len(x) > 1)  # a batch norm has no statistics of one row
+        out = self.net(x)
+        if self.schema.task == "regression":
+            return 0.5 * F.mse_loss(out[:, 0], y, reduction=reduction)
+        return F.cross_entropy(out, y, reduction=reduction)
+
+    def descend(self, loss: Tensor) -> None:
+        """One gradient step."""
+        for parameter in self.optimizer.param_groups[0]["params"]:
+            parameter.grad = None  # as zero_grad() does in ten times the time
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def labels(self, y: Array) -> Tensor:
+        """Class codes as they are; targets scaled as the network sees them."""
+        if self.schema.task == "classification":
+            return torch.tensor(y, device=self.device)  # a copy: y may be read-only
+        scaled = (y - self.targets.mean) / self.targets.std()
+        return torch.from_numpy(scaled.astype(np.float32)).to(self.device)
+
+    def _learn(self, batch: Batch) -> None:
+        if not len(batch):
+            return
+        assert batch.y is not None
+        self._meet(batch.y, batch.classes)
+        if self.schema.task == "regression":
+            self.targets.update(batch.y)
+        if not self._modal:
+            self.learn(batch)
+        else:
+            with self._own_random():
+                self.learn(batch)
+            self.net.eval()
+        self.version += 1
+
+    def _meet(self, y: Array, classes: tuple[ClassName, ...]) -> None:
+        super()._meet(y, classes)
+        if self.schema.task == "classification" and len(self.classes) > self.net.head.out_features:
+            with self._own_random():
+                models.grow(self.net, self.optimizer, len(self.classes))
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """What torch draws within comes from this learner's own generator, and no other's."""
+        outside = torch.get_rng_state()
+        torch.set_rng_state(self._rng)
+        try:
+            yield
+        finally:
+            self._rng = torch.get_rng_state()
+            torch.set_rng_state(outside)
+
+    def state(self) -> State:
+        return {
+            **self.common_state(),
+            "net": models.module_state(self.net),
+            "optimizer": models.optimizer_state(self.optimizer),
+            "inputs": self.inputs.state(),
+            "targets": self.targets.state(),
+            "rng": self._rng.numpy(),
+        }
+
+    def load(self, state: State) -> None:
+        self.load_common(state)
+        self.optimizer.state.clear()
+        outputs = len(state["net"]["head.bias"])
+        if outputs != self.net.head.out_features:
+            with self._own_random():
+                models.grow(self.net, self.optimizer, outputs)
+        models.load_module(self.net, state["net"])
+        models.load_optimizer(self.optimizer, state["optimizer"])
+        self.inputs.load(state["inputs"])
+        self.targets.load(state["targets"])
+        self._rng = torch.from_numpy(np.array(state["rng"]))
+
+    def servable(self) -> State:
+        kept = ("state_version", "version", "classes", "net", "inputs", "targets")
+        return {name: part for name, part in self.state().items() if name in kept}

@@ -1,0 +1,37 @@
+"""The no-change baseline: the next label is the last one (Bifet et al. 2013)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from learners.learner import Learner, Prediction
+from streams.batch import Batch
+from streams.state import State
+
+
+class NoChange(Learner):
+    """Predicts the label that became known last."""
+
+    kind = "no-change"
+    per_event = True
+    baseline = True
+    _last: float | None = None
+
+    def predict(self, batch: Batch) -> Prediction:
+        n = len(batch)
+        if self.schema.task == "regression":
+            target = np.full(n, np.nan if self._last is None else self._last)
+            return Prediction(batch.ids, "regression", target, None, (), self.version)
+        code = np.full(n, -1 if self._last is None else int(self._last))
+        return Prediction(batch.ids, "classification", code, None, self.classes, self.version)
+
+    def learn(self, batch: Batch) -> None:
+        assert batch.y is not None
+        self._last = batch.y[-1].item()
+
+    def state(self) -> State:
+        return {**self.common_state(), "last": self._last}
+
+    def load(self, state: State) -> None:
+        self.load_common(state)
+        self._last = state["last"]

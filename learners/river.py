@@ -1,0 +1,289 @@
+"""Any classifier or regressor of river, event by event."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import pickle
+import pkgutil
+import re
+from typing import Any, Literal
+
+import numpy as np
+
+from learners.learner import Learner, LearnerConfig, LearnerError, Prediction, line
+from learners.registry import UnknownKind, load_object
+from streams.batch import Array, Batch, ClassName, Features, Ragged
+from streams.operators.labels import Revealed
+from streams.schema import Schema, Task
+from streams.settings import unknown
+from streams.state import State
+
+Spec = str | dict[str, Any] | list[Any]
+
+_PATH = re.compile(r"[a-z_]+(\.[a-z_]+)*\.[A-Z]\w*|[\w.]+:[\w.]+")  # optim.SGD, my_models:build
+
+
+class RiverConfig(LearnerConfig):
+    """Settings of a river estimator.
+
+    ``model`` names an estimator (``tree.HoeffdingTreeClassifier``), an estimator with parameters
+    (``{linear_model.LogisticRegression: {l2: 0.01}}``), a list of them (a pipeline), or the import
+    path of a function that builds one (``my_models:build``). A parameter may be an estimator or an
+    optimizer written the same way, or a list of them; where a pipeline is wanted as a parameter,
+    write ``{compose.Pipeline: [...]}``.
+    """
+
+    kind: Literal["river"]
+    model: Spec
+
+
+class River(Learner):
+    """A river estimator in the loop, exactly as ``river.evaluate.progressive_val_score`` runs it.
+
+    A classifier of two classes (one that river does not call multiclass) learns ``True`` for one
+    and ``False`` for the other: the class ``True`` or ``1`` where the first is called so, else the
+    second. State ``classes`` under the label to choose the order. The others learn the class names.
+    Its state is a pickle of the estimator.
+    """
+
+    kind = "river"
+    Config = RiverConfig
+    per_event = True
+    opaque = True
+
+    def __init__(self, config: RiverConfig, schema: Schema, seed: int) -> None:
+        super().__init__(config, schema, seed)
+        from river import base
+
+        self.model = build(config.model, seed)
+        last = self.model
+        while hasattr(last, "_last_step"):
+            last = last._last_step
+        name = type(last).__name__
+        wanted = base.Classifier if schema.task == "classification" else base.Regressor
+        if not isinstance(last, wanted):
+            raise LearnerError(
+                f"learner.model: {name} is not a {wanted.__name__.lower()} of river, and the label "
+                f"of this stream is for {schema.task}"
+            )
+        unfit = [f.name for f in schema.features if f.kind in ("image", "vector")]
+        if unfit and (len(schema.features) > 1 or schema.features[0].kind == "image"):
+            raise LearnerError(f"learner 'river' takes numbers and texts, not feature {unfit[0]!r}")
+        try:
+            pickle.dumps(self.model, protocol=5)
+        except Exception as error:  # whatever the objects within may raise
+            raise LearnerError(f"learner.model: {name} cannot be saved: {line(error)}") from error
+        self.binary = schema.task == "classification" and not self.model._multiclass
+        if self.binary and len(schema.classes) > 2:
+            raise self._third(schema.classes)
+        # Where a class is predicted as the likeliest one, one call gives both.
+        self._by_proba = (
+            schema.task == "classification"
+            and type(last).predict_one is base.Classifier.predict_one
+        )
+        self._names = [feature.name for feature in schema.features]
+        self._try_texts()
+
+    @classmethod
+    def example(cls, task: Task) -> dict[str, Any]:
+        model = (
+            "naive_bayes.GaussianNB"
+            if task == "classification"
+            else {"linear_model.LinearRegression": {"optimizer": {"optim.SGD": {"lr": 0.05}}}}
+        )
+        return {"kind": cls.kind, "model": ["preprocessing.StandardScaler", model]}
+
+    def predict(self, batch: Batch) -> Prediction:
+        return self._prediction(batch, [self._ask(x) for x in self._events(batch.x)])
+
+    def learn(self, batch: Batch) -> None:
+        for x, y in zip(self._events(batch.x), self._labels(batch), strict=True):
+            self.model.learn_one(x, y)
+
+    def step(self, batch: Batch, revealed: Revealed) -> Prediction:
+        """Reveals each label just before the event that it comes before, as river does."""
+        questions = self._events(batch.x)
+        answers: list[Any] = []
+        if len(revealed):
+            assert revealed.batch.y is not None
+            self._meet(revealed.batch.y, revealed.batch.classes)
+            self.version += 1
+            known = zip(
+                revealed.before.tolist(),
+                self._events(revealed.batch.x),
+                self._labels(revealed.batch),
+                strict=True,
+            )
+            for before, x, y in known:
+                while len(answers) < before:
+                    answers.append(self._ask(questions[len(answers)]))
+                self.model.learn_one(x, y)
+        while len(answers) < len(questions):
+            answers.append(self._ask(questions[len(answers)]))
+        self._correct(revealed)
+        return self._prediction(batch, answers)
+
+    def _try_texts(self) -> None:
+        """Many models take numbers alone, and would say so only in the middle of a stream."""
+        kinds = {feature.name: feature.kind for feature in self.schema.features}
+        if {"categorical", "text"}.isdisjoint(kinds.values()):
+            return
+        event = {name: 1.0 if kind == "numeric" else "a" for name, kind in kinds.items()}
+        model, y = copy.deepcopy(self.model), True if self.binary else 1
+        try:
+            model.predict_one(event)
+            model.learn_one(event, y)
+        except Exception as error:  # whatever a model may raise
+            texts = [name for name, kind in kinds.items() if kind != "numeric"]
+            raise LearnerError(
+                f"learner.model: it takes no texts, as of feature {texts[0]!r} ({line(error)}): "
+                "put compose.SelectType, preprocessing.OneHotEncoder or "
+                "feature_extraction.BagOfWords before it"
+            ) from error
+
+    def _ask(self, x: dict[str, Any]) -> Any:
+        return self.model.predict_proba_one(x) if self._by_proba else self.model.predict_one(x)
+
+    def _prediction(self, batch: Batch, answers: list[Any]) -> Prediction:
+        if self.schema.task == "regression":
+            value = np.array([np.nan if a is None else a for a in answers], np.float64)
+            return Prediction(batch.ids, "regression", value, None, (), self.version)
+        codes: dict[ClassName, int] = {name: code for code, name in enumerate(self.classes)}
+        if self.binary:
+            true = self._true(self.classes or batch.classes)
+            codes = {True: true, False: 1 - true}
+        proba: Array | None = None
+        if self._by_proba:
+            proba = np.zeros((len(answers), len(codes)))
+            for row, answer in enumerate(answers):
+                for name, share in answer.items():
+                    proba[row, codes[name]] = share
+            answers = [max(a, key=a.get) if a else None for a in answers]
+        value = np.array([-1 if a is None else codes.get(a, -1) for a in answers], np.int64)
+        return Prediction(batch.ids, "classification", value, proba, self.classes, self.version)
+
+    def _events(self, x: Features) -> list[dict[str, Any]]:
+        names = self._names
+        if isinstance(x, np.ndarray):
+            if x.ndim == 1:
+                x = x[:, None]
+            if len(names) != x.shape[1]:
+                names = [f"{names[0]}_{i}" for i in range(x.shape[1])]
+            return [dict(zip(names, row, strict=True)) for row in x.tolist()]
+        columns = [c.texts() if isinstance(c, Ragged) else c.tolist() for c in x.values()]
+        return [dict(zip(x, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _labels(self, batch: Batch) -> list[Any]:
+        assert batch.y is not None
+        y: list[Any] = batch.y.tolist()
+        if self.schema.task == "regression":
+            return y
+        if not self.binary:
+            return [batch.classes[code] for code in y]
+        if max(y) > 1:
+            raise self._third(batch.classes)
+        true = self._true(batch.classes)
+        return [code == true for code in y]
+
+    @staticmethod
+    def _true(classes: tuple[ClassName, ...]) -> int:
+        """The code of the class that is learned as ``True``."""
+        return 0 if classes and classes[0] in (True, 1) else 1
+
+    def _third(self, classes: tuple[ClassName, ...]) -> LearnerError:
+        return LearnerError(
+            f"learner.model: {type(self.model).__name__} knows two classes, and the stream has a "
+            f"third, {classes[2]!r}: wrap it in multiclass.OneVsRestClassifier"
+        )
+
+    def state(self) -> State:
+        return {
+            **self.common_state(),
+            "opaque": np.frombuffer(pickle.dumps(self.model, protocol=5), np.uint8),
+        }
+
+    def load(self, state: State) -> None:
+        """Reads a pickle: only ever from a checkpoint of our own whose checksum was verified."""
+        self.load_common(state)
+        self.model = pickle.loads(state["opaque"].tobytes())
+
+
+def build(spec: Spec, seed: int) -> Any:
+    """The river object that a specification describes. Raises ``LearnerError``.
+
+    An estimator that takes a seed, and is given none, gets ``seed``: a run must come out the same.
+    """
+    if isinstance(spec, list):
+        if not spec:
+            raise LearnerError("learner.model: an empty list makes no pipeline")
+        pipeline = build(spec[0], seed)
+        for part in spec[1:]:
+            pipeline = pipeline | build(part, seed)
+        return pipeline
+    path, params = (spec, {}) if isinstance(spec, str) else _only(spec)
+    if ":" in path:
+        try:
+            make = load_object(path)
+        except UnknownKind as error:
+            raise LearnerError(f"learner.model: {error}") from None
+    else:
+        make = _named(path)
+    accepted = inspect.signature(make).parameters
+    args = [_value(value, seed) for value in params] if isinstance(params, list) else []
+    named = {k: _value(v, seed) for k, v in params.items()} if isinstance(params, dict) else {}
+    if "seed" in accepted:
+        named.setdefault("seed", seed)
+    try:
+        return make(*args, **named)
+    except (TypeError, ValueError) as error:
+        raise LearnerError(
+            f"learner.model: {path} cannot be made ({line(error)}). It takes: {', '.join(accepted)}"
+        ) from error
+
+
+def _only(spec: dict[str, Any]) -> tuple[str, Any]:
+    """The path and the parameters in ``{path: parameters}``."""
+    if len(spec) != 1:
+        raise LearnerError(
+            f"learner.model: one estimator and its parameters are wanted, not {list(spec)}"
+        )
+    ((path, params),) = spec.items()
+    if not isinstance(params, dict | list | None):
+        raise LearnerError(
+            f"learner.model: the parameters of {path} are wanted by name, not {params!r}"
+        )
+    return path, params or {}
+
+
+def _named(path: str) -> Any:
+    """The class at a dotted path inside river."""
+    import river
+
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(f"river.{module_name}" if module_name else "river")
+    except ModuleNotFoundError:
+        known = [module.name for module in pkgutil.iter_modules(river.__path__)]
+        raise LearnerError(
+            f"learner.model: river has no module {unknown(module_name, known)}"
+        ) from None
+    found = getattr(module, name, None)
+    if not inspect.isclass(found):
+        known = [n for n, value in vars(module).items() if inspect.isclass(value)]
+        where = module.__name__
+        if not module_name:
+            known, where = [], "river itself, without a module as in linear_model.Perceptron,"
+        raise LearnerError(f"learner.model: {where} has no class {unknown(name, known)}")
+    return found
+
+
+def _value(value: Any, seed: int) -> Any:
+    """A parameter: an estimator where it is written as one, a list of them, or as it stands."""
+    if isinstance(value, list):
+        return [_value(item, seed) for item in value]
+    path = next(iter(value), None) if isinstance(value, dict) and len(value) == 1 else value
+    if isinstance(path, str) and _PATH.fullmatch(path):
+        return build(value, seed)
+    return value

@@ -1,0 +1,358 @@
+"""Every learner passes its checks; and every check fails for a learner that breaks its promise."""
+
+import random
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+import learners
+from learners.checks import Check, check_learner, checks_for
+from learners.finetune import Finetune
+from learners.learner import Learner, LearnerConfig, LearnerError, Prediction
+from learners.network import NetworkLearner
+from learners.no_change import NoChange
+from learners.prior import Prior
+from learners.registry import every
+from learners.replay import Replay
+from learners.river import River
+from streams.batch import Array, Batch, Ints
+from streams.operators.labels import Revealed
+from streams.schema import Schema
+from streams.state import State
+
+torch.set_num_threads(1)
+LEARNERS = every(learners, Learner)
+CHECKS = [check for _, cls in sorted(LEARNERS.items()) for check in checks_for(cls)]
+
+
+def test_all_learners_are_found() -> None:
+    assert {"replay", "finetune", "river", "no-change", "prior"} <= set(LEARNERS)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_learner(check: Check) -> None:
+    check()
+
+
+def test_what_is_checked_follows_from_what_is_declared() -> None:
+    names = {check.name for check in checks_for(Replay)}
+    assert {"frozen_within_a_batch", "learns", "ignores_probes", "reads_no_segment"} <= names
+    names = {check.name for check in checks_for(River)}
+    assert "same_at_any_batch_size" in names
+    assert "ignores_probes" not in names, "an opaque state cannot be compared"
+    assert "learns" not in {check.name for check in checks_for(Prior)}
+
+
+# Learners that break a promise, by the check that must find them.
+
+
+class ForgetsVersion(Prior):
+    def _learn(self, batch: Batch) -> None:
+        super()._learn(batch)
+        self.version = 0
+
+
+class WrongIds(Prior):
+    def predict(self, batch: Batch) -> Prediction:
+        return replace(super().predict(batch), ids=batch.ids[::-1])
+
+
+class BadProbabilities(Prior):
+    def predict(self, batch: Batch) -> Prediction:
+        said = super().predict(batch)
+        return replace(said, proba=None if said.proba is None else said.proba * 1.1)
+
+
+class NeedsRows(Prior):
+    def predict(self, batch: Batch) -> Prediction:
+        batch.ids.max()
+        return super().predict(batch)
+
+
+class CountsQuestions(Prior):
+    def predict(self, batch: Batch) -> Prediction:
+        self._targets += 1
+        return super().predict(batch)
+
+
+class DrawsInPredict(Finetune):
+    def predict(self, batch: Batch) -> Prediction:
+        torch.rand(1)
+        return super().predict(batch)
+
+
+class Scribbles(Finetune):
+    def learn(self, batch: Batch) -> None:
+        assert isinstance(batch.x, np.ndarray)
+        batch.x *= 1
+        super().learn(batch)
+
+
+class Warns(Finetune):
+    def labels(self, y: Array) -> torch.Tensor:
+        if self.schema.task == "classification":
+            return torch.from_numpy(y)
+        return super().labels(y)
+
+
+class StateWithASlash(Prior):
+    def state(self) -> State:
+        return {**super().state(), "a/b": 1}
+
+
+class StateWithAnObject(Prior):
+    def state(self) -> State:
+        return {**super().state(), "schema": self.schema}
+
+
+class LosesItsOptimizer(Finetune):
+    def load(self, state: State) -> None:
+        super().load({**state, "optimizer": {}})
+
+
+class Hides(Finetune):
+    """Something that matters is not in the state."""
+
+    hidden = 0
+
+    def learn(self, batch: Batch) -> None:
+        self.hidden += 1
+        if self.hidden % 2:
+            super().learn(batch)
+
+
+class Unseeded(Finetune):
+    def learn(self, batch: Batch) -> None:
+        super().learn(batch)
+        with torch.no_grad():
+            noise = np.random.default_rng().normal(size=1)[0]
+            self.net.head.weight.add_(0.01 * float(noise))
+
+
+class UsesTorch(Finetune):
+    def learn(self, batch: Batch) -> None:
+        super().learn(batch)
+        with torch.no_grad():
+            self.net.head.weight.add_(0.01 * torch.randn(1))
+
+
+class UsesPython(Prior):
+    def learn(self, batch: Batch) -> None:
+        random.random()
+        super().learn(batch)
+
+
+class Peeks(Finetune):
+    """Learns what the batch reveals before it predicts the batch."""
+
+    def step(self, batch: Batch, revealed: Revealed) -> Prediction:
+        self._learn(revealed.batch)
+        return super().step(batch, Revealed(revealed.batch[:0], revealed.before[:0]))
+
+
+class PeeksEventByEvent(Prior):
+    def step(self, batch: Batch, revealed: Revealed) -> Prediction:
+        self._learn(revealed.batch)
+        return self.predict(batch)
+
+
+class TrainsItself(Finetune):
+    """Learns its own predictions as labels."""
+
+    def step(self, batch: Batch, revealed: Revealed) -> Prediction:
+        said = super().step(batch, revealed)
+        if self.version:
+            self.learn(replace(batch, y=said.value))
+        return said
+
+
+class LearnsCorrections(Prior):
+    def correct(self, ids: Ints, y: Array) -> None:
+        self.version += 1
+
+
+class StumblesOverCorrections(Replay):
+    def _correct(self, revealed: Revealed) -> None:
+        if revealed.corrected is not None:  # the new class is not made known to the head
+            self.correct(*revealed.corrected)
+
+    def correct(self, ids: Ints, y: Array) -> None:
+        super().correct(np.asarray(ids), np.asarray(y))
+
+
+class NeverGrows(Prior):
+    def _meet(self, y: Array, classes: Any) -> None:
+        if not self.classes:
+            self.classes = classes
+
+
+class Renumbers(Prior):
+    def predict(self, batch: Batch) -> Prediction:
+        said = super().predict(batch)
+        return replace(said, classes=said.classes[::-1])
+
+
+class ForgetsStated(Prior):
+    def __init__(self, config: LearnerConfig, schema: Schema, seed: int) -> None:
+        super().__init__(config, replace(schema, classes=()), seed)
+
+
+class MixesRows(Finetune):
+    def predict(self, batch: Batch) -> Prediction:
+        said = super().predict(batch)
+        return replace(said, value=said.value + 0.1 * len(batch))
+
+
+class NotExact(Prior):
+    """Declares per_event, and learns by micro-batch."""
+
+    def step(self, batch: Batch, revealed: Revealed) -> Prediction:
+        said = self.predict(batch)
+        self._learn(revealed.batch)
+        return said
+
+
+class OrderMatters(Finetune):
+    """Adds up in the order in which numbers happen to lie in memory."""
+
+    def step(self, batch: Batch, revealed: Revealed) -> Prediction:
+        self.inputs.rows = np.asarray  # type: ignore[method-assign,assignment]
+        return super().step(batch, revealed)
+
+
+class ReadsSegments(Finetune):
+    def learn(self, batch: Batch) -> None:
+        if batch.segment is not None and batch.segment.sum() > 0:
+            batch = batch[:1]
+        super().learn(batch)
+
+
+class ObservesProbes(Finetune):
+    def step(self, batch: Batch, revealed: Revealed) -> Prediction:
+        return super().step(replace(batch, probe=None), revealed)
+
+
+class KeepsAll(Prior):
+    def __init__(self, config: LearnerConfig, schema: Schema, seed: int) -> None:
+        super().__init__(config, schema, seed)
+        self.all: list[Array] = []
+
+    def learn(self, batch: Batch) -> None:
+        super().learn(batch)
+        assert isinstance(batch.x, np.ndarray)
+        self.all.append(batch.x)
+
+    def state(self) -> State:
+        return {**super().state(), "all": np.concatenate([np.zeros((0, 6)), *self.all])}
+
+
+class LearnsNothing(Finetune):
+    def learn(self, batch: Batch) -> None:
+        pass
+
+
+class SaysTooMuch(Prior):
+    def __init__(self, config: LearnerConfig, schema: Schema, seed: int) -> None:
+        if len(schema.features) == 1:
+            raise LearnerError("no\nnot one feature")
+        super().__init__(config, schema, seed)
+
+
+class TakesAnything(Prior):
+    handles = frozenset({"classification"})
+
+    def __init__(self, config: LearnerConfig, schema: Schema, seed: int) -> None:
+        super().__init__(config, replace(schema, task="classification"), seed)
+
+
+class TakesAThird(Prior):
+    handles = frozenset({"binary"})
+
+    def _limit(self, classes: int) -> None:
+        pass
+
+
+class Unmoved(NoChange):
+    """A baseline that does not say so."""
+
+    baseline: ClassVar[bool] = False
+
+
+BROKEN: list[tuple[type[Learner], str]] = [
+    (ForgetsVersion, "predictions_fit"),
+    (WrongIds, "predictions_fit"),
+    (BadProbabilities, "predictions_fit"),
+    (Renumbers, "predictions_fit"),
+    (NeedsRows, "takes_no_rows_and_one"),
+    (CountsQuestions, "predict_is_pure"),
+    (DrawsInPredict, "predict_is_pure"),
+    (Scribbles, "takes_read_only_arrays"),
+    (Warns, "takes_read_only_arrays"),
+    (OrderMatters, "takes_any_layout"),
+    (StateWithASlash, "state_can_be_kept"),
+    (StateWithAnObject, "state_can_be_kept"),
+    (LosesItsOptimizer, "goes_on_from_a_state"),
+    (Hides, "goes_on_from_a_state"),
+    (Unseeded, "same_seed_same_result"),
+    (UsesTorch, "leaves_global_randomness_alone"),
+    (UsesPython, "leaves_global_randomness_alone"),
+    (Peeks, "sees_no_label_early"),
+    (Peeks, "frozen_within_a_batch"),
+    (PeeksEventByEvent, "sees_no_label_early"),
+    (TrainsItself, "learns_nothing_unless_revealed"),
+    (LearnsCorrections, "takes_corrections"),
+    (StumblesOverCorrections, "takes_corrections"),
+    (SaysTooMuch, "takes_columns_or_says_no"),
+    (NeverGrows, "takes_classes_at_any_time"),
+    (ForgetsStated, "takes_stated_classes"),
+    (MixesRows, "frozen_within_a_batch"),
+    (NotExact, "same_at_any_batch_size"),
+    (ReadsSegments, "reads_no_segment"),
+    (ObservesProbes, "ignores_probes"),
+    (KeepsAll, "memory_is_bounded"),
+    (LearnsNothing, "learns"),
+    (Unmoved, "learns"),
+    (TakesAnything, "refuses_the_task"),
+    (TakesAThird, "refuses_a_third_class"),
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), BROKEN, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_broken_promise_is_found(cls: type[Learner], name: str) -> None:
+    checks = [check for check in checks_for(cls) if check.name == name]
+    assert checks, "the check is not asked of this learner"
+    failed = 0
+    for check in checks:  # on one task or the other
+        try:
+            check()
+        except Exception:  # a broken learner may fail in any way
+            failed += 1
+    assert failed, "the check does not notice"
+
+
+def test_every_check_can_fail() -> None:
+    names = {check.name for cls in LEARNERS.values() for check in checks_for(cls)}
+    assert not names - {name for _, name in BROKEN}, "no broken learner for these"
+
+
+def test_a_learner_with_segments_and_two_classes_passes() -> None:
+    class Two(NetworkLearner):
+        kind = "two"
+        handles = frozenset({"binary"})
+        needs_boundaries = True
+
+        def learn(self, batch: Batch) -> None:
+            assert batch.y is not None
+            x, y = self.tensor(self.inputs.rows(batch.x)), self.labels(batch.y)
+            self.descend(self.loss(x, y))
+
+    check_learner(Two)
+
+
+def test_the_error_names_the_check() -> None:
+    with pytest.raises(AssertionError, match="ids are not") as error:
+        check_learner(WrongIds)
+    assert error.value.__notes__ == ["in the check prior-classification-predictions_fit"]

@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from learners.finetune import Finetune, FinetuneConfig
+from streams.batch import Batch
+from streams.operators.labels import Revealed
+from streams.schema import Feature, Schema
+
+torch.set_num_threads(1)
+
+
+def test_takes_its_steps_on_the_new_events_alone() -> None:
+    config = {
+        "kind": "finetune",
+        "model": {"kind": "mlp", "hidden": []},
+        "optimizer": {"kind": "sgd", "lr": 0.1},
+        "steps": 3,
+        "scale": False,
+    }
+    schema = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification", (0, 1))
+    learner = Finetune(FinetuneConfig.model_validate(config), schema, 4)
+    rng = np.random.default_rng(1)
+    x, i = rng.normal(size=(40, 2)), np.arange(40)
+    events = Batch(i, i * 1.0, x, i.astype(np.int32), i, (x[:, 0] > 0).astype(np.int64))
+
+    torch.manual_seed(4)
+    head = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(head.parameters(), 0.1, fused=True)
+    for batch in events.micro_batches(8):
+        learner.step(replace(batch, y=None), Revealed(batch, np.arange(8)))
+        for _ in range(3):
+            optimizer.zero_grad()
+            given = torch.from_numpy(np.asarray(batch.x, np.float32))
+            F.cross_entropy(head(given), torch.from_numpy(batch.y)).backward()
+            optimizer.step()
+    assert torch.equal(learner.net.head.weight, head.weight)
+    assert torch.equal(learner.net.head.bias, head.bias)
+    assert learner.version == 5

@@ -1,0 +1,56 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+import learners
+from learners.learner import Learner
+from learners.registry import UnknownKind, every, find, load_object
+from learners.replay import Replay
+
+
+def test_finds_by_name_and_by_import_path() -> None:
+    assert find(learners, Learner, "replay") is Replay
+    assert find(learners, Learner, "no-change").kind == "no-change"
+    assert find(learners, Learner, "learners.replay:Replay") is Replay
+
+
+def test_all_that_are_found_have_the_name_they_are_found_by() -> None:
+    for kind, cls in every(learners, Learner).items():
+        assert find(learners, Learner, kind) is cls
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("replya", "did you mean 'replay'"),
+        ("network", "There are: "),  # a module, but no learner in it
+        ("learner", "There are: "),
+        ("no_change", "did you mean 'no-change'"),
+        ("", "There are: "),
+        ("../x", "There are: "),
+        ("nowhere:Thing", "no module named 'nowhere'"),
+        ("learners.replay:Repaly", "did you mean 'Replay'"),
+        ("learners.replay:BufferConfig", "is not a subclass"),
+        ("learners.replay:", "not an import path"),
+        (":Replay", "not an import path"),
+    ],
+)
+def test_an_unknown_name_is_an_error_that_names_the_nearest(kind: str, says: str) -> None:
+    with pytest.raises(UnknownKind, match=says) as error:
+        find(learners, Learner, kind)
+    assert "\n" not in str(error.value)
+
+
+def test_a_module_that_lacks_one_of_its_own_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_too.py").write_text("import mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="'mine'"):
+        load_object("mine_too:Thing")
+    sys.modules.pop("mine_too", None)
+
+
+def test_names_inside_a_class() -> None:
+    assert load_object("learners.replay:Replay.Config") is Replay.Config

@@ -1,0 +1,172 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import nn
+
+from buffers.buffer import Buffer
+from learners.learner import LearnerError
+from learners.replay import Replay, ReplayConfig
+from streams.batch import Batch, ClassName
+from streams.moments import RunningMoments
+from streams.operators.labels import Revealed
+from streams.schema import Feature, Schema
+
+torch.set_num_threads(1)
+SCHEMA = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(6)), "classification", (0, 1, 2))
+SEED = 11
+
+
+def stream(n: int, classes: tuple[ClassName, ...] = (0, 1, 2)) -> Batch:
+    rng = np.random.default_rng(0)
+    x = 3 + 2 * rng.normal(size=(n, 6))
+    i = np.arange(n)
+    y = (x[:, 0] > 3).astype(np.int64) + (x[:, 1] > 4)
+    return Batch(i, i * 1.0, x, i.astype(np.int32), i, y, classes=classes)
+
+
+def learner(schema: Schema = SCHEMA, **settings: Any) -> Replay:
+    given: dict[str, Any] = {
+        "kind": "replay",
+        "model": {"kind": "mlp", "hidden": [32, 16]},
+        "optimizer": {"kind": "adam", "lr": 0.01},
+        "steps": 2,
+        "replay_size": 8,
+        "buffer": {"capacity": 40},
+    }
+    return Replay(ReplayConfig.model_validate(given | settings), schema, SEED)
+
+
+def step(replay: Replay, batch: Batch) -> Any:
+    """Predicts a batch and is told its labels at once."""
+    return replay.step(replace(batch, y=None), Revealed(batch, np.arange(len(batch))))
+
+
+@pytest.mark.parametrize("admission", ["reservoir", "ring", "class-balanced"])
+def test_is_what_a_plain_torch_loop_does(admission: str) -> None:
+    """Chaudhry et al. 2019, algorithm 1, written out by hand: equal to the bit."""
+    batches = list(stream(320).micro_batches(16))
+    ours = learner(buffer={"capacity": 40, "admission": admission})
+    said = [step(ours, batch).proba for batch in batches]
+
+    torch.manual_seed(SEED)
+    body = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU())
+    net = nn.Sequential(body, nn.Linear(16, 3))
+    optimizer = torch.optim.AdamW(net.parameters(), 0.01, weight_decay=0.0, fused=True)
+    moments, buffer = RunningMoments((6,)), Buffer(40, admission, "uniform", SEED)
+
+    def scaled(x: Any) -> torch.Tensor:
+        return torch.from_numpy(moments.scale(x))
+
+    for batch, theirs in zip(batches, said, strict=True):
+        with torch.no_grad():
+            assert np.array_equal(torch.softmax(net(scaled(batch.x)), 1).numpy(), theirs)
+        moments.update(batch.x)
+        recalled = buffer.sample(8, draws=2).columns
+        for draw in range(2):
+            x, y = batch.x, batch.y
+            if recalled:
+                m = len(recalled["y"]) // 2
+                rows = slice(draw * m, draw * m + m)
+                x = np.concatenate([x, recalled["x"][rows]])
+                y = np.concatenate([y, recalled["y"][rows]])
+            loss = F.cross_entropy(net(scaled(x)), torch.from_numpy(y))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        buffer.add(batch.ids, x=batch.x, y=batch.y)
+    for a, b in zip(ours.net.parameters(), net.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_recalls_only_what_came_before() -> None:
+    replay = learner(steps=1)
+    drawn: list[np.ndarray] = []
+    sample = replay.buffer.sample
+
+    def watched(k: int, draws: int = 1) -> Any:
+        drawn.append(sample(k, draws).columns["ids"])
+        return sample(k, draws)
+
+    replay.buffer.sample = watched  # type: ignore[method-assign]
+    for batch in stream(64).micro_batches(16):
+        step(replay, batch)
+    assert len(drawn) == 3
+    assert all((ids < 16 * (i + 1)).all() for i, ids in enumerate(drawn))
+
+
+def test_fewer_stored_than_are_recalled() -> None:
+    replay = learner(replay_size=32)
+    for batch in stream(12).micro_batches(4):
+        step(replay, batch)
+    assert len(replay.buffer) == 12
+
+
+def test_a_correction_changes_the_buffer_and_nothing_else() -> None:
+    replay, batch = learner(), stream(16)
+    step(replay, batch)
+    weights = [p.detach().clone() for p in replay.net.parameters()]
+    corrected = np.array([3, 4, 999]), np.array([2, 2, 0])
+    replay.step(replace(batch[:0], y=None), Revealed(batch[:0], batch.ids[:0], corrected))
+    kept = replay.buffer.state()["columns"]
+    assert kept["y"][np.isin(kept["ids"], [3, 4])].tolist() == [2, 2]
+    assert all(torch.equal(a, b) for a, b in zip(weights, replay.net.parameters(), strict=True))
+    assert replay.version == 1
+
+
+def test_a_correction_may_bring_a_new_class() -> None:
+    replay, batch = learner(replace(SCHEMA, classes=())), stream(32, ("a", "b", "c"))
+    batch = replace(batch, y=batch.y % 2)
+    step(replay, batch[:16])
+    assert replay.classes == ("a", "b")
+    corrected = np.arange(16), np.full(16, 2)
+    replay.step(replace(batch[:0], y=None), Revealed(batch[:0], batch.ids[:0], corrected))
+    assert replay.classes == ("a", "b", "c")
+    assert step(replay, batch[16:]).proba.shape == (16, 3)
+
+
+def test_forgets_by_id() -> None:
+    replay = learner()
+    for batch in stream(32).micro_batches(16):
+        step(replay, batch)
+    assert replay.forget(np.array([1, 5, 31, 77])) == 3
+    assert not np.isin(replay.buffer.state()["columns"]["ids"], [1, 5, 31]).any()
+    assert replay.forget(np.arange(32)) == 29
+    step(replay, stream(16))  # an emptied buffer is like a new one
+
+
+def test_regression_scales_what_is_recalled_as_what_is_new() -> None:
+    schema = replace(SCHEMA, task="regression", classes=())
+    replay, batch = learner(schema), stream(640)
+    y = 1e6 + 100 * batch.x[:, 0]
+    for part in replace(batch, y=y).micro_batches(16):
+        said = step(replay, part)
+    assert np.abs(said.value - y[-16:]).mean() < 60
+    assert replay.buffer.state()["columns"]["y"].min() > 1e5, "targets are kept as they came"
+
+
+def test_class_balanced_needs_classes() -> None:
+    schema = replace(SCHEMA, task="regression", classes=())
+    with pytest.raises(LearnerError, match="class-balanced"):
+        learner(schema, buffer={"admission": "class-balanced"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"buffer": {"admission": "reservor"}}, "did you mean 'reservoir'"),
+        ({"buffer": {"recall": "unifrom"}}, "did you mean 'uniform'"),
+        ({"buffer": {"capacity": 0}}, "greater than 0"),
+        ({"replay_sise": 3}, "did you mean 'replay_size'"),
+        ({"steps": 0}, "greater than 0"),
+        ({"optimizer": {"kind": "adam", "betas": [2, 0.9]}}, "less than 1"),
+        ({"model": {"kind": "mpl"}}, "mlp"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        learner(**settings)

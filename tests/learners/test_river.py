@@ -1,0 +1,304 @@
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from river import (
+    datasets,
+    dummy,
+    evaluate,
+    forest,
+    linear_model,
+    metrics,
+    naive_bayes,
+    preprocessing,
+    stats,
+    tree,
+)
+
+from learners.learner import Learner, LearnerConfig, LearnerError
+from learners.no_change import NoChange
+from learners.prior import Prior
+from learners.river import River, RiverConfig
+from streams.batch import Batch, ClassName, Ragged
+from streams.operators.labels import LabelsByEvents, Revealed
+from streams.schema import Feature, Schema
+
+ELEC2 = Path(__file__).parents[2] / "streams" / "data" / "elec2.parquet"
+SCALED_LR = ["preprocessing.StandardScaler", "linear_model.LogisticRegression"]
+ARF = {"forest.ARFClassifier": {"n_models": 3, "seed": 1}}
+Event = tuple[dict[str, Any], Any]
+
+
+class Data:
+    """Events as river reads them, and the same as one batch."""
+
+    def __init__(self, events: Iterable[Event], classes: tuple[ClassName, ...] = ()) -> None:
+        self.events = [({k: float(v) for k, v in x.items()}, y) for x, y in events]
+        names = list(self.events[0][0])
+        x = np.array([[event[name] for name in names] for event, _ in self.events])
+        labels = [y for _, y in self.events]
+        regression = isinstance(labels[0], float)
+        self.task: Any = "regression" if regression else "classification"
+        self.schema = Schema(tuple(Feature(n, "numeric") for n in names), self.task, classes)
+        met = tuple(dict.fromkeys([*classes, *labels]))
+        y = np.array(labels if regression else [met.index(label) for label in labels])
+        n = np.arange(len(y))
+        partition = np.zeros(len(y), np.int32)
+        self.batch = Batch(n, n * 60.0, x, partition, n, y, classes=() if regression else met)
+
+
+def elec2() -> Data:
+    table = pq.read_table(ELEC2).slice(0, 5000).to_pylist()
+    features = [{k: v for k, v in row.items() if isinstance(v, float)} for row in table]
+    return Data(
+        [(x, row["class"] == "UP") for x, row in zip(features, table, strict=True)],
+        classes=(False, True),
+    )
+
+
+DATA: dict[str, Callable[[], Data]] = {
+    "phishing": lambda: Data(datasets.Phishing()),
+    "segments": lambda: Data(islice(datasets.ImageSegments(), 800)),
+    "trump": lambda: Data(datasets.TrumpApproval()),
+    "elec2": elec2,
+}
+
+
+@cache
+def data(name: str) -> Data:
+    return DATA[name]()
+
+
+def scored(
+    learner: Learner, known: Data, size: int, delay: int, metric: Any, unsaid: float | None = None
+) -> Any:
+    """The metric of river, told of what our loop's machinery gives, in the order of the labels;
+    where nothing was predicted, of ``unsaid``, or nothing."""
+    join = LabelsByEvents(delay, delay + 1000, exact=learner.per_event)
+    outcomes = []
+    for batch in known.batch.micro_batches(size):
+        revealed = join.push(batch)
+        said = learner.step(replace(batch, y=None), revealed)
+        outcomes.append(join.settle(said.value, said.proba).outcome())
+    for revealed, settled in join.finish(size):
+        outcome = settled.outcome()
+        learner.step(revealed.batch[:0], revealed)
+        outcomes.append(outcome)
+    assert sum(len(outcome.y) for outcome in outcomes) == len(known.batch)
+    for outcome in outcomes:
+        for y, value in zip(outcome.y.tolist(), outcome.value.tolist(), strict=True):
+            if value != -1 and not np.isnan(value):
+                metric.update(y, value)
+            elif unsaid is not None:
+                metric.update(y, unsaid)
+    return metric
+
+
+CASES: list[tuple[str, str, Any, Callable[[], Any]]] = [
+    (
+        name,
+        label,
+        spec,
+        model,
+    )
+    for name in ("phishing", "elec2")
+    for label, spec, model in [
+        (
+            "lr",
+            SCALED_LR,
+            lambda: preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+        ),
+        ("tree", "tree.HoeffdingTreeClassifier", tree.HoeffdingTreeClassifier),
+        ("arf", ARF, lambda: forest.ARFClassifier(seed=1, n_models=3)),
+        ("bayes", "naive_bayes.GaussianNB", naive_bayes.GaussianNB),
+    ]
+] + [
+    ("segments", "tree", "tree.HoeffdingTreeClassifier", tree.HoeffdingTreeClassifier),
+    ("segments", "arf", ARF, lambda: forest.ARFClassifier(seed=1, n_models=3)),
+    ("segments", "bayes", "naive_bayes.GaussianNB", naive_bayes.GaussianNB),
+    (
+        "segments",
+        "softmax",
+        ["preprocessing.StandardScaler", "linear_model.SoftmaxRegression"],
+        lambda: preprocessing.StandardScaler() | linear_model.SoftmaxRegression(),
+    ),
+    (
+        "trump",
+        "linear",
+        ["preprocessing.StandardScaler", {"linear_model.LinearRegression": {"intercept_lr": 0.1}}],
+        lambda: preprocessing.StandardScaler() | linear_model.LinearRegression(intercept_lr=0.1),
+    ),
+    ("trump", "tree", "tree.HoeffdingTreeRegressor", tree.HoeffdingTreeRegressor),
+    (
+        "trump",
+        "arf",
+        {"forest.ARFRegressor": {"n_models": 3, "seed": 1}},
+        lambda: forest.ARFRegressor(n_models=3, seed=1),
+    ),
+]
+
+
+@pytest.mark.parametrize("delay", [0, 48])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_scores_exactly_as_river_does(
+    case: tuple[str, str, Any, Callable[[], Any]], delay: int
+) -> None:
+    name, _, spec, model = case
+    known = data(name)
+    new = metrics.MAE if known.task == "regression" else metrics.Accuracy
+    theirs = new()
+    evaluate.progressive_val_score(iter(known.events), model(), theirs, delay=delay or None)
+    for size in (1, 32):
+        learner = River(RiverConfig(kind="river", model=spec), known.schema, seed=3)
+        ours = scored(learner, known, size, delay, new())
+        assert ours.get() == theirs.get()
+        if known.task == "classification":
+            assert ours.cm.n_samples == theirs.cm.n_samples  # it abstains where river does
+
+
+@pytest.mark.parametrize("delay", [0, 48])
+@pytest.mark.parametrize("name", ["segments", "phishing", "trump"])
+def test_baselines_are_those_of_river(name: str, delay: int) -> None:
+    known = data(name)
+    cases: list[tuple[type[Learner], Callable[[], Any]]] = [
+        (NoChange, dummy.NoChangeClassifier),
+        (Prior, dummy.PriorClassifier),
+    ]
+    new, unsaid = metrics.Accuracy, None
+    if known.task == "regression":
+        cases = [(Prior, lambda: dummy.StatisticRegressor(stats.Mean()))]
+        new, unsaid = metrics.MAE, 0.0  # that is river's mean of nothing
+    for cls, model in cases:
+        theirs = new()
+        evaluate.progressive_val_score(iter(known.events), model(), theirs, delay=delay or None)
+        for size in (1, 32):
+            learner = cls(LearnerConfig(kind=cls.kind), known.schema, seed=3)
+            assert scored(learner, known, size, delay, new(), unsaid).get() == theirs.get()
+
+
+def river(model: Any, schema: Schema | None = None) -> River:
+    return River(RiverConfig(kind="river", model=model), schema or SCHEMA, seed=5)
+
+
+SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
+TEXTS = Schema((Feature("n", "numeric"), Feature("t", "text")), "classification", ("no", "yes"))
+IMAGE = Schema((Feature("i", "image", (1, 8, 8)),), "classification")
+
+
+def test_models_are_built_as_they_are_written() -> None:
+    model = river(
+        [
+            "preprocessing.StandardScaler",
+            {
+                "linear_model.LogisticRegression": {
+                    "optimizer": {"optim.Adam": {"lr": 0.5}},
+                    "l2": 0.1,
+                }
+            },
+        ]
+    ).model
+    logistic = model["LogisticRegression"]
+    assert (logistic.optimizer.learning_rate, logistic.l2) == (0.5, 0.1)
+    plain = river({"linear_model.LogisticRegression": {"optimizer": "optim.Adam"}}).model
+    assert type(plain.optimizer).__name__ == "Adam"
+    scaled = {"compose.Pipeline": ["preprocessing.StandardScaler", "linear_model.Perceptron"]}
+    bagging = river({"ensemble.BaggingClassifier": {"model": scaled, "n_models": 2}}).model
+    assert [list(part.steps) for part in bagging] == [["StandardScaler", "Perceptron"]] * 2
+    voting = river(
+        {
+            "ensemble.VotingClassifier": {
+                "models": ["naive_bayes.GaussianNB", "dummy.PriorClassifier"]
+            }
+        }
+    ).model
+    assert len(voting) == 2
+
+
+def test_a_model_without_a_seed_gets_that_of_the_job() -> None:
+    assert river("forest.ARFClassifier").model.seed == 5
+    assert river(ARF).model.seed == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "schema", "says"),
+    [
+        ("tree.HoefdingTreeClassifier", SCHEMA, "did you mean 'HoeffdingTreeClassifier'"),
+        ("trees.HoeffdingTreeClassifier", SCHEMA, "did you mean 'tree'"),
+        ("HoeffdingTreeClassifier", SCHEMA, "without a module"),
+        ("tree.base", SCHEMA, "has no class"),
+        ([], SCHEMA, "an empty list"),
+        ({"a": 1, "b": 2}, SCHEMA, "one estimator"),
+        ({"tree.HoeffdingTreeClassifier": 3}, SCHEMA, "by name, not 3"),
+        ({"tree.HoeffdingTreeClassifier": {"depth": 3}}, SCHEMA, "It takes: grace_period"),
+        ("preprocessing.StandardScaler", SCHEMA, "StandardScaler is not a classifier"),
+        ("linear_model.LinearRegression", SCHEMA, "LinearRegression is not a classifier"),
+        ("nowhere_models:build", SCHEMA, "no module named 'nowhere_models'"),
+        ("math:bild", SCHEMA, "has no 'bild'"),
+        (SCALED_LR, TEXTS, "feature 't'"),
+        ("naive_bayes.GaussianNB", IMAGE, "feature 'i'"),
+        (SCALED_LR, replace(SCHEMA, classes=("a", "b", "c")), "a third, 'c'"),
+    ],
+)
+def test_a_wrong_model_is_named_in_one_line(model: Any, schema: Schema, says: str) -> None:
+    with pytest.raises(LearnerError) as error:
+        river(model, schema)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_third_class_is_named_when_it_comes() -> None:
+    n = np.arange(3)
+    names = ("a", "b", "c")
+    batch = Batch(n, n * 1.0, np.zeros((3, 2)), n.astype(np.int32), n, n, classes=names)
+    with pytest.raises(LearnerError, match="third, 'c'"):
+        river(SCALED_LR).step(replace(batch[:0], y=None), Revealed(batch, n * 0))
+
+
+def test_texts_go_through_a_pipeline_that_takes_them() -> None:
+    model = ["feature_extraction.BagOfWords", "naive_bayes.MultinomialNB"]
+    spec = [{"compose.Select": ["t"]}, {"feature_extraction.BagOfWords": {"on": "t"}}, model[1]]
+    learner = river(spec, TEXTS)
+    n = np.arange(64)
+    text = Ragged.of_text("good day" if i % 2 else "bad night" for i in range(64))
+    x = {"n": np.zeros(64), "t": text}
+    batch = Batch(n, n * 1.0, x, n.astype(np.int32), n, n % 2, classes=("no", "yes"))
+    learner.step(replace(batch[:0], y=None), Revealed(batch, n * 0))
+    assert learner.predict(replace(batch, y=None)).value.tolist() == (n % 2).tolist()
+
+
+def test_true_is_the_class_called_true() -> None:
+    """Whichever of the two comes first, river's ``True`` is ours."""
+    n = np.arange(40)
+    x = np.where(n % 2, 1.0, -1.0)[:, None] * np.ones((40, 2))
+    for first in (True, False):
+        names: tuple[ClassName, ...] = (first, not first)
+        is_true = n % 2 == 1
+        y = np.where(is_true, names.index(True), names.index(False))
+        batch = Batch(n, n * 1.0, x, n.astype(np.int32), n, y, classes=names)
+        learner = river("linear_model.LogisticRegression")
+        learner.step(replace(batch[:0], y=None), Revealed(batch, n * 0))
+        said = learner.predict(replace(batch, y=None))
+        assert (said.value == y).all()
+        assert said.proba is not None
+        assert (said.proba.argmax(1) == y).all()
+        assert learner.model.predict_one({"a": 1.0, "b": 1.0}) is True
+
+
+def test_a_model_that_cannot_be_saved_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_river.py").write_text(
+        "from river import compose, naive_bayes\n"
+        "def build(): return compose.FuncTransformer(lambda x: x) | naive_bayes.GaussianNB()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(LearnerError, match="cannot be saved"):
+        river("my_river:build")
+    sys.modules.pop("my_river", None)
