@@ -1,0 +1,218 @@
+"""Checkpoints: everything that the state digest covers, as one atomic, verified unit.
+
+A checkpoint is a folder named by the events that it stands after. It is written in these steps,
+each of which leaves the run resumable whenever the process dies:
+
+1. arrays and JSON go to files in a folder whose name starts with ``.writing-``,
+2. a manifest with the size and sha256 of each file, and of itself, is written last,
+3. files and folder are flushed to the disk (fsync), so that step 4 cannot overtake them,
+4. the folder gets its final name (an atomic rename), and its parent is flushed,
+5. checkpoints beyond the newest ``keep`` are deleted.
+
+Resume reads the newest whose manifest and checksums hold; a broken one is named and passed over.
+The only pickle ever read is the state of an opaque learner, after the checksum of its file held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from streams.batch import Array
+from streams.state import State, copied, leaves
+
+FORMAT = 1
+_WRITING = ".writing-"
+
+
+class CheckpointError(Exception):
+    """No checkpoint can be read, or none written: the message names the file and the remedy."""
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read and verified."""
+
+    path: Path
+    events: int
+    state: State
+    about: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, written in a thread of their own.
+
+    Args:
+        folder: where they lie; it is made.
+        keep: how many of the newest stay.
+        say: is told in one line of a checkpoint that could not be written, or not be read.
+    """
+
+    def __init__(self, folder: Path, keep: int, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.say = say
+        self.written = 0
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    def begin(self) -> None:
+        """Makes the folder, and clears away what a killed writer left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(f"{_WRITING}*"):
+            shutil.rmtree(left)
+
+    def write(self, events: int, state: State, about: dict[str, Any]) -> None:
+        """Takes a copy of the state and writes it off the training path.
+
+        At most one is being written: the next waits for it. One that fails is told of, and the run
+        goes on; the checkpoints before it stay.
+        """
+        self.wait()
+        self._writing = self._writer.submit(self._write, events, copied(state), about)
+
+    def wait(self) -> bool:
+        """Waits for the one being written; whether it (or there being none) went well."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return True
+        try:
+            writing.result()
+        except OSError as error:
+            self.say(
+                f"checkpoint not written: {error.strerror or error} ({self.folder}). Training goes "
+                "on; the checkpoints before it are whole, and the next is tried in its turn"
+            )
+            return False
+        self.written += 1
+        return True
+
+    def close(self) -> None:
+        self._writer.shutdown(wait=True)
+
+    def _write(self, events: int, state: State, about: dict[str, Any]) -> None:
+        arrays: dict[str, Array] = {}
+        values: dict[str, Any] = {}
+        for path, leaf in leaves(state):
+            if isinstance(leaf, np.ndarray | np.generic):
+                # ascontiguousarray makes one dimension of none
+                arrays[path] = np.ascontiguousarray(leaf).reshape(leaf.shape)
+            else:
+                values[path] = leaf
+        name = f"{events:015d}"
+        writing = self.folder / f"{_WRITING}{name}"
+        try:
+            writing.mkdir()
+            try:
+                save_file(arrays, writing / "arrays.safetensors")
+            except SafetensorError as error:  # which is how it tells of a full disk
+                raise OSError(str(error).removeprefix("Error while serializing: ")) from None
+            (writing / "values.json").write_text(json.dumps(values))
+            files = {file.name: _fingerprint(file) for file in sorted(writing.iterdir())}
+            manifest = {"format": FORMAT, "events": events, "files": files, **about}
+            seal = hashlib.sha256(_canonical(manifest)).hexdigest()
+            (writing / "manifest.json").write_text(json.dumps({**manifest, "seal": seal}, indent=1))
+            for file in (*writing.iterdir(), writing):
+                _flush(file)
+            final = self.folder / name
+            if final.exists():  # the same events were reached before, by a run that was resumed
+                shutil.rmtree(final)
+            writing.rename(final)
+            _flush(self.folder)
+        except BaseException:
+            shutil.rmtree(writing, ignore_errors=True)
+            raise
+        for old in self.all()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def all(self) -> list[Path]:
+        """Folders of all checkpoints, the oldest first, whole or not."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if path.name.isdigit())
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole one, or None where there is none at all.
+
+        Raises ``CheckpointError`` where there are some and none is whole.
+        """
+        found = self.all()
+        for path in reversed(found):
+            try:
+                return read(path)
+            except CheckpointError as error:
+                self.say(f"{error}; trying the one before it")
+        if found:
+            raise CheckpointError(
+                f"none of the {len(found)} checkpoints in {self.folder} is whole: restore one from "
+                "a backup, or start afresh with another --run-dir"
+            )
+        return None
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in this folder, verified. Raises ``CheckpointError`` naming what broke."""
+    manifest_path = path / "manifest.json"
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        seal = manifest.pop("seal")
+        if hashlib.sha256(_canonical(manifest)).hexdigest() != seal:
+            raise ValueError("its own checksum does not hold")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"broken checkpoint file {manifest_path}: {error}") from None
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {manifest['format']}, and this everlearn reads {FORMAT}"
+        )
+    for name, expected in manifest["files"].items():
+        try:
+            found = _fingerprint(path / name)
+        except OSError as error:
+            raise CheckpointError(
+                f"broken checkpoint file {path / name}: {error.strerror}"
+            ) from None
+        if found != expected:
+            why = (
+                "its checksum does not hold"
+                if found["bytes"] == expected["bytes"]
+                else f"it has {found['bytes']} of {expected['bytes']} bytes"
+            )
+            raise CheckpointError(f"broken checkpoint file {path / name}: {why}")
+    state: State = {}
+    flat: dict[str, Any] = {**load_file(path / "arrays.safetensors")}
+    flat |= json.loads((path / "values.json").read_text())
+    for key, leaf in flat.items():
+        *parents, last = key.split("/")
+        inner = state
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = leaf
+    about = {k: v for k, v in manifest.items() if k not in ("format", "files", "events")}
+    return Checkpoint(path, manifest["events"], state, about)
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        sha = hashlib.file_digest(opened, "sha256").hexdigest()
+        return {"sha256": sha, "bytes": opened.tell()}
+
+
+def _canonical(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True).encode()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,109 @@
+"""The command line. Exit status: 0 done, 1 failed or stopped on the way (state kept), 2 a bad job
+or command (nothing started)."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline import job as jobs
+from pipeline.doctor import report
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Learns from a stream while it serves it, and shows what it forgets.",
+)
+
+
+class Runner(StrEnum):
+    """Where a job runs."""
+
+    local = "local"
+
+
+@app.command()
+def run(
+    job: Annotated[Path, typer.Argument(help="The job, a YAML file.", show_default=False)],
+    runner: Annotated[Runner, typer.Option(help="Where it runs.")] = Runner.local,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+    ] = False,
+    warm_from: Annotated[
+        Path | None,
+        typer.Option(help="Start anew with what the learner of this checkpoint knows."),
+    ] = None,
+    max_events: Annotated[
+        int | None, typer.Option(min=1, help="Stop once so many events in all have come in.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job."),
+    ] = None,
+) -> None:
+    """Runs a job: live progress, checkpoints, and summary.json at the end."""
+    from pipeline.local import LocalRun, RunError, stopping_on_signals
+    from pipeline.progress import LiveProgress, table
+
+    console = Console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(f"everlearn: {line}", highlight=False, markup=False, soft_wrap=True)
+
+    folder = run_dir
+    try:
+        if resume and warm_from is not None:
+            raise jobs.JobError("--resume and --warm-from exclude each other")
+        loaded = jobs.load(job, set_ or [])
+        folder = run_dir or Path("runs") / loaded.job.name
+        local = LocalRun(loaded, folder, say)
+        with stopping_on_signals(local, say):
+            progress = LiveProgress(console, None)
+            with progress:
+                summary = local.run(resume, warm_from, max_events, progress)
+    except jobs.JobError as error:
+        for line in str(error).splitlines():
+            say(line)
+        sys.exit(2)
+    except RunError as error:
+        say(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say(f"left at once; go on with --resume --run-dir {folder}")
+        sys.exit(1)
+    except Exception as error:  # a defect, of ours or of a user's class: never a bare stack trace
+        log = _log(folder)
+        say(f"{type(error).__name__}: {error}. Details: {log}. Go on with --resume when mended")
+        sys.exit(1)
+    Console().print(table(summary))
+    if not summary["metrics"].get("online/scored"):
+        say("no event has met its label: nothing was learned. See stream.label and label_delay")
+    if summary["fates"]["dead"]:
+        say(f"{summary['fates']['dead']:,} events were set aside: see {folder / 'dead.jsonl'}")
+    say(f"written to {folder / 'summary.json'}")
+    if local.stopping and not summary["finished"]:
+        say("stopped before the end of the stream; go on with the same command and --resume")
+        sys.exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, what is missing, and how to get it."""
+    sys.exit(report(Console()))
+
+
+def _log(folder: Path | None) -> Path:
+    """Writes the stack trace at hand to a file; where it is."""
+    log = (folder if folder is not None and folder.is_dir() else Path.cwd()) / "error.log"
+    log.write_text(traceback.format_exc())
+    return log

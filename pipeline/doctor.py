@@ -1,0 +1,60 @@
+"""What this machine has of all that everlearn can use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+_CORE = ("numpy", "torch", "river", "pyarrow", "pydantic", "safetensors", "kafka-python")
+_EXTRAS = {
+    "ray": ("ray",),
+    "mlflow": ("mlflow",),
+    "avalanche": ("avalanche-lib", "torchvision"),
+    "codecs": ("orjson", "fastavro", "protobuf"),
+    "text": ("transformers", "tokenizers"),
+    "vision": ("pillow", "torchvision"),
+    "test": ("pytest", "hypothesis", "mypy", "ruff"),
+}
+
+
+def report(console: Console) -> int:
+    """Prints a table; returns 0 where everything that a local run needs is there, else 1."""
+    import torch
+
+    table = Table("what", "found", "remedy", title="everlearn doctor")
+    missing = 0
+    python_ok = platform.python_version_tuple() >= ("3", "11")
+    table.add_row("python", platform.python_version(), "" if python_ok else "Python 3.11 or newer")
+    for name in ("everlearn", *_CORE):
+        found = _version(name)
+        if name == "everlearn" and found is None:
+            table.add_row(name, "a checkout, not installed", "pip install -e . (not needed to run)")
+            continue
+        missing += found is None
+        table.add_row(name, found or "missing", "" if found else f"pip install {name}")
+    for extra, names in _EXTRAS.items():
+        absent = [name for name in names if _version(name) is None]
+        have = ", ".join(f"{n} {_version(n)}" for n in names if n not in absent) or "not installed"
+        table.add_row(f"extra: {extra}", have, f"pip install everlearn[{extra}]" if absent else "")
+    cores = os.cpu_count() or 1
+    cuda = "yes" if torch.cuda.is_available() else "no: device: cpu"
+    table.add_row("cores, CUDA", f"{cores}, {cuda}", "")
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    table.add_row("free disk here", f"{free:.1f} GiB", "" if free > 1 else "checkpoints need room")
+    writable = os.access(Path.cwd(), os.W_OK)
+    table.add_row("runs/ writable", "yes" if writable else "no", "" if writable else "--run-dir")
+    console.print(table)
+    return 1 if missing or not python_ok else 0
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,170 @@
+"""Proof that every event of the stream has met exactly one fate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from streams.batch import Array, Batch
+from streams.operators.labels import Outcome
+from streams.operators.probes import mix
+from streams.state import State
+from streams.stream import Cursor
+
+FATES = ("learned", "probe", "expired", "dead", "unlabelled")
+
+_FOLD = 4096  # events
+
+
+class LedgerError(Exception):
+    """Events were lost or repeated."""
+
+
+@dataclass
+class _Tally:
+    """How many ids, and a 128-bit hash of the multiset of them: the sums, modulo 2^64, of two
+    hashes of each id (Clarke et al. 2003, MSet-Add-Hash). Order and grouping make no difference."""
+
+    count: int = 0
+    low: int = 0
+    high: int = 0
+
+    def add(self, ids: Array) -> None:
+        self.count += len(ids)
+        self.low = (self.low + int(mix(ids, 3).sum())) % 2**64
+        self.high = (self.high + int(mix(ids, 4).sum())) % 2**64
+
+    def __add__(self, other: _Tally) -> _Tally:
+        return _Tally(
+            self.count + other.count,
+            (self.low + other.low) % 2**64,
+            (self.high + other.high) % 2**64,
+        )
+
+    def state(self) -> State:
+        return {"count": self.count, "hash": f"{self.high:016x}{self.low:016x}"}
+
+    @classmethod
+    def of(cls, state: State) -> _Tally:
+        return cls(state["count"], int(state["hash"][16:], 16), int(state["hash"][:16], 16))
+
+
+@dataclass
+class _Span:
+    """Positions [first, next) of one partition that have been read, ``count`` of them."""
+
+    first: int
+    next: int
+    count: int
+
+
+@dataclass
+class Ledger:
+    """Keeps a range of positions for each partition, and a count and hash of ids for each fate: the
+    same few bytes however long the stream. Additions are put by and folded in blocks."""
+
+    _spans: dict[str, _Span] = field(default_factory=dict)
+    _entered: _Tally = field(default_factory=_Tally)
+    _fates: dict[str, _Tally] = field(default_factory=lambda: {fate: _Tally() for fate in FATES})
+    _batches: list[Batch] = field(default_factory=list)
+    _outcomes: list[Outcome] = field(default_factory=list)
+    events: int = 0
+
+    def enter(self, batch: Batch) -> None:
+        """Events come in, the dead ones among them with their fate."""
+        self._batches.append(batch)
+        self.events += len(batch) + len(batch.dead)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Events meet their fate."""
+        self._outcomes.append(outcome)
+        if len(self._outcomes) * max(len(outcome.ids), 1) >= _FOLD:
+            self.fold()
+
+    def fold(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        for fate in ("learned", "probe", "unlabelled", "expired"):
+            met = [column for o in outcomes if len(column := getattr(o, fate))]
+            if met:
+                self._fates[fate].add(np.concatenate(met))
+        batches, self._batches = self._batches, []
+        if not batches:
+            return
+        self._entered.add(np.concatenate([b.ids for b in batches]))
+        partition = [b.partition for b in batches]
+        offset = [b.offset for b in batches]
+        dead = [d for b in batches for d in b.dead]
+        if dead:
+            ids = np.array([d.id for d in dead], np.int64)
+            self._entered.add(ids)
+            self._fates["dead"].add(ids)
+            partition.append(np.array([d.partition for d in dead]))
+            offset.append(np.array([d.offset for d in dead]))
+        self._extend("", np.concatenate(partition), np.concatenate(offset))
+        arrivals = [b.arrivals for b in batches if b.arrivals is not None]
+        if arrivals:
+            self._extend(
+                "labels/",
+                np.concatenate([a.partition for a in arrivals]),
+                np.concatenate([a.offset for a in arrivals]),
+            )
+
+    def _extend(self, prefix: str, partition: Array, offset: Array) -> None:
+        if not len(partition):
+            return
+        parts = partition[:1] if (partition == partition[0]).all() else np.unique(partition)
+        for part in parts.tolist():
+            offsets = np.sort(offset if len(parts) == 1 else offset[partition == part])
+            low, high, n = int(offsets[0]), int(offsets[-1]), len(offsets)
+            span = self._spans.setdefault(f"{prefix}{part}", _Span(low, low, 0))
+            again = offsets[1:][offsets[1:] == offsets[:-1]]
+            if low < span.next or len(again):
+                position = low if low < span.next else again[0]
+                raise LedgerError(
+                    f"partition {prefix}{part}: position {position} was read a second time (the "
+                    f"stream had been read up to {span.next}); a stream must go on from its cursor"
+                )
+            span.next, span.count = high + 1, span.count + n
+
+    def cursor(self) -> Cursor:
+        """Where reading goes on."""
+        self.fold()
+        return {partition: span.next for partition, span in sorted(self._spans.items())}
+
+    def fates(self) -> dict[str, int]:
+        self.fold()
+        return {fate: tally.count for fate, tally in self._fates.items()}
+
+    def verify(self) -> None:
+        """At the true end of a stream: the fates add up to what came in, in number and in hash.
+
+        Raises ``LedgerError``.
+        """
+        self.fold()
+        met = _Tally()
+        for tally in self._fates.values():
+            met = met + tally
+        if met != self._entered:
+            raise LedgerError(
+                f"{self._entered.count} events came in and {met.count} met a fate, or not the same "
+                f"ones: {self.fates()}. This is a defect: please report it with the job file"
+            )
+
+    def state(self) -> State:
+        self.fold()
+        return {
+            "events": self.events,
+            "entered": self._entered.state(),
+            "fates": {fate: tally.state() for fate, tally in self._fates.items()},
+            "positions": [
+                [name, s.first, s.next, s.count] for name, s in sorted(self._spans.items())
+            ],
+        }
+
+    def load(self, state: State) -> None:
+        self.events = state["events"]
+        self._entered = _Tally.of(state["entered"])
+        self._fates = {fate: _Tally.of(state["fates"][fate]) for fate in FATES}
+        self._spans = {name: _Span(*span) for name, *span in state["positions"]}
+        self._batches, self._outcomes = [], []

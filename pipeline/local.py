@@ -1,0 +1,391 @@
+"""The local runner: one process reads, predicts, learns and writes checkpoints."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NamedTuple, Protocol
+
+import torch
+import yaml
+
+from learners.learner import Learner, LearnerError
+from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
+from pipeline.job import JobError, LoadedJob, differences
+from pipeline.loop import Loop, Source
+from pipeline.metrics import Prequential
+from streams.operators.arrivals import LabelsById
+from streams.operators.guard import TimeOrder, UniqueIds
+from streams.operators.labels import LabelJoin, LabelsByEvents, LabelsByTime
+from streams.operators.operator import Operator
+from streams.operators.probes import Probes
+from streams.operators.standardise import Standardise
+from streams.operators.vocabulary import Vocabulary
+from streams.state import State, digest
+from streams.stream import Stream, StreamError
+
+Say = Callable[[str], None]
+
+
+class RunError(Exception):
+    """The run failed; its state is kept, and the message says how to go on."""
+
+
+class Watcher(Protocol):
+    """Is shown the loop after every micro-batch."""
+
+    def __call__(self, loop: Loop) -> None: ...
+
+
+class Parts(NamedTuple):
+    """A job, built."""
+
+    stream: Stream
+    vocabulary: Vocabulary
+    source: Source
+    loop: Loop
+
+
+def build(loaded: LoadedJob) -> Parts:
+    """Stream, operators, join, learner and metrics of a job. Raises ``JobError``."""
+    job = loaded.job
+    try:
+        stream = loaded.stream(job.stream, loaded.folder)
+        schema = stream.schema
+        learner = _learner(loaded, stream)
+        operators: list[Operator] = []
+        if stream.has_ids:
+            operators.append(UniqueIds(job.stream.id_window))
+        if stream.has_time:
+            operators.append(TimeOrder(job.stream.lateness))
+        if job.stream.standardise is not None:
+            operators.append(Standardise(job.stream.standardise, schema))
+    except (StreamError, LearnerError, ValueError) as error:
+        raise JobError(f"{loaded.file}: {error}") from None
+    vocabulary = Vocabulary(schema.classes)
+    share = job.evaluate.probes.share
+    probes = Probes(share, job.seed) if share else None
+    source = Source(stream, job.stream.batch_size, vocabulary, probes)
+    metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)
+    return Parts(
+        stream,
+        vocabulary,
+        source,
+        Loop(operators, _join(loaded, stream, learner), learner, metrics),
+    )
+
+
+def _learner(loaded: LoadedJob, stream: Stream) -> Learner:
+    job = loaded.job
+    if "device" in loaded.learner.__init__.__code__.co_varnames:
+        try:
+            torch.empty(0, device=job.device)
+        except (RuntimeError, AssertionError) as error:
+            raise JobError(f"{loaded.file}: device: {job.device!r}: {error}") from None
+        return loaded.learner(job.learner, stream.schema, job.seed, job.device)  # type: ignore[call-arg]
+    return loaded.learner(job.learner, stream.schema, job.seed)
+
+
+def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
+    settings, delay = loaded.job.stream, loaded.job.stream.label_delay
+    segments, exact = learner.needs_boundaries, learner.per_event
+    if stream.has_arrivals:
+        numeric = stream.schema.task == "regression"
+        return LabelsById(settings.wait, segments, exact, numeric, settings.id_window)
+    if delay.events is not None:
+        return LabelsByEvents(delay.events, settings.wait, segments, exact)
+    return LabelsByTime(delay.seconds, settings.wait, segments, exact)
+
+
+class LocalRun:
+    """One run of a job in this process, in a folder that it holds alone.
+
+    The folder gets: ``job.yaml`` (the job as it was run), ``checkpoints/``, ``dead.jsonl`` (events
+    set aside, one JSON line each), ``summary.json`` at the end.
+
+    Args:
+        loaded: the job.
+        folder: the run folder.
+        say: takes lines for a person.
+    """
+
+    def __init__(self, loaded: LoadedJob, folder: Path, say: Say) -> None:
+        self.loaded = loaded
+        self.folder = folder
+        self.say = say
+        self.stopping = False
+        self.resumed_from: str | None = None
+        self._dead: IO[bytes] | None = None
+        self._checkpoints = Checkpoints(folder / "checkpoints", loaded.job.checkpoint.keep, say)
+
+    def run(
+        self,
+        resume: bool = False,
+        warm_from: Path | None = None,
+        max_events: int | None = None,
+        watch: Watcher | None = None,
+    ) -> dict[str, Any]:
+        """Runs to the end of the stream, to ``max_events`` events in all (rounded up to a whole
+        micro-batch), or until ``stop``; returns the summary.
+
+        Raises:
+            JobError: nothing was started.
+            RunError: it failed on the way; the state up to the last checkpoint is kept.
+        """
+        torch.set_num_threads(self.loaded.job.threads)
+        with self._held(resume):
+            parts = build(self.loaded)
+            finished = self._restore(parts, resume, warm_from)
+            self._write_job()
+            started, first = time.perf_counter(), parts.loop.events
+            try:
+                if not finished:
+                    finished = self._train(parts, max_events, watch)
+                summary = self._close(parts, finished, time.perf_counter() - started, first)
+            finally:
+                self._checkpoints.close()
+                if self._dead is not None:
+                    self._dead.close()
+        return summary
+
+    def stop(self) -> None:
+        """Stops after the micro-batch at hand, with a checkpoint."""
+        self.stopping = True
+
+    def _train(self, parts: Parts, max_events: int | None, watch: Watcher | None) -> bool:
+        loop, every = parts.loop, self.loaded.job.checkpoint.every_events
+        limit = float("inf") if max_events is None else max_events
+        due = (loop.events // every + 1) * every
+        if loop.events >= limit:
+            return False
+        try:
+            for batch in parts.source.read(loop.ledger.cursor()):
+                loop.step(batch)
+                if watch is not None:
+                    watch(loop)
+                if loop.events >= due:
+                    due = (loop.events // every + 1) * every
+                    self._checkpoint(parts, finished=False)
+                if self.stopping or loop.events >= limit:
+                    return False
+            loop.finish(parts.source.size)
+        except (StreamError, LearnerError) as error:
+            raise self._failed(f"{self.loaded.file}: {error}") from None
+        except OSError as error:
+            raise self._failed(
+                f"{error.strerror or error}: {error.filename or self.folder}"
+            ) from None
+        return True
+
+    def _failed(self, what: str) -> RunError:
+        self._checkpoints.wait()
+        kept = self._checkpoints.all()
+        if not kept:
+            return RunError(f"{what}. No checkpoint had been written yet")
+        return RunError(
+            f"{what}. The state after {int(kept[-1].name)} events is kept; when mended, go on with "
+            "the same command and --resume"
+        )
+
+    def _checkpoint(self, parts: Parts, finished: bool) -> State:
+        self._write_dead(parts.loop)
+        state = _state(parts, self._dead.tell() if self._dead is not None else 0)
+        about = {
+            "job": self.loaded.job.name,
+            "fingerprint": self.loaded.fingerprint(),
+            "versions": _versions(),
+            "finished": finished,
+        }
+        self._checkpoints.write(parts.loop.events, state, about)
+        return state
+
+    def _close(self, parts: Parts, finished: bool, seconds: float, first: int) -> dict[str, Any]:
+        loop, job = parts.loop, self.loaded.job
+        state = self._checkpoint(parts, finished)
+        if not self._checkpoints.wait():
+            raise self._failed("the last checkpoint could not be written")
+        done = loop.events - first
+        summary = {
+            "job": job.name,
+            "seed": job.seed,
+            "runner": "local",
+            "finished": finished,
+            "events": loop.events,
+            "fates": loop.ledger.fates(),
+            "awaiting": len(loop.join),
+            "seconds": round(seconds, 3),
+            "events_per_s": round(done / seconds, 1) if done else 0.0,
+            "metrics": loop.results(),
+            "labels": dict(getattr(loop.join, "counts", {})),
+            "state_digest": state_digest(state),
+            "cursor": loop.ledger.cursor(),
+            "model_version": loop.learner.version,
+            "mlflow_run_id": None,
+            "resumed_from": self.resumed_from,
+        }
+        writing = self.folder / ".summary.json"
+        writing.write_text(json.dumps(summary, indent=2) + "\n")
+        writing.replace(self.folder / "summary.json")
+        return summary
+
+    def _restore(self, parts: Parts, resume: bool, warm_from: Path | None) -> bool:
+        """Brings back the newest checkpoint; whether the stream had been finished in it."""
+        self._checkpoints.begin()
+        dead = self.folder / "dead.jsonl"
+        found = None
+        try:
+            if resume:
+                found = self._checkpoints.newest()
+            elif warm_from is not None:
+                self._warm(parts, read(warm_from))
+        except CheckpointError as error:
+            raise JobError(str(error)) from None
+        if resume and found is None:
+            self.say(f"no checkpoint in {self.folder} yet: starting at the beginning")
+        if found is None:
+            dead.write_bytes(b"")
+            self._dead = dead.open("ab")
+            return False
+        self._same_job(found)
+        _load(parts, found.state)
+        self.resumed_from = str(found.path)
+        dead.touch()
+        os.truncate(dead, found.state["dead_bytes"])
+        self._dead = dead.open("ab")
+        self.say(f"resumed after {found.events:,} events from {found.path}")
+        return bool(found.about["finished"])
+
+    def _same_job(self, found: Checkpoint) -> None:
+        changed = differences(found.about["fingerprint"], self.loaded.fingerprint())
+        if changed:
+            lines = "\n  ".join(changed)
+            raise JobError(
+                f"{self.loaded.file}: the checkpoint {found.path} is of another job:\n  {lines}\n"
+                "Set these back, or start another run (another --run-dir; --warm-from takes over "
+                "what the learner knows)"
+            )
+        versions = _versions()
+        moved = [
+            f"{name} {was} -> {versions.get(name)}"
+            for name, was in found.about["versions"].items()
+            if versions.get(name) != was
+        ]
+        if moved:
+            self.say(f"versions differ, so the last bits may too: {', '.join(moved)}")
+
+    def _warm(self, parts: Parts, found: Checkpoint) -> None:
+        learner = {k: v for k, v in self.loaded.fingerprint().items() if k.startswith("learner.")}
+        theirs = {k: v for k, v in found.about["fingerprint"].items() if k.startswith("learner.")}
+        changed = differences(theirs, learner)
+        if changed:
+            raise JobError(f"--warm-from {found.path}: another learner:\n  " + "\n  ".join(changed))
+        known = tuple(found.state["learner"]["classes"])
+        stated = parts.vocabulary.classes
+        if stated != known[: len(stated)]:
+            raise JobError(f"--warm-from {found.path}: it knows other classes, {list(known)}")
+        parts.vocabulary.load({"classes": list(known), "first": [["", -1]] * len(known)})
+        parts.loop.learner.load(parts.loop.learner.migrate(found.state["learner"]))
+        self.say(f"warm start from {found.path}: as learned from {found.events:,} events")
+
+    def _write_dead(self, loop: Loop) -> None:
+        if not loop.dead:
+            return
+        assert self._dead is not None
+        dead, loop.dead = loop.dead, []
+        for d in dead:
+            line = {"partition": d.partition, "offset": d.offset, "id": d.id, "reason": d.reason}
+            self._dead.write(json.dumps(line).encode() + b"\n")
+        self._dead.flush()
+        os.fsync(self._dead.fileno())
+
+    def _write_job(self) -> None:
+        text = yaml.safe_dump(
+            self.loaded.job.model_dump(mode="json", serialize_as_any=True), sort_keys=False
+        )
+        (self.folder / "job.yaml").write_text(text)
+
+    @contextmanager
+    def _held(self, resume: bool) -> Iterator[None]:
+        """Makes the folder and holds it against a second run."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise JobError(
+                f"cannot write in {self.folder}: {error.strerror}; choose another --run-dir"
+            ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise JobError(
+                    f"{self.folder} is held by another run: wait for it, or choose another "
+                    "--run-dir"
+                ) from None
+            if not resume and self._checkpoints.all():
+                raise JobError(
+                    f"{self.folder} holds a run already: add --resume to go on with it, or choose "
+                    "another --run-dir"
+                )
+            yield
+
+
+@contextmanager
+def stopping_on_signals(run: LocalRun, say: Say) -> Iterator[None]:
+    """While open, Ctrl-C and SIGTERM let the run write a checkpoint and leave; a second one does
+    not wait."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if run.stopping:
+            raise KeyboardInterrupt
+        say("stopping: a checkpoint is written first (once more to leave at once)")
+        run.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def state_digest(state: State) -> str:
+    """The digest that the contract of exactness is about: without model versions, and without the
+    objects of opaque learners."""
+    learner = {k: v for k, v in state["learner"].items() if k not in ("version", "opaque")}
+    return digest({**state, "learner": learner})
+
+
+def _state(parts: Parts, dead_bytes: int) -> State:
+    cursor = parts.loop.ledger.cursor()
+    return {
+        **parts.loop.state(),
+        "vocabulary": parts.vocabulary.state(cursor),
+        "dead_bytes": dead_bytes,
+    }
+
+
+def _load(parts: Parts, state: State) -> None:
+    parts.vocabulary.load(state["vocabulary"])
+    parts.loop.load(state, parts.vocabulary)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("everlearn", "torch", "numpy", "river"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "checkout"
+    return found

@@ -1,0 +1,126 @@
+"""The loop: predict, score, learn; one pass, in one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from learners.learner import Learner
+from pipeline.ledger import Ledger
+from pipeline.metrics import Prequential
+from streams.batch import Batch, Dead
+from streams.operators.cut import cut
+from streams.operators.labels import LabelJoin, Settled, outcome_of
+from streams.operators.operator import Operator
+from streams.operators.probes import Probes
+from streams.operators.vocabulary import Vocabulary
+from streams.state import State
+from streams.stream import Cursor, Stream
+
+BLOCK = 4096  # rows read at a time
+_SCORED_AT_ONCE = 16  # micro-batches; scoring them one by one costs several times as much
+
+
+class Source:
+    """Micro-batches of a stream, numbered and marked block by block, ahead of the trainer."""
+
+    def __init__(
+        self, stream: Stream, size: int, vocabulary: Vocabulary, probes: Probes | None = None
+    ) -> None:
+        self.stream = stream
+        self.size = size
+        self.vocabulary = vocabulary
+        self.probes = probes
+
+    def read(self, cursor: Cursor) -> Iterator[Batch]:
+        blocks = self.stream.read(cursor, BLOCK)
+        if self.stream.schema.task == "classification":
+            blocks = map(self.vocabulary.apply, blocks)
+        if self.probes is not None:
+            blocks = map(self.probes.apply, blocks)
+        return cut(blocks, self.size)
+
+
+class Loop:
+    """All that learns: operators, label join, learner, metrics and ledger, moved by one ``step``.
+
+    It runs the same in a plain process and inside an actor: it knows where no batch comes from, and
+    where no state goes.
+    """
+
+    def __init__(
+        self,
+        operators: Sequence[Operator],
+        join: LabelJoin,
+        learner: Learner,
+        metrics: Prequential,
+    ) -> None:
+        self.operators = operators
+        self.join = join
+        self.learner = learner
+        self.metrics = metrics
+        self.ledger = Ledger()
+        self._settled: list[Settled] = []
+        self.dead: list[Dead] = []  # set aside since somebody last took them away
+
+    @property
+    def events(self) -> int:
+        """Events of the stream that have come in, the dead ones among them."""
+        return self.ledger.events
+
+    def step(self, batch: Batch) -> None:
+        """One micro-batch: predicted, then scored and learned as far as labels are known."""
+        for operator in self.operators:
+            (batch,) = operator.apply(batch)
+        self.dead += batch.dead
+        self.ledger.enter(batch)
+        revealed = self.join.push(batch)
+        prediction = self.learner.step(self._question(batch), revealed)
+        self._settled.append(self.join.settle(prediction.value, prediction.proba))
+        if len(self._settled) == _SCORED_AT_ONCE:
+            self.score()
+
+    def score(self) -> None:
+        """What has been settled goes to the metrics and the ledger."""
+        if self._settled:
+            outcome = outcome_of(self._settled)
+            self._settled.clear()
+            self.metrics.add(outcome)
+            self.ledger.settle(outcome)
+
+    def results(self) -> dict[str, float]:
+        """Metrics by name, as they stand."""
+        self.score()
+        return self.metrics.results()
+
+    def finish(self, size: int) -> None:
+        """The stream has truly ended: labels still awaited are released, the books are closed."""
+        for revealed, settled in self.join.finish(size):
+            if len(revealed):
+                self.learner.step(self._question(revealed.batch[:0]), revealed)
+            self._settled.append(settled)
+        self.score()
+        self.ledger.verify()
+
+    def _question(self, batch: Batch) -> Batch:
+        """What a learner may see before it has predicted."""
+        segment = batch.segment if self.learner.needs_boundaries else None
+        return replace(batch, y=None, due=None, arrivals=None, dead=(), segment=segment)
+
+    def state(self) -> State:
+        self.score()
+        return {
+            "learner": self.learner.state(),
+            "join": self.join.state(),
+            "operators": {str(i): operator.state() for i, operator in enumerate(self.operators)},
+            "metrics": self.metrics.state(),
+            "ledger": self.ledger.state(),
+        }
+
+    def load(self, state: State, vocabulary: Vocabulary) -> None:
+        self.learner.load(self.learner.migrate(state["learner"]))
+        self.join.load(state["join"], vocabulary.classes)
+        for i, operator in enumerate(self.operators):
+            operator.load(state["operators"][str(i)])
+        self.metrics.load(state["metrics"])
+        self.ledger.load(state["ledger"])

@@ -1,0 +1,88 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+class Outcome(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The last line on standard error."""
+        return self.err.strip().splitlines()[-1] if self.err.strip() else ""
+
+
+@pytest.fixture
+def everlearn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs the command line in this process, and expects the exit status ``code``."""
+    from pipeline.cli import app
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args: object, code: int = 0) -> Outcome:
+        result = CliRunner().invoke(app, [str(a) for a in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        outcome = Outcome(result.exit_code, result.stdout, result.stderr)
+        assert outcome.code == code, outcome
+        assert "Traceback" not in outcome.err + outcome.out
+        return outcome
+
+    return run
+
+
+@pytest.fixture
+def write_job(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small, fast job file: the Elec2 job with a small net, changed as asked."""
+
+    def write(name: str = "job.yaml", /, **changes: Any) -> Path:
+        job = yaml.safe_load((ROOT / "experiments" / "jobs" / "elec2.yaml").read_text())
+        job["learner"] |= {"model": {"kind": "mlp", "hidden": [16]}, "steps": 1}
+        for key, value in changes.items():
+            if value is None:
+                job.pop(key, None)
+            elif _same_kind(value, job.get(key)):
+                job[key] = {k: v for k, v in (job[key] | value).items() if v is not None}
+            else:
+                job[key] = value
+        file = tmp_path / name
+        file.write_text(yaml.safe_dump(job))
+        return file
+
+    return write
+
+
+def _same_kind(value: Any, old: Any) -> bool:
+    """Whether a part is to be changed here and there, and not replaced."""
+    both = isinstance(value, dict) and isinstance(old, dict)
+    return both and value.get("kind", old.get("kind")) == old.get("kind")
+
+
+@pytest.fixture
+def summary() -> Callable[[Path], dict[str, Any]]:
+    """Reads the summary of a run folder."""
+    return lambda folder: json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run in a folder of their own, and leave nothing behind."""
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,118 @@
+"""Checkpoints: whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.checkpoint import CheckpointError, Checkpoints, read
+from streams.state import digest
+
+STATE: dict[str, Any] = {
+    "weights": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "scalar": np.array(3.5),
+    "empty": np.empty((0, 4), np.int16),
+    "flags": np.array([True, False]),
+    "wide": np.array([2**63], np.uint64),
+    "inner": {"nothing": {}, "none": None, "list": [1, "two", [3.0]], "big": 2**130, "text": "é"},
+}
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, said: list[str]) -> Any:
+    made = Checkpoints(tmp_path / "checkpoints", 3, said.append)
+    made.begin()
+    yield made
+    made.close()
+
+
+def test_what_is_read_is_what_was_written(checkpoints: Checkpoints) -> None:
+    checkpoints.write(70, STATE, {"job": "mine"})
+    assert checkpoints.wait()
+    found = read(checkpoints.all()[0])
+    assert found.events == 70
+    assert found.about["job"] == "mine"
+    assert digest(found.state) == digest(STATE)
+    assert found.state["inner"] == STATE["inner"]
+    assert found.state["scalar"].shape == ()
+    assert found.state["empty"].shape == (0, 4)
+
+
+def test_a_copy_is_taken_before_training_goes_on(checkpoints: Checkpoints) -> None:
+    moving = {"a": np.zeros(1000)}
+    checkpoints.write(1, moving, {})
+    moving["a"] += 1
+    checkpoints.wait()
+    assert not read(checkpoints.all()[0]).state["a"].any()
+
+
+def test_only_the_newest_stay(checkpoints: Checkpoints) -> None:
+    for events in (5, 10, 15, 20, 25):
+        checkpoints.write(events, STATE, {})
+    checkpoints.wait()
+    assert [int(path.name) for path in checkpoints.all()] == [15, 20, 25]
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest.events == 25
+
+
+def test_what_a_killed_writer_left_is_cleared_away(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    left = tmp_path / "checkpoints" / ".writing-000000000000099"
+    left.mkdir()
+    (left / "arrays.safetensors").write_bytes(b"half of it")
+    assert checkpoints.newest() is None
+    checkpoints.begin()
+    assert not left.exists()
+
+
+def test_the_same_events_again_replace_what_was_there(checkpoints: Checkpoints) -> None:
+    checkpoints.write(5, {"a": np.zeros(1)}, {})
+    checkpoints.write(5, {"a": np.ones(1)}, {})
+    checkpoints.wait()
+    assert read(checkpoints.all()[0]).state["a"] == 1
+
+
+def test_every_single_flipped_byte_is_found(checkpoints: Checkpoints, said: list[str]) -> None:
+    checkpoints.write(5, {"a": np.arange(3), "b": "text"}, {"job": "mine"})
+    checkpoints.wait()
+    folder = checkpoints.all()[0]
+    flips = 0
+    for file in sorted(folder.iterdir()):
+        data = file.read_bytes()
+        for at in range(0, len(data), 7):
+            file.write_bytes(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :])
+            try:
+                found = read(folder)
+            except CheckpointError as error:
+                assert str(file) in str(error) or "format" in str(error)  # noqa: PT017
+                flips += 1
+            else:  # white space between the words of the manifest means nothing
+                assert file.name == "manifest.json"
+                assert data[at : at + 1].isspace()
+                assert found.state["b"] == "text"
+            file.write_bytes(data)
+    assert flips > 50
+
+
+def test_a_write_that_fails_is_told_and_leaves_nothing(
+    checkpoints: Checkpoints, said: list[str], tmp_path: Path
+) -> None:
+    checkpoints.write(5, STATE, {})
+    checkpoints.wait()
+    (tmp_path / "checkpoints" / ".writing-000000000000006").mkdir()  # in the way
+    checkpoints.write(6, STATE, {})
+    assert not checkpoints.wait()
+    assert "checkpoint not written" in said[0]
+    assert [int(path.name) for path in checkpoints.all()] == [5]
+    checkpoints.write(7, STATE, {})
+    assert checkpoints.wait()

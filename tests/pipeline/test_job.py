@@ -1,0 +1,66 @@
+"""Jobs: read, overridden, fingerprinted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.job import JobError, differences, load
+
+WriteJob = Callable[..., Path]
+
+
+def test_numbers_as_people_write_them(write_job: WriteJob) -> None:
+    job = write_job()
+    text = job.read_text().replace("lr: 0.001", "lr: 1e-3")
+    assert "1e-3" in text
+    job.write_text(text)
+    assert load(job).job.learner.optimizer.lr == 0.001  # type: ignore[attr-defined]
+
+
+def test_overrides_reach_every_depth(write_job: WriteJob) -> None:
+    loaded = load(
+        write_job(),
+        ["seed=11", "learner.model.hidden=[4, 4]", "evaluate.probes.share=0.1", "name=other"],
+    )
+    assert loaded.job.seed == 11
+    assert loaded.job.name == "other"
+    assert loaded.job.learner.model.hidden == (4, 4)  # type: ignore[attr-defined]
+    assert loaded.job.evaluate.probes.share == 0.1
+
+
+def test_the_fingerprint_holds_what_shapes_the_state_and_no_more(write_job: WriteJob) -> None:
+    base = load(write_job()).fingerprint()
+    same = load(write_job(), ["name=x", "checkpoint.keep=9", "checkpoint.every_events=1"])
+    assert same.fingerprint() == base
+    for override in (
+        "seed=8",
+        "threads=2",
+        "stream.batch_size=8",
+        "stream.label_delay={events: 4}",
+        "learner.steps=3",
+        "learner.model.hidden=[3]",
+        "learner.buffer.capacity=7",
+        "evaluate.window=9",
+        "evaluate.probes.share=0.5",
+    ):
+        changed = load(write_job(), [override]).fingerprint()
+        assert len(differences(base, changed)) >= 1, override
+
+
+def test_defaults_spelt_out_make_no_difference(write_job: WriteJob) -> None:
+    base = load(write_job()).fingerprint()
+    spelt = load(write_job(), ["stream.lateness=0.0", "learner.model.activation=relu"])
+    assert differences(base, spelt.fingerprint()) == []
+
+
+def test_several_problems_are_all_told(write_job: WriteJob) -> None:
+    job = write_job(learner={"steps": 0, "replay_size": "many"}, evaluate={"window": -1})
+    with pytest.raises(JobError) as told:
+        load(job)
+    lines = str(told.value).splitlines()
+    assert len(lines) == 3
+    for place in ("learner.steps", "learner.replay_size", "evaluate.window"):
+        assert any(f"{job}: {place}: " in line for line in lines)

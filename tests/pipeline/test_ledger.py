@@ -1,0 +1,171 @@
+"""The books: they balance, and they tell when one event was lost, doubled or swapped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.ledger import FATES, Ledger, LedgerError
+from streams.batch import Batch, Dead, Labels
+from streams.operators.labels import Outcome
+from streams.state import copied, digest
+
+NONE = np.empty(0, np.int64)
+
+
+def batch(first: int, n: int, partition: int = 0) -> Batch:
+    at = np.arange(first, first + n, dtype=np.int64)
+    parts = np.full(n, partition, np.int32)
+    return Batch(at * 7 + partition, at / 1.0, at[:, None], parts, at)
+
+
+def fates(**ids: Any) -> Outcome:
+    named = {name: np.asarray(ids.get(name, NONE), np.int64) for name in FATES if name != "dead"}
+    scored = np.concatenate([named["learned"], named["probe"]])
+    return Outcome(scored, scored, scored, None, scored, scored, **named)
+
+
+def spread(ids: Any) -> Outcome:
+    """Ids spread over all fates."""
+    names = ("learned", "probe", "unlabelled", "expired")
+    return fates(**{name: ids[k::4] for k, name in enumerate(names)})
+
+
+def test_the_books_balance() -> None:
+    ledger, rng = Ledger(), np.random.default_rng(0)
+    ids = []
+    for first in range(0, 20_000, 32):
+        part = batch(first, 30)
+        dead = tuple(Dead(0, first + 30 + k, "why", -first - k - 1, 30) for k in range(2))
+        ledger.enter(replace(part, dead=dead))
+        ids.append(part.ids)
+        if len(ids) == 10:
+            ledger.settle(spread(rng.permutation(np.concatenate(ids))))
+            ids = []
+    ledger.settle(spread(np.concatenate(ids)))
+    ledger.verify()
+    assert ledger.events == sum(ledger.fates().values()) == 20_000
+    assert ledger.fates()["dead"] == 1250
+    assert ledger.cursor() == {"0": 20_000}
+
+
+@pytest.mark.parametrize("seen", [1, 700, 5000])
+@pytest.mark.parametrize("change", ["lost", "doubled", "swapped", "invented", "twice and once"])
+def test_one_event_amiss(change: str, seen: int) -> None:
+    ledger = Ledger()
+    part = batch(0, seen)
+    ledger.enter(part)
+    ids = part.ids.copy()
+    at = seen // 2
+    if change == "lost":
+        ids = np.delete(ids, at)
+    elif change == "doubled":
+        ids = np.append(ids, ids[at])
+    elif change == "swapped":
+        ids[at] = 10**9
+    elif change == "invented":
+        ids = np.append(ids, 10**9)
+    elif change == "twice and once":
+        ids[at] = ids[at - 1] if seen > 1 else -1
+    ledger.settle(spread(ids))
+    with pytest.raises(LedgerError, match=rf"{seen} events came in and {len(ids)} met a fate"):
+        ledger.verify()
+
+
+def test_the_state_is_of_one_size() -> None:
+    ledger, size = Ledger(), 1 << 13
+    lengths = set()
+    for first in range(0, 1 << 20, size):
+        part = batch(10**9 + first, size)
+        ledger.enter(part)
+        ledger.settle(fates(learned=part.ids))
+        lengths.add(len(json.dumps(ledger.state())) // 32)
+        assert not ledger._batches
+        assert not ledger._outcomes
+    ledger.verify()
+    assert ledger.fates()["learned"] == 1 << 20
+    assert len(lengths) <= 2  # but for the digits of its numbers
+
+
+def test_little_waits_when_no_label_comes() -> None:
+    ledger = Ledger()
+    for first in range(0, 1_000_000, 32):
+        ledger.enter(batch(first, 32))
+        ledger.settle(fates())
+        assert len(ledger._batches) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("parts", "position"),
+    [
+        ([(0, 32), (16, 32)], 16),
+        ([(0, 32), (100, 32), (100, 32)], 100),
+        ([(0, 32), (31, 1)], 31),
+        ([(50, 10), (0, 10), (5, 1)], 5),
+    ],
+)
+@pytest.mark.parametrize("folded", [False, True])
+def test_positions_read_twice(parts: list[tuple[int, int]], position: int, folded: bool) -> None:
+    ledger = Ledger()
+    where = f"position ({position}|0) was read a second time"
+    with pytest.raises(LedgerError, match=where):  # noqa: PT012 (at once, or when it is folded)
+        for first, n in parts:
+            ledger.enter(batch(first, n))
+            if folded:
+                ledger.fold()
+        ledger.fold()
+
+
+def test_a_dead_event_read_twice() -> None:
+    ledger = Ledger()
+    ledger.enter(replace(batch(0, 4), dead=(Dead(0, 2, "why", 2),)))
+    with pytest.raises(LedgerError, match="position 2 was read a second time"):
+        ledger.fold()
+
+
+def test_cursor_over_partitions_gaps_and_labels() -> None:
+    ledger = Ledger()
+    assert ledger.cursor() == {}
+    two = Batch.concat([batch(10, 3, 0), batch(5, 2, 1), batch(20, 1, 0)])
+    at = np.array([3, 4], np.int64)
+    arrivals = Labels(at, at, at / 1.0, np.array([0, 0], np.int32), at, at)
+    dead = (Dead(2, 7, "why", 1), Dead(1, 9, "why", 2))
+    ledger.enter(replace(two, arrivals=arrivals, dead=dead))
+    assert ledger.cursor() == {"0": 21, "1": 10, "2": 8, "labels/0": 5}
+    assert ledger.state()["positions"] == [
+        ["0", 10, 21, 4],
+        ["1", 5, 10, 3],
+        ["2", 7, 8, 1],
+        ["labels/0", 3, 5, 2],
+    ]
+    ledger.enter(batch(21, 1))  # reading goes on just there
+    assert ledger.cursor()["0"] == 22
+
+
+def test_state_goes_on() -> None:
+    first = Ledger()
+    for start in range(0, 3000, 50):
+        second = Ledger()
+        second.load(json.loads(json.dumps(copied(first.state()))))
+        part = batch(start, 50)
+        for ledger in (first, second):
+            ledger.enter(part)
+            ledger.settle(spread(part.ids))
+        assert digest(first.state()) == digest(second.state())
+        assert second.events == start + 50
+    second.verify()
+
+
+def test_grouping_leaves_no_trace() -> None:
+    digests = set()
+    for size in (1, 32, 4000):
+        ledger = Ledger()
+        for part in batch(0, 4000).micro_batches(size):
+            ledger.enter(part)
+            ledger.settle(fates(learned=part.ids))
+        digests.add(digest(ledger.state()))
+    assert len(digests) == 1

@@ -1,0 +1,215 @@
+"""The whole loop with a learner that only writes down what it was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from learners.learner import Learner, LearnerConfig, Prediction
+from pipeline.ledger import LedgerError
+from pipeline.loop import Loop, Source
+from pipeline.metrics import Prequential
+from streams.batch import Batch, Dead
+from streams.operators.guard import UniqueIds
+from streams.operators.labels import LabelJoin, LabelsByEvents, LabelsByTime
+from streams.operators.probes import Probes
+from streams.operators.vocabulary import Vocabulary
+from streams.schema import Feature, Schema
+from streams.state import State, copied, digest
+from streams.stream import Cursor, Stream
+
+SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
+N = 300
+
+
+class Recorder(Learner):
+    """Says the label that it learned last, and keeps a diary."""
+
+    kind = "recorder"
+
+    def __init__(self, per_event: bool = True, boundaries: bool = False) -> None:
+        super().__init__(LearnerConfig(kind="recorder"), SCHEMA, 0)
+        self.per_event = per_event  # type: ignore[misc]
+        self.needs_boundaries = boundaries  # type: ignore[misc]
+        self.diary: list[tuple[str, int]] = []
+        self.last = -1
+
+    def predict(self, batch: Batch) -> Prediction:
+        for name in ("y", "due", "arrivals"):
+            assert getattr(batch, name) is None, "a learner sees no label before it has predicted"
+        assert not batch.dead
+        assert (batch.segment is not None) == self.needs_boundaries
+        self.diary += [("predict", i) for i in batch.ids.tolist()]
+        value = np.full(len(batch), self.last, np.int64)
+        return Prediction(batch.ids, "classification", value, None, self.classes, self.version)
+
+    def observe(self, batch: Batch) -> None:
+        self.diary += [("observe", i) for i in batch.ids.tolist()]
+
+    def learn(self, batch: Batch) -> None:
+        assert batch.y is not None
+        self.last = int(batch.y[-1])
+        self.diary += [("learn", i) for i in batch.ids.tolist()]
+
+    def state(self) -> State:
+        return {**self.common_state(), "last": self.last}
+
+    def load(self, state: State) -> None:
+        self.load_common(state)
+        self.last = state["last"]
+
+
+class Events(Stream):
+    """N events in blocks of an odd length; every seventh id comes twice, every eleventh is dead."""
+
+    kind = "events"
+    schema = SCHEMA
+    has_ids = True
+
+    def __init__(self, config: Any = None, folder: Path = Path()) -> None:
+        at = np.arange(N, dtype=np.int64)
+        ids = np.where(at % 7 == 6, at - 1, at)
+        x = np.stack([at, -at], 1).astype(float)
+        y = np.where(at % 13 == 0, -1, (at // 5) % 3)
+        part = np.zeros(N, np.int32)
+        classes = ("z", "y", "x")
+        self.rows = Batch(ids, at / 1.0, x, part, at, y, segment=at // 50, classes=classes)
+
+    def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+        start = cursor.get("0", 0)
+        for a in range(start, N, 37):
+            block = self.rows[a : a + 37]
+            bad = block.offset % 11 == 10
+            dead = tuple(
+                Dead(0, int(o), "bad", int(o), int((~bad[: o - a]).sum()))
+                for o in block.offset[bad].tolist()
+            )
+            kept = block.take(~bad)
+            yield Batch(**{n: getattr(kept, n) for n in FIELDS}, dead=dead)
+
+
+FIELDS = ("ids", "time", "x", "partition", "offset", "y", "segment", "classes")
+
+
+def build(size: int, join: LabelJoin, learner: Learner, share: float = 0.1) -> tuple[Source, Loop]:
+    vocabulary = Vocabulary()
+    source = Source(Events(), size, vocabulary, Probes(share, 1) if share else None)
+    return source, Loop([UniqueIds(1000)], join, learner, Prequential("classification", 50))
+
+
+def fed(size: int, delay: int = 5, share: float = 0.1) -> tuple[Loop, Recorder]:
+    learner = Recorder()
+    source, loop = build(size, LabelsByEvents(delay, 1000, exact=True), learner, share)
+    for batch in source.read({}):
+        loop.step(batch)
+    loop.finish(size)
+    return loop, learner
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+@pytest.mark.parametrize("delay", [0, 1, 48])
+def test_test_then_train(size: int, delay: int) -> None:
+    """Every event is predicted once, learned at most once, and just ``delay`` events later."""
+    loop, learner = fed(size, delay)
+    diary = learner.diary
+    assert len(set(diary)) == len(diary)
+    alive = [i for kind, i in diary if kind == "predict"]
+    place = {entry: k for k, entry in enumerate(diary)}
+    for position, i in enumerate(alive):
+        if ("learn", i) not in place:
+            continue
+        later = position + max(delay, 1)
+        assert place["predict", i] < place["learn", i]
+        if later < len(alive):
+            assert place["learn", i] < place["predict", alive[later]]
+            assert place["predict", alive[later - 1]] < place["learn", i]
+    fates = loop.ledger.fates()
+    kinds = [kind for kind, _ in diary]
+    assert fates["learned"] == kinds.count("learn")
+    assert fates["dead"] == N - len(alive)
+    assert sum(fates.values()) == loop.events == N
+    assert fates["probe"] > 0
+    assert fates["unlabelled"] > 0
+
+
+def test_probes_are_neither_learned_nor_observed() -> None:
+    loop, learner = fed(32)
+    entries = set(learner.diary)
+    asked = {i for kind, i in entries if kind == "predict"}
+    held_out = {i for i in asked if ("observe", i) not in entries}
+    assert not any(("learn", i) in entries for i in held_out)
+    # A probe without a label is still a probe to the learner, but its fate is that it had none.
+    assert loop.ledger.fates()["probe"] <= len(held_out)
+    _, all_seen = fed(32, share=0)
+    assert {i for kind, i in all_seen.diary if kind == "observe"} == asked
+
+
+def test_the_size_of_micro_batches_changes_nothing_that_is_learned() -> None:
+    """But for what is observed: that is done once a micro-batch, or before the next label."""
+    runs = [fed(size) for size in (1, 7, 32)]
+    diaries = [[e for e in learner.diary if e[0] != "observe"] for _, learner in runs]
+    assert diaries[0] == diaries[1] == diaries[2]
+    accuracies = {loop.metrics.results()["online/accuracy"] for loop, _ in runs}
+    assert len(accuracies) == 1
+    assert len({digest(loop.ledger.state()) for loop, _ in runs}) == 1
+    assert len({digest(loop.metrics.state()) for loop, _ in runs}) == 1
+
+
+def test_the_last_label_is_the_no_change_baseline() -> None:
+    """The recorder says the last label it learned: without probes that is no-change itself."""
+    loop, _ = fed(16, share=0)
+    found = loop.metrics.results()
+    assert found["online/accuracy"] == found["online/no_change_accuracy"]
+
+
+@pytest.mark.parametrize("boundaries", [False, True])
+def test_segments_are_shown_to_those_who_declare_it(boundaries: bool) -> None:
+    learner = Recorder(False, boundaries)
+    source, loop = build(32, LabelsByTime(20.0, 1000, boundaries), learner)
+    for batch in source.read({}):
+        loop.step(batch)
+    loop.finish(32)
+    assert learner.classes == ("z", "y", "x")
+
+
+@pytest.mark.parametrize("stop", range(0, 11, 2))
+def test_state_goes_on_from_any_micro_batch(stop: int) -> None:
+    def fresh() -> tuple[Source, Loop]:
+        return build(32, LabelsByEvents(48, 1000, exact=True), Recorder())
+
+    source, loop = fresh()
+    steps = source.read({})
+    for _ in range(stop):
+        if (batch := next(steps, None)) is not None:
+            loop.step(batch)
+    cursor = loop.ledger.cursor()
+    kept, known = copied(loop.state()), source.vocabulary.state(cursor)
+    for batch in steps:
+        loop.step(batch)
+    loop.finish(32)
+
+    source, again = fresh()
+    source.vocabulary.load(known)
+    again.load(kept, source.vocabulary)
+    for batch in source.read(cursor):
+        again.step(batch)
+    again.finish(32)
+    assert digest(again.state()) == digest(loop.state())
+    assert again.metrics.results() == loop.metrics.results()
+    assert again.ledger.cursor() == {"0": N}
+
+
+def test_a_join_that_mixes_up_events_is_found_out() -> None:
+    join = LabelsByEvents(5, 1000)
+    source, loop = build(32, join, Recorder())
+    for k, batch in enumerate(source.read({})):
+        loop.step(batch)
+        if k == 3:
+            loop.ledger.fold()
+            join._chunks[join._oldest].batch.ids[-1] = 10**6
+    with pytest.raises(LedgerError, match="not the same"):
+        loop.finish(32)

@@ -1,0 +1,285 @@
+"""Every metric against scikit-learn, river or its plain formula."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import river.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from pipeline.metrics import Prequential, auc, auc_of_histogram
+from streams.operators.labels import Outcome
+from streams.state import State, copied, digest
+
+NONE = np.empty(0, np.int64)
+WINDOW, FADING = 200, 0.99
+
+
+def outcome(ids: Any, y: Any, value: Any, proba: Any = None, no_change: Any = None) -> Outcome:
+    nothing = np.full(len(y), np.nan if y.dtype.kind == "f" else -1, y.dtype)
+    no_change = nothing if no_change is None else no_change
+    return Outcome(ids, y, value, proba, no_change, ids % 3, ids, NONE, NONE, NONE)
+
+
+def classified(n: int, k: int, seed: int = 0, abstain: float = 0.05) -> Outcome:
+    """n outcomes of a fair classifier of k classes that now and then does not know."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, k, n)
+    proba = rng.random((n, k))
+    proba[np.arange(n), y] += 0.4
+    proba /= proba.sum(1, keepdims=True)
+    value = proba.argmax(1)
+    value[rng.random(n) < abstain] = -1
+    no_change = np.concatenate([[-1], y[:-1]])[:n]
+    return outcome(np.arange(n), y, value, proba, no_change)
+
+
+def regressed(n: int, seed: int = 0) -> Outcome:
+    rng = np.random.default_rng(seed)
+    y = rng.normal(10, 4, n)
+    value = y + rng.normal(size=n)
+    value[rng.random(n) < 0.1] = np.nan
+    return outcome(np.arange(n), y, value, None, np.concatenate([[np.nan], y[:-1]])[:n])
+
+
+def rows(o: Outcome, cut: slice) -> Outcome:
+    columns = {name: getattr(o, name)[cut] for name in ("ids", "y", "value", "no_change", "lag")}
+    proba = None if o.proba is None else o.proba[cut]
+    return Outcome(**columns, proba=proba, learned=NONE, probe=NONE, unlabelled=NONE, expired=NONE)
+
+
+def after(o: Outcome, size: int = 32, task: Any = "classification") -> dict[str, float]:
+    metrics = Prequential(task, WINDOW, FADING)
+    for start in range(0, len(o.ids), size):
+        metrics.add(rows(o, slice(start, start + size)))
+    return metrics.results()
+
+
+@pytest.mark.parametrize("k", [2, 3, 40])
+@pytest.mark.parametrize("n", [30, 512, 1700])
+def test_classification(n: int, k: int) -> None:
+    o = classified(n, k)
+    found = after(o)
+    assert o.proba is not None
+    for form, cut in (("", slice(None)), ("_window", slice(-WINDOW, None))):
+        y, value, proba = o.y[cut], o.value[cut], o.proba[cut]
+        said = value >= 0
+        y, value, proba = y[said], value[said], proba[said]
+        given = proba[np.arange(len(y)), y]
+        assert found[f"online/accuracy{form}"] == pytest.approx(sk.accuracy_score(y, value))
+        assert found[f"online/log_loss{form}"] == pytest.approx(-np.log(given).mean())
+        if set(value) <= set(y):
+            assert found[f"online/balanced_accuracy{form}"] == pytest.approx(
+                sk.balanced_accuracy_score(y, value)
+            )
+        assert found[f"online/kappa{form}"] == pytest.approx(sk.cohen_kappa_score(y, value))
+        known = o.no_change[cut] >= 0
+        if known.any():
+            assert found[f"online/no_change_accuracy{form}"] == pytest.approx(
+                (o.no_change[cut] == o.y[cut])[known].mean()
+            )
+        if k == 2:
+            exact = sk.roc_auc_score(y, proba[:, 1])
+            close = 1e-12 if form else 1 / 1024
+            assert found[f"online/auc{form}"] == pytest.approx(exact, abs=close)
+        elif k > 2:
+            assert f"online/auc{form}" not in found
+    assert found["online/scored"] == n
+    assert found["online/abstained"] == (o.value < 0).sum()
+    assert found["online/label_lag"] == pytest.approx((np.arange(n) % 3).mean())
+
+
+def test_against_river() -> None:
+    o = classified(900, 3, abstain=0)
+    accuracy, kappa, loss = (
+        river.metrics.Accuracy(),
+        river.metrics.CohenKappa(),
+        river.metrics.CrossEntropy(),
+    )
+    assert o.proba is not None
+    for y, value, proba in zip(o.y.tolist(), o.value.tolist(), o.proba.tolist(), strict=True):
+        accuracy.update(y, value)
+        kappa.update(y, value)
+        loss.update(y, dict(enumerate(proba)))
+    found = after(o)
+    assert found["online/accuracy"] == pytest.approx(accuracy.get())
+    assert found["online/kappa"] == pytest.approx(kappa.get())
+    assert found["online/log_loss"] == pytest.approx(loss.get())
+
+
+@pytest.mark.parametrize("n", [5, 511, 512, 1700])
+def test_fading(n: int) -> None:
+    """S_i = L_i + alpha S_{i-1} over B_i = 1 + alpha B_{i-1}, one by one."""
+    o = classified(n, 2)
+    assert o.proba is not None
+    hits = weight = losses = 0.0
+    for y, value, proba in zip(o.y, o.value, o.proba, strict=True):
+        if value >= 0:
+            hits = float(y == value) + FADING * hits
+            losses = -np.log(proba[y]) + FADING * losses
+            weight = 1 + FADING * weight
+    found = after(o)
+    assert found["online/accuracy_fading"] == pytest.approx(hits / weight)
+    assert found["online/log_loss_fading"] == pytest.approx(losses / weight)
+
+    r = regressed(n)
+    absolute = squared = weight = 0.0
+    for error in (r.value - r.y)[~np.isnan(r.value)]:
+        absolute = abs(error) + FADING * absolute
+        squared = error**2 + FADING * squared
+        weight = 1 + FADING * weight
+    found = after(r, task="regression")
+    assert found["online/mae_fading"] == pytest.approx(absolute / weight)
+    assert found["online/rmse_fading"] == pytest.approx(np.sqrt(squared / weight))
+
+
+@pytest.mark.parametrize("n", [2, 512, 1700])
+def test_regression(n: int) -> None:
+    o = regressed(n)
+    found = after(o, task="regression")
+    for form, cut in (("", slice(None)), ("_window", slice(-WINDOW, None))):
+        for name, column in (("", o.value), ("no_change_", o.no_change)):
+            said = ~np.isnan(column[cut])
+            y, value = o.y[cut][said], column[cut][said]
+            assert found[f"online/{name}mae{form}"] == pytest.approx(
+                sk.mean_absolute_error(y, value)
+            )
+            assert found[f"online/{name}rmse{form}"] == pytest.approx(
+                sk.root_mean_squared_error(y, value)
+            )
+
+
+def test_kappa_temporal() -> None:
+    found = after(classified(700, 2))
+    accuracy, baseline = found["online/accuracy"], found["online/no_change_accuracy"]
+    assert found["online/kappa_temporal"] == pytest.approx((accuracy - baseline) / (1 - baseline))
+
+
+@given(st.lists(st.integers(0, 900), min_size=0, max_size=12), st.sampled_from([2, 5, 0]))
+@settings(deadline=None, max_examples=40)
+def test_cuts_leave_no_trace(cuts: list[int], k: int) -> None:
+    """However the outcomes are cut, and whenever the state was looked at."""
+    o = classified(1300, k) if k else regressed(1300)
+    task: Any = "classification" if k else "regression"
+    whole = Prequential(task, WINDOW, FADING)
+    whole.add(o)
+    other = Prequential(task, WINDOW, FADING)
+    bounds = [0, *sorted(cuts), 1300]
+    for number, (a, b) in enumerate(pairwise(bounds)):
+        other.add(rows(o, slice(a, b)))
+        if number % 3 == 0:
+            other.state()
+            other.results()
+    assert digest(other.state()) == digest(whole.state())
+    assert other.results() == whole.results()
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_state_goes_on(task: Any) -> None:
+    o = classified(1500, 3) if task == "classification" else regressed(1500)
+    first = Prequential(task, WINDOW, FADING)
+    for start in range(0, 1500, 50):
+        second = Prequential(task, WINDOW, FADING)
+        second.load(locked(copied(first.state())))
+        part = rows(o, slice(start, start + 50))
+        first.add(part)
+        second.add(part)
+        assert digest(first.state()) == digest(second.state())
+        assert first.results() == second.results()
+
+
+def locked(state: State) -> State:
+    for value in state.values():
+        if isinstance(value, dict):
+            locked(value)
+        elif isinstance(value, np.ndarray):
+            value.flags.writeable = False
+    return state
+
+
+def test_the_state_tells_other_predictions() -> None:
+    o = classified(100, 3)
+    digests = set()
+    for change in (None, 7, 99):
+        value = o.value.copy()
+        if change is not None:
+            value[change] = (value[change] + 1) % 3
+        metrics = Prequential("classification")
+        metrics.add(outcome(o.ids, o.y, value, o.proba, o.no_change))
+        digests.add(digest(metrics.state()))
+    assert len(digests) == 3
+
+
+def test_a_class_the_model_did_not_know() -> None:
+    """It had probability 0, which costs what the least probability costs."""
+    ids, y = np.arange(3), np.array([0, 1, 4])
+    found = after(outcome(ids, y, np.array([0, 0, 0]), np.full((3, 2), 0.5)))
+    assert found["online/log_loss"] == pytest.approx((2 * np.log(2) - np.log(1e-15)) / 3)
+    assert found["online/accuracy"] == pytest.approx(1 / 3)
+    assert found["online/balanced_accuracy"] == pytest.approx(1 / 3)
+    empty = after(outcome(ids, y, np.full(3, -1), np.zeros((3, 0))))
+    assert empty["online/abstained"] == 3
+    assert "online/accuracy" not in empty
+    assert "online/log_loss" not in empty
+
+
+def test_probabilities_of_any_width_and_sometimes_none() -> None:
+    metrics = Prequential("classification")
+    y = np.array([0, 1])
+    for width in (0, 1, 2, None, 2):
+        value = np.array([0, 1 if width else 0])
+        proba = None if width is None else np.full((2, width), 1 / max(width, 1), np.float32)
+        metrics.add(outcome(y, y, value, proba))
+    found = metrics.results()
+    least = -np.log(1e-15)
+    losses = [least, least, 0, least, *[np.log(2)] * 4]
+    assert found["online/log_loss"] == pytest.approx(np.mean(losses))
+    assert found["online/auc_window"] == pytest.approx(0.5)
+
+
+def test_nothing_is_made_up() -> None:
+    for task in ("classification", "regression"):
+        found = Prequential(task).results()  # type: ignore[arg-type]
+        assert found == {"online/scored": 0, "online/abstained": 0, "online/label_lag": 0}
+
+
+def test_many_classes_take_little() -> None:
+    metrics = Prequential("classification", window=10)
+    y = np.arange(2000) * 50
+    metrics.add(outcome(np.arange(2000), y, y))
+    assert metrics.results()["online/kappa"] == pytest.approx(1)
+    assert metrics.state()["tally"].nbytes < 4_000_000
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=60))
+def test_auc(pairs: list[tuple[bool, int]]) -> None:
+    y = np.array([p for p, _ in pairs], np.int64)
+    score = np.array([s / 10 for _, s in pairs])
+    histogram = np.zeros((2, 10), np.int64)
+    np.add.at(histogram, (y, (score * 10).astype(int)), 1)
+    if len(set(y.tolist())) < 2:
+        assert auc(y, score) is None
+        assert auc_of_histogram(histogram) is None
+    else:
+        assert auc(y, score) == pytest.approx(sk.roc_auc_score(y, score))
+        assert auc_of_histogram(histogram) == pytest.approx(sk.roc_auc_score(y, score))
+
+
+@given(st.integers(0, 99))
+@settings(max_examples=30)
+def test_auc_of_a_histogram_is_within_its_bound(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y, score = rng.integers(0, 2, 300), rng.beta(2, 5, 300)
+    score[:100] = np.round(score[:100], 1)
+    y[:2] = 0, 1
+    histogram = np.zeros((2, 32), np.int64)
+    np.add.at(histogram, (y, (score * 32).astype(int)), 1)
+    shared = (histogram[0] * histogram[1]).sum() / (histogram[0].sum() * histogram[1].sum())
+    found = auc_of_histogram(histogram)
+    assert found is not None
+    assert abs(found - sk.roc_auc_score(y, score)) <= shared / 2 + 1e-12
