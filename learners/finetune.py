@@ -25,4 +25,4 @@ class Finetune(NetworkLearner):
         assert y is not None
         x, labels = self.tensor(rows), self.labels(y)
         for _ in range(self.config.steps):
-            self.descend(self.loss(x, labels))
+            self.descent.step(self.loss(x, labels))

@@ -185,33 +185,14 @@ def build(
     return Net(body, out.shape[1], outputs).to(device)
 
 
-def grow(net: Net, optimizer: torch.optim.Optimizer, outputs: int) -> None:
-    """Gives the head ``outputs``; what it and the optimizer know of the old ones stays."""
+def grow(net: Net, outputs: int) -> None:
+    """Gives the head ``outputs``; the weights of the old ones stay."""
     old = net.head
     new = Head(old.in_features, outputs).to(old.weight.device)
     with torch.no_grad():
         for before, after in zip(old.parameters(), new.parameters(), strict=True):
             after[: len(before)] = before[:outputs]
-    for group in optimizer.param_groups:
-        for i, parameter in enumerate(group["params"]):
-            for before, after in zip(old.parameters(), new.parameters(), strict=True):
-                if parameter is before:
-                    group["params"][i] = after
-                    _move(optimizer, before, after)
     net.head = new
-
-
-def _move(optimizer: torch.optim.Optimizer, before: nn.Parameter, after: nn.Parameter) -> None:
-    """Hands the optimizer's state of one parameter to its wider successor, with zeros added."""
-    state = optimizer.state.pop(before, None)
-    if not state:
-        return
-    for name, value in state.items():
-        if isinstance(value, Tensor) and value.shape == before.shape:
-            wide = torch.zeros_like(after)
-            wide[: len(value)] = value
-            state[name] = wide
-    optimizer.state[after] = state
 
 
 def module_state(module: nn.Module) -> State:
@@ -221,30 +202,6 @@ def module_state(module: nn.Module) -> State:
 
 def load_module(module: nn.Module, state: State) -> None:
     module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in state.items()})
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """What the optimizer keeps for each parameter, by the parameter's place."""
-    return {
-        str(i): {
-            name: _array(value) if isinstance(value, Tensor) else value
-            for name, value in optimizer.state[parameter].items()
-        }
-        for i, parameter in enumerate(optimizer.param_groups[0]["params"])
-        if parameter in optimizer.state
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
-    for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
-        kept = state.get(str(i))
-        if kept is not None:
-            optimizer.state[parameter] = {
-                name: torch.from_numpy(np.array(value)).to(parameter.device)
-                if isinstance(value, np.ndarray)
-                else value
-                for name, value in kept.items()
-            }
 
 
 def _array(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:

@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from learners import models
+from learners.descent import Descent
 from learners.inputs import Inputs
 from learners.learner import Learner, LearnerConfig, LearnerError, Prediction
 from streams.batch import Array, Batch, ClassName
@@ -63,7 +64,7 @@ class NetworkLearner(Learner):
                 self._rng = torch.get_rng_state()
         except ValueError as error:
             raise LearnerError(f"learner.model: {error}") from None
-        self.optimizer = config.optimizer.build(list(self.net.parameters()))
+        self.descent = Descent(config.optimizer, self.net)
         # A module of ours is the same in training and in use; one of a user's may not be.
         self._modal = not isinstance(config.model, models.Mlp | models.Conv)
 
@@ -112,13 +113,6 @@ class NetworkLearner(Learner):
             return 0.5 * F.mse_loss(out[:, 0], y, reduction=reduction)
         return F.cross_entropy(out, y, reduction=reduction)
 
-    def descend(self, loss: Tensor) -> None:
-        """One gradient step."""
-        for parameter in self.optimizer.param_groups[0]["params"]:
-            parameter.grad = None  # as zero_grad() does in ten times the time
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-
     def labels(self, y: Array) -> Tensor:
         """Class codes as they are; targets scaled as the network sees them."""
         if self.schema.task == "classification":
@@ -145,7 +139,7 @@ class NetworkLearner(Learner):
         super()._meet(y, classes)
         if self.schema.task == "classification" and len(self.classes) > self.net.head.out_features:
             with self._own_random():
-                models.grow(self.net, self.optimizer, len(self.classes))
+                self.descent.grow(len(self.classes))
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -162,7 +156,7 @@ class NetworkLearner(Learner):
         return {
             **self.common_state(),
             "net": models.module_state(self.net),
-            "optimizer": models.optimizer_state(self.optimizer),
+            "optimizer": self.descent.state(),
             "inputs": self.inputs.state(),
             "targets": self.targets.state(),
             "rng": self._rng.numpy(),
@@ -170,13 +164,12 @@ class NetworkLearner(Learner):
 
     def load(self, state: State) -> None:
         self.load_common(state)
-        self.optimizer.state.clear()
         outputs = len(state["net"]["head.bias"])
         if outputs != self.net.head.out_features:
             with self._own_random():
-                models.grow(self.net, self.optimizer, outputs)
+                self.descent.grow(outputs)
         models.load_module(self.net, state["net"])
-        models.load_optimizer(self.optimizer, state["optimizer"])
+        self.descent.load(state["optimizer"])
         self.inputs.load(state["inputs"])
         self.targets.load(state["targets"])
         self._rng = torch.from_numpy(np.array(state["rng"]))

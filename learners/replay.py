@@ -77,7 +77,7 @@ class Replay(NetworkLearner):
         x, labels = self.tensor(rows), self.labels(y)
         if not len(self.buffer):
             for _ in range(self.steps):
-                self.descend(self.loss(x, labels))
+                self.descent.step(self.loss(x, labels))
         else:
             recalled = self.buffer.sample(self.replay_size, draws=self.steps)
             size = len(recalled.slots) // self.steps
@@ -86,7 +86,7 @@ class Replay(NetworkLearner):
             for start in range(0, len(recalled.slots), size):
                 part = slice(start, start + size)
                 both = torch.cat([x, old_x[part]]), torch.cat([labels, old_labels[part]])
-                self.descend(self.loss(*both))
+                self.descent.step(self.loss(*both))
         self.buffer.add(batch.ids, x=rows, y=y)
 
     def correct(self, ids: Ints, y: Array) -> None:

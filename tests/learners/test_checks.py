@@ -347,7 +347,7 @@ def test_a_learner_with_segments_and_two_classes_passes() -> None:
         def learn(self, batch: Batch) -> None:
             assert batch.y is not None
             x, y = self.tensor(self.inputs.rows(batch.x)), self.labels(batch.y)
-            self.descend(self.loss(x, y))
+            self.descent.step(self.loss(x, y))
 
     check_learner(Two)
 
