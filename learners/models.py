@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveInt, Tag
 from torch import Tensor, nn
 
 from learners.learner import LearnerError, line
@@ -97,40 +97,6 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Adam(Settings):
-    """Adam; with ``weight_decay`` it is decoupled (AdamW, Loshchilov and Hutter 2019)."""
-
-    kind: Literal["adam"] = "adam"
-    lr: PositiveFloat = 1e-3
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
-
-    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            parameters, self.lr, self.betas, weight_decay=self.weight_decay, fused=True
-        )
-
-
-class Sgd(Settings):
-    """Stochastic gradient descent with momentum."""
-
-    kind: Literal["sgd"]
-    lr: PositiveFloat = 0.01
-    momentum: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-
-    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True
-        )
-
-
-OptimizerConfig = Annotated[Adam | Sgd, Field(discriminator="kind")]
 
 
 class Head(nn.Linear):

@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from learners import models
-from learners.descent import Descent
+from learners.descent import Adam, Descent, OptimizerConfig
 from learners.inputs import Inputs
 from learners.learner import Learner, LearnerConfig, LearnerError, Prediction
 from streams.batch import Array, Batch, ClassName
@@ -33,7 +33,7 @@ class NetworkConfig(LearnerConfig):
     """
 
     model: models.ModelConfig = models.Mlp(kind="mlp")
-    optimizer: models.OptimizerConfig = models.Adam()
+    optimizer: OptimizerConfig = Adam()
     steps: PositiveInt = 1
     scale: bool = True
 
@@ -116,7 +116,8 @@ class NetworkLearner(Learner):
     def labels(self, y: Array) -> Tensor:
         """Class codes as they are; targets scaled as the network sees them."""
         if self.schema.task == "classification":
-            return torch.tensor(y, device=self.device)  # a copy: y may be read-only
+            writable = y if y.flags.writeable else y.copy()  # or torch warns
+            return torch.from_numpy(writable).to(self.device)
         scaled = (y - self.targets.mean) / self.targets.std()
         return torch.from_numpy(scaled.astype(np.float32)).to(self.device)
 
