@@ -202,25 +202,37 @@ class Batch:
     def take(self, rows: Array) -> Batch:
         """The rows at the given indices (or where the mask holds), copied, without what stands
         beside them."""
+        return Batch.gather([(self, rows)])
 
-        def pick(column: Any) -> Any:
-            if column is None:
-                return None
-            return column.take(rows) if isinstance(column, Ragged) else column[rows]
+    @staticmethod
+    def gather(pieces: Sequence[tuple[Batch, slice | Array]]) -> Batch:
+        """The rows of each piece (a slice or indices), in order, without what stands beside them.
+        What ``concat`` of slices gives, and cheaper."""
 
-        x = self.x
+        def joined(name: str) -> Any:
+            columns = [(getattr(batch, name), rows) for batch, rows in pieces]
+            return (
+                None if columns[0][0] is None else _concat([_pick(c, rows) for c, rows in columns])
+            )
+
+        first = pieces[0][0]
+        x: Features
+        if isinstance(first.x, np.ndarray):
+            x = np.concatenate([batch.x[rows] for batch, rows in pieces])  # type: ignore[index]
+        else:
+            x = {name: _concat([_pick(b.x[name], rows) for b, rows in pieces]) for name in first.x}
         return Batch(
-            pick(self.ids),
-            pick(self.time),
-            pick(x) if isinstance(x, np.ndarray) else {name: pick(c) for name, c in x.items()},
-            pick(self.partition),
-            pick(self.offset),
-            pick(self.y),
-            pick(self.due),
-            pick(self.key),
-            pick(self.segment),
-            pick(self.probe),
-            self.classes,
+            np.concatenate([batch.ids[rows] for batch, rows in pieces]),
+            np.concatenate([batch.time[rows] for batch, rows in pieces]),
+            x,
+            np.concatenate([batch.partition[rows] for batch, rows in pieces]),
+            np.concatenate([batch.offset[rows] for batch, rows in pieces]),
+            joined("y"),
+            joined("due"),
+            joined("key"),
+            joined("segment"),
+            joined("probe"),
+            max((batch.classes for batch, _ in pieces), key=len),
         )
 
     def micro_batches(self, size: int) -> Iterator[Batch]:
@@ -280,3 +292,9 @@ def _concat(columns: Sequence[Any]) -> Any:
     if isinstance(columns[0], Ragged):
         return Ragged.concat(columns)
     return np.concatenate(columns)
+
+
+def _pick(column: Any, rows: slice | Array) -> Any:
+    if isinstance(column, Ragged) and not isinstance(rows, slice):
+        return column.take(rows)
+    return column[rows]

@@ -264,7 +264,7 @@ class LabelJoin(ABC):
             return
         pieces: Pieces = [(c, c.open_rows()) for c in chunks]
         y, order = self._last_labels(pieces)
-        rest = Chunk(-1, Batch.concat([c.batch.take(c.open_rows()) for c in chunks]), NONE)
+        rest = Chunk(-1, Batch.gather([(c.batch, rows) for c, rows in pieces]), NONE)
         rest.value = np.concatenate([c.value[r] for c, r in pieces])
         rest.no_change = np.concatenate([c.no_change[r] for c, r in pieces])
         rest.proba = _join_proba(pieces)
@@ -311,9 +311,7 @@ class LabelJoin(ABC):
             fates = (NONE, NONE, NONE, expired)
             self._settling = (chunk, Settled([], None, none, None, NONE, fates))
             return Revealed(replace(chunk.batch[:0], y=none), NONE, corrected)
-        batch = Batch.concat(
-            [c.batch[r] if isinstance(r, slice) else c.batch.take(r) for c, r in picked.pieces]
-        )
+        batch = Batch.gather([(c.batch, rows) for c, rows in picked.pieces])
         if picked.order is not None:
             batch = batch.take(picked.order)
         if picked.y is not None:  # known now, with the classes known now
@@ -358,7 +356,7 @@ class LabelJoin(ABC):
         }
         if chunks:
             pieces: Pieces = [(c, c.open_rows()) for c in chunks]
-            state["rows"] = pack(Batch.concat([c.batch.take(c.open_rows()) for c in chunks]))
+            state["rows"] = pack(Batch.gather([(c.batch, rows) for c, rows in pieces]))
             for name in ("index", "value", "no_change"):
                 state[name] = np.concatenate([getattr(c, name)[r] for c, r in pieces])
             if chunks[0].due is not None:
