@@ -1,0 +1,63 @@
+"""Every command in the documentation runs, in the order of its page, on the files of its page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.S)
+
+
+def blocks(page: Path) -> list[re.Match[str]]:
+    return list(FENCE.finditer(page.read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_runs(
+    page: Path, everlearn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))  # the folder of the job file, as the command has it
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    ran = 0
+    for block in blocks(page):
+        if block["file"]:
+            (tmp_path / block["file"]).write_text(block["text"])
+        if block["kind"] == "bash":
+            for line in block["text"].strip().splitlines():
+                ran += 1
+                run(line, everlearn)
+    assert ran
+
+
+def run(line: str, everlearn: Callable[..., Any]) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "everlearn":
+        everlearn(*words[1:])
+    elif words[0] == "make":
+        subprocess.run([*words, "-n"], cwd=ROOT, check=True, capture_output=True)
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file(), line  # experiments: minutes each; see make soak
+    else:
+        assert words[0] in ("git", "cd", "pip"), f"a command that no test knows how to run: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_yaml_is_yaml(page: Path) -> None:
+    for block in blocks(page):
+        if block["kind"] == "yaml":
+            yaml.safe_load(block["text"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
