@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from pipeline import job as jobs
-from pipeline.local import build
+from pipeline.build import build
 
 HERE = Path(__file__).parent
 RAW = "stream.standardise=null"

@@ -28,7 +28,8 @@ from safetensors.numpy import load, save
 
 from learners.learner import Learner, LearnerError, Prediction
 from streams.batch import Array, Batch, ClassName, Features, Ints, Ragged
-from streams.operators.labels import LabelsByEvents, Revealed
+from streams.operators.in_rows import LabelsByEvents
+from streams.operators.join import Revealed
 from streams.schema import Feature, FeatureKind, Schema, Task
 from streams.state import State, copied, digest, leaves
 
@@ -157,6 +158,8 @@ class Run:
         revealed = self.join.push(batch)
         if not labels:
             revealed = Revealed(revealed.batch[:0], revealed.before[:0])
+        if not batch.ids.flags.writeable:  # the join copies; what it gives is no less read-only
+            revealed = replace(revealed, batch=_frozen(revealed.batch))
         prediction = self.learner.step(self._question(batch), revealed)
         self.join.settle(prediction.value, prediction.proba)
         self.said.append(prediction)

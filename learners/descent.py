@@ -120,6 +120,10 @@ class Descent:
         loss.backward()  # type: ignore[no-untyped-call]
         self._config.move(self._weights, self._gradient, self._kept)
 
+    def finite(self) -> bool:
+        """Whether every weight is a number."""
+        return bool(torch.isfinite(self._weights).all())
+
     def grow(self, outputs: int) -> None:
         """Gives the head of the network ``outputs``; what is known of the old ones stays, and
         nothing is known of new ones."""

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from learners.network import NetworkConfig, NetworkLearner
+from learners.network import NetworkLearner
 from streams.batch import Batch
-
-
-class FinetuneConfig(NetworkConfig):
-    """Settings of sequential fine-tuning."""
-
-    kind: Literal["finetune"]
 
 
 class Finetune(NetworkLearner):
     """Each gradient step is taken on the newly revealed events alone."""
 
     kind = "finetune"
-    Config = FinetuneConfig
 
     def learn(self, batch: Batch) -> None:
         rows, y = self.inputs.rows(batch.x), batch.y

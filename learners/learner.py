@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from streams.batch import Array, Batch, ClassName, Ints
-from streams.operators.labels import Revealed
+from streams.operators.join import Revealed
 from streams.schema import Schema, Task
 from streams.settings import Settings
 from streams.state import State, leaves
@@ -119,6 +119,10 @@ class Learner(ABC):
 
     def correct(self, ids: Ints, y: Array) -> None:  # noqa: B027 (nothing kept, nothing to mend)
         """Labels of events learned earlier turned out to be these. Nothing is learned twice."""
+
+    def verify(self) -> None:  # noqa: B027 (most learners cannot fail so)
+        """Called before the state is kept. Raises ``LearnerError`` where it is not worth keeping:
+        the checkpoint before it is the one to go on from."""
 
     def step(self, batch: Batch, revealed: Revealed) -> Prediction:
         """Predicts a micro-batch, observes it, and learns the labels revealed by the end of it.

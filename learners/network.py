@@ -92,6 +92,13 @@ class NetworkLearner(Learner):
             value = proba.argmax(1)
         return Prediction(ids, "classification", value, proba, self.classes, self.version)
 
+    def verify(self) -> None:
+        if not self.descent.finite():
+            raise LearnerError(
+                "learner: the weights are not finite any more, the training has diverged: lower "
+                "learner.optimizer.lr (in a new run: the settings are part of the state)"
+            )
+
     def observe(self, batch: Batch) -> None:
         self.inputs.observe(batch.x)
 

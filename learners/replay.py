@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
@@ -42,7 +42,6 @@ class ReplayConfig(NetworkConfig):
         buffer: what is remembered.
     """
 
-    kind: Literal["replay"]
     replay_size: PositiveInt = 32
     buffer: BufferConfig = Field(default_factory=BufferConfig)
 

@@ -8,14 +8,14 @@ import inspect
 import pickle
 import pkgutil
 import re
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from learners.learner import Learner, LearnerConfig, LearnerError, Prediction, line
 from learners.registry import UnknownKind, load_object
 from streams.batch import Array, Batch, ClassName, Features, Ragged
-from streams.operators.labels import Revealed
+from streams.operators.join import Revealed
 from streams.schema import Schema, Task
 from streams.settings import unknown
 from streams.state import State
@@ -35,7 +35,6 @@ class RiverConfig(LearnerConfig):
     write ``{compose.Pipeline: [...]}``.
     """
 
-    kind: Literal["river"]
     model: Spec
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streams.batch import Array, Batch
-from streams.operators.labels import Outcome
+from streams.operators.join import Outcome
 from streams.operators.probes import mix
 from streams.state import State
 from streams.stream import Cursor

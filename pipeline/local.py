@@ -14,25 +14,18 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 import yaml
 
-from learners.learner import Learner, LearnerError
+from learners.learner import LearnerError
+from pipeline.build import Parts, build, state_digest
 from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.job import JobError, LoadedJob, differences
-from pipeline.loop import Loop, Source
-from pipeline.metrics import Prequential
-from streams.operators.arrivals import LabelsById
-from streams.operators.guard import TimeOrder, UniqueIds
-from streams.operators.labels import LabelJoin, LabelsByEvents, LabelsByTime
-from streams.operators.operator import Operator
-from streams.operators.probes import Probes
-from streams.operators.standardise import Standardise
-from streams.operators.vocabulary import Vocabulary
-from streams.state import State, digest
-from streams.stream import Stream, StreamError
+from pipeline.loop import Loop
+from streams.state import State
+from streams.stream import StreamError
 
 Say = Callable[[str], None]
 
@@ -45,66 +38,6 @@ class Watcher(Protocol):
     """Is shown the loop after every micro-batch."""
 
     def __call__(self, loop: Loop) -> None: ...
-
-
-class Parts(NamedTuple):
-    """A job, built."""
-
-    stream: Stream
-    vocabulary: Vocabulary
-    source: Source
-    loop: Loop
-
-
-def build(loaded: LoadedJob) -> Parts:
-    """Stream, operators, join, learner and metrics of a job. Raises ``JobError``."""
-    job = loaded.job
-    try:
-        stream = loaded.stream(job.stream, loaded.folder)
-        schema = stream.schema
-        learner = _learner(loaded, stream)
-        operators: list[Operator] = []
-        if stream.has_ids:
-            operators.append(UniqueIds(job.stream.id_window))
-        if stream.has_time:
-            operators.append(TimeOrder(job.stream.lateness))
-        if job.stream.standardise is not None:
-            operators.append(Standardise(job.stream.standardise, schema))
-    except (StreamError, LearnerError, ValueError) as error:
-        raise JobError(f"{loaded.file}: {error}") from None
-    vocabulary = Vocabulary(schema.classes)
-    share = job.evaluate.probes.share
-    probes = Probes(share, job.seed) if share else None
-    source = Source(stream, job.stream.batch_size, vocabulary, probes)
-    metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)
-    return Parts(
-        stream,
-        vocabulary,
-        source,
-        Loop(operators, _join(loaded, stream, learner), learner, metrics),
-    )
-
-
-def _learner(loaded: LoadedJob, stream: Stream) -> Learner:
-    job = loaded.job
-    if "device" in loaded.learner.__init__.__code__.co_varnames:
-        try:
-            torch.empty(0, device=job.device)
-        except (RuntimeError, AssertionError) as error:
-            raise JobError(f"{loaded.file}: device: {job.device!r}: {error}") from None
-        return loaded.learner(job.learner, stream.schema, job.seed, job.device)  # type: ignore[call-arg]
-    return loaded.learner(job.learner, stream.schema, job.seed)
-
-
-def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
-    settings, delay = loaded.job.stream, loaded.job.stream.label_delay
-    segments, exact = learner.needs_boundaries, learner.per_event
-    if stream.has_arrivals:
-        numeric = stream.schema.task == "regression"
-        return LabelsById(settings.wait, segments, exact, numeric, settings.id_window)
-    if delay.events is not None:
-        return LabelsByEvents(delay.events, settings.wait, segments, exact)
-    return LabelsByTime(delay.seconds, settings.wait, segments, exact)
 
 
 class LocalRun:
@@ -152,6 +85,11 @@ class LocalRun:
                 if not finished:
                     finished = self._train(parts, max_events, watch)
                 summary = self._close(parts, finished, time.perf_counter() - started, first)
+            except (StreamError, LearnerError) as error:
+                raise self._failed(f"{self.loaded.file}: {error}") from None
+            except OSError as error:
+                where = error.filename or self.folder
+                raise self._failed(f"{error.strerror or error}: {where}") from None
             finally:
                 self._checkpoints.close()
                 if self._dead is not None:
@@ -168,23 +106,16 @@ class LocalRun:
         due = (loop.events // every + 1) * every
         if loop.events >= limit:
             return False
-        try:
-            for batch in parts.source.read(loop.ledger.cursor()):
-                loop.step(batch)
-                if watch is not None:
-                    watch(loop)
-                if loop.events >= due:
-                    due = (loop.events // every + 1) * every
-                    self._checkpoint(parts, finished=False)
-                if self.stopping or loop.events >= limit:
-                    return False
-            loop.finish(parts.source.size)
-        except (StreamError, LearnerError) as error:
-            raise self._failed(f"{self.loaded.file}: {error}") from None
-        except OSError as error:
-            raise self._failed(
-                f"{error.strerror or error}: {error.filename or self.folder}"
-            ) from None
+        for batch in parts.source.read(loop.ledger.cursor()):
+            loop.step(batch)
+            if watch is not None:
+                watch(loop)
+            if loop.events >= due:
+                due = (loop.events // every + 1) * every
+                self._checkpoint(parts, finished=False)
+            if self.stopping or loop.events >= limit:
+                return False
+        loop.finish(parts.source.size)
         return True
 
     def _failed(self, what: str) -> RunError:
@@ -198,8 +129,10 @@ class LocalRun:
         )
 
     def _checkpoint(self, parts: Parts, finished: bool) -> State:
+        parts.loop.learner.verify()
         self._write_dead(parts.loop)
-        state = _state(parts, self._dead.tell() if self._dead is not None else 0)
+        state = parts.state()
+        state["dead_bytes"] = self._dead.tell() if self._dead is not None else 0
         about = {
             "job": self.loaded.job.name,
             "fingerprint": self.loaded.fingerprint(),
@@ -257,7 +190,7 @@ class LocalRun:
             self._dead = dead.open("ab")
             return False
         self._same_job(found)
-        _load(parts, found.state)
+        parts.load(found.state)
         self.resumed_from = str(found.path)
         dead.touch()
         os.truncate(dead, found.state["dead_bytes"])
@@ -357,27 +290,6 @@ def stopping_on_signals(run: LocalRun, say: Say) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def state_digest(state: State) -> str:
-    """The digest that the contract of exactness is about: without model versions, and without the
-    objects of opaque learners."""
-    learner = {k: v for k, v in state["learner"].items() if k not in ("version", "opaque")}
-    return digest({**state, "learner": learner})
-
-
-def _state(parts: Parts, dead_bytes: int) -> State:
-    cursor = parts.loop.ledger.cursor()
-    return {
-        **parts.loop.state(),
-        "vocabulary": parts.vocabulary.state(cursor),
-        "dead_bytes": dead_bytes,
-    }
-
-
-def _load(parts: Parts, state: State) -> None:
-    parts.vocabulary.load(state["vocabulary"])
-    parts.loop.load(state, parts.vocabulary)
 
 
 @cache

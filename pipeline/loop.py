@@ -10,7 +10,7 @@ from pipeline.ledger import Ledger
 from pipeline.metrics import Prequential
 from streams.batch import Batch, Dead
 from streams.operators.cut import cut
-from streams.operators.labels import LabelJoin, Settled, outcome_of
+from streams.operators.join import LabelJoin, Settled, outcome_of
 from streams.operators.operator import Operator
 from streams.operators.probes import Probes
 from streams.operators.vocabulary import Vocabulary

@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 
 from streams.batch import Array, Ints
-from streams.operators.labels import Outcome
+from streams.operators.join import Outcome
 from streams.operators.probes import mix
 from streams.schema import Task
 from streams.state import State

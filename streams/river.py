@@ -16,7 +16,8 @@ import pyarrow as pa
 from pydantic import PositiveInt
 
 from streams.batch import Batch
-from streams.decode import Columns, Decoder, Named, Scalar, column_of
+from streams.columns import Scalar, column_of
+from streams.decode import Columns, Decoder, Named
 from streams.schema import Feature, Schema, Task
 from streams.stream import Cursor, Stream, StreamConfig, StreamError
 

@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from streams.batch import Batch, ClassName, Labels
-from streams.decode import Columns, Decoder, Named, Scalar, column_of, first_seen
+from streams.columns import Scalar, column_of, first_seen
+from streams.decode import Columns, Decoder, Named
 from streams.schema import Feature, FeatureKind, Schema, Task
 from streams.stream import Cursor, Stream, StreamConfig, StreamError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def run(line: str, everlearn: Callable[..., Any]) -> None:
         everlearn(*words[1:])
     elif words[0] == "make":
         subprocess.run([*words, "-n"], cwd=ROOT, check=True, capture_output=True)
+    elif words[0] == "python" and Path(words[1]).is_file():
+        runpy.run_path(words[1])
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file(), line  # experiments: minutes each; see make soak
     else:

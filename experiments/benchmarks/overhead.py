@@ -31,10 +31,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline import job as jobs
-from pipeline.local import LocalRun, build
+from pipeline.build import build
+from pipeline.local import LocalRun
 from pipeline.loop import Loop
 from streams.batch import Batch
-from streams.operators.labels import Revealed
+from streams.operators.join import Revealed
 
 JOB = Path(__file__).parents[1] / "jobs" / "elec2.yaml"
 RESULT = Path(__file__).parents[1] / "results" / "overhead.md"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from streams.batch import Array, Batch, ClassName, Ints
-from streams.operators.labels import (
+from streams.operators.join import (
     NONE,
     Chunk,
     LabelJoin,

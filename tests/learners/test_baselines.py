@@ -6,7 +6,7 @@ from learners.learner import LearnerConfig
 from learners.no_change import NoChange
 from learners.prior import Prior
 from streams.batch import Batch
-from streams.operators.labels import Revealed
+from streams.operators.join import Revealed
 from streams.schema import Feature, Schema
 
 CLASSES = Schema((Feature("a", "numeric"),), "classification")

@@ -19,7 +19,7 @@ from learners.registry import every
 from learners.replay import Replay
 from learners.river import River
 from streams.batch import Array, Batch, Ints
-from streams.operators.labels import Revealed
+from streams.operators.join import Revealed
 from streams.schema import Schema
 from streams.state import State
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from learners.finetune import Finetune, FinetuneConfig
+from learners.finetune import Finetune
 from streams.batch import Batch
-from streams.operators.labels import Revealed
+from streams.operators.join import Revealed
 from streams.schema import Feature, Schema
 
 torch.set_num_threads(1)
@@ -21,7 +21,7 @@ def test_takes_its_steps_on_the_new_events_alone() -> None:
         "scale": False,
     }
     schema = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification", (0, 1))
-    learner = Finetune(FinetuneConfig.model_validate(config), schema, 4)
+    learner = Finetune(Finetune.Config.model_validate(config), schema, 4)
     rng = np.random.default_rng(1)
     x, i = rng.normal(size=(40, 2)), np.arange(40)
     events = Batch(i, i * 1.0, x, i.astype(np.int32), i, (x[:, 0] > 0).astype(np.int64))

@@ -11,7 +11,7 @@ from learners.checks import _kept, check_learner
 from learners.learner import Learner, LearnerError
 from learners.replay import Replay, ReplayConfig
 from streams.batch import Array, Batch, Ragged
-from streams.operators.labels import Revealed
+from streams.operators.join import Revealed
 from streams.schema import Feature, Schema, Task
 from streams.state import copied, digest
 

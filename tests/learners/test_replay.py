@@ -13,7 +13,7 @@ from learners.learner import LearnerError
 from learners.replay import Replay, ReplayConfig
 from streams.batch import Batch, ClassName
 from streams.moments import RunningMoments
-from streams.operators.labels import Revealed
+from streams.operators.join import Revealed
 from streams.schema import Feature, Schema
 
 torch.set_num_threads(1)

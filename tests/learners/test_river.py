@@ -27,7 +27,8 @@ from learners.no_change import NoChange
 from learners.prior import Prior
 from learners.river import River, RiverConfig
 from streams.batch import Batch, ClassName, Ragged
-from streams.operators.labels import LabelsByEvents, Revealed
+from streams.operators.in_rows import LabelsByEvents
+from streams.operators.join import Revealed
 from streams.schema import Feature, Schema
 
 ELEC2 = Path(__file__).parents[2] / "streams" / "data" / "elec2.parquet"

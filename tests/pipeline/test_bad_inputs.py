@@ -392,6 +392,28 @@ def test_a_users_learner_that_fails_leaves_the_state_and_a_log(
     assert (Path("run/checkpoints") / "000000000000640").is_dir()
 
 
+def test_training_that_diverges_is_told_and_its_state_not_kept(
+    everlearn: Everlearn, write_job: WriteJob
+) -> None:
+    """Learning rates are sane until the third checkpoint, then a user's learner loses its head."""
+    Path("mine_that_diverges.py").write_text(
+        "import torch\n"
+        "from learners.finetune import Finetune\n"
+        "class Mine(Finetune):\n"
+        "    def learn(self, batch):\n"
+        "        super().learn(batch)\n"
+        "        if self.version == 40:\n"
+        "            with torch.no_grad():\n"
+        "                self.net.head.weight *= float('inf')\n"
+    )
+    job = write_job(checkpoint={"every_events": 320})
+    mine = "learner={kind: 'mine_that_diverges:Mine'}"
+    done = everlearn("run", job, "--run-dir", "run", "--set", mine, code=1)
+    assert "diverged" in done.line
+    assert "learner.optimizer.lr" in done.line
+    assert "The state after 1280 events is kept" in done.line
+
+
 def cli(*args: object, limit: int | None = None, **kwargs: Any) -> subprocess.Popen[str]:
     """The command line in a process of its own, the files it writes limited to so many bytes."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.ledger import FATES, Ledger, LedgerError
 from streams.batch import Batch, Dead, Labels
-from streams.operators.labels import Outcome
+from streams.operators.join import Outcome
 from streams.state import copied, digest
 
 NONE = np.empty(0, np.int64)

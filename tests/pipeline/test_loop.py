@@ -15,7 +15,8 @@ from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
 from streams.batch import Batch, Dead
 from streams.operators.guard import UniqueIds
-from streams.operators.labels import LabelJoin, LabelsByEvents, LabelsByTime
+from streams.operators.in_rows import LabelsByEvents, LabelsByTime
+from streams.operators.join import LabelJoin
 from streams.operators.probes import Probes
 from streams.operators.vocabulary import Vocabulary
 from streams.schema import Feature, Schema

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from pipeline.metrics import Prequential, auc, auc_of_histogram
-from streams.operators.labels import Outcome
+from streams.operators.join import Outcome
 from streams.state import State, copied, digest
 
 NONE = np.empty(0, np.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 import math
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -18,17 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from streams.batch import Batch, Dead, Ragged
-from streams.decode import (
-    Columns,
-    Decoder,
-    Named,
-    column_of,
-    first_seen,
-    image_shape,
-    moment,
-    numbers,
-    seconds,
-)
+from streams.columns import column_of, numbers, seconds
+from streams.decode import Columns, Decoder, Named
+from streams.images import image_shape
 from streams.schema import Feature, FeatureKind, Schema
 from streams.stream import StreamError
 
@@ -179,33 +171,6 @@ def test_ids() -> None:
     assert none.time.tolist() == [OFFSET + 0.5]
 
 
-@pytest.mark.parametrize(
-    "column",
-    [
-        *(
-            pa.array([datetime(2020, 1, 1, 1)]).cast(pa.timestamp(u))
-            for u in ("s", "ms", "us", "ns")
-        ),
-        pa.array([datetime(2020, 1, 1, 1, tzinfo=UTC)]).cast(pa.timestamp("us", "Asia/Tokyo")),
-        pa.array(["2020-01-01T01:00:00"]),
-        pa.array(["2020-01-01 01:00:00Z"]),
-        pa.array([" 2020-01-01T10:00:00+09:00 "]),
-        pa.array(["2020-01-01T01:00:00.000000000"]),
-        pa.array(["1577840400"]),
-        pa.array([1577840400.0]),
-        pa.array([1577840400]),
-    ],
-)
-def test_times(column: pa.Array) -> None:
-    assert seconds(column).tolist() == [1577840400.0]
-
-
-def test_dates() -> None:
-    assert seconds(pa.array([date(1970, 1, 2), None]))[0] == 86400
-    assert seconds(pa.array([date(1970, 1, 2)]).cast(pa.date64()))[0] == 86400
-    assert math.isnan(moment("next week"))
-
-
 TIMES = ["1.5", "2020-01-01", "2020-01-01T00:00:00Z", "2020-01-01 00:00:00.123456+02:00", "x", ""]
 NUMBERS = ["1", "-2.5e3", "+4", " 5 ", "0x1F", "1_000", "1e400", "nan", "x", "", "007", "9" * 30]
 
@@ -288,13 +253,6 @@ def test_regression_due_key_and_segment() -> None:
     assert batch.key[0] == batch.key[1]
     assert batch.segment.tolist() == [4, -1]
     assert batch.time.tolist() == [7, 8]
-
-
-def test_first_seen_numbers_by_appearance_and_keeps_none() -> None:
-    parts = [(np.array([1, -1]), ("a", "b")), (np.array([0, 1]), ("c", "b"))]
-    codes, classes = first_seen(parts)  # type: ignore[arg-type]
-    assert classes == ("b", "c")
-    assert codes.tolist() == [0, -1, 1, 0]
 
 
 def test_a_table_in_chunks_and_no_rows_at_all() -> None:

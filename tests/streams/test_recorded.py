@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import streams.files
 import streams.recorded
 from streams.batch import Batch, Ragged
 from streams.recorded import Recorded, RecordedConfig
@@ -146,7 +147,7 @@ def streams_of_all_sorts(
     labels = {"path": ["l0.csv", "l1.csv"], "id": "i", "label": "c", "time": "t"}
     apart = {"id": "id", "time": "t", "features": features, "label": None, "labels": labels}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.recorded, "CSV_BLOCK_BYTES", 150)
+        patch.setattr(streams.files, "CSV_BLOCK_BYTES", 150)
         patch.setattr(streams.recorded, "LABEL_BLOCK_ROWS", 3)
         yield {
             "parquet": of(".parquet", **full, segment="d"),
@@ -249,7 +250,7 @@ def test_names_of_columns_in_a_file_that_is_not_all_utf8(tmp_path: Path) -> None
 
 def test_a_long_stretch_of_malformed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv(tmp_path / "a.csv", "a,y\n" + "1\n" * 300 + "2,u\n" + "3\n" * 300 + "4,v\n")
-    monkeypatch.setattr(streams.recorded, "CSV_BLOCK_BYTES", 64)
+    monkeypatch.setattr(streams.files, "CSV_BLOCK_BYTES", 64)
     told = story(recorded(tmp_path, "a.csv", features={"numeric": ["a"]}).read({}, 10))
     assert [row[5] for row in told["rows"]] == [300, 601]
     assert len(told["dead"]) == 600
@@ -573,12 +574,16 @@ def bad_file(folder: Path, name: str) -> None:
         (
             "good.parquet",
             {"label": "clas"},
-            ["no column 'clas' (stream.label); did you mean 'class'? The columns are:"],
+            ["stream.label: ", "no column 'clas': did you mean 'class'? There are: price, class"],
         ),
-        ("good.csv", {"time": "when"}, ["no column 'when' (stream.time). The columns are: "]),
-        ("good.csv", {"id": "x"}, ["no column 'x' (stream.id)"]),
-        ("good.csv", {"features": ["prize"]}, ["(stream.features); did you mean 'price'?"]),
-        ("good.csv", {"features": {"text": ["q"]}}, ["no column 'q' (stream.features.text)"]),
+        (
+            "good.csv",
+            {"time": "when"},
+            ["stream.time: ", "no column 'when': There are: price, class"],
+        ),
+        ("good.csv", {"id": "x"}, ["stream.id: ", "no column 'x'"]),
+        ("good.csv", {"features": ["prize"]}, ["stream.features: ", "did you mean 'price'?"]),
+        ("good.csv", {"features": {"text": ["q"]}}, ["stream.features.text: ", "no column 'q'"]),
         ("good.csv", {"features": ["class"]}, ["'class' is the label; take it out"]),
         ("good.csv", {"features": ["price", "price"]}, ["'price' is named twice"]),
         ("good.csv", {"features": []}, ["no column is left to be a feature"]),
@@ -602,7 +607,7 @@ def bad_file(folder: Path, name: str) -> None:
                 "time": "price",
                 "labels": {"path": "good.csv", "id": "i", "label": "class", "time": "t"},
             },
-            ["no column 'i' (stream.labels.id)"],
+            ["stream.labels.id: ", "no column 'i'"],
         ),
     ],
 )
@@ -631,7 +636,7 @@ def test_damage_within_a_file_is_said_in_a_line(tmp_path: Path) -> None:
 
 def test_a_row_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv(tmp_path / "a.csv", "a,y\n1,u\n2," + "v" * 500 + "\n")
-    monkeypatch.setattr(streams.recorded, "CSV_BLOCK_BYTES", 64)
+    monkeypatch.setattr(streams.files, "CSV_BLOCK_BYTES", 64)
     with pytest.raises(StreamError, match=r"a\.csv cannot be read: a row is longer than"):
         list(recorded(tmp_path, "a.csv").read({}, 10))
 

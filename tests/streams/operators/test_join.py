@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from streams.batch import Batch, Labels, Ragged
 from streams.operators.arrivals import LabelsById
-from streams.operators.labels import LabelJoin, LabelsByEvents, LabelsByTime
+from streams.operators.in_rows import LabelsByEvents, LabelsByTime
+from streams.operators.join import LabelJoin
 from streams.state import copied, digest
 
 SIZES = (1, 7, 32)

@@ -1,0 +1,97 @@
+"""A job, built: its parts put together, and their state as one."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import NamedTuple
+
+from learners.learner import Learner, LearnerError
+from pipeline.job import JobError, LoadedJob
+from pipeline.loop import Loop, Source
+from pipeline.metrics import Prequential
+from streams.operators.arrivals import LabelsById
+from streams.operators.guard import TimeOrder, UniqueIds
+from streams.operators.in_rows import LabelsByEvents, LabelsByTime
+from streams.operators.join import LabelJoin
+from streams.operators.operator import Operator
+from streams.operators.probes import Probes
+from streams.operators.standardise import Standardise
+from streams.operators.vocabulary import Vocabulary
+from streams.state import State, digest
+from streams.stream import Stream, StreamError
+
+
+class Parts(NamedTuple):
+    """A job, built."""
+
+    stream: Stream
+    vocabulary: Vocabulary
+    source: Source
+    loop: Loop
+
+    def state(self) -> State:
+        """All that a run must know to go on: the loop's, and the classes known at its cursor."""
+        cursor = self.loop.ledger.cursor()
+        return {**self.loop.state(), "vocabulary": self.vocabulary.state(cursor)}
+
+    def load(self, state: State) -> None:
+        self.vocabulary.load(state["vocabulary"])
+        self.loop.load(state, self.vocabulary)
+
+
+def build(loaded: LoadedJob) -> Parts:
+    """Stream, operators, join, learner and metrics of a job. Raises ``JobError``."""
+    job = loaded.job
+    try:
+        stream = loaded.stream(job.stream, loaded.folder)
+        schema = stream.schema
+        learner = _learner(loaded, stream)
+        operators: list[Operator] = []
+        if stream.has_ids:
+            operators.append(UniqueIds(job.stream.id_window))
+        if stream.has_time:
+            operators.append(TimeOrder(job.stream.lateness))
+        if job.stream.standardise is not None:
+            operators.append(Standardise(job.stream.standardise, schema))
+    except (StreamError, LearnerError, ValueError) as error:
+        raise JobError(f"{loaded.file}: {error}") from None
+    vocabulary = Vocabulary(schema.classes)
+    share = job.evaluate.probes.share
+    probes = Probes(share, job.seed) if share else None
+    source = Source(stream, job.stream.batch_size, vocabulary, probes)
+    metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)
+    return Parts(
+        stream,
+        vocabulary,
+        source,
+        Loop(operators, _join(loaded, stream, learner), learner, metrics),
+    )
+
+
+def _learner(loaded: LoadedJob, stream: Stream) -> Learner:
+    job, schema = loaded.job, stream.schema
+    if "device" in signature(loaded.learner).parameters:
+        return loaded.learner(job.learner, schema, job.seed, device=job.device)  # type: ignore[call-arg]
+    if job.device != "cpu":
+        raise LearnerError(
+            f"device: {job.device!r}, but learner {job.learner.kind!r} knows only cpu"
+        )
+    return loaded.learner(job.learner, schema, job.seed)
+
+
+def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
+    settings, delay = loaded.job.stream, loaded.job.stream.label_delay
+    segments, exact = learner.needs_boundaries, learner.per_event
+    if stream.has_arrivals:
+        numeric = stream.schema.task == "regression"
+        return LabelsById(settings.wait, segments, exact, numeric, settings.id_window)
+    if delay.events is not None:
+        return LabelsByEvents(delay.events, settings.wait, segments, exact)
+    return LabelsByTime(delay.seconds, settings.wait, segments, exact)
+
+
+def state_digest(state: State) -> str:
+    """The digest that the contract of exactness is about: without model versions, and without the
+    objects of opaque learners."""
+    learner = {k: v for k, v in state["learner"].items() if k not in ("version", "opaque")}
+    return digest({**state, "learner": learner})

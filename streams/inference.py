@@ -1,0 +1,204 @@
+"""What the columns of a file mean, where a job does not say: inferred from its first rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from streams.batch import ClassName
+from streams.columns import Scalar, numbers, plain, whole
+from streams.decode import Named
+from streams.files import Csv, File
+from streams.images import image_bytes, image_shape
+from streams.schema import Feature, FeatureKind, Task
+from streams.settings import unknown
+from streams.stream import StreamError
+
+HEAD_ROWS = 1_000
+"""Rows at the head of the first file that kinds, shapes and the task are inferred from."""
+NUMERIC_SHARE = 0.9
+"""Share of numbers from which a column of text counts as numeric."""
+MAX_CATEGORIES = 50
+"""Most different values in the head of a categorical column; each stands there twice on average."""
+
+
+class Head:
+    """What the first rows of a file tell about its columns."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self._types = file.types
+
+    def check(self, role: str, column: str) -> str:
+        """The column, if it is there.
+
+        Raises:
+            StreamError: it is not; names the nearest, and all that there are.
+        """
+        names = self._types.names
+        if column not in names:
+            raise StreamError(
+                f"stream.{role}: {self.file.path} has no column {unknown(column, names)}"
+            )
+        return column
+
+    def values(self, column: str) -> pa.Array:
+        """The values in the first rows that are not null, as they stand in the file."""
+        head = self._rows.column(column)
+        return (plain(head) if self._csv else head).drop_null()
+
+    @property
+    def _csv(self) -> bool:
+        return isinstance(self.file, Csv)
+
+    @cached_property
+    def _rows(self) -> pa.RecordBatch:
+        with closing(self.file.read(0, HEAD_ROWS, self._types.names)) as blocks:
+            return next(blocks).table
+
+    def names(self, role: str, column: str) -> Named:
+        """How a column of ids or keys is read: as integers where all are."""
+        self.check(role, column)
+        kind = self._types.field(column).type
+        number = _numeric(kind)
+        if self._csv:
+            values = self.values(column)
+            number = len(values) > 0 and bool(whole(values).all())
+        return Named(column, "int" if number else "str")
+
+    def task(
+        self, role: str, column: str, stated: Task | None, classes: Sequence[ClassName]
+    ) -> tuple[Task, Named]:
+        """The task, and how the classes are read, unless stated: integers where the head has no
+        other numbers, real numbers (of a regression) where it has, else text. In CSV 01 is text."""
+        self.check(role, column)
+        values = plain(self.values(column))
+        kind = values.type
+        task: Task = "classification"
+        scalar: Scalar = "str"
+        if pt.is_boolean(kind):
+            scalar = "bool"
+        elif pt.is_integer(kind):
+            scalar = "int"
+        elif pt.is_string(kind) and self._csv:
+            readable = ~np.isnan(numbers(values))
+            padded = pc.any(pc.match_substring_regex(values, "^-?0[0-9]")).as_py()
+            if len(values) and readable.mean() >= NUMERIC_SHARE and not padded:
+                found = numbers(values)[readable]
+                scalar = "int" if whole(values)[readable].all() else "float"
+                task = "classification" if (found == np.trunc(found)).all() else "regression"
+        elif pt.is_floating(kind) or pt.is_decimal(kind):
+            found = numbers(values)
+            integral = len(found) > 0 and bool((found == np.trunc(found)).all())
+            scalar = "int" if integral else "float"
+            task = "classification" if integral else "regression"
+        elif not pt.is_string(kind) and not pt.is_null(kind):
+            raise StreamError(
+                f"{self.file.path}: column {column!r} (stream.{role}) is of type {kind}, "
+                "which is neither a class nor a number"
+            )
+        if classes:
+            return "classification", Named(column, _type_of(classes))
+        return stated or task, Named(column, scalar)
+
+    def features(self, stated: Any, taken: set[str | None]) -> tuple[Feature, ...]:
+        """The features as a job states them, or all columns that are not taken."""
+        if stated is None:
+            names = [
+                name
+                for name in self._types.names
+                if name not in taken and not name.startswith("__index_level_")  # left by pandas
+            ]
+            found = [self._infer(name) for name in names]
+        elif isinstance(stated, list):
+            found = [self._infer(name) for name in stated]
+        else:
+            found = []
+            for kind, columns in stated.items():
+                for name in columns:
+                    self.check(f"features.{kind}", name)
+                    shape = columns[name] if isinstance(columns, dict) else None
+                    found.append(self._stated(name, kind, shape))
+        if not found:
+            raise StreamError(f"{self.file.path}: no column is left to be a feature")
+        names = [feature.name for feature in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise StreamError(f"stream.features: {name!r} is named twice")
+        return tuple(found)
+
+    def _stated(self, name: str, kind: FeatureKind, shape: tuple[int, ...] | None) -> Feature:
+        if kind not in ("vector", "image") or shape is not None:
+            return Feature(name, kind, shape or ())
+        feature = self._infer(name)
+        if feature.kind != kind:
+            raise StreamError(
+                f"{self.file.path}: column {name!r} is no {kind}: it looks {feature.kind}"
+            )
+        return feature
+
+    def _infer(self, name: str) -> Feature:
+        self.check("features", name)
+        values = self.values(name)
+        kind = values.type.value_type if pt.is_dictionary(values.type) else values.type
+        if not len(values):
+            raise StreamError(
+                f"{self.file.path}: column {name!r} is empty in the first {HEAD_ROWS} rows; "
+                "state its kind under features, or list features without it"
+            )
+        if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+            if _numeric(kind.value_type) and len(values[0]):
+                return Feature(name, "vector", (len(values[0]),))
+        elif _numeric(kind) or pt.is_boolean(kind) or pt.is_timestamp(kind) or pt.is_date(kind):
+            return Feature(name, "numeric")
+        elif pt.is_struct(kind) or pt.is_binary(kind) or pt.is_large_binary(kind):
+            for data in image_bytes(values):
+                shape = image_shape(data.as_py() or b"")
+                if shape is not None:
+                    return Feature(name, "image", shape)
+        elif pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
+            return Feature(name, self._wording(values))
+        raise StreamError(
+            f"{self.file.path}: column {name!r} of type {values.type} cannot be a feature; "
+            "list features without it"
+        )
+
+    def _wording(self, values: pa.Array) -> FeatureKind:
+        if pt.is_dictionary(values.type):
+            return "categorical"
+        texts = plain(values)
+        if (~np.isnan(numbers(texts))).mean() >= NUMERIC_SHARE:
+            return "numeric"
+        distinct = len(texts.unique())
+        return "categorical" if distinct <= min(MAX_CATEGORIES, len(texts) / 2) else "text"
+
+
+def dtype_of(files: Sequence[File], features: Sequence[Feature]) -> type[np.floating[Any]]:
+    """float32 where every number of every file is, else float64."""
+    for feature in features:
+        for file in files:
+            kind = file.types.field(feature.name).type
+            kind = getattr(kind, "value_type", kind) if feature.kind == "vector" else kind
+            if feature.kind in ("numeric", "vector") and not pt.is_float32(kind):
+                return np.float64
+    return np.float32
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind))
+
+
+def _type_of(classes: Sequence[ClassName]) -> Scalar:
+    kinds = {type(name) for name in classes}
+    if kinds == {bool}:
+        return "bool"
+    if kinds == {str}:
+        return "str"
+    return "int" if kinds == {int} else "float"
