@@ -74,9 +74,17 @@ class Checkpoints:
     def write(self, events: int, state: State, about: dict[str, Any]) -> None:
         """Takes a copy of the state and writes it off the training path.
 
-        At most one is being written: the next waits for it. One that fails is told of, and the run
-        goes on; the checkpoints before it stay.
+        At most one is being written: the next waits for it. One that fails for want of room is told
+        of, and the run goes on; the checkpoints before it stay.
+
+        Raises ``CheckpointError`` where the state is of a kind that cannot be kept.
         """
+        for path, leaf in leaves(state):
+            if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biuf":
+                raise CheckpointError(
+                    f"state {path!r} has dtype {leaf.dtype}, which cannot be kept: numbers and "
+                    "booleans can, and whatever JSON says"
+                )
         self.wait()
         self._writing = self._writer.submit(self._write, events, copied(state), about)
 
@@ -115,6 +123,8 @@ class Checkpoints:
             try:
                 save_file(arrays, writing / "arrays.safetensors")
             except SafetensorError as error:  # which is how it tells of a full disk
+                if "I/O error" not in str(error):
+                    raise
                 raise OSError(str(error).removeprefix("Error while serializing: ")) from None
             (writing / "values.json").write_text(json.dumps(values))
             files = {file.name: _fingerprint(file) for file in sorted(writing.iterdir())}
@@ -146,11 +156,15 @@ class Checkpoints:
         Raises ``CheckpointError`` where there are some and none is whole.
         """
         found = self.all()
-        for path in reversed(found):
+        for i, path in reversed([*enumerate(found)]):
             try:
-                return read(path)
+                whole = read(path)
             except CheckpointError as error:
                 self.say(f"{error}; trying the one before it")
+                continue
+            for broken in found[i + 1 :]:  # or they would count among the newest that stay
+                broken.rename(broken.with_name(f"broken-{broken.name}"))
+            return whole
         if found:
             raise CheckpointError(
                 f"none of the {len(found)} checkpoints in {self.folder} is whole: restore one from "

@@ -4,6 +4,7 @@ or command (nothing started)."""
 from __future__ import annotations
 
 import sys
+import tempfile
 import traceback
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from learners.learner import line
 from pipeline import job as jobs
 from pipeline.doctor import report
 
@@ -57,35 +59,34 @@ def run(
 
     console = Console(stderr=True)
 
-    def say(line: str) -> None:
-        console.print(f"everlearn: {line}", highlight=False, markup=False, soft_wrap=True)
+    def say(what: str) -> None:
+        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
 
-    folder = run_dir
     try:
         if resume and warm_from is not None:
             raise jobs.JobError("--resume and --warm-from exclude each other")
         loaded = jobs.load(job, set_ or [])
         folder = run_dir or Path("runs") / loaded.job.name
         local = LocalRun(loaded, folder, say)
-        with stopping_on_signals(local, say):
-            progress = LiveProgress(console, None)
-            with progress:
-                summary = local.run(resume, warm_from, max_events, progress)
+        with stopping_on_signals(local, say), LiveProgress(console) as progress:
+            summary = local.run(resume, warm_from, max_events, progress)
     except jobs.JobError as error:
-        for line in str(error).splitlines():
-            say(line)
+        for problem in str(error).splitlines():
+            say(problem)
         sys.exit(2)
     except RunError as error:
         say(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        say(f"left at once; go on with --resume --run-dir {folder}")
+        say("left at once; go on with the same command and --resume")
         sys.exit(1)
-    except Exception as error:  # a defect, of ours or of a user's class: never a bare stack trace
-        log = _log(folder)
-        say(f"{type(error).__name__}: {error}. Details: {log}. Go on with --resume when mended")
-        sys.exit(1)
-    Console().print(table(summary))
+    except Exception as error:  # a defect: never a bare stack trace
+        say(f"{type(error).__name__}: {line(error)}. Nothing was started{_log()}")
+        sys.exit(2)
+    try:
+        Console().print(table(summary))
+    except OSError as error:
+        say(f"the table cannot be printed: {error.strerror}")
     if not summary["metrics"].get("online/scored"):
         say("no event has met its label: nothing was learned. See stream.label and label_delay")
     if summary["fates"]["dead"]:
@@ -102,8 +103,13 @@ def doctor() -> None:
     sys.exit(report(Console()))
 
 
-def _log(folder: Path | None) -> Path:
-    """Writes the stack trace at hand to a file; where it is."""
-    log = (folder if folder is not None and folder.is_dir() else Path.cwd()) / "error.log"
-    log.write_text(traceback.format_exc())
-    return log
+def _log() -> str:
+    """Writes the stack trace at hand to a file of its own; says where it is."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="everlearn-", suffix=".log", delete=False
+        ) as f:
+            f.write(traceback.format_exc())
+    except OSError:
+        return ""
+    return f". Details: {f.name}"

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import torch
 import yaml
 
-from learners.learner import LearnerError
+from learners.learner import LearnerError, line
 from pipeline.build import Parts, build, state_digest
 from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.job import JobError, LoadedJob, differences
+from pipeline.ledger import LedgerError
 from pipeline.loop import Loop
 from streams.state import State
-from streams.stream import StreamError
+from streams.stream import Stream, StreamError
 
 Say = Callable[[str], None]
 
@@ -34,10 +37,14 @@ class RunError(Exception):
     """The run failed; its state is kept, and the message says how to go on."""
 
 
-class Watcher(Protocol):
+class Watcher:
     """Is shown the loop after every micro-batch."""
 
-    def __call__(self, loop: Loop) -> None: ...
+    def begin(self, total: int | None, events: int) -> None:
+        """Told before the first: events to come in all, where that is known, and those done."""
+
+    def __call__(self, loop: Loop) -> None:
+        raise NotImplementedError
 
 
 class LocalRun:
@@ -59,6 +66,7 @@ class LocalRun:
         self.stopping = False
         self.resumed_from: str | None = None
         self._dead: IO[bytes] | None = None
+        self._dead_bytes = 0  # in dead.jsonl, up to the last checkpoint
         self._checkpoints = Checkpoints(folder / "checkpoints", loaded.job.checkpoint.keep, say)
 
     def run(
@@ -77,24 +85,54 @@ class LocalRun:
         """
         torch.set_num_threads(self.loaded.job.threads)
         with self._held(resume):
-            parts = build(self.loaded)
-            finished = self._restore(parts, resume, warm_from)
-            self._write_job()
-            started, first = time.perf_counter(), parts.loop.events
             try:
-                if not finished:
-                    finished = self._train(parts, max_events, watch)
-                summary = self._close(parts, finished, time.perf_counter() - started, first)
-            except (StreamError, LearnerError) as error:
-                raise self._failed(f"{self.loaded.file}: {error}") from None
-            except OSError as error:
-                where = error.filename or self.folder
-                raise self._failed(f"{error.strerror or error}: {where}") from None
+                parts, finished = self._begin(resume, warm_from)
+                return self._go_on(parts, finished, max_events, watch)
             finally:
                 self._checkpoints.close()
                 if self._dead is not None:
                     self._dead.close()
-        return summary
+
+    def _begin(self, resume: bool, warm_from: Path | None) -> tuple[Parts, bool]:
+        """The job, built and brought back to where it was; whether it had come to its end."""
+        parts = build(self.loaded)
+        try:
+            finished = self._restore(parts, resume, warm_from)
+            self._write_job()
+        except OSError as error:
+            raise JobError(f"{error.filename or self.folder}: {error.strerror}") from None
+        return parts, finished
+
+    def _go_on(
+        self, parts: Parts, finished: bool, max_events: int | None, watch: Watcher | None
+    ) -> dict[str, Any]:
+        old = self.folder / "summary.json"
+        if finished:
+            self.say("the stream had come to its end already: nothing is left to learn")
+            if old.exists():
+                summary: dict[str, Any] = json.loads(old.read_text())
+                return summary
+        started, first = time.perf_counter(), parts.loop.events
+        try:
+            finished = finished or self._train(parts, max_events, watch)
+            return self._close(parts, finished, time.perf_counter() - started, first)
+        except (StreamError, LearnerError, CheckpointError, LedgerError) as error:
+            raise self._failed(f"{self.loaded.file}: {error}") from None
+        except OSError as error:
+            where = error.filename or self.folder
+            raise self._failed(f"{error.strerror or error}: {where}") from None
+        except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
+            what = f"{type(error).__name__}: {line(error)} (details: {self._log()})"
+            raise self._failed(what) from error
+
+    def _log(self) -> Path | str:
+        """Writes the stack trace at hand to a file; where it is."""
+        log = self.folder / "error.log"
+        try:
+            log.write_text(traceback.format_exc())
+        except OSError as error:
+            return f"{error.strerror}"
+        return log
 
     def stop(self) -> None:
         """Stops after the micro-batch at hand, with a checkpoint."""
@@ -106,6 +144,8 @@ class LocalRun:
         due = (loop.events // every + 1) * every
         if loop.events >= limit:
             return False
+        if watch is not None:
+            watch.begin(_total(parts.stream, max_events), loop.events)
         for batch in parts.source.read(loop.ledger.cursor()):
             loop.step(batch)
             if watch is not None:
@@ -122,7 +162,7 @@ class LocalRun:
         self._checkpoints.wait()
         kept = self._checkpoints.all()
         if not kept:
-            return RunError(f"{what}. No checkpoint had been written yet")
+            return RunError(f"{what}. No checkpoint had been written yet: nothing to go on from")
         return RunError(
             f"{what}. The state after {int(kept[-1].name)} events is kept; when mended, go on with "
             "the same command and --resume"
@@ -132,10 +172,10 @@ class LocalRun:
         parts.loop.learner.verify()
         self._write_dead(parts.loop)
         state = parts.state()
-        state["dead_bytes"] = self._dead.tell() if self._dead is not None else 0
+        state["dead_bytes"] = self._dead_bytes
         about = {
             "job": self.loaded.job.name,
-            "fingerprint": self.loaded.fingerprint(),
+            "fingerprint": self._fingerprint(parts),
             "versions": _versions(),
             "finished": finished,
         }
@@ -158,7 +198,10 @@ class LocalRun:
             "awaiting": len(loop.join),
             "seconds": round(seconds, 3),
             "events_per_s": round(done / seconds, 1) if done else 0.0,
-            "metrics": loop.results(),
+            "metrics": {
+                name: value if math.isfinite(value) else None
+                for name, value in loop.results().items()
+            },
             "labels": dict(getattr(loop.join, "counts", {})),
             "state_digest": state_digest(state),
             "cursor": loop.ledger.cursor(),
@@ -189,17 +232,27 @@ class LocalRun:
             dead.write_bytes(b"")
             self._dead = dead.open("ab")
             return False
-        self._same_job(found)
+        self._same_job(found, parts)
         parts.load(found.state)
         self.resumed_from = str(found.path)
+        self._dead_bytes = found.state["dead_bytes"]
         dead.touch()
-        os.truncate(dead, found.state["dead_bytes"])
+        if dead.stat().st_size >= self._dead_bytes:
+            os.truncate(dead, self._dead_bytes)
+        else:
+            self.say(f"{dead} is shorter than it was: events set aside earlier are no more in it")
         self._dead = dead.open("ab")
         self.say(f"resumed after {found.events:,} events from {found.path}")
         return bool(found.about["finished"])
 
-    def _same_job(self, found: Checkpoint) -> None:
-        changed = differences(found.about["fingerprint"], self.loaded.fingerprint())
+    def _fingerprint(self, parts: Parts) -> dict[str, Any]:
+        """The job's, and what the columns of its stream turned out to be."""
+        schema = parts.stream.schema
+        columns = {f"column {f.name}": [f.kind, *f.shape] for f in schema.features}
+        return {**self.loaded.fingerprint(), **columns, "label": schema.task}
+
+    def _same_job(self, found: Checkpoint, parts: Parts) -> None:
+        changed = differences(found.about["fingerprint"], self._fingerprint(parts))
         if changed:
             lines = "\n  ".join(changed)
             raise JobError(
@@ -217,6 +270,11 @@ class LocalRun:
             self.say(f"versions differ, so the last bits may too: {', '.join(moved)}")
 
     def _warm(self, parts: Parts, found: Checkpoint) -> None:
+        if self.loaded.learner.opaque:
+            raise JobError(
+                f"--warm-from {found.path}: learner {self.loaded.job.learner.kind!r} is kept as a "
+                "pickle, which is read only when a run resumes its own checkpoint"
+            )
         learner = {k: v for k, v in self.loaded.fingerprint().items() if k.startswith("learner.")}
         theirs = {k: v for k, v in found.about["fingerprint"].items() if k.startswith("learner.")}
         changed = differences(theirs, learner)
@@ -236,23 +294,27 @@ class LocalRun:
         assert self._dead is not None
         dead, loop.dead = loop.dead, []
         for d in dead:
-            line = {"partition": d.partition, "offset": d.offset, "id": d.id, "reason": d.reason}
-            self._dead.write(json.dumps(line).encode() + b"\n")
+            entry = {"partition": d.partition, "offset": d.offset, "id": d.id, "reason": d.reason}
+            self._dead_bytes += self._dead.write(json.dumps(entry).encode() + b"\n")
         self._dead.flush()
         os.fsync(self._dead.fileno())
 
     def _write_job(self) -> None:
+        target = self.folder / "job.yaml"
+        if target.exists() and target.samefile(self.loaded.file):
+            raise JobError(f"{target} is the job file itself: choose another --run-dir")
         text = yaml.safe_dump(
             self.loaded.job.model_dump(mode="json", serialize_as_any=True), sort_keys=False
         )
-        (self.folder / "job.yaml").write_text(text)
+        target.write_text(text)
 
     @contextmanager
     def _held(self, resume: bool) -> Iterator[None]:
         """Makes the folder and holds it against a second run."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # never through a link, never cut short
+            lock = os.fdopen(os.open(self.folder / ".lock", flags, 0o644), "r+")
         except OSError as error:
             raise JobError(
                 f"cannot write in {self.folder}: {error.strerror}; choose another --run-dir"
@@ -290,6 +352,15 @@ def stopping_on_signals(run: LocalRun, say: Say) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _total(stream: Stream, max_events: int | None) -> int | None:
+    """Events that a run will see, where that is known beforehand."""
+    try:
+        length = len(stream)
+    except TypeError:
+        return max_events
+    return length if max_events is None else min(length, max_events)
 
 
 @cache

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from learners.learner import Learner
+import numpy as np
+
+from learners.learner import Learner, LearnerError, Prediction
 from pipeline.ledger import Ledger
 from pipeline.metrics import Prequential
-from streams.batch import Batch, Dead
+from streams.batch import Array, Batch, Dead
 from streams.operators.cut import cut
-from streams.operators.join import LabelJoin, Settled, outcome_of
+from streams.operators.join import LabelJoin, Outcome, Settled, outcome_of
 from streams.operators.operator import Operator
 from streams.operators.probes import Probes
 from streams.operators.vocabulary import Vocabulary
@@ -76,6 +78,7 @@ class Loop:
         self.ledger.enter(batch)
         revealed = self.join.push(batch)
         prediction = self.learner.step(self._question(batch), revealed)
+        _fits(prediction, len(batch), self.learner)
         self._settled.append(self.join.settle(prediction.value, prediction.proba))
         if len(self._settled) == _SCORED_AT_ONCE:
             self.score()
@@ -85,6 +88,7 @@ class Loop:
         if self._settled:
             outcome = outcome_of(self._settled)
             self._settled.clear()
+            _makes_sense(outcome, self.learner)
             self.metrics.add(outcome)
             self.ledger.settle(outcome)
 
@@ -103,9 +107,14 @@ class Loop:
         self.ledger.verify()
 
     def _question(self, batch: Batch) -> Batch:
-        """What a learner may see before it has predicted."""
+        """What a learner may see before it has predicted; it cannot write to what still waits."""
         segment = batch.segment if self.learner.needs_boundaries else None
-        return replace(batch, y=None, due=None, arrivals=None, dead=(), segment=segment)
+        ids, x = _read_only(batch.ids), batch.x
+        if isinstance(x, np.ndarray):
+            x = _read_only(x)
+        return replace(
+            batch, ids=ids, x=x, y=None, due=None, arrivals=None, dead=(), segment=segment
+        )
 
     def state(self) -> State:
         self.score()
@@ -124,3 +133,36 @@ class Loop:
             operator.load(state["operators"][str(i)])
         self.metrics.load(state["metrics"])
         self.ledger.load(state["ledger"])
+
+
+def _read_only(column: Array) -> Array:
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
+def _fits(prediction: Prediction, n: int, learner: Learner) -> None:
+    """Raises ``LearnerError`` where a prediction is not one for n events."""
+    value, proba = prediction.value, prediction.proba
+    if value.shape != (n,) or (proba is not None and (proba.ndim != 2 or len(proba) != n)):
+        given = f"value {value.shape}" + ("" if proba is None else f" and proba {proba.shape}")
+        raise LearnerError(
+            f"learner {learner.kind!r} predicted {given} for {n} events: ({n},) and ({n}, classes) "
+            "are wanted"
+        )
+
+
+def _makes_sense(outcome: Outcome, learner: Learner) -> None:
+    """Raises ``LearnerError`` where predictions are no class codes, or no probabilities."""
+    if not len(outcome.value) or outcome.value.dtype.kind == "f":
+        return
+    low, high = int(outcome.value.min()), int(outcome.value.max())
+    classes = max(len(learner.classes), 2)  # a model of two classes may name the second first
+    if low < -1 or high >= classes:
+        code = low if low < -1 else high
+        raise LearnerError(
+            f"learner {learner.kind!r} predicted class code {code}: a code from 0 to {classes - 1} "
+            "is wanted, or -1 for none"
+        )
+    if outcome.proba is not None and np.isnan(outcome.proba).any():
+        raise LearnerError(f"learner {learner.kind!r} gave probabilities that are not numbers")

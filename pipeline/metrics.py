@@ -275,9 +275,8 @@ def _given(y: Array, proba: Array) -> tuple[Array, Array]:
     given = np.zeros(m)
     given[known] = proba[known, y[known]]
     given[np.isnan(proba).any(1)] = np.nan
-    score = np.full(m, np.nan)
-    if width <= 2:
-        score = proba[:, 1].astype(np.float64) if width == 2 else np.zeros(m)
+    # Whatever the width: rows are as wide as the widest that they happen to be joined with.
+    score = proba[:, 1].astype(np.float64) if width >= 2 else np.zeros(m)
     return -np.log(np.maximum(given, _EPS)), score
 
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline.local import Watcher
 from pipeline.loop import Loop
-from streams.stream import Stream
 
 _HEADLINES = (
     ("online/accuracy", "accuracy"),
@@ -25,18 +25,14 @@ _HEADLINES = (
 )
 
 
-class LiveProgress:
+class LiveProgress(Watcher):
     """A bar with events per second and the accuracy so far; lines where there is no terminal.
 
     Looks at the clock after each micro-batch, and at the metrics a few times a second at most.
     """
 
-    def __init__(self, console: Console, stream: Stream | None, first: int = 0) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        try:
-            self._total = len(stream) if stream is not None else None
-        except TypeError:
-            self._total = None
         self._every = 0.5 if console.is_terminal else 10.0
         self._next = 0.0
         self._last: tuple[float, int] | None = None
@@ -50,7 +46,10 @@ class LiveProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("learning", total=self._total, completed=first, note="")
+        self._task = self._bar.add_task("learning", total=None, note="")
+
+    def begin(self, total: int | None, events: int) -> None:
+        self._bar.update(self._task, total=total, completed=events)
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()

@@ -229,6 +229,11 @@ class Recorded(Stream):
                 aside = [_malformed(partition, *row) for row in block.aside]
                 position = (before + block.offset).astype(np.float64)
                 yield self._decode(block.table, where, block.offset, position, aside)
+            if file.rows is not None and start > file.rows:
+                raise StreamError(
+                    f"{file.path} has {file.rows} rows, and reading was to go on at row {start}: it "
+                    "is not the file that this run began with"
+                )
             before += file.rows or 0
 
     def _labels(self, cursor: Cursor) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from pipeline import job as jobs
-from pipeline.local import LocalRun
+from pipeline.local import LocalRun, Watcher
 from pipeline.loop import Loop
 
 RESULT = Path(__file__).parents[1] / "results" / "long_run.md"
@@ -36,7 +36,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
 
 
-class Tenths:
+class Tenths(Watcher):
     """Notes memory and time at each tenth of the stream."""
 
     def __init__(self, events: int) -> None:

@@ -32,7 +32,7 @@ from torch import nn
 
 from pipeline import job as jobs
 from pipeline.build import build
-from pipeline.local import LocalRun
+from pipeline.local import LocalRun, Watcher
 from pipeline.loop import Loop
 from streams.batch import Batch
 from streams.operators.join import Revealed
@@ -128,7 +128,7 @@ def alone(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
     yield predicted
 
 
-class InTurn:
+class InTurn(Watcher):
     """Lets the others go on whenever the pipeline has done as much, and times each."""
 
     def __init__(self, *others: Iterator[np.ndarray]) -> None:

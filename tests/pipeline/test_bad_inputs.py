@@ -490,3 +490,156 @@ def test_a_folder_that_shadows_one_of_ours_is_named(name: str, tmp_path: Path) -
     assert process.returncode == 2
     assert f"package {name!r} is found at {mine}" in err
     assert len(err.strip().splitlines()) == 1
+
+
+# What a user's learner may get wrong, and what its line must say.
+WRONG_LEARNERS: dict[str, tuple[str, list[str]]] = {
+    "a value too many": (
+        "return replace(said, value=np.append(said.value, 0))",
+        ["value (33,)", "for 32 events"],
+    ),
+    "probabilities of another shape": (
+        "return replace(said, proba=np.zeros((len(batch) + 1, 2)))",
+        ["proba (33, 2)", "for 32 events"],
+    ),
+    "a class that is none": ("return replace(said, value=said.value - 7)", ["class code -"]),
+    "a class far away": ("return replace(said, value=said.value + 10**9)", ["class code 10000"]),
+    "no numbers": (
+        "return replace(said, proba=np.full((len(batch), 2), np.nan))",
+        ["not numbers"],
+    ),
+    "nothing": ("return None", ["AttributeError", "error.log"]),
+    "it writes to its batch": ("batch.x[:] = 0; return said", ["read-only", "error.log"]),
+    "it leaves": ("raise SystemExit(0)", ["SystemExit", "error.log"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LEARNERS)
+def test_a_learner_that_does_wrong_is_told(
+    name: str, everlearn: Everlearn, write_job: WriteJob
+) -> None:
+    body, said = WRONG_LEARNERS[name]
+    module = f"wrong_{abs(hash(name))}"
+    Path(f"{module}.py").write_text(
+        "from dataclasses import replace\nimport numpy as np\nfrom learners.prior import Prior\n"
+        "class Wrong(Prior):\n"
+        "    def predict(self, batch):\n"
+        "        said = super().predict(batch)\n"
+        "        if len(batch) and batch.ids[0] < 320: return said\n"
+        f"        {body}\n"
+        "    per_event = False\n"
+    )
+    wrong = f"learner={{kind: '{module}:Wrong'}}"
+    job = write_job(checkpoint={"every_events": 160}, stream={"standardise": None})
+    done = everlearn("run", job, "--run-dir", "run", "--set", wrong, code=1)
+    for words in said:
+        assert words in done.line, done.line
+    assert "events is kept" in done.line
+
+
+def test_a_state_that_cannot_be_kept_is_told_at_once(
+    everlearn: Everlearn, write_job: WriteJob
+) -> None:
+    Path("odd_state.py").write_text(
+        "import numpy as np\nfrom learners.prior import Prior\n"
+        "class Odd(Prior):\n"
+        "    def state(self):\n"
+        "        return {**super().state(), 'names': np.array(['a'])}\n"
+    )
+    odd = "learner={kind: 'odd_state:Odd'}"
+    job = write_job(checkpoint={"every_events": 160})
+    done = everlearn("run", job, "--run-dir", "run", "--set", odd, code=1)
+    assert "'learner/names' has dtype <U1" in done.line
+
+
+def test_the_job_file_itself_is_not_overwritten(everlearn: Everlearn, write_job: WriteJob) -> None:
+    job = write_job()
+    before = job.read_text()
+    done = everlearn("run", job, "--run-dir", ".", code=2)
+    assert "another --run-dir" in done.line
+    assert job.read_text() == before
+
+
+def test_a_newer_broken_checkpoint_does_not_outlive_a_whole_one(
+    everlearn: Everlearn, write_job: WriteJob, summary: Callable[[Path], dict[str, Any]]
+) -> None:
+    job = write_job(checkpoint={"every_events": 320})
+    everlearn("run", job, "--run-dir", "run", "--max-events", 960)
+    for name in ("640", "960"):
+        (arrays,) = Path("run").glob(f"checkpoints/*{name}/arrays.safetensors")
+        arrays.write_bytes(b"")
+    keep = ("--set", "checkpoint.keep=1")
+    everlearn("run", job, "--run-dir", "run", "--resume", "--max-events", 640, *keep)
+    done = everlearn("run", job, "--run-dir", "run", "--resume", "--max-events", 672, *keep)
+    assert "broken" not in done.err
+    assert summary(Path("run"))["resumed_from"].endswith("640")
+
+
+def test_dead_letters_that_were_deleted_are_not_made_up(
+    everlearn: Everlearn, write_job: WriteJob
+) -> None:
+    job = write_job(stream=csv(HEAD + "junk,1,yes\n" + rows(300)) | {"standardise": None})
+    job.write_text(job.read_text().replace("path: data.csv", "path: data.csv\n  features: [a, b]"))
+    everlearn("run", job, "--run-dir", "run", "--max-events", 64)
+    assert "junk" in Path("run/dead.jsonl").read_text()
+    Path("run/dead.jsonl").unlink()
+    done = everlearn("run", job, "--run-dir", "run", "--resume")
+    assert "shorter than it was" in done.err
+    assert Path("run/dead.jsonl").read_bytes() == b""
+
+
+def test_a_stream_that_is_not_what_it_was(everlearn: Everlearn, write_job: WriteJob) -> None:
+    plain = {"standardise": None}
+    job = write_job(stream=csv(HEAD + rows(400)) | plain)
+    everlearn("run", job, "--run-dir", "run", "--max-events", 320)
+    Path("data.csv").write_text(HEAD + rows(100))
+    done = everlearn("run", job, "--run-dir", "run", "--resume", code=1)
+    assert "data.csv has 100 rows" in done.line
+    assert "row 320" in done.line
+    Path("data.csv").write_text("a,b,c,label\n1,2,3,yes\n2,3,4,no\n")
+    done = everlearn("run", job, "--run-dir", "run", "--resume", code=2)
+    assert "column c: not set in the checkpoint, ['numeric'] in the job" in done.err
+
+
+def test_no_pickle_of_another_run_is_read(everlearn: Everlearn, write_job: WriteJob) -> None:
+    river = "learner={kind: river, model: naive_bayes.GaussianNB}"
+    job = write_job()
+    everlearn("run", job, "--run-dir", "old", "--max-events", 320, "--set", river)
+    (checkpoint,) = Path("old/checkpoints").iterdir()
+    warm = ("--warm-from", checkpoint, "--set", river)
+    done = everlearn("run", job, "--run-dir", "new", *warm, code=2)
+    assert "pickle" in done.line
+
+
+def test_a_lock_that_is_a_link_is_not_followed(everlearn: Everlearn, write_job: WriteJob) -> None:
+    Path("precious").write_text("do not lose me")
+    Path("run").mkdir()
+    Path("run/.lock").symlink_to(Path("precious").resolve())
+    everlearn("run", write_job(), "--run-dir", "run", code=2)
+    assert Path("precious").read_text() == "do not lose me"
+
+
+@pytest.mark.parametrize("name", ["dead.jsonl", "job.yaml"])
+def test_a_folder_where_a_file_should_be(
+    name: str, everlearn: Everlearn, write_job: WriteJob
+) -> None:
+    (Path("run") / name).mkdir(parents=True)
+    done = everlearn("run", write_job(), "--run-dir", "run", code=2)
+    assert name in done.line
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_the_digest_hangs_on_no_checkpoint_and_no_clock(
+    everlearn: Everlearn, write_job: WriteJob, summary: Callable[[Path], dict[str, Any]]
+) -> None:
+    """Probabilities grow from two classes to three in the middle of what is scored at once."""
+    lines = [f"{i % 7},{i % 5},{'abc'[i % 3] if i > 100 else 'ab'[i % 2]}\n" for i in range(1200)]
+    job = write_job(
+        stream=csv(HEAD + "".join(lines)) | {"standardise": None}, learner={"kind": "prior"}
+    )
+    digests = set()
+    for every in (5000, 32, 96):
+        folder = f"run{every}"
+        everlearn("run", job, "--run-dir", folder, "--set", f"checkpoint.every_events={every}")
+        digests.add(summary(Path(folder))["state_digest"])
+    assert len(digests) == 1
