@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Discriminator, Field, PositiveFloat, Tag
 from torch import Tensor
 
 from learners import models
@@ -77,7 +77,15 @@ class Sgd(Settings):
         weights.add_(gradient, alpha=-self.lr)
 
 
-OptimizerConfig = Annotated[Adam | Sgd, Field(discriminator="kind")]
+def _which(optimizer: Any) -> str:
+    if isinstance(optimizer, dict):
+        return str(optimizer.get("kind", "adam"))
+    return str(getattr(optimizer, "kind", ""))
+
+
+OptimizerConfig = Annotated[
+    Annotated[Adam, Tag("adam")] | Annotated[Sgd, Tag("sgd")], Discriminator(_which)
+]
 
 
 class Descent:

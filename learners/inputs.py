@@ -18,6 +18,7 @@ TEXT_BUCKETS = 512
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _U64 = np.uint64
+_MAX = float(np.finfo(np.float32).max)
 
 
 class Inputs:
@@ -26,7 +27,7 @@ class Inputs:
     ``rows`` gives what a buffer keeps of n events: one array, as the stream has it (an image stays
     uint8, a number keeps its precision). ``tensor`` scales rows with the running mean and variance
     *as they are when it is called*, so that what is recalled is seen as what is new is; without
-    ``scale`` it takes numbers as they come.
+    ``scale`` it takes numbers as they come, cut off at what a float32 can hold.
 
     Columns of mixed kinds become one row of numbers: numeric columns as they are, a categorical
     column as one of 32 hashed indicators, a text column as a hashed bag of words of 512 buckets
@@ -85,12 +86,13 @@ class Inputs:
         if self.image:
             return torch.from_numpy((rows.astype(np.float32) - 127.5) / 127.5)
         if not self.scale:
-            return torch.from_numpy(np.array(rows, np.float32))
+            return torch.from_numpy(_float32(rows))
         scaled = self.moments.mean.shape[0]
         if scaled == rows.shape[1]:
             return torch.from_numpy(self.moments.scale(rows))
-        whole = rows.astype(np.float32)
+        whole = np.empty(rows.shape, np.float32)
         whole[:, :scaled] = self.moments.scale(rows[:, :scaled])
+        whole[:, scaled:] = rows[:, scaled:]
         return torch.from_numpy(whole)
 
     def state(self) -> State:
@@ -98,6 +100,13 @@ class Inputs:
 
     def load(self, state: State) -> None:
         self.moments.load(state)
+
+
+def _float32(rows: Array) -> Array:
+    """A copy; numbers beyond float32 become the largest that it holds."""
+    if rows.dtype.kind == "f" and rows.itemsize > 4:
+        rows = np.minimum(np.maximum(rows, -_MAX), _MAX)
+    return np.array(rows, np.float32)
 
 
 def _ragged(column: Array | Ragged) -> Ragged:

@@ -20,7 +20,7 @@ from streams.state import State
 class Mlp(Settings):
     """A multilayer perceptron of layers as wide as ``hidden``; none gives a linear model."""
 
-    kind: Literal["mlp"]
+    kind: Literal["mlp"] = "mlp"
     hidden: tuple[PositiveInt, ...] = (128, 128)
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
 
@@ -72,22 +72,29 @@ class UserModule(Settings):
             if "shape" in inspect.signature(make).parameters:
                 args.setdefault("shape", shape)
             module = make(**args)
-        except (UnknownKind, TypeError, ValueError) as error:
-            raise ValueError(f"{self.kind} cannot be made: {line(error)}") from error
+        except UnknownKind as error:
+            raise ValueError(str(error)) from error
+        except (Exception, SystemExit) as error:  # whatever a user's module may raise
+            raise ValueError(
+                f"{self.kind} cannot be made: {type(error).__name__}: {line(error)}"
+            ) from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"{self.kind} gives {type(module).__name__}, not a torch.nn.Module")
         return module
 
 
+_IMPORTED = "module:Name"
+
+
 def _which(model: Any) -> str:
-    kind = model.get("kind", "") if isinstance(model, dict) else getattr(model, "kind", "")
-    return "module" if ":" in str(kind) else str(kind)
+    kind = model.get("kind", "mlp") if isinstance(model, dict) else getattr(model, "kind", "")
+    return _IMPORTED if ":" in str(kind) else str(kind)
 
 
 ModelConfig = Annotated[
     Annotated[Mlp, Tag("mlp")]
     | Annotated[Conv, Tag("conv")]
-    | Annotated[UserModule, Tag("module")],
+    | Annotated[UserModule, Tag(_IMPORTED)],
     Discriminator(_which),
 ]
 
@@ -121,10 +128,10 @@ class Net(nn.Module):
 
 
 def check_device(device: str) -> None:
-    """Raises ``LearnerError`` where torch has no such device."""
+    """Raises ``LearnerError`` where torch has no such device, or none that computes."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).add(1).item()
+    except Exception as error:  # RuntimeError, AssertionError, ImportError: each backend its own
         raise LearnerError(f"device: {device!r} cannot be used here: {line(error)}") from None
 
 
@@ -133,10 +140,16 @@ def build(
 ) -> Net:
     """A new network, its weights drawn from torch's global generator.
 
-    Raises ``ValueError`` where the body does not map (n, *shape) to (n, features).
+    Raises ``ValueError`` where the body does not map (n, *shape) to (n, features), and where it
+    cannot be made, as for want of memory.
     """
-    body = config.body(shape)
-    body.eval()
+    try:
+        body = config.body(shape)
+        body.eval()
+    except ValueError:
+        raise
+    except Exception as error:  # RuntimeError, MemoryError, OverflowError: as torch pleases
+        raise ValueError(f"{config.kind} cannot be made: {line(error)}") from error
     try:
         with torch.no_grad():
             out = body(torch.zeros(2, *shape))
@@ -148,7 +161,10 @@ def build(
             f"{config.kind} maps 2 rows {shape} to {given}; the head needs one vector of features "
             "for each row"
         )
-    return Net(body, out.shape[1], outputs).to(device)
+    try:
+        return Net(body, out.shape[1], outputs).to(device)
+    except Exception as error:
+        raise ValueError(f"{config.kind} cannot be put on {device}: {line(error)}") from error
 
 
 def grow(net: Net, outputs: int) -> None:

@@ -121,12 +121,11 @@ class NetworkLearner(Learner):
         return F.cross_entropy(out, y, reduction=reduction)
 
     def labels(self, y: Array) -> Tensor:
-        """Class codes as they are; targets scaled as the network sees them."""
+        """Class codes as they are; targets scaled, and cut off, as inputs are."""
         if self.schema.task == "classification":
             writable = y if y.flags.writeable else y.copy()  # or torch warns
             return torch.from_numpy(writable).to(self.device)
-        scaled = (y - self.targets.mean) / self.targets.std()
-        return torch.from_numpy(scaled.astype(np.float32)).to(self.device)
+        return torch.from_numpy(self.targets.scale(y)).to(self.device)
 
     def _learn(self, batch: Batch) -> None:
         if not len(batch):

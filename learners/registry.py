@@ -10,6 +10,7 @@ import pkgutil
 from types import ModuleType
 from typing import Any, TypeVar
 
+from learners.learner import line
 from streams.settings import unknown
 
 T = TypeVar("T")
@@ -29,6 +30,8 @@ def find(package: ModuleType, base: type[T], kind: str) -> type[T]:
         found = load_object(kind)
         if not (inspect.isclass(found) and issubclass(found, base)):
             raise UnknownKind(f"{kind} is not a subclass of {base.__module__}.{base.__name__}")
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise UnknownKind(f"{kind} is abstract: it does not define {', '.join(missing)}")
         return found
     name = f"{package.__name__}.{kind.replace('-', '_')}"
     if kind.replace("-", "").isidentifier() and importlib.util.find_spec(name) is not None:
@@ -56,15 +59,20 @@ def load_object(path: str) -> Any:
         raise UnknownKind(f"{path!r} is not an import path (module:name)")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and lacks one of its own
+    except (Exception, SystemExit) as error:  # whatever a user's module does as it is imported
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
+            f"{error.name}."
+        ):
+            raise UnknownKind(
+                f"no module named {module_name!r}: import paths start from the folder of the job "
+                "file"
+            ) from None
         raise UnknownKind(
-            f"no module named {module_name!r}: import paths start from the folder of the job file"
-        ) from None
+            f"module {module_name!r} cannot be imported: {type(error).__name__}: {line(error)}"
+        ) from error
     try:
         return operator.attrgetter(name)(module)
-    except AttributeError:
+    except Exception:  # an AttributeError, or what a module's own __getattr__ raises
         names = [n for n in vars(module) if not n.startswith("_")]
         raise UnknownKind(f"module {module_name!r} has no {unknown(name, names)}") from None
 

@@ -23,6 +23,7 @@ from streams.state import State
 Spec = str | dict[str, Any] | list[Any]
 
 _PATH = re.compile(r"[a-z_]+(\.[a-z_]+)*\.[A-Z]\w*|[\w.]+:[\w.]+")  # optim.SGD, my_models:build
+_SEEDS = ("seed", "random_state")
 
 
 class RiverConfig(LearnerConfig):
@@ -212,14 +213,22 @@ class River(Learner):
 def build(spec: Spec, seed: int) -> Any:
     """The river object that a specification describes. Raises ``LearnerError``.
 
-    An estimator that takes a seed, and is given none, gets ``seed``: a run must come out the same.
+    An estimator that takes a seed, and is given none, gets ``seed``, and so does every object that
+    it makes for itself: a run must come out the same.
     """
     if isinstance(spec, list):
         if not spec:
             raise LearnerError("learner.model: an empty list makes no pipeline")
         pipeline = build(spec[0], seed)
         for part in spec[1:]:
-            pipeline = pipeline | build(part, seed)
+            step = build(part, seed)
+            try:
+                pipeline = pipeline | step
+            except Exception as error:  # a user's objects may raise anything
+                raise LearnerError(
+                    f"learner.model: {type(step).__name__} cannot follow "
+                    f"{type(pipeline).__name__} in a pipeline: {line(error)}"
+                ) from error
         return pipeline
     path, params = (spec, {}) if isinstance(spec, str) else _only(spec)
     if ":" in path:
@@ -229,17 +238,60 @@ def build(spec: Spec, seed: int) -> Any:
             raise LearnerError(f"learner.model: {error}") from None
     else:
         make = _named(path)
-    accepted = inspect.signature(make).parameters
+    try:
+        accepted = inspect.signature(make).parameters
+    except (TypeError, ValueError) as error:
+        raise LearnerError(f"learner.model: {path} builds nothing: {line(error)}") from error
     args = [_value(value, seed) for value in params] if isinstance(params, list) else []
     named = {k: _value(v, seed) for k, v in params.items()} if isinstance(params, dict) else {}
     if "seed" in accepted:
         named.setdefault("seed", seed)
     try:
-        return make(*args, **named)
-    except (TypeError, ValueError) as error:
+        made = make(*args, **named)
+    except Exception as error:  # whatever a constructor may raise
         raise LearnerError(
             f"learner.model: {path} cannot be made ({line(error)}). It takes: {', '.join(accepted)}"
         ) from error
+    return _seeded(made, seed, path, fresh=inspect.isclass(make))
+
+
+def _seeded(made: Any, seed: int, path: str, fresh: bool) -> Any:
+    """The object with ``seed`` wherever it, or one within, takes a seed and has none. It is made
+    anew for that where it is ``fresh``, and has nothing learned to lose."""
+    from river import base
+
+    unseeded: dict[str, Any] = {}
+    for name, value in _parameters(made).items():
+        if name in _SEEDS and value is None:
+            unseeded[name] = seed
+        elif isinstance(value, base.Base) or hasattr(value, "get_params"):
+            seeded = _seeded(value, seed, f"{path}: {name}", fresh)
+            if seeded is not value:
+                unseeded[name] = seeded
+    if not unseeded:
+        return made
+    why = "what a function builds is taken as it is"
+    if fresh:
+        try:
+            return made.clone(unseeded)
+        except Exception as error:  # no clone, or a class that does not keep to river's rules
+            why = line(error)
+    raise LearnerError(
+        f"learner.model: {path}: state {next(iter(unseeded))!r} of {type(made).__name__}, seeded: "
+        f"without it, runs would differ ({why})"
+    )
+
+
+def _parameters(made: Any) -> dict[str, Any]:
+    """What an object was made with, or the steps of a pipeline, by name."""
+    for steps in ("steps", "transformers"):
+        if isinstance(found := getattr(made, steps, None), dict):
+            return found
+    try:
+        names = list(inspect.signature(type(made)).parameters)
+    except (TypeError, ValueError):
+        return {}
+    return {name: getattr(made, name) for name in names if hasattr(made, name)}
 
 
 def _only(spec: dict[str, Any]) -> tuple[str, Any]:
@@ -268,6 +320,8 @@ def _named(path: str) -> Any:
         raise LearnerError(
             f"learner.model: river has no module {unknown(module_name, known)}"
         ) from None
+    except Exception as error:  # a module of river for which something else is missing
+        raise LearnerError(f"learner.model: river.{module_name}: {line(error)}") from error
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         known = [n for n, value in vars(module).items() if inspect.isclass(value)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import NamedTuple
 
-from learners.learner import Learner, LearnerError
+from learners.learner import Learner, LearnerError, line
 from pipeline.job import JobError, LoadedJob
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
@@ -42,10 +42,13 @@ class Parts(NamedTuple):
 def build(loaded: LoadedJob) -> Parts:
     """Stream, operators, join, learner and metrics of a job. Raises ``JobError``."""
     job = loaded.job
+    making = f"stream.kind {job.stream.kind}"
     try:
         stream = loaded.stream(job.stream, loaded.folder)
         schema = stream.schema
+        making = f"learner.kind {job.learner.kind}"
         learner = _learner(loaded, stream)
+        making = "operators"
         operators: list[Operator] = []
         if stream.has_ids:
             operators.append(UniqueIds(job.stream.id_window))
@@ -53,19 +56,20 @@ def build(loaded: LoadedJob) -> Parts:
             operators.append(TimeOrder(job.stream.lateness))
         if job.stream.standardise is not None:
             operators.append(Standardise(job.stream.standardise, schema))
-    except (StreamError, LearnerError, ValueError) as error:
-        raise JobError(f"{loaded.file}: {error}") from None
-    vocabulary = Vocabulary(schema.classes)
-    share = job.evaluate.probes.share
-    probes = Probes(share, job.seed) if share else None
-    source = Source(stream, job.stream.batch_size, vocabulary, probes)
-    metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)
-    return Parts(
-        stream,
-        vocabulary,
-        source,
-        Loop(operators, _join(loaded, stream, learner), learner, metrics),
-    )
+        vocabulary = Vocabulary(schema.classes)
+        share = job.evaluate.probes.share
+        probes = Probes(share, job.seed) if share else None
+        source = Source(stream, job.stream.batch_size, vocabulary, probes)
+        metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)
+        join = _join(loaded, stream, learner)
+        loop = Loop(operators, join, learner, metrics, stream.gapless)
+    except (StreamError, LearnerError) as error:
+        raise JobError(f"{loaded.file}: {line(error)}") from None
+    except (Exception, SystemExit) as error:  # whatever a user's class may raise
+        what = type(error).__name__
+        first = line((str(error).strip() or what).splitlines()[0])
+        raise JobError(f"{loaded.file}: {making}: {what}: {first}") from error
+    return Parts(stream, vocabulary, source, loop)
 
 
 def _learner(loaded: LoadedJob, stream: Stream) -> Learner:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import reprlib
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +16,16 @@ from pydantic import Field, PositiveInt, StringConstraints, ValidationError
 
 import learners
 import streams
-from learners.learner import Learner, LearnerConfig
+from learners.learner import Learner, LearnerConfig, line
 from learners.registry import UnknownKind, find
-from streams.settings import Settings
+from streams.settings import Settings, unknown
 from streams.stream import Stream, StreamConfig
+
+MAX_BYTES = 1_000_000
+"""The largest job file that is read."""
+MAX_DEPTH = 100
+MAX_VALUES = 100_000
+"""How deep a job may be nested, and how many values it may hold once anchors are filled in."""
 
 
 class JobError(Exception):
@@ -66,7 +74,7 @@ class Job(Settings):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$")]
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = "cpu"
-    threads: PositiveInt = 1
+    threads: PositiveInt = Field(1, le=1024)
     stream: StreamConfig
     learner: LearnerConfig
     evaluate: Evaluate = Evaluate()
@@ -105,14 +113,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def load(file: Path, overrides: Sequence[str] = ()) -> LoadedJob:
     """Reads a job file, applies ``key=value`` overrides, and checks it. Raises ``JobError``."""
-    try:
-        raw = yaml.load(file.read_text(), Loader=_Loader)
-    except OSError as error:
-        raise JobError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise JobError(f"{file}: not a text file") from None
-    except yaml.YAMLError as error:
-        raise JobError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    raw = _yaml(_text(file), f"{file}")
     if not isinstance(raw, dict):
         raise JobError(f"{file}: a job is a mapping with name, stream and learner")
     for override in overrides:
@@ -136,6 +137,8 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
                 data[part] = cls.Config.model_validate(data[part])
             except ValidationError as error:
                 problems += _lines(error, file, data[part], (part,))
+            except Exception as error:  # whatever the validators of a user's class may raise
+                problems.append(f"{file}: {part}: {type(error).__name__}: {line(error)}")
     parts = {k: v for k, v in data.items() if k not in ("stream", "learner")}
     base = {"stream": StreamConfig(kind="?"), "learner": LearnerConfig(kind="?")}
     try:
@@ -159,13 +162,13 @@ def _class(
 ) -> Any:
     spec = data.get(part)
     if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
-        given = "nothing" if spec is None else repr(spec)
+        given = "nothing" if spec is None else _shown(spec)
         problems.append(f"{file}: {part}: {given} given; a mapping with a kind is wanted")
         return None
     try:
         return find(package, base, spec["kind"])
     except UnknownKind as error:
-        problems.append(f"{file}: {part}.kind: {error}")
+        problems.append(f"{file}: {part}.kind: {line(error)}")
         return None
 
 
@@ -177,34 +180,110 @@ def _lines(error: ValidationError, file: Path, data: Any, at: tuple[str, ...]) -
         for step in found["loc"]:
             # pydantic names the branch of a union in the path; the job file knows no such step
             known = isinstance(inside, dict) and step in inside
-            if known or (isinstance(inside, list) and isinstance(step, int)):
+            listed = isinstance(inside, list) and isinstance(step, int) and step < len(inside)
+            if known or listed:
                 inside = inside[step]
                 path.append(str(step))
             elif step == found["loc"][-1]:
                 path.append(str(step))
-        message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        place = f"{file}: {'.'.join(path)}" if path else f"{file}"
+        message = line(found["msg"].removeprefix("Value error, ").removeprefix("Input should be "))
+        place = f"{file}: {line('.'.join(path))}" if path else f"{file}"
         if found["type"] == "missing":
             lines.append(f"{place}: missing")
         elif found["type"] == "value_error":
             lines.append(f"{place}: {message}")
+        elif found["type"] == "union_tag_invalid" and isinstance(found["input"], dict):
+            kinds = [kind.strip(" '") for kind in found["ctx"]["expected_tags"].split(",")]
+            lines.append(f"{place}.kind: {unknown(str(found['ctx']['tag']), kinds)}")
+        elif found["type"] == "union_tag_invalid":
+            lines.append(
+                f"{place}: {_shown(found['input'])} given; a mapping with a kind is wanted"
+            )
         else:
-            lines.append(f"{place}: {found['input']!r} given; {message} is accepted")
+            lines.append(f"{place}: {_shown(found['input'])} given; {message} is accepted")
     return lines
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
+    given = f"--set {line(override[:100])}"
     if not equals:
-        raise JobError(f"--set {override}: key=value is wanted, as in learner.optimizer.lr=0.01")
+        raise JobError(f"{given}: key=value is wanted, as in learner.optimizer.lr=0.01")
     *parents, last = path.split(".")
     inside = raw
     for parent in parents:
         inner = inside.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise JobError(f"--set {override}: {parent} is {inner!r}, and has no keys in it")
+            raise JobError(f"{given}: {line(parent)} is {_shown(inner)}, and has no keys in it")
         inside = inner
-    inside[last] = yaml.load(text, Loader=_Loader)
+    inside[last] = _yaml(text, given)
+
+
+def _text(file: Path) -> str:
+    try:
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise JobError(f"{file}: not a regular file")
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise JobError(f"{file}: more than {MAX_BYTES:,} bytes: this is no job")
+        return raw.decode()
+    except OSError as error:
+        raise JobError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise JobError(f"{file}: not a text file") from None
+
+
+def _yaml(text: str, place: str) -> Any:
+    """What a text says as YAML, if it is all plain values. Raises ``JobError``."""
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise JobError(f"{place}: nested too deep") from None
+    except yaml.YAMLError as error:
+        raise JobError(f"{place}: not YAML: {line(error)}") from None
+    except Exception as error:  # ValueError, TypeError, KeyError, ...: a date that is none
+        raise JobError(f"{place}: not YAML: a value cannot be read: {line(error)}") from None
+    _plain(value, place)
+    return value
+
+
+def _plain(value: Any, place: str) -> None:
+    """Raises ``JobError`` for what cannot be checked, shown and kept as JSON."""
+    level, count = [value], 0
+    for _ in range(MAX_DEPTH):
+        count += len(level)
+        if count > MAX_VALUES:
+            raise JobError(f"{place}: more than {MAX_VALUES:,} values: this is no job")
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [*item.keys(), *item.values()]
+            elif isinstance(item, list):
+                inner += item
+            elif not isinstance(item, str | int | float | date | None):
+                raise JobError(f"{place}: a {type(item).__name__} is none of the values of a job")
+            elif isinstance(item, str) and not _encodes(item):
+                raise JobError(f"{place}: {_shown(item)} is no text in Unicode")
+            elif isinstance(item, int) and item.bit_length() > 1024:
+                raise JobError(f"{place}: an integer of {item.bit_length():,} bits is too large")
+        if not inner:
+            return
+        level = inner
+    raise JobError(f"{place}: nested more than {MAX_DEPTH} deep")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in a message: never long, and in one line."""
+    return line(_SHORT.repr(value))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -217,6 +296,11 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxdict = _SHORT.maxlist = 10
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as people write it: ``3e-4`` is a number, and a key given twice is a mistake."""
 
@@ -224,6 +308,10 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a word, not a list or a mapping", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark

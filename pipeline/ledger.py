@@ -62,8 +62,13 @@ class _Span:
 @dataclass
 class Ledger:
     """Keeps a range of positions for each partition, and a count and hash of ids for each fate: the
-    same few bytes however long the stream. Additions are put by and folded in blocks."""
+    same few bytes however long the stream. Additions are put by and folded in blocks.
 
+    With ``gapless``, events whose positions were passed over are an error; the first position of a
+    partition may be any, and labels may leave some out.
+    """
+
+    gapless: bool = True
     _spans: dict[str, _Span] = field(default_factory=dict)
     _entered: _Tally = field(default_factory=_Tally)
     _fates: dict[str, _Tally] = field(default_factory=lambda: {fate: _Tally() for fate in FATES})
@@ -124,6 +129,14 @@ class Ledger:
                 raise LedgerError(
                     f"partition {prefix}{part}: position {position} was read a second time (the "
                     f"stream had been read up to {span.next}); a stream must go on from its cursor"
+                )
+            if self.gapless and not prefix and high + 1 - span.next > n:
+                after = np.append(span.next - 1, offsets)
+                gap = int(np.argmax(np.diff(after) > 1))
+                raise LedgerError(
+                    f"partition {part}: positions {after[gap] + 1} to {after[gap + 1] - 1} were "
+                    "passed over; a stream must go on from its cursor, and one with gaps between "
+                    "its positions says so (gapless = False)"
                 )
             span.next, span.count = high + 1, span.count + n
 

@@ -56,12 +56,13 @@ class Loop:
         join: LabelJoin,
         learner: Learner,
         metrics: Prequential,
+        gapless: bool = True,
     ) -> None:
         self.operators = operators
         self.join = join
         self.learner = learner
         self.metrics = metrics
-        self.ledger = Ledger()
+        self.ledger = Ledger(gapless)
         self._settled: list[Settled] = []
         self.dead: list[Dead] = []  # set aside since somebody last took them away
 
@@ -150,10 +151,13 @@ def _fits(prediction: Prediction, n: int, learner: Learner) -> None:
             f"learner {learner.kind!r} predicted {given} for {n} events: ({n},) and ({n}, classes) "
             "are wanted"
         )
+    if proba is not None and proba.size and proba[-1, -1] != proba[-1, -1]:  # NaN: one will do
+        learner.verify()  # it may know why
+        raise LearnerError(f"learner {learner.kind!r} gave probabilities that are not numbers")
 
 
 def _makes_sense(outcome: Outcome, learner: Learner) -> None:
-    """Raises ``LearnerError`` where predictions are no class codes, or no probabilities."""
+    """Raises ``LearnerError`` where predictions are no class codes."""
     if not len(outcome.value) or outcome.value.dtype.kind == "f":
         return
     low, high = int(outcome.value.min()), int(outcome.value.max())
@@ -164,5 +168,3 @@ def _makes_sense(outcome: Outcome, learner: Learner) -> None:
             f"learner {learner.kind!r} predicted class code {code}: a code from 0 to {classes - 1} "
             "is wanted, or -1 for none"
         )
-    if outcome.proba is not None and np.isnan(outcome.proba).any():
-        raise LearnerError(f"learner {learner.kind!r} gave probabilities that are not numbers")

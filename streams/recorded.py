@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import field_validator, model_validator
@@ -100,6 +101,18 @@ class RecordedConfig(StreamConfig):
     )
     labels: LabelsConfig | None = None
     start: float | str | datetime | date | None = None
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _shapes(cls, features: Any) -> Any:
+        images = features.get("image") if isinstance(features, dict) else None
+        for name, shape in images.items() if isinstance(images, dict) else ():
+            sizes = shape if isinstance(shape, list | tuple) else ()
+            if len(sizes) != 3 or any(type(size) is not int or size < 1 for size in sizes):
+                raise ValueError(
+                    f"the shape of image {name!r} is {shape!r}: [channels, height, width] is wanted"
+                )
+        return features
 
     @field_validator("start")
     @classmethod
@@ -231,8 +244,8 @@ class Recorded(Stream):
                 yield self._decode(block.table, where, block.offset, position, aside)
             if file.rows is not None and start > file.rows:
                 raise StreamError(
-                    f"{file.path} has {file.rows} rows, and reading was to go on at row {start}: it "
-                    "is not the file that this run began with"
+                    f"{file.path} has {file.rows} rows, and reading was to go on at row {start}: "
+                    "it is not the file that this run began with"
                 )
             before += file.rows or 0
 

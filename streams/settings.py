@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
-    """Base of all settings: an unknown key is an error that names the nearest known one."""
+    """Base of all settings: an unknown key is an error that names the nearest known one, and true
+    and false are no numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -23,10 +25,34 @@ class Settings(BaseModel):
                     raise ValueError(f"unknown key {unknown(str(key), cls.model_fields)}")
         return data
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if kinds & {int, float} and not kinds & {bool, Any} and _holds_truth(value):
+            raise PydanticCustomError("number", "a number")
+        return value
+
 
 def unknown(name: str, names: Iterable[str]) -> str:
     """``'replya': did you mean 'replay'? There are: …``"""
     names = list(names)
+    name = name if len(name) <= 100 else name[:97] + "..."
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{name!r}: {hint}There are: {', '.join(names)}"
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """All that a type is made of: of ``tuple[int, ...] | None`` int, the dots and NoneType."""
+    parts = get_args(annotation)
+    found = set().union(*map(_kinds, parts)) if parts else {annotation}
+    return {kind for kind in found if isinstance(kind, type) or kind is Any}
+
+
+def _holds_truth(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return any(map(_holds_truth, value))
+    return isinstance(value, bool)

@@ -78,6 +78,9 @@ class Stream(ABC):
         has_ids: whether events bring ids of their own (else their position is their id).
         has_time: whether events bring a time of their own (else their position is their time).
         has_arrivals: whether labels arrive on their own, and not in the rows of their events.
+        gapless: whether the positions of a partition follow one another without gaps, dead events
+            among them; a position passed over is then an error, not a loss that nobody sees. False
+            for sources such as a compacted topic of Kafka.
     """
 
     kind: ClassVar[str]
@@ -87,6 +90,7 @@ class Stream(ABC):
     has_ids: bool = False
     has_time: bool = False
     has_arrivals: bool = False
+    gapless: bool = True
 
     @abstractmethod
     def __init__(self, config: Any, folder: Path) -> None: ...

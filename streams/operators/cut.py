@@ -9,6 +9,8 @@ import numpy as np
 
 from streams.batch import Batch
 
+STREAK = 4096  # dead events
+
 
 def cut(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
     """Micro-batches of exactly ``size`` rows, the last as long as it comes out.
@@ -17,29 +19,80 @@ def cut(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
     sees the same ones as a run that was never broken. Rows are views of their block, but for the
     one micro-batch that straddles two. What stands after the last row of a block waits for the next
     event; at the end of the stream it comes with the last micro-batch.
+
+    A micro-batch also ends, short or without a row, with the 4,096th dead event in a row: a long
+    streak of them can be counted, kept and stopped. Labels among them wait for the next event.
     """
     rest: Batch | None = None  # 1 to size rows that may yet be the last, with nothing after them
-    beside: Batch | None = None  # no rows, only what stood after the last one
-    for block in blocks:
-        if beside is not None:
-            block = Batch.concat([beside, block])
-        block, beside = _split(block)
-        if not len(block):
-            continue
-        start = 0
+    for piece, ends in _pieces(blocks):
+        n, start = len(piece), 0
         if rest is not None:
-            start = min(size - len(rest), len(block))
-            rest = Batch.concat([rest, block[:start]]) if start else rest
-            if start == len(block):
-                continue
+            start = min(size - len(rest), n)
+            if start or not n:
+                rest = Batch.concat([rest, piece[:start]])
+            if start < n:
+                yield rest
+                rest = None
+        if rest is None:
+            while n - start > size:
+                yield piece[start : start + size]
+                start += size
+            rest = piece[start:]
+        if ends:
             yield rest
-        while len(block) - start > size:
-            yield block[start : start + size]
-            start += size
-        rest = block[start:]
-    last = [batch for batch in (rest, beside) if batch is not None]
-    if last:
-        yield Batch.concat(last)
+            rest = None
+    if rest is not None:
+        yield rest
+
+
+def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Blocks that end with a row, what stands after it moved to the front of the next; and, marked
+    True, those that end with a streak of dead events or with the stream: a micro-batch ends there.
+    """
+    beside: list[Batch] = []  # no rows, only what stood after the last one
+    streak = 0  # dead events among it
+    for block in blocks:
+        while streak + len(block.dead) >= STREAK and (found := _streak(block, streak)):
+            head, block = _broken(block, *found)
+            if len(head):
+                yield Batch.concat([*beside, head]), True
+                beside = []
+            else:
+                yield Batch.concat([*(replace(b, arrivals=None) for b in beside), head]), True
+                beside = [replace(b, dead=()) for b in beside if b.arrivals is not None]
+            streak = 0
+        rows, after = _split(block)
+        if len(rows):
+            yield Batch.concat([*beside, rows]), False
+            beside, streak = [], 0
+        if after is not None:
+            beside.append(after)
+            streak += len(after.dead)
+    if beside:
+        yield Batch.concat(beside), True
+
+
+def _streak(block: Batch, streak: int) -> tuple[int, int] | None:
+    """The row before which, and the number of dead events of the block with which, a streak that
+    goes on from ``streak`` is full; None: it is not."""
+    row = 0
+    for count, dead in enumerate(block.dead, 1):
+        streak = streak + 1 if dead.before == row else 1
+        row = dead.before
+        if streak == STREAK:
+            return row, count
+    return None
+
+
+def _broken(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
+    """Rows up to ``row`` and the first ``count`` dead events; and the others, with the labels that
+    stand between the two."""
+    bare, dead = replace(block, dead=()), block.dead
+    later = dead[count:]
+    if row:
+        later = tuple(replace(d, before=d.before - row) for d in later)
+    head = _split(bare[:row])[0]
+    return replace(head, dead=dead[:count]), replace(bare[row:], dead=later)
 
 
 def _split(block: Batch) -> tuple[Batch, Batch | None]:

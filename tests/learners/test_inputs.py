@@ -129,3 +129,18 @@ def test_a_vector_beside_other_columns_is_refused() -> None:
     schema = Schema((Feature("a", "numeric"), Feature("v", "vector", (3,))), "classification")
     with pytest.raises(ValueError, match="'v' stands beside"):
         Inputs(schema)
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("kind", ["numeric", "text"])
+def test_numbers_beyond_float32_are_cut_off_in_silence(scale: bool, kind: str) -> None:
+    """Warnings are errors here."""
+    others = (Feature("b", kind),)  # type: ignore[arg-type]
+    inputs = Inputs(Schema((Feature("a", "numeric"), *others), "classification"), scale)
+    a = np.array([1e39, -1e300, 0.5])
+    b = np.zeros(3) if kind == "numeric" else Ragged.of_text(["", "", ""])
+    x = np.stack([a, np.zeros(3)], 1) if inputs.shape == (2,) else {"a": a, "b": b}
+    inputs.observe(x)
+    found = inputs.tensor(inputs.rows(x)).numpy()[:, 0]
+    assert np.isfinite(found).all()
+    assert scale or found.tolist() == [np.finfo(np.float32).max, np.finfo(np.float32).min, 0.5]

@@ -260,6 +260,15 @@ def test_targets_are_scaled_whatever_their_size() -> None:
     assert max(shares) < 1.5 * min(shares), "the size of targets matters"
 
 
+def test_an_absurd_target_is_learned_as_a_bounded_one() -> None:
+    schema = Schema((Feature("x", "numeric"),), "regression")
+    learner = Replay(ReplayConfig(kind="replay"), schema, 0)
+    learner.targets.update(np.random.default_rng(0).normal(5, 2, 100))
+    learner.targets.update(np.array([5.0, 1e200]))
+    assert learner.targets.std() < 50
+    assert learner.labels(np.array([1e200, -1e39])).tolist() == [100, -100]
+
+
 def test_a_constant_target_is_said() -> None:
     said = regression(np.full(320, 1234.5))
     assert np.isnan(said[:16]).all()

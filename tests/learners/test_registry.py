@@ -34,6 +34,8 @@ def test_all_that_are_found_have_the_name_they_are_found_by() -> None:
         ("learners.replay:BufferConfig", "is not a subclass"),
         ("learners.replay:", "not an import path"),
         (":Replay", "not an import path"),
+        (".a:b", "'.a' cannot be imported"),
+        ("learners.network:NetworkLearner", "is abstract: it does not define learn"),
     ],
 )
 def test_an_unknown_name_is_an_error_that_names_the_nearest(kind: str, says: str) -> None:
@@ -47,9 +49,31 @@ def test_a_module_that_lacks_one_of_its_own_says_which(
 ) -> None:
     (tmp_path / "mine_too.py").write_text("import mine\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="'mine'"):
+    with pytest.raises(UnknownKind, match=r"'mine_too' cannot be imported: .*'mine'"):
         load_object("mine_too:Thing")
     sys.modules.pop("mine_too", None)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def\n", "SyntaxError: "),
+        ("from json import nothing\n", "ImportError: cannot import name"),
+        ("raise RuntimeError('first\\nsecond \\x1b[31mred\\x1b[0m')\n", "first second red$"),
+        ("import sys; sys.exit(3)\n", "SystemExit: 3"),
+        ("def __getattr__(name): raise ValueError(name)\n", "'broken_one' has no 'Thing'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
+) -> None:
+    (tmp_path / "broken_one.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownKind, match=says) as error:
+        find(learners, Learner, "broken_one:Thing")
+    assert "broken_one" in str(error.value)
+    assert str(error.value).isprintable()
+    sys.modules.pop("broken_one", None)
 
 
 def test_names_inside_a_class() -> None:

@@ -1,3 +1,4 @@
+import random
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from river import (
+    base,
     datasets,
     dummy,
     evaluate,
@@ -17,6 +19,7 @@ from river import (
     linear_model,
     metrics,
     naive_bayes,
+    neighbors,
     preprocessing,
     stats,
     tree,
@@ -25,7 +28,7 @@ from river import (
 from learners.learner import Learner, LearnerConfig, LearnerError
 from learners.no_change import NoChange
 from learners.prior import Prior
-from learners.river import River, RiverConfig
+from learners.river import River, RiverConfig, build
 from streams.batch import Batch, ClassName, Ragged
 from streams.operators.in_rows import LabelsByEvents
 from streams.operators.join import Revealed
@@ -303,3 +306,86 @@ def test_a_model_that_cannot_be_saved_is_refused_at_once(
     with pytest.raises(LearnerError, match="cannot be saved"):
         river("my_river:build")
     sys.modules.pop("my_river", None)
+
+
+class Uncloned(base.Regressor):
+    """Takes an engine, and cannot be cloned."""
+
+    def __init__(self, engine: Any = None) -> None:
+        self.engine = engine or neighbors.SWINN()
+
+    def clone(self, new_params: Any = None, include_attributes: bool = False) -> Any:
+        raise NotImplementedError("no clone of this")
+
+    def learn_one(self, x: dict[str, Any], y: float) -> None: ...
+
+    def predict_one(self, x: dict[str, Any]) -> float:
+        return 0.0
+
+
+def knn() -> Any:
+    return neighbors.KNNRegressor()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "neighbors.KNNRegressor",
+        ["preprocessing.StandardScaler", {"neighbors.KNNRegressor": {"n_neighbors": 3}}],
+        {"neighbors.KNNRegressor": {"engine": {"neighbors.SWINN": {"seed": None}}}},
+        {"ensemble.BaggingRegressor": {"model": "neighbors.KNNRegressor", "n_models": 2}},
+    ],
+)
+def test_what_a_model_makes_for_itself_is_seeded(spec: Any) -> None:
+    trump = data("trump")
+
+    def answers(seed: int) -> Any:
+        config = RiverConfig(kind="river", model=spec)
+        learner = River(config, trump.schema, seed)
+        learner.learn(trump.batch[:700])
+        return learner.predict(trump.batch[700:]).value
+
+    state = random.getstate()
+    random.seed(1)
+    first = answers(7)
+    random.seed(2)
+    np.testing.assert_array_equal(answers(7), first)
+    random.setstate(state)
+
+
+def test_the_seed_reaches_objects_within_objects_and_stated_ones_stay() -> None:
+    assert build("neighbors.KNNRegressor", 7).engine.seed == 7
+    stated = {"neighbors.KNNRegressor": {"engine": {"neighbors.SWINN": {"seed": 3}}}}
+    assert build(stated, 7).engine.seed == 3
+    pipeline = build(["preprocessing.StandardScaler", "neighbors.KNNRegressor"], 7)
+    assert pipeline["KNNRegressor"].engine.seed == 7
+
+
+def test_what_cannot_be_seeded_says_what_to_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "own_models", sys.modules[__name__])
+    with pytest.raises(LearnerError, match="own_models:knn: engine: state 'seed' of SWINN"):
+        build("own_models:knn", 7)
+    with pytest.raises(LearnerError, match=r"state 'engine' of Uncloned.*no clone of this"):
+        build("own_models:Uncloned", 7)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("os:path", "os:path builds nothing"),
+        ("own_models:fails", "own_models:fails cannot be made .line one two."),
+        (["own_models:text", "own_models:text"], "str cannot follow str"),
+    ],
+)
+def test_builders_that_fail(spec: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "own_models", sys.modules[__name__])
+    with pytest.raises(LearnerError, match=says):
+        build(spec, 7)
+
+
+def fails() -> Any:
+    raise RuntimeError("line one\n\x1b[31mtwo")
+
+
+def text() -> str:
+    return "no estimator"

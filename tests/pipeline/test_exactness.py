@@ -57,7 +57,7 @@ def killed_run(job: Path, folder: Path, kills: int, seed: int) -> tuple[dict[str
         )
         try:
             if moment == "starting":
-                time.sleep(chance.uniform(0.2, 3.0))
+                time.sleep(chance.uniform(0.2, 1.2))
             else:
                 while process.poll() is None:
                     new = checkpoints(folder) - before

@@ -110,7 +110,7 @@ def test_little_waits_when_no_label_comes() -> None:
 )
 @pytest.mark.parametrize("folded", [False, True])
 def test_positions_read_twice(parts: list[tuple[int, int]], position: int, folded: bool) -> None:
-    ledger = Ledger()
+    ledger = Ledger(gapless=False)
     where = f"position ({position}|0) was read a second time"
     with pytest.raises(LedgerError, match=where):  # noqa: PT012 (at once, or when it is folded)
         for first, n in parts:
@@ -127,8 +127,38 @@ def test_a_dead_event_read_twice() -> None:
         ledger.fold()
 
 
-def test_cursor_over_partitions_gaps_and_labels() -> None:
+@pytest.mark.parametrize(
+    ("parts", "gap"),
+    [
+        ([(0, 32), (40, 32)], "32 to 39"),
+        ([(7, 4), (12, 1)], "11 to 11"),
+        ([(5, 3), (8, 3), (30, 9), (50, 1)], "11 to 29"),
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_positions_passed_over(parts: list[tuple[int, int]], gap: str, resumed: bool) -> None:
     ledger = Ledger()
+    where = f"partition 3: positions {gap} were passed over"
+    with pytest.raises(LedgerError, match=where):  # noqa: PT012 (at once, or when it is folded)
+        for first, n in parts:
+            if resumed:
+                kept, ledger = ledger.state(), Ledger()
+                ledger.load(kept)
+            ledger.enter(batch(first, n, partition=3))
+        ledger.fold()
+
+
+def test_dead_events_leave_no_gap_and_labels_may() -> None:
+    ledger, at = Ledger(), np.array([3, 9, 40], np.int64)
+    arrivals = Labels(at, at, at / 1.0, np.zeros(3, np.int32), at, np.zeros(3, np.int64))
+    dead = (Dead(0, 9, "why", 0), Dead(0, 14, "why", 4))
+    ledger.enter(replace(batch(10, 4), dead=dead, arrivals=arrivals))
+    ledger.enter(batch(15, 5))
+    assert ledger.cursor() == {"0": 20, "labels/0": 41}
+
+
+def test_cursor_over_partitions_gaps_and_labels() -> None:
+    ledger = Ledger(gapless=False)
     assert ledger.cursor() == {}
     two = Batch.concat([batch(10, 3, 0), batch(5, 2, 1), batch(20, 1, 0)])
     at = np.array([3, 4], np.int64)

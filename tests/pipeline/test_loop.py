@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from learners.learner import Learner, LearnerConfig, Prediction
 from pipeline.ledger import LedgerError
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
-from streams.batch import Batch, Dead
+from streams.batch import Batch, Dead, Labels
+from streams.operators.arrivals import LabelsById
 from streams.operators.guard import UniqueIds
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime
 from streams.operators.join import LabelJoin
@@ -214,3 +216,48 @@ def test_a_join_that_mixes_up_events_is_found_out() -> None:
             join._chunks[join._oldest].batch.ids[-1] = 10**6
     with pytest.raises(LedgerError, match="not the same"):
         loop.finish(32)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("make", [LabelsByEvents, LabelsByTime])
+def test_micro_batches_without_rows_change_nothing(make: Any, exact: bool) -> None:
+    """Dead events alone, before, between and after the others."""
+    diaries = []
+    for dead in (False, True):
+        learner = Recorder(exact)
+        source, loop = build(16, make(5, 1000, exact=exact), learner)
+        loop.ledger.gapless = False
+        for k, batch in enumerate(source.read({})):
+            if dead:
+                loop.step(replace(batch[:0], dead=(Dead(1, k, "why", -k - 1),)))
+            loop.step(batch)
+        if dead:
+            loop.step(replace(batch[:0], dead=(Dead(1, k + 1, "why", -k - 2),)))
+        loop.finish(16)
+        assert loop.ledger.fates()["dead"] >= dead * (k + 2)
+        diaries.append((learner.diary, loop.metrics.results()))
+    assert diaries[0] == diaries[1]
+
+
+def test_labels_are_learned_from_a_micro_batch_without_rows() -> None:
+    learner = Recorder()
+    vocabulary = Vocabulary()
+    source = Source(Events(), 16, vocabulary)
+    loop = Loop([], LabelsById(1000, exact=True), learner, Prequential("classification", 50))
+    batch = next(source.read({}))
+    loop.step(replace(batch, y=None))
+    at, zero = batch.ids[3:6], np.zeros(3, np.int64)
+    labels = Labels(at, zero + 1, zero / 1.0, zero.astype(np.int32), np.arange(3), zero)
+    loop.step(replace(batch[:0], y=None, dead=(), arrivals=labels))
+    assert learner.diary[-3:] == [("learn", i) for i in at.tolist()]
+    assert loop.results()["online/scored"] == 3
+
+
+def test_events_passed_over_are_an_error() -> None:
+    source, loop = build(16, LabelsByEvents(5, 1000), Recorder())
+    steps = source.read({})
+    loop.step(next(steps))
+    next(steps)
+    loop.step(next(steps))
+    with pytest.raises(LedgerError, match="were passed over"):
+        loop.finish(16)

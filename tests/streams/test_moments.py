@@ -84,6 +84,54 @@ def test_a_huge_value_wrecks_nothing(huge: float, dtype: type) -> None:
     assert moments.scale(plain)[:, 0].std() > 0.1  # forgotten after a while
 
 
+@pytest.mark.parametrize("half_life", [None, 10.0, 1000.0])
+@pytest.mark.parametrize("size", [1, 16])
+@pytest.mark.parametrize("absurd", [1e4, -1e39, 1e200, -1.7e308])
+def test_one_absurd_value_does_not_wreck_the_scale(
+    absurd: float, size: int, half_life: float | None
+) -> None:
+    plain = np.random.default_rng(0).normal(5, 2, (4000, 2))
+    plain[500, 0] = absurd
+    moments = RunningMoments((2,), half_life)
+    for part in np.split(plain, 4000 // size):
+        moments.update(part)
+        assert moments.std()[0] < 2 * 100
+    scaled = moments.scale(plain[-500:])
+    assert 0.3 < scaled[:, 0].std() < 3
+    assert abs(scaled[:, 0].mean()) < 3
+
+
+def test_the_bound_is_of_each_value() -> None:
+    """As much as 100 standard deviations off, and no row beside it touched."""
+    rows = np.random.default_rng(0).normal(0, 1, (64, 1))
+    bounded, wanted = RunningMoments((1,)), RunningMoments((1,))
+    for moments in (bounded, wanted):
+        moments.update(rows)
+    edge = wanted.mean + 100 * wanted.std()
+    bounded.update(np.concatenate([rows[:9], [[1e12]]]))
+    wanted.update(np.concatenate([rows[:9], edge[None]]))
+    np.testing.assert_allclose(bounded.mean, wanted.mean)
+    np.testing.assert_allclose(bounded.std(), wanted.std())
+
+
+@pytest.mark.parametrize(("before", "spread"), [(0.0, 0.0), (3.0, 1.0), (7e12, 0.0), (1e18, 0.0)])
+@pytest.mark.parametrize("half_life", [None, 10.0])
+def test_a_shift_is_followed_within_a_few_micro_batches(
+    before: float, spread: float, half_life: float | None
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (4000, 1))
+    moments = RunningMoments((1,), half_life)
+    for part in np.split(before + spread * noise, 125):
+        moments.update(part)
+    after = 1e5 + 2.5 * before + noise
+    for part in np.split(after[:320], 10):
+        moments.update(part)
+    assert np.abs(moments.scale(after)).max() < 15
+    for part in np.split(np.tile(after, (10, 1)), 1250):
+        moments.update(part)
+    assert moments.scale(after).mean() == pytest.approx(0, abs=0.5)
+
+
 def test_integers_and_other_shapes() -> None:
     moments = RunningMoments(())
     moments.update(np.array([1, 2, 3, 4]))

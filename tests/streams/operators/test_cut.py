@@ -7,11 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.batch import Batch, Dead, Labels
-from streams.operators.cut import cut
+from streams.operators import cut as module
+from streams.operators.cut import STREAK, cut
 
 
 def rows(n: int) -> Batch:
@@ -103,3 +105,82 @@ def test_rows_within_a_block_are_views() -> None:
 def test_nothing() -> None:
     assert list(cut([], 4)) == []
     assert list(cut([rows(0), rows(0)], 4)) == []
+
+
+def blocks_from(items: list[int], row: int, label: int, first: int, bounds: list[int]) -> list[Any]:
+    """Events from position ``first`` on, cut at ``bounds``: ``items`` holds 1 for a row, 0 for a
+    dead event and 2 for a label, each at a position of its own kind; ``row`` and ``label`` come
+    next."""
+    out, places = [], [0, *bounds, len(items)]
+    for a, b in pairwise(places):
+        part, n = items[a:b], items[a:b].count(1)
+        alive, dead, labels, at = 0, [], [], []
+        for item in part:
+            if item == 2:
+                labels.append(alive)
+                continue
+            if item == 1:
+                at.append(first)
+                alive += 1
+            else:
+                dead.append(Dead(0, first, "why", first, alive))
+            first += 1
+        block = replace(
+            beside(rows(row + n)[row:], [], labels), dead=tuple(dead), offset=np.array(at, np.int64)
+        )
+        if block.arrivals is not None:
+            ids = block.arrivals.ids + label
+            block = replace(block, arrivals=replace(block.arrivals, ids=ids, offset=ids))
+        row, label = row + n, label + len(labels)
+        out.append(block)
+    return out
+
+
+@given(st.data(), st.integers(1, 5))
+def test_a_streak_of_dead_events_ends_a_micro_batch(data: st.DataObject, size: int) -> None:
+    """The same wherever blocks end, and from any micro-batch on."""
+    runs = data.draw(st.lists(st.tuples(st.sampled_from([0, 0, 1, 2]), st.integers(1, 9))))
+    items = [kind for kind, n in runs for _ in range(n)]
+
+    def cuts(n: int) -> list[int]:
+        return sorted(data.draw(st.lists(st.integers(0, n), max_size=6)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STREAK", 4)
+        found = list(cut(blocks_from(items, 0, 0, 0, cuts(len(items))), size))
+        assert told(found) == told(cut(blocks_from(items, 0, 0, 0, []), size))
+        event = row = label = 0
+        for k, batch in enumerate(found):
+            assert len(batch) <= size
+            run, at = 0, 0
+            for d in batch.dead:
+                run, at = (run + 1 if d.before == at else 1), d.before
+                assert run < 4 or d is batch.dead[-1]
+            row, event = row + len(batch), event + len(batch) + len(batch.dead)
+            label += 0 if batch.arrivals is None else len(batch.arrivals)
+            rest = remaining(items, event, label)
+            again = list(cut(blocks_from(rest, row, label, event, cuts(len(rest))), size))
+            assert told(again) == told(found[k + 1 :])
+        assert (event, label) == (len(items) - items.count(2), items.count(2))
+
+
+def remaining(items: list[int], events: int, labels: int) -> list[int]:
+    """What a stream gives from a cursor on: each label where it stood, or at once."""
+    rest = []
+    for item in items:
+        if item == 2:
+            labels -= 1
+            if labels < 0:
+                rest.append(item)
+        else:
+            events -= 1
+            if events < 0:
+                rest.append(item)
+    return rest
+
+
+def test_a_long_streak_comes_in_parts() -> None:
+    none = rows(0)
+    blocks = (replace(none, dead=(Dead(0, at, "why", at, 0),)) for at in range(50_000))
+    lengths = [len(batch.dead) for batch in cut(blocks, 1)]
+    assert lengths == [STREAK] * (50_000 // STREAK) + [50_000 % STREAK]
