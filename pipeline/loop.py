@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -109,12 +108,17 @@ class Loop:
 
     def _question(self, batch: Batch) -> Batch:
         """What a learner may see before it has predicted; it cannot write to what still waits."""
-        segment = batch.segment if self.learner.needs_boundaries else None
-        ids, x = _read_only(batch.ids), batch.x
-        if isinstance(x, np.ndarray):
-            x = _read_only(x)
-        return replace(
-            batch, ids=ids, x=x, y=None, due=None, arrivals=None, dead=(), segment=segment
+        x = batch.x
+        return Batch(
+            _read_only(batch.ids),
+            batch.time,
+            _read_only(x) if isinstance(x, np.ndarray) else x,
+            batch.partition,
+            batch.offset,
+            key=batch.key,
+            segment=batch.segment if self.learner.needs_boundaries else None,
+            probe=batch.probe,
+            classes=batch.classes,
         )
 
     def state(self) -> State:

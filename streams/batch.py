@@ -209,11 +209,8 @@ class Batch:
         """The rows of each piece (a slice or indices), in order, without what stands beside them.
         What ``concat`` of slices gives, and cheaper."""
 
-        def joined(name: str) -> Any:
-            columns = [(getattr(batch, name), rows) for batch, rows in pieces]
-            return (
-                None if columns[0][0] is None else _concat([_pick(c, rows) for c, rows in columns])
-            )
+        def joined(name: str) -> Array:
+            return np.concatenate([getattr(batch, name)[rows] for batch, rows in pieces])
 
         first = pieces[0][0]
         x: Features
@@ -222,16 +219,16 @@ class Batch:
         else:
             x = {name: _concat([_pick(b.x[name], rows) for b, rows in pieces]) for name in first.x}
         return Batch(
-            np.concatenate([batch.ids[rows] for batch, rows in pieces]),
-            np.concatenate([batch.time[rows] for batch, rows in pieces]),
+            joined("ids"),
+            joined("time"),
             x,
-            np.concatenate([batch.partition[rows] for batch, rows in pieces]),
-            np.concatenate([batch.offset[rows] for batch, rows in pieces]),
-            joined("y"),
-            joined("due"),
-            joined("key"),
-            joined("segment"),
-            joined("probe"),
+            joined("partition"),
+            joined("offset"),
+            None if first.y is None else joined("y"),
+            None if first.due is None else joined("due"),
+            None if first.key is None else joined("key"),
+            None if first.segment is None else joined("segment"),
+            None if first.probe is None else joined("probe"),
             max((batch.classes for batch, _ in pieces), key=len),
         )
 
