@@ -106,12 +106,10 @@ class LocalRun:
     def _go_on(
         self, parts: Parts, finished: bool, max_events: int | None, watch: Watcher | None
     ) -> dict[str, Any]:
-        old = self.folder / "summary.json"
         if finished:
             self.say("the stream had come to its end already: nothing is left to learn")
-            if old.exists():
-                summary: dict[str, Any] = json.loads(old.read_text())
-                return summary
+            if (old := self._old_summary()) and old["finished"]:
+                return old
         started, first = time.perf_counter(), parts.loop.events
         try:
             finished = finished or self._train(parts, max_events, watch)
@@ -124,6 +122,14 @@ class LocalRun:
         except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
             what = f"{type(error).__name__}: {line(error)} (details: {self._log()})"
             raise self._failed(what) from error
+
+    def _old_summary(self) -> dict[str, Any]:
+        """The summary that an earlier run left here, which may have been killed before its last."""
+        try:
+            summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return summary
 
     def _log(self) -> Path | str:
         """Writes the stack trace at hand to a file; where it is."""

@@ -325,9 +325,16 @@ def test_a_finished_run_stays_finished(
     everlearn("run", job, "--run-dir", "run")
     first = summary(Path("run"))
     everlearn("run", job, "--run-dir", "run", "--resume")
-    again = summary(Path("run"))
-    assert again["state_digest"] == first["state_digest"]
-    assert again["fates"] == first["fates"]
+    assert summary(Path("run")) == first
+    for left in ('{"finished": false, "events": 3}', "{", None):  # killed before the last summary
+        Path("run/summary.json").unlink()
+        if left is not None:
+            Path("run/summary.json").write_text(left)
+        everlearn("run", job, "--run-dir", "run", "--resume")
+        again = summary(Path("run"))
+        assert again["finished"]
+        assert again["state_digest"] == first["state_digest"]
+        assert again["fates"] == first["fates"]
 
 
 def test_warm_from_takes_over_what_the_learner_knows(
