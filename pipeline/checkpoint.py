@@ -61,15 +61,21 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         self.say = say
-        self.written = 0
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
     def begin(self) -> None:
-        """Makes the folder, and clears away what a killed writer left."""
+        """Makes the folder, and takes up what a killed writer left: a checkpoint that was whole but
+        for its name gets it (the writer may have died between clearing away an older one of that
+        name and step 4), anything else is cleared away."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(f"{_WRITING}*"):
-            shutil.rmtree(left)
+            try:
+                read(left)
+            except CheckpointError:
+                shutil.rmtree(left)
+            else:
+                _replace(left, self.folder / left.name.removeprefix(_WRITING))
 
     def write(self, events: int, state: State, about: dict[str, Any]) -> None:
         """Takes a copy of the state and writes it off the training path.
@@ -80,9 +86,13 @@ class Checkpoints:
         Raises ``CheckpointError`` where the state is of a kind that cannot be kept.
         """
         for path, leaf in leaves(state):
-            if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biuf":
+            if isinstance(leaf, np.ndarray | np.generic):
+                kept, kind = leaf.dtype.kind in "biuf", f"dtype {leaf.dtype}"
+            else:
+                kept, kind = _is_json(leaf), f"type {type(leaf).__name__}"
+            if not kept:
                 raise CheckpointError(
-                    f"state {path!r} has dtype {leaf.dtype}, which cannot be kept: numbers and "
+                    f"state {path!r} has {kind}, which cannot be kept: arrays of numbers and "
                     "booleans can, and whatever JSON says"
                 )
         self.wait()
@@ -101,7 +111,6 @@ class Checkpoints:
                 "on; the checkpoints before it are whole, and the next is tried in its turn"
             )
             return False
-        self.written += 1
         return True
 
     def close(self) -> None:
@@ -133,10 +142,7 @@ class Checkpoints:
             (writing / "manifest.json").write_text(json.dumps({**manifest, "seal": seal}, indent=1))
             for file in (*writing.iterdir(), writing):
                 _flush(file)
-            final = self.folder / name
-            if final.exists():  # the same events were reached before, by a run that was resumed
-                shutil.rmtree(final)
-            writing.rename(final)
+            _replace(writing, self.folder / name)  # there may be one: a run that was resumed
             _flush(self.folder)
         except BaseException:
             shutil.rmtree(writing, ignore_errors=True)
@@ -163,7 +169,7 @@ class Checkpoints:
                 self.say(f"{error}; trying the one before it")
                 continue
             for broken in found[i + 1 :]:  # or they would count among the newest that stay
-                broken.rename(broken.with_name(f"broken-{broken.name}"))
+                _replace(broken, broken.with_name(f"broken-{broken.name}"))
             return whole
         if found:
             raise CheckpointError(
@@ -181,7 +187,7 @@ def read(path: Path) -> Checkpoint:
         seal = manifest.pop("seal")
         if hashlib.sha256(_canonical(manifest)).hexdigest() != seal:
             raise ValueError("its own checksum does not hold")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"broken checkpoint file {manifest_path}: {error}") from None
     if manifest["format"] != FORMAT:
         raise CheckpointError(
@@ -220,8 +226,22 @@ def _fingerprint(file: Path) -> dict[str, Any]:
         return {"sha256": sha, "bytes": opened.tell()}
 
 
+def _is_json(leaf: Any) -> bool:
+    try:
+        json.dumps(leaf)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _canonical(manifest: dict[str, Any]) -> bytes:
     return json.dumps(manifest, sort_keys=True).encode()
+
+
+def _replace(path: Path, final: Path) -> None:
+    """Gives the folder its final name, also where there is one of that name."""
+    shutil.rmtree(final, ignore_errors=True)
+    path.rename(final)
 
 
 def _flush(path: Path) -> None:

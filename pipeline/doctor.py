@@ -5,13 +5,26 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-_CORE = ("numpy", "torch", "river", "pyarrow", "pydantic", "safetensors", "kafka-python")
+_CORE = (
+    "numpy",
+    "torch",
+    "river",
+    "kafka-python",
+    "pydantic",
+    "typer",
+    "rich",
+    "pyarrow",
+    "safetensors",
+    "pyyaml",
+    "xxhash",
+)
 _EXTRAS = {
     "ray": ("ray",),
     "mlflow": ("mlflow",),
@@ -29,7 +42,7 @@ def report(console: Console) -> int:
 
     table = Table("what", "found", "remedy", title="everlearn doctor")
     missing = 0
-    python_ok = platform.python_version_tuple() >= ("3", "11")
+    python_ok = sys.version_info >= (3, 11)
     table.add_row("python", platform.python_version(), "" if python_ok else "Python 3.11 or newer")
     for name in ("everlearn", *_CORE):
         found = _version(name)

@@ -74,6 +74,7 @@ class Ledger:
     _fates: dict[str, _Tally] = field(default_factory=lambda: {fate: _Tally() for fate in FATES})
     _batches: list[Batch] = field(default_factory=list)
     _outcomes: list[Outcome] = field(default_factory=list)
+    _folded: int = 0  # events, when it was last folded
     events: int = 0
 
     def enter(self, batch: Batch) -> None:
@@ -84,10 +85,11 @@ class Ledger:
     def settle(self, outcome: Outcome) -> None:
         """Events meet their fate."""
         self._outcomes.append(outcome)
-        if len(self._outcomes) * max(len(outcome.ids), 1) >= _FOLD:
+        if self.events - self._folded >= _FOLD:  # however few of them have met their label
             self.fold()
 
     def fold(self) -> None:
+        self._folded = self.events
         outcomes, self._outcomes = self._outcomes, []
         for fate in ("learned", "probe", "unlabelled", "expired"):
             met = [column for o in outcomes if len(column := getattr(o, fate))]
@@ -180,4 +182,4 @@ class Ledger:
         self._entered = _Tally.of(state["entered"])
         self._fates = {fate: _Tally.of(state["fates"][fate]) for fate in FATES}
         self._spans = {name: _Span(*span) for name, *span in state["positions"]}
-        self._batches, self._outcomes = [], []
+        self._batches, self._outcomes, self._folded = [], [], self.events

@@ -165,7 +165,10 @@ class LocalRun:
         return True
 
     def _failed(self, what: str) -> RunError:
-        self._checkpoints.wait()
+        try:
+            self._checkpoints.wait()
+        except Exception as error:  # the run fails already: this one is only told
+            self.say(f"checkpoint not written: {line(error)}")
         kept = self._checkpoints.all()
         if not kept:
             return RunError(f"{what}. No checkpoint had been written yet: nothing to go on from")
@@ -255,7 +258,8 @@ class LocalRun:
         """The job's, and what the columns of its stream turned out to be."""
         schema = parts.stream.schema
         columns = {f"column {f.name}": [f.kind, *f.shape] for f in schema.features}
-        return {**self.loaded.fingerprint(), **columns, "label": schema.task}
+        order = [feature.name for feature in schema.features]
+        return {**self.loaded.fingerprint(), **columns, "columns": order, "label": schema.task}
 
     def _same_job(self, found: Checkpoint, parts: Parts) -> None:
         changed = differences(found.about["fingerprint"], self._fingerprint(parts))
@@ -281,9 +285,12 @@ class LocalRun:
                 f"--warm-from {found.path}: learner {self.loaded.job.learner.kind!r} is kept as a "
                 "pickle, which is read only when a run resumes its own checkpoint"
             )
-        learner = {k: v for k, v in self.loaded.fingerprint().items() if k.startswith("learner.")}
-        theirs = {k: v for k, v in found.about["fingerprint"].items() if k.startswith("learner.")}
-        changed = differences(theirs, learner)
+        shapes = ("learner.", "column", "label")  # what the state of a learner hangs on
+        theirs, ours = (
+            {key: value for key, value in keys.items() if key.startswith(shapes)}
+            for keys in (found.about["fingerprint"], self._fingerprint(parts))
+        )
+        changed = differences(theirs, ours)
         if changed:
             raise JobError(f"--warm-from {found.path}: another learner:\n  " + "\n  ".join(changed))
         known = tuple(found.state["learner"]["classes"])

@@ -155,6 +155,11 @@ def _fits(prediction: Prediction, n: int, learner: Learner) -> None:
             f"learner {learner.kind!r} predicted {given} for {n} events: ({n},) and ({n}, classes) "
             "are wanted"
         )
+    wanted = np.dtype(np.float64 if prediction.kind == "regression" else np.int64)
+    if value.dtype != wanted:
+        raise LearnerError(
+            f"learner {learner.kind!r} predicted values of {value.dtype}: {wanted} is wanted"
+        )
     if proba is not None and proba.size and proba[-1, -1] != proba[-1, -1]:  # NaN: one will do
         learner.verify()  # it may know why
         raise LearnerError(f"learner {learner.kind!r} gave probabilities that are not numbers")

@@ -1,9 +1,9 @@
 """Prequential metrics: every event is predicted before it is learned, and scored when its label
 comes (Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning algorithms").
 
-Each is kept in three forms: cumulative, over a sliding ``window`` of events, and fading. The
-no-change baseline (Žliobaitė et al. 2015) stands beside them: on a stream whose labels hang
-together it is what a model must beat.
+Each is kept over the whole stream and over a sliding ``window`` of events; accuracy, log-loss and
+errors also fading. The no-change baseline (Žliobaitė et al. 2015) stands beside them: on a stream
+whose labels hang together it is what a model must beat.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Scored:
     value: Array  # predicted; -1 or NaN: none
     no_change: Array  # the last label known; -1 or NaN: none
     loss: Array  # -ln of the probability given to y; NaN without probabilities
-    score: Array  # probability given to class 1; NaN without, or with more than two classes
+    score: Array  # probability given to class 1; NaN without probabilities
 
     def __len__(self) -> int:
         return len(self.y)

@@ -49,6 +49,9 @@ def run(line: str, everlearn: Callable[..., Any]) -> None:
         runpy.run_path(words[1])
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file(), line  # experiments: minutes each; see make soak
+    elif words[0] == ".":
+        assert words[1] == ".venv/bin/activate"  # what make sets up
+        assert "VENV   ?= .venv" in (ROOT / "Makefile").read_text()
     else:
         assert words[0] in ("git", "cd", "pip"), f"a command that no test knows how to run: {line}"
 

@@ -13,7 +13,8 @@ class Operator(ABC):
     """Takes micro-batches, gives micro-batches, and can say all that it remembers."""
 
     @abstractmethod
-    def apply(self, batch: Batch) -> Iterable[Batch]: ...
+    def apply(self, batch: Batch) -> Iterable[Batch]:
+        """The micro-batches that one becomes: at present exactly one."""
 
     @abstractmethod
     def state(self) -> State: ...

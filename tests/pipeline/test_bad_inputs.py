@@ -347,6 +347,9 @@ def test_warm_from_takes_over_what_the_learner_knows(
         everlearn("run", job, "--run-dir", folder, "--max-events", 960, *warm)
     cold, warm = (summary(Path(f))["metrics"]["online/accuracy"] for f in ("cold", "warm"))
     assert warm > cold + 0.02
+    fewer = ("--warm-from", checkpoint, "--set", "stream.features=[period, transfer]")
+    done = everlearn("run", job, "--run-dir", "narrow", *fewer, code=2)
+    assert "column nswprice" in done.err
     more = ("--warm-from", checkpoint, "--set", "learner.optimizer.lr=0.5")
     done = everlearn("run", job, "--run-dir", "other", *more, code=2)
     assert "learner.optimizer.lr" in done.err
@@ -508,6 +511,10 @@ WRONG_LEARNERS: dict[str, tuple[str, list[str]]] = {
     "probabilities of another shape": (
         "return replace(said, proba=np.zeros((len(batch) + 1, 2)))",
         ["proba (33, 2)", "for 32 events"],
+    ),
+    "codes of another type": (
+        "return replace(said, value=said.value.astype(np.int32))",
+        ["int32", "int64 is wanted"],
     ),
     "a class that is none": ("return replace(said, value=said.value - 7)", ["class code -"]),
     "a class far away": ("return replace(said, value=said.value + 10**9)", ["class code 10000"]),

@@ -75,6 +75,38 @@ def test_what_a_killed_writer_left_is_cleared_away(
     assert not left.exists()
 
 
+def test_a_writer_killed_just_before_the_last_step_loses_nothing(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """It had cleared away an older checkpoint of that name, and not given the name to its own."""
+    checkpoints.write(5, STATE, {})
+    checkpoints.wait()
+    whole = checkpoints.all()[0]
+    whole.rename(whole.with_name(f".writing-{whole.name}"))
+    assert checkpoints.newest() is None
+    checkpoints.begin()
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert digest(newest.state) == digest(STATE)
+
+
+def test_one_that_breaks_twice_is_moved_aside_twice(checkpoints: Checkpoints) -> None:
+    for _ in range(2):
+        checkpoints.write(5, STATE, {})
+        checkpoints.write(6, STATE, {})
+        checkpoints.wait()
+        (checkpoints.all()[-1] / "manifest.json").write_text("[]")
+        newest = checkpoints.newest()
+        assert newest is not None
+        assert newest.events == 5
+
+
+@pytest.mark.parametrize("odd", [np.array(["a"]), np.array([1j]), {1, 2}, object()])
+def test_what_cannot_be_kept_is_named(checkpoints: Checkpoints, odd: object) -> None:
+    with pytest.raises(CheckpointError, match="inner/odd"):
+        checkpoints.write(5, {"inner": {"odd": odd}}, {})
+
+
 def test_the_same_events_again_replace_what_was_there(checkpoints: Checkpoints) -> None:
     checkpoints.write(5, {"a": np.zeros(1)}, {})
     checkpoints.write(5, {"a": np.ones(1)}, {})

@@ -199,3 +199,14 @@ def test_grouping_leaves_no_trace() -> None:
             ledger.settle(fates(learned=part.ids))
         digests.add(digest(ledger.state()))
     assert len(digests) == 1
+
+
+def test_batches_are_let_go_while_no_label_comes() -> None:
+    ledger = Ledger()
+    none = np.empty(0, np.int64)
+    nothing = Outcome(none, none, none, None, none, none, none, none, none, none)
+    for start in range(0, 200_000, 512):
+        ids = np.arange(start, start + 512)
+        ledger.enter(Batch(ids, ids.astype(float), ids[:, None], ids * 0, ids))
+        ledger.settle(nothing)
+    assert sum(len(batch) for batch in ledger._batches) <= 8192
