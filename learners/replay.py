@@ -47,7 +47,7 @@ class ReplayConfig(NetworkConfig):
 
 
 class Replay(NetworkLearner):
-    """Each gradient step is taken on the newly revealed events and ``replay_size`` remembered ones."""
+    """Each gradient step is taken on newly revealed events and ``replay_size`` remembered ones."""
 
     kind = "replay"
     Config = ReplayConfig
