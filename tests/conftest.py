@@ -10,9 +10,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 from typer.testing import CliRunner
 
 torch.set_num_threads(1)
+# The same examples every time, and nothing kept from run to run.
+settings.register_profile("same", derandomize=True, database=None, deadline=None)
+settings.load_profile("same")
 
 ROOT = Path(__file__).parents[1]
 
