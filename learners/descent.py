@@ -12,7 +12,6 @@ from torch import Tensor
 
 from learners import models
 from learners.learner import LearnerError
-from streams.batch import Array
 from streams.settings import Settings
 from streams.state import State
 
@@ -37,7 +36,7 @@ class Adam(Settings):
 
     def move(self, weights: Tensor, gradient: Tensor, kept: dict[str, Tensor]) -> None:
         """One step, in place. It is the kernel of ``torch.optim.AdamW(fused=True)``: what that does
-        around it in Python takes, for a small network, three times as long as the kernel."""
+        around it in Python costs a small network more than the kernel."""
         kept["step"].add_(1)
         torch._fused_adamw_(
             [weights],
@@ -143,9 +142,9 @@ class Descent:
     def state(self) -> State:
         """What the optimizer keeps by name: a scalar, or by the place of each parameter."""
         return {
-            name: {str(i): _array(part) for i, part in enumerate(self._split(value))}
+            name: {str(i): models.array_of(part) for i, part in enumerate(self._split(value))}
             if value.ndim
-            else _array(value)
+            else models.array_of(value)
             for name, value in self._kept.items()
         }
 
@@ -159,7 +158,3 @@ class Descent:
             for i, part in enumerate(self._split(value)):
                 known = torch.from_numpy(np.array(state[name][str(i)]))
                 part[: len(known)] = known[: len(part)]
-
-
-def _array(tensor: Tensor) -> Array:
-    return tensor.detach().cpu().numpy()

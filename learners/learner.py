@@ -235,10 +235,6 @@ class Learner(ABC):
             )
         return state
 
-    def servable(self) -> State:
-        """What a server needs to predict: by default all of the state."""
-        return self.state()
-
     def memory_bytes(self) -> int:
         """Bytes of the state: of its arrays, and of the rest as JSON."""
         return sum(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from learners.learner import LearnerError, line
 from learners.registry import UnknownKind, load_object
+from streams.batch import Array
 from streams.settings import Settings
 from streams.state import State
 
@@ -179,12 +180,13 @@ def grow(net: Net, outputs: int) -> None:
 
 def module_state(module: nn.Module) -> State:
     """Parameters and buffers by name, as arrays."""
-    return {name: _array(tensor) for name, tensor in module.state_dict().items()}
+    return {name: array_of(tensor) for name, tensor in module.state_dict().items()}
 
 
 def load_module(module: nn.Module, state: State) -> None:
     module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in state.items()})
 
 
-def _array(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+def array_of(tensor: Tensor) -> Array:
+    """The values of a tensor, on whatever device; a view where it is on the CPU."""
     return tensor.detach().cpu().numpy()

@@ -180,7 +180,3 @@ class NetworkLearner(Learner):
         self.inputs.load(state["inputs"])
         self.targets.load(state["targets"])
         self._rng = torch.from_numpy(np.array(state["rng"]))
-
-    def servable(self) -> State:
-        kept = ("state_version", "version", "classes", "net", "inputs", "targets")
-        return {name: part for name, part in self.state().items() if name in kept}

@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 
 from streams.batch import Array, Ints
-from streams.operators.join import Outcome
+from streams.operators.join import Outcome, no_labels
 from streams.operators.probes import mix
 from streams.schema import Task
 from streams.state import State
@@ -121,7 +121,7 @@ class Prequential:
 
     def _fold(self, block: _Scored) -> None:
         self._recent = _Scored.concat([self._recent, block]).rows(slice(-self.window, None))
-        said, known = _said(block.value), _said(block.no_change)
+        said, known = ~no_labels(block.value), ~no_labels(block.no_change)
         self._sums["scored"] += int(said.sum())
         self._sums["abstained"] += int((~said).sum())
         self._sums["nc"] += int(known.sum())
@@ -190,7 +190,7 @@ class Prequential:
         if self._faded[3]:
             found["online/log_loss_fading"] = self._faded[4] / self._faded[3]
         recent = self._recent
-        said, known = _said(recent.value), _said(recent.no_change)
+        said, known = ~no_labels(recent.value), ~no_labels(recent.no_change)
         found |= _from_tally(
             _add_tally(np.zeros((3, 0), np.int64), recent.y[said], recent.value[said]), "_window"
         )
@@ -219,7 +219,7 @@ class Prequential:
             found["online/no_change_rmse"] = np.sqrt(self._errors[3] / nc)
         recent = self._recent
         for name, column in (("", recent.value), ("no_change_", recent.no_change)):
-            said = _said(column)
+            said = ~no_labels(column)
             if said.any():
                 error = column[said] - recent.y[said]
                 found[f"online/{name}mae_window"] = np.abs(error).mean()
@@ -251,12 +251,6 @@ class Prequential:
         self._recent = _Scored(**state["recent"])
         self._hash = int(state["predictions"], 16)
         self._waiting, self._count = [], len(self._left)
-
-
-def _said(column: Array) -> Array:
-    """Where a column of codes or targets holds one."""
-    said: Array = ~np.isnan(column) if column.dtype.kind == "f" else column >= 0
-    return said
 
 
 def _named(name: str, value: float | None, form: str) -> dict[str, float]:

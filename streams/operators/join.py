@@ -390,7 +390,7 @@ def no_label(y: Array) -> float:
 
 
 def no_labels(y: Array) -> NDArray[np.bool_]:
-    """(m,) where a column of labels holds none."""
+    """(m,) where a column of labels, or of predictions, holds none."""
     missing: NDArray[np.bool_] = np.isnan(y) if y.dtype.kind == "f" else y < 0
     return missing
 
