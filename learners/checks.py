@@ -69,6 +69,7 @@ def checks_for(cls: type[Learner]) -> Iterator[Check]:
             takes_any_layout,
             state_can_be_kept,
             goes_on_from_a_state,
+            serves_as_it_predicts,
             same_seed_same_result,
             leaves_global_randomness_alone,
             sees_no_label_early,
@@ -307,6 +308,25 @@ def goes_on_from_a_state(case: Case) -> None:
     used.load(_kept(fresh))
     again = Run(used).all(stream)
     assert _same_runs(unbroken, again), "load leaves something of what was learned before it"
+
+
+def serves_as_it_predicts(case: Case) -> None:
+    """A new learner given ``servable`` (or the whole state) predicts as the one that gave it, also
+    with a head that has grown, and nothing of it moves on with the one that goes on learning."""
+    stream = case.stream(240)
+    question = replace(stream, y=None, segment=None)
+    for stop in (0, 48, 160):
+        run = Run(case.new()).all(stream[:stop]) if stop else Run(case.new())
+        asked = run.learner.predict(question)
+        for state in (run.learner.servable(), run.learner.state()):
+            server = case.new(seed=2)
+            server.load_servable(_kept(copied(state)))
+            assert _same(server.predict(question), asked), "served is not predicted"
+        kept = _kept(copied(run.learner.servable()))
+        run.all(stream[stop : stop + 64])
+        server = case.new(seed=3)
+        server.load_servable(kept)
+        assert _same(server.predict(question), asked), "what is served has moved on"
 
 
 def same_seed_same_result(case: Case) -> None:

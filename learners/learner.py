@@ -213,6 +213,15 @@ class Learner(ABC):
     @abstractmethod
     def load(self, state: State) -> None: ...
 
+    def servable(self) -> State:
+        """What is needed to predict as it would predict now, and no more if that can be told apart:
+        no buffer, no optimizer."""
+        return self.state()
+
+    def load_servable(self, state: State) -> None:
+        """Takes over what ``servable`` gave, or the whole of a state; it will only predict."""
+        self.load(state)
+
     def common_state(self) -> State:
         """What every learner keeps; a subclass adds its own to it."""
         return {

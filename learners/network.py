@@ -161,22 +161,34 @@ class NetworkLearner(Learner):
 
     def state(self) -> State:
         return {
-            **self.common_state(),
-            "net": models.module_state(self.net),
+            **NetworkLearner.servable(self),
             "optimizer": self.descent.state(),
-            "inputs": self.inputs.state(),
-            "targets": self.targets.state(),
             "rng": self._rng.numpy(),
         }
 
     def load(self, state: State) -> None:
+        self._load_network(state)
+        self.descent.load(state["optimizer"])
+        self._rng = torch.from_numpy(np.array(state["rng"]))
+
+    def servable(self) -> State:
+        return {
+            **self.common_state(),
+            "net": models.module_state(self.net),
+            "inputs": self.inputs.state(),
+            "targets": self.targets.state(),
+        }
+
+    def load_servable(self, state: State) -> None:
+        self._load_network(state)
+        self.net.eval()
+
+    def _load_network(self, state: State) -> None:
         self.load_common(state)
         outputs = len(state["net"]["head.bias"])
         if outputs != self.net.head.out_features:
             with self._own_random():
                 self.descent.grow(outputs)
         models.load_module(self.net, state["net"])
-        self.descent.load(state["optimizer"])
         self.inputs.load(state["inputs"])
         self.targets.load(state["targets"])
-        self._rng = torch.from_numpy(np.array(state["rng"]))

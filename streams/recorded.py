@@ -188,7 +188,9 @@ class Recorded(Stream):
         self.has_ids = config.id is not None
         self.has_time = config.time is not None
         self.has_arrivals = config.labels is not None
-        self._decode = Decoder(self.schema, columns, dtype_of(self.files, features))
+        self.id_type = columns.id.type if columns.id else "int"
+        self.dtype = np.dtype(dtype_of(self.files, features)).name
+        self._decode = Decoder(self.schema, columns, self.dtype)
 
     def _labels_apart(
         self, apart: LabelsConfig, label: LabelConfig, events: Columns

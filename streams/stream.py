@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from streams.batch import Batch
+from streams.columns import Scalar
 from streams.operators.standardise import StandardiseConfig
 from streams.schema import Schema
 from streams.settings import Settings
@@ -81,6 +82,8 @@ class Stream(ABC):
         gapless: whether the positions of a partition follow one another without gaps, dead events
             among them; a position passed over is then an error, not a loss that nobody sees. False
             for sources such as a compacted topic of Kafka.
+        id_type: how an id is read that somebody else names an event by.
+        dtype: of a matrix of numbers or vectors, ``float64`` or ``float32``.
     """
 
     kind: ClassVar[str]
@@ -91,6 +94,8 @@ class Stream(ABC):
     has_time: bool = False
     has_arrivals: bool = False
     gapless: bool = True
+    id_type: Scalar = "int"
+    dtype: str = "float64"
 
     @abstractmethod
     def __init__(self, config: Any, folder: Path) -> None: ...

@@ -16,6 +16,11 @@ class Operator(ABC):
     def apply(self, batch: Batch) -> Iterable[Batch]:
         """The micro-batches that one becomes: at present exactly one."""
 
+    def view(self, batch: Batch) -> Batch:
+        """What a learner would see of an event now, for events that are asked about and are no
+        part of the stream. Pure; the batch as it is, for an operator that changes no features."""
+        return batch
+
     @abstractmethod
     def state(self) -> State: ...
 

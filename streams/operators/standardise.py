@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 from pydantic import PositiveFloat
 
-from streams.batch import Batch
+from streams.batch import Array, Batch
 from streams.moments import RunningMoments
 from streams.operators.operator import Operator
 from streams.schema import Schema
@@ -49,28 +49,37 @@ class Standardise(Operator):
         self.moments = RunningMoments(shape, config.half_life)
 
     def apply(self, batch: Batch) -> Iterable[Batch]:
-        x = batch.x
-        if isinstance(x, np.ndarray):
-            rows = x if x.ndim > 1 else x[:, None]
-            batch = replace(batch, x=self.moments.scale(rows))
-        else:
-            parts = {name: np.asarray(x[name]) for name in self._widths}
-            rows = np.concatenate(
-                [part.reshape(len(batch), self._widths[name]) for name, part in parts.items()],
-                axis=1,
-            )
-            cuts = list(accumulate(self._widths.values()))[:-1]
-            scaled = np.split(self.moments.scale(rows), cuts, axis=1)
-            columns = {
-                name: columns.reshape(part.shape)
-                for (name, part), columns in zip(parts.items(), scaled, strict=True)
-            }
-            batch = replace(batch, x={**x, **columns})
+        rows = self._rows(batch)
+        seen = self._seen(batch, rows)
         if batch.probe is not None and batch.probe.any():
             rows = rows[~batch.probe]
         if len(rows):
             self.moments.update(rows)
-        return (batch,)
+        return (seen,)
+
+    def view(self, batch: Batch) -> Batch:
+        return self._seen(batch, self._rows(batch))
+
+    def _rows(self, batch: Batch) -> Array:
+        """(n, width), or (n, *shape): the numbers of n events."""
+        x = batch.x
+        if isinstance(x, np.ndarray):
+            return x if x.ndim > 1 else x[:, None]
+        parts = {name: np.asarray(x[name]) for name in self._widths}
+        return np.concatenate(
+            [part.reshape(len(batch), self._widths[name]) for name, part in parts.items()], axis=1
+        )
+
+    def _seen(self, batch: Batch, rows: Array) -> Batch:
+        scaled, x = self.moments.scale(rows), batch.x
+        if isinstance(x, np.ndarray):
+            return replace(batch, x=scaled)
+        cuts = list(accumulate(self._widths.values()))[:-1]
+        columns = {
+            name: column.reshape(np.asarray(x[name]).shape)
+            for name, column in zip(self._widths, np.split(scaled, cuts, axis=1), strict=True)
+        }
+        return replace(batch, x={**x, **columns})
 
     def state(self) -> State:
         return self.moments.state()

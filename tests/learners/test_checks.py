@@ -124,6 +124,11 @@ class Hides(Finetune):
             super().learn(batch)
 
 
+class ServesUnscaled(Finetune):
+    def load_servable(self, state: State) -> None:
+        super().load_servable({**state, "inputs": self.inputs.state()})
+
+
 class Unseeded(Finetune):
     def learn(self, batch: Batch) -> None:
         super().learn(batch)
@@ -296,6 +301,7 @@ BROKEN: list[tuple[type[Learner], str]] = [
     (StateWithAnObject, "state_can_be_kept"),
     (LosesItsOptimizer, "goes_on_from_a_state"),
     (Hides, "goes_on_from_a_state"),
+    (ServesUnscaled, "serves_as_it_predicts"),
     (Unseeded, "same_seed_same_result"),
     (UsesTorch, "leaves_global_randomness_alone"),
     (UsesPython, "leaves_global_randomness_alone"),
