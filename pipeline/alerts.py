@@ -1,0 +1,194 @@
+"""Alerts: a threshold on a metric, said once when it is crossed and once when that is over."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from pydantic import Field, field_validator, model_validator
+
+from learners.learner import line
+from pipeline.rows import Row
+from streams.settings import Settings
+
+TIMEOUT_S = 5.0
+"""How long the receiver of a webhook may take to answer."""
+QUEUED = 100
+"""Posts that may wait for a slow receiver; more are dropped, and said to be."""
+
+
+class Alert(Settings):
+    """A threshold on a metric.
+
+    Attributes:
+        metric: its name, as in ``online/accuracy_window``.
+        above: fires when the metric is larger than this.
+        below: fires when it is smaller than this. Exactly one of the two is given.
+        after_events: fires for no step before this one: a learner begins badly.
+        webhook: http or https address that a JSON message is posted to; None: none.
+    """
+
+    metric: str = Field(min_length=1)
+    above: float | None = None
+    below: float | None = None
+    after_events: int = Field(0, ge=0)
+    webhook: str | None = None
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value)
+                known = parts.scheme in ("http", "https") and bool(parts.hostname)
+                _ = parts.port  # raises where it is none
+            except ValueError:
+                known = False
+            if not known:
+                raise ValueError("an address that begins with http:// or https:// is wanted")
+        return value
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Alert:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("exactly one of above and below is wanted")
+        return self
+
+    @property
+    def rule(self) -> str:
+        """The threshold in words, as in ``below 0.8``."""
+        return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
+
+    @property
+    def key(self) -> str:
+        """What tells this alert from the others, also after a restart."""
+        return f"{self.metric} {self.rule}"
+
+    def violated(self, value: float) -> bool:
+        """Whether a value is beyond the threshold."""
+        if self.above is not None:
+            return value > self.above
+        return self.below is not None and value < self.below
+
+
+class Change(NamedTuple):
+    """An alert that began (``firing``) or is over, with the row that made it so."""
+
+    alert: Alert
+    firing: bool
+    value: float
+    step: int
+
+    def __str__(self) -> str:
+        what = f"{self.alert.metric} {self.value:g}"
+        if self.firing:
+            return f"alert: {what} is {self.alert.rule} at {self.step:,} events"
+        return f"alert over: {what} is no longer {self.alert.rule} at {self.step:,} events"
+
+    def message(self, job: str, run_id: str | None) -> dict[str, Any]:
+        """What is posted to the webhook."""
+        side = "above" if self.alert.above is not None else "below"
+        return {
+            "job": job,
+            "run_id": run_id,
+            "metric": self.alert.metric,
+            "value": self.value,
+            side: getattr(self.alert, side),
+            "step": self.step,
+            "state": "firing" if self.firing else "resolved",
+        }
+
+
+class Alerts:
+    """The alerts of a job, and which of them are firing.
+
+    Args:
+        alerts: as the job has them.
+        firing: what an earlier ``firing`` held: the text of each alert that fires, by its key;
+            those that the job no longer has are dropped.
+    """
+
+    def __init__(self, alerts: Sequence[Alert], firing: dict[str, str]) -> None:
+        self.alerts = alerts
+        self.firing = {alert.key: firing[alert.key] for alert in alerts if alert.key in firing}
+
+    def see(self, row: Row) -> list[Change]:
+        """Takes the next row; what began and what is over with it."""
+        changes = []
+        for alert in self.alerts:
+            if alert.metric not in row.metrics or row.step < alert.after_events:
+                continue
+            value = row.metrics[alert.metric]
+            firing = alert.violated(value)
+            if firing == (alert.key in self.firing):
+                continue
+            change = Change(alert, firing, value, row.step)
+            if firing:
+                self.firing[alert.key] = f"{value:g} is {alert.rule} at {row.step:,} events"
+            else:
+                del self.firing[alert.key]
+            changes.append(change)
+        return changes
+
+    def tag(self, change: Change) -> str:
+        """What the tag of the metric says after a change: all that fires for it, or that it is
+        over."""
+        metric = change.alert.metric
+        texts = [
+            self.firing[a.key] for a in self.alerts if a.metric == metric and a.key in self.firing
+        ]
+        return "firing: " + "; ".join(texts) if texts else f"resolved at {change.step:,} events"
+
+
+class Webhooks:
+    """Posts messages from a thread of its own, so that a slow receiver delays nothing else.
+
+    Args:
+        say: is told in one line of a message that did not get through. The address is not in it:
+            it may be a secret.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self._posts: queue.Queue[tuple[str, bytes] | None] = queue.Queue(QUEUED)
+        self._thread: threading.Thread | None = None
+
+    def post(self, address: str, message: dict[str, Any]) -> None:
+        """Has a message posted as JSON; returns at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="webhooks", daemon=True)
+            self._thread.start()
+        try:
+            self._posts.put_nowait((address, json.dumps(message).encode()))
+        except queue.Full:
+            self._failed(address, f"{QUEUED} messages wait already")
+
+    def close(self, timeout: float) -> None:
+        """Waits for what is still to be posted, ``timeout`` seconds at most."""
+        if self._thread is None:
+            return
+        deadline = time.monotonic() + timeout
+        while self._posts.full() and time.monotonic() < deadline:
+            self._thread.join(0.05)
+        if not self._posts.full():
+            self._posts.put_nowait(None)
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (post := self._posts.get()) is not None:
+            address, body = post
+            try:
+                request = Request(address, body, {"Content-Type": "application/json"})
+                with urlopen(request, timeout=TIMEOUT_S):
+                    pass
+            except Exception as error:  # a user's address: whatever it does harms nothing else
+                self._failed(address, line(error))
+
+    def _failed(self, address: str, why: str) -> None:
+        self.say(f"the alert could not be posted to {urlsplit(address).hostname} ({why})")
