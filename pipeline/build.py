@@ -9,6 +9,7 @@ from learners.learner import Learner, LearnerError, line
 from pipeline.job import JobError, LoadedJob
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
+from pipeline.servable import Recipe, Snapshot, recipe
 from streams.operators.arrivals import LabelsById
 from streams.operators.guard import TimeOrder, UniqueIds
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime
@@ -17,7 +18,7 @@ from streams.operators.operator import Operator
 from streams.operators.probes import Probes
 from streams.operators.standardise import Standardise
 from streams.operators.vocabulary import Vocabulary
-from streams.state import State, digest
+from streams.state import State, copied, digest
 from streams.stream import Stream, StreamError
 
 
@@ -28,11 +29,21 @@ class Parts(NamedTuple):
     vocabulary: Vocabulary
     source: Source
     loop: Loop
+    recipe: Recipe
 
     def state(self) -> State:
         """All that a run must know to go on: the loop's, and the classes known at its cursor."""
         cursor = self.loop.ledger.cursor()
         return {**self.loop.state(), "vocabulary": self.vocabulary.state(cursor)}
+
+    def snapshot(self, metrics: dict[str, float]) -> Snapshot:
+        """What a server needs, as of now; arrays of its own."""
+        learner = self.loop.learner
+        state: State = {"learner": learner.servable()}
+        for operator in self.loop.operators:
+            if isinstance(operator, Standardise):
+                state["standardise"] = operator.state()
+        return Snapshot(copied(state), learner.version, self.loop.events, dict(metrics))
 
     def load(self, state: State) -> None:
         self.vocabulary.load(state["vocabulary"])
@@ -69,7 +80,13 @@ def build(loaded: LoadedJob) -> Parts:
         what = type(error).__name__
         first = line((str(error).strip() or what).splitlines()[0])
         raise JobError(f"{loaded.file}: {making}: {what}: {first}") from error
-    return Parts(stream, vocabulary, source, loop)
+    made = recipe(
+        learner,
+        job.learner.model_dump(mode="json", serialize_as_any=True),
+        job.stream.standardise,
+        stream,
+    )
+    return Parts(stream, vocabulary, source, loop, made)
 
 
 def _learner(loaded: LoadedJob, stream: Stream) -> Learner:

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -63,6 +64,7 @@ class Checkpoints:
         self.say = say
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self.seconds = 0.0  # that the last one took to write
 
     def begin(self) -> None:
         """Makes the folder, and takes up what a killed writer left: a checkpoint that was whole but
@@ -125,6 +127,7 @@ class Checkpoints:
                 arrays[path] = np.ascontiguousarray(leaf).reshape(leaf.shape)
             else:
                 values[path] = leaf
+        start = time.perf_counter()
         name = f"{events:015d}"
         writing = self.folder / f"{_WRITING}{name}"
         try:
@@ -149,6 +152,7 @@ class Checkpoints:
             raise
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
+        self.seconds = time.perf_counter() - start
 
     def all(self) -> list[Path]:
         """Folders of all checkpoints, the oldest first, whole or not."""

@@ -6,9 +6,11 @@ from __future__ import annotations
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +18,10 @@ from rich.console import Console
 from learners.learner import line
 from pipeline import job as jobs
 from pipeline.doctor import report
+
+if TYPE_CHECKING:
+    from pipeline.cluster import RayRun
+    from pipeline.local import LocalRun
 
 app = typer.Typer(
     add_completion=False,
@@ -29,6 +35,7 @@ class Runner(StrEnum):
     """Where a job runs."""
 
     local = "local"
+    ray = "ray"
 
 
 @app.command()
@@ -48,14 +55,25 @@ def run(
     max_events: Annotated[
         int | None, typer.Option(min=1, help="Stop once so many events in all have come in.")
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="The Ray cluster to run on, HOST:PORT; without one, Ray is started here.",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Read at most so many events a second, as if live."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job."),
     ] = None,
 ) -> None:
     """Runs a job: live progress, checkpoints, and summary.json at the end."""
-    from pipeline.local import LocalRun, RunError, stopping_on_signals
     from pipeline.progress import LiveProgress, table
+    from pipeline.run import RunError, stopping_on_signals
 
     console = Console(stderr=True)
 
@@ -67,9 +85,9 @@ def run(
             raise jobs.JobError("--resume and --warm-from exclude each other")
         loaded = jobs.load(job, set_ or [])
         folder = run_dir or Path("runs") / loaded.job.name
-        local = LocalRun(loaded, folder, say)
-        with stopping_on_signals(local, say), LiveProgress(console) as progress:
-            summary = local.run(resume, warm_from, max_events, progress)
+        going = _runner(runner, loaded, folder, say, address, rate)
+        with stopping_on_signals(going, say), LiveProgress(console) as progress:
+            summary = going.run(resume, warm_from, max_events, progress)
     except jobs.JobError as error:
         for problem in str(error).splitlines():
             say(problem)
@@ -92,8 +110,61 @@ def run(
     if summary["fates"]["dead"]:
         say(f"{summary['fates']['dead']:,} events were set aside: see {folder / 'dead.jsonl'}")
     say(f"written to {folder / 'summary.json'}")
-    if local.stopping and not summary["finished"]:
+    if going.stopping and not summary["finished"]:
         say("stopped before the end of the stream; go on with the same command and --resume")
+        sys.exit(1)
+
+
+def _runner(
+    runner: Runner,
+    loaded: jobs.LoadedJob,
+    folder: Path,
+    say: Callable[[str], None],
+    address: str | None,
+    rate: float | None,
+) -> LocalRun | RayRun:
+    if runner is Runner.local:
+        from pipeline.local import LocalRun
+
+        return LocalRun(loaded, folder, say, rate)
+    if find_spec("ray") is None:
+        raise jobs.JobError(
+            "--runner ray: Ray is not installed: pip install 'everlearn[ray]', or leave out "
+            "--runner for a run in this process"
+        )
+    from pipeline.cluster import RayRun
+
+    return RayRun(loaded, folder, say, address, rate)
+
+
+@app.command()
+def serve(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")
+    ] = 8000,
+    poll: Annotated[
+        float, typer.Option(min=0.01, help="Seconds between two looks for a newer model.")
+    ] = 1.0,
+) -> None:
+    """Serves the newest model of a run, of one that goes on too, until Ctrl-C."""
+    from pipeline.follow import ServeError
+    from pipeline.follow import serve as serving
+    from pipeline.servable import ServeConfig
+
+    console = Console(stderr=True)
+
+    def say(what: str) -> None:
+        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        serving(run_dir, ServeConfig(host=host, port=port), poll, say)
+    except ServeError as error:
+        say(str(error))
+        sys.exit(2)
+    except Exception as error:  # a defect: never a bare stack trace
+        say(f"{type(error).__name__}: {line(error)}{_log()}")
         sys.exit(1)
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 _CORE = (
@@ -28,6 +29,7 @@ _CORE = (
 _EXTRAS = {
     "ray": ("ray",),
     "mlflow": ("mlflow",),
+    "serve": ("fastapi", "uvicorn"),
     "avalanche": ("avalanche-lib", "torchvision"),
     "codecs": ("orjson", "fastavro", "protobuf"),
     "text": ("transformers", "tokenizers"),
@@ -54,7 +56,8 @@ def report(console: Console) -> int:
     for extra, names in _EXTRAS.items():
         absent = [name for name in names if _version(name) is None]
         have = ", ".join(f"{n} {_version(n)}" for n in names if n not in absent) or "not installed"
-        table.add_row(f"extra: {extra}", have, f"pip install everlearn[{extra}]" if absent else "")
+        remedy = escape(f"pip install 'everlearn[{extra}]'") if absent else ""
+        table.add_row(f"extra: {extra}", have, remedy)
     cores = os.cpu_count() or 1
     cuda = "yes" if torch.cuda.is_available() else "no: device: cpu"
     table.add_row("cores, CUDA", f"{cores}, {cuda}", "")

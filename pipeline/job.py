@@ -18,6 +18,8 @@ import learners
 import streams
 from learners.learner import Learner, LearnerConfig, line
 from learners.registry import UnknownKind, find
+from pipeline.servable import ServeConfig
+from pipeline.track import TrackConfig
 from streams.settings import Settings, unknown
 from streams.stream import Stream, StreamConfig
 
@@ -79,15 +81,25 @@ class Job(Settings):
     learner: LearnerConfig
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpointing = Checkpointing()
+    track: TrackConfig | None = None
+    serve: ServeConfig | None = None
 
 
 class LoadedJob:
-    """A job with the classes that it names, and the folder that its paths start from."""
+    """A job with the classes that it names, the folder that its paths start from, and the text of
+    it, overrides included, as ``check`` takes it elsewhere."""
 
     def __init__(
-        self, job: Job, stream: type[Stream], learner: type[Learner], file: Path, folder: Path
+        self,
+        job: Job,
+        stream: type[Stream],
+        learner: type[Learner],
+        file: Path,
+        folder: Path,
+        raw: dict[str, Any],
     ) -> None:
         self.job = job
+        self.raw = raw
         self.stream = stream
         self.learner = learner
         self.file = file
@@ -95,10 +107,8 @@ class LoadedJob:
 
     def fingerprint(self) -> dict[str, Any]:
         """Every key that shapes the state, flat, with its value; defaults spelt out."""
-        kept = self.job.model_dump(
-            mode="json", exclude={"name", "checkpoint"}, serialize_as_any=True
-        )
-        return dict(_flat(kept))
+        beside = {"name", "checkpoint", "track", "serve"}
+        return flat(self.job.model_dump(mode="json", exclude=beside, serialize_as_any=True))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -154,7 +164,7 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
             f"{file}: stream.wait: events wait for {job.stream.wait} later ones, but labels come "
             f"{delay} later: make it larger than stream.label_delay.events"
         )
-    return LoadedJob(job, stream, learner, file, folder)
+    return LoadedJob(job, stream, learner, file, folder, raw)
 
 
 def _class(
@@ -286,14 +296,15 @@ def _shown(value: Any) -> str:
     return line(_SHORT.repr(value))
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A job's values by their path in it, ``learner.optimizer.lr``."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            flat += _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat.append((f"{prefix}{key}", value))
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 _SHORT = reprlib.Repr()

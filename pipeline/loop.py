@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ _SCORED_AT_ONCE = 16  # micro-batches; scoring them one by one costs several tim
 
 
 class Source:
-    """Micro-batches of a stream, numbered and marked block by block, ahead of the trainer."""
+    """Micro-batches of a stream, read, numbered and marked block by block, ahead of the learner."""
 
     def __init__(
         self, stream: Stream, size: int, vocabulary: Vocabulary, probes: Probes | None = None
@@ -33,8 +33,15 @@ class Source:
         self.vocabulary = vocabulary
         self.probes = probes
 
+    def blocks(self, cursor: Cursor, size: int = BLOCK) -> Iterator[Batch]:
+        """What is read, as it comes: this part may go on elsewhere, and ahead."""
+        return self.stream.read(cursor, size)
+
     def read(self, cursor: Cursor) -> Iterator[Batch]:
-        blocks = self.stream.read(cursor, BLOCK)
+        return self.batches(self.blocks(cursor))
+
+    def batches(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
+        """Micro-batches of these blocks; where a block ends leaves no trace in them."""
         if self.stream.schema.task == "classification":
             blocks = map(self.vocabulary.apply, blocks)
         if self.probes is not None:
@@ -64,6 +71,9 @@ class Loop:
         self.ledger = Ledger(gapless)
         self._settled: list[Settled] = []
         self.dead: list[Dead] = []  # set aside since somebody last took them away
+        # Scored since then, each with the learner's version before; None: nobody takes them.
+        self.outcomes: list[tuple[int, Outcome]] | None = None
+        self._version = 0  # of the learner, when outcomes were last scored
 
     @property
     def events(self) -> int:
@@ -91,6 +101,9 @@ class Loop:
             _makes_sense(outcome, self.learner)
             self.metrics.add(outcome)
             self.ledger.settle(outcome)
+            if self.outcomes is not None:
+                self.outcomes.append((self._version, outcome))
+        self._version = self.learner.version
 
     def results(self) -> dict[str, float]:
         """Metrics by name, as they stand."""

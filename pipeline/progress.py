@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.local import Watcher
+from pipeline.build import Parts
 from pipeline.loop import Loop
+from pipeline.run import Run, Watcher
 
 _HEADLINES = (
     ("online/accuracy", "accuracy"),
@@ -48,8 +49,13 @@ class LiveProgress(Watcher):
         )
         self._task = self._bar.add_task("learning", total=None, note="")
 
-    def begin(self, total: int | None, events: int) -> None:
-        self._bar.update(self._task, total=total, completed=events)
+    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
+        self.expect(total)
+        self._bar.update(self._task, completed=parts.loop.events)
+
+    def expect(self, total: int | None) -> None:
+        """So many events are to come in all, where that is known."""
+        self._bar.update(self._task, total=total)
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
@@ -59,13 +65,17 @@ class LiveProgress(Watcher):
         self._bar.stop()
 
     def __call__(self, loop: Loop) -> None:
+        if time.monotonic() >= self._next:
+            self.show(loop.events, loop.results())
+
+    def show(self, events: int, results: dict[str, float]) -> None:
+        """Where the run stands now; shown if it is time for it."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + self._every
-        events, results = loop.events, loop.results()
         note = f"{events:,} events"
-        if self._last is not None:
+        if self._last is not None and now > self._last[0]:
             then, before = self._last
             note += f"  {(events - before) / (now - then):,.0f}/s"
         for name, title in (("online/accuracy", "accuracy"), ("online/mae", "MAE")):

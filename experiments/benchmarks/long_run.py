@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from pipeline import job as jobs
-from pipeline.local import LocalRun, Watcher
 from pipeline.loop import Loop
+from pipeline.run import Run, Watcher
 
 RESULT = Path(__file__).parents[1] / "results" / "long_run.md"
 HEAD = [
@@ -62,7 +62,7 @@ def main() -> None:
     loaded = jobs.load(Path(__file__).with_name("long_run.yaml"), [f"stream.events={events}"])
     with tempfile.TemporaryDirectory() as folder:
         tenths = Tenths(events)
-        summary = LocalRun(loaded, Path(folder) / "run", print).run(watch=tenths)
+        summary = Run(loaded, Path(folder) / "run", print).run(watchers=[tenths])
     (memory2, speed2), (memory10, speed10) = tenths.marks[1], tenths.marks[-1]
     lines = [
         "",

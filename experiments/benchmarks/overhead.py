@@ -32,8 +32,8 @@ from torch import nn
 
 from pipeline import job as jobs
 from pipeline.build import build
-from pipeline.local import LocalRun, Watcher
 from pipeline.loop import Loop
+from pipeline.run import Run, Watcher
 from streams.batch import Batch
 from streams.operators.join import Revealed
 
@@ -158,9 +158,9 @@ class InTurn(Watcher):
 
 
 def once(data: Path, folder: Path, x: np.ndarray, y: np.ndarray) -> tuple[float, str]:
-    run = LocalRun(jobs.load(JOB, [f"stream.path={data}"]), folder, print)
+    run = Run(jobs.load(JOB, [f"stream.path={data}"]), folder, print)
     turns = InTurn(plain(x, y), alone(x, y))
-    accuracy = run.run(watch=turns)["metrics"]["online/accuracy"]
+    accuracy = run.run(watchers=[turns])["metrics"]["online/accuracy"]
     by_hand, by_learner = turns.turn()
     ours = len(x) / turns.ours
     loop, learner = (len(x) / seconds for seconds in turns.theirs)

@@ -1,0 +1,121 @@
+"""The folder of a run: held by one process at a time, and what is written into it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from pipeline.job import JobError, LoadedJob
+from streams.batch import Dead
+
+
+class RunFolder:
+    """``job.yaml`` (the job as it was run), ``checkpoints/``, ``dead.jsonl`` (events set aside, one
+    JSON line each), ``summary.json`` at the end, ``error.log`` where a defect showed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.dead_bytes = 0  # in dead.jsonl, up to the last checkpoint
+        self._dead: IO[bytes] | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder and holds it against a second run. Raises ``JobError``."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # never through a link, never cut short
+            lock = os.fdopen(os.open(self.path / ".lock", flags, 0o644), "r+")
+        except OSError as error:
+            raise JobError(
+                f"cannot write in {self.path}: {error.strerror}; choose another --run-dir"
+            ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise HeldError(
+                    f"{self.path} is held by another run: wait for it, or choose another --run-dir"
+                ) from None
+            try:
+                yield
+            finally:
+                if self._dead is not None:
+                    self._dead.close()
+
+    def write_job(self, loaded: LoadedJob) -> None:
+        target = self.path / "job.yaml"
+        if target.exists() and loaded.file.exists() and target.samefile(loaded.file):
+            raise JobError(f"{target} is the job file itself: choose another --run-dir")
+        text = yaml.safe_dump(
+            loaded.job.model_dump(mode="json", serialize_as_any=True), sort_keys=False
+        )
+        target.write_text(text)
+
+    def clear(self) -> None:
+        """Takes away what an earlier run told of itself, which had no checkpoint to go on from."""
+        for name in ("metrics.jsonl", "served.jsonl", "served.json", "track.json", "summary.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def open_dead(self, kept: int) -> bool:
+        """Goes on with dead.jsonl after its first ``kept`` bytes; whether they were all there."""
+        dead = self.path / "dead.jsonl"
+        self.dead_bytes = kept
+        dead.touch()
+        whole = dead.stat().st_size >= kept
+        if whole:
+            os.truncate(dead, kept)
+        self._dead = dead.open("ab")
+        return whole
+
+    def write_dead(self, dead: Sequence[Dead]) -> None:
+        if not dead:
+            return
+        assert self._dead is not None
+        for d in dead:
+            entry = {"partition": d.partition, "offset": d.offset, "id": d.id, "reason": d.reason}
+            self.dead_bytes += self._dead.write(json.dumps(entry).encode() + b"\n")
+        self._dead.flush()
+        os.fsync(self._dead.fileno())
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any]:
+        """The one that an earlier run left here, which may have been killed before its last."""
+        try:
+            summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return summary
+
+    def log(self) -> Path | str:
+        """Writes the stack trace at hand to a file; where it is."""
+        log = self.path / "error.log"
+        try:
+            log.write_text(traceback.format_exc())
+        except OSError as error:
+            return f"{error.strerror}"
+        return log
+
+
+class HeldError(JobError):
+    """Another process holds the folder."""
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a small file so that whoever reads it finds the old text or the new, and no half."""
+    writing = file.with_name(f".{file.name}")
+    writing.write_text(text)
+    writing.replace(file)

@@ -1,0 +1,32 @@
+"""A recorded stream at the pace of a live one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from streams.batch import Batch
+
+
+def block_size(rate: float | None, most: int) -> int:
+    """Events in a block: at a pace they come in small ones, fifty a second."""
+    return most if rate is None else min(most, max(1, int(rate / 50)))
+
+
+def paced(
+    blocks: Iterable[Batch],
+    rate: float | None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Batch]:
+    """The blocks, no earlier than ``rate`` events a second have them; None: as fast as they come.
+    A reader that falls behind is not hurried to catch up by more than a second."""
+    if rate is None:
+        yield from blocks
+        return
+    due = clock()
+    for block in blocks:
+        due = max(due + (len(block) + len(block.dead)) / rate, clock() - 1.0)
+        if (wait := due - clock()) > 0:
+            sleep(wait)
+        yield block

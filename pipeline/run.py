@@ -1,0 +1,361 @@
+"""A run of a job: resumed or begun anew, led through the loop, kept in checkpoints, summed up.
+
+It runs the same in a plain process and inside an actor. Where blocks of events come from is handed
+in, and so is whoever watches; neither leaves a trace in the state.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+
+from learners.learner import LearnerError, line
+from pipeline.build import Parts, build, state_digest
+from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
+from pipeline.folder import RunFolder
+from pipeline.job import JobError, LoadedJob, differences
+from pipeline.ledger import LedgerError
+from pipeline.loop import Loop, Source
+from streams.batch import Batch
+from streams.state import State
+from streams.stream import Cursor, Stream, StreamError
+
+Say = Callable[[str], None]
+Blocks = Callable[[Source, Cursor], Iterable[Batch]]
+
+
+class RunError(Exception):
+    """The run failed; its state is kept, and the message says how to go on."""
+
+
+class Stopped(Exception):  # noqa: N818 (it is what happened)
+    """Raised where blocks come from: the run was asked to stop while it waited for one."""
+
+
+class Watcher:
+    """Is shown a run as it goes on. It may look at everything, and changes nothing."""
+
+    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
+        """Before the first micro-batch; events to come in all, where that is known."""
+
+    def __call__(self, loop: Loop) -> None:
+        """After every micro-batch."""
+
+    def end(self, loop: Loop) -> None:
+        """After the last."""
+
+
+class Run:
+    """One run of a job in this process, in a folder that it holds alone.
+
+    Args:
+        loaded: the job.
+        folder: the run folder.
+        say: takes lines for a person.
+        runner: named in the summary.
+    """
+
+    def __init__(self, loaded: LoadedJob, folder: Path, say: Say, runner: str = "local") -> None:
+        self.loaded = loaded
+        self.folder = RunFolder(folder)
+        self.say = say
+        self.runner = runner
+        self.stopping = False
+        self.resumed_from: str | None = None
+        self.checkpoints = Checkpoints(self.folder.checkpoints, loaded.job.checkpoint.keep, say)
+
+    def run(
+        self,
+        resume: bool = False,
+        warm_from: Path | None = None,
+        max_events: int | None = None,
+        watchers: Sequence[Watcher] = (),
+        blocks: Blocks = Source.blocks,
+    ) -> dict[str, Any]:
+        """Runs to the end of the stream, to ``max_events`` events in all (rounded up to a whole
+        micro-batch), or until ``stop``; returns the summary.
+
+        Raises:
+            JobError: nothing was started.
+            RunError: it failed on the way; the state up to the last checkpoint is kept.
+        """
+        torch.set_num_threads(self.loaded.job.threads)
+        with self.folder.held():
+            if not resume and self.checkpoints.all():
+                raise JobError(
+                    f"{self.folder.path} holds a run already: add --resume to go on with it, or "
+                    "choose another --run-dir"
+                )
+            try:
+                parts, finished = self._begin(resume, warm_from)
+                return self._go_on(parts, finished, max_events, watchers, blocks)
+            finally:
+                self.checkpoints.close()
+
+    def _begin(self, resume: bool, warm_from: Path | None) -> tuple[Parts, bool]:
+        """The job, built and brought back to where it was; whether it had come to its end."""
+        parts = build(self.loaded)
+        try:
+            finished = self._restore(parts, resume, warm_from)
+            self.folder.write_job(self.loaded)
+        except OSError as error:
+            raise JobError(f"{error.filename or self.folder.path}: {error.strerror}") from None
+        return parts, finished
+
+    def _go_on(
+        self,
+        parts: Parts,
+        finished: bool,
+        max_events: int | None,
+        watchers: Sequence[Watcher],
+        blocks: Blocks,
+    ) -> dict[str, Any]:
+        first = parts.loop.events
+        try:
+            for watcher in watchers:
+                watcher.begin(self, parts, _total(parts.stream, max_events))
+            started = time.perf_counter()
+            if finished:
+                self.say("the stream had come to its end already: nothing is left to learn")
+                if (old := self.folder.summary()) and old["finished"]:
+                    return old
+            else:
+                finished = self._train(parts, max_events, watchers, blocks)
+            return self._close(parts, finished, time.perf_counter() - started, first)
+        except (StreamError, LearnerError, CheckpointError, LedgerError) as error:
+            raise self._failed(f"{self.loaded.file}: {error}") from None
+        except OSError as error:
+            where = error.filename or self.folder.path
+            raise self._failed(f"{error.strerror or error}: {where}") from None
+        except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
+            what = f"{type(error).__name__}: {line(error)} (details: {self.folder.log()})"
+            raise self._failed(what) from error
+
+    def stop(self) -> None:
+        """Stops after the micro-batch at hand, with a checkpoint."""
+        self.stopping = True
+
+    def _train(
+        self,
+        parts: Parts,
+        max_events: int | None,
+        watchers: Sequence[Watcher],
+        blocks: Blocks,
+    ) -> bool:
+        loop, every = parts.loop, self.loaded.job.checkpoint.every_events
+        limit = float("inf") if max_events is None else max_events
+        due = (loop.events // every + 1) * every
+        finished = False
+        if loop.events >= limit:
+            return False
+        with suppress(Stopped):
+            for batch in parts.source.batches(blocks(parts.source, loop.ledger.cursor())):
+                loop.step(batch)
+                for watcher in watchers:
+                    watcher(loop)
+                if loop.events >= due:
+                    due = (loop.events // every + 1) * every
+                    self._checkpoint(parts, finished=False)
+                if self.stopping or loop.events >= limit:
+                    break
+            else:
+                loop.finish(parts.source.size)
+                finished = True
+        for watcher in watchers:
+            watcher.end(loop)
+        return finished
+
+    def _failed(self, what: str) -> RunError:
+        try:
+            self.checkpoints.wait()
+        except Exception as error:  # the run fails already: this one is only told
+            self.say(f"checkpoint not written: {line(error)}")
+        kept = self.checkpoints.all()
+        if not kept:
+            return RunError(f"{what}. No checkpoint had been written yet: nothing to go on from")
+        return RunError(
+            f"{what}. The state after {int(kept[-1].name)} events is kept; when mended, go on with "
+            "the same command and --resume"
+        )
+
+    def _checkpoint(self, parts: Parts, finished: bool) -> State:
+        parts.loop.learner.verify()
+        dead, parts.loop.dead = parts.loop.dead, []
+        self.folder.write_dead(dead)
+        state = parts.state()
+        state["dead_bytes"] = self.folder.dead_bytes
+        about = {
+            "job": self.loaded.job.name,
+            "fingerprint": self._fingerprint(parts),
+            "versions": versions(),
+            "recipe": parts.recipe,
+            "modules": str(self.loaded.folder),
+            "finished": finished,
+        }
+        self.checkpoints.write(parts.loop.events, state, about)
+        return state
+
+    def _close(self, parts: Parts, finished: bool, seconds: float, first: int) -> dict[str, Any]:
+        loop, job = parts.loop, self.loaded.job
+        state = self._checkpoint(parts, finished)
+        if not self.checkpoints.wait():
+            raise self._failed("the last checkpoint could not be written")
+        done = loop.events - first
+        summary = {
+            "job": job.name,
+            "seed": job.seed,
+            "runner": self.runner,
+            "finished": finished,
+            "events": loop.events,
+            "fates": loop.ledger.fates(),
+            "awaiting": len(loop.join),
+            "seconds": round(seconds, 3),
+            "events_per_s": round(done / seconds, 1) if done else 0.0,
+            "metrics": {
+                name: value if math.isfinite(value) else None
+                for name, value in loop.results().items()
+            },
+            "labels": dict(getattr(loop.join, "counts", {})),
+            "state_digest": state_digest(state),
+            "cursor": loop.ledger.cursor(),
+            "model_version": loop.learner.version,
+            "mlflow_run_id": None,
+            "resumed_from": self.resumed_from,
+        }
+        self.folder.write_summary(summary)
+        return summary
+
+    def _restore(self, parts: Parts, resume: bool, warm_from: Path | None) -> bool:
+        """Brings back the newest checkpoint; whether the stream had been finished in it."""
+        self.checkpoints.begin()
+        found = None
+        if not resume:
+            self.folder.clear()
+        try:
+            if resume:
+                found = self.checkpoints.newest()
+            if found is None and warm_from is not None:
+                self._warm(parts, read(warm_from))
+        except CheckpointError as error:
+            raise JobError(str(error)) from None
+        if resume and found is None:
+            self.say(f"no checkpoint in {self.folder.path} yet: starting at the beginning")
+        if found is None:
+            self.folder.open_dead(0)
+            return False
+        self._same_job(found, parts)
+        parts.load(found.state)
+        self.resumed_from = str(found.path)
+        if not self.folder.open_dead(found.state["dead_bytes"]):
+            self.say(
+                "dead.jsonl is shorter than it was: events set aside earlier are no more in it"
+            )
+        self.say(f"resumed after {found.events:,} events from {found.path}")
+        return bool(found.about["finished"])
+
+    def _fingerprint(self, parts: Parts) -> dict[str, Any]:
+        """The job's, and what the columns of its stream turned out to be."""
+        schema = parts.stream.schema
+        columns = {f"column {f.name}": [f.kind, *f.shape] for f in schema.features}
+        order = [feature.name for feature in schema.features]
+        return {**self.loaded.fingerprint(), **columns, "columns": order, "label": schema.task}
+
+    def _same_job(self, found: Checkpoint, parts: Parts) -> None:
+        changed = differences(found.about["fingerprint"], self._fingerprint(parts))
+        if changed:
+            lines = "\n  ".join(changed)
+            raise JobError(
+                f"{self.loaded.file}: the checkpoint {found.path} is of another job:\n  {lines}\n"
+                "Set these back, or start another run (another --run-dir; --warm-from takes over "
+                "what the learner knows)"
+            )
+        now = versions()
+        moved = [
+            f"{name} {was} -> {now.get(name)}"
+            for name, was in found.about["versions"].items()
+            if now.get(name) != was
+        ]
+        if moved:
+            self.say(f"versions differ, so the last bits may too: {', '.join(moved)}")
+
+    def _warm(self, parts: Parts, found: Checkpoint) -> None:
+        if self.loaded.learner.opaque:
+            raise JobError(
+                f"--warm-from {found.path}: learner {self.loaded.job.learner.kind!r} is kept as a "
+                "pickle, which is read only when a run resumes its own checkpoint"
+            )
+        shapes = ("learner.", "column", "label")  # what the state of a learner hangs on
+        theirs, ours = (
+            {key: value for key, value in keys.items() if key.startswith(shapes)}
+            for keys in (found.about["fingerprint"], self._fingerprint(parts))
+        )
+        changed = differences(theirs, ours)
+        if changed:
+            raise JobError(f"--warm-from {found.path}: another learner:\n  " + "\n  ".join(changed))
+        known = tuple(found.state["learner"]["classes"])
+        stated = parts.vocabulary.classes
+        if stated != known[: len(stated)]:
+            raise JobError(f"--warm-from {found.path}: it knows other classes, {list(known)}")
+        parts.vocabulary.load({"classes": list(known), "first": [["", -1]] * len(known)})
+        parts.loop.learner.load(parts.loop.learner.migrate(found.state["learner"]))
+        self.say(f"warm start from {found.path}: as learned from {found.events:,} events")
+
+
+class Stoppable(Protocol):
+    """A run that can be asked to stop."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def stopping_on_signals(run: Stoppable, say: Say) -> Iterator[None]:
+    """While open, Ctrl-C and SIGTERM let the run write a checkpoint and leave; a second one does
+    not wait."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if run.stopping:
+            raise KeyboardInterrupt
+        say("stopping: a checkpoint is written first (once more to leave at once)")
+        run.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _total(stream: Stream, max_events: int | None) -> int | None:
+    """Events that a run will see, where that is known beforehand."""
+    try:
+        length = len(stream)
+    except TypeError:
+        return max_events
+    return length if max_events is None else min(length, max_events)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What the last bits of a result hang on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("everlearn", "torch", "numpy", "river"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "checkout"
+    return found

@@ -1,0 +1,128 @@
+"""What a server holds of a run: a recipe for the model, and the newest snapshot of its state.
+
+The *recipe* is the same all along: which learner with which settings over which columns, and how
+features are scaled before it. It is JSON, and stands in every checkpoint. A *snapshot* is what
+changes: the learner's ``servable`` and the scale as they stood after one micro-batch.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field, PositiveInt
+
+import learners
+from learners.learner import Learner, LearnerError, Prediction
+from learners.registry import UnknownKind, find
+from streams.batch import Batch, ClassName
+from streams.operators.standardise import Standardise, StandardiseConfig
+from streams.schema import Feature, Schema
+from streams.settings import Settings
+from streams.state import State
+from streams.stream import Stream
+
+Recipe = dict[str, Any]
+
+
+class ServeConfig(Settings):
+    """How the model answers while it learns.
+
+    Attributes:
+        host: the address it listens at; by default nobody outside this machine reaches it.
+        port: 0 takes a free one.
+        replicas: processes that answer.
+        route: prefix of the paths. By default none on a Ray of our own, and ``/NAME`` of the job on
+            a cluster, where there may be others.
+        max_events: events in one request.
+        max_bytes: of one request.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    replicas: PositiveInt = 1
+    route: str | None = Field(None, pattern=r"^/[\w./-]*$")
+    max_events: PositiveInt = 1000
+    max_bytes: PositiveInt = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a model at one moment of a run.
+
+    Attributes:
+        state: ``learner`` and, where features are scaled, ``standardise``; arrays of its own.
+        version: how many times the learner had learned.
+        events: events of the stream that had come in.
+        metrics: what was last known of the run, by name.
+        taken: seconds since the epoch.
+    """
+
+    state: State
+    version: int
+    events: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    taken: float = field(default_factory=time.time)
+
+
+def recipe(
+    learner: Learner,
+    settings: dict[str, Any],
+    standardise: StandardiseConfig | None,
+    stream: Stream,
+) -> Recipe:
+    """All but the state that makes the model of a run: the learner with its settings (as JSON), how
+    features are scaled before it, and how the stream reads numbers and ids."""
+    schema = stream.schema
+    return {
+        "learner": settings,
+        "seed": learner.seed,
+        "standardise": None if standardise is None else standardise.model_dump(mode="json"),
+        "dtype": stream.dtype,
+        "id_type": stream.id_type,
+        "task": schema.task,
+        "classes": list(schema.classes),
+        "features": [[f.name, f.kind, list(f.shape)] for f in schema.features],
+    }
+
+
+def schema_of(made: Recipe) -> Schema:
+    features = (Feature(name, kind, tuple(shape)) for name, kind, shape in made["features"])
+    return Schema(tuple(features), made["task"], tuple(made["classes"]))
+
+
+class Servable:
+    """A model at one moment, that answers and never learns.
+
+    Raises ``LearnerError`` where the learner of the recipe cannot be made here.
+    """
+
+    def __init__(self, made: Recipe, snapshot: Snapshot) -> None:
+        self.schema = schema_of(made)
+        self.version = snapshot.version
+        self.events = snapshot.events
+        self.metrics = snapshot.metrics
+        self.taken = snapshot.taken
+        settings = made["learner"]
+        try:
+            cls = find(learners, Learner, settings["kind"])  # type: ignore[type-abstract]
+        except UnknownKind as error:
+            raise LearnerError(f"learner.kind: {error}") from None
+        self._learner = cls(cls.Config.model_validate(settings), self.schema, made["seed"])
+        self._learner.load_servable(cls.migrate(snapshot.state["learner"]))
+        self._standardise: Standardise | None = None
+        if made["standardise"] is not None:
+            config = StandardiseConfig.model_validate(made["standardise"])
+            self._standardise = Standardise(config, self.schema)
+            self._standardise.load(snapshot.state["standardise"])
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        return self._learner.classes
+
+    def answer(self, batch: Batch) -> Prediction:
+        """What the loop would have predicted for these events at that moment."""
+        if self._standardise is not None:
+            batch = self._standardise.view(batch)
+        return self._learner.predict(batch)

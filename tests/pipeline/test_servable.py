@@ -1,0 +1,119 @@
+"""A servable answers what the loop predicts, and stays as it was when the loop goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import learners
+from learners.learner import Learner, LearnerError, Prediction
+from learners.registry import every
+from pipeline.build import Parts, build
+from pipeline.job import load
+from pipeline.servable import Servable, Snapshot, schema_of
+from streams.batch import Batch
+
+LEARNERS = every(learners, Learner)
+SIZE, STOP, N = 16, 96, 192
+CASES = [
+    (kind, task, scaled)
+    for kind, cls in sorted(LEARNERS.items())
+    for task in ("classification", "regression")
+    for scaled in (False, True)
+    if task in cls.handles or (task == "classification" and "binary" in cls.handles)
+]
+
+
+def parts_of(kind: str, task: Any, scaled: bool) -> Parts:
+    """A built job over N events. No label becomes known from event ``STOP`` to the micro-batch
+    after it, so that a learner that interleaves has learned nothing within it either."""
+    cls = LEARNERS[kind]
+    rng = np.random.default_rng(4)
+    x = rng.normal(3, 2, size=(N, 4))
+    classes = 3 if "classification" in cls.handles else 2
+    code = np.concatenate([np.arange(classes), rng.integers(0, classes, N)])[:N]
+    x[np.arange(N), code] += 5
+    y = x[:, 0] * 5 - x[:, 1] if task == "regression" else np.array(["a", "b", "c"])[code]
+    time = np.arange(N) * 60.0
+    time[STOP:] -= 59.9 + 59.99 * np.minimum(np.arange(N - STOP), SIZE - 1)
+    columns = {f"x{i}": x[:, i] for i in range(4)} | {"t": time, "y": y}
+    pq.write_table(pa.table(columns), "data.parquet")
+    stream = {"kind": "recorded", "path": "data.parquet", "label": "y", "time": "t"}
+    stream |= {"batch_size": SIZE, "label_delay": {"seconds": 1000}}
+    if scaled:
+        stream["standardise"] = {"half_life": 30}
+    job = {"name": "case", "seed": 3, "stream": stream, "learner": cls.example(task)}
+    Path("job.yaml").write_text(yaml.safe_dump(job))
+    return build(load(Path("job.yaml")))
+
+
+def said(parts: Parts, batches: Iterator[Batch], count: int | None = None) -> list[Prediction]:
+    """What the loop predicts for the next micro-batches."""
+    learner, heard = parts.loop.learner, []
+    step = type(learner).step
+
+    def listening(batch: Batch, revealed: Any) -> Prediction:
+        heard.append(step(learner, batch, revealed))
+        return heard[-1]
+
+    learner.step = listening  # type: ignore[method-assign]
+    for batch in islice(batches, count):
+        parts.loop.step(batch)
+    return heard
+
+
+def same(one: Prediction, other: Prediction) -> bool:
+    proba = (one.proba is None) == (other.proba is None)
+    if one.proba is not None and other.proba is not None:
+        proba = one.proba.tobytes() == other.proba.tobytes()
+    known = (one.kind, one.classes, one.version) == (other.kind, other.classes, other.version)
+    return proba and known and one.value.tobytes() == other.value.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "task", "scaled"), CASES)
+def test_it_answers_what_the_loop_predicts_bit_for_bit_and_is_frozen(
+    kind: str, task: Any, scaled: bool
+) -> None:
+    parts = parts_of(kind, task, scaled)
+    batches = parts.source.read({})
+    said(parts, batches, STOP // SIZE)
+    snapshot = parts.snapshot({"online/accuracy": 0.5})
+    made = json.loads(json.dumps(parts.recipe))  # as it stands in a checkpoint
+    servable = Servable(made, snapshot)
+    question = next(parts.source.read({"0": STOP}))
+    asked = servable.answer(question)
+    assert asked.version > 0
+    predicted = said(parts, batches)
+    assert same(asked, predicted[0])
+    assert parts.loop.learner.version > servable.version == asked.version
+    # What the loop has learned since has changed neither the model nor what it was made from.
+    assert same(servable.answer(question), asked)
+    assert same(Servable(made, snapshot).answer(question), asked)
+    whole = Snapshot({**snapshot.state, "learner": parts.loop.learner.state()}, 0, 0)
+    assert Servable(made, whole).answer(question).version == parts.loop.learner.version
+
+
+def test_it_tells_what_it_is() -> None:
+    parts = parts_of("replay", "classification", True)
+    said(parts, parts.source.read({}), STOP // SIZE)
+    servable = Servable(parts.recipe, parts.snapshot({"online/accuracy": 0.5}))
+    assert servable.events == STOP
+    assert servable.classes == ("a", "b", "c")
+    assert servable.metrics == {"online/accuracy": 0.5}
+    assert schema_of(json.loads(json.dumps(parts.recipe))) == parts.stream.schema
+
+
+def test_a_learner_that_is_not_there_is_named() -> None:
+    parts = parts_of("prior", "classification", False)
+    elsewhere = {**parts.recipe, "learner": {"kind": "nowhere_at_all:Best"}}
+    with pytest.raises(LearnerError, match="no module named 'nowhere_at_all'"):
+        Servable(elsewhere, parts.snapshot({}))
