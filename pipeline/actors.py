@@ -1,0 +1,423 @@
+"""The parts of a run as actors: plain classes, decorated at the edge (``cluster.py``).
+
+```
+ SourceActor ──blocks, read ahead──▶ TrainerActor ──snapshots──▶ Replica ──answers──▶ EvaluatorActor
+                                        │  └─────────labels───────────────────────────▲    │
+                                        └──▶ metrics.jsonl ──▶ TrackerActor ◀── served.jsonl
+```
+
+Blocks and snapshots travel by reference through the object store; the trainer is asked for them or
+asks for them, and is never waited for. Whoever dies is started again by Ray, with nothing but what
+it was made with, and goes on: the source at the position it is told, the trainer at its newest
+checkpoint, the evaluator at its totals, the tracker at the byte it had delivered. No answer to a
+call is lost for want of a process: what matters is on disk before it is told of.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+
+from learners.learner import line
+from pipeline.answers import Answers, Scores
+from pipeline.build import Parts
+from pipeline.folder import HeldError
+from pipeline.loop import BLOCK, Loop, Source
+from pipeline.pace import block_size, paced
+from pipeline.rows import Rows
+from pipeline.run import Run, Stopped, Watcher
+from pipeline.servable import Recipe, Servable, ServeConfig
+from pipeline.ship import Shipment
+from pipeline.track import Status, TrackConfig, Tracker
+from pipeline.watch import Labels, MetricRows, Publisher
+from streams.batch import Array, Batch, Ints
+from streams.operators.join import NONE
+from streams.schema import Task
+from streams.stream import Cursor, StreamError
+
+AHEAD = 4
+"""Blocks that are read ahead: the bound that holds a source back."""
+IDLE_S = 0.2
+"""After so long without a block, what was learned last is published."""
+DEATHS = 5
+"""A source that dies so often without giving a block is given up."""
+HELD_S = 30.0
+"""How long a trainer waits for the one before it to let go of the folder."""
+RETRY_S = 0.2
+UNTOLD = 10_000
+"""Answers that a replica keeps while there is no evaluator to tell; the oldest go first."""
+REPORT_S = 0.5
+"""How often what was served is told, and written."""
+
+log = logging.getLogger(__name__)
+
+
+class OutOfStep(Exception):  # noqa: N818 (it is what happened)
+    """A source was asked for a block that is not its next: it has been started anew."""
+
+
+class Speaker:
+    """Keeps lines for a person until the driver fetches them."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=1000)
+
+    def say(self, text: str) -> None:
+        self._lines.append(text)
+
+    def lines(self) -> list[str]:
+        """What was said since the last call."""
+        said = []
+        while self._lines:
+            said.append(self._lines.popleft())
+        return said
+
+
+class SourceActor:
+    """Reads and decodes blocks of events.
+
+    It keeps nothing that matters: every call says in which reading, and where that began. One that
+    was started anew is told by the number of the block that it has not read those before it.
+    """
+
+    def __init__(self, shipment: Shipment, rate: float | None) -> None:
+        loaded = shipment.unpack()
+        torch.set_num_threads(1)
+        self._stream = loaded.stream(loaded.job.stream, loaded.folder)
+        self._rate = rate
+        self._reading = ""
+        self._blocks: Iterator[Batch] = iter(())
+        self._number = 0
+        self._cursor: Cursor = {}
+
+    def next(self, reading: str, number: int, cursor: Cursor) -> tuple[Batch, Cursor] | None:
+        """Block ``number`` of a reading that began at ``cursor``, and the cursor after it; None at
+        the true end of the stream. Raises ``OutOfStep``, and ``StreamError`` as the stream does."""
+        if number == 0 and reading != self._reading:
+            blocks = self._stream.read(cursor, block_size(self._rate, BLOCK))
+            self._blocks = paced(blocks, self._rate)
+            self._reading, self._number, self._cursor = reading, 0, dict(cursor)
+        if reading != self._reading or number != self._number:
+            raise OutOfStep
+        self._number += 1
+        for block in self._blocks:
+            self._cursor = after(block, self._cursor)
+            return block, self._cursor
+        return None
+
+
+def after(block: Batch, cursor: Cursor) -> Cursor:
+    """Where reading goes on after a block that began at ``cursor``."""
+    found = dict(cursor)
+
+    def move(prefix: str, partition: Array, offset: Array) -> None:
+        for part in np.unique(partition).tolist():
+            last = int(offset[partition == part].max())
+            found[f"{prefix}{part}"] = max(found.get(f"{prefix}{part}", 0), last + 1)
+
+    move("", block.partition, block.offset)
+    for dead in block.dead:
+        found[str(dead.partition)] = max(found.get(str(dead.partition), 0), dead.offset + 1)
+    if block.arrivals is not None:
+        move("labels/", block.arrivals.partition, block.arrivals.offset)
+    return found
+
+
+class RemoteBlocks:
+    """Blocks of a source actor, some of them asked for ahead.
+
+    A source that dies is started again by Ray; reading goes on after the last block that came.
+    """
+
+    def __init__(self, source: Any, idle: Callable[[], None], say: Callable[[str], None]) -> None:
+        self.source = source
+        self.idle = idle
+        self.say = say
+
+    def __call__(self, _: Source, cursor: Cursor) -> Iterator[Batch]:
+        deaths = 0
+        while True:
+            try:
+                for block, after_it in self._read(cursor):
+                    yield block
+                    cursor, deaths = after_it, 0
+                return
+            except RayTaskError as error:
+                if not isinstance(error.cause, OutOfStep):
+                    raise error.cause from None
+            except RayError as error:  # it died, or the machine that it ran on with its blocks
+                deaths += 1
+                if deaths > DEATHS:
+                    raise StreamError(f"the source does not come up again: {line(error)}") from None
+                self.say("the source died; reading goes on after the last block that came")
+                self._wait()
+
+    def _wait(self) -> None:
+        """Until Ray has started the source again."""
+        while True:
+            ready = self.source.__ray_ready__.remote()
+            while not ray.wait([ready], timeout=IDLE_S)[0]:
+                self.idle()
+            try:
+                ray.get(ready)
+                return
+            except ActorUnavailableError:
+                time.sleep(IDLE_S)
+            except RayError as error:
+                raise StreamError(f"the source does not come up again: {line(error)}") from None
+
+    def _read(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        reading = f"{time.time_ns()}"
+        pending: deque[Any] = deque()
+        number = 0
+        while True:
+            while len(pending) < AHEAD:
+                pending.append(self.source.next.remote(reading, number, cursor))
+                number += 1
+            while not ray.wait([pending[0]], timeout=IDLE_S)[0]:
+                self.idle()
+            found = ray.get(pending.popleft())
+            if found is None:
+                return
+            yield found
+
+
+class TrainerActor(Speaker):
+    """The loop. ``run`` leads it; the other methods may be called meanwhile."""
+
+    def __init__(self, shipment: Shipment, folder: Path) -> None:
+        super().__init__()
+        self._shipment = shipment
+        self._folder = folder
+        self._run: Run | None = None
+        self._stopping = False
+        self._status = Standing()
+        self._publisher = Publisher()
+        self._newest: tuple[int, Any] = (0, None)
+        self._putting = threading.Lock()
+
+    def run(
+        self,
+        source: Any,
+        evaluator: Any | None,
+        tracker: Any | None,
+        resume: bool,
+        warm_from: Path | None,
+        max_events: int | None,
+        again: bool = False,
+    ) -> dict[str, Any]:
+        """As ``Run.run``, on blocks of the source; ``again`` where a trainer before it died."""
+        loaded = self._shipment.unpack()
+        deadline = time.monotonic() + HELD_S
+        watchers: list[Watcher] = [self._status]
+        if loaded.job.track is not None:
+            assert tracker is not None
+            watchers += [_Starting(tracker), MetricRows(loaded.job.track.every_events)]
+        if loaded.job.serve is not None:
+            assert evaluator is not None
+            watchers += [self._publisher, Labels(_to(evaluator))]
+        blocks = RemoteBlocks(source, self._idle, self.say)
+        while True:
+            self._run = run = Run(loaded, self._folder, self.say, runner="ray")
+            run.stopping = self._stopping
+            try:
+                return run.run(resume, warm_from, max_events, watchers, blocks)
+            except HeldError:
+                if not again or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)  # the process before this one is dying
+
+    def _idle(self) -> None:
+        if self._stopping:
+            raise Stopped
+        self._publisher.idle()
+
+    def stop(self) -> None:
+        """Stops after the micro-batch at hand, with a checkpoint."""
+        self._stopping = True
+        if self._run is not None:
+            self._run.stop()
+
+    def status(self) -> dict[str, Any]:
+        """Where the run stands: events, events in all, metrics."""
+        return self._status.told()
+
+    def snapshot(self, than: int, timeout: float) -> tuple[int, list[Any]] | None:
+        """The number of the newest snapshot, if above ``than``, and a reference to it; waits up to
+        ``timeout`` seconds for one. It is put into the object store once, however many ask."""
+        found = self._publisher.newer(than, timeout)
+        if found is None:
+            return None
+        number, snapshot = found
+        with self._putting:
+            if self._newest[0] < number:
+                self._newest = (number, ray.put(snapshot))
+            return self._newest[0], [self._newest[1]]
+
+
+class Standing(Watcher):
+    """Where a run stands, a few times a second, for whoever asks from another thread."""
+
+    def __init__(self, every_s: float = 0.3) -> None:
+        self.every_s = every_s
+        self._due = 0.0
+        self._told: dict[str, Any] = {"events": 0, "total": None, "metrics": {}}
+
+    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
+        self._told = {"events": parts.loop.events, "total": total, "metrics": {}}
+
+    def __call__(self, loop: Loop) -> None:
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + self.every_s
+            self._told = {**self._told, "events": loop.events, "metrics": loop.results()}
+
+    def told(self) -> dict[str, Any]:
+        return self._told
+
+
+class _Starting(Watcher):
+    """Lets the tracker begin once the folder is held and the job is written into it."""
+
+    def __init__(self, tracker: Any) -> None:
+        self.tracker = tracker
+
+    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
+        self.tracker.start.remote()
+
+
+def _to(evaluator: Any) -> Callable[[Ints, Array, Ints], None]:
+    def send(ids: Ints, y: Array, before: Ints) -> None:
+        evaluator.labelled.remote(ids, y, before)
+
+    return send
+
+
+class EvaluatorActor(Speaker):
+    """Scores what was served, beside the training: answers come from replicas, labels from the
+    trainer."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._scores = Scores(task, folder / "served.json")
+        self._rows: Rows | None = None
+
+    def answered(self, answers: Answers) -> None:
+        self._scores.answered(answers)
+
+    def labelled(self, ids: Ints, y: Array, before: Ints) -> None:
+        self._scores.labelled(ids, y, before)
+
+    def write(self, events: int) -> dict[str, float]:
+        """Writes a row of metrics as of ``events`` events, and keeps the totals; the metrics."""
+        results = self._scores.results()
+        if self._rows is None:
+            self._rows = Rows(self._folder / "served.jsonl", self.say)
+        self._rows.write(events, results)
+        self._scores.keep()
+        return results
+
+
+class TrackerActor(Speaker):
+    """Tells MLflow. One that is started anew goes on where the one before it was."""
+
+    def __init__(
+        self,
+        config: TrackConfig,
+        folder: Path,
+        name: str,
+        params: dict[str, Any],
+        tags: dict[str, str],
+    ) -> None:
+        super().__init__()
+        self._made = (config, folder, name, params, tags)
+        self._tracker: Tracker | None = None
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            self.start()
+
+    def start(self) -> None:
+        if self._tracker is None:
+            self._tracker = Tracker(*self._made, self.say, share=1.0)  # a process of its own
+            self._tracker.start()
+
+    def close(self, status: Status, artifacts: list[Path]) -> str | None:
+        """Delivers what is left; the id of the MLflow run, if there is one."""
+        self.start()
+        assert self._tracker is not None
+        self._tracker.close(status, artifacts)
+        return self._tracker.run_id
+
+
+class Replica:
+    """Answers with the newest model: fetches and warms each snapshot in a thread of its own, beside
+    the one in use, and swaps between two requests. Tells the evaluator what it answered."""
+
+    def __init__(
+        self, namespace: str, made: Recipe, shipment: Shipment, config: ServeConfig
+    ) -> None:
+        from pipeline.serve import Models, create_app
+
+        torch.set_num_threads(1)
+        shipment.unpack()
+        self._namespace = namespace
+        self._recipe = made
+        self._models = Models()
+        self._answered: deque[Any] = deque(maxlen=UNTOLD)
+        self._failed = 0  # of those that were told
+        self.app = create_app(self._models, made, config, namespace, self._answered.append)
+        for work in (self._fetch, self._tell):
+            threading.Thread(target=work, daemon=True).start()
+
+    def _fetch(self) -> None:
+        from pipeline.serve import warm
+
+        number = -1
+        while True:
+            try:
+                trainer = ray.get_actor("trainer", self._namespace)
+                found = ray.get(trainer.snapshot.remote(number, 1.0), timeout=10)
+                if found is None:
+                    continue
+                newer, (reference,) = found
+                servable = Servable(self._recipe, ray.get(reference, timeout=10))
+                warm(servable)
+                self._models.current, number = servable, newer
+            except (RayError, ValueError):  # no trainer just now: the model at hand is served on
+                number = -1
+                time.sleep(RETRY_S)
+            except Exception:  # a class of a user's may raise anything: it serves on, and says so
+                log.exception("the newest model cannot be served; the one before it is")
+                time.sleep(1.0)
+
+    def _tell(self) -> None:
+        while True:
+            time.sleep(REPORT_S)
+            told = [self._answered.popleft() for _ in range(len(self._answered))]
+            failed = self._models.failed
+            if not told and failed == self._failed:
+                continue
+            answers = Answers(
+                np.concatenate([a.ids for a in told] or [NONE]),
+                np.concatenate([a.value for a in told] or [NONE]),
+                np.concatenate([np.full(len(a.ids), a.version) for a in told] or [NONE]),
+                np.array([a.age for a in told]),
+                np.array([a.seconds for a in told]),
+                failed - self._failed,
+            )
+            try:
+                evaluator = ray.get_actor("evaluator", self._namespace)
+                ray.get(evaluator.answered.remote(answers), timeout=10)
+                self._failed = failed
+            except (RayError, ValueError):  # no evaluator just now: told with the next
+                self._answered.extendleft(reversed(told))
