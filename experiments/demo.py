@@ -1,36 +1,37 @@
-"""What `make demo` runs: the Elec2 job, two river models beside it, and a table of all.
+"""What `make demo` runs: everlearn in small, as it would run in production.
+
+Elec2 comes at 1,000 events a second into a replay learner on Ray. A client asks the model a hundred
+times a second, about events that are yet to come, while it learns; MLflow is told of everything. A
+river model learns the same stream beside it. At the end there is a table.
 
 Kill it anywhere, `kill -9` included, and run it again: it goes on where it was, and the state
 digest at the end is that of a run that was never broken.
 
-    python experiments/demo.py [--afresh]
+    python experiments/demo.py [--afresh] [--rate 1000]
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from client import Client, elec2_events
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = ROOT / "experiments" / "jobs"
 RUNS = Path("runs")
-MODELS = {  # title: name of the run, job, what is changed in it
-    "everlearn replay": ("replay", "elec2"),
-    "river logistic": (
-        "logistic",
-        "elec2-river",
-        "learner.model=linear_model.LogisticRegression",
-        "stream.standardise.half_life=10",
-    ),
-    "river forest of 10": ("forest", "elec2-river"),
-}
+RIVER = ("learner.model=linear_model.LogisticRegression", "stream.standardise.half_life=10")
+PORT = 8000
 
 
 def short(path: Path) -> Path:
@@ -38,69 +39,142 @@ def short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def run(job: str, folder: Path, overrides: tuple[str, ...]) -> dict[str, object]:
-    """Runs a job, or goes on with it, and returns its summary."""
-    command = [sys.executable, "-m", "everlearn", "run", str(short(JOBS / f"{job}.yaml"))]
-    command += ["--run-dir", str(folder)]
-    for override in overrides:
-        command += ["--set", override]
-    if list(folder.glob("checkpoints/*")):
-        command.append("--resume")
-    print("$ " + " ".join(["everlearn", *command[3:]]), flush=True)
-    code = subprocess.run(command).returncode
+def command(job: str, folder: Path, *more: str) -> list[str]:
+    """The command that runs a job, or goes on with it."""
+    words = ["run", str(short(JOBS / f"{job}.yaml")), "--run-dir", str(folder), *more]
+    if list(folder.glob("checkpoints/0*")):
+        words.append("--resume")
+    return [sys.executable, "-m", "everlearn", *words]
+
+
+def start(words: list[str], quiet: bool = False) -> subprocess.Popen[str]:
+    """A process that ends, with a checkpoint, if this one is killed."""
+
+    def with_this_one() -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+    print("$ " + " ".join(["everlearn", *words[3:]]), flush=True)
+    into = subprocess.DEVNULL if quiet else None
+    return subprocess.Popen(words, text=True, preexec_fn=with_this_one, stdout=into, stderr=into)
+
+
+def begin(folder: Path, afresh: bool) -> None:
+    """A run that has come to its end is not gone on with, but run again."""
+    old = folder / "summary.json"
+    if afresh or (old.exists() and json.loads(old.read_text())["finished"]):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """The usual one, or another where that is taken."""
+    for port in (PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    sys.exit("no free port on this machine")
+
+
+def end(process: subprocess.Popen[str], folder: Path) -> dict[str, Any]:
+    """Waits for a run; its summary."""
+    code = process.wait()
     if code:
         sys.exit(code)
-    return json.loads((folder / "summary.json").read_text())
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--afresh", action="store_true", help="throw away an earlier demo")
-    afresh = parser.parse_args().afresh
-    console = Console()
-    found = {}
-    for title, (name, job, *overrides) in MODELS.items():
-        folder = RUNS / f"demo-{name}"
-        old = folder / "summary.json"
-        if afresh or (old.exists() and json.loads(old.read_text())["finished"]):
-            shutil.rmtree(folder, ignore_errors=True)
-        found[title] = run(job, folder, tuple(overrides))
+    parser.add_argument("--rate", type=float, default=1000, help="events a second")
+    given = parser.parse_args()
+    ours, theirs = RUNS / "demo", RUNS / "demo-river"
+    for folder in (ours, theirs):
+        begin(folder, given.afresh)
+    port = free_port()
+    paced = ("--runner", "ray", "--rate", f"{given.rate:g}", "--set", f"serve.port={port}")
+    live = start(command("elec2-live", ours, *paced))
+    beside = start(
+        command("elec2-river", theirs, *(word for o in RIVER for word in ("--set", o))), quiet=True
+    )
+    client = Client(f"http://127.0.0.1:{port}", 100, elec2_events(), pace=given.rate)
+    if client.ready(until=lambda: live.poll() is not None):
+        client.start()
+        watched = ours / "summary.json"
+        while live.poll() is None and not watched.exists():
+            client.wait(0.05)  # the server goes with the run: to ask on would be no test of it
+    asked = client.stop().summary()
+    show(end(live, ours), end(beside, theirs), asked, port)
 
-    table = Table(title="Elec2: 45,312 half-hours of an electricity market, labels one day late")
-    table.add_column("")
-    rows = {
-        "events": lambda s: f"{s['events']:,}",
-        "events/s": lambda s: f"{s['events_per_s']:,.0f}",
-        "accuracy": lambda s: f"{s['metrics']['online/accuracy']:.4f}",
-        "kappa": lambda s: f"{s['metrics']['online/kappa']:.4f}",
-        "no-change baseline": lambda s: f"{s['metrics']['online/no_change_accuracy']:.4f}",
-        "learned / dead / awaiting": lambda s: (
-            f"{s['fates']['learned']:,} / {s['fates']['dead']} / {s['awaiting']}"
-        ),
-        "state digest": lambda s: s["state_digest"][:16],
-    }
-    for title in found:
-        table.add_column(title, justify="right")
-    for name, cell in rows.items():
-        table.add_row(name, *(cell(summary) for summary in found.values()))
+
+def show(ours: dict[str, Any], river: dict[str, Any], asked: dict[str, Any], port: int) -> None:
+    console = Console()
+    title = "Elec2: 45,312 half-hours of an electricity market, labels one day late"
+    table = Table("", title=title)
+    table.add_column("everlearn replay", justify="right")
+    table.add_column("river logistic", justify="right")
+
+    def row(name: str, of: Any, *, both: bool = True) -> None:
+        table.add_row(name, of(ours), of(river) if both else "")
+
+    def number(metric: str, places: int = 4, unit: str = "") -> Any:
+        def of(summary: dict[str, Any]) -> str:
+            value = summary["metrics"].get(metric)
+            return "-" if value is None else f"{value:,.{places}f}{unit}"
+
+        return of
+
+    row("events", lambda s: f"{s['events']:,}")
+    row("events/s (ours: as they came)", lambda s: f"{s['events_per_s']:,.0f}")
+    row("accuracy", number("online/accuracy"))
+    row("no-change baseline", number("online/no_change_accuracy"))
+    row("accuracy of what was served", number("served/accuracy"), both=False)
+    row("   answers scored", number("served/scored", 0), both=False)
+    table.add_section()
+    for name, value in (
+        ("requests answered", f"{asked['answered']:,}"),
+        ("requests failed", f"{asked['failed']}"),
+        ("versions that answered", f"{asked['versions']:,}"),
+        ("request p50 / p99", f"{asked['p50_ms']:.1f} / {asked['p99_ms']:.1f} ms"),
+    ):
+        table.add_row(name, value, "")
+    ages = [ours["metrics"].get(f"served/model_age_{p}_s") for p in ("p50", "p99")]
+    shown = " / ".join("-" if age is None else f"{age:.2f}" for age in ages)
+    table.add_row("age of the model p50 / p99", f"{shown} s", "")
+    table.add_section()
+    row("learned / dead / awaiting", lambda s: (
+        f"{s['fates']['learned']:,} / {s['fates']['dead']} / {s['awaiting']}"
+    ))  # fmt: skip
+    row("state digest", lambda s: s["state_digest"][:16])
     console.print(table)
+    if asked["first_failure"]:
+        console.print(f"the first failure: {asked['first_failure']}", highlight=False)
     console.print(
-        "Replay and river's logistic regression see the features relative to the recent past "
-        "(stream.standardise),\nthe forest sees them as they are. Most of the lead comes from "
-        "that: experiments/results/elec2.md has each\nwith and without.\n",
+        "Both see the features relative to the recent past (stream.standardise), and most of the "
+        "lead over the\nbaseline comes from that: experiments/results/elec2.md has each with and "
+        "without.\n",
         highlight=False,
     )
-    shown = short(Path(sys.executable).parent / "everlearn")
+    bin_ = short(Path(sys.executable).parent)
     console.print("Next:", style="bold")
-    job = f"{shown} run experiments/jobs/elec2.yaml"
-    for what, command in (
-        ("run it yourself", f"{job} --run-dir runs/mine"),
-        ("kill it (-9) half-way, then go on", f"{job} --run-dir runs/mine --resume"),
-        ("change a setting", f"{job} --run-dir runs/one-step --set learner.steps=1"),
-        ("what this machine has", f"{shown} doctor"),
+    for what, text in (
+        ("see it on MLflow", f"{bin_}/mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+        ("serve the finished run", f"{bin_}/everlearn serve runs/demo --port {port}"),
+        ("ask it", f"curl http://127.0.0.1:{port}/model   (and /docs)"),
+        (
+            "run it, kill it (-9), go on",
+            f"{bin_}/everlearn run experiments/jobs/elec2-live.yaml --runner ray --resume",
+        ),
+        ("on one core, at full speed", f"{bin_}/everlearn run experiments/jobs/elec2.yaml"),
+        ("what this machine has", f"{bin_}/everlearn doctor"),
         ("your own data", "docs/run-a-job.md"),
     ):
-        console.print(f"  {what:35s} {command}", highlight=False, soft_wrap=True)
+        console.print(f"  {what:28s} {text}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
