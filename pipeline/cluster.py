@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from pipeline.build import Parts, build
 from pipeline.checkpoint import Checkpoints
 from pipeline.folder import RunFolder
 from pipeline.job import JobError, LoadedJob, flat
+from pipeline.mlflow_run import absolute
 from pipeline.progress import LiveProgress
 from pipeline.run import RunError, Say
 from pipeline.servable import ServeConfig
@@ -149,7 +152,7 @@ class RayRun:
         else:
             options["address"] = address
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _own_signals():
                 warnings.simplefilter("ignore")
                 ray.init(**options)
         except AuthenticationError as error:
@@ -179,7 +182,9 @@ class RayRun:
             wanted["evaluator"] = (actors.EvaluatorActor, (task, folder), {})
         if job.track is not None:
             params = describe(flat(job.model_dump(mode="json", serialize_as_any=True)))
-            about = (job.track, folder, job.name, params, tags(self.loaded.folder))
+            # The tracker may stand in another folder, or on another machine.
+            config = job.track.model_copy(update={"uri": absolute(job.track.uri)})
+            about = (config, folder, job.name, params, tags(self.loaded.folder))
             wanted["tracker"] = (actors.TrackerActor, about, {"max_concurrency": 2})
         if job.device != "cpu":
             wanted["trainer"][2]["num_gpus"] = 1
@@ -398,6 +403,20 @@ def _ready(reference: Any, done: Callable[[], None]) -> Any:
     with suppress(RayError):
         return ray.get(reference)
     return None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Gives back SIGINT and SIGTERM to whoever had them: Ray takes SIGTERM, and would leave at once
+    without a checkpoint."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
 
 
 @contextmanager

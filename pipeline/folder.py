@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from pipeline.job import JobError, LoadedJob
+from pipeline.track import FILES, RECORD
 from streams.batch import Dead
 
 
@@ -65,7 +66,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Takes away what an earlier run told of itself, which had no checkpoint to go on from."""
-        for name in ("metrics.jsonl", "served.jsonl", "served.json", "track.json", "summary.json"):
+        for name in (*FILES, RECORD, "served.json", "summary.json"):
             (self.path / name).unlink(missing_ok=True)
 
     def open_dead(self, kept: int) -> bool:

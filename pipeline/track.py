@@ -44,7 +44,7 @@ from pipeline.mlflow_run import (
 from pipeline.rows import read_rows, waiting
 from streams.settings import Settings
 
-__all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "fresh", "tags"]
+__all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]
 
 FILES = ("metrics.jsonl", "served.jsonl")
 """Files of rows in a run folder: the trainer's, and the evaluator's of what was served."""
@@ -113,13 +113,6 @@ def check(config: TrackConfig) -> None:
             raise TrackError(
                 f"track.uri: {shown(config.uri)} cannot be used: {line(error)}"
             ) from None
-
-
-def fresh(folder: Path) -> None:
-    """Clears away rows and record of an earlier run in this folder: one that begins at the first
-    event shares no step with it."""
-    for name in (*FILES, RECORD):
-        (folder / name).unlink(missing_ok=True)
 
 
 class Tracker:
@@ -372,10 +365,9 @@ class Tracker:
 
 
 def describe(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of a run: a job as it is dumped, flat, with dots in the names. What it says of
-    tracking is left out: addresses may hold secrets."""
-    flat = _flat(job, "")
-    return {name: value for name, value in flat if name.partition(".")[0] != "track"}
+    """The params of a run: the values of a job by their paths in it, as from ``job.flat``. What it
+    says of tracking is left out: addresses may hold secrets."""
+    return {name: value for name, value in job.items() if name.partition(".")[0] != "track"}
 
 
 def tags(folder: Path | None = None) -> dict[str, str]:
@@ -404,16 +396,6 @@ def _git(folder: Path | None, *words: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat += _flat(value, f"{prefix}{key}.")
-        else:
-            flat.append((f"{prefix}{key}", value))
-    return flat
 
 
 def _secrets(config: TrackConfig) -> dict[str, str]:

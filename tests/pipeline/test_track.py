@@ -27,9 +27,11 @@ from pydantic import ValidationError
 
 import pipeline.track
 from pipeline.alerts import Alert
+from pipeline.folder import RunFolder
+from pipeline.job import flat
 from pipeline.mlflow_run import Record, load
 from pipeline.rows import CHUNK, Rows, read_rows, waiting
-from pipeline.track import TrackConfig, Tracker, TrackError, check, describe, fresh, tags
+from pipeline.track import TrackConfig, Tracker, TrackError, check, describe, tags
 
 ROOT = Path(__file__).parents[2]
 
@@ -262,9 +264,9 @@ def test_importing_the_module_does_not_import_mlflow() -> None:
 
 def test_params_are_flat_and_say_nothing_of_tracking() -> None:
     job = {"seed": 7, "learner": {"model": {"hidden": [1, 2]}, "empty": {}}, "track": {"uri": "x"}}
-    flat = {"seed": 7, "learner.model.hidden": [1, 2], "learner.empty": {}}
-    assert describe(job) == flat
-    assert describe(flat | {"track.uri": "x", "tracks": 1}) == flat | {"tracks": 1}
+    expected = {"seed": 7, "learner.model.hidden": [1, 2], "learner.empty": {}}
+    assert describe(flat(job)) == expected
+    assert describe(flat({**job, "tracks": 1})) == expected | {"tracks": 1}
 
 
 def test_tags_say_versions_and_the_commit(tmp_path: Path) -> None:
@@ -371,7 +373,7 @@ def test_a_fresh_run_in_the_same_folder_is_another_run(
     fill(folder, 1000, 2000)
     first = track(uri)
     first.close("KILLED")
-    fresh(folder)
+    RunFolder(folder).clear()
     fill(folder, 1000)
     second = track(uri)
     second.close("FINISHED")
