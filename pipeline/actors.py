@@ -16,6 +16,8 @@ call is lost for want of a process: what matters is on disk before it is told of
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -195,14 +197,16 @@ class RemoteBlocks:
 class TrainerActor(Speaker):
     """The loop. ``run`` leads it; the other methods may be called meanwhile."""
 
-    def __init__(self, shipment: Shipment, folder: Path) -> None:
+    def __init__(
+        self, shipment: Shipment, folder: Path, publisher: Publisher | None = None
+    ) -> None:
         super().__init__()
         self._shipment = shipment
         self._folder = folder
         self._run: Run | None = None
         self._stopping = False
         self._status = Standing()
-        self._publisher = Publisher()
+        self._publisher = publisher or Publisher()
         self._newest: tuple[int, Any] = (0, None)
         self._putting = threading.Lock()
 
@@ -341,6 +345,7 @@ class TrackerActor(Speaker):
         tags: dict[str, str],
     ) -> None:
         super().__init__()
+        os.nice(10)  # whatever else this machine does is more urgent
         self._made = (config, folder, name, params, tags)
         self._tracker: Tracker | None = None
         if ray.get_runtime_context().was_current_actor_reconstructed:
@@ -369,6 +374,7 @@ class Replica:
         from pipeline.serve import Models, create_app
 
         torch.set_num_threads(1)
+        sys.setswitchinterval(0.0005)  # a request waits so long, at most, for a model being built
         shipment.unpack()
         self._namespace = namespace
         self._recipe = made

@@ -55,7 +55,12 @@ class RayRun:
         say: takes lines for a person.
         address: of a cluster; None starts a Ray of its own on this machine.
         rate: events a second that are read at most; None: as fast as they come.
+
+    Attributes:
+        trainer: the class of the trainer.
     """
+
+    trainer: type[actors.TrainerActor] = actors.TrainerActor
 
     def __init__(
         self,
@@ -97,7 +102,11 @@ class RayRun:
         if job.track is not None:
             with _as_job_error():
                 check(job.track)
-        port = None if job.serve is None else _free_port(job.serve)
+        with self.folder.held():  # nobody else has it; the trainer will
+            self.folder.check(resume)
+        # On a cluster the port is on other machines, and may be shared.
+        alone = self.address is None
+        port = None if job.serve is None or not alone else _free_port(job.serve)
         warm_from = None if warm_from is None else warm_from.resolve()
         with ExitStack() as stack:
             stack.enter_context(self._ray_log())
@@ -105,7 +114,6 @@ class RayRun:
             self._start(parts, shipment)
             stack.callback(self._end)
             if job.serve is not None:
-                assert port is not None
                 stack.enter_context(self._served(job.serve, port, parts, shipment))
             try:
                 summary = self._see_through(resume, warm_from, max_events, progress)
@@ -175,7 +183,7 @@ class RayRun:
         job, folder = self.loaded.job, self.folder.path
         wanted: dict[str, tuple[type[Any], tuple[Any, ...], dict[str, Any]]] = {
             "source": (actors.SourceActor, (shipment, self.rate), {}),
-            "trainer": (actors.TrainerActor, (shipment, folder), {"max_concurrency": 64}),
+            "trainer": (self.trainer, (shipment, folder), {"max_concurrency": 64}),
         }
         if job.serve is not None:
             task = parts.stream.schema.task
@@ -199,21 +207,30 @@ class RayRun:
                     f"give the job another name ({line(error)})"
                 ) from None
         for name, actor in self._actors.items():
+            ready, told = actor.__ray_ready__.remote(), time.monotonic() + 15.0
+            while not ray.wait([ready], timeout=TURN_S)[0]:
+                if self.stopping:
+                    raise JobError("stopped before anything was started")
+                if time.monotonic() > told:
+                    told = float("inf")
+                    self.say(f"waiting for the cluster to have room for the {name}")
             try:
-                ray.get(actor.__ray_ready__.remote(), timeout=120)
+                ray.get(ready)
             except RayError as error:
                 raise _not_started(name, error) from None
 
     @contextmanager
     def _served(
-        self, config: ServeConfig, port: int, parts: Parts, shipment: Shipment
+        self, config: ServeConfig, port: int | None, parts: Parts, shipment: Shipment
     ) -> Iterator[None]:
         """The model, answering; where others serve on the same cluster, they go on."""
         from ray import serve
         from ray.serve.config import HTTPOptions
         from ray.serve.schema import LoggingConfig
 
-        name, joined = self.loaded.job.name, self.address is not None
+        name, joined = self.loaded.job.name, port is None
+        shared = joined and _serving()
+        port = config.port if port is None else port
         route = config.route or (f"/{name}" if joined else "/")
         arguments = (name, parts.recipe, shipment, config)
 
@@ -224,7 +241,9 @@ class RayRun:
         quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            serve.start(http_options=HTTPOptions(host=config.host, port=port), logging_config=quiet)
+            if not shared:
+                http = HTTPOptions(host=config.host, port=port)
+                serve.start(http_options=http, logging_config=quiet)
             deployment = serve.deployment(
                 name="model",
                 num_replicas=config.replicas,
@@ -237,8 +256,9 @@ class RayRun:
                 serve.run(deployment.bind(), name=name, route_prefix=route, logging_config=quiet)
             except (RayError, RuntimeError, ValueError) as error:
                 raise JobError(f"serve: the model cannot be served: {line(error)}") from None
-        shown = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-        self.say(f"serving at http://{shown}:{port}{route.rstrip('/')}/predict (see /docs there)")
+        host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+        where = "the server of this cluster, " if shared else f"http://{host}:{port}"
+        self.say(f"serving at {where}{route.rstrip('/')}/predict (see /docs there)")
         try:
             yield
         finally:
@@ -275,8 +295,10 @@ class RayRun:
                 return summary
             except RayTaskError as error:
                 looking.listen()
-                self._ended("FAILED")
-                raise _cause(error) from None
+                cause = _cause(error)
+                if not isinstance(cause, JobError):  # with one of these nothing was begun
+                    self._ended("FAILED")
+                raise cause from None
             except RayError as error:
                 now = checkpoints.all()[-1:]
                 deaths = deaths + 1 if now == last else 1
@@ -485,6 +507,14 @@ def _free_port(config: ServeConfig) -> int:
             ) from None
         found: int = probe.getsockname()[1]
         return found
+
+
+def _serving() -> bool:
+    """Whether Serve runs on this cluster already."""
+    with suppress(ValueError):
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", "serve")
+        return True
+    return False
 
 
 def _enough(cpus: float) -> None:

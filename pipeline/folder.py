@@ -55,6 +55,14 @@ class RunFolder:
                 if self._dead is not None:
                     self._dead.close()
 
+    def check(self, resume: bool) -> None:
+        """Raises ``JobError`` where there is a run already, and it is not to go on."""
+        if not resume and any(path.name.isdigit() for path in self.checkpoints.glob("*")):
+            raise JobError(
+                f"{self.path} holds a run already: add --resume to go on with it, or choose "
+                "another --run-dir"
+            )
+
     def write_job(self, loaded: LoadedJob) -> None:
         target = self.path / "job.yaml"
         if target.exists() and loaded.file.exists() and target.samefile(loaded.file):

@@ -92,11 +92,7 @@ class Run:
         """
         torch.set_num_threads(self.loaded.job.threads)
         with self.folder.held():
-            if not resume and self.checkpoints.all():
-                raise JobError(
-                    f"{self.folder.path} holds a run already: add --resume to go on with it, or "
-                    "choose another --run-dir"
-                )
+            self.folder.check(resume)
             try:
                 parts, finished = self._begin(resume, warm_from)
                 return self._go_on(parts, finished, max_events, watchers, blocks)

@@ -5,10 +5,10 @@ loop* of ``overhead.py``; the job on Ray with all prequential metrics, probes, c
 5,000 events and a server that nobody asks; the same with MLflow (a row of metrics every 1,000
 events). Events/s are the trainer's, from its first micro-batch to its last checkpoint.
 
-    python experiments/benchmarks/ray.py [--events 500000] [--rounds 5]
+    python experiments/benchmarks/on_ray.py [--events 500000] [--rounds 5]
 
 Prints each round, and the medians of the ratios within a round; writes the lot to
-experiments/results/ray.md.
+experiments/results/on_ray.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import torch
 from overhead import ELEC2, JOB, plain
 
-RESULT = Path(__file__).parents[1] / "results" / "ray.md"
+RESULT = Path(__file__).parents[1] / "results" / "on_ray.md"
 
 
 def on_ray(data: Path, folder: Path, *more: str) -> float:
@@ -66,7 +66,7 @@ def main() -> None:
         "# What Ray, MLflow and an idle server cost",
         "",
         f"The Elec2 learner over {given.events:,} events, batch 32, one thread each, events/s. Printed"
-        " by `python experiments/benchmarks/ray.py`, which says what each does.",
+        " by `python experiments/benchmarks/on_ray.py`, which says what each does.",
         "",
         "| plain loop | on Ray | on Ray, with MLflow | Ray / plain | with MLflow / plain |"
         " with MLflow / without |",
