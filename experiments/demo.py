@@ -48,15 +48,17 @@ def command(job: str, folder: Path, *more: str) -> list[str]:
 
 
 def start(words: list[str], quiet: bool = False) -> subprocess.Popen[str]:
-    """A process that ends, with a checkpoint, if this one is killed."""
+    """A process that ends, with a checkpoint, if this one is killed. Its table is not shown: there
+    is one of all at the end."""
 
     def with_this_one() -> None:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
     print("$ " + " ".join(["everlearn", *words[3:]]), flush=True)
-    into = subprocess.DEVNULL if quiet else None
-    return subprocess.Popen(words, text=True, preexec_fn=with_this_one, stdout=into, stderr=into)
+    no = subprocess.DEVNULL
+    errors = no if quiet else None
+    return subprocess.Popen(words, text=True, preexec_fn=with_this_one, stdout=no, stderr=errors)
 
 
 def begin(folder: Path, afresh: bool) -> None:

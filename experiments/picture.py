@@ -1,4 +1,5 @@
-"""Draws docs/images/demo.svg: the end of a real run of the demo, as the terminal shows it.
+"""Draws the pictures of the README from a real run of the demo: docs/images/demo.svg, as the terminal
+shows its end, and docs/images/mlflow.png, as MLflow shows its metrics (which needs Chromium).
 
 python experiments/picture.py
 """
@@ -18,13 +19,14 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "demo.svg"
+PAGE = ROOT / "docs" / "images" / "mlflow.png"
 WIDTH = 110
 
 
 def capture(command: list[str]) -> str:
     """What the command writes to a terminal of its own."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(WIDTH), "LINES": "40", "TERM": "xterm-256color"}
+    environment = {**os.environ, "COLUMNS": str(WIDTH), "LINES": "60", "TERM": "xterm-256color"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
     )
@@ -62,6 +64,10 @@ def main() -> None:
     console.print(Text.from_ansi(text))
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     console.save_svg(str(PICTURE), title="everlearn")
+    words = ["--db", "mlflow.db", "--experiment", "elec2", "--out", str(PAGE)]
+    words += ["--metrics", "online/(accuracy|accuracy_window|no_change_accuracy)$"]
+    words += ["served/(accuracy|accuracy_window|model_age_p99_s)$"]
+    subprocess.run([sys.executable, "experiments/screenshot.py", *words], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

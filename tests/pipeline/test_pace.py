@@ -1,0 +1,52 @@
+"""A recorded stream at the pace of a live one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.loop import BLOCK
+from pipeline.pace import block_size, paced
+from streams.batch import Batch
+from streams.testing import Event, ManualClock, TestStream
+
+
+def blocks(sizes: tuple[int, ...]) -> Iterator[Batch]:
+    whole = next(TestStream([Event({"a": 1.0}, y=0)] * sum(sizes)).read({}, 10_000))
+    start = 0
+    for size in sizes:
+        yield whole[start : start + size]
+        start += size
+
+
+def test_blocks_come_no_earlier_than_their_events_would() -> None:
+    clock = ManualClock(on_wait=ManualClock.move_to)
+    came = [clock() for _ in paced(blocks((100, 50, 150)), 100.0, clock, clock.sleep)]
+    assert came == pytest.approx([1.0, 1.5, 3.0])
+
+
+def test_a_slow_reader_is_not_hurried_for_what_lies_behind() -> None:
+    clock = ManualClock(on_wait=ManualClock.move_to)
+    came = []
+    for _ in paced(blocks((100,) * 5), 100.0, clock, clock.sleep):
+        came.append(clock())
+        if len(came) == 1:
+            clock.advance(60)  # the reader was busy for a minute
+    # A second of what it missed comes at once, and the rest at the pace.
+    assert came == pytest.approx([1.0, 61.0, 62.0, 63.0, 64.0], abs=1.01)
+    assert came[-1] - came[2] == pytest.approx(2.0)
+
+
+def test_without_a_rate_nothing_waits() -> None:
+    def never(_: float) -> None:
+        pytest.fail("it slept")
+
+    assert len(list(paced(blocks((5, 5)), None, sleep=never))) == 2
+
+
+@pytest.mark.parametrize(
+    ("rate", "size"), [(None, BLOCK), (1e9, BLOCK), (1000.0, 20), (0.5, 1)]
+)  # fmt: skip
+def test_at_a_pace_blocks_are_small(rate: float | None, size: int) -> None:
+    assert block_size(rate, BLOCK) == size

@@ -1,0 +1,172 @@
+"""Those who watch a run."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import job as jobs
+from pipeline import watch
+from pipeline.loop import Loop
+from pipeline.run import Run, Watcher
+from pipeline.servable import Servable
+from pipeline.watch import Labels, MetricRows, Publisher
+
+WriteJob = Callable[..., Path]
+
+
+def run(job: Path, folder: str, *watchers: Watcher, **how: Any) -> dict[str, Any]:
+    return Run(jobs.load(job), Path(folder), print).run(watchers=watchers, **how)
+
+
+def rows(folder: str) -> list[dict[str, Any]]:
+    return [json.loads(row) for row in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_stand_at_the_steps_that_were_asked_for(write_job: WriteJob) -> None:
+    summary = run(write_job(), "a", MetricRows(500), max_events=3000)
+    found = rows("a")
+    assert [row["step"] for row in found[:-1]] == [512, 1024, 1504, 2016, 2528]
+    assert found[-1]["step"] == summary["events"]
+    assert found[-1]["metrics"]["online/accuracy"] == summary["metrics"]["online/accuracy"]
+    assert found[-1]["metrics"]["system/memory_mb"] > 50
+    assert {"system/events_per_s", "system/awaiting", "system/checkpoint_s"} <= set(
+        found[-1]["metrics"]
+    )
+
+
+def test_a_resumed_run_writes_no_step_twice_and_the_same_values(write_job: WriteJob) -> None:
+    job = write_job(checkpoint={"every_events": 700})
+    run(job, "whole", MetricRows(500), max_events=4000)
+    run(job, "cut", MetricRows(500), max_events=2200)
+    # As after a kill: the newest checkpoint is older than the newest row.
+    newest = max((Path("cut") / "checkpoints").iterdir())
+    newest.rename(newest.with_name("gone"))
+    run(job, "cut", MetricRows(500), max_events=4000, resume=True)
+    steps = [row["step"] for row in rows("cut")]
+    assert steps == sorted(set(steps))
+    values = {row["step"]: row["metrics"]["online/accuracy"] for row in rows("whole")}
+    for row in rows("cut"):
+        if row["step"] in values:
+            assert row["metrics"]["online/accuracy"] == values[row["step"]]
+    assert set(values) <= set(steps)
+
+
+def test_rows_leave_steps_out_rather_than_hold_up_the_training(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_ROWS_FREE_S", 0.0)
+    monkeypatch.setattr(watch, "_ROWS_SHARE", 0.0)
+    run(write_job(), "a", MetricRows(100), max_events=2000)
+    assert [row["step"] for row in rows("a")] == [128, 2016][: len(rows("a"))]
+
+
+def test_nothing_that_watches_changes_a_bit(write_job: WriteJob) -> None:
+    job = write_job()
+    alone = run(job, "alone", max_events=3000)
+    watchers = (MetricRows(100), Publisher(0.0), Labels(lambda *_: None, 0.0))
+    watched = run(job, "watched", *watchers, max_events=3000)
+    assert watched["state_digest"] == alone["state_digest"]
+    assert watched["metrics"] == alone["metrics"]
+
+
+class Asks(Watcher):
+    """Takes what is published after each micro-batch."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
+        self.found: list[tuple[int, int]] = []
+
+    def __call__(self, loop: Loop) -> None:
+        newest = self.publisher.newer(0, 0)
+        assert newest is not None
+        assert newest[1].events <= loop.events
+        self.found.append((newest[0], newest[1].version))
+
+
+def test_snapshots_are_of_one_moment_and_the_last_is_the_end(write_job: WriteJob) -> None:
+    publisher = Publisher(0.0)
+    asks = Asks(publisher)
+    loaded = jobs.load(write_job())
+    going = Run(loaded, Path("a"), print)
+    summary = going.run(watchers=(publisher, asks), max_events=2000)
+    number, last = publisher.newer(0, 0)  # type: ignore[misc]
+    assert last.events == summary["events"]
+    assert last.version == summary["model_version"]
+    assert asks.found == sorted(asks.found)
+    assert publisher.newer(number, 0.01) is None
+    assert last.metrics["online/accuracy"] == summary["metrics"]["online/accuracy"]
+
+
+def test_whoever_waits_gets_the_next(write_job: WriteJob) -> None:
+    publisher = Publisher()
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(publisher.newer(0, 30)))
+    waiting.start()
+    run(write_job(), "a", publisher, max_events=500)
+    waiting.join(30)
+    assert got[0][0] >= 1
+
+
+def test_a_model_that_is_slow_to_copy_is_copied_less_often(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(np.arange(0, 1000, 0.5).tolist())  # every look at the clock takes half a second
+    monkeypatch.setattr(watch.time, "monotonic", lambda: next(clock))
+    publisher = Publisher(0.0)
+    run(write_job(), "a", publisher, max_events=1000)
+    # A copy takes 0.5 s, so the next is due 25 s, some 50 looks, later: the first and the last.
+    assert publisher.newer(0, 0)[0] <= 3  # type: ignore[index]
+
+
+def test_idle_publishes_what_was_learned_last_and_only_once(write_job: WriteJob) -> None:
+    publisher = Publisher(3600.0)
+
+    class Idles(Watcher):
+        def __call__(self, loop: Loop) -> None:
+            publisher.idle()
+            publisher.idle()
+
+    run(write_job(), "a", publisher, Idles(), max_events=320)
+    assert publisher.newer(0, 0)[0] == 10 + 1  # type: ignore[index]
+
+
+def test_a_resumed_run_has_a_model_before_its_first_event(write_job: WriteJob) -> None:
+    job = write_job()
+    run(job, "a", max_events=1000)
+    publisher = Publisher(3600.0)
+    loaded = jobs.load(job)
+
+    class First(Watcher):
+        def begin(self, run: Any, parts: Any, total: int | None) -> None:
+            found = publisher.newer(0, 0)
+            assert found is not None
+            Servable(parts.recipe, found[1])
+
+    Run(loaded, Path("a"), print).run(True, None, 1100, (publisher, First()))
+
+
+def test_labels_are_all_handed_on_with_the_version_before_them(write_job: WriteJob) -> None:
+    got: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    versions: list[int] = []
+
+    class Versions(Watcher):
+        def __call__(self, loop: Loop) -> None:
+            versions.append(loop.learner.version)
+
+    labels = Labels(lambda *columns: got.append(columns), 0.0)
+    summary = run(write_job(), "a", labels, Versions(), max_events=2000)
+    ids, y, before = (np.concatenate(column) for column in zip(*got, strict=True))
+    assert len(ids) == len(set(ids.tolist())) == summary["fates"]["learned"]
+    assert set(y.tolist()) == {0, 1}
+    # The label of event i is learned in micro-batch (i + 48) // 32: no earlier model knew it.
+    learned_in = (ids + 48) // 32
+    version_before = np.array([0, *versions])[learned_in]
+    assert (before <= version_before).all()
+    assert (version_before - before).max() <= 16
