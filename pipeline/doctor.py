@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -65,8 +67,32 @@ def report(console: Console) -> int:
     table.add_row("free disk here", f"{free:.1f} GiB", "" if free > 1 else "checkpoints need room")
     writable = os.access(Path.cwd(), os.W_OK)
     table.add_row("runs/ writable", "yes" if writable else "no", "" if writable else "--run-dir")
+    for name, remedy in (
+        ("RAY_ADDRESS", "start that cluster, or unset RAY_ADDRESS for a Ray on this machine"),
+        ("MLFLOW_TRACKING_URI", "start that server; a job's track.uri may name another"),
+    ):
+        if address := os.environ.get(name):
+            reached = _reached(address)
+            table.add_row(name, f"{address}: {'answers' if reached else 'no answer'}",
+                          "" if reached else remedy)  # fmt: skip
+    taken = _reached("127.0.0.1:8000")
+    table.add_row("port 8000", "taken" if taken else "free", "--set serve.port=0" if taken else "")
     console.print(table)
     return 1 if missing or not python_ok else 0
+
+
+def _reached(address: str) -> bool:
+    """Whether something listens at HOST:PORT, or at the host and port of a URL; a file is always
+    there."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.scheme == "sqlite":
+        return True
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), 2.0).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _version(name: str) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
+
+import pytest
 
 
 def test_doctor_names_versions_and_remedies(everlearn: Callable[..., Any]) -> None:
@@ -12,3 +15,16 @@ def test_doctor_names_versions_and_remedies(everlearn: Callable[..., Any]) -> No
     assert version("torch") in done.out
     assert version("pyarrow") in done.out
     assert "extra: ray" in done.out
+
+
+def test_doctor_tells_what_can_be_reached(
+    everlearn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        out = everlearn("doctor").out
+    assert out.count(f"{address}: answers") == 2
+    assert out.count("no answer") == 0
+    assert everlearn("doctor").out.count(f"{address}: no answer") == 2
