@@ -66,6 +66,7 @@ def begin(folder: Path, afresh: bool) -> None:
     old = folder / "summary.json"
     if afresh or (old.exists() and json.loads(old.read_text())["finished"]):
         shutil.rmtree(folder, ignore_errors=True)
+    old.unlink(missing_ok=True)  # of one that was stopped: the next is written at the end
 
 
 def free_port() -> int:

@@ -1,5 +1,5 @@
-"""Draws the pictures of the README from a real run of the demo: docs/images/demo.svg, as the terminal
-shows its end, and docs/images/mlflow.png, as MLflow shows its metrics (which needs Chromium).
+"""Draws the pictures of the README from a real run of the demo: docs/images/demo.svg, as the
+terminal shows its end, and docs/images/mlflow.png, as MLflow shows its metrics (needs Chromium).
 
 python experiments/picture.py
 """

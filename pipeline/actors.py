@@ -1,4 +1,5 @@
-"""The parts of a run as actors: plain classes, decorated at the edge (``cluster.py``).
+"""The parts of a run as actors: plain classes, decorated at the edge (``cluster.py``). The replicas
+of the server are in ``replicas.py``.
 
 ```
  SourceActor ──blocks, read ahead──▶ TrainerActor ──snapshots──▶ Replica ──answers──▶ EvaluatorActor
@@ -9,41 +10,47 @@
 Blocks and snapshots travel by reference through the object store; the trainer is asked for them or
 asks for them, and is never waited for. Whoever dies is started again by Ray, with nothing but what
 it was made with, and goes on: the source at the position it is told, the trainer at its newest
-checkpoint, the evaluator at its totals, the tracker at the byte it had delivered. No answer to a
-call is lost for want of a process: what matters is on disk before it is told of.
+checkpoint, the tracker at the byte that it had delivered, the evaluator at the totals of a second
+ago: what was served and not counted by then is lost, and nothing else.
 """
 
 from __future__ import annotations
 
-import logging
+import copy
 import os
-import sys
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    PendingCallsLimitExceeded,
+    RayError,
+    RayTaskError,
+)
 
 from learners.learner import line
 from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
-from pipeline.folder import HeldError
+from pipeline.folder import TOKEN, HeldError
+from pipeline.job import JobError
 from pipeline.loop import BLOCK, Loop, Source
 from pipeline.pace import block_size, paced
 from pipeline.rows import Rows
 from pipeline.run import Run, Stopped, Watcher
-from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.ship import Shipment
-from pipeline.track import Status, TrackConfig, Tracker
+from pipeline.track import Status, TrackConfig, Tracker, check
 from pipeline.watch import Labels, MetricRows, Publisher
 from streams.batch import Array, Batch, Ints
-from streams.operators.join import NONE
 from streams.schema import Task
 from streams.stream import Cursor, StreamError
 
@@ -55,13 +62,6 @@ DEATHS = 5
 """A source that dies so often without giving a block is given up."""
 HELD_S = 30.0
 """How long a trainer waits for the one before it to let go of the folder."""
-RETRY_S = 0.2
-UNTOLD = 10_000
-"""Answers that a replica keeps while there is no evaluator to tell; the oldest go first."""
-REPORT_S = 0.5
-"""How often what was served is told, and written."""
-
-log = logging.getLogger(__name__)
 
 
 class OutOfStep(Exception):  # noqa: N818 (it is what happened)
@@ -151,7 +151,9 @@ class RemoteBlocks:
         while True:
             try:
                 for block, after_it in self._read(cursor):
-                    yield block
+                    # A view would keep the whole block in the object store for as long as one of
+                    # its events waits for its label.
+                    yield copy.deepcopy(block)
                     cursor, deaths = after_it, 0
                 return
             except RayTaskError as error:
@@ -174,6 +176,7 @@ class RemoteBlocks:
                 ray.get(ready)
                 return
             except ActorUnavailableError:
+                self.idle()
                 time.sleep(IDLE_S)
             except RayError as error:
                 raise StreamError(f"the source does not come up again: {line(error)}") from None
@@ -198,32 +201,55 @@ class TrainerActor(Speaker):
     """The loop. ``run`` leads it; the other methods may be called meanwhile."""
 
     def __init__(
-        self, shipment: Shipment, folder: Path, publisher: Publisher | None = None
+        self, shipment: Shipment, folder: Path, token: str, publisher: Publisher | None = None
     ) -> None:
         super().__init__()
         self._shipment = shipment
         self._folder = folder
+        self._token = token
         self._run: Run | None = None
         self._stopping = False
-        self._status = Standing()
+        self._leading: Future[dict[str, Any]] | None = None
+        self._standing = Standing()
         self._publisher = publisher or Publisher()
+        self._process = uuid.uuid4().hex  # tells its snapshots from those of the one before it
         self._newest: tuple[int, Any] = (0, None)
-        self._putting = threading.Lock()
+        self._lock = threading.Lock()
 
     def run(
         self,
         source: Any,
         evaluator: Any | None,
         tracker: Any | None,
-        resume: bool,
         warm_from: Path | None,
         max_events: int | None,
-        again: bool = False,
     ) -> dict[str, Any]:
-        """As ``Run.run``, on blocks of the source; ``again`` where a trainer before it died."""
+        """As ``Run.run``, on blocks of the source, from the newest checkpoint where there is one.
+
+        A second call, of a driver that took this process for dead, joins the first.
+        """
+        with self._lock:
+            first = self._leading is None
+            leading = self._leading = self._leading or Future()
+        if first:
+            try:
+                summary = self._lead(source, evaluator, tracker, warm_from, max_events)
+                leading.set_result(summary)
+            except BaseException as error:
+                leading.set_exception(error)
+        return leading.result()
+
+    def _lead(
+        self,
+        source: Any,
+        evaluator: Any | None,
+        tracker: Any | None,
+        warm_from: Path | None,
+        max_events: int | None,
+    ) -> dict[str, Any]:
+        self._check_folder()
         loaded = self._shipment.unpack()
-        deadline = time.monotonic() + HELD_S
-        watchers: list[Watcher] = [self._status]
+        watchers: list[Watcher] = [self._standing]
         if loaded.job.track is not None:
             assert tracker is not None
             watchers += [_Starting(tracker), MetricRows(loaded.job.track.every_events)]
@@ -231,15 +257,29 @@ class TrainerActor(Speaker):
             assert evaluator is not None
             watchers += [self._publisher, Labels(_to(evaluator))]
         blocks = RemoteBlocks(source, self._idle, self.say)
+        deadline = time.monotonic() + HELD_S
         while True:
             self._run = run = Run(loaded, self._folder, self.say, runner="ray")
             run.stopping = self._stopping
             try:
-                return run.run(resume, warm_from, max_events, watchers, blocks)
+                return run.run(True, warm_from, max_events, watchers, blocks)
             except HeldError:
-                if not again or time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)  # the process before this one is dying
+
+    def _check_folder(self) -> None:
+        """Raises ``JobError`` where this machine sees another folder than the driver's: a run that
+        went on here would find no checkpoint, and begin anew."""
+        try:
+            found = (self._folder / TOKEN).read_text()
+        except OSError:
+            found = ""
+        if found != self._token:
+            raise JobError(
+                f"{self._folder} is not the run folder here that it is where the command was given:"
+                " --run-dir must lie on storage that all machines of the cluster see"
+            )
 
     def _idle(self) -> None:
         if self._stopping:
@@ -254,19 +294,22 @@ class TrainerActor(Speaker):
 
     def status(self) -> dict[str, Any]:
         """Where the run stands: events, events in all, metrics."""
-        return self._status.told()
+        return self._standing.told()
 
-    def snapshot(self, than: int, timeout: float) -> tuple[int, list[Any]] | None:
-        """The number of the newest snapshot, if above ``than``, and a reference to it; waits up to
-        ``timeout`` seconds for one. It is put into the object store once, however many ask."""
-        found = self._publisher.newer(than, timeout)
+    def snapshot(self, mark: str, timeout: float) -> tuple[str, list[Any]] | None:
+        """A mark of the newest snapshot, and a reference to it; None where that with ``mark`` is
+        the newest for another ``timeout`` seconds. It is put into the object store once, however
+        many ask."""
+        process, _, known = mark.partition("/")
+        found = self._publisher.newer(int(known) if process == self._process else 0, timeout)
         if found is None:
             return None
         number, snapshot = found
-        with self._putting:
+        with self._lock:
             if self._newest[0] < number:
                 self._newest = (number, ray.put(snapshot))
-            return self._newest[0], [self._newest[1]]
+            number, reference = self._newest
+            return f"{self._process}/{number}", [reference]
 
 
 class Standing(Watcher):
@@ -302,7 +345,9 @@ class _Starting(Watcher):
 
 def _to(evaluator: Any) -> Callable[[Ints, Array, Ints], None]:
     def send(ids: Ints, y: Array, before: Ints) -> None:
-        evaluator.labelled.remote(ids, y, before)
+        # One that does not keep up costs scores of what was served, and never the training.
+        with suppress(PendingCallsLimitExceeded):
+            evaluator.labelled.remote(ids, y, before)
 
     return send
 
@@ -346,15 +391,20 @@ class TrackerActor(Speaker):
     ) -> None:
         super().__init__()
         os.nice(10)  # whatever else this machine does is more urgent
+        check(config)
         self._made = (config, folder, name, params, tags)
         self._tracker: Tracker | None = None
+        self._lock = threading.Lock()
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.start()
 
     def start(self) -> None:
-        if self._tracker is None:
-            self._tracker = Tracker(*self._made, self.say, share=1.0)  # a process of its own
-            self._tracker.start()
+        """Begins or continues the run in MLflow. Raises ``TrackError``."""
+        with self._lock:
+            if self._tracker is None:
+                tracker = Tracker(*self._made, self.say, share=1.0)  # in a process of its own
+                tracker.start()
+                self._tracker = tracker
 
     def close(self, status: Status, artifacts: list[Path]) -> str | None:
         """Delivers what is left; the id of the MLflow run, if there is one."""
@@ -362,68 +412,3 @@ class TrackerActor(Speaker):
         assert self._tracker is not None
         self._tracker.close(status, artifacts)
         return self._tracker.run_id
-
-
-class Replica:
-    """Answers with the newest model: fetches and warms each snapshot in a thread of its own, beside
-    the one in use, and swaps between two requests. Tells the evaluator what it answered."""
-
-    def __init__(
-        self, namespace: str, made: Recipe, shipment: Shipment, config: ServeConfig
-    ) -> None:
-        from pipeline.serve import Models, create_app
-
-        torch.set_num_threads(1)
-        sys.setswitchinterval(0.0005)  # a request waits so long, at most, for a model being built
-        shipment.unpack()
-        self._namespace = namespace
-        self._recipe = made
-        self._models = Models()
-        self._answered: deque[Any] = deque(maxlen=UNTOLD)
-        self._failed = 0  # of those that were told
-        self.app = create_app(self._models, made, config, namespace, self._answered.append)
-        for work in (self._fetch, self._tell):
-            threading.Thread(target=work, daemon=True).start()
-
-    def _fetch(self) -> None:
-        from pipeline.serve import warm
-
-        number = -1
-        while True:
-            try:
-                trainer = ray.get_actor("trainer", self._namespace)
-                found = ray.get(trainer.snapshot.remote(number, 1.0), timeout=10)
-                if found is None:
-                    continue
-                newer, (reference,) = found
-                servable = Servable(self._recipe, ray.get(reference, timeout=10))
-                warm(servable)
-                self._models.current, number = servable, newer
-            except (RayError, ValueError):  # no trainer just now: the model at hand is served on
-                number = -1
-                time.sleep(RETRY_S)
-            except Exception:  # a class of a user's may raise anything: it serves on, and says so
-                log.exception("the newest model cannot be served; the one before it is")
-                time.sleep(1.0)
-
-    def _tell(self) -> None:
-        while True:
-            time.sleep(REPORT_S)
-            told = [self._answered.popleft() for _ in range(len(self._answered))]
-            failed = self._models.failed
-            if not told and failed == self._failed:
-                continue
-            answers = Answers(
-                np.concatenate([a.ids for a in told] or [NONE]),
-                np.concatenate([a.value for a in told] or [NONE]),
-                np.concatenate([np.full(len(a.ids), a.version) for a in told] or [NONE]),
-                np.array([a.age for a in told]),
-                np.array([a.seconds for a in told]),
-                failed - self._failed,
-            )
-            try:
-                evaluator = ray.get_actor("evaluator", self._namespace)
-                ray.get(evaluator.answered.remote(answers), timeout=10)
-                self._failed = failed
-            except (RayError, ValueError):  # no evaluator just now: told with the next
-                self._answered.extendleft(reversed(told))

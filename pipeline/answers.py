@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,6 @@ class Scores:
         self._totals = {
             "requests": 0,
             "failed": 0,
-            "events": 0,
             "scored": 0,
             "late": 0,
             "gain": 0.0,
@@ -76,17 +76,15 @@ class Scores:
         totals = self._totals
         totals["requests"] += len(answers.seconds)
         totals["failed"] += answers.failed
-        totals["events"] += len(answers.ids)
         self._age.extend(answers.age.tolist())
         self._seconds.extend(answers.seconds.tolist())
         told = (answers.ids.tolist(), answers.value.tolist(), answers.version.tolist())
         for i, value, version in zip(*told, strict=True):
             if i not in self._done:  # the first answer is the one that was acted on
                 self._answers.setdefault(i, (value, version))
-        for labels in reversed(self._labels):  # a label may be here before the answer is told
-            if self._known.isdisjoint(told[0]):
-                break
-            self._score(*labels)
+        early = self._known.intersection(told[0])  # labels that are here before the answer is told
+        for labels in self._labels if early else ():
+            self._score(*labels, early)
         while len(self._answers) > MEMORY:
             del self._answers[next(iter(self._answers))]
 
@@ -104,18 +102,17 @@ class Scores:
             gone = self._labels.popleft()[0].tolist()
             self._known.difference_update(gone)
             self._done.difference_update(gone)
-        self._score(ids, y, before)
+        self._score(ids, y, before, self._answers.keys() & set(ids.tolist()))
 
-    def _score(self, ids: Ints, y: Array, before: Ints) -> None:
-        # Few: no event is looked at that nobody asked about.
-        asked = self._answers.keys() & set(ids.tolist())
+    def _score(self, ids: Ints, y: Array, before: Ints, asked: Set[int]) -> None:
+        """Of these labels, those that were asked about: few, and no other is looked at."""
         if not asked:
             return
-        self._done |= asked
         rows = np.flatnonzero(np.isin(ids, np.fromiter(asked, np.int64, len(asked))))
+        self._done.update(ids[rows].tolist())
         columns = (column[rows].tolist() for column in (ids, y, before))
         for i, label, last in zip(*columns, strict=True):
-            value, version = self._answers.pop(i, (-1, 0))
+            value, version = self._answers.pop(i, (-1, 0))  # -1: a second label of the event
             if version > last:
                 self._totals["late"] += 1
             elif value == value and (self.task == "regression" or value >= 0):

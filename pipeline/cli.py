@@ -18,6 +18,7 @@ from rich.console import Console
 from learners.learner import line
 from pipeline import job as jobs
 from pipeline.doctor import report
+from pipeline.folder import RunFolder
 
 if TYPE_CHECKING:
     from pipeline.cluster import RayRun
@@ -85,6 +86,8 @@ def run(
             raise jobs.JobError("--resume and --warm-from exclude each other")
         loaded = jobs.load(job, set_ or [])
         folder = run_dir or Path("runs") / loaded.job.name
+        if resume and not RunFolder(folder).begun:
+            say(f"no checkpoint in {folder} yet: starting at the beginning")
         going = _runner(runner, loaded, folder, say, address, rate)
         with stopping_on_signals(going, say), LiveProgress(console) as progress:
             summary = going.run(resume, warm_from, max_events, progress)

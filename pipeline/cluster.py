@@ -1,49 +1,44 @@
-"""The Ray runner: connects, starts the actors, sees them through, and leaves nothing behind.
+"""The Ray runner: starts the actors, sees them through, and leaves no process behind.
 
-The driver is the only one that ends actors, and none outlives it. Ray starts an actor that died
-again; the driver then has the trainer go on from its newest checkpoint.
+The driver is the only one that ends actors, and none outlives it; on a cluster the server does, and
+answers with its last model until the run goes on. Ray starts an actor that died again; the driver
+then has the trainer go on from its newest checkpoint.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import socket
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, AuthenticationError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from learners.learner import line
-from pipeline import actors
+from pipeline import actors, replicas
 from pipeline.build import Parts, build
 from pipeline.checkpoint import Checkpoints
 from pipeline.folder import RunFolder
-from pipeline.job import JobError, LoadedJob, flat
+from pipeline.job import JobError, LoadedJob
+from pipeline.joining import connected, free_port
 from pipeline.mlflow_run import absolute
 from pipeline.progress import LiveProgress
 from pipeline.run import RunError, Say
-from pipeline.servable import ServeConfig
 from pipeline.ship import Shipment
-from pipeline.track import TrackError, check, describe, tags
+from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
 
 TURN_S = 0.25
 """How often the driver looks after the actors."""
-REACH_S = 5.0
-"""How long a cluster may take to accept a connection."""
 DEATHS = 3
 """A trainer that dies so often without a new checkpoint is given up."""
-HEALTH_S = 1.0
-"""How often Serve looks after its replicas: requests wait for so long when the only one dies."""
-SHARES = {"trainer": 1.0, "source": 0.5, "evaluator": 0.1, "tracker": 0.1, "replica": 0.1}
-"""CPUs that each actor asks of the scheduler."""
+PATIENCE_S = 15.0
+"""After so long a wait for room in the cluster is told of."""
+CPUS = {"trainer": 1.0, "source": 0.5, "evaluator": 0.1, "tracker": 0.1}
+"""That each actor asks of the scheduler."""
 
 
 class RayRun:
@@ -57,7 +52,7 @@ class RayRun:
         rate: events a second that are read at most; None: as fast as they come.
 
     Attributes:
-        trainer: the class of the trainer.
+        trainer: the class of the trainer; a benchmark has one of its own.
     """
 
     trainer: type[actors.TrainerActor] = actors.TrainerActor
@@ -96,189 +91,107 @@ class RayRun:
             JobError: nothing was started.
             RunError: it failed on the way; the state up to the last checkpoint is kept.
         """
-        loaded, job = self.loaded, self.loaded.job
-        parts = build(loaded)  # what is wrong with the job is found here, before anything starts
-        shipment = Shipment.of(loaded)
+        job = self.loaded.job
+        # What is wrong with the job is found here, before anything starts. The driver needs no GPU.
+        parts = build(self.loaded.on("cpu"))
+        shipment = Shipment.of(self.loaded)
         if job.track is not None:
-            with _as_job_error():
+            try:
                 check(job.track)
-        with self.folder.held():  # nobody else has it; the trainer will
-            self.folder.check(resume)
-        # On a cluster the port is on other machines, and may be shared.
-        alone = self.address is None
-        port = None if job.serve is None or not alone else _free_port(job.serve)
+            except TrackError as error:
+                raise JobError(f"{self.loaded.file}: {error}") from None
         warm_from = None if warm_from is None else warm_from.resolve()
         with ExitStack() as stack:
-            stack.enter_context(self._ray_log())
-            stack.enter_context(self._connected())
-            self._start(parts, shipment)
+            port = None
+            if job.serve is not None and self.address is None:
+                port = stack.enter_context(free_port(job.serve.host, job.serve.port))
+            elif job.serve is not None and not job.serve.port:
+                raise JobError(
+                    "serve.port: 0 takes a free one on this machine; a cluster needs one"
+                )
+            token = uuid.uuid4().hex
+            with self.folder.held():  # by nobody else; from now on the trainer holds it
+                self.folder.check(resume)
+                self.folder.begin(token, resume)
+            log = self.folder.path / "ray.log"
+            stack.enter_context(connected(self.address, job.name, self._cpus(), log))
             stack.callback(self._end)
+            self._start(parts, shipment, token)
             if job.serve is not None:
-                stack.enter_context(self._served(job.serve, port, parts, shipment))
+                about = (job.serve, job.name, parts.recipe, shipment)
+                stack.enter_context(replicas.served(*about, port, self._wait, self.say))
             try:
-                summary = self._see_through(resume, warm_from, max_events, progress)
+                summary = self._see_through(warm_from, max_events, progress)
                 return self._close(summary)
-            except (JobError, RunError):
+            except JobError:  # nothing was begun
                 raise
-            except Exception as error:  # a defect: the checkpoints are there all the same
-                raise RunError(
+            except Exception as error:
+                self._ended("FAILED")
+                if isinstance(error, RunError):
+                    raise
+                raise RunError(  # a defect: the checkpoints are there all the same
                     f"{type(error).__name__}: {line(error)} (details: {self.folder.log()}). The "
                     "checkpoints are kept; go on with the same command and --resume"
                 ) from error
 
-    @contextmanager
-    def _ray_log(self) -> Iterator[None]:
-        """Ray prints what it notices, at length; what matters of it is said in one line by whoever
-        acts on it, and the rest goes to a file."""
-        try:
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            log = (self.folder.path / "ray.log").open("a")
-        except OSError as error:
-            raise JobError(
-                f"cannot write in {self.folder.path}: {error.strerror}; choose another --run-dir"
-            ) from None
-        with log, redirect_stdout(log):
-            yield
+    def _cpus(self) -> float:
+        job = self.loaded.job
+        unwanted = {"evaluator": job.serve is None, "tracker": job.track is None}
+        wanted = sum(cpus for name, cpus in CPUS.items() if not unwanted.get(name))
+        return wanted + (0 if job.serve is None else replicas.CPUS * job.serve.replicas)
 
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
-        """A connection to the cluster, or to a Ray of our own, which ends with it."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run
-        address = self.address
-        if address is not None:
-            _reach(address)
-        options: dict[str, Any] = {
-            "namespace": self.loaded.job.name,
-            "log_to_driver": False,
-            "logging_level": logging.ERROR,
-            "configure_logging": True,
-        }
-        if address is None:
-            # Actors ask for shares of cores so that a machine of one or two can hold them all.
-            cores = max(os.cpu_count() or 1, 2 + (self._replicas() > 1) * self._replicas())
-            options |= {"address": "local", "include_dashboard": False, "num_cpus": cores}
-        else:
-            options["address"] = address
-        try:
-            with warnings.catch_warnings(), _own_signals():
-                warnings.simplefilter("ignore")
-                ray.init(**options)
-        except AuthenticationError as error:
-            raise JobError(
-                f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token and "
-                f"RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) ({line(error)})"
-            ) from None
-        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = "a local Ray cannot be started" if address is None else f"no Ray at {address}"
-            raise JobError(f"{where}: {line(error)}") from None
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-    def _replicas(self) -> int:
-        return 0 if self.loaded.job.serve is None else self.loaded.job.serve.replicas
-
-    def _start(self, parts: Parts, shipment: Shipment) -> None:
+    def _start(self, parts: Parts, shipment: Shipment, token: str) -> None:
         job, folder = self.loaded.job, self.folder.path
-        wanted: dict[str, tuple[type[Any], tuple[Any, ...], dict[str, Any]]] = {
-            "source": (actors.SourceActor, (shipment, self.rate), {}),
-            "trainer": (self.trainer, (shipment, folder), {"max_concurrency": 64}),
-        }
+        gpus = {} if job.device == "cpu" else {"num_gpus": 1}
+        start = self._start_one
+        start("source", actors.SourceActor, shipment, self.rate)
+        start("trainer", self.trainer, shipment, folder, token, max_concurrency=64, **gpus)
         if job.serve is not None:
+            # Labels that a slow evaluator leaves waiting must not fill the object store.
             task = parts.stream.schema.task
-            wanted["evaluator"] = (actors.EvaluatorActor, (task, folder), {})
+            start("evaluator", actors.EvaluatorActor, task, folder, max_pending_calls=100)
         if job.track is not None:
-            params = describe(flat(job.model_dump(mode="json", serialize_as_any=True)))
             # The tracker may stand in another folder, or on another machine.
             config = job.track.model_copy(update={"uri": absolute(job.track.uri)})
-            about = (config, folder, job.name, params, tags(self.loaded.folder))
-            wanted["tracker"] = (actors.TrackerActor, about, {"max_concurrency": 2})
-        if job.device != "cpu":
-            wanted["trainer"][2]["num_gpus"] = 1
-        _enough(sum(SHARES[name] for name in wanted) + SHARES["replica"] * self._replicas())
-        for name, (cls, made_with, more) in wanted.items():
-            options = {"name": name, "num_cpus": SHARES[name], "max_restarts": -1, **more}
-            try:
-                self._actors[name] = ray.remote(cls).options(**options).remote(*made_with)
-            except ValueError as error:  # the name is taken
-                raise JobError(
-                    f"a run of job {job.name!r} is going on in this cluster already: stop it, or "
-                    f"give the job another name ({line(error)})"
-                ) from None
+            about = (config, folder, job.name, describe(self.loaded.values()))
+            tagged = tags(self.loaded.folder)
+            start("tracker", actors.TrackerActor, *about, tagged, max_concurrency=2)
         for name, actor in self._actors.items():
-            ready, told = actor.__ray_ready__.remote(), time.monotonic() + 15.0
-            while not ray.wait([ready], timeout=TURN_S)[0]:
-                if self.stopping:
-                    raise JobError("stopped before anything was started")
-                if time.monotonic() > told:
-                    told = float("inf")
-                    self.say(f"waiting for the cluster to have room for the {name}")
+            ready = actor.__ray_ready__.remote()
+            self._wait(partial(_come, ready), name)
             try:
                 ray.get(ready)
             except RayError as error:
                 raise _not_started(name, error) from None
 
-    @contextmanager
-    def _served(
-        self, config: ServeConfig, port: int | None, parts: Parts, shipment: Shipment
-    ) -> Iterator[None]:
-        """The model, answering; where others serve on the same cluster, they go on."""
-        from ray import serve
-        from ray.serve.config import HTTPOptions
-        from ray.serve.schema import LoggingConfig
-
-        name, joined = self.loaded.job.name, port is None
-        shared = joined and _serving()
-        port = config.port if port is None else port
-        route = config.route or (f"/{name}" if joined else "/")
-        arguments = (name, parts.recipe, shipment, config)
-
-        def build_app() -> Any:
-            return actors.Replica(*arguments).app
-
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if not shared:
-                http = HTTPOptions(host=config.host, port=port)
-                serve.start(http_options=http, logging_config=quiet)
-            deployment = serve.deployment(
-                name="model",
-                num_replicas=config.replicas,
-                max_ongoing_requests=100,
-                health_check_period_s=HEALTH_S,
-                ray_actor_options={"num_cpus": SHARES["replica"]},
-                logging_config=quiet,
-            )(serve.ingress(build_app)())
-            try:
-                serve.run(deployment.bind(), name=name, route_prefix=route, logging_config=quiet)
-            except (RayError, RuntimeError, ValueError) as error:
-                raise JobError(f"serve: the model cannot be served: {line(error)}") from None
-        host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-        where = "the server of this cluster, " if shared else f"http://{host}:{port}"
-        self.say(f"serving at {where}{route.rstrip('/')}/predict (see /docs there)")
+    def _start_one(self, name: str, cls: type[Any], *made_with: Any, **more: Any) -> None:
+        options = {"name": name, "num_cpus": CPUS[name], "max_restarts": -1, **more}
         try:
-            yield
-        finally:
-            with suppress(Exception):  # whatever is wrong with Serve, the run has ended
-                serve.delete(name)
-                if not serve.status().applications:
-                    serve.shutdown()
+            self._actors[name] = ray.remote(cls).options(**options).remote(*made_with)
+        except ValueError as error:  # the name is taken
+            raise JobError(
+                f"a run of job {self.loaded.job.name!r} is going on in this cluster already: stop "
+                f"it, or give the job another name ({line(error)})"
+            ) from None
+
+    def _wait(self, done: Callable[[], bool], name: str) -> None:
+        """Until it is up. Raises ``JobError`` where the run is to stop before."""
+        told = time.monotonic() + PATIENCE_S
+        while not done():
+            if self.stopping:
+                raise JobError("stopped before anything was started")
+            if time.monotonic() > told:
+                told = float("inf")
+                self.say(f"waiting for the cluster to have room for the {name}")
 
     def _see_through(
-        self,
-        resume: bool,
-        warm_from: Path | None,
-        max_events: int | None,
-        progress: LiveProgress,
+        self, warm_from: Path | None, max_events: int | None, progress: LiveProgress
     ) -> dict[str, Any]:
         """Has the trainer run to its end, however often it dies on the way."""
         trainer = self._actors["trainer"]
         others = [self._actors.get(name) for name in ("source", "evaluator", "tracker")]
         checkpoints = Checkpoints(self.folder.checkpoints, 1, self.say)
-        running = trainer.run.remote(*others, resume, warm_from, max_events)
+        running = trainer.run.remote(*others, warm_from, max_events)
         looking = _Looking(self._actors, self.say, progress)
         deaths, last = 0, checkpoints.all()[-1:]
         while True:
@@ -295,28 +208,24 @@ class RayRun:
                 return summary
             except RayTaskError as error:
                 looking.listen()
-                cause = _cause(error)
-                if not isinstance(cause, JobError):  # with one of these nothing was begun
-                    self._ended("FAILED")
-                raise cause from None
+                raise _cause(error) from None
             except RayError as error:
                 now = checkpoints.all()[-1:]
                 deaths = deaths + 1 if now == last else 1
                 last = now
                 if deaths > DEATHS:
-                    self._ended("FAILED")
                     raise RunError(
                         f"the trainer died {deaths} times without getting any further: "
                         f"{line(error)}. Its checkpoints are kept; go on with --resume"
                     ) from None
                 self.say("the trainer died; it goes on from its newest checkpoint")
                 self._asked = False
-                self._wait_for("trainer", error)
-                running = trainer.run.remote(*others, True, warm_from, max_events, True)
+                self._wait_again("trainer", error)
+                running = trainer.run.remote(*others, warm_from, max_events)
 
-    def _wait_for(self, name: str, died: RayError) -> None:
+    def _wait_again(self, name: str, died: RayError) -> None:
         """Until Ray has started the actor again, which may take another machine."""
-        told = time.monotonic() + 30.0
+        told = time.monotonic() + 2 * PATIENCE_S
         while not self.stopping:
             try:
                 ray.get(self._actors[name].__ray_ready__.remote(), timeout=5)
@@ -338,20 +247,21 @@ class RayRun:
 
     def _close(self, summary: dict[str, Any]) -> dict[str, Any]:
         if evaluator := self._actors.get("evaluator"):
-            time.sleep(actors.REPORT_S)  # what was answered last is being told
+            time.sleep(2 * replicas.REPORT_S)  # what was answered last is being told
             with suppress(RayError):
                 summary["metrics"] |= ray.get(evaluator.write.remote(summary["events"]), timeout=10)
         self.folder.write_summary(summary)
-        summary["mlflow_run_id"] = self._ended("FINISHED" if summary["finished"] else "KILLED")
+        stopped = self.stopping and not summary["finished"]
+        summary["mlflow_run_id"] = self._ended("KILLED" if stopped else "FINISHED")
         self.folder.write_summary(summary)
         return summary
 
-    def _ended(self, status: str) -> str | None:
+    def _ended(self, status: Status) -> str | None:
         """Lets MLflow know; the id of the run there."""
         tracker = self._actors.get("tracker")
         if tracker is None:
             return None
-        files = [self.folder.path / name for name in ("summary.json", "dead.jsonl", "error.log")]
+        files = [self.folder.path / name for name in ARTIFACTS]
         for _ in range(3):  # it may be dying just now
             try:
                 run_id: str | None = ray.get(tracker.close.remote(status, files), timeout=60)
@@ -378,21 +288,15 @@ class _Looking:
         self._handles = {k: v for k, v in handles.items() if k != "source"}
         self._say = say
         self._progress = progress
-        self._asked: dict[str, Any] = {}
-        self._standing: Any = None
-        self._writing: Any = None
+        self._asked: dict[str, Any] = {}  # what was asked of each, and is not answered yet
         self._events = 0
         self._next = 0.0
 
     def look(self) -> None:
         for name, handle in self._handles.items():
-            if name not in self._asked:
-                self._asked[name] = handle.lines.remote()
-            for said in _ready(self._asked[name], self._drop(name)) or ():
+            for said in self._answer(name, handle.lines) or ():
                 self._say(said)
-        if self._standing is None:
-            self._standing = self._handles["trainer"].status.remote()
-        standing = _ready(self._standing, self._stand_again)
+        standing = self._answer("standing", self._handles["trainer"].status)
         if standing is not None:
             self._events = standing["events"]
             self._progress.expect(standing["total"])
@@ -401,52 +305,32 @@ class _Looking:
         evaluator = self._handles.get("evaluator")
         if evaluator is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + 1.0
-            evaluator.write.remote(self._events)
+            with suppress(RayError):
+                evaluator.write.remote(self._events)
+
+    def _answer(self, what: str, method: Any) -> Any:
+        """What was asked for before, if it has come; then it is asked for anew."""
+        asked = self._asked.get(what)
+        if asked is not None and not ray.wait([asked], timeout=0)[0]:
+            return None
+        with suppress(RayError):  # where it died: of the one that is started again
+            self._asked[what] = method.remote()
+        with suppress(RayError):
+            return None if asked is None else ray.get(asked)
+        return None
 
     def listen(self) -> None:
         """The last words of all."""
-        for handle in self._handles.values():
-            with suppress(RayError):
-                for said in ray.get(handle.lines.remote(), timeout=2):
-                    self._say(said)
-
-    def _drop(self, name: str) -> Callable[[], None]:
-        return lambda: self._asked.pop(name, None)
-
-    def _stand_again(self) -> None:
-        self._standing = None
+        for name, handle in self._handles.items():
+            for asked in (self._asked.pop(name, None), handle.lines.remote()):
+                with suppress(RayError):
+                    for said in [] if asked is None else ray.get(asked, timeout=2):
+                        self._say(said)
 
 
-def _ready(reference: Any, done: Callable[[], None]) -> Any:
-    """What was asked for, if it is there; ``done`` is called where it is, or never will be."""
-    if not ray.wait([reference], timeout=0)[0]:
-        return None
-    done()
-    with suppress(RayError):
-        return ray.get(reference)
-    return None
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Gives back SIGINT and SIGTERM to whoever had them: Ray takes SIGTERM, and would leave at once
-    without a checkpoint."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                if handler is not None:
-                    signal.signal(number, handler)
-
-
-@contextmanager
-def _as_job_error() -> Iterator[None]:
-    try:
-        yield
-    except TrackError as error:
-        raise JobError(str(error)) from None
+def _come(reference: Any) -> bool:
+    """Whether an answer has come, within a turn."""
+    return bool(ray.wait([reference], timeout=TURN_S)[0])
 
 
 def _cause(error: RayTaskError) -> Exception:
@@ -471,56 +355,3 @@ def _not_started(name: str, error: RayError) -> JobError:
             "every machine of the cluster, or send it along (ray job submit --working-dir)"
         )
     return JobError(f"the {name} cannot start: {line(said.strip().splitlines()[-1])}")
-
-
-def _reach(address: str) -> None:
-    """Raises ``JobError`` where nothing listens at the address of a cluster."""
-    if address.startswith("ray://"):
-        raise JobError(
-            f"--address {address}: everlearn runs inside a cluster: submit it (ray job submit), or "
-            "give the address of its head, as in 10.0.0.1:6379"
-        )
-    if address in ("auto", "local"):
-        return
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        raise JobError(f"--address {address}: HOST:PORT of the head of a Ray cluster is wanted")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
-    except OSError as error:
-        raise JobError(
-            f"no Ray cluster can be reached at {address} ({line(error)}): start one there (ray "
-            "start --head), or leave out --address and RAY_ADDRESS for a Ray on this machine"
-        ) from None
-
-
-def _free_port(config: ServeConfig) -> int:
-    """The port to serve at. Raises ``JobError`` where it is taken."""
-    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.host, config.port))
-        except OSError as error:
-            raise JobError(
-                f"serve: nothing can listen at {config.host}:{config.port} ({error.strerror}): "
-                "choose another with --set serve.port=…, or 0 for one that is free"
-            ) from None
-        found: int = probe.getsockname()[1]
-        return found
-
-
-def _serving() -> bool:
-    """Whether Serve runs on this cluster already."""
-    with suppress(ValueError):
-        ray.get_actor("SERVE_CONTROLLER_ACTOR", "serve")
-        return True
-    return False
-
-
-def _enough(cpus: float) -> None:
-    have = ray.cluster_resources().get("CPU", 0.0)
-    if have < cpus:
-        raise JobError(
-            f"the job asks for {cpus:.1f} CPUs, and the Ray cluster has {have:g}: add machines, or "
-            "start it with more (--num-cpus)"
-        )

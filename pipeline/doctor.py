@@ -9,7 +9,6 @@ import socket
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -67,14 +66,10 @@ def report(console: Console) -> int:
     table.add_row("free disk here", f"{free:.1f} GiB", "" if free > 1 else "checkpoints need room")
     writable = os.access(Path.cwd(), os.W_OK)
     table.add_row("runs/ writable", "yes" if writable else "no", "" if writable else "--run-dir")
-    for name, remedy in (
-        ("RAY_ADDRESS", "start that cluster, or unset RAY_ADDRESS for a Ray on this machine"),
-        ("MLFLOW_TRACKING_URI", "start that server; a job's track.uri may name another"),
-    ):
-        if address := os.environ.get(name):
-            reached = _reached(address)
-            table.add_row(name, f"{address}: {'answers' if reached else 'no answer'}",
-                          "" if reached else remedy)  # fmt: skip
+    if address := os.environ.get("RAY_ADDRESS"):
+        reached = _reached(address)
+        remedy = "" if reached else "start that cluster, or unset it for a Ray on this machine"
+        table.add_row("RAY_ADDRESS", f"{address}: {'answers' if reached else 'no answer'}", remedy)
     taken = _reached("127.0.0.1:8000")
     table.add_row("port 8000", "taken" if taken else "free", "--set serve.port=0" if taken else "")
     console.print(table)
@@ -82,15 +77,11 @@ def report(console: Console) -> int:
 
 
 def _reached(address: str) -> bool:
-    """Whether something listens at HOST:PORT, or at the host and port of a URL; a file is always
-    there."""
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    if parts.scheme == "sqlite":
-        return True
+    """Whether something listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), 2.0).close()
-    except (OSError, ValueError):
+        socket.create_connection((host, int(port)), 2.0).close()
+    except (OSError, ValueError, OverflowError):
         return False
     return True
 

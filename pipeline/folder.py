@@ -17,6 +17,10 @@ from pipeline.job import JobError, LoadedJob
 from pipeline.track import FILES, RECORD
 from streams.batch import Dead
 
+TOKEN = ".driver"
+"""The file by which an actor knows that it sees the folder of its driver, and not one of that name
+on another machine."""
+
 
 class RunFolder:
     """``job.yaml`` (the job as it was run), ``checkpoints/``, ``dead.jsonl`` (events set aside, one
@@ -30,6 +34,11 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, whole or not."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -57,11 +66,17 @@ class RunFolder:
 
     def check(self, resume: bool) -> None:
         """Raises ``JobError`` where there is a run already, and it is not to go on."""
-        if not resume and any(path.name.isdigit() for path in self.checkpoints.glob("*")):
+        if not resume and self.begun:
             raise JobError(
                 f"{self.path} holds a run already: add --resume to go on with it, or choose "
                 "another --run-dir"
             )
+
+    def begin(self, token: str, resume: bool) -> None:
+        """Marks the folder as that of this driver, and clears it where nothing is to go on."""
+        if not resume:
+            self.clear()
+        (self.path / TOKEN).write_text(token)
 
     def write_job(self, loaded: LoadedJob) -> None:
         target = self.path / "job.yaml"

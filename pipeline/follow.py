@@ -109,7 +109,7 @@ class Follower:
             self._unfit.add(seen)
             raise
         if made != self._recipe:
-            self._enter(made, found.about["job"])
+            self._enter(made, found.about["job"], servable)
         self._models.current = servable
         self._served, self.events = seen, found.events
         return True
@@ -122,10 +122,10 @@ class Follower:
             except Exception as error:  # the model at hand goes on answering
                 self._tell(line(error))
 
-    def _enter(self, made: Recipe | None, name: str) -> None:
+    def _enter(self, made: Recipe | None, name: str, servable: Servable | None = None) -> None:
         from pipeline.serve import Models, create_app
 
-        self._models: Models = Models()
+        self._models: Models = Models(servable)
         self._recipe = made
         self._app = create_app(self._models, made, self._config, name)
 

@@ -105,6 +105,15 @@ class LoadedJob:
         self.file = file
         self.folder = folder
 
+    def on(self, device: str) -> LoadedJob:
+        """The same job on another device."""
+        job = self.job.model_copy(update={"device": device})
+        return LoadedJob(job, self.stream, self.learner, self.file, self.folder, self.raw)
+
+    def values(self) -> dict[str, Any]:
+        """Every key of the job, flat, with its value; defaults spelt out."""
+        return flat(self.job.model_dump(mode="json", serialize_as_any=True))
+
     def fingerprint(self) -> dict[str, Any]:
         """Every key that shapes the state, flat, with its value; defaults spelt out."""
         beside = {"name", "checkpoint", "track", "serve"}

@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build import Parts
-from pipeline.job import JobError, LoadedJob, flat
+from pipeline.job import JobError, LoadedJob
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced
 from pipeline.progress import LiveProgress
 from pipeline.run import Run, RunError, Say, Watcher
-from pipeline.track import Status, TrackConfig, Tracker, TrackError, check, describe, tags
+from pipeline.track import (
+    ARTIFACTS,
+    Status,
+    TrackConfig,
+    Tracker,
+    TrackError,
+    check,
+    describe,
+    tags,
+)
 from pipeline.watch import MetricRows
 from streams.batch import Batch
 from streams.stream import Cursor
@@ -72,7 +81,8 @@ class LocalRun:
         if tracking is not None:
             summary["mlflow_run_id"] = tracking.run_id
             self._run.folder.write_summary(summary)
-            tracking.close("FINISHED" if summary["finished"] else "KILLED", self._run)
+            stopped = self.stopping and not summary["finished"]
+            tracking.close("KILLED" if stopped else "FINISHED", self._run)
         return summary
 
     def _blocks(self, source: Source, cursor: Cursor) -> Iterator[Batch]:
@@ -101,12 +111,11 @@ class Tracking(Watcher):
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
         job = self._loaded.job
-        params = describe(flat(job.model_dump(mode="json", serialize_as_any=True)))
+        params = describe(self._loaded.values())
         about = (job.name, params, tags(self._loaded.folder), self._say)
         self._tracker = Tracker(self._config, run.folder.path, *about)
         self._tracker.start()
 
     def close(self, status: Status, run: Run) -> None:
         if self._tracker is not None:
-            names = ("summary.json", "dead.jsonl", "error.log")
-            self._tracker.close(status, [run.folder.path / name for name in names])
+            self._tracker.close(status, [run.folder.path / name for name in ARTIFACTS])

@@ -149,6 +149,7 @@ class Loop:
         self.join.load(state["join"], vocabulary.classes)
         for i, operator in enumerate(self.operators):
             operator.load(state["operators"][str(i)])
+        self._version = self.learner.version
         self.metrics.load(state["metrics"])
         self.ledger.load(state["ledger"])
 

@@ -245,8 +245,6 @@ class Run:
                 self._warm(parts, read(warm_from))
         except CheckpointError as error:
             raise JobError(str(error)) from None
-        if resume and found is None:
-            self.say(f"no checkpoint in {self.folder.path} yet: starting at the beginning")
         if found is None:
             self.folder.open_dead(0)
             return False

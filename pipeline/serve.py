@@ -46,25 +46,21 @@ class Answered:
         ids: (m,) int64, of those events that had an id, as the stream names them.
         value: (m,) int64 class codes (-1: it could not say) or float64 targets (NaN).
         version: of the model that answered.
-        events: n, in the request; m <= n.
         seconds: from the request to the answer.
         age: of the model, in seconds.
-        time: when it was answered, in seconds since the epoch.
     """
 
     ids: Ints
     value: Array
     version: int
-    events: int
     seconds: float
     age: float
-    time: float
 
 
 class Models:
     """The model that answers; None before the first. Swapped by assigning ``current``.
 
-    ``failed`` counts requests for a prediction that were answered with a 5xx.
+    ``failed`` counts requests for a prediction that ended in a defect, ours or the model's.
     """
 
     def __init__(self, current: Servable | None = None) -> None:
@@ -185,25 +181,19 @@ class _Desk:
             body = await self._body_of(request)
             servable, _ = self._present()  # the newest, and this one to the end
             content, question, said = await self._ask(servable, reader, body)
-        except _Refused as error:
-            self._models.failed += error.status >= 500
-            raise
-        except ClientDisconnect:  # nobody waits for an answer
+        except (_Refused, ClientDisconnect):  # asked too early or wrongly, or nobody waits
             raise
         except Exception:
             self._models.failed += 1
             raise
         if self._record is not None:
-            now = time.time()
             self._record(
                 Answered(
                     question.batch.ids[question.named],
                     said.value[question.named],
                     servable.version,
-                    len(question.ids),
                     time.perf_counter() - began,
-                    now - servable.taken,
-                    now,
+                    time.time() - servable.taken,
                 )
             )
         return _json(content, headers={VERSION_HEADER: str(servable.version)})

@@ -7,11 +7,13 @@ nothing of a user's may shadow what is installed.
 
 from __future__ import annotations
 
+import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -45,9 +47,14 @@ class Shipment:
         """The job with the modules that were imported from its folder: call it once the job has
         been built. Raises ``JobError``."""
         modules: dict[str, str] = {}
-        for name, module in list(sys.modules.items()):
-            if "." not in name and (origin := _origin(module)):
-                modules |= _sources(name, origin, loaded.folder)
+        names = [n for n, m in list(sys.modules.items()) if _stands(n, m, loaded.folder)]
+        seen = set(sys.modules)
+        while names:
+            sources = _sources(names.pop(), loaded.folder)
+            modules |= sources
+            later = set().union(*map(_imported, sources.values())) - seen
+            seen |= later
+            names += later
         if sum(map(len, modules.values())) > MAX_BYTES:
             raise JobError(
                 f"{loaded.folder}: more than {MAX_BYTES:,} bytes of modules to ship to the workers:"
@@ -62,26 +69,48 @@ class Shipment:
         return jobs.check(self.raw, self.file, self.folder)
 
 
-def _origin(module: ModuleType) -> Path | None:
-    file = getattr(module, "__file__", None)
-    return Path(file).resolve() if isinstance(file, str) else None
+def _stands(name: str, module: ModuleType, folder: Path) -> bool:
+    """Whether a module was imported from a place right in the folder."""
+    at = getattr(module, "__file__", None)
+    places = [Path(at)] if isinstance(at, str) else [*map(Path, getattr(module, "__path__", ()))]
+    # The module may be a link to elsewhere: where its name stands in the folder is what counts.
+    standing = {place.parent.resolve() / place.name for place in places}
+    wanted = {folder / f"{name}.py", folder / name, folder / name / "__init__.py"}
+    return "." not in name and name not in _OURS and not wanted.isdisjoint(standing)
 
 
-def _sources(name: str, origin: Path, folder: Path) -> dict[str, str]:
-    """The sources of a module that stands right in the folder; of all of it, if it is a package."""
-    if origin == folder / f"{name}.py":
-        files = [origin]
-    elif origin == folder / name / "__init__.py" and name not in _OURS:
-        files = sorted(origin.parent.rglob("*.py"))
-    else:
-        return {}
-    return {str(file.relative_to(folder)): file.read_text() for file in files}
+def _sources(name: str, folder: Path) -> dict[str, str]:
+    """The sources of a module right in the folder, of all of it if it is a package; none where it
+    is not there."""
+    package = folder / name
+    files = sorted(package.rglob("*.py")) if package.is_dir() else [folder / f"{name}.py"]
+    found = {}
+    for file in files:
+        with suppress(OSError, SyntaxError, UnicodeError):  # nobody can import it here either
+            text = importlib.util.decode_source(file.read_bytes())
+            found[str(file.relative_to(folder))] = text
+    return found
+
+
+def _imported(source: str) -> set[str]:
+    """Modules that a source imports, in its functions too: those may be needed only later."""
+    found: set[str] = set()
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return found
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
 
 
 _OURS = frozenset({"streams", "buffers", "learners", "pipeline", "everlearn", "experiments"})
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
     """Imports the modules of a shipment from memory."""
 
     def __init__(self, folder: Path, modules: dict[str, str]) -> None:
@@ -91,12 +120,15 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        found = self._path(fullname)
-        if found is None:
+        if self._path(fullname) is not None:
+            spec = importlib.util.spec_from_loader(fullname, self)
+        elif any(name.startswith(fullname.replace(".", "/") + "/") for name in self.modules):
+            spec = importlib.machinery.ModuleSpec(fullname, None, is_package=True)
+        else:
             return None
-        return importlib.util.spec_from_loader(
-            fullname, self, origin=str(self.folder / found), is_package=self.is_package(fullname)
-        )
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec.submodule_search_locations = []  # what is inside comes from here as well
+        return spec
 
     def is_package(self, fullname: str) -> bool:
         return (self._path(fullname) or "").endswith("__init__.py")
@@ -104,6 +136,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def get_source(self, fullname: str) -> str | None:
         found = self._path(fullname)
         return None if found is None else self.modules[found]
+
+    def get_filename(self, fullname: str) -> str:
+        """Where it stands on the machine that it comes from; here there may be nothing."""
+        found = self._path(fullname)
+        if found is None:
+            raise ImportError(name=fullname)
+        return str(self.folder / found)
 
     def _path(self, fullname: str) -> str | None:
         stem = fullname.replace(".", "/")

@@ -49,6 +49,8 @@ __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe",
 FILES = ("metrics.jsonl", "served.jsonl")
 """Files of rows in a run folder: the trainer's, and the evaluator's of what was served."""
 RECORD = "track.json"
+ARTIFACTS = ("summary.json", "dead.jsonl", "error.log")
+"""Files of a run folder that hang in the MLflow run at the end, beside job.yaml."""
 POLL_S = 0.5
 """How often new rows are looked for: as late as an alert may be."""
 GATHER_S, GATHER_BYTES = 2.0, 64_000

@@ -39,9 +39,8 @@ def on_ray(data: Path, folder: Path, *more: str) -> float:
     )  # fmt: skip
     for setting in settings:
         words += ["--set", setting]
-    subprocess.run(
-        [sys.executable, "-m", "everlearn", *words], check=True, capture_output=True, cwd=folder.parent
-    )
+    command = [sys.executable, "-m", "everlearn", *words]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder.parent)
     return float(json.loads((folder / "summary.json").read_text())["events_per_s"])
 
 
@@ -65,8 +64,8 @@ def main() -> None:
     lines = [
         "# What Ray, MLflow and an idle server cost",
         "",
-        f"The Elec2 learner over {given.events:,} events, batch 32, one thread each, events/s. Printed"
-        " by `python experiments/benchmarks/on_ray.py`, which says what each does.",
+        f"The Elec2 learner over {given.events:,} events, batch 32, one thread each, events/s."
+        " Printed by `python experiments/benchmarks/on_ray.py`, which says what each does.",
         "",
         "| plain loop | on Ray | on Ray, with MLflow | Ray / plain | with MLflow / plain |"
         " with MLflow / without |",
@@ -79,7 +78,7 @@ def main() -> None:
         data = folder / "elec2.parquet"
         pq.write_table(table, data)
         tracked = f'track={{uri: "sqlite:///{folder}/mlflow.db"}}'
-        on_ray(data, folder / "first", tracked, "stream.start=null")  # sets up the database
+        on_ray(data, folder / "first", tracked)  # sets up the database
         for i in range(given.rounds):
             a = by_hand(x, y)
             b = on_ray(data, folder / f"ray{i}")

@@ -55,16 +55,12 @@ class InPhases(Publisher):
 
 
 class PhasedTrainer(TrainerActor):
-    def __init__(self, shipment: Shipment, folder: Path) -> None:
-        super().__init__(shipment, folder, InPhases())
+    def __init__(self, shipment: Shipment, folder: Path, token: str) -> None:
+        super().__init__(shipment, folder, token, InPhases())
 
 
 class PhasedRun(RayRun):
     trainer = PhasedTrainer
-
-
-class Timed(Client):
-    """Starts to ask once there is a model, beside the run."""
 
 
 def split(asked: Asked, began: float) -> tuple[np.ndarray, np.ndarray]:

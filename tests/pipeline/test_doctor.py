@@ -22,9 +22,7 @@ def test_doctor_tells_what_can_be_reached(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
         monkeypatch.setenv("RAY_ADDRESS", address)
         out = everlearn("doctor").out
-    assert out.count(f"{address}: answers") == 2
-    assert out.count("no answer") == 0
-    assert everlearn("doctor").out.count(f"{address}: no answer") == 2
+    assert f"{address}: answers" in out
+    assert f"{address}: no answer" in everlearn("doctor").out

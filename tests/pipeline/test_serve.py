@@ -372,7 +372,6 @@ def test_answers_are_recorded_with_the_ids_of_the_stream() -> None:
     told: list[Answered] = []
     models = Models(Stub(version=3))  # type: ignore[arg-type]
     with served(stub_app(models, told.append)) as client:
-        before = time.time()
         events = [{"x": 1, "id": 7}, {"x": 2}, {"x": 3, "id": "-8"}, {"x": 4, "id": None}]
         events += [{"x": 5, "id": 2**64 - 1}, {"x": 5, "id": -(2**63)}]
         answer = client.answer(events)
@@ -382,10 +381,9 @@ def test_answers_are_recorded_with_the_ids_of_the_stream() -> None:
     assert answered.ids.dtype == np.int64
     assert answered.ids.tolist() == [7, -8, -1, -(2**63)]
     assert answered.value.tolist() == [1, 1, 1, 1]
-    assert (answered.version, answered.events) == (3, 6)
+    assert answered.version == 3
     assert 0 < answered.seconds < PATIENCE_S
     assert 0 < answered.age < PATIENCE_S
-    assert before <= answered.time <= time.time()
     assert models.failed == 0
 
 
@@ -406,7 +404,7 @@ def test_before_the_first_model() -> None:
                 assert "no model yet" in reply.body["error"]
                 assert "x-model-version" not in reply.headers
             assert client.ask("GET", "/openapi.json").status == 200
-    assert models.failed == 2, "requests for a prediction, and no others"
+    assert models.failed == 0, "it is no defect to be asked too early"
     with served(stub_app(models)) as client:
         models.current = Stub()  # type: ignore[assignment]
         assert client.predict([{"x": 1}]).status == 200

@@ -1,0 +1,136 @@
+"""A connection to a Ray cluster, or a Ray of our own for as long as a run lasts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import AuthenticationError, RayError
+
+from learners.learner import line
+from pipeline.job import JobError
+
+REACH_S = 5.0
+"""How long a cluster may take to accept a connection."""
+
+
+@contextmanager
+def connected(address: str | None, namespace: str, cpus: float, log: Path) -> Iterator[None]:
+    """A connection, which ends with the block; a Ray of our own ends with it.
+
+    Args:
+        address: of a cluster; None starts a Ray on this machine.
+        namespace: of the actors.
+        cpus: that they ask for: so many a Ray of our own has at least, whatever the machine has.
+        log: takes what Ray prints. What matters of it is said in one line by whoever acts on it.
+
+    Raises ``JobError`` where there is no Ray to be had.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run
+    options: dict[str, Any] = {
+        "namespace": namespace,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    if address is None:
+        cores = max(os.cpu_count() or 1, int(cpus) + 1)
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": cores}
+    else:
+        _reach(address)
+        options["address"] = address
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(int(REACH_S)))
+    with log.open("a") as opened, redirect_stdout(opened):
+        try:
+            with warnings.catch_warnings(), _own_signals():
+                warnings.simplefilter("ignore")
+                ray.init(**options)
+        except AuthenticationError as error:
+            raise _no_token(address, line(error)) from None
+        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            if "AuthenticationError" in str(error.__cause__):  # Ray tried again, and gave up
+                raise _no_token(address, "it has been refused") from None
+            where = "a local Ray cannot be started" if address is None else f"no Ray at {address}"
+            raise JobError(f"{where}: {line(error)}") from None
+        try:
+            _enough(cpus)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def free_port(host: str, port: int) -> socket.socket:
+    """A socket that holds the port (0: a free one) until it is closed. Raises ``JobError``."""
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        raise JobError(
+            f"serve: nothing can listen at {host}:{port} ({error.strerror}): choose another with "
+            "--set serve.port=…, or 0 for one that is free"
+        ) from None
+    return held
+
+
+def _reach(address: str) -> None:
+    """Raises ``JobError`` where nothing listens at the address of a cluster."""
+    if address.startswith("ray://"):
+        raise JobError(
+            f"--address {address}: everlearn runs inside a cluster: submit it (ray job submit), or "
+            "give the address of its head, as in 10.0.0.1:6379"
+        )
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise JobError(
+            f"--address (or RAY_ADDRESS) {address}: HOST:PORT of the head of a Ray cluster is "
+            "wanted, as in 10.0.0.1:6379"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise JobError(
+            f"no Ray cluster can be reached at {address} ({line(error)}): start one there (ray "
+            "start --head), or leave out --address and RAY_ADDRESS for a Ray on this machine"
+        ) from None
+
+
+def _enough(cpus: float) -> None:
+    have = ray.cluster_resources().get("CPU", 0.0)
+    if have < cpus:
+        raise JobError(
+            f"the job asks for {cpus:.1f} CPUs, and the Ray cluster has {have:g}: add machines, or "
+            "start it with more (--num-cpus)"
+        )
+
+
+def _no_token(address: str | None, why: str) -> JobError:
+    return JobError(
+        f"the Ray cluster at {address or 'this machine'} asks for a token: set RAY_AUTH_MODE=token "
+        f"and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of the cluster ({why})"
+    )
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Gives back SIGINT and SIGTERM to whoever had them: Ray takes SIGTERM, and would leave at once
+    without a checkpoint."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
