@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from importlib.util import find_spec
@@ -135,7 +136,9 @@ def _runner(
             "--runner ray: Ray is not installed: pip install 'everlearn[ray]', or leave out "
             "--runner for a run in this process"
         )
-    from pipeline.cluster import RayRun
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parts of Ray warn of other parts as they are imported
+        from pipeline.cluster import RayRun
 
     return RayRun(loaded, folder, say, address, rate)
 
