@@ -71,12 +71,14 @@ class Shipment:
 
 def _stands(name: str, module: ModuleType, folder: Path) -> bool:
     """Whether a module was imported from a place right in the folder."""
+    wanted = {folder / f"{name}.py", folder / name, folder / name / "__init__.py"}
+    # Asked of the folder first: one that loads itself when it is looked at must not be.
+    if "." in name or name in _OURS or not any(place.exists() for place in wanted):
+        return False
     at = getattr(module, "__file__", None)
     places = [Path(at)] if isinstance(at, str) else [*map(Path, getattr(module, "__path__", ()))]
     # The module may be a link to elsewhere: where its name stands in the folder is what counts.
-    standing = {place.parent.resolve() / place.name for place in places}
-    wanted = {folder / f"{name}.py", folder / name, folder / name / "__init__.py"}
-    return "." not in name and name not in _OURS and not wanted.isdisjoint(standing)
+    return not wanted.isdisjoint(place.parent.resolve() / place.name for place in places)
 
 
 def _sources(name: str, folder: Path) -> dict[str, str]:

@@ -1,0 +1,144 @@
+"""A job and the modules that it names, on their way to a process that has never seen them."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import job as jobs
+from pipeline import ship
+from pipeline.build import build
+from pipeline.job import JobError
+from pipeline.ship import Shipment
+
+ROOT = Path(__file__).parents[2]
+LEARNER = "from learners.replay import Replay\n\n\nclass Mine(Replay):\n    pass\n"
+UNPACK = """
+import pickle, sys
+from pathlib import Path
+from pipeline.build import build
+loaded = pickle.loads(Path(sys.argv[1]).read_bytes()).unpack()
+build(loaded)
+for name in sys.argv[2:]:
+    exec(name)
+"""
+
+
+@pytest.fixture
+def home(write_job: Callable[..., Path], tmp_path: Path) -> Iterator[Path]:
+    """The folder of a job whose learner is ``mine:Mine`` (to be written); what is imported from it
+    is forgotten after the test."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    job = yaml.safe_load(write_job().read_text())
+    job["learner"]["kind"] = "mine:Mine"
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    before, path = set(sys.modules), list(sys.path)
+    yield folder
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if name.startswith("mine"):
+            del sys.modules[name]
+
+
+def sent(home: Path, *checks: str) -> str:
+    """Packs the job, takes its folder away, and unpacks it in another process, which then runs the
+    checks; what went wrong there."""
+    loaded = jobs.load(home / "job.yaml")
+    build(loaded)
+    parcel = home.parent / "parcel"
+    parcel.write_bytes(pickle.dumps(Shipment.of(loaded)))
+    home.rename(home.parent / "away")
+    done = subprocess.run(
+        [sys.executable, "-c", UNPACK, parcel, *checks],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stderr
+
+
+def test_a_module_with_its_file_and_its_lines(home: Path) -> None:
+    source = f"{LEARNER}\nHERE = __file__\n\n\ndef fails():\n    raise ValueError('é')\n"
+    (home / "mine.py").write_text(source, encoding="latin-1")
+    (home / "mine.py").write_bytes(b"# coding: latin-1\n" + source.encode("latin-1"))
+    said = sent(home, f"import mine; assert mine.HERE == {str(home / 'mine.py')!r}", "mine.fails()")
+    assert "ValueError: é" in said
+    assert f'File "{home / "mine.py"}", line 12, in fails' in said
+
+
+@pytest.mark.parametrize("namespace", [False, True])
+def test_a_package_whole_with_what_it_imports_later(home: Path, namespace: bool) -> None:
+    job = (home / "job.yaml").read_text().replace("mine:Mine", "mine.learner:Mine")
+    (home / "job.yaml").write_text(job)
+    (home / "mine" / "deep").mkdir(parents=True)
+    if not namespace:
+        (home / "mine" / "__init__.py").write_text("WHOLE = True\n")
+        (home / "mine" / "deep" / "__init__.py").write_text("from . import late\n")
+    (home / "mine" / "names.py").write_text("KIND = 'mine'\n")
+    (home / "mine" / "deep" / "late.py").write_text("from ..names import KIND\n")
+    (home / "mine" / "broken.py").write_text("print 'of another age'\n")
+    (home / "mine" / "strange.py").write_bytes(b"# \xff\n")
+    (home / "mine" / "learner.py").write_text(f"from .names import KIND\n{LEARNER}")
+    later = "from mine.deep.late import KIND; assert KIND == 'mine'"
+    whole = "import mine; assert getattr(mine, 'WHOLE', False) is " + str(not namespace)
+    assert sent(home, later, whole) == ""
+
+
+def test_a_module_that_is_a_link(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text(LEARNER)
+    (home / "mine.py").symlink_to(tmp_path / "shared.py")
+    assert sent(home, "import os; os.remove", "import mine") == ""
+
+
+def test_a_module_beside_it_that_is_imported_later(home: Path) -> None:
+    (home / "mine.py").write_text(f"{LEARNER}\n\ndef later():\n    import mine_too\n")
+    (home / "mine_too.py").write_text("import mine_three\n")
+    (home / "mine_three.py").touch()
+    (home / "mine_never.py").write_text("raise SystemExit\n")
+    assert sent(home, "import mine; mine.later()") == ""
+
+
+def test_what_is_installed_is_not_shadowed(home: Path) -> None:
+    (home / "mine.py").write_text(f"import json\n{LEARNER}")
+    (home / "json.py").write_text("raise SystemExit\n")
+    assert sent(home, "import json; json.dumps({})") == ""
+
+
+class Lazy(ModuleType):
+    """A module that loads itself as soon as anything is asked of it, and cannot."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+def test_modules_of_others_are_not_looked_into(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "mine.py").write_text(LEARNER)
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    monkeypatch.setitem(sys.modules, "lazy.below", Lazy("lazy.below"))
+    assert sent(home, "import mine") == ""
+
+
+def test_nothing_but_the_users_own_goes_along(
+    write_job: Callable[..., Path], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = jobs.load(write_job())
+    build(plain)
+    assert Shipment.of(plain).modules == {}
+    (home / "mine.py").write_text(LEARNER)
+    (home / "other.py").write_text("\n")
+    loaded = jobs.load(home / "job.yaml")
+    build(loaded)
+    assert set(Shipment.of(loaded).modules) == {"mine.py"}
+    monkeypatch.setattr(ship, "MAX_BYTES", 10)
+    with pytest.raises(JobError, match="more than 10 bytes of modules to ship"):
+        Shipment.of(loaded)
