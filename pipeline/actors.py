@@ -17,6 +17,7 @@ ago: what was served and not counted by then is lost, and nothing else.
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import threading
 import time
@@ -44,6 +45,7 @@ from pipeline.build import Parts
 from pipeline.folder import TOKEN, HeldError
 from pipeline.job import JobError
 from pipeline.loop import BLOCK, Loop, Source
+from pipeline.mlflow_run import load
 from pipeline.pace import block_size, paced
 from pipeline.rows import Rows
 from pipeline.run import Run, Stopped, Watcher
@@ -249,6 +251,7 @@ class TrainerActor(Speaker):
     ) -> dict[str, Any]:
         self._check_folder()
         loaded = self._shipment.unpack()
+        gc.freeze()  # all that is loaded: no collection need go over it again
         watchers: list[Watcher] = [self._standing]
         if loaded.job.track is not None:
             assert tracker is not None
@@ -334,13 +337,19 @@ class Standing(Watcher):
 
 
 class _Starting(Watcher):
-    """Lets the tracker begin once the folder is held and the job is written into it."""
+    """Has the tracker begin once the folder is held and the job is written into it, and waits as
+    long as it would wait for MLflow: setting up a database takes a core for some seconds."""
 
     def __init__(self, tracker: Any) -> None:
         self.tracker = tracker
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self.tracker.start.remote()
+        try:
+            ray.get(self.tracker.start.remote())
+        except RayTaskError as error:
+            raise JobError(line(error.cause)) from None
+        except RayError:
+            pass  # it died: started again, it begins by itself
 
 
 def _to(evaluator: Any) -> Callable[[Ints, Array, Ints], None]:
@@ -392,6 +401,7 @@ class TrackerActor(Speaker):
         super().__init__()
         os.nice(10)  # whatever else this machine does is more urgent
         check(config)
+        load(config.uri)  # for some seconds, while the other actors start
         self._made = (config, folder, name, params, tags)
         self._tracker: Tracker | None = None
         self._lock = threading.Lock()
@@ -402,7 +412,7 @@ class TrackerActor(Speaker):
         """Begins or continues the run in MLflow. Raises ``TrackError``."""
         with self._lock:
             if self._tracker is None:
-                tracker = Tracker(*self._made, self.say, share=1.0)  # in a process of its own
+                tracker = Tracker(*self._made, self.say, share=0.1)
                 tracker.start()
                 self._tracker = tracker
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import sys
@@ -83,6 +84,8 @@ class Replica:
             try:
                 servable = Servable(self._recipe, snapshot)
                 warm(servable)
+                if current is None:
+                    gc.freeze()  # all that is loaded: to go over it again would hold requests up
                 self._models.current = servable
             except Exception:  # a class of a user's may raise anything: it serves on, and says so
                 log.exception("the newest model cannot be served; the one before it is")

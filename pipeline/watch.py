@@ -21,15 +21,15 @@ PUBLISH_S = 0.1
 """A snapshot is taken at most so often; with the time it takes to fetch and to warm it, what is
 served stays well within a second of what is learned."""
 _SHARE = 0.02  # of the training thread that snapshots may take, however large the model
-_ROWS_SHARE, _ROWS_FREE_S = 0.005, 0.1  # and rows of metrics, however fast the stream
+_ROWS_SHARE, _ROWS_FREE_S = 0.003, 0.04  # and rows of metrics, however fast the stream
 
 
 class MetricRows(Watcher):
     """Writes a row of metrics each time so many events have come in.
 
     A long stream that is replayed much faster than any live one would fill its time with rows: once
-    they have taken a tenth of a second, steps are left out so that no more than half a percent of
-    the training goes into them.
+    they have taken 40 ms, steps are left out so that no more than three thousandths of the
+    training goes into them.
     """
 
     def __init__(self, every: int) -> None:

@@ -103,13 +103,12 @@ def main() -> None:
 
         stopping = threading.Thread(target=stop_in_time)
         stopping.start()
-        summary = run.run(False, None, given.events, LiveProgress(Console(stderr=True)))
+        run.run(False, None, given.events, LiveProgress(Console(stderr=True)))
         done.set()
         stopping.join()
         asking.join()
     asked = client.asked
     swaps, still = split(asked, began)
-    metrics = summary["metrics"]
 
     def p(column: np.ndarray) -> str:
         return " | ".join(f"{value:.1f}" for value in np.percentile(column, (50, 90, 99)))
@@ -129,7 +128,7 @@ def main() -> None:
         f"Failed: {len(asked.failed)} of {len(asked.took) + len(asked.failed):,}. Versions that "
         f"answered: {len(set(asked.version))}.",
     ]
-    print("\n".join(lines), metrics.get("served/model_age_p99_s"))
+    print("\n".join(lines))
     RESULT.write_text("\n".join([*lines, ""]))
 
 
