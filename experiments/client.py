@@ -15,6 +15,7 @@ import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class Client:
         self._rate = rate
         self._events = events
         self._pace = pace
-        self._lead: float | None = None
+        self._leads: deque[float] = deque(maxlen=100)
         self._due: queue.Queue[float | None] = queue.Queue()
         self._stop = threading.Event()
         self.asked = Asked()
@@ -148,16 +149,15 @@ class Client:
             self.asked.took.append(time.perf_counter() - sent)
             self.asked.sent.append(sent - self._began)
             self.asked.version.append(said["model_version"])
-            # Of a steady stream, the answer that lagged least tells where it stands.
             lead = said["events_seen"] - self._pace * (time.perf_counter() - self._began)
-            self._lead = lead if self._lead is None else max(self._lead, lead)
+            self._leads.append(lead)
         connection.close()
 
     def _now(self) -> int:
-        """Where the stream stands."""
-        if self._lead is None:
+        """Where the stream stands: of the last answers, the one that lagged least tells best."""
+        if not self._leads:
             return 0
-        return int(self._lead + self._pace * (time.perf_counter() - self._began))
+        return int(max(self._leads.copy()) + self._pace * (time.perf_counter() - self._began))
 
 
 def elec2_events() -> list[dict[str, Any]]:
