@@ -8,6 +8,7 @@ learned.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Set
 from contextlib import suppress
@@ -69,7 +70,7 @@ class Scores:
             "late": 0,
             "gain": 0.0,
         }
-        with suppress(OSError, ValueError):  # there is none in the first of a run
+        with suppress(OSError, ValueError, TypeError):  # there is none in the first of a run
             self._totals |= json.loads(file.read_text())
 
     def answered(self, answers: Answers) -> None:
@@ -112,7 +113,8 @@ class Scores:
         self._done.update(ids[rows].tolist())
         columns = (column[rows].tolist() for column in (ids, y, before))
         for i, label, last in zip(*columns, strict=True):
-            value, version = self._answers.pop(i, (-1, 0))  # -1: a second label of the event
+            # NaN: there is a second label of the event, or its first answer has met its label.
+            value, version = self._answers.pop(i, (math.nan, 0))
             if version > last:
                 self._totals["late"] += 1
             elif value == value and (self.task == "regression" or value >= 0):

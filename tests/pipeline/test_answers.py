@@ -82,6 +82,15 @@ def test_targets_are_scored_by_their_distance(tmp_path: Path) -> None:
     assert found["served/scored"] == 2
 
 
+def test_a_target_counts_once_however_often_it_is_asked_for_or_labelled(tmp_path: Path) -> None:
+    scores = Scores("regression", tmp_path / "served.json")
+    answered(scores, ints(1), np.array([1.0]), version=1)
+    scores.labelled(ints(1, 1), np.array([3.0, 9.0]), ints(4, 4))
+    answered(scores, ints(1), np.array([8.0]), version=1)
+    found = scores.results()
+    assert (found["served/scored"], found["served/mae"]) == (1, 2.0)
+
+
 def test_one_that_is_started_again_goes_on_counting(scores: Scores, tmp_path: Path) -> None:
     answered(scores, ints(1), ints(0), version=1)
     scores.labelled(ints(1), ints(0), ints(4))
@@ -94,8 +103,9 @@ def test_one_that_is_started_again_goes_on_counting(scores: Scores, tmp_path: Pa
 
 
 def test_a_file_that_is_broken_is_no_reason_to_fail(tmp_path: Path) -> None:
-    (tmp_path / "served.json").write_text("{")
-    assert Scores("classification", tmp_path / "served.json").results()["served/requests"] == 0
+    for text in ("{", "3", "[1]", "null"):
+        (tmp_path / "served.json").write_text(text)
+        assert Scores("classification", tmp_path / "served.json").results()["served/requests"] == 0
 
 
 def test_memory_is_bounded(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
