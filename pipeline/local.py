@@ -113,8 +113,12 @@ class Tracking(Watcher):
         job = self._loaded.job
         params = describe(self._loaded.values())
         about = (job.name, params, tags(self._loaded.folder), self._say)
-        self._tracker = Tracker(self._config, run.folder.path, *about)
-        self._tracker.start()
+        try:
+            tracker = Tracker(self._config, run.folder.path, *about)
+            tracker.start()
+        except TrackError as error:
+            raise JobError(f"{self._loaded.file}: {error}") from None
+        self._tracker = tracker
 
     def close(self, status: Status, run: Run) -> None:
         if self._tracker is not None:

@@ -129,6 +129,8 @@ class Run:
             else:
                 finished = self._train(parts, max_events, watchers, blocks)
             return self._close(parts, finished, time.perf_counter() - started, first)
+        except JobError:  # of one who was to watch: nothing was begun
+            raise
         except (StreamError, LearnerError, CheckpointError, LedgerError) as error:
             raise self._failed(f"{self.loaded.file}: {error}") from None
         except OSError as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -73,8 +74,6 @@ def split(asked: Asked, began: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    import threading
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=45_312)
     parser.add_argument("--rate", type=float, default=1000.0)
