@@ -109,10 +109,10 @@ class Descent:
         if len(dtypes) != 1:
             found = ", ".join(sorted(map(str, dtypes)))
             raise LearnerError(f"learner.model: parameters of one dtype are wanted, not of {found}")
-        self._weights = torch.cat([p.detach().flatten() for p in self._parameters])
-        self._gradient = torch.zeros_like(self._weights)
-        self._kept = self._config.fresh(self._weights)
-        pairs = zip(self._split(self._weights), self._split(self._gradient), strict=True)
+        self.weights = torch.cat([p.detach().flatten() for p in self._parameters])
+        self._gradient = torch.zeros_like(self.weights)
+        self._kept = self._config.fresh(self.weights)
+        pairs = zip(self._split(self.weights), self._split(self._gradient), strict=True)
         for parameter, (weight, gradient) in zip(self._parameters, pairs, strict=True):
             parameter.data, parameter.grad = weight, gradient
 
@@ -125,17 +125,17 @@ class Descent:
         """One step down the gradient of a loss."""
         self._gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._config.move(self._weights, self._gradient, self._kept)
+        self._config.move(self.weights, self._gradient, self._kept)
 
     def finite(self) -> bool:
         """Whether every weight is a number."""
-        return bool(torch.isfinite(self._weights).all())
+        return bool(torch.isfinite(self.weights).all())
 
-    def grow(self, outputs: int) -> None:
+    def grow(self, outputs: int, drawn: bool = True) -> None:
         """Gives the head of the network ``outputs``; what is known of the old ones stays, and
-        nothing is known of new ones."""
+        nothing is known of new ones. Their weights are drawn, or come later."""
         known = self.state()
-        models.grow(self._net, outputs)
+        models.grow(self._net, outputs, drawn)
         self._bind()
         self.load(known)
 

@@ -234,6 +234,15 @@ class Learner(ABC):
         self.version = state["version"]
         self.classes = tuple(state["classes"])
 
+    def activations(self, batch: Batch) -> list[Array]:
+        """What each hidden layer of its network gives for the n events of a batch, the last one
+        last: (n, units), or (n, units, ...) of feature maps. Empty without a network. Pure."""
+        return []
+
+    def weight_vector(self) -> Array | None:
+        """All weights of its network that are trained, as one vector to look at, or None."""
+        return None
+
     @classmethod
     def migrate(cls, state: State) -> State:
         """The state of an older ``state_version`` as one of this version."""
@@ -243,6 +252,16 @@ class Learner(ABC):
                 f"everlearn reads version {cls.state_version}: resume with the one that wrote it"
             )
         return state
+
+    @property
+    def gradient_steps(self) -> int:
+        """Steps of gradient descent taken so far; 0 for a learner that takes none."""
+        return 0
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of remembered events at full capacity; 0 for a learner that remembers none."""
+        return 0
 
     def memory_bytes(self) -> int:
         """Bytes of the state: of its arrays, and of the rest as JSON."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -168,10 +169,12 @@ def build(
         raise ValueError(f"{config.kind} cannot be put on {device}: {line(error)}") from error
 
 
-def grow(net: Net, outputs: int) -> None:
-    """Gives the head ``outputs``; the weights of the old ones stay."""
+def grow(net: Net, outputs: int, drawn: bool = True) -> None:
+    """Gives the head ``outputs``; the weights of the old ones stay, and those of new ones are drawn
+    from the generator of torch, or left open where they are to be loaded."""
     old = net.head
-    new = Head(old.in_features, outputs).to(old.weight.device)
+    make = Head if drawn else partial(nn.utils.skip_init, Head)
+    new = make(old.in_features, outputs).to(old.weight.device)
     with torch.no_grad():
         for before, after in zip(old.parameters(), new.parameters(), strict=True):
             after[: len(before)] = before[:outputs]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from learners import models
 from learners.descent import Adam, Descent, OptimizerConfig
@@ -20,6 +20,8 @@ from streams.batch import Array, Batch, ClassName
 from streams.moments import RunningMoments
 from streams.schema import Schema, Task
 from streams.state import State
+
+_ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh)
 
 
 class NetworkConfig(LearnerConfig):
@@ -92,6 +94,10 @@ class NetworkLearner(Learner):
             value = proba.argmax(1)
         return Prediction(ids, "classification", value, proba, self.classes, self.version)
 
+    @property
+    def gradient_steps(self) -> int:
+        return self.version * self.config.steps
+
     def verify(self) -> None:
         if not self.descent.finite():
             raise LearnerError(
@@ -106,6 +112,30 @@ class NetworkLearner(Learner):
         with torch.inference_mode():
             out: Tensor = self.net(self.tensor(rows)).cpu()
         return out
+
+    def activations(self, batch: Batch) -> list[Array]:
+        """Outputs of the activation modules of the body, in the order in which they are called; of
+        a body that has none, its own output. Empty where nothing is hidden."""
+        rows, body = self.inputs.rows(batch.x), self.net.body
+        if not len(rows) or not any(True for _ in body.parameters()):
+            return []
+        found: list[Array] = []
+
+        def keep(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
+            found.append(models.array_of(out).copy())  # a later layer may write into it
+
+        watched = [module for module in body.modules() if isinstance(module, _ACTIVATIONS)]
+        hooks = [module.register_forward_hook(keep) for module in watched or (body,)]
+        try:
+            with torch.inference_mode():
+                body(self.tensor(rows))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def weight_vector(self) -> Array:
+        return models.array_of(self.descent.weights)
 
     def tensor(self, rows: Array) -> Tensor:
         """(n, *shape) rows as the network takes them: float32, scaled as of now."""
@@ -187,8 +217,7 @@ class NetworkLearner(Learner):
         self.load_common(state)
         outputs = len(state["net"]["head.bias"])
         if outputs != self.net.head.out_features:
-            with self._own_random():
-                self.descent.grow(outputs)
+            self.descent.grow(outputs, drawn=False)
         models.load_module(self.net, state["net"])
         self.inputs.load(state["inputs"])
         self.targets.load(state["targets"])

@@ -88,6 +88,10 @@ class Replay(NetworkLearner):
                 self.descent.step(self.loss(*both))
         self.buffer.add(batch.ids, x=rows, y=y)
 
+    @property
+    def buffer_bytes(self) -> int:
+        return self.buffer.memory_bytes()
+
     def correct(self, ids: Ints, y: Array) -> None:
         self.buffer.relabel(ids, y)
 

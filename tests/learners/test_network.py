@@ -273,3 +273,61 @@ def test_a_constant_target_is_said() -> None:
     said = regression(np.full(320, 1234.5))
     assert np.isnan(said[:16]).all()
     np.testing.assert_allclose(said[-16:], 1234.5, atol=0.2)
+
+
+def test_activations_are_those_of_each_hidden_layer() -> None:
+    learner = make(TABLE, model={"kind": "mlp", "hidden": [5, 4], "activation": "tanh"})
+    batch = table(40)
+    run(learner, batch)
+    first, second = learner.activations(batch)
+    body = learner.net.body
+    with torch.no_grad():
+        x = learner.tensor(learner.inputs.rows(batch.x))
+        torch.testing.assert_close(torch.from_numpy(first), torch.tanh(body[0](x)))
+        torch.testing.assert_close(torch.from_numpy(second), body(x))
+    assert learner.activations(batch[:0]) == []
+    assert make(TABLE, model={"kind": "mlp", "hidden": []}).activations(batch) == []
+    # Also where no class is known yet, and the head has no outputs.
+    assert [a.shape for a in make(TABLE).activations(batch)] == [(40, 128), (40, 128)]
+
+
+def test_activations_of_images_are_maps() -> None:
+    learner = make(IMAGES, model={"kind": "conv", "channels": [8, 16], "hidden": 12})
+    batch = events(np.ones((5, 1, 8, 8), np.uint8), np.arange(5) % 3)
+    shapes = [a.shape for a in learner.activations(batch)]
+    assert shapes == [(5, 8, 8, 8), (5, 16, 4, 4), (5, 12)]
+
+
+def test_activations_of_a_user_module() -> None:
+    batch = table(64)
+    noisy = make(TABLE, model={"kind": "my_nets:Noisy"})
+    run(noisy, batch)
+    (hidden,) = noisy.activations(batch)
+    with torch.no_grad():  # as in use: no dropout, and the statistics of before
+        x = noisy.tensor(noisy.inputs.rows(batch.x))
+        torch.testing.assert_close(torch.from_numpy(hidden), noisy.net.body(x))
+    model = {"kind": "my_nets:Plain", "args": {"in_features": 6, "out_features": 5}}
+    plain = make(TABLE, model=model)
+    (given,) = plain.activations(batch)  # it has no module that we know: what it gives itself
+    assert given.shape == (64, 5)
+    assert (given < 0).any()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "my_nets:Noisy"])
+def test_looking_at_activations_changes_nothing(kind: str) -> None:
+    batch = table()
+    looked, other = (make(TABLE, model={"kind": kind}) for _ in range(2))
+    for learner in (looked, other):
+        run(learner, batch[:96])
+    before, draws = digest(looked.state()), torch.get_rng_state()
+    activations, weights = looked.activations(batch), looked.weight_vector()
+    assert digest(looked.state()) == before
+    assert torch.equal(torch.get_rng_state(), draws)
+    assert not any(module._forward_hooks for module in looked.net.modules())
+    assert np.shares_memory(weights, looked.net.head.weight.detach().numpy())
+    assert weights.shape == (sum(p.numel() for p in looked.net.parameters()),)
+    kept = [a.copy() for a in activations]
+    for learner in (looked, other):
+        run(learner, batch[96:])
+    assert digest(looked.state()) == digest(other.state())
+    assert all(map(np.array_equal, activations, kept)), "they are not views of what goes on"

@@ -1,0 +1,79 @@
+"""Plasticity of a network: whether it can still learn, by what its hidden units do on a batch.
+
+Activations of a layer are (n, units), or (n, units, ...) of feature maps, where a unit is a channel
+and counts by its mean over the map.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from learners.learner import Learner
+from streams.batch import Array, Batch, Floats
+
+
+def dormant(activations: list[Array], tau: float = 0.025) -> float:
+    """The share of units, of all layers together, whose mean |h| is at most ``tau`` times the mean
+    over their layer (Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement
+    learning"). In a layer that gives only 0, every unit is dormant."""
+    sizes = [_size(layer).mean(0) for layer in activations]
+    return float(np.concatenate([size <= tau * size.mean() for size in sizes]).mean())
+
+
+def dead(activations: list[Array], share: float = 0.01) -> float:
+    """The share of units, of all layers together, that are other than 0 on less than ``share`` of
+    the rows (Dohare et al. 2024, "Loss of plasticity in deep continual learning")."""
+    return float(np.concatenate([(_size(h) != 0).mean(0) < share for h in activations]).mean())
+
+
+def effective_rank(features: Array) -> float:
+    """exp of the entropy of the singular values of (n, units), each over their sum (Roy and
+    Vetterli 2007, "The effective rank"): between 1 and the rank; 0 where all is 0."""
+    values = _singular(features)
+    values = values[values > 0]
+    shares = values / values.sum()
+    return math.exp(-float(shares @ np.log(shares))) if len(shares) else 0.0
+
+
+def stable_rank(features: Array, share: float = 0.99) -> float:
+    """How many of the greatest singular values of (n, units) make up ``share`` of their sum, at
+    least (as Dohare et al. 2024 count it); 0 where all is 0."""
+    mass = np.cumsum(_singular(features))
+    return float(np.searchsorted(mass, share * mass[-1]) + 1) if mass[-1] else 0.0
+
+
+def weight_norm(weights: Array) -> float:
+    """The mean |w|, which grows where plasticity is lost (Dohare et al. 2024)."""
+    return float(np.abs(weights).mean())
+
+
+def plasticity(learner: Learner, batch: Batch) -> dict[str, float]:
+    """The metrics of a learner's network by name, on the events of a batch: units of all hidden
+    layers, ranks of the last. Empty without a network; one that is not a number, as of a training
+    that has diverged, is left out."""
+    found: dict[str, float] = {}
+    layers, weights = learner.activations(batch), learner.weight_vector()
+    if layers and all(np.isfinite(layer).all() for layer in layers):
+        found["plasticity/dormant_units"] = dormant(layers)
+        found["plasticity/dead_units"] = dead(layers)
+        last = layers[-1]
+        last = last.reshape(*last.shape[:2], -1).mean(2)
+        found["plasticity/effective_rank"] = effective_rank(last)
+        found["plasticity/stable_rank"] = stable_rank(last)
+    if weights is not None:
+        found["plasticity/weight_norm"] = weight_norm(weights)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _size(layer: Array) -> Floats:
+    """(n, units) of |h|."""
+    size: Floats = np.abs(layer).reshape(*layer.shape[:2], -1).mean(2, dtype=np.float64)
+    return size
+
+
+def _singular(features: Array) -> Floats:
+    """Singular values, greatest first."""
+    values: Floats = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    return values

@@ -1,0 +1,144 @@
+"""Every metric of plasticity on arrays and networks whose numbers are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from learners.finetune import Finetune
+from learners.learner import LearnerConfig
+from learners.network import NetworkConfig
+from learners.no_change import NoChange
+from pipeline.plasticity import (
+    dead,
+    dormant,
+    effective_rank,
+    plasticity,
+    stable_rank,
+    weight_norm,
+)
+from streams.batch import Array, Batch
+from streams.schema import Feature, Schema
+from streams.state import copied, digest
+
+TABLE = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "regression")
+
+
+def batch(x: Array) -> Batch:
+    i = np.arange(len(x))
+    return Batch(i, i * 1.0, x, i.astype(np.int32), i)
+
+
+def test_dormant_units_by_hand() -> None:
+    # Mean |h| is 4, 1, 0.1 and 0; the layer's is 1.275, and 2.5% of it 0.031875.
+    layer = np.array([[4, -2, 0.2, 0], [-4, 0, 0, 0]])
+    assert dormant([layer]) == 0.25
+    assert dormant([layer], tau=0.1) == 0.5  # 0.1 is under 0.1275 too
+    # At most tau: mean |h| 1 is just 0.5 times the layer's mean of 2.
+    assert dormant([np.array([[1.0, 3.0]])], tau=0.5) == 0.5
+    # Each layer is measured by its own mean; all units count alike.
+    assert dormant([layer, np.full((2, 4), 1e-9)]) == 1 / 8
+    assert dormant([np.zeros((3, 2)), np.ones((3, 2))]) == 0.5
+
+
+def test_dead_units_by_hand() -> None:
+    layer = np.zeros((200, 3))
+    layer[0, 1] = 5  # on 0.5% of the rows
+    layer[:2, 2] = -5  # on 1%: not less than that
+    assert dead([layer]) == 2 / 3
+    assert dead([layer, np.ones((200, 1))]) == 0.5
+    assert dead([layer], share=0.02) == 1
+
+
+def test_a_unit_of_feature_maps_is_a_channel() -> None:
+    maps = np.zeros((4, 3, 2, 2))
+    maps[:, 0] = [[1, -1], [1, -1]]  # mean |h| 1, whatever its sign
+    maps[:, 1, 0, 0] = 0.08  # mean |h| 0.02; 2.5% of the layer's 0.34 is 0.0085
+    assert dormant([maps]) == 1 / 3
+    assert dormant([maps], tau=0.1) == 2 / 3  # 0.02 is under 0.034
+    assert dead([maps]) == 1 / 3
+
+
+def test_ranks_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    orthogonal, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+    assert effective_rank(orthogonal) == pytest.approx(8)
+    assert effective_rank(3 * orthogonal[:, :5]) == pytest.approx(5)
+    assert stable_rank(orthogonal) == 8
+    # Singular values 2, 1, 1: shares 1/2, 1/4, 1/4, entropy 1.5 ln 2.
+    three = orthogonal[:, :3] * [2, 1, 1]
+    assert effective_rank(three) == pytest.approx(2**1.5)
+    assert stable_rank(three) == 3
+    assert stable_rank(three, share=0.5) == 1
+    assert stable_rank(three, share=0.7) == 2
+    # 98.5%, 1% and 0.5% of the sum.
+    assert stable_rank(orthogonal[:, :3] * [98.5, 1, 0.5]) == 2
+
+
+@pytest.mark.parametrize("r", [1, 3, 6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_matrix_of_rank_r(r: int, dtype: Any) -> None:
+    rng = np.random.default_rng(r)
+    features = (rng.normal(size=(500, r)) @ rng.normal(size=(r, 20))).astype(dtype)
+    assert 0.6 * r < effective_rank(features) <= r + 1e-3
+    assert stable_rank(features) <= r
+    assert effective_rank(np.zeros((5, 3))) == stable_rank(np.zeros((5, 3))) == 0
+
+
+def test_weight_norm() -> None:
+    assert weight_norm(np.array([-3.0, 1.0, 0.0, 2.0])) == 1.5
+
+
+def tiny() -> Finetune:
+    """Two hidden layers, of 3 and of 2 ReLU units, whose weights are known."""
+    config = NetworkConfig.model_validate(
+        {"kind": "finetune", "scale": False, "model": {"kind": "mlp", "hidden": [3, 2]}}
+    )
+    learner = Finetune(config, TABLE, 0)
+    weights = {
+        "body.0.weight": [[1.0, 0], [0, 1], [-1, -1]],
+        "body.0.bias": [0.0, 0, 0],
+        "body.2.weight": [[1.0, 0, 0], [0, 1, 0]],
+        "body.2.bias": [0.0, 0],
+        "head.weight": [[1.0, -3]],
+        "head.bias": [0.0],
+    }
+    learner.net.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})
+    return learner
+
+
+def test_a_network_with_a_dead_unit() -> None:
+    """The third unit is ReLU(-a - b), and no event has a + b < 0."""
+    learner = tiny()
+    events = batch(np.array([[1.0, 0], [0, 1], [1, 0], [0, 1]]))
+    first, second = learner.activations(events)
+    assert first.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]]
+    assert second.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
+    before = digest(copied(learner.state()))
+    assert plasticity(learner, events) == {
+        "plasticity/dormant_units": 0.2,  # 1 of 5
+        "plasticity/dead_units": 0.2,
+        "plasticity/effective_rank": pytest.approx(2),
+        "plasticity/stable_rank": 2,
+        "plasticity/weight_norm": 0.5,  # (4 + 2 + 4) / (9 + 8 + 3)
+    }
+    assert digest(learner.state()) == before
+
+
+def test_without_a_network_or_a_number_there_is_none() -> None:
+    events = batch(np.ones((4, 2)))
+    assert plasticity(NoChange(LearnerConfig(kind="no-change"), TABLE, 0), events) == {}
+    learner = tiny()
+    with torch.no_grad():
+        learner.net.head.weight[0, 0] = np.nan
+    assert set(plasticity(learner, events)) == {
+        f"plasticity/{name}"
+        for name in ("dormant_units", "dead_units", "effective_rank", "stable_rank")
+    }
+    with torch.no_grad():
+        learner.net.body[0].weight[0, 0] = np.inf
+    assert plasticity(learner, events) == {}
+    assert set(plasticity(tiny(), events[:0])) == {"plasticity/weight_norm"}
