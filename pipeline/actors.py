@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -42,6 +42,7 @@ from ray.exceptions import (
 from learners.learner import line
 from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
+from pipeline.evaluator import Asking, Evaluator, score
 from pipeline.folder import TOKEN, HeldError
 from pipeline.job import JobError
 from pipeline.loop import BLOCK, Loop, Source
@@ -49,17 +50,19 @@ from pipeline.mlflow_run import load
 from pipeline.pace import block_size, paced
 from pipeline.rows import Rows
 from pipeline.run import Run, Stopped, Watcher
+from pipeline.servable import Recipe, Snapshot
 from pipeline.ship import Shipment
 from pipeline.track import Status, TrackConfig, Tracker, check
 from pipeline.watch import Labels, MetricRows, Publisher
 from streams.batch import Array, Batch, Ints
-from streams.schema import Task
 from streams.stream import Cursor, StreamError
 
 AHEAD = 4
 """Blocks that are read ahead: the bound that holds a source back."""
 IDLE_S = 0.2
 """After so long without a block, what was learned last is published."""
+PROBES_SHARE = 0.1
+"""Of a core that scoring probes may take."""
 DEATHS = 5
 """A source that dies so often without giving a block is given up."""
 HELD_S = 30.0
@@ -214,6 +217,7 @@ class TrainerActor(Speaker):
         self._leading: Future[dict[str, Any]] | None = None
         self._standing = Standing()
         self._publisher = publisher or Publisher()
+        self._asking: Asking | None = None
         self._process = uuid.uuid4().hex  # tells its snapshots from those of the one before it
         self._newest: tuple[int, Any] = (0, None)
         self._lock = threading.Lock()
@@ -257,8 +261,10 @@ class TrainerActor(Speaker):
             assert tracker is not None
             watchers += [_Starting(tracker), MetricRows(loaded.job.track.every_events)]
         if loaded.job.serve is not None:
-            assert evaluator is not None
             watchers += [self._publisher, Labels(_to(evaluator))]
+        if (probes := loaded.job.evaluate.probes).share:
+            self._asking = Asking(probes.every_events)
+            watchers.append(self._asking)
         blocks = RemoteBlocks(source, self._idle, self.say)
         deadline = time.monotonic() + HELD_S
         while True:
@@ -298,6 +304,13 @@ class TrainerActor(Speaker):
     def status(self) -> dict[str, Any]:
         """Where the run stands: events, events in all, metrics."""
         return self._standing.told()
+
+    def probed(self, timeout: float) -> list[Any] | None:
+        """A reference to the next snapshot with probes, once; None after so many seconds without
+        one."""
+        asking = self._asking
+        snapshot = None if asking is None else asking.next(timeout)
+        return None if snapshot is None else [ray.put(snapshot)]
 
     def snapshot(self, mark: str, timeout: float) -> tuple[str, list[Any]] | None:
         """A mark of the newest snapshot, and a reference to it; None where that with ``mark`` is
@@ -362,14 +375,50 @@ def _to(evaluator: Any) -> Callable[[Ints, Array, Ints], None]:
 
 
 class EvaluatorActor(Speaker):
-    """Scores what was served, beside the training: answers come from replicas, labels from the
-    trainer."""
+    """Scores beside the training: what was served (answers come from replicas, labels from the
+    trainer), and probes on snapshots that it fetches from the trainer in a thread of its own."""
 
-    def __init__(self, task: Task, folder: Path) -> None:
+    def __init__(
+        self, namespace: str, made: Recipe, folder: Path, shipment: Shipment, probes: bool
+    ) -> None:
         super().__init__()
+        torch.set_num_threads(1)
+        shipment.unpack()
+        self._namespace = namespace
         self._folder = folder
-        self._scores = Scores(task, folder / "served.json")
+        self._scores = Scores(made["task"], folder / "served.json")
         self._rows: Rows | None = None
+        self._closing = threading.Event()
+        self._evaluator: Evaluator | None = None
+        self._trainer: Any = None
+        if probes:
+            self._evaluator = Evaluator(made, folder, self.say)
+            self._thread = threading.Thread(target=self._score, daemon=True)
+            self._thread.start()
+
+    def _score(self) -> None:
+        assert self._evaluator is not None
+        score(self._evaluator, self._fetch, self._closing, self.say, PROBES_SHARE)
+
+    def _fetch(self, timeout: float) -> Snapshot | None:
+        """The next snapshot of the trainer; None after so many seconds without one, or where there
+        is no trainer just now."""
+        try:
+            self._trainer = self._trainer or ray.get_actor("trainer", self._namespace)
+            found = ray.get(self._trainer.probed.remote(timeout), timeout=timeout + 10)
+            return None if found is None else cast(Snapshot, ray.get(found[0], timeout=10))
+        except (RayError, ValueError):
+            self._trainer = None
+            time.sleep(timeout)
+            return None
+
+    def finish(self) -> dict[str, float]:
+        """The run has ended: scores the probes on what waits; metrics by name."""
+        if self._evaluator is None:
+            return {}
+        self._closing.set()
+        self._thread.join()
+        return self._evaluator.metrics
 
     def answered(self, answers: Answers) -> None:
         self._scores.answered(answers)

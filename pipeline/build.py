@@ -9,13 +9,14 @@ from learners.learner import Learner, LearnerError, line
 from pipeline.job import JobError, LoadedJob
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
+from pipeline.probes import Probes
 from pipeline.servable import Recipe, Snapshot, recipe
 from streams.operators.arrivals import LabelsById
 from streams.operators.guard import TimeOrder, UniqueIds
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime
 from streams.operators.join import LabelJoin
 from streams.operators.operator import Operator
-from streams.operators.probes import Probes
+from streams.operators.probes import HoldOut
 from streams.operators.standardise import Standardise
 from streams.operators.vocabulary import Vocabulary
 from streams.state import State, copied, digest
@@ -36,14 +37,17 @@ class Parts(NamedTuple):
         cursor = self.loop.ledger.cursor()
         return {**self.loop.state(), "vocabulary": self.vocabulary.state(cursor)}
 
-    def snapshot(self, metrics: dict[str, float]) -> Snapshot:
-        """What a server needs, as of now; arrays of its own."""
+    def snapshot(self, metrics: dict[str, float], probes: bool = False) -> Snapshot:
+        """What a server needs, as of now, with or without the probes; arrays of its own."""
         learner = self.loop.learner
+        segments = self.loop.segments() if probes else ()
         state: State = {"learner": learner.servable()}
         for operator in self.loop.operators:
             if isinstance(operator, Standardise):
                 state["standardise"] = operator.state()
-        return Snapshot(copied(state), learner.version, self.loop.events, dict(metrics))
+        return Snapshot(
+            copied(state), learner.version, self.loop.events, dict(metrics), probes=segments
+        )
 
     def load(self, state: State) -> None:
         self.vocabulary.load(state["vocabulary"])
@@ -68,12 +72,15 @@ def build(loaded: LoadedJob) -> Parts:
         if job.stream.standardise is not None:
             operators.append(Standardise(job.stream.standardise, schema))
         vocabulary = Vocabulary(schema.classes)
-        share = job.evaluate.probes.share
-        probes = Probes(share, job.seed) if share else None
-        source = Source(stream, job.stream.batch_size, vocabulary, probes)
+        held = job.evaluate.probes
+        if held.cut.drift is not None and schema.task == "regression":
+            raise LearnerError("evaluate.probes.cut.drift: it is for classification")
+        hold_out = HoldOut(held.share, job.seed) if held.share else None
+        source = Source(stream, job.stream.batch_size, vocabulary, hold_out)
         metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)
         join = _join(loaded, stream, learner)
-        loop = Loop(operators, join, learner, metrics, stream.gapless)
+        probes = Probes(held, job.seed) if held.share else None
+        loop = Loop(operators, join, learner, metrics, stream.gapless, probes)
     except (StreamError, LearnerError) as error:
         raise JobError(f"{loaded.file}: {line(error)}") from None
     except (Exception, SystemExit) as error:  # whatever a user's class may raise

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from streams.batch import Array
-from streams.state import State, copied, leaves
+from streams.state import State, copied, leaves, nested
 
 FORMAT = 1
 _WRITING = ".writing-"
@@ -211,17 +211,10 @@ def read(path: Path) -> Checkpoint:
                 else f"it has {found['bytes']} of {expected['bytes']} bytes"
             )
             raise CheckpointError(f"broken checkpoint file {path / name}: {why}")
-    state: State = {}
     flat: dict[str, Any] = {**load_file(path / "arrays.safetensors")}
     flat |= json.loads((path / "values.json").read_text())
-    for key, leaf in flat.items():
-        *parents, last = key.split("/")
-        inner = state
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = leaf
     about = {k: v for k, v in manifest.items() if k not in ("format", "files", "events")}
-    return Checkpoint(path, manifest["events"], state, about)
+    return Checkpoint(path, manifest["events"], nested(flat), about)
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

@@ -134,9 +134,15 @@ class RayRun:
                     "checkpoints are kept; go on with the same command and --resume"
                 ) from error
 
+    @property
+    def _evaluates(self) -> bool:
+        """Whether there is anything to score beside the training."""
+        job = self.loaded.job
+        return job.serve is not None or job.evaluate.probes.share > 0
+
     def _cpus(self) -> float:
         job = self.loaded.job
-        unwanted = {"evaluator": job.serve is None, "tracker": job.track is None}
+        unwanted = {"evaluator": not self._evaluates, "tracker": job.track is None}
         wanted = sum(cpus for name, cpus in CPUS.items() if not unwanted.get(name))
         return wanted + (0 if job.serve is None else replicas.CPUS * job.serve.replicas)
 
@@ -146,16 +152,16 @@ class RayRun:
         start = self._start_one
         start("source", actors.SourceActor, shipment, self.rate)
         start("trainer", self.trainer, shipment, folder, token, max_concurrency=64, **gpus)
-        if job.serve is not None:
+        if self._evaluates:
             # Labels that a slow evaluator leaves waiting must not fill the object store.
-            task = parts.stream.schema.task
-            start("evaluator", actors.EvaluatorActor, task, folder, max_pending_calls=100)
+            about = (job.name, parts.recipe, folder, shipment, job.evaluate.probes.share > 0)
+            start("evaluator", actors.EvaluatorActor, *about, max_pending_calls=100)
         if job.track is not None:
             # The tracker may stand in another folder, or on another machine.
             config = job.track.model_copy(update={"uri": absolute(job.track.uri)})
-            about = (config, folder, job.name, describe(self.loaded.values()))
-            tagged = tags(self.loaded.folder)
-            start("tracker", actors.TrackerActor, *about, tagged, max_concurrency=2)
+            params, tagged = describe(self.loaded.values()), tags(self.loaded.folder)
+            told = (config, folder, job.name, params, tagged)
+            start("tracker", actors.TrackerActor, *told, max_concurrency=2)
         for name, actor in self._actors.items():
             ready = actor.__ray_ready__.remote()
             self._wait(partial(_come, ready), name)
@@ -192,7 +198,8 @@ class RayRun:
         others = [self._actors.get(name) for name in ("source", "evaluator", "tracker")]
         checkpoints = Checkpoints(self.folder.checkpoints, 1, self.say)
         running = trainer.run.remote(*others, warm_from, max_events)
-        looking = _Looking(self._actors, self.say, progress)
+        serves = self.loaded.job.serve is not None
+        looking = _Looking(self._actors, self.say, progress, serves)
         deaths, last = 0, checkpoints.all()[-1:]
         while True:
             done, _ = ray.wait([running], timeout=TURN_S)
@@ -247,9 +254,16 @@ class RayRun:
 
     def _close(self, summary: dict[str, Any]) -> dict[str, Any]:
         if evaluator := self._actors.get("evaluator"):
-            time.sleep(2 * replicas.REPORT_S)  # what was answered last is being told
             with suppress(RayError):
-                summary["metrics"] |= ray.get(evaluator.write.remote(summary["events"]), timeout=10)
+                summary["metrics"] |= ray.get(evaluator.finish.remote(), timeout=60)
+            if self.loaded.job.serve is not None:
+                time.sleep(2 * replicas.REPORT_S)  # what was answered last is being told
+                with suppress(RayError):
+                    written = evaluator.write.remote(summary["events"])
+                    summary["metrics"] |= ray.get(written, timeout=10)
+            with suppress(RayError):
+                for said in ray.get(evaluator.lines.remote(), timeout=5):
+                    self.say(said)
         self.folder.write_summary(summary)
         stopped = self.stopping and not summary["finished"]
         summary["mlflow_run_id"] = self._ended("KILLED" if stopped else "FINISHED")
@@ -284,10 +298,13 @@ class RayRun:
 class _Looking:
     """Fetches what the actors say and where the trainer stands, without waiting for any of them."""
 
-    def __init__(self, handles: dict[str, Any], say: Say, progress: LiveProgress) -> None:
+    def __init__(
+        self, handles: dict[str, Any], say: Say, progress: LiveProgress, serves: bool
+    ) -> None:
         self._handles = {k: v for k, v in handles.items() if k != "source"}
         self._say = say
         self._progress = progress
+        self._serves = serves
         self._asked: dict[str, Any] = {}  # what was asked of each, and is not answered yet
         self._events = 0
         self._next = 0.0
@@ -303,7 +320,7 @@ class _Looking:
             if standing["metrics"]:
                 self._progress.show(standing["events"], standing["metrics"])
         evaluator = self._handles.get("evaluator")
-        if evaluator is not None and time.monotonic() >= self._next:
+        if self._serves and evaluator is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + 1.0
             with suppress(RayError):
                 evaluator.write.remote(self._events)

@@ -18,6 +18,7 @@ import learners
 import streams
 from learners.learner import Learner, LearnerConfig, line
 from learners.registry import UnknownKind, find
+from pipeline.probes import ProbesConfig
 from pipeline.servable import ServeConfig
 from pipeline.track import TrackConfig
 from streams.settings import Settings, unknown
@@ -34,26 +35,18 @@ class JobError(Exception):
     """The job cannot be run as it stands; one line for each thing to mend."""
 
 
-class Probes(Settings):
-    """Events held out: predicted and scored, never learned.
-
-    ``share`` of all events is chosen by a hash of (seed, id).
-    """
-
-    share: float = Field(0.0, ge=0, lt=1)
-
-
 class Evaluate(Settings):
     """How the learner is scored.
 
     Attributes:
         window: events in the sliding window.
         fading: fading factor; about 1 / (1 - fading) events count.
+        probes: events held out, to see later what is forgotten.
     """
 
     window: PositiveInt = 1000
     fading: float = Field(0.999, gt=0, lt=1)
-    probes: Probes = Probes()
+    probes: ProbesConfig = ProbesConfig()
 
 
 class Checkpointing(Settings):
@@ -117,7 +110,9 @@ class LoadedJob:
     def fingerprint(self) -> dict[str, Any]:
         """Every key that shapes the state, flat, with its value; defaults spelt out."""
         beside = {"name", "checkpoint", "track", "serve"}
-        return flat(self.job.model_dump(mode="json", exclude=beside, serialize_as_any=True))
+        found = flat(self.job.model_dump(mode="json", exclude=beside, serialize_as_any=True))
+        del found["evaluate.probes.every_events"]  # when they are asked about leaves no trace
+        return found
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -132,16 +127,26 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def load(file: Path, overrides: Sequence[str] = ()) -> LoadedJob:
     """Reads a job file, applies ``key=value`` overrides, and checks it. Raises ``JobError``."""
-    raw = _yaml(_text(file), f"{file}")
+    raw = values(file)
     if not isinstance(raw, dict):
         raise JobError(f"{file}: a job is a mapping with name, stream and learner")
-    for override in overrides:
-        _override(raw, override)
+    for setting in overrides:
+        override(raw, setting)
     folder = file.resolve().parent
+    importable(folder)
+    return check(raw, file, folder)
+
+
+def importable(folder: Path) -> None:
+    """Lets import paths start from this folder."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))  # last: nothing of a user's may shadow what is installed
         importlib.invalidate_caches()
-    return check(raw, file, folder)
+
+
+def values(file: Path) -> Any:
+    """What a YAML file says, if it is all plain values. Raises ``JobError``."""
+    return _yaml(_text(file), f"{file}")
 
 
 def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
@@ -223,9 +228,10 @@ def _lines(error: ValidationError, file: Path, data: Any, at: tuple[str, ...]) -
     return lines
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    given = f"--set {line(override[:100])}"
+def override(raw: dict[str, Any], setting: str) -> None:
+    """Puts ``key=value``, as in ``learner.optimizer.lr=0.01``, into a job. Raises ``JobError``."""
+    path, equals, text = setting.partition("=")
+    given = f"--set {line(setting[:100])}"
     if not equals:
         raise JobError(f"{given}: key=value is wanted, as in learner.optimizer.lr=0.01")
     *parents, last = path.split(".")

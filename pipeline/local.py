@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build import Parts
+from pipeline.evaluator import Beside
 from pipeline.job import JobError, LoadedJob
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced
@@ -63,7 +64,10 @@ class LocalRun:
     ) -> dict[str, Any]:
         """As ``Run.run``."""
         watchers: list[Watcher] = [progress]
-        tracking = None
+        tracking = probing = None
+        if (probes := self.loaded.job.evaluate.probes).share:
+            probing = Beside(probes.every_events, self.say)
+            watchers.append(probing)
         if (config := self.loaded.job.track) is not None:
             tracking = Tracking(self.loaded, config, self.say)
             watchers += [tracking, MetricRows(config.every_events)]
@@ -78,6 +82,11 @@ class LocalRun:
             if tracking is not None:
                 tracking.close("FAILED", self._run)
             raise
+        finally:
+            stability = {} if probing is None else probing.close()
+        if stability:
+            summary["metrics"] |= stability
+            self._run.folder.write_summary(summary)
         if tracking is not None:
             summary["mlflow_run_id"] = tracking.run_id
             self._run.folder.write_summary(summary)

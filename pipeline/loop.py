@@ -9,11 +9,12 @@ import numpy as np
 from learners.learner import Learner, LearnerError, Prediction
 from pipeline.ledger import Ledger
 from pipeline.metrics import Prequential
+from pipeline.probes import Probes, Segment
 from streams.batch import Array, Batch, Dead
 from streams.operators.cut import cut
-from streams.operators.join import LabelJoin, Outcome, Settled, outcome_of
+from streams.operators.join import LabelJoin, Outcome, Revealed, Settled, outcome_of
 from streams.operators.operator import Operator
-from streams.operators.probes import Probes
+from streams.operators.probes import HoldOut
 from streams.operators.vocabulary import Vocabulary
 from streams.state import State
 from streams.stream import Cursor, Stream
@@ -26,12 +27,12 @@ class Source:
     """Micro-batches of a stream, read, numbered and marked block by block, ahead of the learner."""
 
     def __init__(
-        self, stream: Stream, size: int, vocabulary: Vocabulary, probes: Probes | None = None
+        self, stream: Stream, size: int, vocabulary: Vocabulary, hold_out: HoldOut | None = None
     ) -> None:
         self.stream = stream
         self.size = size
         self.vocabulary = vocabulary
-        self.probes = probes
+        self.hold_out = hold_out
 
     def blocks(self, cursor: Cursor, size: int = BLOCK) -> Iterator[Batch]:
         """What is read, as it comes: this part may go on elsewhere, and ahead."""
@@ -44,8 +45,8 @@ class Source:
         """Micro-batches of these blocks; where a block ends leaves no trace in them."""
         if self.stream.schema.task == "classification":
             blocks = map(self.vocabulary.apply, blocks)
-        if self.probes is not None:
-            blocks = map(self.probes.apply, blocks)
+        if self.hold_out is not None:
+            blocks = map(self.hold_out.apply, blocks)
         return cut(blocks, self.size)
 
 
@@ -63,13 +64,16 @@ class Loop:
         learner: Learner,
         metrics: Prequential,
         gapless: bool = True,
+        probes: Probes | None = None,
     ) -> None:
         self.operators = operators
         self.join = join
         self.learner = learner
         self.metrics = metrics
         self.ledger = Ledger(gapless)
+        self.probes = probes
         self._settled: list[Settled] = []
+        self._seen: list[int] = []  # by the probes, after each of those
         self.dead: list[Dead] = []  # set aside since somebody last took them away
         # Scored since then, each with the learner's version before; None: nobody takes them.
         self.outcomes: list[tuple[int, Outcome]] | None = None
@@ -87,9 +91,11 @@ class Loop:
         self.dead += batch.dead
         self.ledger.enter(batch)
         revealed = self.join.push(batch)
+        if self.probes is not None:
+            self._probe(self.probes, batch, revealed)
         prediction = self.learner.step(self._question(batch), revealed)
         _fits(prediction, len(batch), self.learner)
-        self._settled.append(self.join.settle(prediction.value, prediction.proba))
+        self._settle(self.join.settle(prediction.value, prediction.proba))
         if len(self._settled) == _SCORED_AT_ONCE:
             self.score()
 
@@ -97,25 +103,49 @@ class Loop:
         """What has been settled goes to the metrics and the ledger."""
         if self._settled:
             outcome = outcome_of(self._settled)
+            counts = [len(settled.lag) for settled in self._settled]
             self._settled.clear()
             _makes_sense(outcome, self.learner)
             self.metrics.add(outcome)
             self.ledger.settle(outcome)
+            if self.probes is not None:
+                self.probes.outcomes(outcome, counts, self._seen)
+                self._seen.clear()
             if self.outcomes is not None:
                 self.outcomes.append((self._version, outcome))
         self._version = self.learner.version
+
+    def _settle(self, settled: Settled) -> None:
+        self._settled.append(settled)
+        if self.probes is not None:
+            self._seen.append(self.probes.seen)
+
+    def _probe(self, probes: Probes, batch: Batch, revealed: Revealed) -> None:
+        probes.enter(batch)
+        if revealed.probes is not None:
+            probes.add(revealed.probes, revealed.probe_index)
+        if revealed.corrected is not None:
+            self.score()  # the drift that it may tell of comes first
+            probes.correct(*revealed.corrected)
 
     def results(self) -> dict[str, float]:
         """Metrics by name, as they stand."""
         self.score()
         return self.metrics.results()
 
+    def segments(self) -> tuple[Segment, ...]:
+        """Segments of the stream with their probes, as they stand."""
+        self.score()
+        return () if self.probes is None else self.probes.segments()
+
     def finish(self, size: int) -> None:
         """The stream has truly ended: labels still awaited are released, the books are closed."""
         for revealed, settled in self.join.finish(size):
+            if self.probes is not None:
+                self._probe(self.probes, revealed.batch[:0], revealed)
             if len(revealed):
                 self.learner.step(self._question(revealed.batch[:0]), revealed)
-            self._settled.append(settled)
+            self._settle(settled)
         self.score()
         self.ledger.verify()
 
@@ -142,6 +172,7 @@ class Loop:
             "operators": {str(i): operator.state() for i, operator in enumerate(self.operators)},
             "metrics": self.metrics.state(),
             "ledger": self.ledger.state(),
+            "probes": {} if self.probes is None else self.probes.state(),
         }
 
     def load(self, state: State, vocabulary: Vocabulary) -> None:
@@ -152,6 +183,8 @@ class Loop:
         self._version = self.learner.version
         self.metrics.load(state["metrics"])
         self.ledger.load(state["ledger"])
+        if self.probes is not None:
+            self.probes.load(state["probes"], vocabulary.classes)
 
 
 def _read_only(column: Array) -> Array:

@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 import learners
 from learners.learner import Learner, LearnerError, Prediction
 from learners.registry import UnknownKind, find
+from pipeline.probes import Segment
 from streams.batch import Batch, ClassName
 from streams.operators.standardise import Standardise, StandardiseConfig
 from streams.schema import Feature, Schema
@@ -57,6 +58,7 @@ class Snapshot:
         events: events of the stream that had come in.
         metrics: what was last known of the run, by name.
         taken: seconds since the epoch.
+        probes: the probes by segment, for those who score them.
     """
 
     state: State
@@ -64,6 +66,7 @@ class Snapshot:
     events: int
     metrics: dict[str, float] = field(default_factory=dict)
     taken: float = field(default_factory=time.time)
+    probes: tuple[Segment, ...] = ()
 
 
 def recipe(
@@ -92,6 +95,17 @@ def schema_of(made: Recipe) -> Schema:
     return Schema(tuple(features), made["task"], tuple(made["classes"]))
 
 
+def learner_of(made: Recipe) -> Learner:
+    """The learner of a recipe, as it is before it has learned anything. Raises ``LearnerError``
+    where it cannot be made here."""
+    settings = made["learner"]
+    try:
+        cls = find(learners, Learner, settings["kind"])  # type: ignore[type-abstract]
+    except UnknownKind as error:
+        raise LearnerError(f"learner.kind: {error}") from None
+    return cls(cls.Config.model_validate(settings), schema_of(made), made["seed"])
+
+
 class Servable:
     """A model at one moment, that answers and never learns.
 
@@ -104,13 +118,8 @@ class Servable:
         self.events = snapshot.events
         self.metrics = snapshot.metrics
         self.taken = snapshot.taken
-        settings = made["learner"]
-        try:
-            cls = find(learners, Learner, settings["kind"])  # type: ignore[type-abstract]
-        except UnknownKind as error:
-            raise LearnerError(f"learner.kind: {error}") from None
-        self._learner = cls(cls.Config.model_validate(settings), self.schema, made["seed"])
-        self._learner.load_servable(cls.migrate(snapshot.state["learner"]))
+        self._learner = learner_of(made)
+        self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
         self._standardise: Standardise | None = None
         if made["standardise"] is not None:
             config = StandardiseConfig.model_validate(made["standardise"])

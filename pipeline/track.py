@@ -46,8 +46,9 @@ from streams.settings import Settings
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]
 
-FILES = ("metrics.jsonl", "served.jsonl")
-"""Files of rows in a run folder: the trainer's, and the evaluator's of what was served."""
+FILES = ("metrics.jsonl", "served.jsonl", "stability.jsonl")
+"""Files of rows in a run folder: the trainer's, and the evaluator's of what was served and of what
+is forgotten."""
 RECORD = "track.json"
 ARTIFACTS = ("summary.json", "dead.jsonl", "error.log")
 """Files of a run folder that hang in the MLflow run at the end, beside job.yaml."""

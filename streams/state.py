@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,18 @@ def leaves(state: State, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}", value
+
+
+def nested(flat: Mapping[str, Any]) -> State:
+    """The state whose ``leaves`` these are."""
+    state: State = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        inner = state
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = leaf
+    return state
 
 
 def digest(state: State) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,11 +30,15 @@ class Revealed:
         before: (m,) int64, the row of the current micro-batch just before which each became known
             (its length where that is after the last row).
         corrected: ids and labels of events that were given out earlier with another label.
+        probes: (p,) the probes whose label has become known; None: there are none.
+        probe_index: (p,) int64, events pushed before each of them.
     """
 
     batch: Batch
     before: Ints
     corrected: tuple[Ints, Array] | None = None
+    probes: Batch | None = None
+    probe_index: Ints = field(default_factory=lambda: NONE)
 
     def __len__(self) -> int:
         return len(self.before)
@@ -263,7 +267,8 @@ class LabelJoin(ABC):
             return
         pieces: Pieces = [(c, c.open_rows()) for c in chunks]
         y, order = self._last_labels(pieces)
-        rest = Chunk(-1, Batch.gather([(c.batch, rows) for c, rows in pieces]), NONE)
+        index = np.concatenate([c.index[rows] for c, rows in pieces])
+        rest = Chunk(-1, Batch.gather([(c.batch, rows) for c, rows in pieces]), index)
         rest.value = np.concatenate([c.value[r] for c, r in pieces])
         rest.no_change = np.concatenate([c.no_change[r] for c, r in pieces])
         rest.proba = _join_proba(pieces)
@@ -325,15 +330,17 @@ class LabelJoin(ABC):
         chunk.know(self._last, before, y)
         if len(y):
             self._last = y[-1:]
-        probe = NONE
-        learn, learn_before = batch, before
+        probe = index = NONE
+        learn, learn_before, probes = batch, before, None
         if batch.probe is not None and batch.probe.any():
-            probe, others = batch.ids[batch.probe], ~batch.probe
+            others = ~batch.probe
             learn, learn_before = batch.take(others), before[others]
+            probes = batch.take(batch.probe)
+            probe, index = probes.ids, _arrived(picked, mask)[batch.probe]
         fates = (learn.ids, probe, unlabelled, expired)
         lag = np.zeros_like(before) if self.exact else n - before
         self._settling = (chunk, Settled(picked.pieces, picked.order, y, mask, lag, fates))
-        return Revealed(learn, learn_before, corrected)
+        return Revealed(learn, learn_before, corrected, probes, index)
 
     def _shown(self, batch: Batch) -> Batch:
         """The rows as a learner may see them."""
@@ -382,6 +389,13 @@ class LabelJoin(ABC):
             chunk.value, chunk.no_change = state["value"][cut], state["no_change"][cut]
             chunk.due = state["due"][cut] if "due" in state else None
             chunk.proba = state["proba"][cut, :width] if width >= 0 else None
+
+
+def _arrived(picked: Picked, mask: NDArray[np.bool_] | None) -> Ints:
+    """(m,) events pushed before each of those that are revealed."""
+    index = np.concatenate([c.index[rows] for c, rows in picked.pieces])
+    index = index if picked.order is None else index[picked.order]
+    return index if mask is None else index[mask]
 
 
 def no_label(y: Array) -> float:

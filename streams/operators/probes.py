@@ -19,7 +19,7 @@ def mix(ids: Ints, seed: int) -> Array:
     return np.asarray(z ^ (z >> _U64(31)))
 
 
-class Probes:
+class HoldOut:
     """Marks a share of the events as probes: predicted and scored, never learned or observed.
 
     The choice is a hash of (seed, id), so it is the same in every run, on every machine, after a

@@ -19,7 +19,7 @@ from streams.operators.arrivals import LabelsById
 from streams.operators.guard import UniqueIds
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime
 from streams.operators.join import LabelJoin
-from streams.operators.probes import Probes
+from streams.operators.probes import HoldOut
 from streams.operators.vocabulary import Vocabulary
 from streams.schema import Feature, Schema
 from streams.state import State, copied, digest
@@ -100,7 +100,7 @@ FIELDS = ("ids", "time", "x", "partition", "offset", "y", "segment", "classes")
 
 def build(size: int, join: LabelJoin, learner: Learner, share: float = 0.1) -> tuple[Source, Loop]:
     vocabulary = Vocabulary()
-    source = Source(Events(), size, vocabulary, Probes(share, 1) if share else None)
+    source = Source(Events(), size, vocabulary, HoldOut(share, 1) if share else None)
     return source, Loop([UniqueIds(1000)], join, learner, Prequential("classification", 50))
 
 

@@ -233,8 +233,12 @@ def same(whole: Summary, broken: Summary) -> None:
     assert broken["fates"] == whole["fates"]
     assert broken["cursor"] == whole["cursor"]
     assert broken["events"] == whole["events"]
-    theirs = {k: v for k, v in broken["metrics"].items() if not k.startswith(("served", "system"))}
-    assert theirs == whole["metrics"]
+    ours, theirs = (
+        {k: v for k, v in run["metrics"].items() if k.startswith("online/")}
+        for run in (whole, broken)
+    )
+    assert theirs == ours
+    assert whole["metrics"]["stability/probes"] == broken["metrics"]["stability/probes"] > 0
     assert broken["runner"] == "ray"
 
 
@@ -250,7 +254,7 @@ def tracked_once(database: Path, summary: Summary, folder: Path, said: str = "")
     db.close()
     assert runs == [(summary["mlflow_run_id"], "FINISHED")], said
     wanted = []
-    for name in ("metrics.jsonl", "served.jsonl"):
+    for name in ("metrics.jsonl", "served.jsonl", "stability.jsonl"):
         for text in (folder / name).read_text().splitlines():
             row = json.loads(text)
             wanted += [(k, row["step"]) for k in row["metrics"] if not k.startswith("system/")]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from streams.batch import Array, Batch, Ints
-from streams.operators.probes import Probes, mix
+from streams.operators.probes import HoldOut, mix
 
 
 def chosen(ids: Ints, share: float, seed: int) -> Array:
     n = len(ids)
     zero = np.zeros(n, np.int64)
     batch = Batch(ids, zero / 1.0, zero[:, None], zero.astype(np.int32), zero)
-    probe = Probes(share, seed).apply(batch).probe
+    probe = HoldOut(share, seed).apply(batch).probe
     assert probe is not None
     return probe
 

@@ -1,0 +1,249 @@
+"""Probes are asked about beside the training: the trainer takes snapshots, an evaluator scores.
+
+The training waits for no answer. Snapshots wait to be fetched, so many as there is room for; those
+taken just as a segment ended come first, for what was known then cannot be had later.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from learners.learner import line
+from pipeline.build import Parts
+from pipeline.folder import KEPT
+from pipeline.loop import Loop
+from pipeline.retention import Retention
+from pipeline.rows import Rows
+from pipeline.run import Run, Watcher
+from pipeline.servable import Recipe, Snapshot, learner_of
+from pipeline.track import FILES
+from streams.state import leaves, nested
+
+STATE, EVALUATIONS, ROWS = KEPT[1], KEPT[2], FILES[2]
+PATIENCE_S = 10.0
+"""How long, once a run has ended, all that wait are scored, and not the last alone."""
+_WAITING, _ROOM = 32, 256_000_000  # snapshots that may wait, and their bytes
+_SHARE, _FREE_S = 0.005, 0.02  # of the training thread that snapshots may take
+
+
+class Asking(Watcher):
+    """Takes a snapshot, with the probes as they stand, each time so many events have come in and
+    whenever a segment ends.
+
+    On a stream that is replayed faster than its snapshots are scored some are left out, and so
+    they are where they would take more than half a percent of the training.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._waiting: deque[tuple[bool, int, Snapshot]] = deque()
+        self._changed = threading.Condition()
+        self._spent = 0.0
+
+    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
+        assert parts.loop.probes is not None
+        self._parts = parts
+        self._due = (parts.loop.events // self.every + 1) * self.every
+        self._cuts = parts.loop.probes.cuts
+        self._began = time.perf_counter()
+
+    def __call__(self, loop: Loop) -> None:
+        assert loop.probes is not None
+        ended = loop.probes.cuts != self._cuts
+        if ended or loop.events >= self._due:
+            self._cuts = loop.probes.cuts
+            self._due = (loop.events // self.every + 1) * self.every
+            now = time.perf_counter()
+            if ended or self._spent <= _FREE_S + _SHARE * (now - self._began):
+                self._take(ended)
+                self._spent += time.perf_counter() - now
+
+    def end(self, loop: Loop) -> None:
+        self._take(wanted=True)
+
+    def next(self, timeout: float) -> Snapshot | None:
+        """The oldest that waits, once; None after ``timeout`` seconds without one."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._waiting, timeout):
+                return None
+            return self._waiting.popleft()[2]
+
+    def _take(self, wanted: bool) -> None:
+        full = len(self._waiting) >= _WAITING
+        if full and not wanted:
+            return
+        snapshot = self._parts.snapshot({}, probes=True)
+        size = sum(getattr(leaf, "nbytes", 0) for _, leaf in leaves(snapshot.state))
+        with self._changed:
+            self._waiting.append((wanted, size, snapshot))
+            while len(self._waiting) > 1 and (
+                len(self._waiting) > _WAITING or sum(s for _, s, _ in self._waiting) > _ROOM
+            ):
+                others = [i for i, (ended, _, _) in enumerate(self._waiting) if not ended]
+                del self._waiting[others[0] if others else 0]
+            self._changed.notify_all()
+
+
+class Evaluator:
+    """Scores snapshots one after the other, writes rows of metrics, and remembers in the run folder
+    what it must to go on after a resume, or after it was killed itself.
+
+    Args:
+        made: the recipe of the model.
+        folder: the run folder.
+        say: takes lines for a person.
+
+    Attributes:
+        metrics: of the last evaluation, by name.
+        seconds: that the last one took.
+
+    Raises ``LearnerError`` where the learner cannot be made here, ``OSError`` where the folder
+    cannot be written.
+    """
+
+    def __init__(self, made: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._learner = learner_of(made)
+        self._retention = Retention(made["task"])
+        self.metrics: dict[str, float] = {}
+        self.seconds = 0.0
+        with suppress(OSError, SafetensorError, ValueError, KeyError):  # there is none at first
+            self._recall(folder / STATE)
+        self._rows = Rows(folder / ROWS, say)
+        self._kept = time.monotonic()
+
+    def evaluate(self, snapshot: Snapshot) -> None:
+        """Scores one; one that is no newer than the last, as after a resume, is passed over."""
+        if snapshot.events <= self._retention.events or not snapshot.version:
+            return
+        start = time.perf_counter()
+        self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
+        found, segments = self._retention.evaluate(self._learner, snapshot.probes, snapshot.events)
+        if not found:
+            return
+        self.seconds = time.perf_counter() - start
+        self.metrics = found
+        if snapshot.events > self._rows.last:
+            with (self._folder / EVALUATIONS).open("a") as out:
+                out.write(json.dumps({"events": snapshot.events, "segments": segments}) + "\n")
+        row = {**found, "system/evaluation_s": self.seconds}
+        self._rows.write(snapshot.events, row, snapshot.taken)
+        if time.monotonic() >= self._kept + 1.0:
+            self.keep()
+
+    def keep(self) -> None:
+        """Writes down what it remembers."""
+        self._kept = time.monotonic()
+        arrays, values = {}, {}
+        for path, leaf in leaves(self._retention.state()):
+            if hasattr(leaf, "dtype"):
+                arrays[path] = leaf
+            else:
+                values[path] = leaf
+        writing = self._folder / f".{STATE}"
+        told = {"values": json.dumps(values), "metrics": json.dumps(self.metrics)}
+        save_file(arrays, writing, told)
+        writing.replace(self._folder / STATE)
+
+    def close(self) -> None:
+        """Nothing may be evaluated after."""
+        self._rows.close()
+
+    def _recall(self, file: Path) -> None:
+        with safe_open(file, "numpy") as opened:
+            flat: dict[str, Any] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            told = opened.metadata()
+        self._retention.load(nested(flat | json.loads(told["values"])))
+        self.metrics = json.loads(told["metrics"])
+
+
+class Beside(Watcher):
+    """An evaluator in a thread beside the training, on a small share of the time.
+
+    Args:
+        every: events between two evaluations.
+        say: takes lines for a person.
+        share: of the time that it may take; what is more waits, or is left out.
+    """
+
+    def __init__(self, every: int, say: Callable[[str], None], share: float = 0.02) -> None:
+        self.share = share
+        self.say = say
+        self._asking = Asking(every)
+        self._closing = threading.Event()
+        self._evaluator: Evaluator | None = None
+        self._thread: threading.Thread | None = None
+
+    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
+        self._asking.begin(run, parts, total)
+        self._evaluator = Evaluator(parts.recipe, run.folder.path, self.say)
+        self._thread = threading.Thread(target=self._work, name="evaluator", daemon=True)
+        self._thread.start()
+
+    def __call__(self, loop: Loop) -> None:
+        self._asking(loop)
+
+    def end(self, loop: Loop) -> None:
+        self._asking.end(loop)
+
+    def close(self) -> dict[str, float]:
+        """Scores what waits; the metrics of the last evaluation."""
+        self._closing.set()
+        if self._thread is None or self._evaluator is None:
+            return {}
+        self._thread.join()
+        return self._evaluator.metrics
+
+    def _work(self) -> None:
+        assert self._evaluator is not None
+        score(self._evaluator, self._asking.next, self._closing, self.say, self.share)
+
+
+def score(
+    evaluator: Evaluator,
+    fetch: Callable[[float], Snapshot | None],
+    closing: threading.Event,
+    say: Callable[[str], None],
+    share: float,
+) -> None:
+    """Scores snapshots as they can be had, on a share of the time, until it is to close and none
+    is left; then, after some seconds of those that wait, the last alone.
+
+    Args:
+        evaluator: scores them.
+        fetch: the next snapshot; None after so many seconds without one.
+        closing: set when no more are to come.
+        say: is told, once, where scoring fails; training goes on.
+        share: of the time that it may take.
+    """
+    deadline = float("inf")
+    try:
+        while True:
+            ending = closing.is_set()  # before the fetch: what came until then is found by it
+            if ending:
+                deadline = min(deadline, time.monotonic() + PATIENCE_S)
+            snapshot = fetch(0.0 if ending else 0.2)
+            if snapshot is None:
+                if ending:
+                    break
+                continue
+            while time.monotonic() > deadline and (newer := fetch(0.0)) is not None:
+                snapshot = newer
+            start = time.perf_counter()
+            evaluator.evaluate(snapshot)
+            closing.wait((time.perf_counter() - start) * (1 / share - 1))
+        evaluator.keep()
+    except Exception as error:  # a learner of a user's may raise anything, a disk may be full
+        say(f"probes are not scored any more: {type(error).__name__}: {line(error)}")
+    finally:
+        evaluator.close()

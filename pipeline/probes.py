@@ -1,0 +1,275 @@
+"""Probes by segment: held-out events whose label is known, kept to see later what is forgotten.
+
+A stream without tasks is cut into *segments* by time, by count or by drift. Of each, so many probes
+are kept as the memory allows, each with the same chance: those whose hash is smallest (bottom-k
+sampling, Cohen and Kaplan 2007: a reservoir that hangs on no order and of which two make one).
+Where there would be more segments than wanted, neighbours are merged two by two, and new ones are
+twice as long: all of the stream stays in sight, in segments of equal length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.drift import Adwin
+from streams.batch import Array, Batch, ClassName, Ints
+from streams.operators.join import Outcome, no_labels
+from streams.operators.probes import mix
+from streams.settings import Settings
+from streams.state import State, pack, unpack
+
+_ERRORS = 8  # outcomes that are averaged into one value for the drift detector
+_CHOICE = 0x70726F62  # another hash than that by which probes are chosen
+
+
+class Cut(Settings):
+    """Where one segment ends and the next begins; exactly one of the three is stated.
+
+    Attributes:
+        events: after so many events.
+        seconds: after so much event time.
+        drift: where the error of predictions changes, by ADWIN at this significance (0.002 is
+            usual); of classification.
+    """
+
+    events: PositiveInt | None = None
+    seconds: PositiveFloat | None = None
+    drift: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> Cut:
+        if sum(v is not None for v in (self.events, self.seconds, self.drift)) != 1:
+            raise ValueError("state one of events, seconds and drift")
+        return self
+
+
+class ProbesConfig(Settings):
+    """Events held out: predicted and scored, never learned, and asked about again later.
+
+    Attributes:
+        share: of all events, chosen by a hash of (seed, id); 0: none.
+        every_events: they are asked about each time so many events have come in, and whenever a
+            segment ends.
+        capacity: probes that are kept in all; this bounds the memory and the cost of an evaluation.
+        segments: segments that have ended are at most so many, an even number.
+        cut: where segments end, to begin with.
+    """
+
+    share: float = Field(0.0, ge=0, lt=1)
+    every_events: PositiveInt = 2000
+    capacity: int = Field(5000, ge=100)
+    segments: int = Field(10, ge=2, le=1000, multiple_of=2)
+    cut: Cut = Cut(events=2000)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the stream, and its probes.
+
+    Attributes:
+        begin, end: events predicted before its first, and by its end (so far, while it runs).
+        ended: whether the next one has begun.
+        rows: (n,) its probes, as they were predicted, with ``y``; None: there are none.
+        index: (n,) int64, events predicted before each.
+    """
+
+    begin: int
+    end: int
+    ended: bool
+    rows: Batch | None
+    index: Ints
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+class Probes:
+    """The probes of a run, by segment.
+
+    Where micro-batches are cut leaves no trace, and neither does the moment of ``fold``.
+    """
+
+    def __init__(self, config: ProbesConfig, seed: int) -> None:
+        self._keep = max(1, config.capacity // (config.segments + 1))  # of each segment
+        self._segments = config.segments
+        self._seed = seed ^ _CHOICE
+        self._length = float(config.cut.events or config.cut.seconds or np.inf)
+        self._by_time = config.cut.seconds is not None
+        self._until: float | None = None  # when the running segment ends, by event time
+        self._drift = Adwin(config.cut.drift) if config.cut.drift is not None else None
+        self._errors: Array = np.empty(0)  # of outcomes, not yet averaged
+        self.seen = 0  # events predicted
+        self.cuts = 0  # segments that have ended, those merged since among them
+        self._starts = [0]
+        self._kept: list[tuple[Batch | None, Ints]] = [_NOTHING]
+        self._waiting: list[tuple[Batch, Ints]] = []
+
+    def enter(self, batch: Batch) -> None:
+        """A micro-batch is about to be predicted: segments end where they are to end."""
+        n = len(batch)
+        if self._by_time:
+            self._by_clock(batch)
+        elif self._drift is None:
+            while self.seen + n >= self._starts[-1] + self._length:
+                if self._room():
+                    self._cut(self._starts[-1] + int(self._length))
+        self.seen += n
+
+    def _by_clock(self, batch: Batch) -> None:
+        if not len(batch):
+            return
+        if self._until is None:
+            self._until = float(batch.time[0]) + self._length
+        while len(after := np.flatnonzero(batch.time >= self._until)):
+            at, passed = int(after[0]), self._until
+            if self.seen + at == self._starts[-1]:  # nothing came in all that time
+                self._until += self._length * ((batch.time[at] - passed) // self._length + 1)
+            elif self._room():
+                self._cut(self.seen + at)
+                self._until += self._length * ((batch.time[at] - passed) // self._length + 1)
+            else:  # it runs on, as long as those before it are now
+                self._until += self._length / 2
+
+    def outcomes(self, outcome: Outcome, counts: Sequence[int], seen: Sequence[int]) -> None:
+        """Predictions that have met their labels: where their error changes, a segment ends.
+
+        Args:
+            outcome: of several micro-batches.
+            counts: how many of its rows each of them gave.
+            seen: ``seen`` after each.
+        """
+        if self._drift is None:
+            return
+        wrong = (outcome.y != outcome.value).astype(np.float64)
+        wrong[no_labels(outcome.value)] = 1.0
+        errors = np.concatenate([self._errors, wrong])
+        # The micro-batch that each outcome came with, found by what had come before it.
+        until = len(self._errors) + np.cumsum(counts)
+        whole = len(errors) // _ERRORS
+        for i, mean in enumerate(errors[: whole * _ERRORS].reshape(-1, _ERRORS).mean(1).tolist()):
+            if self._drift.add(mean):
+                at = seen[int(np.searchsorted(until, (i + 1) * _ERRORS))]
+                if at > self._starts[-1]:
+                    self._room()
+                    self._cut(at)
+        self._errors = errors[whole * _ERRORS :]
+
+    def _room(self) -> bool:
+        """Whether a segment may end just now; if not, those before it have been merged instead."""
+        if len(self._starts) <= self._segments:
+            return True
+        self.fold()
+        last = self._kept.pop()
+        pairs = zip(self._kept[::2], self._kept[1::2], strict=True)
+        self._kept = [self._smallest(_joined([a, b])) for a, b in pairs] + [last]
+        self._starts = [*self._starts[:-1:2], self._starts[-1]]
+        self._length *= 2
+        return False
+
+    def _cut(self, at: int) -> None:
+        self._starts.append(at)
+        self._kept.append(_NOTHING)
+        self.cuts += 1
+
+    def add(self, rows: Batch, index: Ints) -> None:
+        """Probes (m,) whose label has come, and how many events were predicted before each."""
+        self._waiting.append((rows, index))
+
+    def correct(self, ids: Ints, y: Array) -> None:
+        """Labels of events turned out to be these."""
+        self.fold()
+        place = np.argsort(ids, kind="stable")
+        for i, (rows, index) in enumerate(self._kept):
+            if rows is None:
+                continue
+            at = np.searchsorted(ids[place], rows.ids, side="right") - 1
+            known = ids[place[at]] == rows.ids
+            if known.any():
+                assert rows.y is not None
+                column = np.where(known, y[place[at]], rows.y)
+                self._kept[i] = replace(rows, y=column), index
+
+    def fold(self) -> None:
+        """Takes the probes that have come since into their segments."""
+        if not self._waiting:
+            return
+        rows, index = _joined(self._waiting)
+        assert rows is not None
+        self._waiting = []
+        home = np.searchsorted(self._starts, index, side="right") - 1
+        for i in np.unique(home).tolist():
+            mine = home == i
+            old = [] if self._kept[i][0] is None else [self._kept[i]]
+            self._kept[i] = self._smallest(_joined([*old, (rows.take(mine), index[mine])]))
+
+    def _smallest(self, kept: tuple[Batch | None, Ints]) -> tuple[Batch | None, Ints]:
+        """Those that stay, in the order of the stream."""
+        rows, index = kept
+        if rows is None:
+            return kept
+        if len(index) > self._keep:
+            chance = mix(index, self._seed)
+            stay = np.argpartition(chance, self._keep)[: self._keep]
+            stay = stay[np.argsort(index[stay])]
+        elif np.all(index[1:] > index[:-1]):
+            return kept
+        else:
+            stay = np.argsort(index)
+        return rows.take(stay), index[stay]
+
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments, in the order of the stream; the last one is running. Their columns are
+        never written to again."""
+        self.fold()
+        ends = [*self._starts[1:], self.seen]
+        last = len(ends) - 1
+        return tuple(
+            Segment(begin, end, i < last, rows, index)
+            for i, (begin, end, (rows, index)) in enumerate(
+                zip(self._starts, ends, self._kept, strict=True)
+            )
+        )
+
+    def state(self) -> State:
+        self.fold()
+        return {
+            "seen": self.seen,
+            "cuts": self.cuts,
+            "length": None if np.isinf(self._length) else self._length,
+            "until": self._until,
+            "starts": np.array(self._starts, np.int64),
+            "errors": self._errors,
+            "drift": {} if self._drift is None else self._drift.state(),
+            "kept": {
+                str(i): {"rows": pack(rows), "index": index}
+                for i, (rows, index) in enumerate(self._kept)
+                if rows is not None
+            },
+        }
+
+    def load(self, state: State, classes: tuple[ClassName, ...]) -> None:
+        self.seen, self.cuts, self._until = state["seen"], state["cuts"], state["until"]
+        self._length = np.inf if state["length"] is None else state["length"]
+        self._starts = state["starts"].tolist()
+        self._errors = state["errors"]
+        if self._drift is not None:
+            self._drift.load(state["drift"])
+        self._waiting = []
+        self._kept = [_NOTHING] * len(self._starts)
+        for i, kept in state.get("kept", {}).items():
+            self._kept[int(i)] = unpack(kept["rows"], classes), kept["index"]
+
+
+_NOTHING: tuple[Batch | None, Ints] = (None, np.empty(0, np.int64))
+
+
+def _joined(parts: Sequence[tuple[Batch | None, Ints]]) -> tuple[Batch | None, Ints]:
+    filled = [(rows, index) for rows, index in parts if rows is not None]
+    if len(filled) < 2:
+        return filled[0] if filled else _NOTHING
+    rows = Batch.gather([(rows, slice(None)) for rows, _ in filled])
+    return rows, np.concatenate([index for _, index in filled])

@@ -1,0 +1,218 @@
+"""Probes scored beside the training: when, how many, and that nothing is lost or told twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import evaluator as evaluators
+from pipeline.build import Parts, build
+from pipeline.evaluator import Asking, Evaluator, score
+from pipeline.job import load
+from pipeline.run import Run
+from pipeline.servable import Snapshot
+
+WriteJob = Callable[..., Path]
+HELD = {"share": 0.05, "every_events": 1000, "cut": {"events": 3000}}
+
+
+@pytest.fixture
+def job(write_job: WriteJob) -> Path:
+    return write_job(evaluate={"probes": HELD}, checkpoint={"every_events": 4000})
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "stability.jsonl").read_text().splitlines()]
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+
+
+class Recorded(Asking):
+    """Keeps every snapshot that it is asked for, in place of waiting for somebody to fetch it."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__(every)
+        self.taken: list[Snapshot] = []
+
+    def __call__(self, loop: Any) -> None:
+        super().__call__(loop)
+        while (snapshot := self.next(0.0)) is not None:
+            self.taken.append(snapshot)
+
+
+def taken(job: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Snapshot], Parts]:
+    """All the snapshots of a run, and its parts anew."""
+    monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
+    asking = Recorded(1000)
+    loaded = load(job)
+    Run(loaded, folder, print).run(max_events=20_000, watchers=[asking])
+    while (snapshot := asking.next(0.0)) is not None:
+        asking.taken.append(snapshot)
+    return asking.taken, build(loaded)
+
+
+def test_a_snapshot_each_time_so_many_events_have_come_in_and_as_a_segment_ends(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots, _ = taken(job, tmp_path / "run", monkeypatch)
+    events = [snapshot.events for snapshot in snapshots]
+    assert events[:6] == [1024, 2016, 3008, 4000, 5024, 6016]  # after whole micro-batches of 32
+    assert events[-1] == 20_000
+    ends = [s.probes[-2].end for s in snapshots if len(s.probes) > 1 and not len(s.probes[-1])]
+    assert ends[:3] == [3000, 6000, 9000]
+    held = sum(len(segment) for segment in snapshots[-1].probes)
+    assert 800 < held < 1200
+
+
+def test_scored_in_a_thread_or_here_it_is_the_same(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots, parts = taken(job, tmp_path / "run", monkeypatch)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+    here = Evaluator(parts.recipe, one, print)
+    for snapshot in snapshots:
+        here.evaluate(snapshot)
+    here.close()
+    waiting, closing = iter(snapshots), threading.Event()
+    closing.set()
+    score(Evaluator(parts.recipe, other, print), lambda _: next(waiting, None), closing, print, 1.0)
+    assert evaluations(one) == evaluations(other)
+    assert len(evaluations(one)) == len({s.events for s in snapshots}) == len(rows(one)) == 20
+    last = rows(one)[-1]["metrics"]
+    assert last["stability/segments"] == 7
+    assert last["stability/acc"] > 0.7
+    assert last["stability/acc_low"] < last["stability/acc"] < last["stability/acc_high"]
+    assert {"plasticity/dormant_units", "plasticity/effective_rank"} <= last.keys()
+    # What it says of the last segment is what the model says of its probes.
+    final = snapshots[-1]
+    parts.loop.learner.load_servable(final.state["learner"])
+    told = rows(one)[-1], evaluations(one)[-1]["segments"][0]
+    probes = final.probes[0].rows
+    assert probes is not None
+    right = parts.loop.learner.predict(probes).value == probes.y
+    assert told[1]["score"] == pytest.approx(right.mean())
+    assert told[1]["probes"] == len(probes)
+
+
+def test_killed_and_begun_again_it_goes_on_and_tells_nothing_twice(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots, parts = taken(job, tmp_path / "run", monkeypatch)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    first = Evaluator(parts.recipe, whole, print)
+    for snapshot in snapshots:
+        first.evaluate(snapshot)
+    first.close()
+    for start, stop, kept in ((0, 8, True), (4, 12, False), (7, len(snapshots), True)):
+        # Killed, the run resumes from an older checkpoint: snapshots come again.
+        again = Evaluator(parts.recipe, broken, print)
+        for snapshot in snapshots[start:stop]:
+            again.evaluate(snapshot)
+        if kept:
+            again.keep()
+        again.close()
+    assert evaluations(broken) == evaluations(whole)
+    for ours, theirs in zip(rows(broken), rows(whole), strict=True):
+        for told in (ours, theirs):
+            told["metrics"].pop("system/evaluation_s")
+        assert ours == theirs
+
+
+def test_beside_a_run(job: Path, tmp_path: Path, everlearn: Callable[..., Any]) -> None:
+    everlearn("run", job, "--run-dir", "run", "--rate", 20_000)
+    summary = json.loads(Path("run/summary.json").read_text())
+    steps = [row["step"] for row in rows(Path("run"))]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == summary["events"] == 45_312
+    assert len(steps) > 30
+    assert (
+        summary["metrics"]["stability/segments"]
+        == rows(Path("run"))[-1]["metrics"]["stability/segments"]
+    )
+    # Without --resume another run in its place begins with nothing.
+    for checkpoint in Path("run/checkpoints").iterdir():
+        for file in checkpoint.iterdir():
+            file.unlink()
+        checkpoint.rmdir()
+    everlearn("run", job, "--run-dir", "run", "--max-events", 5000)
+    assert rows(Path("run"))[-1]["step"] == 5024
+    assert evaluations(Path("run"))[-1]["events"] == 5024
+
+
+def test_a_run_leaves_the_same_state_with_and_without_evaluations(
+    job: Path, everlearn: Callable[..., Any]
+) -> None:
+    digests = set()
+    for every in (500, 100_000_000):
+        more = ("--set", f"evaluate.probes.every_events={every}")
+        everlearn("run", job, "--run-dir", f"run{every}", *more)
+        digests.add(json.loads(Path(f"run{every}/summary.json").read_text())["state_digest"])
+    assert len(digests) == 1
+
+
+BREAKS = """
+from learners.prior import Prior
+
+
+class Breaks(Prior):
+    kind = "breaks"
+
+    def load_servable(self, state):
+        raise ZeroDivisionError("no servable of mine")
+"""
+
+
+def test_where_scoring_fails_the_run_goes_on_and_says_so(
+    write_job: WriteJob, everlearn: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(BREAKS)
+    job = write_job(learner={"kind": "mine:Breaks"}, evaluate={"probes": HELD})
+    found = everlearn("run", job, "--run-dir", "run")
+    told = "probes are not scored any more: ZeroDivisionError: no servable of mine"
+    assert found.err.count(told) == 1
+    assert json.loads(Path("run/summary.json").read_text())["finished"]
+
+
+def test_what_waits_is_bounded_and_ends_of_segments_come_first(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody fetches: of 450 snapshots 32 are kept, the ends of segments and the last of all."""
+    monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
+    asking = Asking(100)
+    started = time.monotonic()
+    Run(load(job), tmp_path / "run", print).run(watchers=[asking])
+    assert time.monotonic() - started < 60
+    waiting = []
+    while (snapshot := asking.next(0.0)) is not None:
+        waiting.append(snapshot.events)
+    assert len(waiting) == 32
+    assert waiting == sorted(waiting)
+    assert waiting[-1] == 45_312
+    ends = {int(np.ceil(end / 32) * 32) for end in range(3000, 30_001, 3000)}
+    assert ends <= set(waiting)
+
+
+def test_bytes_that_wait_are_bounded(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
+    monkeypatch.setattr(evaluators, "_ROOM", 1)
+    asking = Asking(1000)
+    Run(load(job), tmp_path / "run", print).run(max_events=10_000, watchers=[asking])
+    last = asking.next(0.0)
+    assert last is not None
+    assert last.events == 10_016
+    assert asking.next(0.0) is None

@@ -1,0 +1,210 @@
+"""What is still known of each segment: by hand, by resampling, and across merges and restarts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from learners.learner import LearnerConfig, Prediction
+from learners.prior import Prior
+from pipeline.probes import Segment
+from pipeline.retention import Retention
+from streams.batch import Array, Batch
+from streams.schema import Feature, Schema, Task
+from streams.state import copied, digest
+
+NUMBER = (Feature("x", "numeric"),)
+
+
+class Knows(Prior):
+    """Predicts rightly the events at the places that it is told, and no other."""
+
+    kind = "knows"
+
+    def __init__(self, task: Task = "classification") -> None:
+        classes = ("a", "b") if task == "classification" else ()
+        super().__init__(LearnerConfig(kind="knows"), Schema(NUMBER, task, classes), 0)
+        self.right: Array = np.empty(0, np.int64)
+        self.error = 0.0
+
+    def predict(self, batch: Batch) -> Prediction:
+        y = batch.x[:, 0].astype(np.int64) % 2  # type: ignore[index]
+        value = np.where(np.isin(batch.offset, self.right), y, 1 - y)
+        if self.schema.task == "regression":
+            return Prediction(batch.ids, "regression", y + self.error, None, (), 1)
+        return Prediction(batch.ids, "classification", value, None, ("a", "b"), 1)
+
+
+def segment(begin: int, end: int, ended: bool = True, step: int = 1) -> Segment:
+    at = np.arange(begin, end, step)
+    x = at[:, None].astype(float)
+    rows = Batch(at, at * 1.0, x, at * 0, at, at % 2, classes=("a", "b"))
+    return Segment(begin, end, ended, rows if len(at) else None, at)
+
+
+def asked(
+    retention: Retention, segments: list[Segment], events: int, right: Any
+) -> dict[str, float]:
+    learner = Knows()
+    learner.right = np.asarray(right)
+    return retention.evaluate(learner, segments, events)[0]
+
+
+def test_forgetting_by_hand() -> None:
+    retention = Retention("classification")
+    a, b, c = segment(0, 10), segment(10, 20), segment(20, 30)
+    found = asked(retention, [a, segment(10, 10, False)], 10, range(8))
+    assert found["stability/acc"] == 0.8
+    assert found["stability/probes"] == 10
+    assert "stability/forgetting" not in found
+    # In the midst of the second: 5 of the first 8 are left, one is new; 6 of its own 6 are right.
+    found = asked(retention, [a, segment(10, 16, False)], 16, [0, 1, 2, 3, 4, 9, *range(10, 16)])
+    assert found["stability/acc"] == pytest.approx((0.6 + 1.0) / 2)
+    assert found["stability/forgetting"] == pytest.approx(0.2)
+    assert found["stability/forgetting_low"] < 0.2 < found["stability/forgetting_high"]
+    assert found["stability/knowledge_loss"] == pytest.approx(3 / 8)
+    assert found["plasticity/knowledge_gain"] == pytest.approx(1 / 2)
+    # At the end of the second the first is known better than it ever was.
+    found = asked(retention, [a, b], 20, [*range(9), *range(10, 17)])
+    assert found["stability/forgetting"] == pytest.approx(-0.1)
+    assert found["stability/min_acc"] == 0.6
+    # At the end of the third: 0.9 - 0.4 and 0.7 - 0.1; by the first accuracies 0.8 - 0.4.
+    found = asked(retention, [a, b, c], 30, [*range(4), 10, *range(20, 30)])
+    assert found["stability/forgetting"] == pytest.approx((0.5 + 0.6) / 2)
+    assert found["stability/forgetting_initial"] == pytest.approx((0.4 + 0.6) / 2)
+    assert found["stability/bwt"] == pytest.approx(-(0.4 + 0.6) / 2)
+    assert found["plasticity/learning_accuracy"] == pytest.approx((0.8 + 0.7 + 1.0) / 3)
+    np.testing.assert_allclose(
+        retention.curves.matrix, [[0.8, np.nan, np.nan], [0.9, 0.7, np.nan], [0.4, 0.1, 1.0]]
+    )
+
+
+def test_what_is_told_of_each_segment() -> None:
+    learner = Knows()
+    learner.right = np.arange(5)
+    segments = [segment(0, 10), segment(10, 14, False)]
+    _, told = Retention("classification").evaluate(learner, segments, 14)
+    assert [(t["begin"], t["end"], t["probes"], t["score"]) for t in told] == [
+        (0, 10, 10, 0.5),
+        (10, 14, 4, 0.0),
+    ]
+    # Wilson's interval for 5 of 10, and for 0 of 4 (Brown, Cai and DasGupta 2001).
+    assert (told[0]["low"], told[0]["high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert (told[1]["low"], told[1]["high"]) == pytest.approx((0.0, 0.4899), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize(
+    ("before", "lost", "gained"), [(0.95, 0.02, 0.1), (0.9, 0.4, 0.3), (0.6, 0.9, 0.0)]
+)
+def test_the_interval_holds_the_truth_as_often_as_it_says(
+    n: int, before: float, lost: float, gained: float
+) -> None:
+    """On three segments drawn from a population of which the truth is known."""
+    truth = before - (before * (1 - lost) + (1 - before) * gained)
+    rng = np.random.default_rng(n)
+    held = {"forgetting_initial": 0, "acc": 0}
+    trials = 400
+    for _ in range(trials):
+        retention = Retention("classification")
+        past = [segment(i * n, (i + 1) * n) for i in range(3)]
+        then = np.flatnonzero(rng.random(3 * n) < before)
+        for i in range(3):  # nothing is forgotten while they are learned
+            asked(retention, past[: i + 1], (i + 1) * n, then)
+        kept = np.concatenate([
+            then[rng.random(len(then)) >= lost],
+            [i for i in range(3 * n) if i not in set(then.tolist()) and rng.random() < gained],
+        ])  # fmt: skip
+        last = segment(3 * n, 4 * n, False)
+        found = asked(retention, [*past, last], 4 * n, [*kept, *range(3 * n, 4 * n)])
+        for name, true in (
+            ("forgetting_initial", truth),
+            ("acc", (3 * (before - truth) + 1.0) / 4),
+        ):
+            low, high = (found[f"stability/{name}_{end}"] for end in ("low", "high"))
+            held[name] += low <= true <= high
+    assert held["forgetting_initial"] >= 0.93 * trials, held
+    assert held["acc"] >= 0.93 * trials, held
+
+
+def test_merging_equal_neighbours_moves_no_mean() -> None:
+    halves, wholes = Retention("classification"), Retention("classification")
+    rng = np.random.default_rng(1)
+    parts = [segment(i * 10, (i + 1) * 10) for i in range(5)]
+    for i in range(4):
+        right = np.flatnonzero(rng.random(50) < 0.6)
+        for retention in (halves, wholes):
+            asked(retention, parts[: i + 1], (i + 1) * 10, right)
+    pairs = [segment(0, 20), segment(20, 40)]
+    right = np.flatnonzero(rng.random(50) < 0.4)
+    found = asked(halves, [*parts[:4], segment(40, 45, False)], 45, right)
+    merged = asked(wholes, [*pairs, segment(40, 45, False)], 45, right)
+    for name in ("forgetting", "forgetting_initial", "bwt", "min_acc"):
+        assert merged[f"stability/{name}"] == pytest.approx(found[f"stability/{name}"]), name
+    for end in ("low", "high"):
+        name = f"stability/forgetting_{end}"
+        assert merged[name] == pytest.approx(found[name], abs=0.02)
+    assert merged["stability/segments"] == 3
+
+
+def test_a_segment_that_ended_and_was_merged_unseen() -> None:
+    """The evaluator was away: the second half of what is now one segment was running last time."""
+    retention = Retention("classification")
+    asked(retention, [segment(0, 10), segment(10, 15, False)], 15, range(15))
+    segments = [segment(0, 20), segment(20, 40), segment(40, 44, False)]
+    found = asked(retention, segments, 44, [*range(10), *range(20, 44)])
+    assert found["stability/segments"] == 3
+    assert found["stability/acc"] == pytest.approx((0.5 + 1.0 + 1.0) / 3)
+
+
+def test_a_label_that_comes_after_its_segment_has_ended() -> None:
+    retention = Retention("classification")
+    asked(retention, [segment(0, 10, step=2)], 10, range(10))
+    found = asked(retention, [segment(0, 10), segment(10, 12, False)], 12, range(0, 10, 2))
+    # The five that came late were never known: they are not forgotten.
+    assert found["stability/forgetting_low"] < 0 < found["stability/forgetting_high"] < 0.3
+
+
+def test_nothing_to_ask_about() -> None:
+    retention = Retention("classification")
+    assert retention.evaluate(Knows(), [], 5) == ({}, [])
+    assert retention.evaluate(Knows(), [segment(0, 0, False)], 5) == ({}, [])
+    assert retention.events == -1
+
+
+def test_of_targets_the_error() -> None:
+    retention = Retention("regression")
+    learner = Knows("regression")
+    first = segment(0, 10)
+    assert first.rows is not None
+    first = replace(first, rows=replace(first.rows, y=first.rows.y.astype(float), classes=()))  # type: ignore[union-attr]
+    second = segment(10, 20, False)
+    assert second.rows is not None
+    second = replace(second, rows=replace(second.rows, y=second.rows.y.astype(float), classes=()))  # type: ignore[union-attr]
+    learner.error = 0.5
+    assert retention.evaluate(learner, [first], 10)[0]["stability/mae"] == 0.5
+    learner.error = 2.0
+    found, told = retention.evaluate(learner, [first, second], 20)
+    assert found["stability/mae"] == 2.0
+    assert found["stability/forgetting"] == pytest.approx(1.5)
+    assert found["stability/forgetting_low"] == pytest.approx(1.5)  # all fared alike
+    assert "stability/acc" not in found
+    assert told[0]["score"] == -2.0
+
+
+def test_going_on_from_its_state() -> None:
+    rng = np.random.default_rng(2)
+    parts = [segment(i * 10, (i + 1) * 10) for i in range(6)]
+    whole, other = Retention("classification"), Retention("classification")
+    for i in range(6):
+        right = np.flatnonzero(rng.random(60) < 0.7)
+        expected = asked(whole, parts[: i + 1], (i + 1) * 10, right)
+        found = asked(other, parts[: i + 1], (i + 1) * 10, right)
+        assert found == expected
+        state = copied(other.state())
+        other = Retention("classification")
+        other.load(state)
+        assert digest(other.state()) == digest(whole.state())
