@@ -174,6 +174,106 @@ def serve(
         sys.exit(1)
 
 
+@app.command("report")
+def report_page(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a run or of a bench.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write.", show_default="PATH/report.html")
+    ] = None,
+) -> None:
+    """Writes one HTML page of a run or a bench: curves, forgetting, segments; opens offline."""
+    from pipeline.report import ReportError, write_report
+
+    console = Console(stderr=True)
+
+    def say(what: str) -> None:
+        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        say(f"written to {write_report(path, out)}")
+    except ReportError as error:
+        say(str(error))
+        sys.exit(2)
+    except Exception as error:  # a defect: never a bare stack trace
+        say(f"{type(error).__name__}: {line(error)}{_log()}")
+        sys.exit(1)
+
+
+@app.command()
+def bench(
+    scenarios: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SCENARIO...",
+            help="Names of scenarios, or YAML files with what stands under stream: in a job.",
+            show_default=False,
+        ),
+    ],
+    learner: Annotated[
+        list[str],
+        typer.Option(help="A kind, or kind:key=value,... with settings.", show_default=False),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with seeds from 0.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/bench"),
+    every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Events between evaluations.", show_default="a tenth of the first phase"
+        ),
+    ] = None,
+    tests: Annotated[
+        int, typer.Option(min=0, help="Test events of each task at most; 0: all.")
+    ] = 2000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    track: Annotated[
+        str | None, typer.Option(help="MLflow, each cell a run, as in sqlite:///mlflow.db.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every job."),
+    ] = None,
+) -> None:
+    """Runs scenarios x learners x seeds: results.json, a table, and a page of pictures."""
+    from pipeline.bench import RESULTS, Bench, budgets, tables
+    from pipeline.cell import Budget
+    from pipeline.report import ReportError, write_report
+    from pipeline.run import RunError
+    from pipeline.track import TrackError
+
+    console = Console(stderr=True)
+
+    def say(what: str) -> None:
+        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        budget = Budget(every, tests or None)
+        benching = Bench(scenarios, learner, seeds, out, set_ or [], budget, workers, track)
+        results = benching.run(console, say)
+    except (jobs.JobError, TrackError) as error:
+        for problem in str(error).splitlines():
+            say(problem)
+        sys.exit(2)
+    except RunError as error:
+        say(f"{error}. What is done stays in {out}; the same command goes on")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say(f"stopped. What is done stays in {out}; the same command goes on")
+        sys.exit(1)
+    except Exception as error:  # a defect: never a bare stack trace
+        say(f"{type(error).__name__}: {line(error)}{_log()}")
+        sys.exit(1)
+    for table in tables(results):
+        Console().print(table)
+    for told in budgets(results):
+        say(told)
+    try:
+        say(f"written to {out / RESULTS} and {write_report(out)}")
+    except ReportError as error:
+        say(f"written to {out / RESULTS}; {error}")
+
+
 @app.command()
 def doctor() -> None:
     """What is installed, what is missing, and how to get it."""

@@ -1,0 +1,359 @@
+"""The figures of a report: pure functions from what was found in a folder to a plotly figure.
+
+What has a scale is drawn in viridis, which reads the same to the colour-blind, and in grey.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from pipeline.drawing import (
+    BLUE,
+    DASHES,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALETTE,
+    PURPLE,
+    VERMILLION,
+    Line,
+    draw_marks,
+    over_events,
+    side_by_side,
+    style,
+    thin,
+)
+from pipeline.findings import Curve, Evaluation, Mark, Result
+from streams.batch import Array
+
+CELLS = 200
+"""Rows of a heat map at most, and columns."""
+
+
+class Painted(NamedTuple):
+    """The scores of all segments at all evaluations, on a grid.
+
+    Attributes:
+        x: (c + 1,) edges, events seen: column i ends with the evaluation that it is of.
+        y: (r + 1,) edges, events of the stream.
+        score: (r, c), NaN where no segment lay.
+        text: (r, c) for whoever points at a cell.
+    """
+
+    x: Array
+    y: Array
+    score: Array
+    text: list[list[str]]
+
+
+def paint(evaluations: Sequence[Evaluation], cells: int = CELLS) -> Painted:
+    """Segments as rectangles of a grid. Its rows are as fine as the segments were before any two
+    became one; where those are more than ``cells``, so many of equal height. ``evaluations`` is
+    not empty; of more than ``cells`` an even choice is taken, with the first and the last."""
+    if len(evaluations) > cells:
+        chosen = np.linspace(0, len(evaluations) - 1, cells).round().astype(int)
+        evaluations = [evaluations[i] for i in chosen]
+    x = np.array([0, *(evaluation.events for evaluation in evaluations)], np.float64)
+    spans = np.array(
+        [(s.begin, s.end) for evaluation in evaluations for s in evaluation.segments], np.float64
+    ).reshape(-1, 2)
+    y = np.unique(spans)
+    if len(y) > cells + 1:
+        y = np.linspace(y[0], y[-1], cells + 1)
+    middle = (y[:-1] + y[1:]) / 2
+    score = np.full((len(middle), len(evaluations)), np.nan)
+    text = [[""] * len(evaluations) for _ in middle]
+    for column, evaluation in enumerate(evaluations):
+        for s in evaluation.segments:
+            told = (
+                f"events {s.begin:,} to {s.end:,}<br>after {evaluation.events:,} events<br>"
+                f"{s.score:.3f} ({s.low:.3f} to {s.high:.3f})<br>{s.probes:,} probes"
+            )
+            for row in np.flatnonzero((middle >= s.begin) & (middle < s.end)).tolist():
+                score[row, column] = s.score
+                text[row][column] = told
+    return Painted(x, y, score, text)
+
+
+def online(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Figure | None:
+    """How well events were predicted before they were learned, beside the no-change baseline and
+    what was served; None where nothing was scored."""
+    measure = "accuracy" if "online/accuracy_window" in curves else "mae"
+    lines = _lines(
+        curves,
+        (f"online/{measure}_window", "learner", BLUE, "solid"),
+        (f"served/{measure}_window", "served", GREEN, "solid"),
+        (f"online/no_change_{measure}_window", "no-change baseline", GREY, "solid"),
+    )
+    title = "accuracy" if measure == "accuracy" else "mean absolute error"
+    return side_by_side([(title, lines)], marks, 340) if lines else None
+
+
+def stability(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Figure | None:
+    """Forgetting with its band, and beside it the worst that accuracy came to; None where nothing
+    was measured."""
+    forgetting = []
+    if "stability/forgetting" in curves:
+        band = [curves.get(f"stability/forgetting_{side}") for side in ("low", "high")]
+        forgetting = [
+            Line(curves["stability/forgetting"], "forgetting", VERMILLION, "solid", *band)
+        ]
+    worst = _lines(
+        curves,
+        ("stability/acc", "ACC", BLUE, "solid"),
+        ("stability/wc_acc", "WC-ACC", PURPLE, "solid"),
+        ("stability/min_acc", "min-ACC", ORANGE, "dash"),
+    )
+    panels = [("forgetting", forgetting), ("accuracy", worst)]
+    panels = [panel for panel in panels if panel[1]]
+    return side_by_side(panels, marks, 340) if panels else None
+
+
+def segments(
+    evaluations: Sequence[Evaluation], marks: Sequence[Mark] = (), measure: str = "accuracy"
+) -> go.Figure | None:
+    """The score on each stretch of the stream (y) as the run went on (x); None where nothing was
+    evaluated."""
+    scores = [s.score for evaluation in evaluations for s in evaluation.segments]
+    if np.isnan(scores).all():
+        return None
+    x, y, score, text = paint(evaluations)
+    figure = go.Figure(
+        go.Heatmap(
+            x=x.tolist(),
+            y=y.tolist(),
+            z=np.round(score, 4).tolist(),
+            text=text,
+            hoverinfo="text",
+            hoverongaps=False,
+            colorscale="Viridis",
+            zmin=float(np.nanmin(scores)),
+            zmax=float(np.nanmax(scores)),
+            colorbar=_bar(measure),
+        )
+    )
+    style(figure, 420)
+    over_events(figure, "evaluated after (events)")
+    figure.update_yaxes(title_text="stretch of the stream (events)", tickformat="~s")
+    draw_marks(figure, marks, 1)
+    figure.update_layout(
+        margin_t=60 if marks else 36,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    )
+    return figure
+
+
+def retention(evaluation: Evaluation, measure: str = "accuracy") -> go.Figure | None:
+    """The score against the time since a segment ended, at one evaluation, with 95% intervals; None
+    where no score is known."""
+    known = [s for s in evaluation.segments if not math.isnan(s.score)]
+    if not known:
+        return None
+    points = sorted((evaluation.events - s.end, s) for s in known)
+    shown = [points[i] for i in thin(np.array([s.score for _, s in points]))]
+    scores = [s.score for _, s in shown]
+    figure = go.Figure(
+        go.Scatter(
+            x=[age for age, _ in shown],
+            y=scores,
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [s.high - s.score for _, s in shown],
+                "arrayminus": [s.score - s.low for _, s in shown],
+                "thickness": 1.2,
+                "width": 4,
+            },
+            text=[f"events {s.begin:,} to {s.end:,}, {s.probes:,} probes" for _, s in shown],
+            hovertemplate="%{y:.3f}, %{x:,} events old<br>%{text}<extra></extra>",
+            mode="lines+markers",
+            line={"color": BLUE, "width": 1.5},
+            marker={"size": 8},
+        )
+    )
+    style(figure, 320)
+    over_events(figure, "age of the segment (events since it ended)")
+    figure.update_xaxes(rangemode="normal")  # room for the bar of the one that runs
+    figure.update_yaxes(title_text=measure)
+    return figure
+
+
+def plasticity(curves: Mapping[str, Curve]) -> go.Figure | None:
+    """What the network still has to learn with; None where it was not measured."""
+    return _row(
+        curves,
+        ("plasticity/dormant_units", "dormant units (share)", VERMILLION),
+        ("plasticity/effective_rank", "effective rank (dimensions)", BLUE),
+        ("plasticity/weight_norm", "mean |weight|", GREEN),
+    )
+
+
+def system(curves: Mapping[str, Curve]) -> go.Figure | None:
+    """What the machine did; None where it was not measured."""
+    return _row(
+        curves,
+        ("system/events_per_s", "events per second", BLUE),
+        ("system/memory_mb", "memory (MB)", PURPLE),
+        ("system/freshness_s", "age of the served model (s)", GREEN),
+    )
+
+
+def anytime(results: Sequence[Result]) -> go.Figure | None:
+    """Mean accuracy over the tasks evaluated, as the stream went by: for each learner the mean over
+    its seeds, and a band of one standard deviation. None where nothing was evaluated."""
+    lines = []
+    for i, (learner, runs) in enumerate(by_learner(results).items()):
+        curves = [_known(run) for run in runs]
+        curves = [curve for curve in curves if len(curve.steps)]
+        if not curves:
+            continue
+        grid = np.unique(np.concatenate([curve.steps for curve in curves]))
+        drawn = np.stack([np.interp(grid, *curve, np.nan, np.nan) for curve in curves])
+        mean, std = mean_std(drawn)
+        low, high = (
+            (Curve(grid, mean - std), Curve(grid, mean + std)) if len(runs) > 1 else (None,) * 2
+        )
+        dash = DASHES[i // len(PALETTE) % len(DASHES)]
+        colour = PALETTE[i % len(PALETTE)]
+        lines.append(Line(Curve(grid, mean), learner, colour, dash, low, high))
+    height = 340 + 24 * (len(lines) // 6)  # the legend takes more lines
+    return side_by_side([("accuracy over tasks", lines)], (), height) if lines else None
+
+
+def forgetting(results: Sequence[Result]) -> go.Figure | None:
+    """A bar for each learner: mean and standard deviation over seeds; None where none has any."""
+    names, means, stds = [], [], []
+    for learner, runs in by_learner(results).items():
+        values = np.array([[run.metrics.get("forgetting", np.nan)] for run in runs])
+        mean, std = mean_std(values)
+        names.append(escape(learner, quote=False))
+        means.append(float(mean[0]))
+        stds.append(float(std[0]))
+    if np.isnan(means).all():
+        return None
+    figure = go.Figure(
+        go.Bar(
+            x=means,
+            y=names,
+            orientation="h",
+            marker_color=[PALETTE[i % len(PALETTE)] for i in range(len(names))],
+            error_x={
+                "type": "data",
+                "array": stds,
+                "color": "#222222",
+                "thickness": 1.2,
+                "visible": not np.isnan(stds).all(),
+            },
+            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        )
+    )
+    style(figure, 90 + 34 * len(names))
+    figure.update_xaxes(title_text="forgetting (accuracy lost)")
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False, ticksuffix="  ")
+    return figure
+
+
+def matrices(results: Sequence[Result], across: int = 3) -> go.Figure | None:
+    """For each learner the accuracy on each task (x) at the end of each phase (y), mean over seeds;
+    None where there is none."""
+    groups = {
+        learner: [run.matrix for run in runs if run.matrix.size]
+        for learner, runs in by_learner(results).items()
+    }
+    groups = {learner: found for learner, found in groups.items() if found}
+    if not groups:
+        return None
+    down = math.ceil(len(groups) / across)
+    titles = [escape(learner, quote=False) for learner in groups]
+    figure = make_subplots(
+        down, across, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.32 / down
+    )
+    for i, found in enumerate(groups.values()):
+        shape = np.max([matrix.shape for matrix in found], axis=0)
+        stacked = np.full((len(found), *shape), np.nan)
+        for k, matrix in enumerate(found):
+            stacked[k, : matrix.shape[0], : matrix.shape[1]] = matrix
+        mean, _ = mean_std(stacked)
+        heat = go.Heatmap(
+            x=list(range(1, shape[1] + 1)),
+            y=list(range(1, shape[0] + 1)),
+            z=np.round(mean, 4).tolist(),
+            coloraxis="coloraxis",
+            texttemplate="%{z:.2f}" if shape[1] <= 6 else None,
+            hovertemplate="task %{x} after phase %{y}: %{z:.3f}<extra></extra>",
+            hoverongaps=False,
+        )
+        where = {"row": i // across + 1, "col": i % across + 1}
+        figure.add_trace(heat, **where)
+        figure.update_xaxes(title_text="task", dtick=_tick(shape[1]), showgrid=False, **where)
+        figure.update_yaxes(
+            title_text="after phase", dtick=_tick(shape[0]), autorange="reversed", **where
+        )
+    style(figure, 60 + 270 * down)
+    figure.update_yaxes(showgrid=False)
+    figure.update_annotations(font_size=13)
+    bar = {**_bar("accuracy"), "lenmode": "pixels", "len": 250, "y": 1, "yanchor": "top"}
+    figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 1, "colorbar": bar})
+    return figure
+
+
+def by_learner(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Results of each learner, in the order in which learners first come."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.learner, []).append(result)
+    return groups
+
+
+def mean_std(values: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation (of a sample) over the first axis, of what is not NaN: NaN where
+    there is nothing, and without a spread where there is one value."""
+    known = ~np.isnan(values)
+    count = known.sum(0)
+    some = np.where(count, count, np.nan)
+    mean = np.where(known, values, 0.0).sum(0) / some
+    squares = np.where(known, (values - mean) ** 2, 0.0).sum(0)
+    return mean, np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
+
+
+def _known(run: Result) -> Curve:
+    """Mean accuracy over the tasks that were evaluated, where any was."""
+    mean, _ = mean_std(run.accuracy.T)
+    known = ~np.isnan(mean) & ~np.isnan(run.events)
+    order = np.argsort(run.events[known], kind="stable")
+    return Curve(run.events[known][order], mean[known][order])
+
+
+def _lines(curves: Mapping[str, Curve], *wanted: tuple[str, str, str, str]) -> list[Line]:
+    return [
+        Line(curves[metric], name, colour, dash)
+        for metric, name, colour, dash in wanted
+        if metric in curves
+    ]
+
+
+def _row(curves: Mapping[str, Curve], *wanted: tuple[str, str, str]) -> go.Figure | None:
+    """A panel for each metric that there is."""
+    panels = [
+        (title, [Line(curves[metric], title, colour)])
+        for metric, title, colour in wanted
+        if metric in curves
+    ]
+    return side_by_side(panels, (), 280) if panels else None
+
+
+def _bar(title: str) -> dict[str, Any]:
+    """A colour bar."""
+    told = {"text": title, "side": "right", "font": {"size": 13}}
+    return {"title": told, "thickness": 14, "outlinewidth": 0}
+
+
+def _tick(count: int) -> int:
+    return 1 if count <= 10 else math.ceil(count / 10)

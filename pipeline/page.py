@@ -1,0 +1,154 @@
+"""One page of HTML that needs nothing but itself: style, figures and plotly.js stand in it.
+
+Whatever text is given is escaped here. The page tells the browser to fetch nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+)
+_STYLE = """
+body { margin: 0; background: #fff; color: #222; font: 15px/1.5 system-ui, -apple-system,
+  "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1100px; margin: 0 auto; padding: 24px 20px 40px; box-sizing: border-box; }
+h1 { font-size: 26px; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 19px; margin: 36px 0 0; overflow-wrap: anywhere; }
+p { margin: 4px 0 8px; color: #555; max-width: 80ch; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 12px;
+  margin: 20px 0 0; }
+.tile { border: 1px solid #ddd; border-radius: 6px; padding: 10px 14px; }
+.tile b { display: block; font-size: 25px; font-weight: 600; line-height: 1.3; }
+.tile span { color: #555; font-size: 13px; display: block; line-height: 1.4; }
+.plot { margin: 8px 0 0; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 0 32px;
+  align-items: start; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; margin: 12px 0 0; }
+th, td { padding: 4px 9px; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e6e6;
+  overflow-wrap: anywhere; }
+thead th { white-space: nowrap; border-bottom: 2px solid #999; vertical-align: bottom; }
+th { font-weight: 600; }
+.numbers th, .numbers td { padding: 4px 7px; }
+.numbers td { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.numbers thead th + th { text-align: right; white-space: normal; overflow-wrap: normal; }
+.numbers small { display: block; color: #666; font-size: 11px; line-height: 1.2; }
+.numbers tbody th { white-space: nowrap; padding-right: 16px; }
+.numbers .group th { padding-top: 14px; font-size: 14px; }
+footer { margin-top: 44px; border-top: 1px solid #ddd; padding-top: 8px; font-size: 13px; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 8px 0; }
+dt { font-weight: 600; } dd { margin: 0; color: #444; }
+"""
+_DRAW = """
+for (const told of document.querySelectorAll('script[type="application/json"]')) {
+  const figure = JSON.parse(told.textContent);
+  Plotly.newPlot(told.previousElementSibling, figure.data, figure.layout,
+    {responsive: true, displaylogo: false, displayModeBar: "hover",
+     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]});
+}
+"""
+
+
+class Tile(NamedTuple):
+    """A headline number: what it is, its value, and what to hold beside it."""
+
+    title: str
+    value: str
+    note: str = ""
+
+
+class Page:
+    """Parts are added from top to bottom; ``html`` gives the whole.
+
+    Args:
+        title: of the page.
+        note: a line below it.
+    """
+
+    def __init__(self, title: str, note: str) -> None:
+        self.title = title
+        self._parts = [f"<header><h1>{escape(title)}</h1><p>{escape(note)}</p></header>"]
+
+    def section(self, title: str, note: str = "") -> None:
+        """Begins a section."""
+        self._parts.append(f"<h2>{escape(title)}</h2>")
+        if note:
+            self.note(note)
+
+    def note(self, text: str) -> None:
+        """Adds a line of text."""
+        self._parts.append(f"<p>{escape(text)}</p>")
+
+    def tiles(self, tiles: Sequence[Tile]) -> None:
+        boxes = "".join(
+            f'<div class="tile"><span>{escape(t.title)}</span><b>{escape(t.value)}</b>'
+            f"<span>{escape(t.note)}</span></div>"
+            for t in tiles
+        )
+        self._parts.append(f'<div class="tiles">{boxes}</div>')
+
+    def figure(self, figure: Any) -> None:
+        """Adds a plotly figure; its JSON holds no ``<``, whatever its texts."""
+        height = int(figure.layout.height)
+        self._parts.append(
+            f'<div class="plot" style="height:{height}px"></div>'
+            f'<script type="application/json">{figure.to_json()}</script>'
+        )
+
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Adds a table of names and values, in two halves side by side."""
+        rows = [f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in pairs]
+        half = (len(rows) + 1) // 2
+        tables = "".join(
+            f"<table><tbody>{''.join(part)}</tbody></table>" for part in (rows[:half], rows[half:])
+        )
+        self._parts.append(f'<div class="two">{tables}</div>')
+
+    def numbers(
+        self,
+        columns: Sequence[str],
+        groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]]],
+    ) -> None:
+        """Adds a table of numbers.
+
+        Args:
+            columns: heads, the first of the names of the rows.
+            groups: title and rows of each: a name, and for each other column a value and what
+                stands small below it.
+        """
+        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+        body = []
+        for title, rows in groups:
+            body.append(f'<tr class="group"><th colspan="{len(columns)}">{escape(title)}</th></tr>')
+            for name, cells in rows:
+                numbers = "".join(
+                    f"<td>{escape(value)}<small>{escape(small)}</small></td>"
+                    for value, small in cells
+                )
+                body.append(f"<tr><th>{escape(name)}</th>{numbers}</tr>")
+        self._parts.append(
+            f'<div class="wide"><table class="numbers"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{''.join(body)}</tbody></table></div>"
+        )
+
+    def words(self, words: Sequence[tuple[str, str]], more: Sequence[str]) -> None:
+        """Adds the footer: what words mean, and the pages of the documentation that say more."""
+        told = "".join(f"<dt>{escape(word)}</dt><dd>{escape(what)}</dd>" for word, what in words)
+        pages = ", ".join(f"<code>{escape(page)}</code>" for page in more)
+        self._parts.append(f"<footer><dl>{told}</dl><p>More: {pages}</p></footer>")
+
+    def html(self) -> str:
+        from plotly.offline import get_plotlyjs
+
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+            f"<title>{escape(self.title)}</title><style>{_STYLE}</style></head>\n"
+            f"<body><main>\n{chr(10).join(self._parts)}\n</main>\n"
+            f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script></body></html>\n"
+        )

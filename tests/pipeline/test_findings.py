@@ -1,0 +1,161 @@
+"""Reading the folder of a run or of a bench: what is whole counts, what is broken does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.findings import EVALUATIONS, Mark, Segment, read_bench, read_run
+from pipeline.rows import Rows
+
+
+def write_rows(file: Path, rows: dict[int, dict[str, float]]) -> None:
+    writing = Rows(file, print)
+    for step, metrics in rows.items():
+        writing.write(step, metrics)
+    writing.close()
+
+
+def segment(begin: int, end: int, score: float | None = 0.5, **more: Any) -> dict[str, Any]:
+    return {"begin": begin, "end": end, "probes": 7, "score": score} | more
+
+
+def write_evaluations(folder: Path, *evaluations: Any) -> None:
+    text = "".join(json.dumps(evaluation) + "\n" for evaluation in evaluations)
+    (folder / "evaluations.jsonl").write_text(text)
+
+
+def test_curves_hold_the_rows_of_all_files_that_have_a_metric(tmp_path: Path) -> None:
+    write_rows(tmp_path / "metrics.jsonl", {100: {"a": 0.1, "b": 1}, 200: {"b": 2}, 300: {"a": 3}})
+    write_rows(tmp_path / "served.jsonl", {250: {"served/accuracy": 0.75}})
+    write_rows(tmp_path / "stability.jsonl", {150: {"stability/forgetting": 0.25}})
+    found = read_run(tmp_path)
+    assert found.curves["a"].steps.tolist() == [100, 300]
+    assert found.curves["a"].values.tolist() == [0.1, 3]
+    assert found.curves["b"].values.tolist() == [1, 2]
+    assert found.last("served/accuracy") == 0.75
+    assert found.last("stability/forgetting") == 0.25
+    assert found.last("never") is None
+    assert found.events == 300
+    assert (found.job, found.summary, found.evaluations, found.marks) == ({}, {}, [], [])
+
+
+def test_a_broken_line_costs_itself_alone(tmp_path: Path) -> None:
+    row = '{"step": %d, "time": 1, "metrics": {"a": %s}}\n'
+    text = row % (1, "0.5") + "{half\n" + row % (2, "null") + "\n[]\n" + row % (3, "NaN")
+    (tmp_path / "metrics.jsonl").write_text(text + row % (4, "1.5") + '{"step": 5, "ti')
+    curve = read_run(tmp_path).curves["a"]
+    assert curve.steps.tolist() == [1, 3, 4]
+    np.testing.assert_array_equal(curve.values, [0.5, np.nan, 1.5])
+
+
+def test_the_summary_speaks_where_no_row_does(tmp_path: Path) -> None:
+    metrics = {"online/accuracy": 0.25, "online/kappa": None}
+    (tmp_path / "summary.json").write_text(json.dumps({"events": 70, "metrics": metrics}))
+    found = read_run(tmp_path)
+    assert (found.last("online/accuracy"), found.last("online/kappa")) == (0.25, None)
+    assert found.events == 70
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{half", "a: [", b"\xff\xfe\x00"])
+def test_a_job_or_summary_that_is_none_is_empty(tmp_path: Path, text: str | bytes) -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "job.yaml").write_bytes(data)
+    (tmp_path / "summary.json").write_bytes(data)
+    found = read_run(tmp_path)
+    assert (found.job, found.summary) == ({}, {})
+
+
+def test_evaluations_are_in_order_and_the_newest_of_two_stands(tmp_path: Path) -> None:
+    write_evaluations(
+        tmp_path,
+        {"events": 20, "segments": [segment(0, 20, 0.1)]},
+        {"events": 10, "segments": [segment(0, 10, None, low=None)]},
+        {"events": 20, "segments": [segment(0, 20, 0.9, low=0.8, high=1)]},
+        {"events": 1e999, "segments": []},
+        {"events": 30, "segments": [{"begin": 0}]},
+        {"events": 40},
+        7,
+    )
+    first, second = read_run(tmp_path).evaluations
+    assert (first.events, second.events) == (10, 20)
+    assert np.isnan(first.segments[0][2:5]).all()
+    assert second.segments == (Segment(0, 20, 0.9, 0.8, 1.0, 7),)
+
+
+def test_of_many_evaluations_an_even_choice_is_kept_with_the_last(tmp_path: Path) -> None:
+    n = 5 * EVALUATIONS + 3
+    drift = segment(0, 30, cut="drift")  # of evaluations that are not kept too
+    write_evaluations(
+        tmp_path, *({"events": i, "segments": [drift] if i == 31 else []} for i in range(n))
+    )
+    found = read_run(tmp_path)
+    events = [evaluation.events for evaluation in found.evaluations]
+    assert EVALUATIONS <= len(events) <= 2 * EVALUATIONS + 1
+    assert (events[0], events[-1]) == (0, n - 1)
+    assert len(set(np.diff(events)[:-1])) == 1
+    assert found.marks == [Mark(30, "drift", "drift")]
+
+
+def test_where_drift_cuts_every_segment_begins_with_one(tmp_path: Path) -> None:
+    write_evaluations(
+        tmp_path,
+        {"events": 9, "segments": [segment(0, 5), segment(5, 9)]},
+        {"events": 20, "segments": [segment(0, 12), segment(12, 20)]},
+    )
+    assert read_run(tmp_path).marks == []
+    (tmp_path / "job.yaml").write_text("evaluate: {probes: {cut: {events: null, drift: 0.002}}}")
+    assert [(mark.at, mark.kind) for mark in read_run(tmp_path).marks] == [
+        (5, "drift"),
+        (12, "drift"),
+    ]
+
+
+def test_alerts_are_marked_where_they_begin(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "track: {alerts: [{metric: a, below: 0.5, after_events: 2, webhook: null}, {metric: a}]}"
+    )
+    values = {1: 0.1, 2: 0.6, 3: 0.4, 4: 0.3, 5: 0.7, 6: 0.2}
+    write_rows(tmp_path / "metrics.jsonl", {step: {"a": value} for step, value in values.items()})
+    marks = read_run(tmp_path).marks
+    assert marks == [Mark(3, "alert", "a below 0.5"), Mark(6, "alert", "a below 0.5")]
+
+
+def test_results_of_a_bench(tmp_path: Path) -> None:
+    whole = {
+        "scenario": "split",
+        "learner": "replay",
+        "seed": 3,
+        "metrics": {"acc": 0.5, "fwt": None, "bwt": float("nan")},
+        "matrix": [[0.9], [0.5, None]],
+        "evaluations": {"events": [10, 20, 30], "accuracy": [[0.1, None], [0.2, 0.4]]},
+        "seconds": 2.5,
+        "memory_bytes": 10,
+        "buffer_bytes": 2000000,
+        "gradient_steps": 40,
+        "events": 30,
+    }
+    bare = {"scenario": "split", "learner": "finetune", "seed": 0, "metrics": {}}
+    file = tmp_path / "results.json"
+    broken = [7, {"scenario": "x"}, whole | {"matrix": 3}, whole | {"metrics": None}]
+    file.write_text(json.dumps([whole, *broken, bare]))
+    first, second = read_bench(file)
+    assert (first.scenario, first.learner, first.seed) == ("split", "replay", 3)
+    expected = {"acc": 0.5, "seconds": 2.5, "buffer_bytes": 2e6, "gradient_steps": 40.0}
+    assert first.metrics == expected
+    np.testing.assert_array_equal(first.matrix, [[0.9, np.nan], [0.5, np.nan]])
+    np.testing.assert_array_equal(first.events, [10, 20])
+    np.testing.assert_array_equal(first.accuracy, [[0.1, np.nan], [0.2, 0.4]])
+    assert (second.metrics, second.matrix.shape, second.events.shape) == ({}, (0, 0), (0,))
+
+
+@pytest.mark.parametrize("text", ["{}", "[", "7"])
+def test_results_that_are_no_list_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(text)
+    with pytest.raises(ValueError):
+        read_bench(file)

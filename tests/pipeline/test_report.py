@@ -1,0 +1,277 @@
+"""``everlearn report``: one page that says what the folder says, and fetches nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.report import ReportError, write_report
+from pipeline.rows import Rows
+
+EVIL = "<script>alert('x')</script> & \"co\""
+
+
+class Read(HTMLParser):
+    """A page as a browser reads it: tags, texts by tag, and the figures."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.figures: list[Any] = []
+        self._open: list[str] = []
+        self.feed(file.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] == ["script"] and "type" in self.tags[-1][1]:
+            self.figures.append(json.loads(data))
+        elif data.strip():
+            self.texts.append((self._open[-1] if self._open else "", data))
+
+    def text(self, *tags: str) -> list[str]:
+        return [text for tag, text in self.texts if tag in tags]
+
+    def trace(self, name: str) -> Any:
+        (found,) = [t for f in self.figures for t in f["data"] if t.get("name") == name]
+        return found
+
+
+def fill(file: Path, rows: dict[int, dict[str, float]]) -> None:
+    writing = Rows(file, print)
+    for step, metrics in rows.items():
+        writing.write(step, metrics)
+    writing.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run that goes on: 3,000 events, three rows, two evaluations."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    job = {
+        "name": EVIL,
+        "seed": 7,
+        "stream": {"kind": "recorded", "time": None},
+        "track": {"uri": "http://me:secret@host", "alerts": [{"metric": "a", "below": 1}]},
+    }
+    (folder / "job.yaml").write_text(json.dumps(job))
+    rows = {
+        1000 * i: {
+            "online/accuracy": 0.5 + i / 10,
+            "online/no_change_accuracy": 0.25,
+            "online/accuracy_window": 0.6 + i / 10,
+            "system/memory_mb": 100.0 + i,
+            "a": 2.0 - i,
+        }
+        for i in (1, 2, 3)
+    }
+    fill(folder / "metrics.jsonl", rows)
+    served = {"served/accuracy": 0.625, "served/scored": 1234}
+    fill(folder / "served.jsonl", {2500: served})
+    stability = {
+        "stability/forgetting": 0.125,
+        "stability/forgetting_low": 0.1,
+        "stability/forgetting_high": 0.15,
+        "stability/wc_acc": 0.5625,
+        "plasticity/learning_accuracy": 0.875,
+    }
+    fill(folder / "stability.jsonl", {2000: {}, 3000: stability})
+    first = {"begin": 0, "end": 1000, "probes": 50, "score": 0.9, "low": 0.8, "high": 0.95}
+    second = first | {"begin": 1000, "end": 3000, "score": 0.7, "low": 0.6, "high": 0.8}
+    lines = [{"events": 1000, "segments": [first]}, {"events": 3000, "segments": [first, second]}]
+    (folder / "evaluations.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n{half")
+    return folder
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    """The folder of a bench: two learners, one of them with two seeds."""
+    folder = tmp_path / "bench"
+    folder.mkdir()
+
+    def entry(learner: str, seed: int, acc: float) -> dict[str, Any]:
+        return {
+            "scenario": f"split {EVIL}",
+            "learner": learner,
+            "seed": seed,
+            "metrics": {"acc": acc, "forgetting": 1 - acc, "fwt": None},
+            "matrix": [[acc, None], [0.5, acc]],
+            "evaluations": {"events": [10, 20], "accuracy": [[acc, None], [0.5, acc]]},
+            "seconds": 2.0,
+            "memory_bytes": 1,
+            "buffer_bytes": 1_500_000,
+            "gradient_steps": 4000,
+            "events": 20,
+        }
+
+    results = [entry(EVIL, 0, 0.6), entry(EVIL, 1, 0.8), entry("finetune", 0, 0.25), {"no": 1}]
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_headlines_are_those_of_the_last_rows(run: Path) -> None:
+    page = Read(write_report(run))
+    assert page.text("b") == ["3,000", "0.800", "0.625", "0.125", "0.562", "0.875"]
+    notes = page.text("span")
+    assert "no-change baseline 0.250" in notes
+    assert "1,234 answers scored" in notes
+    assert "95% interval 0.100 to 0.150" in notes
+    assert any("goes on" in text for text in page.text("p"))
+
+
+def test_the_figures_of_a_run_hold_its_numbers(run: Path) -> None:
+    page = Read(write_report(run))
+    assert page.trace("learner")["x"] == [1000, 2000, 3000]
+    assert page.trace("learner")["y"] == pytest.approx([0.7, 0.8, 0.9])
+    assert page.trace("forgetting")["y"] == [0.125]
+    (heat,) = [t for f in page.figures for t in f["data"] if t["type"] == "heatmap"]
+    assert heat["z"] == [[0.9, 0.9], [None, 0.7]]
+    assert [f["data"][0]["x"] for f in page.figures if f["data"][0].get("error_y")] == [[0, 2000]]
+    alerts = [s["x0"] for s in page.figures[0]["layout"]["shapes"]]
+    assert alerts == [2000]  # a: 1, 0, -1 is below 1 from the second row on
+    headings = ["Online", "Stability", "Segments", "Retention", "System", "Job"]
+    assert page.text("h2") == headings
+    assert any("a below 1" in text for text in page.text("p"))
+
+
+def test_the_job_is_told_without_what_may_be_secret(run: Path) -> None:
+    page = Read(write_report(run))
+    assert page.text("th") == ["name", "seed", "stream.kind"]
+    assert page.text("td") == [EVIL, "7", "recorded"]
+    assert "secret" not in re.sub(r"<script>.*?</script>", "", (run / "report.html").read_text())
+
+
+def test_the_table_of_a_bench(bench: Path) -> None:
+    page = Read(write_report(bench))
+    cells = [text.strip() for text in page.text("td", "small")]
+    # Mean and sample deviation of 0.6 and 0.8: 0.7 and 0.141; there is no FWT.
+    row = ["2", "0.700", "± 0.141", "0.300", "± 0.141", "-", "-", "-", "-", "-", "-", "-"]
+    row += ["2.0", "± 0.0", "1.50", "± 0.00", "4,000", "± 0"]
+    assert cells[: len(row)] == row
+    assert cells[len(row) : len(row) + 3] == ["1", "0.250", "0.750"]
+    assert page.text("h2") == ["Results", f"split {EVIL}"]
+    heats = [t for f in page.figures for t in f["data"] if t["type"] == "heatmap"]
+    assert [heat["z"] for heat in heats] == [[[0.7, None], [0.5, 0.7]], [[0.25, None], [0.5, 0.25]]]
+    assert page.trace("finetune")["y"] == [0.25, 0.375]
+
+
+@pytest.mark.parametrize("which", ["run", "bench"])
+def test_a_page_needs_nothing_but_itself(which: str, request: pytest.FixtureRequest) -> None:
+    file = write_report(request.getfixturevalue(which))
+    page = Read(file)
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "img", "iframe", "a", "base")
+        assert not {"src", "href", "srcset", "data", "onload"} & attributes.keys()
+    for style in page.text("style"):
+        assert "url(" not in style
+        assert "@import" not in style
+    (policy,) = [a["content"] for _, a in page.tags if a.get("http-equiv")]
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+    # plotly.js stands in it, once.
+    assert sum(len(text) > 1_000_000 for text in page.text("script")) == 1
+
+
+@pytest.mark.parametrize("which", ["run", "bench"])
+def test_text_of_files_is_shown_and_never_run(which: str, request: pytest.FixtureRequest) -> None:
+    file = write_report(request.getfixturevalue(which))
+    assert "<script>alert" not in file.read_text()
+    page = Read(file)
+    scripts = [a for tag, a in page.tags if tag == "script"]
+    assert len(scripts) == len(page.figures) + 2  # plotly.js, and what draws
+    assert any(EVIL in text for text in page.text("h1", "h2"))
+
+
+def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("name: young\n")
+    page = Read(write_report(tmp_path))
+    assert page.text("h1") == ["young"]
+    assert page.text("b") == ["0"]
+    assert page.figures == []
+    assert any("evaluate.probes.share" in text for text in page.text("p"))
+
+
+def test_a_regression_is_told_in_its_own_terms(tmp_path: Path) -> None:
+    metrics = {"online/mae": 12.5, "online/no_change_mae": 40.0, "online/mae_window": 11.0}
+    fill(tmp_path / "metrics.jsonl", {10: metrics})
+    probed = {"begin": 0, "end": 10, "probes": 3, "score": -12.0, "low": -14.0, "high": -10.0}
+    evaluation = {"events": 10, "segments": [probed]}
+    (tmp_path / "evaluations.jsonl").write_text(json.dumps(evaluation) + "\n")
+    page = Read(write_report(tmp_path))
+    assert page.figures[-1]["layout"]["yaxis"]["title"]["text"] == "minus the mean absolute error"
+    assert page.figures[-1]["data"][0]["y"] == [-12]
+    assert page.text("b") == ["10", "12.5"]
+    assert "mean absolute error" in page.text("span")
+    assert page.trace("learner")["y"] == [11]
+
+
+def test_the_report_of_a_real_run(
+    everlearn: Callable[..., Any],
+    write_job: Callable[..., Path],
+    summary: Callable[[Path], dict[str, Any]],
+) -> None:
+    everlearn("run", write_job(), "--run-dir", "r", "--max-events", 600, code=0)
+    done = everlearn("report", "r", "--out", "page.html")
+    assert "written to page.html" in done.err
+    page = Read(Path("page.html"))
+    ended = summary(Path("r"))
+    assert page.text("b")[:2] == [
+        f"{ended['events']:,}",
+        f"{ended['metrics']['online/accuracy']:.3f}",
+    ]
+    assert "learner.buffer.capacity" in page.text("th")
+
+
+def test_the_page_is_in_the_folder_if_nothing_else_is_said(
+    everlearn: Callable[..., Any], run: Path
+) -> None:
+    everlearn("report", run)
+    assert Read(run / "report.html").text("h1") == [EVIL]
+
+
+def test_what_is_no_run_and_no_bench_is_refused(
+    everlearn: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "dir").mkdir()
+    line = everlearn("report", "dir", code=2).line
+    for name in ("job.yaml", "metrics.jsonl", "summary.json", "results.json"):
+        assert name in line
+    assert "nowhere is no folder" in everlearn("report", "nowhere", code=2).line
+    (tmp_path / "dir" / "results.json").write_text("{half")
+    assert "results.json cannot be read" in everlearn("report", "dir", code=2).line
+    (tmp_path / "dir" / "results.json").write_text("[7]")
+    assert "holds no result" in everlearn("report", "dir", code=2).line
+    assert not (tmp_path / "dir" / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_said_to_be(
+    everlearn: Callable[..., Any], run: Path
+) -> None:
+    line = everlearn("report", run, "--out", "no/where.html", code=2).line
+    assert "no/where.html: No such file or directory" in line
+
+
+def test_without_plotly_the_remedy_is_told(
+    everlearn: Callable[..., Any], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)  # as where it is not installed
+    assert "pip install 'everlearn[bench]'" in everlearn("report", run, code=2).line
+    with pytest.raises(ReportError):
+        write_report(run)
