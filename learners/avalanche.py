@@ -1,0 +1,354 @@
+"""Any strategy of Avalanche as a learner: each micro-batch of revealed labels is an experience."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from learners import models
+from learners.descent import Adam, OptimizerConfig
+from learners.inputs import Inputs
+from learners.learner import Learner, LearnerConfig, LearnerError, Prediction, line
+from learners.registry import UnknownKind, load_object
+from streams.avalanche_library import OwnRandom, import_avalanche
+from streams.batch import Batch
+from streams.schema import Schema, Task
+from streams.settings import Settings
+from streams.state import State
+from streams.stream import StreamError
+
+ImportPath = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+
+_TIDY_EVERY = 64
+"""Micro-batches between two clearings of the memories."""
+
+
+class ModuleConfig(Settings):
+    """A ``torch.nn.Module`` by import path, called with ``args``.
+
+    It maps (n, *shape) float32 to one output for each class. A constructor that takes
+    ``num_classes``, ``input_size`` or ``shape`` is told how many classes there are, how many
+    numbers are in a row, or its shape.
+    """
+
+    kind: ImportPath = "avalanche.models:SimpleMLP"
+    args: dict[str, Any] = {}
+
+
+class AvalancheConfig(LearnerConfig):
+    """Settings of an Avalanche strategy.
+
+    Attributes:
+        strategy: import path of a strategy (``avalanche.training:Naive``) that takes a model, an
+            optimizer and a criterion.
+        args: its other arguments. ``{module:Name: {...}}`` in their place makes an object: a
+            plugin, or the storage policy of one.
+        model: the network.
+        optimizer: how its weights move.
+        train_mb_size: rows of the micro-batch in a gradient step.
+        epochs: passes over each micro-batch.
+        outputs: classes that there may be; needed only where the stream states none beforehand.
+        scale: whether inputs are scaled by the mean and variance of all events seen.
+    """
+
+    strategy: ImportPath = "avalanche.training:Naive"
+    args: dict[str, Any] = {}
+    model: ModuleConfig = ModuleConfig()
+    optimizer: OptimizerConfig = Adam()
+    train_mb_size: PositiveInt = 32
+    epochs: PositiveInt = 1
+    outputs: PositiveInt | None = None
+    scale: bool = True
+
+
+class AvalancheLearner(Learner):
+    """An Avalanche strategy in the loop.
+
+    A strategy is made for experiences that are whole tasks; here one is what has just been
+    revealed, as in an online split. What it does at the end of an experience it does after each
+    micro-batch: methods that weigh or keep something for each task (EWC, GEM) mean something else
+    then, and grow. So would a memory that is balanced over experiences, as that of ``Replay``: in
+    its place comes a reservoir of the same size.
+
+    Its state is a pickle of the strategy, with the generators that it draws from.
+    """
+
+    kind = "avalanche"
+    Config = AvalancheConfig
+    handles = frozenset({"classification"})
+    opaque = True
+
+    def __init__(self, config: AvalancheConfig, schema: Schema, seed: int) -> None:
+        self.config = config
+        self.outputs = config.outputs or len(schema.classes)
+        super().__init__(config, schema, seed)
+        if not self.outputs:
+            raise LearnerError(
+                "learner.outputs: a network of Avalanche has a fixed number of classes, and this "
+                "stream states none: state its classes, or how many there may be"
+            )
+        try:
+            import_avalanche()
+            self.inputs = Inputs(schema, config.scale)
+        except (StreamError, ValueError) as error:
+            raise LearnerError(f"learner 'avalanche': {error}") from error
+        self._random = OwnRandom(seed)
+        with self._within():
+            self.strategy = self._strategy(self._model())
+            _use_reservoirs(self.strategy)
+        self.strategy.model.eval()
+
+    @classmethod
+    def example(cls, task: Task) -> dict[str, Any]:
+        return {
+            "kind": cls.kind,
+            "strategy": "avalanche.training:Replay",
+            "args": {"mem_size": 50},
+            "model": {"args": {"hidden_size": 32}},
+            "optimizer": {"kind": "adam", "lr": 0.01},
+            "outputs": 8,
+        }
+
+    def predict(self, batch: Batch) -> Prediction:
+        n, known = len(batch), len(self.classes)
+        value, proba = np.full(n, -1), np.zeros((n, known), np.float32)
+        if n and known:
+            with torch.no_grad():
+                out: Tensor = self.strategy.model(self.inputs.tensor(self.inputs.rows(batch.x)))
+            proba = torch.softmax(out[:, :known], 1).numpy()
+            value = proba.argmax(1)
+        return Prediction(batch.ids, "classification", value, proba, self.classes, self.version)
+
+    def observe(self, batch: Batch) -> None:
+        self.inputs.observe(batch.x)
+
+    def learn(self, batch: Batch) -> None:
+        assert batch.y is not None
+        x = self.inputs.tensor(self.inputs.rows(batch.x))
+        experience = _experience(_dataset(_Rows(x, batch.y.tolist())), self.version)
+        with self._within():
+            self.strategy.train(experience, eval_streams=[])
+        self.strategy.model.eval()
+        if self.version % _TIDY_EVERY == 0:
+            for memory in _reservoirs(self.strategy):
+                _tidy(memory)
+        if not self.version:
+            self._pickled()  # one that cannot be kept is to fail here, not at a checkpoint
+
+    def verify(self) -> None:
+        if not all(bool(torch.isfinite(p).all()) for p in self.strategy.model.parameters()):
+            raise LearnerError(
+                "learner: the weights are not finite any more, the training has diverged: lower "
+                "learner.optimizer.lr (in a new run: the settings are part of the state)"
+            )
+
+    def state(self) -> State:
+        return {
+            **self.common_state(),
+            "inputs": self.inputs.state(),
+            "opaque": np.frombuffer(self._pickled(), np.uint8),
+        }
+
+    def load(self, state: State) -> None:
+        """Reads a pickle: only ever from a checkpoint of our own whose checksum was verified."""
+        self.load_common(state)
+        self.inputs.load(state["inputs"])
+        pickled = io.BytesIO(state["opaque"].tobytes())
+        self.strategy, self._random.state = torch.load(pickled, weights_only=False)
+
+    def servable(self) -> State:
+        return {
+            **self.common_state(),
+            "inputs": self.inputs.state(),
+            "net": models.module_state(self.strategy.model),
+        }
+
+    def load_servable(self, state: State) -> None:
+        if "opaque" in state:
+            self.load(state)
+            return
+        self.load_common(state)
+        self.inputs.load(state["inputs"])
+        models.load_module(self.strategy.model, state["net"])
+
+    def _limit(self, classes: int) -> None:
+        if self.outputs and classes > self.outputs:
+            raise LearnerError(
+                f"learner.outputs: the network has {self.outputs} outputs, and the stream has "
+                f"{classes} classes or more: state as many"
+            )
+
+    @contextmanager
+    def _within(self) -> Iterator[None]:
+        # Avalanche warns at each step of what its own next version will change. It sets the filter
+        # for that just before, so that one of ours does not do: what is recorded is not shown.
+        with self._random.within(), warnings.catch_warnings(record=True):
+            warnings.simplefilter("ignore")
+            yield
+
+    def _model(self) -> nn.Module:
+        config, shape = self.config.model, self.inputs.shape
+        told = {"num_classes": self.outputs, "input_size": math.prod(shape), "shape": shape}
+        model = _make("learner.model", config.kind, config.args, told)
+        if not isinstance(model, nn.Module):
+            raise LearnerError(
+                f"learner.model: {config.kind} gives {type(model).__name__}, not a torch.nn.Module"
+            )
+        try:
+            with torch.no_grad():
+                out = model.eval()(torch.zeros(2, *shape))
+        except Exception as error:  # whatever a user's module may raise
+            raise LearnerError(
+                f"learner.model: {config.kind} cannot take rows {shape}: {line(error)}"
+            ) from error
+        if not isinstance(out, Tensor) or tuple(out.shape) != (2, self.outputs):
+            given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise LearnerError(
+                f"learner.model: {config.kind} maps 2 rows {shape} to {given}; one output for each "
+                f"of {self.outputs} classes is wanted"
+            )
+        return model
+
+    def _strategy(self, model: nn.Module) -> Any:
+        config = self.config
+        library = importlib.import_module("avalanche.training")
+        told = {
+            "model": model,
+            "optimizer": _optimizer(config.optimizer, model),
+            "criterion": nn.CrossEntropyLoss(),
+            "train_mb_size": config.train_mb_size,
+            "train_epochs": config.epochs,
+            "evaluator": library.plugins.EvaluationPlugin(),
+        }
+        strategy = _make("learner.strategy", config.strategy, config.args, told)
+        if not isinstance(strategy, library.templates.BaseTemplate):
+            raise LearnerError(
+                f"learner.strategy: {config.strategy} gives {type(strategy).__name__}, which is no "
+                "strategy of Avalanche"
+            )
+        return strategy
+
+    def _pickled(self) -> bytes:
+        kept = io.BytesIO()
+        try:
+            torch.save((self.strategy, self._random.state), kept)
+        except Exception as error:  # whatever the objects within may raise
+            raise LearnerError(
+                f"learner.strategy: {self.config.strategy} cannot be saved: {line(error)}"
+            ) from error
+        return kept.getvalue()
+
+
+class _Rows(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Rows (n, *shape) and their class codes."""
+
+    def __init__(self, x: Tensor, targets: list[int]) -> None:
+        self.x = x
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return self.x[row], self.targets[row]
+
+
+def _dataset(rows: _Rows) -> Any:
+    """Rows as a data set of Avalanche. All are of task 0: some strategies ask for it."""
+    library = importlib.import_module("avalanche.benchmarks.utils")
+    attributes = [
+        library.DataAttribute(rows.targets, "targets"),
+        library.DataAttribute([0] * len(rows), "targets_task_labels", use_in_getitem=True),
+    ]
+    return library.TaskAwareSupervisedClassificationDataset([rows], data_attributes=attributes)
+
+
+def _experience(dataset: Any, number: int) -> Any:
+    """The ``number``-th experience, cut from one that nobody knows."""
+    library = importlib.import_module("avalanche.benchmarks")
+    experience = library.OnlineCLExperience(dataset=dataset, origin_experience=None)
+    experience.current_experience = number
+    return experience
+
+
+def _memories(strategy: Any) -> Iterator[tuple[Any, Any]]:
+    """The storage policies of a strategy and of its plugins, each with who has it."""
+    library = importlib.import_module("avalanche.training.storage_policy")
+    for owner in (strategy, *strategy.plugins):
+        policy = getattr(owner, "storage_policy", None)
+        if isinstance(policy, library.ExemplarsBuffer):
+            yield owner, policy
+
+
+def _use_reservoirs(strategy: Any) -> None:
+    library = importlib.import_module("avalanche.training.storage_policy")
+    for owner, policy in _memories(strategy):
+        if isinstance(policy, library.ExperienceBalancedBuffer):
+            owner.storage_policy = library.ReservoirSamplingBuffer(policy.max_size)
+
+
+def _reservoirs(strategy: Any) -> Iterator[Any]:
+    library = importlib.import_module("avalanche.training.storage_policy")
+    for _, policy in _memories(strategy):
+        for part in (policy, *getattr(policy, "buffer_groups", {}).values()):
+            if type(part) is library.ReservoirSamplingBuffer and len(part.buffer):
+                yield part
+
+
+def _tidy(memory: Any) -> None:
+    """Keeps the rows of a reservoir alone. Avalanche keeps the whole of each data set that a row
+    ever came from, and that would be all of the stream."""
+    samples = [memory.buffer[row] for row in range(len(memory.buffer))]
+    if all(len(sample) == 3 for sample in samples):  # some keep more of a row than is given here
+        x = torch.stack([sample[0] for sample in samples])
+        memory.buffer = _dataset(_Rows(x, [int(sample[1]) for sample in samples]))
+
+
+def _optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    make = torch.optim.AdamW if isinstance(config, Adam) else torch.optim.SGD
+    return make(model.parameters(), **config.model_dump(exclude={"kind"}))
+
+
+def _make(where: str, path: str, args: dict[str, Any], told: dict[str, Any]) -> Any:
+    """Calls what is at an import path with ``args``, and with what it names of ``told``, or all of
+    it where it passes on what it does not name. A module that seems to, as any without a
+    constructor of its own does, takes nothing of the kind."""
+    try:
+        make: Callable[..., Any] = load_object(path)
+        named = {name: _value(where, value) for name, value in args.items()}
+        takes = inspect.signature(make).parameters
+        passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
+        if not passes_on or (inspect.isclass(make) and issubclass(make, nn.Module)):
+            told = {name: value for name, value in told.items() if name in takes}
+        return make(**{**told, **named})
+    except LearnerError:
+        raise
+    except UnknownKind as error:
+        raise LearnerError(f"{where}: {error}") from None
+    except (Exception, SystemExit) as error:  # whatever a constructor may raise
+        raise LearnerError(
+            f"{where}: {path} cannot be made: {type(error).__name__}: {line(error)}"
+        ) from error
+
+
+def _value(where: str, value: Any) -> Any:
+    """An argument: an object where it is written as ``{module:Name: {...}}``, or as it stands."""
+    if isinstance(value, list):
+        return [_value(where, item) for item in value]
+    if isinstance(value, dict) and len(value) == 1 and ":" in (path := str(next(iter(value)))):
+        args = value[path] or {}
+        if not isinstance(args, dict):
+            raise LearnerError(f"{where}: the arguments of {path} are wanted by name, not {args!r}")
+        return _make(where, path, args, {})
+    return value

@@ -1,0 +1,331 @@
+"""Any benchmark of Avalanche as a stream."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from streams.avalanche_library import OwnRandom, import_avalanche, one_line
+from streams.batch import Array, Batch, ClassName, Dead, Ints
+from streams.schema import Feature, Schema
+from streams.settings import unknown
+from streams.stream import Cursor, Stream, StreamConfig, StreamError
+
+
+class AvalancheConfig(StreamConfig):
+    """Settings of a stream made of an Avalanche benchmark.
+
+    Attributes:
+        benchmark: import path ``module:name`` of a benchmark, or of a function that makes one, from
+            the folder of the job file or what is installed
+            (``avalanche.benchmarks.classic:SplitMNIST``).
+        args: arguments of the function.
+        stream: the name of the benchmark's stream whose experiences are read.
+        test: the name of the one whose experiences are the tests of the tasks.
+        shuffle: whether the events of an experience come in a random order; those of an online
+            split come as they are. With the same seed it is the order of ``split_online_stream``.
+        known_classes: whether all classes are stated beforehand, or appear as they come.
+        seed: of that order, and of what the benchmark draws as it is made.
+    """
+
+    benchmark: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    args: dict[str, Any] = {}
+    stream: str = "train"
+    test: str = "test"
+    shuffle: bool = True
+    known_classes: bool = True
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class AvalancheStream(Stream):
+    """The experiences of a benchmark, one after the other, as one stream of events.
+
+    Images (of Pillow, or uint8 tensors (channels, height, width)) stay pixels; all else becomes a
+    vector of float32, an image that was made a float tensor among them: leave the transforms of a
+    classic benchmark out to have its pixels (``args: {train_transform: null, eval_transform:
+    null}``). Events come as the ``eval`` transforms give them: an event is predicted before it is
+    learned, and must come out the same when it is read again.
+
+    ``segment`` is the number of the experience. In an online split it is the experience that the
+    small one was cut from, or -1 where Avalanche does not tell: so forgetting is measured by the
+    tasks that there are.
+    """
+
+    kind = "avalanche"
+    Config = AvalancheConfig
+    dtype = "float32"
+
+    def __init__(self, config: AvalancheConfig, folder: Path) -> None:
+        self.config = config
+        self._online = import_avalanche().benchmarks.OnlineCLExperience
+        self._random = OwnRandom(config.seed)
+        with self._random.within():
+            self._streams = _made(config)
+        for field, name in (("stream", config.stream), ("test", config.test)):
+            wanted = field == "stream" or field in config.model_fields_set
+            if wanted and name not in self._streams:
+                raise StreamError(f"stream.{field}: {unknown(name, self._streams)}")
+        tested = config.test in self._streams
+        self._tests = list(self._experiences(config.test)) if tested else []
+        with self._random.within():
+            self.schema = schema_of(self._streams, config.stream, config.known_classes)
+        (self._feature,) = self.schema.features
+
+    @property
+    def tasks(self) -> int:
+        """How many test tasks there are."""
+        return len(self._tests)
+
+    @property
+    def begins(self) -> tuple[tuple[int, int], ...]:
+        """First row and task of each phase of the stream.
+
+        Raises ``StreamError`` where Avalanche does not tell the tasks, or one has no test.
+        """
+        for _, task in self._phases[0]:
+            self._check(task)
+        return self._phases[0]
+
+    @property
+    def domain_incremental(self) -> bool:
+        """Whether all tasks have the same classes, so that one may be tested before it begins."""
+        found = [self.task_test(task) for task in range(self.tasks)]
+        return len({tuple(np.unique(test.y)) for test in found if test.y is not None}) == 1
+
+    def task_test(self, task: int) -> Batch:
+        """All that a task is tested on, in one batch, in order. Its events are none of the
+        stream's: their ids are negative, their partition is -1."""
+        self._check(task)
+        before = sum(len(test.dataset) for test in self._tests[:task])
+        dataset = self._tests[task].dataset.eval()
+        n = len(dataset)
+        batch = self._batch([(dataset, np.arange(n), task)], np.arange(before, before + n))
+        return replace(batch, ids=-1 - batch.ids, partition=batch.partition - 1, dead=())
+
+    def _check(self, task: int) -> None:
+        if not 0 <= task < self.tasks:
+            raise StreamError(
+                f"stream.test: there is no task {task}: stream {self.config.test!r} of the "
+                f"benchmark has {self.tasks} experiences"
+            )
+
+    def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+        offset = cursor.get("0", 0)
+        block: list[tuple[Any, Ints, int]] = []
+        size = 0
+        for dataset, rows, segment in self._rows(offset):
+            while len(rows):
+                part, rows = rows[: block_size - size], rows[block_size - size :]
+                block.append((dataset, part, segment))
+                size += len(part)
+                if size == block_size:
+                    yield self._batch(block, np.arange(offset, offset + size))
+                    offset += size
+                    block, size = [], 0
+        if block:
+            yield self._batch(block, np.arange(offset, offset + size))
+
+    def __len__(self) -> int:
+        return self._phases[1]
+
+    @cached_property
+    def _phases(self) -> tuple[tuple[tuple[int, int], ...], int]:
+        """First row and segment of each phase, and how many rows there are."""
+        begins: list[tuple[int, int]] = []
+        n = 0
+        for number, experience in enumerate(self._experiences(self.config.stream)):
+            segment = self._segment(experience, number)
+            if len(experience.dataset) and (not begins or begins[-1][1] != segment):
+                begins.append((n, segment))
+            n += len(experience.dataset)
+        return tuple(begins), n
+
+    def _experiences(self, name: str) -> Iterator[Any]:
+        rest = iter(self._streams[name])
+        while True:
+            with self._random.within():  # an online split is drawn as it is read for the first time
+                experience = next(rest, None)
+            if experience is None:
+                return
+            yield experience
+
+    def _rows(self, offset: int) -> Iterator[tuple[Any, Ints, int]]:
+        """From an event on: data set, rows of it in the order of the stream, and segment."""
+        for number, experience in enumerate(self._experiences(self.config.stream)):
+            n = len(experience.dataset)
+            if offset < n:
+                rows = self._order(experience)[offset:]
+                yield experience.dataset.eval(), rows, self._segment(experience, number)
+            offset = max(offset - n, 0)
+
+    def _segment(self, experience: Any, number: int) -> int:
+        if not isinstance(experience, self._online):
+            return number
+        origin = experience.origin_experience
+        return -1 if origin is None else int(origin.current_experience)
+
+    def _order(self, experience: Any) -> Ints:
+        n = len(experience.dataset)
+        if isinstance(experience, self._online) or not self.config.shuffle:
+            return np.arange(n)
+        import torch
+
+        drawn = torch.Generator().manual_seed(self.config.seed)
+        return torch.randperm(n, generator=drawn).numpy()
+
+    def _batch(self, pieces: list[tuple[Any, Ints, int]], offset: Ints) -> Batch:
+        """The events of these rows of data sets, which stand at these offsets."""
+        n, shape = len(offset), self._feature.shape
+        image = self._feature.kind == "image"
+        x = np.zeros((n, *shape), np.uint8 if image else np.float32)
+        y, good = np.zeros(n, np.int64), np.ones(n, np.bool_)
+        segment = np.repeat([s for *_, s in pieces], [len(rows) for _, rows, _ in pieces])
+        rows = ((dataset, row) for dataset, part, _ in pieces for row in part.tolist())
+        found: dict[int, str] = {}
+        for i, (dataset, row) in enumerate(rows):
+            sample = dataset[row]
+            y[i] = _code(sample[1])
+            value = _array(sample[0], image)
+            if value is None or value.shape != shape:
+                found[i] = "x".join(map(str, np.shape(sample[0]))) or type(sample[0]).__name__
+            else:
+                x[i] = value
+        for i in np.flatnonzero(~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))).tolist():
+            found.setdefault(i, "numbers that are not finite")
+        good[list(found)] = False
+        wanted = f"{self._feature.kind} {'x'.join(map(str, shape))}"
+        dead = tuple(
+            Dead(0, int(offset[i]), f"x holds {held}; expected {wanted}", int(offset[i]), before)
+            for i, held in sorted(found.items())
+            for before in [int(good[:i].sum())]
+        )
+        if found:
+            x, y, segment, offset = x[good], y[good], segment[good], offset[good]
+        codes, classes = self._codes(y)
+        partition = np.zeros(len(offset), np.int32)
+        time = offset.astype(np.float64)
+        return Batch(
+            offset,
+            time,
+            x,
+            partition,
+            offset,
+            codes,
+            segment=segment.astype(np.int64),
+            classes=classes,
+            dead=dead,
+        )
+
+    def _codes(self, y: Ints) -> tuple[Ints, tuple[ClassName, ...]]:
+        known = np.array(self.schema.classes, np.int64)
+        if not np.isin(y, known).all():
+            known = np.union1d(known, y)
+        return np.searchsorted(known, y), tuple(known.tolist())
+
+
+def schema_of(
+    streams: Mapping[str, Any], name: str = "train", known_classes: bool = True
+) -> Schema:
+    """What the events of a stream of a benchmark are, given its ``streams``.
+
+    With ``known_classes``, the classes are those of all streams whose length is known (an online
+    split is long), or of the one if none is.
+    """
+    first = next((e for e in streams[name] if len(e.dataset)), None)
+    if first is None:
+        raise StreamError(f"stream.stream: {name!r} of the benchmark has no events")
+    feature = _feature(first.dataset.eval()[0][0])
+    if not known_classes:
+        return Schema((feature,), "classification")
+    known = [stream for stream in streams.values() if hasattr(stream, "__len__")]
+    found: set[int] = set()
+    for experience in chain.from_iterable(known or [streams[name]]):
+        targets = getattr(experience.dataset, "targets", None)
+        if targets is None:
+            raise StreamError(
+                "stream.known_classes: the data sets of the benchmark have no targets to tell the "
+                "classes by: set it to false"
+            )
+        found.update(map(_code, getattr(targets, "uniques", targets)))
+    return Schema((feature,), "classification", tuple(sorted(found)))
+
+
+def _made(config: AvalancheConfig) -> dict[str, Any]:
+    """The streams of the benchmark by name."""
+    where = f"stream.benchmark: {config.benchmark}"
+    module, _, name = config.benchmark.partition(":")
+    try:
+        found = operator.attrgetter(name)(importlib.import_module(module))
+    except (Exception, SystemExit) as error:  # whatever a user's module does as it is imported
+        raise StreamError(
+            f"{where} cannot be imported ({type(error).__name__}: {one_line(error)}): import paths "
+            "start from the folder of the job file"
+        ) from error
+    if callable(found):
+        try:
+            found = found(**config.args)
+        except (Exception, SystemExit) as error:  # whatever a user's function may raise
+            what = type(error).__name__
+            raise StreamError(
+                f"{where} cannot be made with stream.args: {what}: {one_line(error)}"
+            ) from error
+    elif config.args:
+        raise StreamError(f"{where} is a {type(found).__name__}, which takes no stream.args")
+    streams = getattr(found, "streams", None)
+    if not isinstance(streams, dict):
+        raise StreamError(
+            f"{where} is a {type(found).__name__}, no benchmark of Avalanche (a CLScenario)"
+        )
+    return streams
+
+
+def _feature(sample: Any) -> Feature:
+    pixels = _array(sample, image=True)
+    if pixels is not None:
+        return Feature("x", "image", pixels.shape)
+    vector = _array(sample, image=False)
+    if vector is None:
+        raise StreamError(
+            f"stream.benchmark: its events are of type {type(sample).__name__}: images and tensors "
+            "are taken"
+        )
+    return Feature("x", "vector", vector.shape)
+
+
+def _array(sample: Any, image: bool) -> Array | None:
+    """An event as pixels (channels, height, width) uint8, or as numbers (d,) float32; None where it
+    is no such thing."""
+    if hasattr(sample, "convert"):  # an image of Pillow
+        if sample.mode not in ("L", "RGB", "RGBA"):
+            sample = sample.convert("RGB")
+        sample = np.asarray(sample)
+        sample = sample[None] if sample.ndim == 2 else sample.transpose(2, 0, 1)
+    try:
+        value = np.asarray(sample)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if value.dtype.kind not in "biuf":
+        return None
+    if image:
+        value = value[None] if value.ndim == 2 else value
+        return value if value.dtype == np.uint8 and value.ndim == 3 else None
+    return value.reshape(-1).astype(np.float32)
+
+
+def _code(target: Any) -> int:
+    try:
+        return operator.index(target)
+    except TypeError:
+        raise StreamError(
+            f"stream.benchmark: a label is {one_line(repr(target))}: the number of a class is "
+            "wanted"
+        ) from None

@@ -1,0 +1,106 @@
+"""Avalanche, imported where it is wanted; and randomness of its own for it."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from streams.stream import StreamError
+
+
+@cache
+def import_avalanche() -> ModuleType:
+    """Avalanche, with its benchmarks, models and training.
+
+    Raises ``StreamError`` where it is not installed, or cannot be imported.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of some forty packages that it brings along
+            _import_torchvision()
+            library = importlib.import_module("avalanche")
+            for part in ("benchmarks", "evaluation.metrics", "models", "training"):
+                importlib.import_module(f"avalanche.{part}")
+            return library
+    except ModuleNotFoundError as error:
+        if error.name not in ("avalanche", "torchvision"):
+            raise StreamError(f"avalanche cannot be imported: {one_line(error)}") from error
+        raise StreamError(
+            f"{error.name} is not installed: pip install 'everlearn[avalanche]'"
+        ) from None
+    except Exception as error:  # whatever a package among the forty may raise
+        raise StreamError(f"avalanche cannot be imported: {one_line(error)}") from error
+
+
+@cache
+def _import_torchvision() -> Any:
+    """Imports torchvision, and returns what must be kept as long as it is in use.
+
+    Its compiled part is missing where torch was built otherwise; the import then fails at an
+    operator for detection, which nothing here calls. Declared, it lets the rest be imported.
+    """
+    import torch
+
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        for name in ("nms", "qnms"):
+            takes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(name + takes)  # type: ignore[no-untyped-call]
+        importlib.import_module("torchvision")
+        return library
+    return None
+
+
+class OwnRandom:
+    """Generators that what runs ``within`` takes for those that all share: torch's, numpy's and
+    Python's. Avalanche draws from all three, and takes no others."""
+
+    def __init__(self, seed: int) -> None:
+        import torch
+
+        self.state: tuple[Any, ...] = (
+            torch.Generator().manual_seed(seed).get_state(),
+            np.random.RandomState(seed % 2**32).get_state(),
+            random.Random(seed).getstate(),
+        )
+
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        outside = _shared()
+        _set_shared(self.state)
+        try:
+            yield
+        finally:
+            self.state = _shared()
+            _set_shared(outside)
+
+
+def _shared() -> tuple[Any, ...]:
+    import torch
+
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _set_shared(state: tuple[Any, ...]) -> None:
+    import torch
+
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002
+    random.setstate(state[2])
+
+
+def one_line(error: BaseException | str) -> str:
+    """What an error of the library, or of a user's code, says; never long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
