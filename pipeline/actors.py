@@ -42,7 +42,6 @@ from ray.exceptions import (
 from learners.learner import line
 from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
-from pipeline.evaluator import Asking, Evaluator, score
 from pipeline.folder import TOKEN, HeldError
 from pipeline.job import JobError
 from pipeline.loop import BLOCK, Loop, Source
@@ -52,6 +51,7 @@ from pipeline.rows import Rows
 from pipeline.run import Run, Stopped, Watcher
 from pipeline.servable import Recipe, Snapshot
 from pipeline.ship import Shipment
+from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.track import Status, TrackConfig, Tracker, check
 from pipeline.watch import Labels, MetricRows, Publisher
 from streams.batch import Array, Batch, Ints

@@ -9,8 +9,8 @@ from learners.learner import Learner, LearnerError, line
 from pipeline.job import JobError, LoadedJob
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
-from pipeline.probes import Probes
 from pipeline.servable import Recipe, Snapshot, recipe
+from pipeline.stability.probes import Probes
 from streams.operators.arrivals import LabelsById
 from streams.operators.guard import TimeOrder, UniqueIds
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime

@@ -25,12 +25,12 @@ import learners
 from learners.learner import Learner, LearnerError, line
 from learners.registry import UnknownKind, find
 from pipeline.build import Parts, build, state_digest
-from pipeline.continual import Curves
 from pipeline.folder import write_whole
 from pipeline.job import JobError, LoadedJob, check, importable, override, values
-from pipeline.plasticity import plasticity
 from pipeline.rows import Rows
 from pipeline.run import RunError, versions
+from pipeline.stability.continual import Curves
+from pipeline.stability.plasticity import plasticity
 from streams.batch import Array, Batch
 from streams.scenarios import SCENARIOS
 from streams.settings import unknown

@@ -184,7 +184,7 @@ def report_page(
     ] = None,
 ) -> None:
     """Writes one HTML page of a run or a bench: curves, forgetting, segments; opens offline."""
-    from pipeline.report import ReportError, write_report
+    from pipeline.report.write import ReportError, write_report
 
     console = Console(stderr=True)
 
@@ -238,7 +238,7 @@ def bench(
     """Runs scenarios x learners x seeds: results.json, a table, and a page of pictures."""
     from pipeline.bench import RESULTS, Bench, budgets, tables
     from pipeline.cell import Budget
-    from pipeline.report import ReportError, write_report
+    from pipeline.report.write import ReportError, write_report
     from pipeline.run import RunError
     from pipeline.track import TrackError
 

@@ -18,8 +18,8 @@ import learners
 import streams
 from learners.learner import Learner, LearnerConfig, line
 from learners.registry import UnknownKind, find
-from pipeline.probes import ProbesConfig
 from pipeline.servable import ServeConfig
+from pipeline.stability.probes import ProbesConfig
 from pipeline.track import TrackConfig
 from streams.settings import Settings, unknown
 from streams.stream import Stream, StreamConfig

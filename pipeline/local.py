@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build import Parts
-from pipeline.evaluator import Beside
 from pipeline.job import JobError, LoadedJob
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced
 from pipeline.progress import LiveProgress
 from pipeline.run import Run, RunError, Say, Watcher
+from pipeline.stability.evaluator import Beside
 from pipeline.track import (
     ARTIFACTS,
     Status,

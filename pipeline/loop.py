@@ -9,7 +9,7 @@ import numpy as np
 from learners.learner import Learner, LearnerError, Prediction
 from pipeline.ledger import Ledger
 from pipeline.metrics import Prequential
-from pipeline.probes import Probes, Segment
+from pipeline.stability.probes import Probes, Segment
 from streams.batch import Array, Batch, Dead
 from streams.operators.cut import cut
 from streams.operators.join import LabelJoin, Outcome, Revealed, Settled, outcome_of

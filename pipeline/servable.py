@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 import learners
 from learners.learner import Learner, LearnerError, Prediction
 from learners.registry import UnknownKind, find
-from pipeline.probes import Segment
+from pipeline.stability.probes import Segment
 from streams.batch import Batch, ClassName
 from streams.operators.standardise import Standardise, StandardiseConfig
 from streams.schema import Feature, Schema

@@ -20,7 +20,7 @@ from learners.avalanche_strategy import as_strategy
 from learners.learner import Learner, LearnerError, Prediction
 from learners.prior import Prior
 from learners.replay import Replay
-from pipeline.continual import Continual, continual
+from pipeline.stability.continual import Continual, continual
 from streams.avalanche import AvalancheConfig as StreamConfig
 from streams.avalanche import AvalancheStream
 from streams.avalanche_library import import_avalanche

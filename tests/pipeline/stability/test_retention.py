@@ -10,8 +10,8 @@ import pytest
 
 from learners.learner import LearnerConfig, Prediction
 from learners.prior import Prior
-from pipeline.probes import Segment
-from pipeline.retention import Retention
+from pipeline.stability.probes import Segment
+from pipeline.stability.retention import Retention
 from streams.batch import Array, Batch
 from streams.schema import Feature, Schema, Task
 from streams.state import copied, digest

@@ -12,7 +12,7 @@ from learners.finetune import Finetune
 from learners.learner import LearnerConfig
 from learners.network import NetworkConfig
 from learners.no_change import NoChange
-from pipeline.plasticity import (
+from pipeline.stability.plasticity import (
     dead,
     dormant,
     effective_rank,

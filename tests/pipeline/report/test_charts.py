@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import charts
-from pipeline.drawing import POINTS, thin
-from pipeline.findings import Curve, Evaluation, Mark, Result, Segment
+from pipeline.report import charts
+from pipeline.report.drawing import POINTS, thin
+from pipeline.report.findings import Curve, Evaluation, Mark, Result, Segment
 from streams.batch import Array
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.continual import Continual, Curves, continual, knowledge
+from pipeline.stability.continual import Continual, Curves, continual, knowledge
 from streams.batch import Array
 from streams.state import copied, digest, leaves
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import evaluator as evaluators
 from pipeline.build import Parts, build
-from pipeline.evaluator import Asking, Evaluator, score
 from pipeline.job import load
 from pipeline.run import Run
 from pipeline.servable import Snapshot
+from pipeline.stability import evaluator as evaluators
+from pipeline.stability.evaluator import Asking, Evaluator, score
 
 WriteJob = Callable[..., Path]
 HELD = {"share": 0.05, "every_events": 1000, "cut": {"events": 3000}}

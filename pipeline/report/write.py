@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.findings import Result, RunFound, read_bench, read_run
 from pipeline.job import flat
-from pipeline.page import Page, Tile
+from pipeline.report.findings import Result, RunFound, read_bench, read_run
+from pipeline.report.page import Page, Tile
 from pipeline.track import describe
 
 _RUN = ("job.yaml", "metrics.jsonl", "summary.json")
@@ -102,7 +102,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def _run(folder: Path) -> Page:
-    from pipeline import charts
+    from pipeline.report import charts
 
     found = read_run(folder)
     name = found.job.get("name") or found.summary.get("job") or folder.resolve().name
@@ -136,7 +136,7 @@ def _run(folder: Path) -> Page:
 
 def _memory(page: Page, found: RunFound) -> None:
     """What the run has kept of what it learned."""
-    from pipeline import charts
+    from pipeline.report import charts
 
     figure = charts.stability(found.curves, found.marks)
     heat = charts.segments(found.evaluations, found.marks, found.measure)
@@ -232,7 +232,7 @@ def _tiles(found: RunFound) -> list[Tile]:
 
 
 def _bench(folder: Path) -> Page:
-    from pipeline import charts
+    from pipeline.report import charts
 
     try:
         results = read_bench(folder / _BENCH)
@@ -273,7 +273,7 @@ def _bench(folder: Path) -> Page:
 
 def _numbers(learner: str, runs: list[Result]) -> tuple[str, list[tuple[str, str]]]:
     """A row of the table: mean and spread of each column."""
-    from pipeline import charts
+    from pipeline.report import charts
 
     cells = [(f"{len(runs)}", "")]
     for column, _ in _COLUMNS:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.checkpoint import read
-from pipeline.probes import Probes, ProbesConfig, Segment
+from pipeline.stability.probes import Probes, ProbesConfig, Segment
 from streams.batch import Array, Batch, Ints
 from streams.operators.join import NONE, Outcome
 from streams.operators.probes import mix

@@ -22,10 +22,10 @@ from learners.learner import line
 from pipeline.build import Parts
 from pipeline.folder import KEPT
 from pipeline.loop import Loop
-from pipeline.retention import Retention
 from pipeline.rows import Rows
 from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot, learner_of
+from pipeline.stability.retention import Retention
 from pipeline.track import FILES
 from streams.state import leaves, nested
 

@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pipeline.drawing import (
+from pipeline.report.drawing import (
     BLUE,
     DASHES,
     GREEN,
@@ -30,7 +30,7 @@ from pipeline.drawing import (
     style,
     thin,
 )
-from pipeline.findings import Curve, Evaluation, Mark, Result
+from pipeline.report.findings import Curve, Evaluation, Mark, Result
 from streams.batch import Array
 
 CELLS = 200

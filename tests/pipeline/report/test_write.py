@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import ReportError, write_report
+from pipeline.report.write import ReportError, write_report
 from pipeline.rows import Rows
 
 EVIL = "<script>alert('x')</script> & \"co\""

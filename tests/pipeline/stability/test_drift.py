@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from river import drift
 
-from pipeline.drift import Adwin
+from pipeline.stability.drift import Adwin
 from streams.batch import Array
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.gaps import Gaps
+from pipeline.stability.gaps import Gaps
 from streams.batch import Array, Floats
 from streams.state import State
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from learners.learner import Learner
-from pipeline.continual import Curves, knowledge
-from pipeline.plasticity import plasticity
-from pipeline.probes import Segment
+from pipeline.stability.continual import Curves, knowledge
+from pipeline.stability.plasticity import plasticity
+from pipeline.stability.probes import Segment
 from streams.batch import Array, Batch, Ints
 from streams.schema import Task
 from streams.state import State

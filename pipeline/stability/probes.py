@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.drift import Adwin
+from pipeline.stability.drift import Adwin
 from streams.batch import Array, Batch, ClassName, Ints
 from streams.operators.join import Outcome, no_labels
 from streams.operators.probes import mix

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.findings import EVALUATIONS, Mark, Segment, read_bench, read_run
+from pipeline.report.findings import EVALUATIONS, Mark, Segment, read_bench, read_run
 from pipeline.rows import Rows
 
 
