@@ -132,12 +132,20 @@ def show(ours: dict[str, Any], river: dict[str, Any], asked: dict[str, Any], por
 
         return of
 
+    def forgotten(summary: dict[str, Any]) -> str:
+        found = summary["metrics"]
+        if "stability/forgetting" not in found:
+            return "-"
+        low, high = (found[f"stability/forgetting_{end}"] for end in ("low", "high"))
+        return f"{found['stability/forgetting']:.3f} ({low:.3f} to {high:.3f})"
+
     row("events", lambda s: f"{s['events']:,}")
     row("events/s (ours: as they came)", lambda s: f"{s['events_per_s']:,.0f}")
     row("accuracy", number("online/accuracy"))
     row("no-change baseline", number("online/no_change_accuracy"))
     row("accuracy of what was served", number("served/accuracy"), both=False)
     row("   answers scored", number("served/scored", 0), both=False)
+    row("forgotten of earlier segments", forgotten, both=False)
     table.add_section()
     for name, value in (
         ("requests answered", f"{asked['answered']:,}"),
@@ -169,6 +177,7 @@ def show(ours: dict[str, Any], river: dict[str, Any], asked: dict[str, Any], por
     console.print("Next:", style="bold")
     for what, text in (
         ("see it on MLflow", f"{bin_}/mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+        ("what it forgot, on one page", "runs/demo/report.html"),
         ("serve the finished run", f"{bin_}/everlearn serve runs/demo --port {port}"),
         ("ask it", f"curl http://127.0.0.1:{port}/model   (and /docs)"),
         (

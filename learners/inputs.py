@@ -69,9 +69,14 @@ class Inputs:
         columns += [_bag_of_words(_ragged(x[name]), TEXT_BUCKETS) for name in self._text]
         return np.concatenate(columns, axis=1, dtype=self._dtype)
 
+    @property
+    def observes(self) -> bool:
+        """Whether there is anything to observe."""
+        return self.scale and not self.image
+
     def observe(self, x: Features) -> None:
         """Takes the numbers of n >= 1 events into the running mean and variance."""
-        if self.image or not self.scale:
+        if not self.observes:
             return
         if isinstance(x, np.ndarray):
             self.moments.update(self.rows(x))

@@ -108,6 +108,10 @@ class NetworkLearner(Learner):
     def observe(self, batch: Batch) -> None:
         self.inputs.observe(batch.x)
 
+    def _observe(self, batch: Batch) -> None:
+        if self.inputs.observes:  # or to leave the probes out would be in vain
+            super()._observe(batch)
+
     def _output(self, rows: Array) -> Tensor:
         with torch.inference_mode():
             out: Tensor = self.net(self.tensor(rows)).cpu()

@@ -27,6 +27,7 @@ from pipeline.job import JobError, LoadedJob
 from pipeline.joining import connected, free_port
 from pipeline.mlflow_run import absolute
 from pipeline.progress import LiveProgress
+from pipeline.report.write import hang
 from pipeline.run import RunError, Say
 from pipeline.ship import Shipment
 from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
@@ -265,6 +266,8 @@ class RayRun:
                 for said in ray.get(evaluator.lines.remote(), timeout=5):
                     self.say(said)
         self.folder.write_summary(summary)
+        if self.loaded.job.track is not None:
+            hang(self.folder.path, self.say)
         stopped = self.stopping and not summary["finished"]
         summary["mlflow_run_id"] = self._ended("KILLED" if stopped else "FINISHED")
         self.folder.write_summary(summary)

@@ -91,7 +91,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Takes away what an earlier run told of itself, which had no checkpoint to go on from."""
-        for name in (*FILES, RECORD, *KEPT, "summary.json"):
+        for name in (*FILES, RECORD, *KEPT, "summary.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
 
     def open_dead(self, kept: int) -> bool:

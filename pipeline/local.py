@@ -12,6 +12,7 @@ from pipeline.job import JobError, LoadedJob
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced
 from pipeline.progress import LiveProgress
+from pipeline.report.write import hang
 from pipeline.run import Run, RunError, Say, Watcher
 from pipeline.stability.evaluator import Beside
 from pipeline.track import (
@@ -90,6 +91,7 @@ class LocalRun:
         if tracking is not None:
             summary["mlflow_run_id"] = tracking.run_id
             self._run.folder.write_summary(summary)
+            hang(self._run.folder.path, self.say)
             stopped = self.stopping and not summary["finished"]
             tracking.close("KILLED" if stopped else "FINISHED", self._run)
         return summary

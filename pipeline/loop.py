@@ -123,7 +123,7 @@ class Loop:
     def _probe(self, probes: Probes, batch: Batch, revealed: Revealed) -> None:
         probes.enter(batch)
         if revealed.probes is not None:
-            probes.add(revealed.probes, revealed.probe_index)
+            probes.add(revealed.probes)
         if revealed.corrected is not None:
             self.score()  # the drift that it may tell of comes first
             probes.correct(*revealed.corrected)

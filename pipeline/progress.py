@@ -23,6 +23,9 @@ _HEADLINES = (
     ("online/mae", "MAE"),
     ("online/rmse", "RMSE"),
     ("online/no_change_mae", "no-change MAE"),
+    ("stability/acc", "accuracy on probes"),
+    ("stability/mae", "MAE on probes"),
+    ("stability/forgetting", "forgetting"),
 )
 
 

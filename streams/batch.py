@@ -202,7 +202,24 @@ class Batch:
     def take(self, rows: Array) -> Batch:
         """The rows at the given indices (or where the mask holds), copied, without what stands
         beside them."""
-        return Batch.gather([(self, rows)])
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
+        x = self.x
+        return Batch(
+            self.ids[rows],
+            self.time[rows],
+            x[rows]
+            if isinstance(x, np.ndarray)
+            else {name: _pick(c, rows) for name, c in x.items()},
+            self.partition[rows],
+            self.offset[rows],
+            None if self.y is None else self.y[rows],
+            None if self.due is None else self.due[rows],
+            None if self.key is None else self.key[rows],
+            None if self.segment is None else self.segment[rows],
+            None if self.probe is None else self.probe[rows],
+            self.classes,
+        )
 
     @staticmethod
     def gather(pieces: Sequence[tuple[Batch, slice | Array]]) -> Batch:

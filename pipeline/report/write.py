@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from learners.learner import line
 from pipeline.job import flat
 from pipeline.report.findings import Result, RunFound, read_bench, read_run
 from pipeline.report.page import Page, Tile
@@ -19,7 +20,6 @@ _BENCH = "results.json"
 _COLUMNS = (
     ("acc", "ACC"),
     ("forgetting", "forgetting"),
-    ("forgetting_initial", "forgetting (initial)"),
     ("bwt", "BWT"),
     ("fwt", "FWT"),
     ("aaa", "AAA"),
@@ -99,6 +99,17 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     except OSError as error:
         raise ReportError(f"{error.filename or target}: {error.strerror or error}") from None
     return target
+
+
+def hang(folder: Path, say: Callable[[str], None]) -> None:
+    """Writes the page of a run that has ended, for MLflow to hold, where plotly is installed. What
+    goes wrong with it is said, and no reason for the run to fail."""
+    if find_spec("plotly") is None:
+        return
+    try:
+        write_report(folder)
+    except Exception as error:  # a page is not worth a run
+        say(f"no report.html: {type(error).__name__}: {line(error)}")
 
 
 def _run(folder: Path) -> Page:

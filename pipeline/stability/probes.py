@@ -17,12 +17,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.stability.drift import Adwin
 from streams.batch import Array, Batch, ClassName, Ints
-from streams.operators.join import Outcome, no_labels
+from streams.operators.join import Held, Outcome, no_labels
 from streams.operators.probes import mix
 from streams.settings import Settings
 from streams.state import State, pack, unpack
 
 _ERRORS = 8  # outcomes that are averaged into one value for the drift detector
+_AT_ONCE = 64  # micro-batches with probes are folded in; one by one costs several times as much
 _CHOICE = 0x70726F62  # another hash than that by which probes are chosen
 
 
@@ -106,7 +107,7 @@ class Probes:
         self.cuts = 0  # segments that have ended, those merged since among them
         self._starts = [0]
         self._kept: list[tuple[Batch | None, Ints]] = [_NOTHING]
-        self._waiting: list[tuple[Batch, Ints]] = []
+        self._waiting: list[Held] = []
 
     def enter(self, batch: Batch) -> None:
         """A micro-batch is about to be predicted: segments end where they are to end."""
@@ -175,9 +176,11 @@ class Probes:
         self._kept.append(_NOTHING)
         self.cuts += 1
 
-    def add(self, rows: Batch, index: Ints) -> None:
-        """Probes (m,) whose label has come, and how many events were predicted before each."""
-        self._waiting.append((rows, index))
+    def add(self, held: Held) -> None:
+        """Takes in probes whose label has come."""
+        self._waiting.append(held)
+        if len(self._waiting) >= _AT_ONCE:
+            self.fold()
 
     def correct(self, ids: Ints, y: Array) -> None:
         """Labels of events turned out to be these."""
@@ -197,8 +200,8 @@ class Probes:
         """Takes the probes that have come since into their segments."""
         if not self._waiting:
             return
-        rows, index = _joined(self._waiting)
-        assert rows is not None
+        rows = Batch.gather([(held.batch, held.rows) for held in self._waiting])
+        index = np.concatenate([held.place for held in self._waiting])
         self._waiting = []
         home = np.searchsorted(self._starts, index, side="right") - 1
         for i in np.unique(home).tolist():

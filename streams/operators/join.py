@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,15 @@ from streams.state import State, pack, unpack
 NONE = np.empty(0, np.int64)
 
 
+class Held(NamedTuple):
+    """Probes whose label has become known: ``rows`` (p,) of a ``batch``, and ``place`` (p,), how
+    many events had been pushed before each."""
+
+    batch: Batch
+    rows: Ints
+    place: Ints
+
+
 @dataclass(frozen=True, slots=True)
 class Revealed:
     """Labels that have become known, in the order in which they did.
@@ -30,15 +39,13 @@ class Revealed:
         before: (m,) int64, the row of the current micro-batch just before which each became known
             (its length where that is after the last row).
         corrected: ids and labels of events that were given out earlier with another label.
-        probes: (p,) the probes whose label has become known; None: there are none.
-        probe_index: (p,) int64, events pushed before each of them.
+        probes: those whose label has become known; None: there are none.
     """
 
     batch: Batch
     before: Ints
     corrected: tuple[Ints, Array] | None = None
-    probes: Batch | None = None
-    probe_index: Ints = field(default_factory=lambda: NONE)
+    probes: Held | None = None
 
     def __len__(self) -> int:
         return len(self.before)
@@ -330,17 +337,18 @@ class LabelJoin(ABC):
         chunk.know(self._last, before, y)
         if len(y):
             self._last = y[-1:]
-        probe = index = NONE
+        probe = NONE
         learn, learn_before, probes = batch, before, None
-        if batch.probe is not None and batch.probe.any():
-            others = ~batch.probe
+        if batch.probe is not None and np.count_nonzero(batch.probe):
+            rows = np.flatnonzero(batch.probe)
+            others = np.flatnonzero(~batch.probe)
             learn, learn_before = batch.take(others), before[others]
-            probes = batch.take(batch.probe)
-            probe, index = probes.ids, _arrived(picked, mask)[batch.probe]
+            probes = Held(batch, rows, _arrived(picked, mask)[rows])
+            probe = batch.ids[rows]
         fates = (learn.ids, probe, unlabelled, expired)
         lag = np.zeros_like(before) if self.exact else n - before
         self._settling = (chunk, Settled(picked.pieces, picked.order, y, mask, lag, fates))
-        return Revealed(learn, learn_before, corrected, probes, index)
+        return Revealed(learn, learn_before, corrected, probes)
 
     def _shown(self, batch: Batch) -> Batch:
         """The rows as a learner may see them."""

@@ -51,7 +51,7 @@ class Standardise(Operator):
     def apply(self, batch: Batch) -> Iterable[Batch]:
         rows = self._rows(batch)
         seen = self._seen(batch, rows)
-        if batch.probe is not None and batch.probe.any():
+        if batch.probe is not None and np.count_nonzero(batch.probe):
             rows = rows[~batch.probe]
         if len(rows):
             self.moments.update(rows)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.checkpoint import read
 from pipeline.stability.probes import Probes, ProbesConfig, Segment
 from streams.batch import Array, Batch, Ints
-from streams.operators.join import NONE, Outcome
+from streams.operators.join import NONE, Held, Outcome
 from streams.operators.probes import mix
 from streams.state import digest
 
@@ -43,7 +43,7 @@ def fed(
         probes.enter(batch)
         mine = batch.offset % every == 0
         if mine.any():
-            probes.add(batch.take(mine), batch.offset[mine])
+            probes.add(Held(batch, np.flatnonzero(mine), batch.offset[mine]))
         if folding:
             probes.fold()
     return probes
@@ -143,7 +143,8 @@ def through(probes: Probes, start: int, stop: int) -> Probes:
     for at in range(start, stop, 32):
         batch = events(at, min(at + 32, stop))
         probes.enter(batch)
-        probes.add(batch.take(batch.offset % 4 == 0), batch.offset[batch.offset % 4 == 0])
+        mine = np.flatnonzero(batch.offset % 4 == 0)
+        probes.add(Held(batch, mine, batch.offset[mine]))
         assert batch.y is not None
         value = np.where(wrong[batch.offset], 1 - batch.y, batch.y)
         none = (NONE, NONE, NONE, NONE)

@@ -1,0 +1,160 @@
+"""What probes cost the training: the Elec2 job with and without them, in turn.
+
+Both are whole runs of the local runner, tracked in no place. One holds out 2% of events, keeps them
+by segment, takes snapshots and scores them in a thread beside the training, as jobs do; the other
+does nothing of that. They go through the stream in turn, 8,192 events at a time, and the scoring
+thread rests while it is not its run's turn, so that a machine whose speed wanders slows both alike.
+
+    python experiments/benchmarks/probes.py [--rounds 5]
+
+Streams of three lengths are taken, and one of them with 2, 10 and 40 segments. Prints seconds of
+training for each, the cost of probes in percent, and what one evaluation takes; writes the lot to
+experiments/results/probes.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipeline import job as jobs
+from pipeline.loop import Loop
+from pipeline.run import Run, Watcher
+from pipeline.servable import Snapshot
+from pipeline.stability.evaluator import Beside
+
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "experiments" / "jobs" / "elec2.yaml"
+RESULT = ROOT / "experiments" / "results" / "probes.md"
+SLICE = 8192
+ABOUT = [
+    "# What probes cost",
+    "",
+    "The Elec2 job (45,312 events, again and again) with 2% of events as probes and without, in turn"
+    " every 8,192 events; seconds of training, and of scoring one evaluation. Printed by"
+    " `python experiments/benchmarks/probes.py`, which says how.",
+    "",
+    "| events | segments | without, s | with, s | cost, median of rounds | rounds | evaluations |"
+    " one of them, ms |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+class Gated(Beside):
+    """Scores only while its run has its turn."""
+
+    def __init__(self, turn: threading.Event) -> None:
+        super().__init__(2000, print)
+        asked = self._asking.next
+
+        def fetch(timeout: float) -> Snapshot | None:
+            turn.wait()
+            return asked(timeout)
+
+        self._asking.next = fetch  # type: ignore[method-assign]
+
+
+class Turns(Watcher):
+    """Two runs in two threads, of which one at a time goes on; notes the time that each takes."""
+
+    def __init__(self, mine: threading.Event, other: threading.Event) -> None:
+        self.mine, self.other = mine, other
+        self.seconds = 0.0
+        self._next = SLICE
+        self._since = 0.0
+
+    def begin(self, *_: object) -> None:
+        self.mine.wait()
+        self._since = time.perf_counter()
+
+    def __call__(self, loop: Loop) -> None:
+        if loop.events >= self._next:
+            self._next += SLICE
+            self.seconds += time.perf_counter() - self._since
+            self.mine.clear()
+            self.other.set()
+            self.mine.wait()
+            self._since = time.perf_counter()
+
+    def end(self, loop: Loop) -> None:
+        self.seconds += time.perf_counter() - self._since
+        self.other.set()
+        self.mine.set()
+
+
+def pair(data: Path, segments: int, folder: Path) -> Iterator[float]:
+    """Seconds of training without probes and with them, evaluations, and seconds of one."""
+    with_turn, without_turn = threading.Event(), threading.Event()
+    watching = {
+        "with": Turns(with_turn, without_turn),
+        "without": Turns(without_turn, with_turn),
+    }
+    beside = Gated(with_turn)
+    held = {"with": ["evaluate.probes.share=0.02"], "without": []}
+    held["with"].append(f"evaluate.probes.segments={segments}")
+
+    def run(name: str) -> None:
+        loaded = jobs.load(JOB, [f"stream.path={data}", *held[name]])
+        watchers: list[Watcher] = [watching[name]]
+        if name == "with":
+            watchers.append(beside)
+        Run(loaded, folder / name, print).run(watchers=watchers)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in watching]
+    for thread in threads:
+        thread.start()
+    with_turn.set()
+    for thread in threads:
+        thread.join()
+    with_turn.set()
+    beside.close()
+    rows = [
+        json.loads(row)["metrics"]
+        for row in (folder / "with" / "stability.jsonl").read_text().splitlines()
+    ]
+    yield from (watching["without"].seconds, watching["with"].seconds, len(rows))
+    yield statistics.median(row["system/evaluation_s"] for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    table = pq.read_table(ROOT / "streams" / "data" / "elec2.parquet")
+    lines = []
+    for line in ABOUT[4:]:
+        print(line)
+    with tempfile.TemporaryDirectory() as place:
+        for times, segments in ((1, 10), (4, 10), (16, 10), (4, 2), (4, 40)):
+            data = Path(place) / f"elec2-{times}.parquet"
+            pq.write_table(pa.concat_tables([table] * times), data)
+            found = [
+                [*pair(data, segments, Path(place) / f"{times}-{segments}-{i}")]
+                for i in range(rounds)
+            ]
+            without, with_, evaluations, one = (
+                statistics.median(c) for c in zip(*found, strict=True)
+            )
+            costs = [100 * (b / a - 1) for a, b, *_ in found]
+            lines.append(
+                f"| {times * len(table):,} | {segments} | {without:.2f} | {with_:.2f} |"
+                f" {statistics.median(costs):.1f}% | {', '.join(f'{c:.1f}' for c in costs)} |"
+                f" {evaluations:.0f} | {1000 * one:.1f} |"
+            )
+            print(lines[-1], flush=True)
+    RESULT.write_text("\n".join([*ABOUT, *lines, ""]))
+
+
+if __name__ == "__main__":
+    main()
