@@ -40,8 +40,8 @@ SLICE = 8192
 ABOUT = [
     "# What probes cost",
     "",
-    "The Elec2 job (45,312 events, again and again) with 2% of events as probes and without, in turn"
-    " every 8,192 events; seconds of training, and of scoring one evaluation. Printed by"
+    "The Elec2 job (45,312 events, again and again) with 2% of events as probes and without, in"
+    " turn every 8,192 events; seconds of training, and of one evaluation. Printed by"
     " `python experiments/benchmarks/probes.py`, which says how.",
     "",
     "| events | segments | without, s | with, s | cost, median of rounds | rounds | evaluations |"

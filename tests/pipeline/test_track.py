@@ -773,6 +773,21 @@ def see(folder: Path, rows: Mapping[int, float]) -> None:
         fill(folder, step, **{"online/accuracy_window": value})
 
 
+def test_an_alert_on_what_is_forgotten(
+    track: Callable[..., Tracker], uri: str, folder: Path, said: list[str]
+) -> None:
+    lost = Alert(metric="stability/forgetting_low", above=0.05)
+    tracker = track(uri, alerts=(lost,))
+    fill(folder, 1000, 2000, file="metrics.jsonl")
+    fill(folder, 1000, file="stability.jsonl", **{"stability/forgetting_low": 0.02})
+    fill(folder, 2000, file="stability.jsonl", **{"stability/forgetting_low": 0.11})
+    tracker.close("FINISHED")
+    assert said == ["alert: stability/forgetting_low 0.11 is above 0.05 at 2,000 events"]
+    run = client(uri).get_run(tracker.run_id)
+    assert run.data.metrics["stability/forgetting_low"] == 0.11
+    assert "above 0.05" in run.data.tags["alert.stability/forgetting_low"]
+
+
 def test_an_alert_fires_at_the_edge_and_is_over_at_the_other(
     uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
