@@ -236,8 +236,8 @@ def bench(
     ] = None,
 ) -> None:
     """Runs scenarios x learners x seeds: results.json, a table, and a page of pictures."""
-    from pipeline.bench import RESULTS, Bench, budgets, tables
-    from pipeline.cell import Budget
+    from pipeline.bench.bench import RESULTS, Bench, budgets, tables
+    from pipeline.bench.measured import Budget
     from pipeline.report.write import ReportError, write_report
     from pipeline.run import RunError
     from pipeline.track import TrackError
@@ -264,8 +264,11 @@ def bench(
     except Exception as error:  # a defect: never a bare stack trace
         say(f"{type(error).__name__}: {line(error)}{_log()}")
         sys.exit(1)
-    for table in tables(results):
-        Console().print(table)
+    try:
+        for table in tables(results):
+            Console().print(table, "")
+    except OSError as error:
+        say(f"the table cannot be printed: {error.strerror}")
     for told in budgets(results):
         say(told)
     try:

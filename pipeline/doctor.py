@@ -32,6 +32,7 @@ _EXTRAS = {
     "mlflow": ("mlflow",),
     "serve": ("fastapi", "uvicorn"),
     "avalanche": ("avalanche-lib", "torchvision"),
+    "bench": ("pooch", "plotly", "scikit-learn", "pillow"),
     "codecs": ("orjson", "fastavro", "protobuf"),
     "text": ("transformers", "tokenizers"),
     "vision": ("pillow", "torchvision"),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from multiprocessing import get_context
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -17,11 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.cell import Budget, Cell, fingerprint, finished, job_of, run_cell
-from pipeline.folder import write_whole
-from pipeline.job import LoadedJob
-from pipeline.run import Say
-from pipeline.track import TrackConfig, Tracker, check, describe, tags
+from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
+from pipeline.bench.measured import Budget
+from pipeline.bench.processes import ProcessDiedError, in_processes
+from pipeline.bench.tracking import Tracking
+from pipeline.folder import RunFolder, write_whole
+from pipeline.job import JobError
+from pipeline.run import RunError, Say
 
 RESULTS = "results.json"
 COLUMNS = (
@@ -53,8 +54,8 @@ class Bench:
         workers: processes; with one, cells are run in this one.
         track: where each cell is tracked as a run; None: nowhere.
 
-    Raises ``JobError`` where one of the jobs cannot be run, before anything is, and ``TrackError``
-    where tracking cannot work.
+    Raises ``JobError`` where one of the jobs is wrong, and ``TrackError`` where tracking cannot
+    work.
     """
 
     def __init__(
@@ -71,7 +72,6 @@ class Bench:
         self.out = out
         self.budget = budget or Budget()
         self.workers = workers
-        self.track = track
         # Seed by seed, so that every learner has a first result early.
         self.cells = [
             Cell(scenario, learner, seed)
@@ -80,63 +80,79 @@ class Bench:
             for learner in learners
         ]
         self.overrides = overrides
+        _apart(self.cells)
         self._jobs = {cell: job_of(cell, overrides) for cell in self.cells}
-        if track is not None:
-            check(TrackConfig(uri=track))
+        self.track = None if track is None else Tracking(track, out)
 
     def run(self, console: Console, say: Say) -> Results:
         """Runs what is not done yet; results of all cells, in their order.
 
-        Raises ``JobError`` and ``RunError`` as ``run_cell`` does.
+        Raises:
+            JobError: one of the jobs cannot be run; but for data that is lost on the way, nothing
+                was started.
+            RunError: a cell failed; what is done is kept.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        found: dict[Cell, dict[str, Any]] = {}
-        for cell, loaded in self._jobs.items():
-            old = finished(self.out / cell.folder, fingerprint(loaded, self.budget))
-            if old is not None:
-                found[cell] = old
+        self._buildable(self._found())
+        with _held(self.out):
+            try:
+                return self._run(console, say)
+            except ProcessDiedError as error:
+                raise RunError(str(error)) from None
+            except OSError as error:
+                place = error.filename or self.out
+                raise RunError(f"{error.strerror or error}: {place}") from None
+
+    def _run(self, console: Console, say: Say) -> Results:
+        found = self._found()
         todo = [cell for cell in self.cells if cell not in found]
+        self._write(found)
         if found:
             say(f"{len(found)} of {len(self.cells)} cells are there already")
         with self._bars(console) as (whole, told):
+            for cell in found:
+                self._tell(cell, say)
             whole(len(found))
-            for cell, result in self._each(todo, told):
-                found[cell] = result
-                self._write(found)
-                whole(len(found))
-                if self.track is not None:
-                    self._tell(cell, self._jobs[cell], self.track, say)
+            with closing(self._each(todo, told)) as each:
+                for cell, result in each:
+                    found[cell] = result
+                    self._write(found)
+                    self._tell(cell, say)
+                    whole(len(found))
         return self._write(found)
+
+    def _found(self) -> dict[Cell, dict[str, Any]]:
+        """What is done already."""
+        old = {
+            cell: finished(self.out / cell.folder, fingerprint(loaded, self.budget))
+            for cell, loaded in self._jobs.items()
+        }
+        return {cell: result for cell, result in old.items() if result is not None}
+
+    def _buildable(self, found: Container[Cell]) -> None:
+        """Raises ``JobError`` where what is to be run cannot be built: hours before it is tried."""
+        tried = set()
+        for cell, loaded in self._jobs.items():
+            if cell not in found and cell[:2] not in tried:
+                tried.add(cell[:2])
+                built(loaded)
 
     def _each(
         self, todo: Sequence[Cell], told: Callable[[Cell, int, int], None]
-    ) -> Iterator[tuple[Cell, dict[str, Any]]]:
-        if self.workers == 1:
-            for cell in todo:
-                job = self._jobs[cell]
-
-                def progress(done: int, total: int, cell: Cell = cell) -> None:
-                    told(cell, done, total)
-
-                yield cell, run_cell(cell, job, self.budget, self.out, progress)
+    ) -> Generator[tuple[Cell, dict[str, Any]]]:
+        """Results as they come."""
+        if self.workers > 1 and todo:
+            run = partial(_in_process, overrides=self.overrides, budget=self.budget, out=self.out)
+            yield from in_processes(run, todo, self.workers)
             return
-        # Spawned: a fork of a process that has used torch's threads may hang.
-        with ProcessPoolExecutor(self.workers, get_context("spawn")) as pool:
-            running = {
-                pool.submit(_in_process, cell, self.overrides, self.budget, self.out): cell
-                for cell in todo
-            }
-            try:
-                for done in as_completed(running):
-                    yield running[done], done.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        for cell in todo:
+            progress = partial(told, cell)
+            yield cell, run_cell(cell, self._jobs[cell], self.budget, self.out, progress)
 
     @contextmanager
     def _bars(
         self, console: Console
     ) -> Iterator[tuple[Callable[[int], None], Callable[[Cell, int, int], None]]]:
-        """Two bars: of all cells, and of the one at hand."""
+        """Two bars: of all cells, and of the one at hand, where they are run in this process."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -153,8 +169,7 @@ class Bench:
                 bars.update(cells, completed=done)
 
             def told(cell: Cell, done: int, total: int) -> None:
-                name = f"{cell.scenario} {cell.learner} seed {cell.seed}"
-                bars.update(one, description=name, completed=done, total=total, visible=True)
+                bars.update(one, description=f"{cell}", completed=done, total=total, visible=True)
 
             yield whole, told
 
@@ -163,19 +178,39 @@ class Bench:
         write_whole(self.out / RESULTS, json.dumps(results, indent=1) + "\n")
         return results
 
-    def _tell(self, cell: Cell, loaded: LoadedJob, uri: str, say: Say) -> None:
-        """Makes the cell an MLflow run, with its curves and its result."""
-        folder = self.out / cell.folder
-        config = TrackConfig(uri=uri, experiment=f"bench {cell.scenario}")
-        about = describe(loaded.values())
-        marked = {**tags(loaded.folder), "scenario": cell.scenario, "learner": cell.learner}
-        tracker = Tracker(config, folder, loaded.job.name, about, marked, say, share=1.0)
-        tracker.start()
-        tracker.close("FINISHED", [folder / "result.json"])
+    def _tell(self, cell: Cell, say: Say) -> None:
+        if self.track is not None:
+            self.track.tell(cell, self._jobs[cell], say)
 
 
-def _in_process(cell: Cell, overrides: Sequence[str], budget: Budget, out: Path) -> dict[str, Any]:
-    return run_cell(cell, job_of(cell, overrides), budget, out)
+def _in_process(
+    cell: Cell, overrides: Sequence[str], budget: Budget, out: Path
+) -> tuple[Cell, dict[str, Any]]:
+    return cell, run_cell(cell, job_of(cell, overrides), budget, out)
+
+
+def _apart(cells: Sequence[Cell]) -> None:
+    """Raises ``JobError`` where two cells would share a folder."""
+    there: dict[Path, Cell] = {}
+    for cell in cells:
+        other = there.setdefault(cell.folder, cell)
+        if other is not cell:
+            raise JobError(
+                f"bench: {cell} is there twice"
+                if other == cell
+                else f"bench: {other} and {cell} would share the folder {cell.folder}: rename one"
+            )
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Makes the folder, and holds it against a second bench. Raises ``JobError``."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(RunFolder(out).held())
+        except JobError as error:
+            raise JobError(str(error).replace("--run-dir", "--out")) from None
+        yield
 
 
 def tables(results: Results) -> list[Table]:
@@ -187,7 +222,12 @@ def _table(scenario: str, results: Results) -> Table:
     seeds = len({result["seed"] for result in results})
     title = f"{scenario}, in %, {seeds} seed{'s' if seeds > 1 else ''}"
     table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 0)
+        title=title,
+        title_justify="left",
+        min_width=len(title),
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0),
     )
     table.add_column("learner", overflow="fold", min_width=9)
     shown = [
@@ -227,13 +267,15 @@ def _alike(values: dict[str, str]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """``mean ± standard deviation`` over seeds, in percent; of those that are finite."""
+    """``mean±standard deviation`` over seeds, in percent; of those that are finite. Of a deviation
+    of 10 or more no decimal is told."""
     finite = [100 * value for value in values if math.isfinite(value)]
     if not finite:
         return ""
     if len(finite) == 1:
         return f"{finite[0]:.1f}"
-    return f"{mean(finite):.1f}±{stdev(finite):.1f}"
+    wide = stdev(finite)
+    return f"{mean(finite):.1f}±{wide:.{int(wide < 9.95)}f}"
 
 
 def _value(result: dict[str, Any], key: str) -> float:

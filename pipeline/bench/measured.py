@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from pipeline.build import Parts, state_digest
-from pipeline.continual import Curves
 from pipeline.loop import BLOCK
-from pipeline.plasticity import plasticity
 from pipeline.rows import Rows
+from pipeline.stability.continual import Curves
+from pipeline.stability.plasticity import plasticity
 from streams.batch import Array, Batch, ClassName, Ints
 
 POINTS = 10
@@ -78,11 +79,15 @@ def measure(parts: Parts, budget: Budget, folder: Path, progress: Progress) -> d
 
     The curves are written to ``metrics.jsonl`` and ``stability.jsonl`` in the folder as they come.
     """
-    return _Pass(parts, budget, folder).run(progress)
+    with (
+        closing(Rows(folder / "metrics.jsonl", _say)) as online,
+        closing(Rows(folder / "stability.jsonl", _say)) as stability,
+    ):
+        return _Pass(parts, budget, online, stability).run(progress)
 
 
 class _Pass:
-    def __init__(self, parts: Parts, budget: Budget, folder: Path) -> None:
+    def __init__(self, parts: Parts, budget: Budget, online: Rows, stability: Rows) -> None:
         self.parts, self.loop = parts, parts.loop
         stream = cast(Tested, parts.stream)
         self.total = len(parts.stream)
@@ -100,7 +105,7 @@ class _Pass:
         self.begun = 0  # of the tasks in order
         self.task = self.order[0]  # that is learned
         self.seconds = 0.0  # of learning, evaluations left out
-        self.rows = [Rows(folder / name, _say) for name in ("metrics.jsonl", "stability.jsonl")]
+        self.online, self.stability = online, stability
 
     def run(self, progress: Progress) -> dict[str, Any]:
         untrained = self._all() if self.domain_incremental else None
@@ -125,8 +130,6 @@ class _Pass:
             self._evaluate(ended=True)
             progress(self.loop.events, self.total)
         self.loop.learner.verify()
-        for rows in self.rows:
-            rows.close()
         return self._found()
 
     def _batches(self, stop: int) -> Iterator[Batch]:
@@ -170,12 +173,12 @@ class _Pass:
         events = self.loop.events
         self.curves.add(events, accuracy[self.order], ended)
         self.events.append(events)
-        self.accuracy.append(_jsonable(accuracy))
-        online, stability = self.rows
+        begun = np.isin(np.arange(len(accuracy)), self._begun())
+        self.accuracy.append(_jsonable(np.where(begun, accuracy, np.nan)))
         system = {"system/events_per_s": events / max(self.seconds, 1e-9)}
-        online.write(events, {**self.loop.results(), **system})
+        self.online.write(events, {**self.loop.results(), **system})
         self.inside = self._inside()
-        stability.write(events, self.curves.results().named() | self.inside)
+        self.stability.write(events, self.curves.results().named() | self.inside)
 
     def _inside(self) -> dict[str, float]:
         """The plasticity of the network, on test events of the task that is learned."""
@@ -190,11 +193,7 @@ class _Pass:
         return {
             "metrics": {
                 **{name.split("/")[1]: value for name, value in continual.items()},
-                **{
-                    name.replace("/", "_"): value
-                    for name, value in loop.results().items()
-                    if math.isfinite(value)
-                },
+                **{name.replace("/", "_"): value for name, value in loop.results().items()},
             },
             "matrix": [_jsonable(row) for row in matrix],
             "evaluations": {"events": self.events, "accuracy": self.accuracy},
@@ -225,4 +224,4 @@ def _jsonable(values: Array) -> list[float | None]:
 
 
 def _say(what: str) -> None:
-    print(what, file=sys.stderr)
+    sys.stderr.write(f"everlearn: {what}\n")

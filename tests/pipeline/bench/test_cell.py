@@ -1,0 +1,257 @@
+"""The job that a cell runs, and when what it found before is still good."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.bench.cell
+from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
+from pipeline.bench.measured import Budget
+from pipeline.job import JobError
+from pipeline.run import RunError
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
+DIGITS = "kind: scenario\ndataset: digits\ntasks: {kind: split, tasks: 2}\n"
+RECORDED = "kind: recorded\npath: rows.csv\nlabel: y\n"
+FAILING = """
+from learners.finetune import Finetune
+
+class Failing(Finetune):
+    kind = "failing"
+
+    def learn(self, batch):
+        if batch.ids[0] >= 300:
+            raise {what}
+        super().learn(batch)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("mine", "other"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def values(scenario: str, learner: str, *overrides: str, seed: int = 0) -> dict[str, Any]:
+    return job_of(Cell(scenario, learner, seed), overrides).values()
+
+
+def test_learners_of_a_scenario_have_network_optimizer_and_buffer_alike() -> None:
+    replay, finetune = (values("split-digits", name) for name in ("replay", "finetune"))
+    for key in ("model.hidden", "optimizer.kind", "optimizer.lr", "steps"):
+        assert replay[f"learner.{key}"] == finetune[f"learner.{key}"]
+    assert replay["learner.buffer.capacity"] == 100
+    assert replay["learner.replay_size"] == replay["stream.batch_size"] == 10
+    assert values("split-fashion-mnist", "replay")["learner.model.hidden"] == [512]
+    assert values("split-cifar-10", "replay")["learner.model.kind"] == "conv"
+
+
+def test_what_one_learner_is_told_no_other_hears() -> None:
+    mine = "replay:model.hidden=[64,32],optimizer={kind: adam, lr: 0.01},buffer.capacity=7"
+    before = values("split-digits", "finetune")
+    told = values("split-digits", mine)
+    assert told["learner.model.hidden"] == [64, 32]
+    assert (told["learner.optimizer.kind"], told["learner.optimizer.lr"]) == ("adam", 0.01)
+    assert told["learner.buffer.capacity"] == 7
+    assert values("split-digits", "finetune") == before
+    assert values("split-digits", "replay:model.hidden=[8]")["learner.model.hidden"] == [8]
+    assert values("split-digits", "replay")["learner.model.hidden"] == [128]
+
+
+def test_a_seed_is_of_the_learner_and_of_the_order() -> None:
+    found = values("split-digits", "replay", seed=4)
+    assert (found["seed"], found["stream.seed"]) == (4, 4)
+    found = values("split-digits", "replay", "stream.seed=1", seed=4)
+    assert (found["seed"], found["stream.seed"]) == (4, 1)
+
+
+def test_overrides_are_for_every_learner_and_come_last() -> None:
+    found = values("split-digits", "replay:steps=2", "learner.steps=3", "stream.batch_size=5")
+    assert (found["learner.steps"], found["stream.batch_size"]) == (3, 5)
+
+
+def test_a_scenario_may_be_a_file_and_import_paths_start_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    (folder / "mine.py").write_text(FAILING.format(what="ValueError"))
+    (folder / "two.yaml").write_text(DIGITS)
+    found = values("deep/two.yaml", "mine:Failing:steps=2", seed=2)
+    assert found["stream.tasks.tasks"] == 2
+    assert found["stream.seed"] == 2
+    assert (found["learner.kind"], found["learner.steps"]) == ("mine:Failing", 2)
+    assert found["learner.model.hidden"] == [128]  # of the data set
+
+
+def test_import_paths_start_here_for_a_scenario_with_a_name(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(FAILING.format(what="ValueError"))
+    assert values("split-digits", "other:Failing")["learner.kind"] == "other:Failing"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "learner", "overrides", "told"),
+    [
+        ("split-digit", "replay", [], "unknown scenario 'split-digit': did you mean 'split-digi"),
+        ("split-digits", "replai", [], "learner.kind: 'replai': did you mean 'replay'?"),
+        ("split-digits", "replay:buffr.capacity=3", [], "unknown key 'buffr': did you mean 'buf"),
+        ("split-digits", "replay:buffer", [], "no module named 'replay'"),
+        ("split-digits", "replay:steps=1,buffer", [], "learner.buffer: key=value is wanted"),
+        ("split-digits", "replay:steps=0", [], "learner.steps: 0 given"),
+        ("split-digits", "nowhere:Learner", [], "no module named 'nowhere'"),
+        ("split-digits", "replay", ["stream.tasks.tasks"], "key=value is wanted"),
+        ("no.yaml", "replay", [], "no.yaml: No such file"),
+        ("list.yaml", "replay", [], "list.yaml: a mapping is wanted, what stands under stream:"),
+        ("kindless.yaml", "replay", [], "a mapping with a kind is wanted"),
+        ("recorded.yaml", "replay", [], "a recorded stream has no tasks to test on"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_line(
+    tmp_path: Path, scenario: str, learner: str, overrides: Sequence[str], told: str
+) -> None:
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "kindless.yaml").write_text("name: split-digits\n")
+    (tmp_path / "recorded.yaml").write_text(RECORDED)
+    with pytest.raises(JobError) as error:
+        job_of(Cell(scenario, learner, 0), overrides)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_built_is_told(tmp_path: Path) -> None:
+    (tmp_path / "turned.yaml").write_text(DIGITS.replace("split, tasks: 2", "rotated"))
+    with pytest.raises(JobError, match="'rotated' turns images"):
+        built(job_of(Cell("turned.yaml", "replay", 0)))
+
+
+def test_folders_of_cells() -> None:
+    assert Cell("split-digits", "replay", 3).folder == Path("split-digits/replay-seed-3")
+    odd = Cell("../a b/c.yaml", "my_mod:Class:x=[1,2]", 0).folder
+    assert odd == Path("a-b-c.yaml/my_mod-Class-x--1-2-seed-0")
+    long, longer = (Cell("x.yaml", "replay:" + "a" * n, 0).folder.name for n in (300, 301))
+    assert long != longer
+    assert len(long) < 120
+
+
+def test_the_fingerprint_is_of_all_that_shapes_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(FAILING.format(what="ValueError"))
+    cell = Cell("split-digits", "mine:Failing", 0)
+
+    def mark(*overrides: str, budget: Budget | None = None) -> str:
+        return fingerprint(job_of(cell, overrides), budget or Budget())
+
+    first = mark()
+    assert mark() == first
+    assert mark("name=other") == first
+    others = [
+        mark("learner.steps=2"),
+        mark("stream.label_noise=0.1"),
+        mark(budget=Budget(every=7)),
+        mark(budget=Budget(tests=7)),
+    ]
+    source.write_text(source.read_text() + "# changed\n")
+    others.append(mark())
+    monkeypatch.setattr(pipeline.bench.cell, "versions", lambda: {"torch": "0"})
+    others.append(mark())
+    assert len({first, *others}) == len(others) + 1
+
+
+def test_a_cell_is_run_once_and_anew_when_it_changed(tmp_path: Path) -> None:
+    cell, budget = Cell("split-digits", "finetune", 0), Budget(every=10**6)
+    calls: list[tuple[int, int]] = []
+
+    def run(*overrides: str) -> dict[str, Any]:
+        def progress(done: int, total: int) -> None:
+            calls.append((done, total))
+
+        return run_cell(cell, job_of(cell, overrides), budget, tmp_path, progress)
+
+    first = run()
+    assert [done for done, _ in calls] == [269, 538, 809, 1078, 1343]
+    assert {total for _, total in calls} == {1343}
+    assert run() == first
+    assert len(calls) == 5
+    rows = (tmp_path / cell.folder / "metrics.jsonl").read_text()
+    other = run("learner.steps=2")
+    assert len(calls) == 10
+    assert other["gradient_steps"] == 2 * first["gradient_steps"]
+    assert len((tmp_path / cell.folder / "metrics.jsonl").read_text().splitlines()) == len(
+        rows.splitlines()
+    )
+    again = run()
+    assert len(calls) == 15
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"format": 1}', '{"format": 0}'])
+def test_what_is_no_result_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    assert finished(tmp_path, "x") is None
+    whole = {"format": 1, "fingerprint": "x", "result": {"seed": 1}}
+    (tmp_path / "result.json").write_text(json.dumps(whole))
+    assert finished(tmp_path, "x") == {"seed": 1}
+    assert finished(tmp_path, "y") is None
+
+
+@pytest.mark.parametrize(
+    ("what", "told", "logged"),
+    [
+        ("LearnerError('no more')", "seed 0: no more", False),
+        ("KeyError('k')", "seed 0: KeyError: 'k' (details: ", True),
+        ("SystemExit(3)", "seed 0: SystemExit: 3 (details: ", True),
+    ],
+)
+def test_a_learner_that_fails_on_the_way(
+    tmp_path: Path, what: str, told: str, logged: bool
+) -> None:
+    text = "from learners.learner import LearnerError\n" + FAILING.format(what=what)
+    (tmp_path / "mine.py").write_text(text)
+    cell = Cell("split-digits", "mine:Failing", 0)
+    with pytest.raises(RunError) as error:
+        run_cell(cell, job_of(cell), Budget(), tmp_path)
+    assert f"bench split-digits mine:Failing, {told}" in str(error.value)
+    folder = tmp_path / cell.folder
+    assert not (folder / "result.json").exists()
+    assert (folder / "error.log").exists() == logged
+
+
+def test_a_training_that_diverges_is_told(tmp_path: Path) -> None:
+    cell = Cell("split-digits", "finetune:optimizer.lr=1e30", 0)
+    with pytest.raises(RunError, match="diverged"):
+        run_cell(cell, job_of(cell), Budget(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "events", "file"),
+    [
+        ("split-digits", 1000, ""),
+        ("outdoor", 1000, "outdoor.data.gz"),
+        ("clinc150", 2000, "clinc150_full.json.gz"),
+        ("split-mnist", 500, "mnist-train-images-idx3-ubyte.gz"),
+    ],
+)
+def test_what_learners_share_lets_replay_learn_and_finetuning_forget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, events: int, file: str
+) -> None:
+    if file and not (DATA / file).exists():
+        pytest.skip(f"no {file} in {DATA}")
+    monkeypatch.setenv("EVERLEARN_DATA", str(DATA))
+    budget, metrics = Budget(every=10**6, tests=300), {}
+    for learner in ("replay", "finetune"):
+        cell = Cell(scenario, learner, 0)
+        loaded = job_of(cell, [f"stream.events={events}"])
+        metrics[learner] = run_cell(cell, loaded, budget, tmp_path)["metrics"]
+    replay, finetune = metrics["replay"], metrics["finetune"]
+    assert replay["learning_accuracy"] > 0.5
+    assert replay["acc"] > finetune["acc"] + 0.1
+    assert finetune["forgetting"] > replay["forgetting"] + 0.1

@@ -1,0 +1,309 @@
+"""What a pass over tasks finds, against a plain loop and by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pipeline.bench.measured
+from learners.descent import Descent
+from learners.learner import Learner
+from pipeline.bench.cell import Cell, job_of, run_cell
+from pipeline.bench.measured import Budget
+from streams.batch import Batch
+from streams.scenario import Scenario, ScenarioConfig
+
+BORDERS = [269, 538, 809, 1078, 1343]  # of split-digits
+WATCHER = """
+from learners.no_change import NoChange
+
+class Watcher(NoChange):
+    kind = "watcher"
+    per_event = False
+    learned, observed, asked = [], [], []
+
+    def predict(self, batch):
+        self.asked.append((len(self.learned), batch))
+        return super().predict(batch)
+
+    def observe(self, batch):
+        assert batch.segment is None and batch.y is None
+        self.observed += batch.ids.tolist()
+
+    def learn(self, batch):
+        assert batch.segment is None
+        self.learned += batch.ids.tolist()
+        super().learn(batch)
+
+class Silent(Watcher):
+    kind = "silent"
+
+    def predict(self, batch):
+        said = super().predict(batch)
+        said.value[:] = -1
+        return said
+
+class Bounded(Watcher):
+    kind = "bounded"
+    needs_boundaries = True
+
+    def observe(self, batch): ...
+
+    def learn(self, batch):
+        assert batch.segment is not None
+        self.learned += batch.ids.tolist()
+"""
+
+
+def found(
+    out: Path, scenario: str, learner: str, *overrides: str, seed: int = 0, **budget: Any
+) -> dict[str, Any]:
+    cell = Cell(scenario, learner, seed)
+    return run_cell(cell, job_of(cell, overrides), Budget(**budget), out)
+
+
+@pytest.fixture
+def watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """A user's learner that keeps what it is given: its class, once it has run."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "watcher_module", raising=False)
+    (tmp_path / "watcher_module.py").write_text(WATCHER)
+    return lambda: sys.modules["watcher_module"].Watcher  # type: ignore[attr-defined]
+
+
+def scenario(tmp_path: Path, **tasks: Any) -> str:
+    """A YAML file of digits with these tasks."""
+    file = tmp_path / "scenario.yaml"
+    file.write_text(json.dumps({"kind": "scenario", "dataset": "digits", "tasks": tasks}))
+    return str(file)
+
+
+def plain(learner: Learner, stream: Scenario, size: int) -> np.ndarray[Any, Any]:
+    """(phases, tasks) accuracy after each phase, with nothing of the pipeline."""
+    (everything,) = stream.read({}, len(stream))
+    tests = [stream.task_test(task) for task in range(stream.tasks)]
+    ends = [start for start, _ in stream.begins[1:]] + [len(stream)]
+    rows = []
+    for (start, _), stop in zip(stream.begins, ends, strict=True):
+        for i in range(start, stop, size):
+            batch = everything[i : min(i + size, stop)]
+            question = replace(batch, y=None, segment=None)
+            learner.predict(question)
+            learner.observe(question)
+            learner.learn(batch)
+        rows.append([right(learner, test) for test in tests])
+    return np.array(rows)
+
+
+def right(learner: Learner, test: Batch) -> float:
+    return float((learner.predict(test).value == test.y).mean())
+
+
+@pytest.mark.parametrize("size", [10, 7])
+@pytest.mark.parametrize("learner", ["replay", "finetune"])
+def test_the_numbers_are_those_of_a_plain_loop(tmp_path: Path, learner: str, size: int) -> None:
+    given = found(tmp_path, "split-digits", learner, f"stream.batch_size={size}", seed=3)
+    loaded = job_of(Cell("split-digits", learner, 3), [f"stream.batch_size={size}"])
+    stream = Scenario(ScenarioConfig(kind="scenario", name="split-digits", seed=3), Path())
+    a = plain(loaded.learner(loaded.job.learner, stream.schema, 3), stream, size)
+    k = 5
+    for i in range(k):
+        assert given["matrix"][i] == [*a[i, : i + 1], *[None] * (k - i - 1)]
+    metrics = given["metrics"]
+    assert metrics["acc"] == pytest.approx(sum(a[-1]) / k, abs=1e-12)
+    assert metrics["bwt"] == pytest.approx(sum(a[-1, j] - a[j, j] for j in range(4)) / 4, abs=1e-12)
+    forgotten = [max(a[i, j] for i in range(j, 4)) - a[-1, j] for j in range(4)]
+    assert metrics["forgetting"] == pytest.approx(sum(forgotten) / 4, abs=1e-12)
+    assert metrics["learning_accuracy"] == pytest.approx(a.diagonal().mean(), abs=1e-12)
+    assert "fwt" not in metrics
+    assert given["evaluations"]["accuracy"][-1] == a[-1].tolist()
+
+
+@pytest.mark.parametrize("block", [100, 4096])
+@pytest.mark.parametrize("size", [1, 10, 64, 1000])
+def test_a_task_ends_when_its_events_have_been_learned_and_no_other(
+    tmp_path: Path,
+    watcher: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    block: int,
+) -> None:
+    monkeypatch.setattr(pipeline.bench.measured, "BLOCK", block)
+    set_ = f"stream.batch_size={size}"
+    given = found(tmp_path, "split-digits", "watcher_module:Watcher", set_, every=100)
+    log = watcher()
+    assert log.learned == log.observed == list(range(1343))
+    asked = {learned for learned, batch in log.asked if batch.ids[0] < 0}
+    assert asked == set(given["evaluations"]["events"])
+    assert asked >= set(BORDERS)
+    if size == 1:
+        assert asked == {*BORDERS, *range(100, 1343, 100)}
+    if size == 1000:
+        assert asked == set(BORDERS)
+
+
+def test_tests_are_only_asked_about_and_show_nothing_that_is_not_to_be_seen(
+    tmp_path: Path, watcher: Callable[[], Any]
+) -> None:
+    found(tmp_path, "split-digits", "watcher_module:Watcher")
+    log = watcher()
+    assert min(log.learned) == min(log.observed) == 0
+    tests = [batch for _, batch in log.asked if batch.ids[0] < 0]
+    assert tests
+    for _, batch in log.asked:
+        assert batch.y is None
+        assert batch.segment is None
+        assert not batch.x.flags.writeable
+    assert {batch.classes for batch in tests} == {()}
+
+
+def test_who_needs_boundaries_sees_them(tmp_path: Path, watcher: Callable[[], Any]) -> None:
+    found(tmp_path, "split-digits", "watcher_module:Bounded", every=10**6)
+    tests = [batch for _, batch in watcher().asked if batch.ids[0] < 0]
+    assert [sorted(set(batch.segment.tolist())) for batch in tests[:3]] == [[0], [0], [1]]
+
+
+def test_who_says_nothing_is_not_scored(tmp_path: Path, watcher: Callable[[], Any]) -> None:
+    given = found(tmp_path, "split-digits", "watcher_module:Silent")
+    assert given["metrics"]["acc"] == 0
+    assert given["metrics"]["online_abstained"] == 1343
+    assert "online_accuracy" not in given["metrics"]
+    assert json.loads(json.dumps(given, allow_nan=False)) == given
+
+
+def test_classes_that_appear_as_they_come_are_told_apart_by_name(tmp_path: Path) -> None:
+    sets = ["stream.known_classes=false", "stream.tasks.shuffle_classes=true"]
+    given = found(tmp_path, "split-digits", "replay", *sets)
+    assert given["metrics"]["learning_accuracy"] > 0.9
+    assert given["metrics"]["acc"] > 0.6
+    # No-change gives the last label: of a task of two classes it knows the share of that one.
+    given = found(tmp_path, "split-digits", "no-change", *sets)
+    tasks = {"kind": "split", "shuffle_classes": True}
+    stream = Scenario(
+        ScenarioConfig.model_validate({"kind": "scenario", "name": "split-digits", "tasks": tasks}),
+        Path(),
+    )
+    ends = [start for start, _ in stream.begins[1:]] + [len(stream)]
+    for task, end in enumerate(ends):
+        last = next(stream.read({"0": end - 1}, 1))
+        share = float((stream.task_test(task).y == last.y).mean())
+        assert given["matrix"][task][task] == pytest.approx(share)
+
+
+def test_forward_transfer_is_against_the_untrained_model(tmp_path: Path) -> None:
+    given = found(tmp_path, "permuted-digits", "replay", "stream.events=200")
+    loaded = job_of(Cell("permuted-digits", "replay", 0), ["stream.events=200"])
+    config = ScenarioConfig(kind="scenario", name="permuted-digits", events=200)
+    stream = Scenario(config, Path())
+    learner = loaded.learner(loaded.job.learner, stream.schema, 0)
+    untrained = [right(learner, stream.task_test(task)) for task in range(5)]
+    a = plain(learner, stream, 10)
+    assert given["matrix"] == a.tolist()  # also of tasks that are still to come
+    assert given["evaluations"]["events"][9] == 200
+    assert given["evaluations"]["accuracy"][9] == [a[0, 0], None, None, None, None]
+    means = [
+        sum(known) / len(known)
+        for row in given["evaluations"]["accuracy"]
+        for known in [[one for one in row if one is not None]]
+    ]
+    assert given["metrics"]["aaa"] == pytest.approx(sum(means) / len(means), abs=1e-12)
+    fwt = sum(a[j - 1, j] - untrained[j] for j in range(1, 5)) / 4
+    assert given["metrics"]["fwt"] == pytest.approx(fwt, abs=1e-12)
+    assert len(set(untrained)) > 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "phases"),
+    [
+        ({"kind": "power-law", "tasks": 5, "phases": 12}, 12),
+        ({"kind": "drift", "shape": "recurring", "concepts": 3, "phases": 9}, 9),
+        ({"kind": "drift", "shape": "gradual", "concepts": 3, "width": 100}, 3),
+        ({"kind": "blurry", "tasks": 3}, 3),
+        ({"kind": "iid"}, 1),
+    ],
+    ids=["power-law", "recurring", "gradual", "blurry", "iid"],
+)
+@pytest.mark.parametrize("learner", ["replay", "no-change"])
+def test_tasks_that_come_back_and_drift(
+    tmp_path: Path, tasks: dict[str, Any], phases: int, learner: str
+) -> None:
+    given = found(tmp_path, scenario(tmp_path, **tasks), learner)
+    assert len(given["matrix"]) == phases
+    assert all(isfinite(value) for value in given["metrics"].values())
+    assert json.loads(json.dumps(given, allow_nan=False)) == given
+    wanted = {"acc", "aaa", "wc_acc", "learning_accuracy"}
+    if phases > 1:
+        wanted |= {"bwt", "forgetting"}
+    assert wanted <= given["metrics"].keys()
+    last = [a for a in given["matrix"][-1] if a is not None]
+    assert given["metrics"]["acc"] == pytest.approx(sum(last) / len(last))
+
+
+@pytest.mark.parametrize(
+    ("learner", "steps", "size"),
+    [
+        # Phases of 269, 269, 271, 269 and 265 events in micro-batches of 10. A row of the buffer is
+        # 64 float32, the id and the label (8 each), and a place of 4 for the recall.
+        ("replay", 136, 100 * 276),
+        ("replay:steps=3,buffer.capacity=7", 3 * 136, 7 * 276),
+        ("finetune:steps=2", 2 * 136, 0),
+        ("no-change", 0, 0),
+        ("river:model=naive_bayes.GaussianNB", 0, 0),
+    ],
+)
+def test_budgets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: str, steps: int, size: int
+) -> None:
+    counted, step = [0], Descent.step
+
+    def counting(self: Descent, *args: Any) -> None:
+        counted[0] += 1
+        step(self, *args)
+
+    monkeypatch.setattr(Descent, "step", counting)
+    given = found(tmp_path, "split-digits", learner, every=10**6)
+    assert given["gradient_steps"] == counted[0] == steps
+    assert given["buffer_bytes"] == size
+    assert given["events"] == 1343
+
+
+def test_tests_are_seen_as_the_stream_is(tmp_path: Path, watcher: Callable[[], Any]) -> None:
+    found(tmp_path, "split-digits", "watcher_module:Watcher", "stream.standardise={}")
+    stream = Scenario(ScenarioConfig(kind="scenario", name="split-digits"), Path())
+    asked = [batch.x for learned, batch in watcher().asked if learned == 1343]
+    scaled = np.concatenate(asked)
+    raw = np.concatenate([stream.task_test(task).x for task in range(5)])
+    (seen,) = stream.read({}, 1343)
+    mean, std = seen.x.mean(0), seen.x.std(0)
+    wanted = (raw - mean) / np.maximum(std, 1e-9)
+    common = (std > 0.5) & (np.abs(wanted) < 3)  # what is far out is cut off
+    assert common.mean() > 0.5
+    assert np.isclose(scaled[common], wanted[common], atol=0.02).mean() > 0.999
+
+
+def test_a_part_of_the_tests_is_the_same_part_each_time(
+    tmp_path: Path, watcher: Callable[[], Any]
+) -> None:
+    found(tmp_path, "split-digits", "watcher_module:Watcher", tests=20)
+    asked = [batch.offset.tolist() for _, batch in watcher().asked if batch.ids[0] < 0]
+    assert {len(rows) for rows in asked} == {20}
+    assert len({tuple(rows) for rows in asked}) == 5
+
+
+def test_curves_go_to_files_of_rows(tmp_path: Path) -> None:
+    given = found(tmp_path, "split-digits", "finetune", every=100)
+    folder = tmp_path / Cell("split-digits", "finetune", 0).folder
+    for name, metric in (("metrics", "online/accuracy"), ("stability", "stability/forgetting")):
+        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == given["evaluations"]["events"]
+        key = metric.replace("stability/", "").replace("/", "_")
+        assert rows[-1]["metrics"][metric] == given["metrics"][key]
+        assert rows[-1]["step"] == 1343

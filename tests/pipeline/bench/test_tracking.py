@@ -1,0 +1,117 @@
+"""Cells of a bench in a real MLflow: each once, whoever died and when."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mlflow")
+
+from pipeline.bench.tracking import Tracking
+from pipeline.mlflow_run import load
+from pipeline.track import TrackError
+
+Everlearn = Callable[..., Any]
+BENCH = ("bench", "split-digits", "--learner", "finetune", "--every", 100, "--out", "out")
+FOLDER = Path("out/split-digits/finetune-seed-0")
+
+
+def client(uri: str) -> Any:
+    load(uri)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri)
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite file that MLflow has set up, which takes it seconds."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    client(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def uri(migrated: Path, tmp_path: Path) -> str:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def runs(uri: str, experiment: str = "bench split-digits") -> list[Any]:
+    there = client(uri)
+    found = there.get_experiment_by_name(experiment)
+    return list(there.search_runs([found.experiment_id])) if found else []
+
+
+def test_each_cell_is_a_run_with_its_curves_and_its_result(
+    everlearn: Everlearn, uri: str, tmp_path: Path
+) -> None:
+    everlearn(*BENCH, "--learner", "no-change", "--seeds", 2, "--track", uri)
+    found = runs(uri)
+    assert sorted((r.data.tags["learner"], r.data.params["seed"]) for r in found) == [
+        ("finetune", "0"),
+        ("finetune", "1"),
+        ("no-change", "0"),
+        ("no-change", "1"),
+    ]
+    assert {r.info.status for r in found} == {"FINISHED"}
+    assert {r.data.tags["scenario"] for r in found} == {"split-digits"}
+    (run,) = [r for r in found if r.info.run_name == "finetune-seed-0"]
+    assert run.data.params["learner.model.hidden"] == "[128]"
+    result = json.loads((FOLDER / "result.json").read_text())["result"]
+    there = client(uri)
+    for name, value in (
+        ("stability/forgetting", result["metrics"]["forgetting"]),
+        ("plasticity/weight_norm", result["metrics"]["weight_norm"]),
+        ("online/accuracy", result["metrics"]["online_accuracy"]),
+    ):
+        curve = sorted(there.get_metric_history(run.info.run_id, name), key=lambda m: m.step)
+        assert curve[-1].step == 1343
+        assert curve[-1].value == pytest.approx(value, abs=1e-12)
+        assert {m.step for m in curve} <= set(result["evaluations"]["events"])
+    online = there.get_metric_history(run.info.run_id, "online/accuracy")
+    assert sorted(m.step for m in online) == result["evaluations"]["events"]
+    kept = there.download_artifacts(run.info.run_id, "result.json", str(tmp_path))
+    assert json.loads(Path(kept).read_text())["result"] == result
+
+
+def test_what_was_done_before_is_tracked_now_and_what_was_tracked_is_left(
+    everlearn: Everlearn, uri: str
+) -> None:
+    everlearn(*BENCH, "--seeds", 1)
+    everlearn(*BENCH, "--seeds", 2, "--track", uri)
+    first = runs(uri)
+    assert sorted(r.info.run_name for r in first) == ["finetune-seed-0", "finetune-seed-1"]
+    everlearn(*BENCH, "--seeds", 2, "--track", uri)
+    again = runs(uri)
+    assert {r.info.run_id: r.info.end_time for r in again} == {
+        r.info.run_id: r.info.end_time for r in first
+    }
+
+
+def test_a_delivery_that_was_cut_short_goes_on_in_its_run(everlearn: Everlearn, uri: str) -> None:
+    everlearn(*BENCH, "--seeds", 1, "--track", uri)
+    (run,) = runs(uri)
+    # As it is where a bench is killed before the end of the run is told.
+    client(uri).update_run(run.info.run_id, status="RUNNING")
+    everlearn(*BENCH, "--seeds", 1, "--track", uri)
+    (again,) = runs(uri)
+    assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
+
+
+def test_a_cell_that_is_run_anew_is_a_new_run(everlearn: Everlearn, uri: str) -> None:
+    everlearn(*BENCH, "--seeds", 1, "--track", uri)
+    everlearn(*BENCH, "--seeds", 1, "--track", uri, "--set", "learner.steps=2")
+    found = runs(uri)
+    assert sorted(r.data.params["learner.steps"] for r in found) == ["1", "2"]
+
+
+@pytest.mark.parametrize("uri", ["runs", "file:///x", "sqlite://", "http://"])
+def test_where_there_is_no_mlflow(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackError, match="--track: "):
+        Tracking(uri, tmp_path)
