@@ -37,17 +37,14 @@ class Parts(NamedTuple):
         cursor = self.loop.ledger.cursor()
         return {**self.loop.state(), "vocabulary": self.vocabulary.state(cursor)}
 
-    def snapshot(self, metrics: dict[str, float], probes: bool = False) -> Snapshot:
-        """What a server needs, as of now, with or without the probes; arrays of its own."""
+    def snapshot(self, metrics: dict[str, float]) -> Snapshot:
+        """What a server needs, as of now; arrays of its own."""
         learner = self.loop.learner
-        segments = self.loop.segments() if probes else ()
         state: State = {"learner": learner.servable()}
         for operator in self.loop.operators:
             if isinstance(operator, Standardise):
                 state["standardise"] = operator.state()
-        return Snapshot(
-            copied(state), learner.version, self.loop.events, dict(metrics), probes=segments
-        )
+        return Snapshot(copied(state), learner.version, self.loop.events, dict(metrics))
 
     def load(self, state: State) -> None:
         self.vocabulary.load(state["vocabulary"])

@@ -30,6 +30,7 @@ from pipeline.progress import LiveProgress
 from pipeline.report.write import hang
 from pipeline.run import RunError, Say
 from pipeline.ship import Shipment
+from pipeline.stability.evaluator import FINISH_S
 from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
 
 TURN_S = 0.25
@@ -255,8 +256,10 @@ class RayRun:
 
     def _close(self, summary: dict[str, Any]) -> dict[str, Any]:
         if evaluator := self._actors.get("evaluator"):
-            with suppress(RayError):
-                summary["metrics"] |= ray.get(evaluator.finish.remote(), timeout=60)
+            try:
+                summary["metrics"] |= ray.get(evaluator.finish.remote(), timeout=2 * FINISH_S[1])
+            except RayError as error:
+                self.say(f"the last snapshots were not scored on their probes: {line(error)}")
             if self.loaded.job.serve is not None:
                 time.sleep(2 * replicas.REPORT_S)  # what was answered last is being told
                 with suppress(RayError):

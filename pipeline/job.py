@@ -112,7 +112,10 @@ class LoadedJob:
         beside = {"name", "checkpoint", "track", "serve"}
         found = flat(self.job.model_dump(mode="json", exclude=beside, serialize_as_any=True))
         del found["evaluate.probes.every_events"]  # when they are asked about leaves no trace
-        return found
+        if self.job.evaluate.probes.share:
+            return found
+        without = {key for key in found if key.startswith("evaluate.probes.")}
+        return {k: v for k, v in found.items() if k not in without - {"evaluate.probes.share"}}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

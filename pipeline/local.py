@@ -65,10 +65,9 @@ class LocalRun:
     ) -> dict[str, Any]:
         """As ``Run.run``."""
         watchers: list[Watcher] = [progress]
-        tracking = probing = None
+        tracking = None
         if (probes := self.loaded.job.evaluate.probes).share:
-            probing = Beside(probes.every_events, self.say)
-            watchers.append(probing)
+            watchers.append(Beside(probes.every_events, self.say))
         if (config := self.loaded.job.track) is not None:
             tracking = Tracking(self.loaded, config, self.say)
             watchers += [tracking, MetricRows(config.every_events)]
@@ -81,19 +80,14 @@ class LocalRun:
             summary = self._run.run(resume, warm_from, max_events, watchers, self._blocks)
         except RunError:
             if tracking is not None:
-                tracking.close("FAILED", self._run)
+                tracking.finish("FAILED", self._run)
             raise
-        finally:
-            stability = {} if probing is None else probing.close()
-        if stability:
-            summary["metrics"] |= stability
-            self._run.folder.write_summary(summary)
         if tracking is not None:
             summary["mlflow_run_id"] = tracking.run_id
             self._run.folder.write_summary(summary)
             hang(self._run.folder.path, self.say)
             stopped = self.stopping and not summary["finished"]
-            tracking.close("KILLED" if stopped else "FINISHED", self._run)
+            tracking.finish("KILLED" if stopped else "FINISHED", self._run)
         return summary
 
     def _blocks(self, source: Source, cursor: Cursor) -> Iterator[Batch]:
@@ -131,6 +125,6 @@ class Tracking(Watcher):
             raise JobError(f"{self._loaded.file}: {error}") from None
         self._tracker = tracker
 
-    def close(self, status: Status, run: Run) -> None:
+    def finish(self, status: Status, run: Run) -> None:
         if self._tracker is not None:
             self._tracker.close(status, [run.folder.path / name for name in ARTIFACTS])

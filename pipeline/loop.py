@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class Loop:
         self.ledger.enter(batch)
         revealed = self.join.push(batch)
         if self.probes is not None:
-            self._probe(self.probes, batch, revealed)
+            revealed = self._probe(self.probes, batch, revealed)
         prediction = self.learner.step(self._question(batch), revealed)
         _fits(prediction, len(batch), self.learner)
         self._settle(self.join.settle(prediction.value, prediction.proba))
@@ -120,13 +121,19 @@ class Loop:
         if self.probes is not None:
             self._seen.append(self.probes.seen)
 
-    def _probe(self, probes: Probes, batch: Batch, revealed: Revealed) -> None:
+    def _probe(self, probes: Probes, batch: Batch, revealed: Revealed) -> Revealed:
+        """Tells the probes of a micro-batch; what is left to learn."""
         probes.enter(batch)
         if revealed.probes is not None:
             probes.add(revealed.probes)
         if revealed.corrected is not None:
             self.score()  # the drift that it may tell of comes first
-            probes.correct(*revealed.corrected)
+            ids, y = revealed.corrected
+            probes.correct(ids, y)
+            others = ~probes.holds(ids)
+            corrected = (ids[others], y[others]) if others.any() else None
+            return replace(revealed, corrected=corrected)
+        return revealed
 
     def results(self) -> dict[str, float]:
         """Metrics by name, as they stand."""
@@ -142,7 +149,7 @@ class Loop:
         """The stream has truly ended: labels still awaited are released, the books are closed."""
         for revealed, settled in self.join.finish(size):
             if self.probes is not None:
-                self._probe(self.probes, revealed.batch[:0], revealed)
+                revealed = self._probe(self.probes, revealed.batch[:0], revealed)
             if len(revealed):
                 self.learner.step(self._question(revealed.batch[:0]), revealed)
             self._settle(settled)

@@ -55,6 +55,11 @@ class Watcher:
     def end(self, loop: Loop) -> None:
         """After the last."""
 
+    def close(self) -> dict[str, float]:
+        """The run is over, well or not, and its folder is still held; metrics to be told with its
+        others."""
+        return {}
+
 
 class Run:
     """One run of a job in this process, in a folder that it holds alone.
@@ -93,11 +98,18 @@ class Run:
         torch.set_num_threads(self.loaded.job.threads)
         with self.folder.held():
             self.folder.check(resume)
+            told: dict[str, float] = {}
             try:
                 parts, finished = self._begin(resume, warm_from)
-                return self._go_on(parts, finished, max_events, watchers, blocks)
+                summary = self._go_on(parts, finished, max_events, watchers, blocks)
             finally:
+                for watcher in watchers:
+                    told |= watcher.close()
                 self.checkpoints.close()
+            if told:
+                summary["metrics"] |= told
+                self.folder.write_summary(summary)
+            return summary
 
     def _begin(self, resume: bool, warm_from: Path | None) -> tuple[Parts, bool]:
         """The job, built and brought back to where it was; whether it had come to its end."""

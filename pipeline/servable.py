@@ -59,6 +59,7 @@ class Snapshot:
         metrics: what was last known of the run, by name.
         taken: seconds since the epoch.
         probes: the probes by segment, for those who score them.
+        wanted: one that is not to be left out: a segment has just ended, or the run.
     """
 
     state: State
@@ -67,6 +68,7 @@ class Snapshot:
     metrics: dict[str, float] = field(default_factory=dict)
     taken: float = field(default_factory=time.time)
     probes: tuple[Segment, ...] = ()
+    wanted: bool = False
 
 
 def recipe(

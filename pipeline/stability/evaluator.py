@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot, learner_of
 from pipeline.stability.retention import Retention
 from pipeline.track import FILES
-from streams.state import leaves, nested
+from streams.state import leaves, nested, pack
 
 STATE, EVALUATIONS, ROWS = KEPT[1], KEPT[2], FILES[2]
-PATIENCE_S = 10.0
-"""How long, once a run has ended, all that wait are scored, and not the last alone."""
+FINISH_S = (5.0, 60.0)
+"""How long, once a run has ended, what waits is scored: all, and ends of segments."""
 _WAITING, _ROOM = 32, 256_000_000  # snapshots that may wait, and their bytes
 _SHARE, _FREE_S = 0.005, 0.02  # of the training thread that snapshots may take
 
@@ -46,7 +47,7 @@ class Asking(Watcher):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._waiting: deque[tuple[bool, int, Snapshot]] = deque()
+        self._waiting: deque[tuple[int, Snapshot]] = deque()  # with their bytes
         self._changed = threading.Condition()
         self._spent = 0.0
 
@@ -76,20 +77,27 @@ class Asking(Watcher):
         with self._changed:
             if not self._changed.wait_for(lambda: self._waiting, timeout):
                 return None
-            return self._waiting.popleft()[2]
+            return self._waiting.popleft()[1]
 
     def _take(self, wanted: bool) -> None:
         full = len(self._waiting) >= _WAITING
         if full and not wanted:
             return
-        snapshot = self._parts.snapshot({}, probes=True)
-        size = sum(getattr(leaf, "nbytes", 0) for _, leaf in leaves(snapshot.state))
+        segments = self._parts.loop.segments()
+        snapshot = replace(self._parts.snapshot({}), probes=segments, wanted=wanted)
+        # The last two segments: the columns of those before are the same as in the last snapshot.
+        new = {"state": snapshot.state} | {
+            str(i): pack(segment.rows)
+            for i, segment in enumerate(segments[-2:])
+            if segment.rows is not None
+        }
+        size = sum(getattr(leaf, "nbytes", 0) for _, leaf in leaves(new))
         with self._changed:
-            self._waiting.append((wanted, size, snapshot))
+            self._waiting.append((size, snapshot))
             while len(self._waiting) > 1 and (
-                len(self._waiting) > _WAITING or sum(s for _, s, _ in self._waiting) > _ROOM
+                len(self._waiting) > _WAITING or sum(size for size, _ in self._waiting) > _ROOM
             ):
-                others = [i for i, (ended, _, _) in enumerate(self._waiting) if not ended]
+                others = [i for i, (_, waits) in enumerate(self._waiting) if not waits.wanted]
                 del self._waiting[others[0] if others else 0]
             self._changed.notify_all()
 
@@ -163,8 +171,10 @@ class Evaluator:
         with safe_open(file, "numpy") as opened:
             flat: dict[str, Any] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             told = opened.metadata()
-        self._retention.load(nested(flat | json.loads(told["values"])))
+        recalled = Retention(self._retention.task)
+        recalled.load(nested(flat | json.loads(told["values"])))
         self.metrics = json.loads(told["metrics"])
+        self._retention = recalled
 
 
 class Beside(Watcher):
@@ -197,7 +207,6 @@ class Beside(Watcher):
         self._asking.end(loop)
 
     def close(self) -> dict[str, float]:
-        """Scores what waits; the metrics of the last evaluation."""
         self._closing.set()
         if self._thread is None or self._evaluator is None:
             return {}
@@ -217,7 +226,8 @@ def score(
     share: float,
 ) -> None:
     """Scores snapshots as they can be had, on a share of the time, until it is to close and none
-    is left; then, after some seconds of those that wait, the last alone.
+    is left. Where what waits then takes too long, it is ends of segments alone, and where these do,
+    the end of the run.
 
     Args:
         evaluator: scores them.
@@ -226,18 +236,19 @@ def score(
         say: is told, once, where scoring fails; training goes on.
         share: of the time that it may take.
     """
-    deadline = float("inf")
+    closed = float("inf")
     try:
         while True:
             ending = closing.is_set()  # before the fetch: what came until then is found by it
             if ending:
-                deadline = min(deadline, time.monotonic() + PATIENCE_S)
+                closed = min(closed, time.monotonic())
             snapshot = fetch(0.0 if ending else 0.2)
             if snapshot is None:
                 if ending:
                     break
                 continue
-            while time.monotonic() > deadline and (newer := fetch(0.0)) is not None:
+            late = time.monotonic() - closed
+            while late > FINISH_S[snapshot.wanted] and (newer := fetch(0.0)) is not None:
                 snapshot = newer
             start = time.perf_counter()
             evaluator.evaluate(snapshot)

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.stability.drift import Adwin
 from streams.batch import Array, Batch, ClassName, Ints
 from streams.operators.join import Held, Outcome, no_labels
-from streams.operators.probes import mix
+from streams.operators.probes import HoldOut, mix
 from streams.settings import Settings
 from streams.state import State, pack, unpack
 
@@ -66,6 +67,12 @@ class ProbesConfig(Settings):
     segments: int = Field(10, ge=2, le=1000, multiple_of=2)
     cut: Cut = Cut(events=2000)
 
+    @model_validator(mode="after")
+    def _enough(self) -> ProbesConfig:
+        if self.capacity <= self.segments:
+            raise ValueError("capacity: of each segment one must be kept, and of the running one")
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -91,11 +98,13 @@ class Segment:
 class Probes:
     """The probes of a run, by segment.
 
-    Where micro-batches are cut leaves no trace, and neither does the moment of ``fold``.
+    Where micro-batches are cut leaves no trace, and neither does the moment of ``fold``: but for
+    drift, which is seen in outcomes, and for which they must have been told of before.
     """
 
     def __init__(self, config: ProbesConfig, seed: int) -> None:
-        self._keep = max(1, config.capacity // (config.segments + 1))  # of each segment
+        self._keep = config.capacity // (config.segments + 1)  # of each segment
+        self._hold_out = HoldOut(config.share, seed)
         self._segments = config.segments
         self._seed = seed ^ _CHOICE
         self._length = float(config.cut.events or config.cut.seconds or np.inf)
@@ -116,7 +125,7 @@ class Probes:
             self._by_clock(batch)
         elif self._drift is None:
             while self.seen + n >= self._starts[-1] + self._length:
-                if self._room():
+                if not self._grown():
                     self._cut(self._starts[-1] + int(self._length))
         self.seen += n
 
@@ -126,14 +135,15 @@ class Probes:
         if self._until is None:
             self._until = float(batch.time[0]) + self._length
         while len(after := np.flatnonzero(batch.time >= self._until)):
-            at, passed = int(after[0]), self._until
-            if self.seen + at == self._starts[-1]:  # nothing came in all that time
-                self._until += self._length * ((batch.time[at] - passed) // self._length + 1)
-            elif self._room():
-                self._cut(self.seen + at)
-                self._until += self._length * ((batch.time[at] - passed) // self._length + 1)
-            else:  # it runs on, as long as those before it are now
-                self._until += self._length / 2
+            at, now = self.seen + int(after[0]), float(batch.time[after[0]])
+            if at > self._starts[-1] and self._grown():  # it runs on, as long as those before it
+                self._until = max(self._until + self._length / 2, np.nextafter(self._until, np.inf))
+                continue
+            if at > self._starts[-1]:
+                self._cut(at)
+            passed = (now - self._until) // self._length + 1  # segments, in which nothing came
+            # A time so large, or a segment so short, that one is lost in the rounding of the other.
+            self._until = max(self._until + passed * self._length, np.nextafter(now, np.inf))
 
     def outcomes(self, outcome: Outcome, counts: Sequence[int], seen: Sequence[int]) -> None:
         """Predictions that have met their labels: where their error changes, a segment ends.
@@ -155,21 +165,28 @@ class Probes:
             if self._drift.add(mean):
                 at = seen[int(np.searchsorted(until, (i + 1) * _ERRORS))]
                 if at > self._starts[-1]:
-                    self._room()
                     self._cut(at)
         self._errors = errors[whole * _ERRORS :]
-
-    def _room(self) -> bool:
-        """Whether a segment may end just now; if not, those before it have been merged instead."""
-        if len(self._starts) <= self._segments:
-            return True
         self.fold()
-        last = self._kept.pop()
-        pairs = zip(self._kept[::2], self._kept[1::2], strict=True)
-        self._kept = [self._smallest(_joined([a, b])) for a, b in pairs] + [last]
-        self._starts = [*self._starts[:-1:2], self._starts[-1]]
+        while len(self._starts) > self._segments + 1:
+            self._merge()
+
+    def _grown(self) -> bool:
+        """Whether there are as many segments as there may be, and so, in place of an end of the
+        running one, those before it have been merged, and all are to be twice as long."""
+        if len(self._starts) <= self._segments:
+            return False
+        self.fold()
+        self._merge()
         self._length *= 2
-        return False
+        return True
+
+    def _merge(self) -> None:
+        """Of the oldest segments, so many as there may be, each two become one."""
+        old = self._segments
+        pairs = zip(self._kept[:old:2], self._kept[1:old:2], strict=True)
+        self._kept = [self._smallest(_joined([a, b])) for a, b in pairs] + self._kept[old:]
+        self._starts = [*self._starts[:old:2], *self._starts[old:]]
 
     def _cut(self, at: int) -> None:
         self._starts.append(at)
@@ -179,8 +196,12 @@ class Probes:
     def add(self, held: Held) -> None:
         """Takes in probes whose label has come."""
         self._waiting.append(held)
-        if len(self._waiting) >= _AT_ONCE:
+        if len(self._waiting) >= _AT_ONCE and self._drift is None:
             self.fold()
+
+    def holds(self, ids: Ints) -> NDArray[np.bool_]:
+        """(n,) whether the event of each id is a probe."""
+        return self._hold_out.holds(ids)
 
     def correct(self, ids: Ints, y: Array) -> None:
         """Labels of events turned out to be these."""

@@ -9,7 +9,7 @@ is measured on the same probes then and now, which is far closer than two sample
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from streams.state import State
 Z95 = 1.959964
 """Of a 95% interval."""
 _AT_ONCE = 2048  # probes that are predicted at a time
+_LATE, _LATE_EVENTS = 0.1, 100  # an end of a segment that is seen so late has been missed
 _LOOKED_INTO = 1000  # probes that plasticity is measured on, the newest
 
 
@@ -36,6 +37,7 @@ class _Span:
     end: int
     ended: bool
     score: float = np.nan  # mean of its probes
+    missed: bool = False  # its end: nobody knows how well it was known then
 
 
 class Retention:
@@ -87,13 +89,15 @@ class Retention:
         new_row = self._take_up(segments, index, now, events)
         homes = [np.flatnonzero((index >= s.begin) & (index < s.end)) for s in self._spans]
         for span, home in zip(self._spans, homes, strict=True):
-            if span.ended:
+            if span.ended and not span.missed:
                 fresh = home[np.isnan(first[home])]
                 first[fresh] = best[fresh] = now[fresh]
         if new_row and not segments[-1].ended:  # it stands before this evaluation
             _improve(best, now, homes[:-1])
         found |= self._named() | self._intervals(now, first, best, homes)
-        found |= plasticity(learner, rows[max(0, len(rows) - _LOOKED_INTO) :])
+        found["stability/missed"] = sum(span.missed for span in self._spans)
+        newest = replace(rows[max(0, len(rows) - _LOOKED_INTO) :], y=None, segment=None, probe=None)
+        found |= plasticity(learner, newest)
         if new_row and segments[-1].ended:  # it is this evaluation
             _improve(best, now, homes[:-1])
         self._index, self._known, self.events = index, np.stack([first, best, now]), events
@@ -112,7 +116,8 @@ class Retention:
         y = rows.y
         assert y is not None
         scores: Array
-        parts = [learner.predict(part).value for part in rows.micro_batches(_AT_ONCE)]
+        asked = replace(rows, y=None, segment=None, probe=None)
+        parts = [learner.predict(part).value for part in asked.micro_batches(_AT_ONCE)]
         value = np.concatenate(parts)
         if self.task == "classification":
             scores = (value == y).astype(np.float64)
@@ -139,7 +144,8 @@ class Retention:
             if not span.ended and segment.ended:
                 # Where it has been merged since, it was the later half.
                 span.end, span.ended = segment.end, True
-                self.curves.add(events, _accuracy(self._spans, index, now), ended=True)
+                span.missed = _too_late(span, events)
+                self.curves.add(events, _accuracy(self._spans, index, now, row=True), ended=True)
                 row = fed = True
         for i, segment in enumerate(segments):
             inside = [s for s in self._spans if segment.begin <= s.begin < segment.end]
@@ -148,12 +154,16 @@ class Retention:
             if inside:
                 span = inside[0]
                 span.begin, span.end = segment.begin, segment.end
+                span.missed = any(part.missed for part in inside)
                 self._spans = [s for s in self._spans if s not in inside[1:]]
                 continue
-            self._spans.insert(i, _Span(segment.begin, segment.end, segment.ended))
+            span = _Span(segment.begin, segment.end, segment.ended)
+            self._spans.insert(i, span)
             self.curves.begin()
             if segment.ended:
-                self.curves.add(events, _accuracy(self._spans[: i + 1], index, now), ended=True)
+                span.missed = _too_late(span, events)
+                known = _accuracy(self._spans[: i + 1], index, now, row=True)
+                self.curves.add(events, known, ended=True)
             fed = segment.ended
             row = row or fed
         if not fed:
@@ -162,9 +172,11 @@ class Retention:
 
     def _named(self) -> dict[str, float]:
         found = self.curves.results().named()
+        for name in ("forgetting", "forgetting_initial", "bwt"):  # of the same probes, below
+            found.pop(f"stability/{name}", None)
         if self.task == "regression":
             # Differences of mean absolute errors read the same; levels do not.
-            found = {k: v for k, v in found.items() if "forgetting" in k or k.endswith("bwt")}
+            found = {name: value for name, value in found.items() if "windowed" in name}
         return found
 
     def _score(self, scores: Array) -> dict[str, float]:
@@ -180,18 +192,25 @@ class Retention:
     def _intervals(
         self, now: Array, first: Array, best: Array, homes: Sequence[Ints]
     ) -> dict[str, float]:
-        """95% intervals of what is means over segments."""
+        """What is a mean over segments, with 95% intervals. What was lost is taken from the same
+        probes then and now: some may have had no label yet when their segment ended, and count from
+        when they had."""
         found: dict[str, float] = {}
-        if self.task == "classification":
-            found |= _around("stability/acc", [_binomial(now[home]) for home in homes])
+        classes = self.task == "classification"
+        if classes:
+            found |= _around("stability/acc", [_binomial(now[home]) for home in homes], 0.0)
         else:
             found["stability/mae"] = -float(np.mean([now[home].mean() for home in homes]))
+        least = -1.0 if classes else -np.inf
         for name, then in (("forgetting", best), ("forgetting_initial", first)):
-            past = [then[home] - now[home] for home in homes[:-1]]
+            lost = [then[home] - now[home] for home in homes[:-1]]
+            past = [known for part in lost if len(known := part[~np.isnan(part)])]
             if past:
-                pairs = [self._paired(lost[~np.isnan(lost)]) for lost in past]
-                found |= _around(f"stability/{name}", pairs)
-        if homes[:-1]:
+                found[f"stability/{name}"] = float(np.mean([part.mean() for part in past]))
+                pairs = [self._paired(part) for part in past]
+                found |= _around(f"stability/{name}", pairs, least)
+        if "stability/forgetting" in found:
+            found["stability/bwt"] = -found["stability/forgetting_initial"]
             # The best of several accuracies is that of a lucky sample, too: what was forgotten
             # since may be less than it seems, but not less than since the first.
             low = "stability/forgetting_low"
@@ -214,7 +233,7 @@ class Retention:
         return {
             "events": self.events,
             "curves": self.curves.state(),
-            "spans": np.array([[s.begin, s.end, s.ended] for s in self._spans], np.int64),
+            "spans": np.array([[s.begin, s.end, s.ended, s.missed] for s in self._spans], np.int64),
             "index": self._index,
             "known": self._known,
         }
@@ -222,18 +241,31 @@ class Retention:
     def load(self, state: State) -> None:
         self.events = state["events"]
         self.curves.load(state["curves"])
-        spans = state["spans"].reshape(-1, 3).tolist()
-        self._spans = [_Span(begin, end, bool(ended)) for begin, end, ended in spans]
+        spans = state["spans"].reshape(-1, 4).tolist()
+        self._spans = [
+            _Span(begin, end, bool(ended), missed=bool(missed))
+            for begin, end, ended, missed in spans
+        ]
         self._index, self._known = state["index"], state["known"]
 
 
-def _accuracy(spans: Sequence[_Span], index: Ints, now: Array) -> Array:
-    """(k,) mean score of each span; as it was, where none of its probes is kept any more."""
+def _accuracy(spans: Sequence[_Span], index: Ints, now: Array, row: bool = False) -> Array:
+    """(k,) mean score of each span; as it was, where none of its probes is kept any more. In a row
+    of the matrix, NaN for the last where its end was missed."""
     for span in spans:
         start, stop = np.searchsorted(index, [span.begin, span.end])
         if start < stop:
             span.score = float(now[start:stop].mean())
-    return np.array([span.score for span in spans])
+    known = np.array([span.score for span in spans])
+    if row and spans[-1].missed:
+        known[-1] = np.nan
+    return known
+
+
+def _too_late(span: _Span, events: int) -> bool:
+    """Whether a segment ended so long ago that what is known of it now is not what was known then:
+    more than a tenth of its length."""
+    return events - span.end > max(_LATE * (span.end - span.begin), _LATE_EVENTS)
 
 
 def _improve(best: Array, now: Array, homes: Sequence[Ints]) -> None:
@@ -251,11 +283,13 @@ def _binomial(hits: Array) -> tuple[float, float]:
     return float(hits.mean()), share * (1 - share) / n
 
 
-def _around(name: str, parts: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """The ends of a 95% interval around the mean over segments, of (mean, variance) of each."""
+def _around(name: str, parts: Sequence[tuple[float, float]], least: float) -> dict[str, float]:
+    """The ends of a 95% interval around the mean over segments, of (mean, variance) of each; from
+    ``least`` to 1 where those are bounds."""
     mean = float(np.mean([m for m, _ in parts]))
     half = Z95 * float(np.sum([v for _, v in parts])) ** 0.5 / len(parts)
-    return {f"{name}_low": mean - half, f"{name}_high": mean + half}
+    most = 1.0 if np.isfinite(least) else np.inf
+    return {f"{name}_low": max(least, mean - half), f"{name}_high": min(most, mean + half)}
 
 
 def _finite(found: dict[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streams.batch import Array, Batch, Ints
 
@@ -31,4 +32,8 @@ class HoldOut:
         self._seed = seed
 
     def apply(self, block: Batch) -> Batch:
-        return replace(block, probe=mix(block.ids, self._seed) < self._below)
+        return replace(block, probe=self.holds(block.ids))
+
+    def holds(self, ids: Ints) -> NDArray[np.bool_]:
+        """(n,) whether the event of each id is a probe."""
+        return np.asarray(mix(ids, self._seed) < self._below)

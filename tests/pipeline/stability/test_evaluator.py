@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from pipeline.build import Parts, build
+from pipeline.folder import HeldError, RunFolder
 from pipeline.job import load
-from pipeline.run import Run
+from pipeline.run import Run, Watcher
 from pipeline.servable import Snapshot
 from pipeline.stability import evaluator as evaluators
 from pipeline.stability.evaluator import Asking, Evaluator, score
@@ -178,8 +179,8 @@ class Breaks(Prior):
 def test_where_scoring_fails_the_run_goes_on_and_says_so(
     write_job: WriteJob, everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.py").write_text(BREAKS)
-    job = write_job(learner={"kind": "mine:Breaks"}, evaluate={"probes": HELD})
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    job = write_job(learner={"kind": "breaks:Breaks"}, evaluate={"probes": HELD})
     found = everlearn("run", job, "--run-dir", "run")
     told = "probes are not scored any more: ZeroDivisionError: no servable of mine"
     assert found.err.count(told) == 1
@@ -216,3 +217,51 @@ def test_bytes_that_wait_are_bounded(
     assert last is not None
     assert last.events == 10_016
     assert asking.next(0.0) is None
+
+
+class Lock(Watcher):
+    """Tries to take the folder when the run is over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = RunFolder(folder)
+        self.refused = False
+
+    def close(self) -> dict[str, float]:
+        try:
+            with self.folder.held():
+                pass
+        except HeldError:
+            self.refused = True
+        return {"online/told": 1.0}
+
+
+def test_the_folder_is_held_until_all_has_been_scored(job: Path, tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "run")
+    summary = Run(load(job), tmp_path / "run", print).run(max_events=1000, watchers=[lock])
+    assert lock.refused
+    assert summary["metrics"]["online/told"] == 1.0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_too_slow_to_score_all_it_scores_the_ends_of_segments(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots, parts = taken(job, tmp_path / "run", monkeypatch)
+    monkeypatch.setattr(evaluators, "FINISH_S", (-1.0, 60.0))
+    waiting, closing = iter(snapshots), threading.Event()
+    closing.set()
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    score(Evaluator(parts.recipe, folder, print), lambda _: next(waiting, None), closing, print, 1)
+    assert [row["step"] for row in rows(folder)] == [3008, 6016, 9024, 12000, 15008, 18016, 20_000]
+    assert rows(folder)[-1]["metrics"]["stability/missed"] == 0
+
+    monkeypatch.setattr(evaluators, "FINISH_S", (-1.0, -1.0))
+    waiting = iter(snapshots)
+    folder = tmp_path / "slower"
+    folder.mkdir()
+    score(Evaluator(parts.recipe, folder, print), lambda _: next(waiting, None), closing, print, 1)
+    (last,) = rows(folder)
+    assert last["step"] == 20_000
+    assert last["metrics"]["stability/missed"] == 6
+    assert "stability/forgetting" not in last["metrics"]

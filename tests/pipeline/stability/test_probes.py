@@ -273,11 +273,11 @@ def test_a_probe_is_never_learned_also_when_late_and_after_a_resume(
     everlearn: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "mine.py").write_text(LEARNER)
+    (tmp_path / "diary.py").write_text(LEARNER)
     held = {"share": 0.1, "cut": {"events": 300}, "every_events": 100}
     job = write_job(
         stream=apart,
-        learner={"kind": "mine:Diary"},
+        learner={"kind": "diary:Diary"},
         evaluate={"probes": held},
         checkpoint={"every_events": 500},
     )
@@ -311,6 +311,123 @@ def test_what_cannot_be(write_job: Callable[..., Path], everlearn: Callable[...,
         ("cut={events: 5, seconds: 2}", "state one of events, seconds and drift"),
         ("cut={drift: 2}", "evaluate.probes.cut.drift"),
         ("capacity=5", "evaluate.probes.capacity"),
+        ("segments=100", "of each segment one must be kept"),
     ):
-        found = everlearn("run", job, "--set", f"evaluate.probes.{setting}", code=2)
+        more = ("--set", "evaluate.probes.capacity=100", "--set", f"evaluate.probes.{setting}")
+        found = everlearn("run", job, *more, code=2)
         assert told in found.line
+
+
+FLIPS = """
+import numpy as np
+from streams.batch import Batch
+from streams.schema import Feature, Schema
+from streams.stream import Stream
+
+
+class Flips(Stream):
+    '''A class that follows from a number, and every 1,500 events the other way round.'''
+
+    kind = "flips"
+    schema = Schema((Feature("x", "numeric"),), "classification", ("a", "b"))
+
+    def __init__(self, config, folder):
+        pass
+
+    def read(self, cursor, block_size):
+        for start in range(cursor.get("0", 0), 9000, block_size):
+            at = np.arange(start, min(start + block_size, 9000))
+            x = np.sin(at * 12.9898)[:, None] * 2
+            y = ((x[:, 0] > 0) ^ (at // 1500 % 2 == 1)).astype(np.int64)
+            yield Batch(at, at * 1.0, x, at.astype(np.int32) * 0, at, y, classes=("a", "b"))
+"""
+
+
+@pytest.mark.parametrize("cut", ["{drift: 0.002}", "{events: 700}", "{seconds: 700}"])
+def test_whoever_looks_and_when_leaves_no_trace(
+    cut: str, write_job: Callable[..., Path], everlearn: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "flips.py").write_text(FLIPS)
+    job = write_job(stream={"kind": "flips:Flips"}, evaluate={"probes": {"share": 0.2}}, track=None)
+    found = set()
+    for every, checkpoint in ((100_000, 100_000), (200, 100_000), (100_000, 500), (96, 640)):
+        out = f"run-{every}-{checkpoint}"
+        settings = (
+            f"evaluate.probes.every_events={every}",
+            f"checkpoint.every_events={checkpoint}",
+            f"evaluate.probes.cut={cut}",
+            "evaluate.probes.segments=4",
+            "learner.optimizer.lr=0.01",
+        )
+        everlearn("run", job, "--run-dir", out, *(w for s in settings for w in ("--set", s)))
+        found.add(json.loads(Path(out, "summary.json").read_text())["state_digest"])
+        state = read(sorted(Path(out, "checkpoints").iterdir())[-1]).state["probes"]
+        assert state["cuts"] >= 4
+        ends = [*state["starts"].tolist()[1:], state["seen"]]
+        for i, kept in state["kept"].items():
+            assert (np.diff(kept["index"]) > 0).all()
+            assert state["starts"][int(i)] <= kept["index"][0]
+            assert kept["index"][-1] < ends[int(i)]
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        1.7e18 + np.arange(300) * 1e9,  # in nanoseconds
+        np.where(np.arange(300) < 150, np.arange(300.0), 1e300),
+        np.where(np.arange(300) < 150, np.arange(300.0), 1e19),
+        -1e18 + np.arange(300.0),
+        1.7e9 + np.arange(300.0),
+    ],
+)
+@pytest.mark.parametrize("seconds", [1e-9, 60.0])
+def test_no_time_is_so_odd_that_it_takes_for_ever(time: Array, seconds: float) -> None:
+    probes = fed(Probes(config(cut={"seconds": seconds}), 1), 300, size=30, time=time)
+    segments = probes.segments()
+    assert segments[0].begin == 0
+    assert segments[-1].end == 300
+    assert len(segments) <= 5
+
+
+def test_a_corrected_label_of_a_probe_is_no_class_to_learn(
+    write_job: Callable[..., Path], everlearn: Callable[..., Any], tmp_path: Path
+) -> None:
+    chosen = mix(np.arange(400), 7) < int(0.1 * 2**64)
+    probe = int(np.flatnonzero(chosen)[0])
+    rows = [f"{i},{i},{i % 7}" for i in range(400)]
+    (tmp_path / "events.csv").write_text("\n".join(["id,time,x", *rows]))
+    found = {}
+    for name, corrected in (("without", []), ("with", [f"{probe},300,c"])):
+        told = [f"{i},{i},{'ab'[i % 2]}" for i in range(300)] + corrected
+        told += [f"{i},{i},{'ab'[i % 2]}" for i in range(301, 400)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,time,y", *told]))
+        stream = {
+            "kind": "recorded",
+            "path": "events.csv",
+            "id": "id",
+            "time": "time",
+            "labels": {"path": f"{name}.csv", "id": "id", "label": "y", "time": "time"},
+            "label": None,
+            "label_delay": None,
+            "standardise": None,
+        }
+        job = write_job(stream=stream, evaluate={"probes": {"share": 0.1}})
+        everlearn("run", job, "--run-dir", name)
+        found[name] = read(sorted(Path(name, "checkpoints").iterdir())[-1]).state
+    learner = found["with"]["learner"]
+    assert sorted(learner["classes"]) == ["a", "b"]
+    assert digest(learner) == digest(found["without"]["learner"])
+    kept = found["with"]["probes"]["kept"]["0"]["rows"]
+    assert kept["y"][kept["ids"] == probe].tolist() == [2]  # the probe's label is what it is
+
+
+def test_a_job_without_probes_is_the_same_whatever_it_says_of_them(
+    write_job: Callable[..., Path], everlearn: Callable[..., Any]
+) -> None:
+    job = write_job()
+    everlearn("run", job, "--run-dir", "run", "--max-events", 1000)
+    more = ("--resume", "--max-events", 2000, "--set", "evaluate.probes.capacity=200")
+    everlearn("run", job, "--run-dir", "run", *more)
+    more = ("--resume", "--max-events", 3000, "--set", "evaluate.probes.share=0.1")
+    assert "evaluate.probes.share" in everlearn("run", job, "--run-dir", "run", *more, code=2).err

@@ -208,3 +208,61 @@ def test_going_on_from_its_state() -> None:
         other = Retention("classification")
         other.load(state)
         assert digest(other.state()) == digest(whole.state())
+
+
+class Peeks(Knows):
+    """Says what it is told, where it is told."""
+
+    kind = "peeks"
+
+    def predict(self, batch: Batch) -> Prediction:
+        assert batch.segment is None
+        assert batch.probe is None
+        value = np.zeros(len(batch), np.int64) if batch.y is None else batch.y
+        return Prediction(batch.ids, "classification", value, None, ("a", "b"), 1)
+
+
+def test_a_learner_is_not_told_the_labels() -> None:
+    found, _ = Retention("classification").evaluate(Peeks(), [segment(0, 10)], 10)
+    assert found["stability/acc"] == 0.5
+
+
+def test_labels_that_come_late_leave_the_estimate_in_its_interval() -> None:
+    """Half of a segment's labels come after it has ended, and that half is known worse."""
+    retention = Retention("classification")
+    early = segment(0, 50)
+    asked(retention, [early], 100, range(50))
+    whole, running = segment(0, 100), segment(100, 110, False)
+    asked(retention, [whole, running], 110, [*range(50), *range(50, 60), *range(100, 110)])
+    running = segment(100, 120, False)
+    found = asked(retention, [whole, running], 120, [*range(45), *range(50, 58), *range(100, 120)])
+    # Of the 100, 60 were right when first asked; 7 of these are lost.
+    for name in ("forgetting", "forgetting_initial"):
+        assert found[f"stability/{name}"] == pytest.approx(0.07)
+        low, high = (found[f"stability/{name}_{end}"] for end in ("low", "high"))
+        assert low < 0.07 < high
+    assert found["stability/bwt"] == pytest.approx(-0.07)
+
+
+def test_where_the_end_of_a_segment_was_missed_nothing_is_made_up() -> None:
+    """The evaluator comes back when two more segments have gone by."""
+    retention = Retention("classification")
+    parts = [segment(i * 1000, (i + 1) * 1000, step=10) for i in range(4)]
+    asked(retention, parts[:1], 1000, range(1000))
+    running = segment(3000, 3010, False)
+    found = asked(retention, [*parts[:3], running], 3010, [*range(500), *range(3000, 3010)])
+    assert found["stability/missed"] == 1  # the second; the third has ended only just now
+    assert found["stability/segments"] == 4
+    # Of the first one half is lost; nobody knows what was known of the second at its end.
+    assert found["stability/forgetting_initial"] == pytest.approx((0.5 + 0.0) / 2)
+    assert found["stability/forgetting"] == pytest.approx((0.5 + 0.0) / 2)
+    assert found["plasticity/learning_accuracy"] == pytest.approx((1.0 + 0.0) / 2)
+
+
+def test_an_interval_stays_within_what_can_be() -> None:
+    retention = Retention("classification")
+    found = asked(retention, [segment(0, 5)], 5, range(5))
+    assert found["stability/acc_high"] == 1.0
+    found = asked(retention, [segment(0, 5), segment(5, 8, False)], 8, [])
+    assert found["stability/forgetting_high"] == 1.0
+    assert found["stability/acc_low"] == 0.0
