@@ -154,6 +154,7 @@ def mlflow(database: Path) -> Iterator[str]:
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--no-serve-artifacts"]
         command += ["--allowed-hosts", f"{HOST}:*,127.0.0.1:*"]
+        command += ["--cors-allowed-origins", f"http://{HOST}:{port}"]
         command += ["--backend-store-uri", f"sqlite:///{copy}"]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with started(

@@ -7,11 +7,14 @@ import runpy
 import shlex
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from pipeline import job
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,6 +55,17 @@ def run(line: str, everlearn: Callable[..., Any]) -> None:
         assert "VENV   ?= .venv" in (ROOT / "Makefile").read_text()
     else:
         pytest.fail(f"a command that no test knows how to run: {line}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_job_of_a_command_that_takes_long_is_one(page: Path) -> None:
+    for block in blocks(page):
+        lines = block["text"].replace("\\\n", " ").splitlines() if block["kind"] == "sh" else ()
+        for line in lines:
+            if line.startswith("everlearn run experiments/"):
+                words = shlex.split(line, comments=True)
+                settings = [b for a, b in pairwise(words) if a == "--set"]
+                job.load(ROOT / words[2], settings)  # raises where it is none
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
