@@ -1,4 +1,4 @@
-"""What probes cost the training: the Elec2 job with and without them, in turn.
+"""What probes cost the training: jobs with and without them, in turn.
 
 Both are whole runs of the local runner, tracked in no place. One holds out 2% of events, keeps them
 by segment, takes snapshots and scores them in a thread beside the training, as jobs do; the other
@@ -7,9 +7,10 @@ thread rests while it is not its run's turn, so that a machine whose speed wande
 
     python experiments/benchmarks/probes.py [--rounds 5]
 
-Streams of three lengths are taken, and one of them with 2, 10 and 40 segments. Prints seconds of
-training for each, the cost of probes in percent, and what one evaluation takes; writes the lot to
-experiments/results/probes.md.
+The Elec2 job is taken at three lengths, one of them with 2, 10 and 40 segments, and the network of
+split-mnist in ``everlearn bench`` (784-512-10, micro-batches of 10), where MNIST is there. Prints
+seconds of training for each, the cost of probes in percent, and what one evaluation takes; writes
+the lot to experiments/results/probes.md.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,16 +38,27 @@ ROOT = Path(__file__).parents[2]
 JOB = ROOT / "experiments" / "jobs" / "elec2.yaml"
 RESULT = ROOT / "experiments" / "results" / "probes.md"
 SLICE = 8192
+MNIST = """
+name: mnist
+seed: 7
+stream: {kind: scenario, name: split-mnist, batch_size: 10}
+learner:
+  kind: replay
+  model: {kind: mlp, hidden: [512]}
+  optimizer: {kind: sgd, lr: 0.1}
+  replay_size: 10
+  buffer: {capacity: 1000}
+"""
 ABOUT = [
     "# What probes cost",
     "",
-    "The Elec2 job (45,312 events, again and again) with 2% of events as probes and without, in"
-    " turn every 8,192 events; seconds of training, and of one evaluation. Printed by"
-    " `python experiments/benchmarks/probes.py`, which says how.",
+    "The Elec2 job (45,312 events, again and again, 32 at a time) and split-mnist (10 at a time)"
+    " with 2% of events as probes and without, in turn every 8,192 events; seconds of training, and"
+    " of one evaluation. Printed by `python experiments/benchmarks/probes.py`, which says how.",
     "",
-    "| events | segments | without, s | with, s | cost, median of rounds | rounds | evaluations |"
+    "| job | events | segments | without, s | with, s | cost, median | rounds | evaluations |"
     " one of them, ms |",
-    "|---|---|---|---|---|---|---|---|",
+    "|" + "---|" * 9,
 ]
 
 
@@ -54,7 +66,7 @@ class Gated(Beside):
     """Scores only while its run has its turn."""
 
     def __init__(self, turn: threading.Event) -> None:
-        super().__init__(2000, print)
+        super().__init__(2000, print, share=0.0025)  # half the time is not its run's
         asked = self._asking.next
 
         def fetch(timeout: float) -> Snapshot | None:
@@ -92,7 +104,7 @@ class Turns(Watcher):
         self.mine.set()
 
 
-def pair(data: Path, segments: int, folder: Path) -> Iterator[float]:
+def pair(job: Path, settings: Sequence[str], folder: Path) -> Iterator[float]:
     """Seconds of training without probes and with them, evaluations, and seconds of one."""
     with_turn, without_turn = threading.Event(), threading.Event()
     watching = {
@@ -100,11 +112,10 @@ def pair(data: Path, segments: int, folder: Path) -> Iterator[float]:
         "without": Turns(without_turn, with_turn),
     }
     beside = Gated(with_turn)
-    held = {"with": ["evaluate.probes.share=0.02"], "without": []}
-    held["with"].append(f"evaluate.probes.segments={segments}")
+    held = {"with": "0.02", "without": "0"}
 
     def run(name: str) -> None:
-        loaded = jobs.load(JOB, [f"stream.path={data}", *held[name]])
+        loaded = jobs.load(job, [*settings, f"evaluate.probes.share={held[name]}"])
         watchers: list[Watcher] = [watching[name]]
         if name == "with":
             watchers.append(beside)
@@ -136,19 +147,30 @@ def main() -> None:
     for line in ABOUT[4:]:
         print(line)
     with tempfile.TemporaryDirectory() as place:
-        for times, segments in ((1, 10), (4, 10), (16, 10), (4, 2), (4, 40)):
-            data = Path(place) / f"elec2-{times}.parquet"
-            pq.write_table(pa.concat_tables([table] * times), data)
-            found = [
-                [*pair(data, segments, Path(place) / f"{times}-{segments}-{i}")]
-                for i in range(rounds)
-            ]
+        mnist = Path(place) / "mnist.yaml"
+        mnist.write_text(MNIST)
+        for times, segments in ((1, 10), (4, 10), (16, 10), (4, 2), (4, 40), (0, 10)):
+            settings = [f"evaluate.probes.segments={segments}"]
+            job, name, events = mnist, "split-mnist", 60_000
+            if times:
+                data = Path(place) / f"elec2-{times}.parquet"
+                pq.write_table(pa.concat_tables([table] * times), data)
+                job, name, events = JOB, "Elec2", times * len(table)
+                settings.append(f"stream.path={data}")
+            try:
+                found = [
+                    [*pair(job, settings, Path(place) / f"{times}-{segments}-{i}")]
+                    for i in range(rounds)
+                ]
+            except jobs.JobError as error:
+                print(error)
+                continue
             without, with_, evaluations, one = (
                 statistics.median(c) for c in zip(*found, strict=True)
             )
             costs = [100 * (b / a - 1) for a, b, *_ in found]
             lines.append(
-                f"| {times * len(table):,} | {segments} | {without:.2f} | {with_:.2f} |"
+                f"| {name} | {events:,} | {segments} | {without:.2f} | {with_:.2f} |"
                 f" {statistics.median(costs):.1f}% | {', '.join(f'{c:.1f}' for c in costs)} |"
                 f" {evaluations:.0f} | {1000 * one:.1f} |"
             )

@@ -186,7 +186,7 @@ class Beside(Watcher):
         share: of the time that it may take; what is more waits, or is left out.
     """
 
-    def __init__(self, every: int, say: Callable[[str], None], share: float = 0.01) -> None:
+    def __init__(self, every: int, say: Callable[[str], None], share: float = 0.005) -> None:
         self.share = share
         self.say = say
         self._asking = Asking(every)

@@ -24,7 +24,7 @@ from streams.settings import Settings
 from streams.state import State, pack, unpack
 
 _ERRORS = 8  # outcomes that are averaged into one value for the drift detector
-_AT_ONCE = 64  # micro-batches with probes are folded in; one by one costs several times as much
+_AT_ONCE = 256  # micro-batches with probes are folded in; one by one costs several times as much
 _CHOICE = 0x70726F62  # another hash than that by which probes are chosen
 
 

@@ -331,7 +331,7 @@ class LabelJoin(ABC):
         assert y is not None
         unlabelled, mask = NONE, None
         missing = no_labels(y)
-        if missing.any():
+        if np.count_nonzero(missing):
             unlabelled, mask = batch.ids[missing], ~missing
             batch, y, before = batch.take(mask), y[mask], before[mask]
         chunk.know(self._last, before, y)

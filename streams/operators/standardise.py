@@ -52,7 +52,7 @@ class Standardise(Operator):
         rows = self._rows(batch)
         seen = self._seen(batch, rows)
         if batch.probe is not None and np.count_nonzero(batch.probe):
-            rows = rows[~batch.probe]
+            rows = rows.take(np.flatnonzero(~batch.probe), 0)  # a mask takes twice the time
         if len(rows):
             self.moments.update(rows)
         return (seen,)

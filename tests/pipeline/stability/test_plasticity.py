@@ -17,6 +17,7 @@ from pipeline.stability.plasticity import (
     dormant,
     effective_rank,
     plasticity,
+    singular_values,
     stable_rank,
     weight_norm,
 )
@@ -65,17 +66,17 @@ def test_a_unit_of_feature_maps_is_a_channel() -> None:
 def test_ranks_by_hand() -> None:
     rng = np.random.default_rng(0)
     orthogonal, _ = np.linalg.qr(rng.normal(size=(8, 8)))
-    assert effective_rank(orthogonal) == pytest.approx(8)
-    assert effective_rank(3 * orthogonal[:, :5]) == pytest.approx(5)
-    assert stable_rank(orthogonal) == 8
+    assert effective_rank(singular_values(orthogonal)) == pytest.approx(8)
+    assert effective_rank(singular_values(3 * orthogonal[:, :5])) == pytest.approx(5)
+    assert stable_rank(singular_values(orthogonal)) == 8
     # Singular values 2, 1, 1: shares 1/2, 1/4, 1/4, entropy 1.5 ln 2.
     three = orthogonal[:, :3] * [2, 1, 1]
-    assert effective_rank(three) == pytest.approx(2**1.5)
-    assert stable_rank(three) == 3
-    assert stable_rank(three, share=0.5) == 1
-    assert stable_rank(three, share=0.7) == 2
+    assert effective_rank(singular_values(three)) == pytest.approx(2**1.5)
+    assert stable_rank(singular_values(three)) == 3
+    assert stable_rank(singular_values(three), share=0.5) == 1
+    assert stable_rank(singular_values(three), share=0.7) == 2
     # 98.5%, 1% and 0.5% of the sum.
-    assert stable_rank(orthogonal[:, :3] * [98.5, 1, 0.5]) == 2
+    assert stable_rank(singular_values(orthogonal[:, :3] * [98.5, 1, 0.5])) == 2
 
 
 @pytest.mark.parametrize("r", [1, 3, 6])
@@ -83,9 +84,10 @@ def test_ranks_by_hand() -> None:
 def test_a_matrix_of_rank_r(r: int, dtype: Any) -> None:
     rng = np.random.default_rng(r)
     features = (rng.normal(size=(500, r)) @ rng.normal(size=(r, 20))).astype(dtype)
-    assert 0.6 * r < effective_rank(features) <= r + 1e-3
-    assert stable_rank(features) <= r
-    assert effective_rank(np.zeros((5, 3))) == stable_rank(np.zeros((5, 3))) == 0
+    assert 0.6 * r < effective_rank(singular_values(features)) <= r + 1e-3
+    assert stable_rank(singular_values(features)) <= r
+    nothing = singular_values(np.zeros((5, 3)))
+    assert effective_rank(nothing) == stable_rank(nothing) == 0
 
 
 def test_weight_norm() -> None:
@@ -142,3 +144,13 @@ def test_without_a_network_or_a_number_there_is_none() -> None:
         learner.net.body[0].weight[0, 0] = np.inf
     assert plasticity(learner, events) == {}
     assert set(plasticity(tiny(), events[:0])) == {"plasticity/weight_norm"}
+
+
+def test_singular_values_are_those_of_the_decomposition() -> None:
+    rng = np.random.default_rng(4)
+    for shape in ((200, 16), (16, 200), (30, 30), (1, 5)):
+        features = rng.normal(size=shape).astype(np.float32)
+        expected = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+        np.testing.assert_allclose(singular_values(features), expected, rtol=1e-9)
+    low = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 20))
+    assert (singular_values(low)[3:] == 0).all()
