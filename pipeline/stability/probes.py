@@ -260,6 +260,7 @@ class Probes:
 
     def state(self) -> State:
         self.fold()
+        rows, index = _joined(self._kept)  # a checkpoint of few large arrays is written sooner
         return {
             "seen": self.seen,
             "cuts": self.cuts,
@@ -268,11 +269,8 @@ class Probes:
             "starts": np.array(self._starts, np.int64),
             "errors": self._errors,
             "drift": {} if self._drift is None else self._drift.state(),
-            "kept": {
-                str(i): {"rows": pack(rows), "index": index}
-                for i, (rows, index) in enumerate(self._kept)
-                if rows is not None
-            },
+            "counts": np.array([len(index) for _, index in self._kept], np.int64),
+            "kept": {} if rows is None else {"rows": pack(rows), "index": index},
         }
 
     def load(self, state: State, classes: tuple[ClassName, ...]) -> None:
@@ -284,8 +282,12 @@ class Probes:
             self._drift.load(state["drift"])
         self._waiting = []
         self._kept = [_NOTHING] * len(self._starts)
-        for i, kept in state.get("kept", {}).items():
-            self._kept[int(i)] = unpack(kept["rows"], classes), kept["index"]
+        if kept := state["kept"]:
+            rows, stop = unpack(kept["rows"], classes), 0
+            for i, count in enumerate(state["counts"].tolist()):
+                mine = slice(stop, stop := stop + count)
+                if count:
+                    self._kept[i] = rows[mine], kept["index"][mine]
 
 
 _NOTHING: tuple[Batch | None, Ints] = (None, np.empty(0, np.int64))
