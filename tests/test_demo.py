@@ -58,5 +58,8 @@ def test_the_demo_is_killed_run_again_and_ends_with_its_table(
     assert cells["requests failed"] == "0"
     assert int(cells["versions that answered"].replace(",", "")) > 3
     assert int(cells["answers scored"].replace(",", "")) > 50
-    assert float(cells["accuracy"]) == 0.9108
+    assert float(cells["accuracy"]) == 0.9114
+    forgotten = cells["forgotten of earlier segments"]
+    assert re.fullmatch(r"-?0\.\d{3} \(-?0\.\d{3} to -?0\.\d{3}\)", forgotten)
+    assert (tmp_path / "runs" / "demo" / "report.html").stat().st_size > 1_000_000
     assert (tmp_path / "mlflow.db").exists()
