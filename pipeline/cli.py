@@ -78,9 +78,7 @@ def run(
     from pipeline.run import RunError, stopping_on_signals
 
     console = Console(stderr=True)
-
-    def say(what: str) -> None:
-        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
+    say = _saying(console)
 
     try:
         if resume and warm_from is not None:
@@ -160,9 +158,7 @@ def serve(
     from pipeline.servable import ServeConfig
 
     console = Console(stderr=True)
-
-    def say(what: str) -> None:
-        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
+    say = _saying(console)
 
     try:
         serving(run_dir, ServeConfig(host=host, port=port), poll, say)
@@ -187,9 +183,7 @@ def report_page(
     from pipeline.report.write import ReportError, write_report
 
     console = Console(stderr=True)
-
-    def say(what: str) -> None:
-        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
+    say = _saying(console)
 
     try:
         say(f"written to {write_report(path, out)}")
@@ -243,9 +237,7 @@ def bench(
     from pipeline.track import TrackError
 
     console = Console(stderr=True)
-
-    def say(what: str) -> None:
-        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
+    say = _saying(console)
 
     try:
         budget = Budget(every, tests or None)
@@ -281,6 +273,15 @@ def bench(
 def doctor() -> None:
     """What is installed, what is missing, and how to get it."""
     sys.exit(report(Console()))
+
+
+def _saying(console: Console) -> Callable[[str], None]:
+    """What tells a person a line."""
+
+    def say(what: str) -> None:
+        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
+
+    return say
 
 
 def _log() -> str:

@@ -17,11 +17,14 @@ from pipeline.job import JobError, LoadedJob
 from pipeline.track import FILES, RECORD
 from streams.batch import Dead
 
-KEPT = ("served.json", "stability.safetensors", "evaluations.jsonl")
-"""What the evaluator remembers, of what was served and of probes, and its evaluations of these."""
+STABILITY, EVALUATIONS = "stability.safetensors", "evaluations.jsonl"
+"""What the evaluator remembers of probes, and the score of each segment at each evaluation."""
 TOKEN = ".driver"
 """The file by which an actor knows that it sees the folder of its driver, and not one of that name
 on another machine."""
+
+
+_TOLD = ("served.json", STABILITY, EVALUATIONS, "summary.json", "report.html")
 
 
 class RunFolder:
@@ -91,7 +94,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Takes away what an earlier run told of itself, which had no checkpoint to go on from."""
-        for name in (*FILES, RECORD, *KEPT, "summary.json", "report.html"):
+        for name in (*FILES, RECORD, *_TOLD):
             (self.path / name).unlink(missing_ok=True)
 
     def open_dead(self, kept: int) -> bool:

@@ -21,16 +21,15 @@ from safetensors.numpy import save_file
 
 from learners.learner import line
 from pipeline.build import Parts
-from pipeline.folder import KEPT
+from pipeline.folder import EVALUATIONS, STABILITY
 from pipeline.loop import Loop
 from pipeline.rows import Rows
 from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot, learner_of
 from pipeline.stability.retention import Retention
-from pipeline.track import FILES
 from streams.state import leaves, nested, pack
 
-STATE, EVALUATIONS, ROWS = KEPT[1], KEPT[2], FILES[2]
+ROWS = "stability.jsonl"
 FINISH_S = (5.0, 60.0)
 """How long, once a run has ended, what waits is scored: all, and ends of segments."""
 _WAITING, _ROOM = 32, 256_000_000  # snapshots that may wait, and their bytes
@@ -126,7 +125,7 @@ class Evaluator:
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         with suppress(OSError, SafetensorError, ValueError, KeyError):  # there is none at first
-            self._recall(folder / STATE)
+            self._recall(folder / STABILITY)
         self._rows = Rows(folder / ROWS, say)
         self._kept = time.monotonic()
 
@@ -158,10 +157,10 @@ class Evaluator:
                 arrays[path] = leaf
             else:
                 values[path] = leaf
-        writing = self._folder / f".{STATE}"
+        writing = self._folder / f".{STABILITY}"
         told = {"values": json.dumps(values), "metrics": json.dumps(self.metrics)}
         save_file(arrays, writing, told)
-        writing.replace(self._folder / STATE)
+        writing.replace(self._folder / STABILITY)
 
     def close(self) -> None:
         """Nothing may be evaluated after."""
