@@ -360,8 +360,3 @@ def _ints(slots: array[int]) -> Ints:
 
 def _slots(values: Array) -> array[int]:
     return array("q", values.astype(np.int64).tobytes())
-
-
-ADMISSIONS: dict[str, type[Admission]] = {
-    rule.name: rule for rule in (Reservoir, Ring, ClassBalanced)
-}

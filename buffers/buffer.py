@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffers.admission import ADMISSIONS, Admission
-from buffers.recall import RECALLS, Outcome, Recall
+from buffers.admission import Admission
+from buffers.recall import Outcome, Recall
+from buffers.rules import ADMISSIONS, RECALLS
 from buffers.store import ColumnStore
 
 Array = NDArray[Any]
@@ -19,10 +20,12 @@ Rule = TypeVar("Rule")
 
 
 class Sample(NamedTuple):
-    """Recalled rows: ``slots`` (m,) int64, and ``columns``, name to a copy (m, ...)."""
+    """Recalled rows: ``slots`` (m,) int64, ``columns``, name to a copy (m, ...), and how many of
+    them come from each draw."""
 
     slots: Ints
     columns: dict[str, Array]
+    sizes: tuple[int, ...]
 
 
 class Buffer:
@@ -108,16 +111,28 @@ class Buffer:
     def sample(self, k: int, draws: int = 1) -> Sample:
         """The rows of ``draws`` independent draws of ``k`` by the recall rule, one after another.
 
-        The sample has draws * k rows, or draws * len(self) where fewer than k are stored. Its
-        columns are those of ``add`` and "ids"; it has none before the first ``add``.
+        A draw has k rows, or fewer where fewer are stored or the rule holds some back. The columns
+        are those of ``add`` and "ids"; it has none before the first ``add``.
         """
-        filled = self.admission.filled
-        if draws == 1:
-            slots = self.recall.draw(k, filled, self._recalls)
-        else:
-            parts = [self.recall.draw(k, filled, self._recalls) for _ in range(draws)]
-            slots = np.concatenate(parts)
-        return Sample(slots, self._store.gather(slots))
+        parts = [self._draw(k) for _ in range(draws)]
+        slots = parts[0] if draws == 1 else np.concatenate(parts)
+        return Sample(slots, self._store.gather(slots), tuple(map(len, parts)))
+
+    def _draw(self, k: int) -> Ints:
+        slots = self.recall.draw(k, self.admission.filled, self._recalls)
+        if self.recall.criterion is None:
+            self.recall.present(slots, k)
+        return slots
+
+    def choose(self, candidates: Sample, rows: Ints) -> Sample:
+        """Of a sample of candidates the rows (m,) that are rehearsed; the others stay as they are.
+
+        For rules that have a ``criterion``, whose samples are not rehearsed as they come.
+        """
+        slots = candidates.slots[rows]
+        self.recall.present(slots, len(rows))
+        columns = {name: each[rows] for name, each in candidates.columns.items()}
+        return Sample(slots, columns, (len(rows),))
 
     def update(self, slots: Ints, outcome: Outcome) -> None:
         """Tells the recall rule how the rows of a sample went; call it before the next ``add``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -123,9 +125,28 @@ class Descent:
 
     def step(self, loss: Tensor) -> None:
         """One step down the gradient of a loss."""
+        self.move(self.gradient(loss))
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """The gradient of a loss, as long as ``weights``; the next call writes over it."""
         self._gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._config.move(self.weights, self._gradient, self._kept)
+        return self._gradient
+
+    def move(self, gradient: Tensor) -> None:
+        """One step down a gradient, which may be written over."""
+        self._config.move(self.weights, gradient, self._kept)
+
+    @contextmanager
+    def tried(self, loss: Tensor) -> Iterator[None]:
+        """Within, the weights are a plain step of the learning rate down the gradient of a loss;
+        afterwards they are as before, and the optimizer knows of nothing."""
+        before = self.weights.clone()
+        self.weights.add_(self.gradient(loss), alpha=-self._config.lr)
+        try:
+            yield
+        finally:
+            self.weights.copy_(before)
 
     def finite(self) -> bool:
         """Whether every weight is a number."""

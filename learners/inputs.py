@@ -32,7 +32,7 @@ class Inputs:
     Columns of mixed kinds become one row of numbers: numeric columns as they are, a categorical
     column as one of 32 hashed indicators, a text column as a hashed bag of words of 512 buckets
     with length 1 (Weinberger et al. 2009). Numbers and vectors are scaled, indicators and words are
-    not; pixels go from 0..255 to -1..1.
+    not; pixels go from 0..255 to 0..1 (a background of -1 starves hidden units of a perceptron).
     """
 
     def __init__(self, schema: Schema, scale: bool = True) -> None:
@@ -89,7 +89,7 @@ class Inputs:
     def tensor(self, rows: Array) -> Tensor:
         """(n, *shape) float32, scaled."""
         if self.image:
-            return torch.from_numpy((rows.astype(np.float32) - 127.5) / 127.5)
+            return torch.from_numpy(rows.astype(np.float32) / 255)
         if not self.scale:
             return torch.from_numpy(_float32(rows))
         scaled = self.moments.mean.shape[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streams.batch import Array, Batch, ClassName, Ints
 from streams.operators.join import Revealed
@@ -90,6 +92,8 @@ class Learner(ABC):
         baseline: it is there to be beaten, and need not learn anything from the features.
         version: how many times it has learned.
         classes: names of the class codes it has learned, in order.
+        spared: tells of ids (n,) which of these events (n,) bool no memory may keep: they are
+            learned once, and asked about later. None: it may keep all.
     """
 
     kind: ClassVar[str]
@@ -100,6 +104,7 @@ class Learner(ABC):
     needs_boundaries: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     state_version: ClassVar[int] = 1
+    spared: Callable[[Ints], NDArray[np.bool_]] | None = None
 
     def __init__(self, config: Any, schema: Schema, seed: int) -> None:
         if schema.task not in self.handles and not (

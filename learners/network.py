@@ -145,14 +145,22 @@ class NetworkLearner(Learner):
         """(n, *shape) rows as the network takes them: float32, scaled as of now."""
         return self.inputs.tensor(rows).to(self.device)
 
-    def loss(self, x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-        """Cross-entropy, or half the squared error, of the network on (n, *shape) inputs."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, outputs) of the network on (n, *shape) inputs, as it is when it is trained."""
         if self._modal:
             self.net.train(len(x) > 1)  # a batch norm has no statistics of one row
-        out = self.net(x)
+        out: Tensor = self.net(x)
+        return out
+
+    def error(self, out: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross-entropy, or half the squared error, of (n, outputs)."""
         if self.schema.task == "regression":
             return 0.5 * F.mse_loss(out[:, 0], y, reduction=reduction)
         return F.cross_entropy(out, y, reduction=reduction)
+
+    def loss(self, x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        """The ``error`` of what ``forward`` gives."""
+        return self.error(self.forward(x), y, reduction)
 
     def labels(self, y: Array) -> Tensor:
         """Class codes as they are; targets scaled, and cut off, as inputs are."""

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.admission import ADMISSIONS, MAX_CLASSES, Admission, ClassBalanced, Reservoir, Ring
+from buffers.admission import MAX_CLASSES, Admission, ClassBalanced, Reservoir, Ring
+from buffers.rules import ADMISSIONS
 
 Cuts = st.lists(st.integers(0, 40), max_size=12)
 

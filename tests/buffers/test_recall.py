@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.recall import RECALLS, Uniform
+from buffers.recall import Uniform
+from buffers.rules import RECALLS
 
 
 @given(k=st.integers(0, 80), filled=st.integers(0, 400), seed=st.integers(0, 99))

@@ -104,13 +104,13 @@ def test_texts_alone_are_kept_in_float32() -> None:
     assert np.array_equal(inputs.tensor(rows).numpy(), rows)
 
 
-def test_images_stay_bytes_and_are_learned_as_minus_one_to_one() -> None:
+def test_images_stay_bytes_and_are_learned_as_0_to_1() -> None:
     inputs = Inputs(Schema((Feature("i", "image", (1, 2, 2)),), "classification"))
     x = np.array([[[[0, 255], [51, 204]]]], np.uint8)
     rows = inputs.rows(x)
     assert rows.dtype == np.uint8
     inputs.observe(rows)
-    np.testing.assert_allclose(inputs.tensor(rows).numpy().ravel(), [-1, 1, -0.6, 0.6], atol=1e-6)
+    np.testing.assert_allclose(inputs.tensor(rows).numpy().ravel(), [0, 1, 0.2, 0.8], atol=1e-6)
 
 
 def test_scaling_is_of_the_moment_and_can_be_left_out() -> None:

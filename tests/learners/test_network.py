@@ -9,7 +9,8 @@ import torch
 
 from learners.checks import _kept, check_learner
 from learners.learner import Learner, LearnerError
-from learners.replay import Replay, ReplayConfig
+from learners.rehearsal import RehearsalConfig
+from learners.replay import Replay
 from streams.batch import Array, Batch, Ragged
 from streams.operators.join import Revealed
 from streams.schema import Feature, Schema, Task
@@ -69,7 +70,7 @@ def make(schema: Schema, seed: int = 3, **settings: Any) -> Replay:
         "replay_size": 8,
         "buffer": {"capacity": 40},
     }
-    return Replay(ReplayConfig.model_validate(given | settings), schema, seed)
+    return Replay(RehearsalConfig.model_validate(given | settings), schema, seed)
 
 
 def events(x: Any, y: Array) -> Batch:
@@ -130,7 +131,7 @@ class WithNoise(Replay):
     """Replay over a user's module that draws and counts in training."""
 
     kind = "with-noise"
-    Config = ReplayConfig
+    Config = RehearsalConfig
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def test_images_too_small_and_devices_that_are_not_there() -> None:
     with pytest.raises(LearnerError, match="too small for 4 poolings"):
         make(IMAGES, model={"kind": "conv", "channels": [4, 4, 4, 4]})
     with pytest.raises(LearnerError, match="device: 'nonsense'") as error:
-        Replay(ReplayConfig(kind="replay"), TABLE, 0, "nonsense")
+        Replay(RehearsalConfig(kind="replay"), TABLE, 0, "nonsense")
     assert "\n" not in str(error.value)
 
 
@@ -262,7 +263,7 @@ def test_targets_are_scaled_whatever_their_size() -> None:
 
 def test_an_absurd_target_is_learned_as_a_bounded_one() -> None:
     schema = Schema((Feature("x", "numeric"),), "regression")
-    learner = Replay(ReplayConfig(kind="replay"), schema, 0)
+    learner = Replay(RehearsalConfig(kind="replay"), schema, 0)
     learner.targets.update(np.random.default_rng(0).normal(5, 2, 100))
     learner.targets.update(np.array([5.0, 1e200]))
     assert learner.targets.std() < 50

@@ -31,7 +31,7 @@ def test_all_that_are_found_have_the_name_they_are_found_by() -> None:
         ("../x", "There are: "),
         ("nowhere:Thing", "no module named 'nowhere'"),
         ("learners.replay:Repaly", "did you mean 'Replay'"),
-        ("learners.replay:BufferConfig", "is not a subclass"),
+        ("learners.memory:BufferConfig", "is not a subclass"),
         ("learners.replay:", "not an import path"),
         (":Replay", "not an import path"),
         (".a:b", "'.a' cannot be imported"),

@@ -10,7 +10,8 @@ from torch import nn
 
 from buffers.buffer import Buffer
 from learners.learner import LearnerError
-from learners.replay import Replay, ReplayConfig
+from learners.rehearsal import RehearsalConfig
+from learners.replay import Replay
 from streams.batch import Batch, ClassName
 from streams.moments import RunningMoments
 from streams.operators.join import Revealed
@@ -38,7 +39,7 @@ def learner(schema: Schema = SCHEMA, **settings: Any) -> Replay:
         "replay_size": 8,
         "buffer": {"capacity": 40},
     }
-    return Replay(ReplayConfig.model_validate(given | settings), schema, SEED)
+    return Replay(RehearsalConfig.model_validate(given | settings), schema, SEED)
 
 
 def step(replay: Replay, batch: Batch) -> Any:
