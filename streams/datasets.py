@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -60,6 +60,27 @@ def load(name: str) -> Dataset:
     if name not in DATASETS:
         raise StreamError(f"unknown data set {unknown(name, DATASETS)}")
     return DATASETS[name]()
+
+
+def validated(data: Dataset, share: float) -> Dataset:
+    """The data set with tests from the last ``share`` of the training rows of each class, and
+    without these among the training rows; its own tests are left out."""
+    last = np.zeros(len(data.train_y), np.bool_)
+    for code in range(len(data.classes)):
+        rows = np.flatnonzero(data.train_y == code)
+        last[rows[len(rows) - round(share * len(rows)) :]] = True
+    train, test = np.flatnonzero(~last), np.flatnonzero(last)
+    return replace(
+        data,
+        train_x=_take(data.train_x, train),
+        train_y=data.train_y[train],
+        test_x=_take(data.train_x, test),
+        test_y=data.train_y[test],
+    )
+
+
+def _take(x: Array | Ragged, rows: Ints) -> Array | Ragged:
+    return x.take(rows) if isinstance(x, Ragged) else x[rows]
 
 
 def _mnist(name: str, classes: tuple[str, ...], citation: str) -> Dataset:

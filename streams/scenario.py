@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from streams.batch import Array, Batch, Features, Ints, Ragged
-from streams.datasets import DATASETS, load
+from streams.datasets import DATASETS, load, validated
 from streams.scenarios import SCENARIOS, Tasks, make_plan
 from streams.schema import Schema
 from streams.settings import unknown
@@ -32,6 +32,9 @@ class ScenarioConfig(StreamConfig):
         seed: of the order, and of all else that is drawn; the job's own seed does not change them.
         known_classes: whether all classes are known from the start, or appear as they come.
         boundaries: whether events carry their task, for evaluation only.
+        validation: tests come from this share of the training rows, the last ones of each class,
+            which are not in the stream then; None: from the test rows. Settings are tuned with it, so
+            that the test rows have no part in them.
     """
 
     name: str | None = None
@@ -42,6 +45,7 @@ class ScenarioConfig(StreamConfig):
     seed: int = Field(0, ge=0, lt=2**63)
     known_classes: bool = True
     boundaries: bool = True
+    validation: float | None = Field(None, gt=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +92,8 @@ class Scenario(Stream):
         assert config.tasks is not None
         self.config = config
         self.data = load(config.dataset)
+        if config.validation is not None:
+            self.data = validated(self.data, config.validation)
         self.plan = make_plan(
             self.data, config.tasks, config.seed, config.events, config.label_noise
         )

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.batch import Array, Batch, Ragged
+from streams.datasets import load
 from streams.operators.vocabulary import Vocabulary
 from streams.scenario import Scenario, ScenarioConfig
 from streams.scenarios import SCENARIOS
@@ -212,6 +213,33 @@ def test_classes_that_are_not_known_before() -> None:
 def test_without_boundaries() -> None:
     (block,) = scenario(name="split-digits", boundaries=False).read({}, 2000)
     assert block.segment is None
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"), [("split-digits", "digits"), ("clinc150", "clinc150")]
+)
+def test_what_is_tuned_on_is_neither_learned_nor_tested_on(
+    name: str, dataset: str, request: pytest.FixtureRequest
+) -> None:
+    if dataset != "digits":
+        request.getfixturevalue("published")
+    whole, tuned = load(dataset), scenario(name=name, validation=0.2)
+    for code in range(len(whole.classes)):
+        rows = np.flatnonzero(whole.train_y == code)
+        kept = len(rows) - round(0.2 * len(rows))
+        for part, own in (("train", rows[:kept]), ("test", rows[kept:])):
+            x, y = getattr(tuned.data, f"{part}_x"), getattr(tuned.data, f"{part}_y")
+            there = np.flatnonzero(y == code)
+            ours, theirs = (
+                rows.take(index) if isinstance(rows, Ragged) else rows[index]
+                for rows, index in ((x, there), (whole.train_x, own))
+            )
+            if isinstance(ours, Ragged):
+                assert ours.texts() == theirs.texts()
+            else:
+                np.testing.assert_array_equal(ours, theirs)
+    assert len(tuned) == len(tuned.data.train_y)
+    assert sum(len(test.y) for test in tuned.plan.tests) == len(tuned.data.test_y)
 
 
 def test_a_setting_takes_the_place_of_the_named_one() -> None:

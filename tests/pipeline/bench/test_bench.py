@@ -128,7 +128,7 @@ def test_the_same_twice_also_in_several_processes(everlearn: Everlearn) -> None:
     assert first.out.startswith("split-digits, in %, 2 seeds")
     told = first.err.splitlines()[0]
     assert told == (
-        "everlearn: split-digits: gradient steps 136 (replay, finetune); buffer 27.6 kB (replay)"
+        "everlearn: split-digits: gradient steps 136 (replay, finetune); buffer 28.4 kB (replay)"
     )
 
 
