@@ -168,6 +168,28 @@ class Ring(Admission):
         self._next = self.filled % self.capacity
 
 
+class RandomInsert(Admission):
+    """Every row stays when it comes, in a free slot or in the place of one drawn at random.
+
+    So of the rows before the last n there are, by expectation, (1 - 1/capacity)**n left: a memory
+    that fades with age where a reservoir's does not.
+    """
+
+    name = "random-insert"
+
+    def place(self, columns: Mapping[str, Array], n: int, rng: np.random.Generator) -> Placed:
+        grown = min(n, self.capacity - self.filled)
+        taken = (rng.random(n - grown) * self.capacity).astype(np.int64)
+        slots = np.concatenate((np.arange(self.filled, self.filled + grown), taken))
+        self.filled += grown
+        self.seen += n
+        rows = np.argsort(slots, kind="stable")
+        ascending = slots[rows]
+        last = np.ones(n, np.bool_)
+        last[:-1] = ascending[1:] != ascending[:-1]
+        return rows[last], ascending[last]
+
+
 class ClassBalanced(Admission):
     """Classes as equal in number as the stream allows, each a uniform sample of its own rows.
 
@@ -223,7 +245,7 @@ class ClassBalanced(Admission):
         placed = dict(zip(range(first, first + grown), range(grown), strict=True))
         chosen = (hits, y[hits], u[hits], offered[hits])
         for row, code, draw, seen in zip(*(each.tolist() for each in chosen), strict=True):
-            slot = self._seat(code, draw, seen)
+            slot = self._seat(grown + row, code, draw, seen)
             if slot is not None:
                 placed[slot] = grown + row
         return _arrays(placed) if placed else NOBODY
@@ -258,15 +280,17 @@ class ClassBalanced(Admission):
         self._full = set(state["full"].tolist())
         self._recount()
 
-    def _seat(self, code: int, draw: float, seen: int) -> int | None:
-        """The slot for a row of class ``code``, the ``seen``-th of it; ``draw`` is in [0, 1)."""
+    def _seat(self, row: int, code: int, draw: float, seen: int) -> int | None:
+        """The slot for a row of the batch of class ``code``, the ``seen``-th of it; ``draw`` is in
+        [0, 1)."""
         own = self._slots[code]
         if code in self._full:
             index = int(draw * seen)
-            return own[index] if index < len(own) else None
+            return own[self._leaves(code, index, row)] if index < len(own) else None
         which, index = divmod(int(draw * self._size * len(self._largest)), self._size)
         loser = self._largest.pop(which)
         slots = self._slots[loser]
+        index = self._leaves(loser, index, None)
         slot = slots[index]
         slots[index] = slots[-1]
         slots.pop()
@@ -279,6 +303,11 @@ class ClassBalanced(Admission):
         if not self._largest:
             self._recount()
         return slot
+
+    def _leaves(self, code: int, index: int, row: int | None) -> int:
+        """Which of the slots of class ``code`` is to be given up: one at random is ``index``. The
+        row of the batch that comes in its stead is of the same class, or of another where None."""
+        return index
 
     def _fill(self, y: Ints) -> None:
         """The rows go to the next free slots, whatever their class."""

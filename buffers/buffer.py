@@ -108,6 +108,13 @@ class Buffer:
             self._store.write(slots, {name: column[kept] for name, column in rows.items()})
             self.recall.put(slots, self.admission.seen)
 
+    def widen(self, name: str, width: int) -> None:
+        """From now on rows of a float column (n, m) have ``width`` numbers, if that is more; those
+        that a stored row had not are NaN."""
+        held = self._store.columns.get(name)
+        if held is not None and held.shape[1] < width:
+            self._store.widen(name, width, len(self))
+
     def sample(self, k: int, draws: int = 1) -> Sample:
         """The rows of ``draws`` independent draws of ``k`` by the recall rule, one after another.
 

@@ -40,8 +40,9 @@ class Recall(ABC):
 
     Time is counted in *presentations*: rows that the learner was given to train on again, each as
     often as it has views. A draw of k rows takes k * views of them, whether so many were there or
-    not. The *recall interval* of a row is the number of presentations between two trainings on it,
-    that on its arrival included (Lee et al. 2025, "Do Your Best and Get Enough Rest").
+    not. The *recall interval* of a row is the number of presentations from the end of the draw that
+    it was in last, or from its arrival, to the end of the draw that it is in now (Lee et al. 2025,
+    "Do Your Best and Get Enough Rest"): rows that take turns have one of filled * views.
 
     Args:
         capacity: number of slots.
@@ -55,9 +56,9 @@ class Recall(ABC):
             times as many as it asked for; None where it takes them as they come.
         pool: see there.
         clock: presentations so far.
-        last: (capacity,) int64, by slot: the clock when its row was presented last, or came.
+        last: (capacity,) int64, by slot: the clock after its row was presented last, or came.
         intervals: (63,) int64: of the recalls that were counted, how many came after an interval of
-            2**i to 2**(i+1) - 1 presentations; of no presentation at all counts with the first.
+            2**i to 2**(i+1) - 1 presentations.
     """
 
     name: ClassVar[str]
@@ -82,11 +83,11 @@ class Recall(ABC):
 
     def present(self, slots: Ints, k: int) -> None:
         """The rows at ``slots`` (m,) are rehearsed now, in a draw of ``k``."""
+        self.clock += k * self.views
         if self._draws % _LOOKED_AT == 0:
             bins = np.frexp(np.maximum(self.clock - self.last.take(slots), 1))[1] - 1
             self.intervals += np.bincount(bins, minlength=_BINS)
         self._draws += 1
-        self.clock += k * self.views
         self.last[slots] = self.clock
 
     def update(self, slots: Ints, outcome: Outcome) -> None:
@@ -125,7 +126,7 @@ class Recall(ABC):
 
 
 class Distinct:
-    """Takes the first of every slot that comes up more than once, in time that depends on how many
+    """Takes every slot that comes up more than once but once, in time that depends on how many
     came up alone.
 
     Args:
@@ -139,8 +140,7 @@ class Distinct:
         self._order = np.arange(256, dtype=np.int32)
 
     def __call__(self, slots: Ints) -> Ints:
-        """Of slots (m,) each once: where it came last. Any order of m independent ones is as likely
-        as any other, so the first k of what is left are as good as any."""
+        """Of slots (m,) each once: where it came last."""
         if len(slots) > len(self._order):
             self._order = np.arange(2 * len(slots), dtype=np.int32)
         order = self._order[: len(slots)]

@@ -81,6 +81,15 @@ class ColumnStore:
         for held in self.columns.values():
             held[target] = held[source]
 
+    def widen(self, name: str, width: int, filled: int) -> None:
+        """Gives the rows of a float column (capacity, n) ``width`` >= n numbers; those that were
+        not there are NaN in the first ``filled`` rows."""
+        held = self.columns[name]
+        wide = np.zeros((self.capacity, width), held.dtype)
+        wide[:filled] = np.nan
+        wide[:filled, : held.shape[1]] = held[:filled]
+        self.columns[name] = wide
+
     def memory_bytes(self) -> int:
         """Bytes of all columns at full capacity."""
         return sum(held.nbytes for held in self.columns.values())

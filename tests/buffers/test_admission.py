@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.admission import MAX_CLASSES, Admission, ClassBalanced, Reservoir, Ring
+from buffers.admission import MAX_CLASSES, Admission, ClassBalanced, RandomInsert, Reservoir, Ring
 from buffers.rules import ADMISSIONS
 
 Cuts = st.lists(st.integers(0, 40), max_size=12)
@@ -21,7 +21,8 @@ def offer(
     kept = {} if kept is None else kept
     bounds = [*np.minimum(np.cumsum([0, *cuts]), len(y)).tolist(), len(y)]
     for start, stop in pairwise(bounds):
-        rows, slots = rule.place({"y": y[start:stop]}, stop - start, rng)
+        x = np.sin(np.arange(start, stop)[:, None] * np.arange(1, 6))
+        rows, slots = rule.place({"y": y[start:stop], "x": x}, stop - start, rng)
         assert len(set(slots.tolist())) == len(slots) == len(rows)
         assert rows.dtype == slots.dtype == np.int64
         kept |= dict(zip(slots.tolist(), (rows + start).tolist(), strict=True))
@@ -188,6 +189,22 @@ def test_ring_drops_the_oldest_also_after_deletions(
         kept |= {b: kept[a] for a, b in zip(source.tolist(), target.tolist(), strict=True)}
         kept = {slot: row for slot, row in kept.items() if slot < rule.filled}
         assert sorted(kept.values()) == sorted(expected)
+
+
+# --- random-insert
+
+
+def test_every_row_stays_when_it_comes_and_fades_from_then_on() -> None:
+    runs, capacity = 4000, 10
+    left = np.zeros(40)
+    for seed in range(runs):
+        kept = offer(RandomInsert(capacity), np.zeros(40, np.int64), [13, 8], seed)
+        assert 39 in kept.values()
+        left[list(kept.values())] += 1
+    # (1 - 1/10)**n after n more; the first ten count from when the buffer was full.
+    expected = 0.9 ** np.minimum(np.arange(39, -1, -1), 30)
+    # Six standard errors: 0.047 at most.
+    np.testing.assert_allclose(left / runs, expected, atol=0.047)
 
 
 # --- class-balanced

@@ -22,8 +22,8 @@ def rows(start: int, n: int) -> dict[str, np.ndarray]:
 
 
 def content(buffer: Buffer) -> dict[int, int]:
-    """id -> y of everything stored, by way of a sample of all."""
-    columns = buffer.sample(len(buffer)).columns
+    """id -> y of everything stored."""
+    columns = buffer.state()["columns"]
     if not columns:
         return {}
     np.testing.assert_array_equal(columns["x"][:, 0], columns["ids"])
@@ -49,7 +49,11 @@ def act(buffer: Buffer, action: tuple[str, int], clock: int) -> Any:
         return buffer.delete(np.arange(max(0, clock - n), clock, 2))
     if kind == "relabel":
         return buffer.relabel(np.arange(max(0, clock - n), clock), np.arange(min(n, clock)) % 4)
-    sample = buffer.sample(n, draws=2)
+    if buffer.recall.criterion is None:
+        sample = buffer.sample(n, draws=2)
+    else:
+        sample = buffer.sample(n)
+        sample = buffer.choose(sample, np.arange(min(n, len(sample.slots))))
     m = len(sample.slots)
     buffer.update(sample.slots, Outcome(np.ones(m, np.float32), np.arange(m) % 2 == 0))
     return sample

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.recall import Uniform
+from buffers.recall import Outcome, Uniform
 from buffers.rules import RECALLS
 
 
@@ -67,12 +67,26 @@ class Counting(np.random.Generator):
         self.numbers += size
         return super().random(size)
 
+    def permutation(self, x: int) -> np.ndarray:  # type: ignore[override]
+        self.numbers += x
+        return super().permutation(x)
 
-def test_the_work_of_a_draw_does_not_depend_on_the_capacity() -> None:
+
+@pytest.mark.parametrize("name", RECALLS)
+def test_the_work_of_a_draw_does_not_depend_on_the_capacity(name: str) -> None:
     numbers = []
-    for capacity in (10**4, 10**5, 10**6):
-        rng = Counting(np.random.PCG64(0))
-        for _ in range(100):
-            Uniform(capacity).draw(32, capacity, rng)
+    for capacity in (10**3, 10**5, 10**6):
+        rng, rule = Counting(np.random.PCG64(0)), RECALLS[name](capacity)
+        slots = np.arange(capacity)
+        for tenth in range(10):  # rows of all ages and strengths, as many of each in a thousand
+            rule.put(slots[tenth::10], (tenth + 1) * capacity // 10)
+            rule.present(slots[:0], capacity // 10)
+        for _ in range(3):
+            rule.update(slots, Outcome(np.zeros(capacity, np.float32), slots // 10 % 4 > 0))
+        for draw in range(480):
+            if draw == 80:  # by then the size of lots has settled
+                rng.numbers = 0
+            rule.draw(2, capacity, rng)
         numbers.append(rng.numbers)
-    assert max(numbers) <= 1.1 * min(numbers) <= 1.1 * 3300
+    assert max(numbers) <= 1.07 * min(numbers)
+    assert max(numbers) <= 400 * 2 * 13

@@ -90,3 +90,16 @@ def test_a_cast_within_the_kind_is_taken_and_a_longer_string_is_not() -> None:
     assert store.gather(np.array([1]))["x"].dtype == np.float32
     with pytest.raises(ValueError, match="'s'"):
         store.put(np.array([2]), {"x": np.ones(1), "s": np.array(["abcd"])})
+
+
+def test_widened_rows_have_no_number_where_there_was_none() -> None:
+    store = ColumnStore(5)
+    store.put(np.arange(3), {"z": np.arange(6, dtype=np.float32).reshape(3, 2)})
+    store.widen("z", 4, 3)
+    store.put(np.array([3]), {"z": np.ones((1, 4), np.float32)})
+    got = store.gather(np.arange(4))["z"]
+    np.testing.assert_array_equal(got[:3, :2], [[0, 1], [2, 3], [4, 5]])
+    assert np.isnan(got[:3, 2:]).all()
+    np.testing.assert_array_equal(got[3], np.ones(4))
+    with pytest.raises(ValueError, match="expected"):
+        store.put(np.array([4]), {"z": np.ones((1, 2), np.float32)})

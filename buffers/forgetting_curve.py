@@ -1,0 +1,114 @@
+"""Recall by forgetting curve: what is likely to be forgotten comes up more often.
+
+The curve and the strength are those of MemoryBank (Zhong et al. 2024, after Ebbinghaus 1885), used
+to schedule rehearsal as in Amiri et al. 2017 ("Repeat before Forgetting").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from buffers.recall import Array, Ints, Outcome
+from buffers.weighted import Weighted, Weights
+
+
+def retention(elapsed: ArrayLike, strength: ArrayLike, constant: float) -> NDArray[np.float32]:
+    """``exp(-elapsed / (constant * strength))``: how much is retained, from 1 down to 0.
+
+    A stronger memory decays slower. The share that survives from one time to a later one is
+    ``retention`` of the time between them, so that it makes no difference how often one looks.
+    """
+    scale = np.float32(-constant) * np.asarray(strength, np.float32)
+    return np.exp(np.asarray(elapsed).astype(np.float32) / scale)
+
+
+class ForgettingCurve(Weighted):
+    """Rows come up the sooner the more of them is forgotten.
+
+    The retention of a row is ``exp(-t / (c S))``, t being the presentations since it was recalled
+    last, or came. Its strength S is 1 at first; a recall that succeeds multiplies it, one that
+    fails sets it back to 1. The chance of a row goes by ``1 - retention + floor``.
+
+    Args:
+        capacity: number of slots.
+        views: presentations that the learner makes of one drawn row.
+        cycles: the time constant c, in uniform cycles through a full buffer, of ``capacity *
+            views`` presentations each; above 0.
+        growth: what a success multiplies the strength by; above 1.
+        strongest: the greatest strength; at least 1.
+        floor: what even a row that is fully retained counts; above 0.
+    """
+
+    name = "forgetting-curve"
+    needs_outcome = True
+
+    def __init__(
+        self,
+        capacity: int,
+        views: int = 1,
+        cycles: float = 1.0,
+        growth: float = 2.0,
+        strongest: float = 16.0,
+        floor: float = 0.1,
+    ) -> None:
+        super().__init__(capacity, views)
+        _check("cycles", cycles, 0.001 <= cycles <= 1e6, "0.001 to 1e6")
+        _check("growth", growth, 1 < growth <= 1e6, "more than 1, at most 1e6")
+        _check("strongest", strongest, 1 <= strongest <= 1e6, "1 to 1e6")
+        _check("floor", floor, 0.001 <= floor <= 1000, "0.001 to 1000")
+        self.constant = cycles * capacity * views
+        self.growth = growth
+        self.strongest = strongest
+        self.floor = floor
+        self.strength = np.ones(capacity, np.float32)
+
+    def retention(self, slots: Ints) -> NDArray[np.float32]:
+        """(m,): how much is retained now of the rows at ``slots`` (m,)."""
+        elapsed = self.clock - self.last.take(slots)
+        return retention(elapsed, self.strength.take(slots), self.constant)
+
+    def _weight(self, retained: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How much rows count of which so much is retained: from ``floor`` to ``1 + floor``."""
+        return (1 + self.floor) - retained
+
+    def _weights(self, slots: Ints) -> Weights:
+        weights = self._weight(self.retention(slots))
+        weights *= 1 / (1 + self.floor)
+        return weights
+
+    def update(self, slots: Ints, outcome: Outcome) -> None:
+        grown = self.strength.take(slots) * np.float32(self.growth)
+        grown = np.minimum(grown, np.float32(self.strongest))
+        self.strength[slots] = np.where(outcome.correct, grown, np.float32(1))
+
+    def put(self, slots: Ints, now: int) -> None:
+        super().put(slots, now)
+        self.strength[slots] = 1
+
+    def move(self, source: Ints, target: Ints) -> None:
+        super().move(source, target)
+        self.strength[target] = self.strength[source]
+
+    def seen(self, filled: int) -> dict[str, Array]:
+        """The strength of each row, and its retention now."""
+        slots = np.arange(filled)
+        return {"strength": self.strength[:filled].copy(), "retention": self.retention(slots)}
+
+    def memory_bytes(self) -> int:
+        return super().memory_bytes() + self.strength.nbytes
+
+    def state(self, filled: int) -> dict[str, Any]:
+        return {**super().state(filled), "strength": self.strength[:filled].copy()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        super().load(state)
+        self.strength[: len(state["strength"])] = state["strength"]
+
+
+def _check(name: str, given: float, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ValueError(f"{name}: {given} was given, {expected} is expected")

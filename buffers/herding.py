@@ -1,0 +1,186 @@
+"""Class-balanced admission that keeps the rows whose mean is nearest to that of their class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from buffers.admission import NOBODY, Array, ClassBalanced, Ints, Placed
+
+Floats = NDArray[np.float64]
+
+_WIDTH = 32  # dimensions of the space in which means are compared
+_POOL = 8  # rows of a class of which one gives way
+_BITS = 30  # of a number that is projected
+
+
+class Herding(ClassBalanced):
+    """Classes as equal in number as with ``ClassBalanced``, each with a mean like that of all its
+    rows.
+
+    Whether a row stays, and which class gives way, is decided as there. Which row of that class
+    gives way is not left to chance alone: of 8 it is the one without which the mean of what is kept
+    of the class, the new row among it, is nearest to the mean of all rows of the class so far. That
+    is herding (Welling 2009), by which iCaRL (Rebuffi et al. 2017) chooses its exemplars once a
+    class is complete, done row by row in a stream.
+
+    Means are those of the column "features" (n, ...) of numbers if there is one, else of "x", in a
+    random projection to 32 dimensions that is always the same. Only which of several distances is
+    the smallest counts, so the scale of the numbers makes no difference. After rows of a class were
+    deleted its mean is taken to be that of the rows that are left.
+    """
+
+    name = "herding"
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self._features = np.zeros((capacity, _WIDTH), np.float32)  # by slot
+        self._kept = np.zeros((0, _WIDTH))  # by class, the sum over rows kept
+        self._total = np.zeros((0, _WIDTH))  # by class, the sum over rows offered
+        self._count = np.zeros(0, np.int64)  # by class, rows in that sum
+        self._signs = np.zeros((0, _WIDTH), np.float32)
+        # The batch that is being placed: its classes, its rows in the projection, the sums of their
+        # classes with each of them, and which of them is next.
+        self._codes_now = np.zeros(0, np.int64)
+        self._rows_now = np.zeros((0, _WIDTH), np.float32)
+        self._total_now = np.zeros((0, _WIDTH))
+        self._row = 0
+
+    def place(self, columns: Mapping[str, Array], n: int, rng: np.random.Generator) -> Placed:
+        if not n:
+            return NOBODY
+        self._codes_now = self._codes(columns)
+        self._rows_now = self._projected(columns)
+        after = self._sums()
+        placed = super().place(columns, n, rng)
+        self._total = after
+        self._count += np.bincount(self._codes_now, minlength=len(self._count))
+        return placed
+
+    def relabel(self, slots: Ints, old: Array, new: Array) -> None:
+        super().relabel(slots, old, new)
+        rows = self._features[slots]
+        np.subtract.at(self._total, old.astype(np.int64), rows)
+        np.add.at(self._total, new.astype(np.int64), rows)
+        self._sum_kept()
+
+    def memory_bytes(self) -> int:
+        sums = self._kept.nbytes + self._total.nbytes + self._count.nbytes
+        return super().memory_bytes() + self._features.nbytes + sums
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "features": self._features[: self.filled].copy(),
+            "kept": self._kept.copy(),
+            "total": self._total.copy(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        super().load(state)
+        self._features[: self.filled] = state["features"]
+        self._kept = np.array(state["kept"])
+        self._total = np.array(state["total"])
+        self._count = self._offered.copy()
+
+    def _seat(self, row: int, code: int, draw: float, seen: int) -> int | None:
+        self._row = row
+        slot = super()._seat(row, code, draw, seen)
+        if slot is not None:
+            self._kept[code] += self._rows_now[row]
+            self._features[slot] = self._rows_now[row]
+        return slot
+
+    def _leaves(self, code: int, index: int, row: int | None) -> int:
+        own = self._slots[code]
+        size = len(own)
+        pool = [(index + i) % size for i in range(min(_POOL, size))]
+        features = self._features[[own[i] for i in pool]]
+        left = self._kept[code] - features
+        if row is not None:
+            left += self._rows_now[row]
+        # The mean of what is left against the mean of all, both times the rows left.
+        came = np.flatnonzero(self._codes_now[: self._row + 1] == code)
+        total = self._total_now[came[-1]] if len(came) else self._total[code]
+        left -= total * ((size - (row is None)) / (self._count[code] + len(came)))
+        best = int(np.square(left).sum(axis=1).argmin())
+        self._kept[code] -= features[best]
+        return pool[best]
+
+    def _fill(self, y: Ints) -> None:
+        rows = self._rows_now[: len(y)]
+        self._features[self.filled : self.filled + len(y)] = rows
+        np.add.at(self._kept, y, rows)
+        super()._fill(y)
+
+    def _rename(self, renamed: Ints) -> None:
+        stays = renamed >= 0
+        self._features[renamed[stays]] = self._features[: len(renamed)][stays]
+        before = [len(slots) for slots in self._slots]
+        super()._rename(renamed)
+        self._sum_kept()
+        for code, slots in enumerate(self._slots):
+            if len(slots) < before[code]:
+                share = self._offered[code] / max(len(slots), 1)
+                self._total[code] = self._kept[code] * share
+
+    def _sum_kept(self) -> None:
+        self._kept = np.zeros_like(self._total)
+        for code, slots in enumerate(self._slots):
+            if slots:
+                self._kept[code] = self._features[np.array(slots)].sum(axis=0, dtype=np.float64)
+        self._count = self._offered.copy()
+
+    def _sums(self) -> Floats:
+        """Works out ``_total_now``; the sums by class after the batch.
+
+        They are added up row by row, so that it makes no difference, to the bit, where the stream
+        is cut.
+        """
+        after = self._total.copy()
+        self._total_now = np.empty((len(self._codes_now), _WIDTH))
+        for code in np.unique(self._codes_now).tolist():
+            rows = np.flatnonzero(self._codes_now == code)
+            parts = np.concatenate((after[code : code + 1], self._rows_now[rows]))
+            sums = np.cumsum(parts, axis=0)
+            self._total_now[rows] = sums[1:]
+            after[code] = sums[-1]
+        return after
+
+    def _projected(self, columns: Mapping[str, Array]) -> NDArray[np.float32]:
+        """(n, 32) float32: the rows in a projection by random signs.
+
+        Numbers are taken as multiples of a power of two that suits the row. Their sums are exact
+        then, and do not hang on how many rows are multiplied at once.
+        """
+        name = "features" if "features" in columns else "x"
+        x = columns.get(name)
+        if x is None or x.dtype.kind not in "fiub":
+            given = "no column" if x is None else str(x.dtype)
+            raise ValueError(f"column {name!r}: {given} was given, rows of numbers are expected")
+        flat = x.reshape(len(x), -1)
+        width = flat.shape[1]
+        if len(self._signs) != width:
+            signs = np.random.default_rng(0).integers(0, 2, (width, _WIDTH)) * 2 - 1
+            self._signs = signs.astype(np.float32)
+        if flat.itemsize == 1 and width < 1 << 16:  # below 2**24: exact in single precision
+            sums: NDArray[np.float32] = flat.astype(np.float32) @ self._signs
+            return sums
+        wide = flat.astype(np.float64)
+        exponent = np.frexp(np.abs(wide).max(axis=1, keepdims=True))[1] - _BITS
+        unit = np.exp2(np.maximum(exponent, -1000).astype(np.float64))
+        exact: NDArray[np.float64] = np.rint(wide / unit) @ self._signs.astype(np.float64)
+        exact *= unit
+        return exact.astype(np.float32)
+
+    def _codes(self, columns: Mapping[str, Array]) -> Ints:
+        codes = super()._codes(columns)
+        new = len(self._offered) - len(self._count)
+        if new:
+            self._kept = np.concatenate((self._kept, np.zeros((new, _WIDTH))))
+            self._total = np.concatenate((self._total, np.zeros((new, _WIDTH))))
+            self._count = np.append(self._count, np.zeros(new, np.int64))
+        return codes
