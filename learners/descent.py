@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,11 @@ from streams.settings import Settings
 from streams.state import State
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Kept = Mapping[str, list[Tensor]]
+
+_MANY = 1 << 16
+"""Weights: beyond, to write all gradients into one vector costs more than to move tensor by tensor
+saves."""
 
 
 class Adam(Settings):
@@ -36,17 +41,19 @@ class Adam(Settings):
             "exp_avg_sq": torch.zeros_like(weights),
         }
 
-    def move(self, weights: Tensor, gradient: Tensor, kept: dict[str, Tensor]) -> None:
-        """One step, in place. It is the kernel of ``torch.optim.AdamW(fused=True)``: what that does
-        around it in Python costs a small network more than the kernel."""
-        kept["step"].add_(1)
+    def move(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
+        """One step, in place, of all pieces that the weights come in. It is the kernel of
+        ``torch.optim.AdamW(fused=True)``: what that does around it in Python costs a small network
+        more than the kernel."""
+        (step,) = kept["step"]
+        step.add_(1)
         torch._fused_adamw_(
-            [weights],
-            [gradient],
-            [kept["exp_avg"]],
-            [kept["exp_avg_sq"]],
+            weights,
+            gradients,
+            kept["exp_avg"],
+            kept["exp_avg_sq"],
             [],
-            [kept["step"]],
+            [step] * len(weights),
             lr=self.lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
@@ -69,13 +76,14 @@ class Sgd(Settings):
         """What is kept from step to step, before the first."""
         return {"momentum": torch.zeros_like(weights)} if self.momentum else {}
 
-    def move(self, weights: Tensor, gradient: Tensor, kept: dict[str, Tensor]) -> None:
-        """One step, in place."""
-        if self.weight_decay:
-            gradient.add_(weights, alpha=self.weight_decay)
-        if self.momentum:
-            gradient = kept["momentum"].mul_(self.momentum).add_(gradient)
-        weights.add_(gradient, alpha=-self.lr)
+    def move(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
+        """One step, in place, of all pieces that the weights come in."""
+        for i, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+            if self.weight_decay:
+                gradient.add_(weight, alpha=self.weight_decay)
+            if self.momentum:
+                gradient = kept["momentum"][i].mul_(self.momentum).add_(gradient)
+            weight.add_(gradient, alpha=-self.lr)
 
 
 def _which(optimizer: Any) -> str:
@@ -92,18 +100,34 @@ OptimizerConfig = Annotated[
 class Descent:
     """Moves all the weights of a network as one vector.
 
-    Parameters become views of the vector, and their gradients views of another: one tensor is
-    zeroed and one is moved at each step, whatever the number of layers. The weights are, bit for
-    bit, those that the optimizers of torch give tensor by tensor. (A parameter that a loss does not
-    reach has gradient 0, not none.)
+    Parameters become views of the vector. Of a small network so do their gradients, of another: one
+    tensor is zeroed and one is moved at each step, whatever the number of layers. A large network
+    is moved tensor by tensor, by the gradients that torch has made anyway. The weights are, bit for
+    bit, those that the optimizers of torch give. (A parameter that a loss does not reach has
+    gradient 0, not none.)
 
     Raises ``LearnerError`` where the parameters are not all of one dtype.
+
+    Attributes:
+        weights: all of them.
+        aside: by name, what a learner keeps of each weight: vectors like ``weights``, which grow
+            with it (0 where it does) and are part of the state.
     """
 
     def __init__(self, config: Adam | Sgd, net: models.Net) -> None:
         self._config = config
         self._net = net
+        self.aside: dict[str, Tensor] = {}
         self._bind()
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self._config.lr
+
+    def keep(self, *names: str) -> None:
+        """Puts vectors of 0 ``aside``, one by each name."""
+        self.aside |= {name: torch.zeros_like(self.weights) for name in names}
 
     def _bind(self) -> None:
         self._parameters = [p for p in self._net.parameters() if p.requires_grad]
@@ -112,11 +136,26 @@ class Descent:
             found = ", ".join(sorted(map(str, dtypes)))
             raise LearnerError(f"learner.model: parameters of one dtype are wanted, not of {found}")
         self.weights = torch.cat([p.detach().flatten() for p in self._parameters])
-        self._gradient = torch.zeros_like(self.weights)
         self._kept = self._config.fresh(self.weights)
-        pairs = zip(self._split(self.weights), self._split(self._gradient), strict=True)
-        for parameter, (weight, gradient) in zip(self._parameters, pairs, strict=True):
-            parameter.data, parameter.grad = weight, gradient
+        self.aside = {name: torch.zeros_like(self.weights) for name in self.aside}
+        weights = self._split(self.weights)
+        for parameter, weight in zip(self._parameters, weights, strict=True):
+            parameter.data, parameter.grad = weight, None
+        self._gradient: Tensor | None = None
+        if len(self.weights) <= _MANY:
+            self._gradient = torch.zeros_like(self.weights)
+            gradients = self._split(self._gradient)
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
+        self._pieces = self._moved(self.weights)
+        self._kept_pieces = {
+            name: self._moved(value) if value.ndim else [value]
+            for name, value in self._kept.items()
+        }
+
+    def _moved(self, vector: Tensor) -> list[Tensor]:
+        """The pieces of a vector that are moved one by one."""
+        return self._split(vector) if self._gradient is None else [vector]
 
     def _split(self, vector: Tensor) -> list[Tensor]:
         """Views of a vector, one for each parameter, in its shape."""
@@ -125,17 +164,30 @@ class Descent:
 
     def step(self, loss: Tensor) -> None:
         """One step down the gradient of a loss."""
-        self.move(self.gradient(loss))
+        self._config.move(self._pieces, self._gradients(loss), self._kept_pieces)
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """The gradient of a loss, as long as ``weights``; the next call writes over it."""
-        self._gradient.zero_()
+        """The gradient of a loss, as long as ``weights``; the next call may write over it."""
+        gradients = self._gradients(loss)
+        if len(gradients) == 1:
+            return gradients[0].view(-1)
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+    def _gradients(self, loss: Tensor) -> list[Tensor]:
+        """The gradient in the pieces that are moved one by one."""
+        if self._gradient is not None:
+            self._gradient.zero_()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return [self._gradient]
+        for parameter in self._parameters:
+            parameter.grad = None  # or what torch has made would be added to it
         loss.backward()  # type: ignore[no-untyped-call]
-        return self._gradient
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
 
     def move(self, gradient: Tensor) -> None:
         """One step down a gradient, which may be written over."""
-        self._config.move(self.weights, gradient, self._kept)
+        kept = {name: [value] for name, value in self._kept.items()}
+        self._config.move([self.weights], [gradient], kept)
 
     @contextmanager
     def tried(self, loss: Tensor) -> Iterator[None]:
@@ -161,17 +213,17 @@ class Descent:
         self.load(known)
 
     def state(self) -> State:
-        """What the optimizer keeps by name: a scalar, or by the place of each parameter."""
+        """What is kept by name: a scalar, or by the place of each parameter."""
         return {
             name: {str(i): models.array_of(part) for i, part in enumerate(self._split(value))}
             if value.ndim
             else models.array_of(value)
-            for name, value in self._kept.items()
+            for name, value in (self._kept | self.aside).items()
         }
 
     def load(self, state: State) -> None:
         """Takes back a ``state``, also that of a head with more or fewer outputs."""
-        for name, value in self._kept.items():
+        for name, value in (self._kept | self.aside).items():
             if not value.ndim:
                 value.copy_(torch.from_numpy(np.array(state[name])))
                 continue

@@ -19,6 +19,7 @@ TEXT_BUCKETS = 512
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _U64 = np.uint64
 _MAX = float(np.finfo(np.float32).max)
+_WHITE = np.float32(255)
 
 
 class Inputs:
@@ -89,7 +90,7 @@ class Inputs:
     def tensor(self, rows: Array) -> Tensor:
         """(n, *shape) float32, scaled."""
         if self.image:
-            return torch.from_numpy(rows.astype(np.float32) / 255)
+            return torch.from_numpy(np.divide(rows, _WHITE, dtype=np.float32))
         if not self.scale:
             return torch.from_numpy(_float32(rows))
         scaled = self.moments.mean.shape[0]

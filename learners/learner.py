@@ -44,6 +44,22 @@ class Prediction:
         return len(self.ids)
 
 
+@dataclass(frozen=True, slots=True)
+class MemorySeen:
+    """What there is to see of a memory.
+
+    Attributes:
+        stored: events that are remembered.
+        intervals: (63,) int64: of the recalls so far that were counted, how many came 2**i to
+            2**(i+1) - 1 presentations after their event was presented last.
+        values: what is known of remembered events, by name: (m,) each, of m events evenly chosen.
+    """
+
+    stored: int
+    intervals: Ints
+    values: dict[str, Array]
+
+
 class LearnerError(Exception):
     """The learner cannot do what is asked: the message names the place and the remedy."""
 
@@ -245,6 +261,10 @@ class Learner(ABC):
         """What each hidden layer of its network gives for the n events of a batch, the last one
         last: (n, units), or (n, units, ...) of feature maps. Empty without a network. Pure."""
         return []
+
+    def memory_seen(self) -> MemorySeen | None:
+        """What there is to see of its memory; None without one. Pure."""
+        return None
 
     def weight_vector(self) -> Array | None:
         """All weights of its network that are trained, as one vector to look at, or None."""

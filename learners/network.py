@@ -48,6 +48,7 @@ class NetworkLearner(Learner):
     """
 
     Config = NetworkConfig
+    state_version = 2
 
     def __init__(
         self, config: NetworkConfig, schema: Schema, seed: int, device: str = "cpu"
@@ -212,6 +213,17 @@ class NetworkLearner(Learner):
         self._load_network(state)
         self.descent.load(state["optimizer"])
         self._rng = torch.from_numpy(np.array(state["rng"]))
+
+    @classmethod
+    def migrate(cls, state: State) -> State:
+        if state["state_version"] != 1:
+            return super().migrate(state)
+        if not np.ndim(state["inputs"]["mean"]):  # nothing is scaled by moments: images
+            raise LearnerError(
+                f"the state is of a {cls.kind!r} that learned from pixels between -1 and 1, and "
+                "they go from 0 to 1 now: learn anew, or resume with the everlearn that wrote it"
+            )
+        return {**state, "state_version": 2}
 
     def servable(self) -> State:
         return {

@@ -23,8 +23,8 @@ class UnknownKind(LookupError):  # noqa: N818 (it is what happened)
 def find(package: ModuleType, base: type[T], kind: str) -> type[T]:
     """The class of that ``kind`` in the modules of ``package``, or at an import path.
 
-    A name ``some-kind`` is looked for in module ``some_kind`` of the package; ``module:Class`` is
-    imported as it stands. Raises ``UnknownKind``.
+    A name ``some-kind`` is looked for in module ``some_kind`` of the package, and ``kind++`` in
+    ``kind_plus_plus``; ``module:Class`` is imported as it stands. Raises ``UnknownKind``.
     """
     if ":" in kind:
         found = load_object(kind)
@@ -33,8 +33,9 @@ def find(package: ModuleType, base: type[T], kind: str) -> type[T]:
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
             raise UnknownKind(f"{kind} is abstract: it does not define {', '.join(missing)}")
         return found
-    name = f"{package.__name__}.{kind.replace('-', '_')}"
-    if kind.replace("-", "").isidentifier() and importlib.util.find_spec(name) is not None:
+    module = kind.replace("-", "_").replace("+", "_plus")
+    name = f"{package.__name__}.{module}"
+    if module.isidentifier() and importlib.util.find_spec(name) is not None:
         for cls in _classes(importlib.import_module(name), base):
             if cls.kind == kind:  # type: ignore[attr-defined]
                 return cls

@@ -14,12 +14,15 @@ from torch import Tensor
 from buffers.buffer import Sample
 from buffers.recall import Outcome
 from learners import models
-from learners.learner import LearnerError
+from learners.augment import Augmentation, AugmentConfig, augmentation
+from learners.learner import LearnerError, MemorySeen
 from learners.memory import BufferConfig
 from learners.network import NetworkConfig, NetworkLearner
 from streams.batch import Array, Batch, Ints
 from streams.schema import Schema, Task
 from streams.state import State
+
+_LOOKED_AT = 4096  # remembered events at most, where one may look at the memory
 
 
 class RehearsalConfig(NetworkConfig):
@@ -28,10 +31,13 @@ class RehearsalConfig(NetworkConfig):
     Attributes:
         replay_size: presentations of remembered events in each gradient step, beside the new ones.
         buffer: what is remembered.
+        augment: at each presentation, of a new event or a remembered one, the network is given
+            another random view of it; none without.
     """
 
     replay_size: PositiveInt = 32
     buffer: BufferConfig = Field(default_factory=BufferConfig)
+    augment: AugmentConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,11 @@ class Rehearsal(NetworkLearner):
 
     Attributes:
         views: presentations that it makes of one recalled event in a step.
+        augment: draws the views, if there are to be any.
+        random: what it draws from; admission and recall have generators of their own.
     """
 
     Config = RehearsalConfig
-    state_version = 2
 
     def __init__(
         self,
@@ -82,10 +89,25 @@ class Rehearsal(NetworkLearner):
                 "label of this stream is for regression: use 'reservoir' or 'ring'"
             )
         self.buffer = config.buffer.build(seed, views)
+        self.augment = self.augmentation(config.augment, "augment")
+        self.random = _generator(seed)
+
+    def augmentation(self, config: AugmentConfig | None, setting: str) -> Augmentation | None:
+        """What draws views of the inputs of this stream. Raises ``LearnerError``."""
+        if config is None:
+            return None
+        try:
+            return augmentation(config, self.inputs.shape, self.inputs.image, self.device)
+        except ValueError as error:
+            raise LearnerError(f"learner.{setting}: {error}") from None
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
         return {**super().example(task), "replay_size": 16, "buffer": {"capacity": 50}}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, outputs) of the network, as it is when it is trained, on a view of each input."""
+        return super().forward(x if self.augment is None else self.augment(x, self.random))
 
     def examples(self, batch: Batch) -> Examples:
         """The new events of a batch, with the rows that are kept of them as column ``x``."""
@@ -155,7 +177,7 @@ class Rehearsal(NetworkLearner):
         x, y = self.tensor(sample.columns["x"]), self.labels(sample.columns["y"])
         score = self._losses(x, y)
         if criterion == "interference":
-            with self.descent.tried(self.loss(new.x, new.y)):
+            with self.descent.tried(self.error(super().forward(new.x), new.y)):
                 score = self._losses(x, y) - score
         best = torch.topk(score, min(size, len(score)), sorted=False).indices
         return self.buffer.choose(sample, np.sort(models.array_of(best)))
@@ -164,6 +186,12 @@ class Rehearsal(NetworkLearner):
         self.net.eval()
         with torch.no_grad():
             return self.error(self.net(x), y, "none")
+
+    def memory_seen(self) -> MemorySeen:
+        stored, rule = len(self.buffer), self.buffer.recall
+        step = max(-(-stored // _LOOKED_AT), 1)
+        values = {name: each[::step] for name, each in rule.seen(stored).items()}
+        return MemorySeen(stored, rule.intervals.copy(), values)
 
     @property
     def buffer_bytes(self) -> int:
@@ -177,30 +205,41 @@ class Rehearsal(NetworkLearner):
         return self.buffer.delete(ids)
 
     def state(self) -> State:
-        return {**super().state(), "buffer": self.buffer.state()}
+        return {
+            **super().state(),
+            "buffer": self.buffer.state(),
+            "random": self.random.bit_generator.state,
+        }
 
     def load(self, state: State) -> None:
         super().load(state)
         self.buffer.load(state["buffer"])
+        self.random.bit_generator.state = state["random"]
 
     @classmethod
     def migrate(cls, state: State) -> State:
-        if state["state_version"] != 1:
-            return super().migrate(state)
-        # Version 1 knew nothing of intervals: all rows came just now.
+        new = super().migrate(state)
+        if state["state_version"] != 1 or "buffer" not in state:  # or what only serves
+            return new
+        # Version 1 knew nothing of intervals: all rows came just now. It drew no views either.
         recall = state["buffer"]["recall"]
         filled = len(state["buffer"]["columns"].get("ids", ()))
-        new = {
+        intervals = {
             "clock": 0,
             "draws": 0,
             "last": np.zeros(filled, np.int64),
             "intervals": np.zeros(63, np.int64),
         }
         return {
-            **state,
-            "state_version": 2,
-            "buffer": {**state["buffer"], "recall": {**recall, **new}},
+            **new,
+            "buffer": {**state["buffer"], "recall": {**recall, **intervals}},
+            "random": _generator(0).bit_generator.state,
         }
+
+
+def _generator(seed: int) -> np.random.Generator:
+    """The buffer has the first two children of the seed; this is the third."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(2,))))
 
 
 def _rows(examples: Examples, part: slice) -> Examples:

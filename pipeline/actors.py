@@ -262,8 +262,8 @@ class TrainerActor(Speaker):
             watchers += [_Starting(tracker), MetricRows(loaded.job.track.every_events)]
         if loaded.job.serve is not None:
             watchers += [self._publisher, Labels(_to(evaluator))]
-        if (probes := loaded.job.evaluate.probes).share:
-            self._asking = Asking(probes.every_events)
+        if (evaluate := loaded.job.evaluate).asks:
+            self._asking = Asking(evaluate.probes.every_events)
             watchers.append(self._asking)
         blocks = RemoteBlocks(source, self._idle, self.say)
         deadline = time.monotonic() + HELD_S
@@ -379,7 +379,7 @@ class EvaluatorActor(Speaker):
     trainer), and probes on snapshots that it fetches from the trainer in a thread of its own."""
 
     def __init__(
-        self, namespace: str, made: Recipe, folder: Path, shipment: Shipment, probes: bool
+        self, namespace: str, made: Recipe, folder: Path, shipment: Shipment, asks: bool
     ) -> None:
         super().__init__()
         torch.set_num_threads(1)
@@ -391,7 +391,7 @@ class EvaluatorActor(Speaker):
         self._closing = threading.Event()
         self._evaluator: Evaluator | None = None
         self._trainer: Any = None
-        if probes:
+        if asks:
             self._evaluator = Evaluator(made, folder, self.say)
             self._thread = threading.Thread(target=self._score, daemon=True)
             self._thread.start()

@@ -10,6 +10,7 @@ from pipeline.job import JobError, LoadedJob
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
 from pipeline.servable import Recipe, Snapshot, recipe
+from pipeline.stability.once_seen import OnceSeen
 from pipeline.stability.probes import Probes
 from streams.operators.arrivals import LabelsById
 from streams.operators.guard import TimeOrder, UniqueIds
@@ -72,12 +73,18 @@ def build(loaded: LoadedJob) -> Parts:
         held = job.evaluate.probes
         if held.cut.drift is not None and schema.task == "regression":
             raise LearnerError("evaluate.probes.cut.drift: it is for classification")
+        once = job.evaluate.once_seen
+        if once.share and schema.task == "regression":
+            raise LearnerError("evaluate.once_seen.share: it is for classification")
         hold_out = HoldOut(held.share, job.seed) if held.share else None
         source = Source(stream, job.stream.batch_size, vocabulary, hold_out)
         metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)
         join = _join(loaded, stream, learner)
         probes = Probes(held, job.seed) if held.share else None
-        loop = Loop(operators, join, learner, metrics, stream.gapless, probes)
+        once_seen = OnceSeen(once, job.seed) if once.share else None
+        if once_seen is not None:
+            learner.spared = once_seen.holds
+        loop = Loop(operators, join, learner, metrics, stream.gapless, probes, once_seen)
     except (StreamError, LearnerError) as error:
         raise JobError(f"{loaded.file}: {line(error)}") from None
     except (Exception, SystemExit) as error:  # whatever a user's class may raise

@@ -140,7 +140,7 @@ class RayRun:
     def _evaluates(self) -> bool:
         """Whether there is anything to score beside the training."""
         job = self.loaded.job
-        return job.serve is not None or job.evaluate.probes.share > 0
+        return job.serve is not None or job.evaluate.asks
 
     def _cpus(self) -> float:
         job = self.loaded.job
@@ -156,7 +156,7 @@ class RayRun:
         start("trainer", self.trainer, shipment, folder, token, max_concurrency=64, **gpus)
         if self._evaluates:
             # Labels that a slow evaluator leaves waiting must not fill the object store.
-            about = (job.name, parts.recipe, folder, shipment, job.evaluate.probes.share > 0)
+            about = (job.name, parts.recipe, folder, shipment, job.evaluate.asks)
             start("evaluator", actors.EvaluatorActor, *about, max_pending_calls=100)
         if job.track is not None:
             # The tracker may stand in another folder, or on another machine.

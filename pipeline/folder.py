@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from pipeline.job import JobError, LoadedJob
+from pipeline.remembered import FILE
 from pipeline.track import FILES, RECORD
 from streams.batch import Dead
 
@@ -24,7 +25,7 @@ TOKEN = ".driver"
 on another machine."""
 
 
-_TOLD = ("served.json", STABILITY, EVALUATIONS, "summary.json", "report.html")
+_TOLD = ("served.json", FILE, STABILITY, EVALUATIONS, "summary.json", "report.html")
 
 
 class RunFolder:

@@ -19,6 +19,7 @@ import streams
 from learners.learner import Learner, LearnerConfig, line
 from learners.registry import UnknownKind, find
 from pipeline.servable import ServeConfig
+from pipeline.stability.once_seen import OnceSeenConfig
 from pipeline.stability.probes import ProbesConfig
 from pipeline.track import TrackConfig
 from streams.settings import Settings, unknown
@@ -42,11 +43,18 @@ class Evaluate(Settings):
         window: events in the sliding window.
         fading: fading factor; about 1 / (1 - fading) events count.
         probes: events held out, to see later what is forgotten.
+        once_seen: events learned once and never rehearsed, to see how fast that is.
     """
 
     window: PositiveInt = 1000
     fading: float = Field(0.999, gt=0, lt=1)
     probes: ProbesConfig = ProbesConfig()
+    once_seen: OnceSeenConfig = OnceSeenConfig()
+
+    @property
+    def asks(self) -> bool:
+        """Whether there are events to be asked about as the run goes on."""
+        return self.probes.share > 0 or self.once_seen.share > 0
 
 
 class Checkpointing(Settings):
@@ -112,19 +120,23 @@ class LoadedJob:
         beside = {"name", "checkpoint", "track", "serve"}
         found = flat(self.job.model_dump(mode="json", exclude=beside, serialize_as_any=True))
         del found["evaluate.probes.every_events"]  # when they are asked about leaves no trace
-        if self.job.evaluate.probes.share:
-            return found
-        without = {key for key in found if key.startswith("evaluate.probes.")}
-        return {k: v for k, v in found.items() if k not in without - {"evaluate.probes.share"}}
+        without: set[str] = set()
+        if not self.job.evaluate.probes.share:
+            without |= {key for key in found if key.startswith("evaluate.probes.")}
+            without.remove("evaluate.probes.share")
+        if not self.job.evaluate.once_seen.share:  # as in jobs of before there were any
+            without |= {key for key in found if key.startswith("evaluate.once_seen.")}
+        return {key: value for key, value in found.items() if key not in without}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line for each key in which two fingerprints differ."""
+    """One line for each key in which two fingerprints differ. What was not there when a checkpoint
+    was written, and is null in the job, is the same."""
     missing = "not set"
     return [
         f"{key}: {old.get(key, missing)} in the checkpoint, {new.get(key, missing)} in the job"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, missing) != new.get(key, missing)
+        if old.get(key) != new.get(key)
     ]
 
 

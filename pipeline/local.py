@@ -66,8 +66,8 @@ class LocalRun:
         """As ``Run.run``."""
         watchers: list[Watcher] = [progress]
         tracking = None
-        if (probes := self.loaded.job.evaluate.probes).share:
-            watchers.append(Beside(probes.every_events, self.say))
+        if (evaluate := self.loaded.job.evaluate).asks:
+            watchers.append(Beside(evaluate.probes.every_events, self.say))
         if (config := self.loaded.job.track) is not None:
             tracking = Tracking(self.loaded, config, self.say)
             watchers += [tracking, MetricRows(config.every_events)]

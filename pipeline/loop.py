@@ -10,6 +10,7 @@ import numpy as np
 from learners.learner import Learner, LearnerError, Prediction
 from pipeline.ledger import Ledger
 from pipeline.metrics import Prequential
+from pipeline.stability.once_seen import OnceSeen
 from pipeline.stability.probes import Probes, Segment
 from streams.batch import Array, Batch, Dead
 from streams.operators.cut import cut
@@ -66,6 +67,7 @@ class Loop:
         metrics: Prequential,
         gapless: bool = True,
         probes: Probes | None = None,
+        once_seen: OnceSeen | None = None,
     ) -> None:
         self.operators = operators
         self.join = join
@@ -73,6 +75,7 @@ class Loop:
         self.metrics = metrics
         self.ledger = Ledger(gapless)
         self.probes = probes
+        self.once_seen = once_seen
         self._settled: list[Settled] = []
         self._seen: list[int] = []  # by the probes, after each of those
         self.dead: list[Dead] = []  # set aside since somebody last took them away
@@ -94,11 +97,19 @@ class Loop:
         revealed = self.join.push(batch)
         if self.probes is not None:
             revealed = self._probe(self.probes, batch, revealed)
-        prediction = self.learner.step(self._question(batch), revealed)
+        prediction = self._learn(batch, revealed)
         _fits(prediction, len(batch), self.learner)
         self._settle(self.join.settle(prediction.value, prediction.proba))
         if len(self._settled) == _SCORED_AT_ONCE:
             self.score()
+
+    def _learn(self, batch: Batch, revealed: Revealed) -> Prediction:
+        prediction = self.learner.step(self._question(batch), revealed)
+        if self.once_seen is not None:
+            self.once_seen.learned(revealed.batch, self.learner.version)
+            if revealed.corrected is not None:
+                self.once_seen.correct(*revealed.corrected)
+        return prediction
 
     def score(self) -> None:
         """What has been settled goes to the metrics and the ledger."""
@@ -151,7 +162,7 @@ class Loop:
             if self.probes is not None:
                 revealed = self._probe(self.probes, revealed.batch[:0], revealed)
             if len(revealed):
-                self.learner.step(self._question(revealed.batch[:0]), revealed)
+                self._learn(revealed.batch[:0], revealed)
             self._settle(settled)
         self.score()
         self.ledger.verify()
@@ -173,7 +184,8 @@ class Loop:
 
     def state(self) -> State:
         self.score()
-        return {
+        once_seen = {} if self.once_seen is None else {"once_seen": self.once_seen.state()}
+        return once_seen | {
             "learner": self.learner.state(),
             "join": self.join.state(),
             "operators": {str(i): operator.state() for i, operator in enumerate(self.operators)},
@@ -192,6 +204,8 @@ class Loop:
         self.ledger.load(state["ledger"])
         if self.probes is not None:
             self.probes.load(state["probes"], vocabulary.classes)
+        if self.once_seen is not None:
+            self.once_seen.load(state["once_seen"], vocabulary.classes)
 
 
 def _read_only(column: Array) -> Array:

@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 import learners
 from learners.learner import Learner, LearnerError, Prediction
 from learners.registry import UnknownKind, find
+from pipeline.stability.once_seen import Kept
 from pipeline.stability.probes import Segment
 from streams.batch import Batch, ClassName
 from streams.operators.standardise import Standardise, StandardiseConfig
@@ -59,6 +60,7 @@ class Snapshot:
         metrics: what was last known of the run, by name.
         taken: seconds since the epoch.
         probes: the probes by segment, for those who score them.
+        once_seen: the once-seen events, for the same; None: the job has none.
         wanted: one that is not to be left out: a segment has just ended, or the run.
     """
 
@@ -68,6 +70,7 @@ class Snapshot:
     metrics: dict[str, float] = field(default_factory=dict)
     taken: float = field(default_factory=time.time)
     probes: tuple[Segment, ...] = ()
+    once_seen: Kept | None = None
     wanted: bool = False
 
 

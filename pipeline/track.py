@@ -50,7 +50,7 @@ FILES = ("metrics.jsonl", "served.jsonl", "stability.jsonl")
 """Files of rows in a run folder: the trainer's, and the evaluator's of what was served and of what
 is forgotten."""
 RECORD = "track.json"
-ARTIFACTS = ("summary.json", "report.html", "dead.jsonl", "error.log")
+ARTIFACTS = ("summary.json", "report.html", "replay.jsonl", "dead.jsonl", "error.log")
 """Files of a run folder that hang in the MLflow run at the end, beside job.yaml."""
 POLL_S = 0.5
 """How often new rows are looked for: as late as an alert may be."""

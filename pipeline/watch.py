@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.build import Parts
 from pipeline.loop import Loop
+from pipeline.remembered import FILE, Remembered
 from pipeline.rows import Rows
 from pipeline.run import Run, Watcher
 from pipeline.servable import Snapshot
@@ -25,7 +26,8 @@ _ROWS_SHARE, _ROWS_FREE_S = 0.003, 0.04  # and rows of metrics, however fast the
 
 
 class MetricRows(Watcher):
-    """Writes a row of metrics each time so many events have come in.
+    """Writes a row of metrics each time so many events have come in, and one of histograms where
+    the learner remembers events.
 
     A long stream that is replayed much faster than any live one would fill its time with rows: once
     they have taken 40 ms, steps are left out so that no more than three thousandths of the
@@ -39,6 +41,10 @@ class MetricRows(Watcher):
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
         self._run = run
         self._rows = Rows(run.folder.path / "metrics.jsonl", run.say)
+        self._remembered = Remembered(parts.loop.learner)
+        self._histograms: Rows | None = None
+        if self._remembered.there:
+            self._histograms = Rows(run.folder.path / FILE, run.say)
         self._due = (parts.loop.events // self.every + 1) * self.every
         self._began = self._then = time.perf_counter()
         self._before = parts.loop.events
@@ -54,6 +60,8 @@ class MetricRows(Watcher):
     def end(self, loop: Loop) -> None:
         self._write(loop)
         self._rows.close()
+        if self._histograms is not None:
+            self._histograms.close()
 
     def _write(self, loop: Loop) -> None:
         now = time.perf_counter()
@@ -64,7 +72,10 @@ class MetricRows(Watcher):
             "system/checkpoint_s": self._run.checkpoints.seconds,
         }
         self._then, self._before = now, loop.events
-        self._rows.write(loop.events, {**loop.results(), **system})
+        memory, histograms = self._remembered.look()
+        self._rows.write(loop.events, {**loop.results(), **memory, **system})
+        if self._histograms is not None and histograms:
+            self._histograms.write(loop.events, histograms)
 
 
 class Publisher(Watcher):

@@ -33,8 +33,8 @@ class ScenarioConfig(StreamConfig):
         known_classes: whether all classes are known from the start, or appear as they come.
         boundaries: whether events carry their task, for evaluation only.
         validation: tests come from this share of the training rows, the last ones of each class,
-            which are not in the stream then; None: from the test rows. Settings are tuned with it, so
-            that the test rows have no part in them.
+            which are not in the stream then; None: from the test rows. Tuned with it, settings owe
+            the test rows nothing.
     """
 
     name: str | None = None

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.build import Parts, state_digest
 from pipeline.loop import BLOCK
+from pipeline.remembered import Remembered
 from pipeline.rows import Rows
 from pipeline.stability.continual import Curves
 from pipeline.stability.plasticity import plasticity
@@ -24,7 +25,7 @@ from streams.batch import Array, Batch, ClassName, Ints
 
 POINTS = 10
 """Evaluations in a phase of the stream, where nothing else is stated."""
-_AT_ONCE = 1024  # test events that are predicted at a time
+_AT_ONCE = 128  # test events that are predicted at a time: feature maps of more leave the cache
 _LOOKED_INTO = 1000  # that plasticity is measured on
 
 Progress = Callable[[int, int], None]
@@ -106,6 +107,7 @@ class _Pass:
         self.task = self.order[0]  # that is learned
         self.seconds = 0.0  # of learning, evaluations left out
         self.online, self.stability = online, stability
+        self.remembered = Remembered(self.loop.learner)
 
     def run(self, progress: Progress) -> dict[str, Any]:
         untrained = self._all() if self.domain_incremental else None
@@ -176,7 +178,8 @@ class _Pass:
         begun = np.isin(np.arange(len(accuracy)), self._begun())
         self.accuracy.append(_jsonable(np.where(begun, accuracy, np.nan)))
         system = {"system/events_per_s": events / max(self.seconds, 1e-9)}
-        self.online.write(events, {**self.loop.results(), **system})
+        memory, _ = self.remembered.look()
+        self.online.write(events, {**self.loop.results(), **memory, **system})
         self.inside = self._inside()
         self.stability.write(events, self.curves.results().named() | self.inside)
 

@@ -21,6 +21,8 @@ from pydantic import ValidationError
 
 from pipeline.alerts import Alert, Alerts
 from pipeline.job import flat
+from pipeline.remembered import FILE
+from pipeline.report.histograms import Histogram, histograms
 from pipeline.rows import Row, read_rows
 from streams.batch import Array
 
@@ -63,11 +65,24 @@ class Segment(NamedTuple):
     probes: int
 
 
+class Since(NamedTuple):
+    """Answers on events that were learned once, ``first`` to ``last`` updates of the model before;
+    ``since`` is the geometric mean of these."""
+
+    first: int
+    last: int
+    since: float
+    asked: int
+    right: int
+
+
 class Evaluation(NamedTuple):
-    """All segments as they stood after so many events, in order of time."""
+    """All segments as they stood after so many events, in order of time; and the answers on
+    once-seen events by then."""
 
     events: int
     segments: tuple[Segment, ...]
+    once_seen: tuple[Since, ...] = ()
 
 
 class Mark(NamedTuple):
@@ -88,6 +103,7 @@ class RunFound:
         curves: by name of the metric.
         evaluations: in order of events; of many, an even choice with the last.
         marks: in order of events.
+        histograms: of what is remembered, by name.
     """
 
     job: dict[str, Any]
@@ -95,6 +111,7 @@ class RunFound:
     curves: dict[str, Curve]
     evaluations: list[Evaluation]
     marks: list[Mark]
+    histograms: dict[str, Histogram]
 
     def last(self, name: str) -> float | None:
         """The newest value of a metric, of the summary where no row has it; None: there is none."""
@@ -161,7 +178,8 @@ def read_run(folder: Path) -> RunFound:
     evaluations, drifts = _evaluations(folder / "evaluations.jsonl", _by_drift(job))
     marks += [Mark(at, "drift", "drift") for at in drifts]
     summary = _mapping(json.loads, folder / "summary.json")
-    return RunFound(job, summary, curves, evaluations, sorted(marks))
+    found = histograms(_rows(folder / FILE))
+    return RunFound(job, summary, curves, evaluations, sorted(marks), found)
 
 
 def read_bench(file: Path) -> list[Result]:
@@ -260,7 +278,8 @@ def _evaluations(file: Path, by_drift: bool) -> tuple[list[Evaluation], list[int
         for number, line in enumerate(lines):
             try:
                 read = json.loads(line)
-                evaluation = Evaluation(int(read["events"]), _segments(read["segments"]))
+                segments, since = _segments(read["segments"]), _since(read.get("once_seen") or ())
+                evaluation = Evaluation(int(read["events"]), segments, since)
                 drifts.update(int(s["end"]) for s in read["segments"] if s.get("cut") == "drift")
             except _BROKEN:
                 continue
@@ -275,6 +294,19 @@ def _evaluations(file: Path, by_drift: bool) -> tuple[list[Evaluation], list[int
     if newest is not None:
         kept[newest.events] = newest
     return [kept[events] for events in sorted(kept)], sorted(drifts)
+
+
+def _since(read: Sequence[Mapping[str, Any]]) -> tuple[Since, ...]:
+    return tuple(
+        Since(
+            first=int(entry["first"]),
+            last=int(entry["last"]),
+            since=_number(entry["since"]),
+            asked=int(entry["asked"]),
+            right=int(entry["right"]),
+        )
+        for entry in read
+    )
 
 
 def _segments(read: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:

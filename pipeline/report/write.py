@@ -13,6 +13,7 @@ from learners.learner import line
 from pipeline.job import flat
 from pipeline.report.findings import Result, RunFound, read_bench, read_run
 from pipeline.report.page import Page, Tile
+from pipeline.stability.decay import better
 from pipeline.track import describe
 
 _RUN = ("job.yaml", "metrics.jsonl", "summary.json")
@@ -55,6 +56,11 @@ _NETWORK = (
     ("dormant units", "share of hidden units that hardly answer to any probe"),
     ("effective rank", "dimensions that the last hidden layer makes use of"),
 )
+_SPREAD = {
+    "interval": "Recall intervals: events presented between two rehearsals of the same event.",
+    "strength": "Strengths: how long a remembered event is thought to last.",
+    "retention": "Retention: how much of each remembered event is thought to be left.",
+}
 _BENCH_WORDS = (
     ("forgetting (initial)", "the fall from accuracy just after learning, not from the best"),
     ("BWT, FWT", "what learning later tasks did to earlier ones; what earlier did for later"),
@@ -127,6 +133,8 @@ def _run(folder: Path) -> Page:
     if alerts:
         page.note(f"Alerts began at the dotted lines: {'; '.join(alerts)}.")
     _memory(page, found)
+    _once_seen(page, found)
+    _replay(page, found)
     if figure := charts.plasticity(curves):
         page.section("Plasticity", "What the network has left to learn with.")
         page.figure(figure)
@@ -176,6 +184,48 @@ def _memory(page: Page, found: RunFound) -> None:
             f"{found.measure.capitalize()} against the age of a segment, after {newest.events:,} "
             "events, with 95% intervals.",
         )
+        page.figure(figure)
+
+
+def _once_seen(page: Page, found: RunFound) -> None:
+    """How fast what was learned once is forgotten."""
+    from pipeline.report import remembered
+
+    since = found.evaluations[-1].once_seen if found.evaluations else ()
+    figure = remembered.fading(since)
+    if figure is None:
+        return
+    page.section(
+        "Once seen",
+        "Accuracy on events that were learned once and never rehearsed, against the updates of the "
+        "model since, with 95% intervals.",
+    )
+    page.figure(figure)
+    if fits := remembered.fitted(since):
+        best = better(*fits)
+        page.note(
+            "Neither curve fits clearly better than the other."
+            if best is None
+            else "The power law fits better: a steep fall, then a slow one."
+            if best.kind == "power"
+            else "The exponential fits better: the same share is lost with each update."
+        )
+
+
+def _replay(page: Page, found: RunFound) -> None:
+    """How what is remembered was spread as the run went on."""
+    from pipeline.report import remembered
+
+    drawn = [
+        (name, figure)
+        for name, histogram in sorted(found.histograms.items(), key=lambda item: item[0])
+        if (figure := remembered.spread(histogram, name)) is not None
+    ]
+    if drawn:
+        page.section("Replay", "What is remembered, as histograms over time: a column is a moment.")
+    for name, figure in drawn:
+        if what := _SPREAD.get(name):
+            page.note(what)
         page.figure(figure)
 
 

@@ -27,6 +27,7 @@ from pipeline.rows import Rows
 from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot, learner_of
 from pipeline.stability.retention import Retention
+from pipeline.stability.since import Since
 from streams.state import leaves, nested, pack
 
 ROWS = "stability.jsonl"
@@ -51,17 +52,16 @@ class Asking(Watcher):
         self._spent = 0.0
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        assert parts.loop.probes is not None
         self._parts = parts
         self._due = (parts.loop.events // self.every + 1) * self.every
-        self._cuts = parts.loop.probes.cuts
+        self._cuts = _cuts(parts.loop)
         self._began = time.perf_counter()
 
     def __call__(self, loop: Loop) -> None:
-        assert loop.probes is not None
-        ended = loop.probes.cuts != self._cuts
+        cuts = _cuts(loop)
+        ended = cuts != self._cuts
         if ended or loop.events >= self._due:
-            self._cuts = loop.probes.cuts
+            self._cuts = cuts
             self._due = (loop.events // self.every + 1) * self.every
             now = time.perf_counter()
             if ended or self._spent <= _FREE_S + _SHARE * (now - self._began):
@@ -82,14 +82,19 @@ class Asking(Watcher):
         full = len(self._waiting) >= _WAITING
         if full and not wanted:
             return
-        segments = self._parts.loop.segments()
-        snapshot = replace(self._parts.snapshot({}), probes=segments, wanted=wanted)
+        loop = self._parts.loop
+        segments = loop.segments()
+        kept = None if loop.once_seen is None else loop.once_seen.kept()
+        bare = self._parts.snapshot({})
+        snapshot = replace(bare, probes=segments, once_seen=kept, wanted=wanted)
         # The last two segments: the columns of those before are the same as in the last snapshot.
         new = {"state": snapshot.state} | {
             str(i): pack(segment.rows)
             for i, segment in enumerate(segments[-2:])
             if segment.rows is not None
         }
+        if kept is not None and kept.rows is not None:
+            new["once_seen"] = pack(kept.rows)
         size = sum(getattr(leaf, "nbytes", 0) for _, leaf in leaves(new))
         with self._changed:
             self._waiting.append((size, snapshot))
@@ -99,6 +104,11 @@ class Asking(Watcher):
                 others = [i for i, (_, waits) in enumerate(self._waiting) if not waits.wanted]
                 del self._waiting[others[0] if others else 0]
             self._changed.notify_all()
+
+
+def _cuts(loop: Loop) -> int:
+    """Segments that have ended so far; 0 where there are no probes."""
+    return 0 if loop.probes is None else loop.probes.cuts
 
 
 class Evaluator:
@@ -122,6 +132,7 @@ class Evaluator:
         self._folder = folder
         self._learner = learner_of(made)
         self._retention = Retention(made["task"])
+        self._since = Since()
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         with suppress(OSError, SafetensorError, ValueError, KeyError):  # there is none at first
@@ -131,20 +142,26 @@ class Evaluator:
 
     def evaluate(self, snapshot: Snapshot) -> None:
         """Scores one; one that is no newer than the last, as after a resume, is passed over."""
-        if snapshot.events <= self._retention.events or not snapshot.version:
+        events = snapshot.events
+        if events <= max(self._retention.events, self._since.events) or not snapshot.version:
             return
         start = time.perf_counter()
         self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
-        found, segments = self._retention.evaluate(self._learner, snapshot.probes, snapshot.events)
+        found, segments = self._retention.evaluate(self._learner, snapshot.probes, events)
+        told: dict[str, Any] = {"events": events, "segments": segments}
+        if snapshot.once_seen is not None:
+            asked = (snapshot.once_seen, snapshot.version, events)
+            metrics, told["once_seen"] = self._since.evaluate(self._learner, *asked)
+            found |= metrics
         if not found:
             return
         self.seconds = time.perf_counter() - start
         self.metrics = found
-        if snapshot.events > self._rows.last:
+        if events > self._rows.last:
             with (self._folder / EVALUATIONS).open("a") as out:
-                out.write(json.dumps({"events": snapshot.events, "segments": segments}) + "\n")
+                out.write(json.dumps(told) + "\n")
         row = {**found, "system/evaluation_s": self.seconds}
-        self._rows.write(snapshot.events, row, snapshot.taken)
+        self._rows.write(events, row, snapshot.taken)
         if time.monotonic() >= self._kept + 1.0:
             self.keep()
 
@@ -152,7 +169,7 @@ class Evaluator:
         """Writes down what it remembers."""
         self._kept = time.monotonic()
         arrays, values = {}, {}
-        for path, leaf in leaves(self._retention.state()):
+        for path, leaf in leaves({**self._retention.state(), "since": self._since.state()}):
             if hasattr(leaf, "dtype"):
                 arrays[path] = leaf
             else:
@@ -171,7 +188,10 @@ class Evaluator:
             flat: dict[str, Any] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             told = opened.metadata()
         recalled = Retention(self._retention.task)
-        recalled.load(nested(flat | json.loads(told["values"])))
+        state = nested(flat | json.loads(told["values"]))
+        recalled.load(state)
+        if "since" in state:
+            self._since.load(state["since"])
         self.metrics = json.loads(told["metrics"])
         self._retention = recalled
 

@@ -206,16 +206,9 @@ class Probes:
     def correct(self, ids: Ints, y: Array) -> None:
         """Labels of events turned out to be these."""
         self.fold()
-        place = np.argsort(ids, kind="stable")
-        for i, (rows, index) in enumerate(self._kept):
-            if rows is None:
-                continue
-            at = np.searchsorted(ids[place], rows.ids, side="right") - 1
-            known = ids[place[at]] == rows.ids
-            if known.any():
-                assert rows.y is not None
-                column = np.where(known, y[place[at]], rows.y)
-                self._kept[i] = replace(rows, y=column), index
+        self._kept = [
+            (rows if rows is None else corrected(rows, ids, y), index) for rows, index in self._kept
+        ]
 
     def fold(self) -> None:
         """Takes the probes that have come since into their segments."""
@@ -291,6 +284,15 @@ class Probes:
 
 
 _NOTHING: tuple[Batch | None, Ints] = (None, np.empty(0, np.int64))
+
+
+def corrected(rows: Batch, ids: Ints, y: Array) -> Batch:
+    """The rows, those with one of ``ids`` (m,) with its label out of ``y`` (m,)."""
+    assert rows.y is not None
+    place = np.argsort(ids, kind="stable")
+    at = np.searchsorted(ids[place], rows.ids, side="right") - 1
+    known = ids[place[at]] == rows.ids
+    return replace(rows, y=np.where(known, y[place[at]], rows.y)) if known.any() else rows
 
 
 def _joined(parts: Sequence[tuple[Batch | None, Ints]]) -> tuple[Batch | None, Ints]:

@@ -185,9 +185,8 @@ class Retention:
         if self.task == "regression":
             half = Z95 * float(scores.std()) / n**0.5
             return {"score": mean, "low": mean - half, "high": mean + half}
-        centre = (mean + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-        half = Z95 * (mean * (1 - mean) / n + Z95**2 / (4 * n * n)) ** 0.5 / (1 + Z95**2 / n)
-        return {"score": mean, "low": centre - half, "high": centre + half}
+        low, high = wilson(mean, n)
+        return {"score": mean, "low": low, "high": high}
 
     def _intervals(
         self, now: Array, first: Array, best: Array, homes: Sequence[Ints]
@@ -273,6 +272,13 @@ def _improve(best: Array, now: Array, homes: Sequence[Ints]) -> None:
     for home in homes:
         if now[home].mean() > best[home].mean():
             best[home] = now[home]
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95% interval of a share that was found in n (Wilson 1927)."""
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * (share * (1 - share) / n + Z95**2 / (4 * n * n)) ** 0.5 / (1 + Z95**2 / n)
+    return centre - half, centre + half
 
 
 def _binomial(hits: Array) -> tuple[float, float]:

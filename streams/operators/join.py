@@ -352,11 +352,13 @@ class LabelJoin(ABC):
 
     def _shown(self, batch: Batch) -> Batch:
         """The rows as a learner may see them."""
-        hidden = batch.segment is not None and not self.segments
-        if not hidden and batch.due is None and batch.arrivals is None and not batch.dead:
-            return batch
-        segment = None if hidden else batch.segment
-        return replace(batch, due=None, arrivals=None, dead=(), segment=segment)
+        b, hidden = batch, batch.segment is not None and not self.segments
+        if not hidden and b.due is None and b.arrivals is None and not b.dead:
+            return b
+        segment = None if hidden else b.segment
+        return Batch(  # `replace` takes several times as long
+            b.ids, b.time, b.x, b.partition, b.offset, b.y, None, b.key, segment, b.probe, b.classes
+        )
 
     def state(self) -> State:
         chunks = list(self._chunks.values())

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import learners
+from learners.der_plus_plus import DerPlusPlus
 from learners.learner import Learner
 from learners.registry import UnknownKind, every, find, load_object
 from learners.replay import Replay
@@ -12,6 +13,7 @@ from learners.replay import Replay
 def test_finds_by_name_and_by_import_path() -> None:
     assert find(learners, Learner, "replay") is Replay
     assert find(learners, Learner, "no-change").kind == "no-change"
+    assert find(learners, Learner, "der++") is DerPlusPlus
     assert find(learners, Learner, "learners.replay:Replay") is Replay
 
 
@@ -27,6 +29,7 @@ def test_all_that_are_found_have_the_name_they_are_found_by() -> None:
         ("network", "There are: "),  # a module, but no learner in it
         ("learner", "There are: "),
         ("no_change", "did you mean 'no-change'"),
+        ("der_plus_plus", "There are: "),
         ("", "There are: "),
         ("../x", "There are: "),
         ("nowhere:Thing", "no module named 'nowhere'"),

@@ -156,6 +156,73 @@ def test_class_balanced_needs_classes() -> None:
         learner(schema, buffer={"admission": "class-balanced"})
 
 
+def trained_on(replay: Replay) -> list[torch.Tensor]:
+    """The inputs of every forward pass that is trained on, as they come."""
+    seen: list[torch.Tensor] = []
+
+    def keep(_module: Any, inputs: Any) -> None:
+        if torch.is_grad_enabled():
+            seen.append(inputs[0].clone())
+
+    replay.net.register_forward_pre_hook(keep)
+    return seen
+
+
+def test_every_presentation_is_a_view_of_its_own() -> None:
+    """A pixel of light tells where each view was moved to."""
+    schema = Schema((Feature("i", "image", (1, 9, 9)),), "classification", (0, 1, 2))
+    x = np.zeros((32, 1, 9, 9), np.uint8)
+    x[:, 0, 4, 4] = 255
+    replay = learner(schema, augment={"kind": "image", "shift": 4}, steps=3, replay_size=16)
+    seen = trained_on(replay)
+    for batch in replace(stream(32), x=x).micro_batches(16):
+        step(replay, batch)
+    assert [len(views) for views in seen] == [16, 16, 16, 32, 32, 32]
+    places = torch.cat(seen).flatten(1)
+    assert bool((places.sum(1) == 1).all())
+    found = [set(step.flatten(1).argmax(1).tolist()) for step in seen]
+    assert all(len(places) > 8 for places in found), "rows of a step are moved alike"
+    assert len({frozenset(places) for places in found}) == 6, "steps are moved alike"
+    old = seen[-1][16:].flatten(1).argmax(1)
+    assert len(set(old.tolist())) > 8, "what is recalled is moved too"
+    assert np.array_equal(replay.buffer.state()["columns"]["x"], x), "and is kept as it was"
+
+
+def test_predicts_what_is_there_and_no_view_of_it() -> None:
+    replay, plain = learner(augment="strong"), learner()
+    for batch in stream(64).micro_batches(16):
+        step(replay, batch)
+        step(plain, batch)
+    assert not torch.equal(replay.descent.weights, plain.descent.weights)
+    plain.load(replay.state())
+    question = replace(stream(20), y=None)
+    assert np.array_equal(replay.predict(question).proba, plain.predict(question).proba)
+
+
+def test_the_candidates_of_a_rule_are_weighed_as_they_are() -> None:
+    """Whom a rule chooses by loss or interference does not hang on views that are drawn for it."""
+    for recall in ("highest-loss", "maximal-interference"):
+        replay = learner(augment="strong", steps=1, buffer={"capacity": 40, "recall": recall})
+        batches = list(stream(48).micro_batches(16))
+        step(replay, batches[0])
+        step(replay, batches[1])
+        other = learner(steps=1, buffer={"capacity": 40, "recall": recall})
+        other.load(replay.state())
+        slots = []
+        for each in (replay, other):
+            old = next(each.recalled(each.examples(batches[2])))
+            assert old is not None
+            assert old.slots is not None
+            slots.append(old.slots.tolist())
+        assert slots[0] == slots[1]
+        assert len(slots[0]) == 8
+
+
+def test_views_that_do_not_fit_the_stream_are_refused() -> None:
+    with pytest.raises(LearnerError, match=r"learner\.augment: kind 'image' is for images"):
+        learner(augment={"kind": "image", "flip": True})
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -166,8 +233,39 @@ def test_class_balanced_needs_classes() -> None:
         ({"steps": 0}, "greater than 0"),
         ({"optimizer": {"kind": "adam", "betas": [2, 0.9]}}, "less than 1"),
         ({"model": {"kind": "mpl"}}, "mlp"),
+        ({"augment": "wek"}, "'weak', 'strong'"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         learner(**settings)
+
+
+def as_version_1(state: dict[str, Any]) -> dict[str, Any]:
+    """What the first version would have written: no time of recalls, and no views."""
+    recall = {"name": state["buffer"]["recall"]["name"]}
+    old = {**state, "state_version": 1, "buffer": {**state["buffer"], "recall": recall}}
+    del old["random"]
+    return old
+
+
+def test_a_state_of_version_1_goes_on_as_it_would_have() -> None:
+    batches = list(stream(320).micro_batches(16))
+    first, second, third = learner(), learner(), learner()
+    for batch in batches[:10]:
+        step(first, batch)
+    second.load(Replay.migrate(as_version_1(first.state())))
+    third.load_servable(Replay.migrate({**first.servable(), "state_version": 1}))
+    assert np.array_equal(third.predict(batches[10]).value, first.predict(batches[10]).value)
+    for batch in batches[10:]:
+        ours, theirs = step(first, batch), step(second, batch)
+        assert np.array_equal(ours.proba, theirs.proba)
+    assert second.state()["state_version"] == 2
+
+
+def test_pixels_of_version_1_were_scaled_in_another_way() -> None:
+    images = Schema((Feature("i", "image", (1, 4, 4)),), "classification", (0, 1))
+    state = learner(images).state()
+    assert Replay.migrate(state) is state
+    with pytest.raises(LearnerError, match="pixels between -1 and 1"):
+        Replay.migrate({**state, "state_version": 1})

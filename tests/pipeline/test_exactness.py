@@ -82,7 +82,7 @@ def killed_run(job: Path, folder: Path, kills: int, seed: int) -> tuple[dict[str
 def job(write_job: Callable[..., Path]) -> Path:
     return write_job(
         checkpoint={"every_events": 1000},
-        evaluate={"probes": {"share": 0.02}},
+        evaluate={"probes": {"share": 0.02}, "once_seen": {"share": 0.02}},
         learner={"steps": 4, "buffer": {"capacity": 2000, "admission": "reservoir"}},
     )
 

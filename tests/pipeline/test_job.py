@@ -64,3 +64,10 @@ def test_several_problems_are_all_told(write_job: WriteJob) -> None:
     assert len(lines) == 3
     for place in ("learner.steps", "learner.replay_size", "evaluate.window"):
         assert any(f"{job}: {place}: " in line for line in lines)
+
+
+def test_a_setting_that_there_was_not_is_as_one_that_is_null() -> None:
+    assert differences({"a": 1}, {"a": 1, "learner.augment": None}) == []
+    assert differences({"a": 1}, {"a": 1, "learner.augment": "weak"}) == [
+        "learner.augment: not set in the checkpoint, weak in the job"
+    ]

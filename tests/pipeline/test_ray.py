@@ -188,10 +188,10 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture
 def job(write_job: WriteJob) -> Path:
-    """A job with all that there is: probes, tracking and serving."""
+    """A job with all that there is: probes, once-seen events, tracking and serving."""
     return write_job(
         checkpoint={"every_events": 1000},
-        evaluate={"probes": {"share": 0.05}},
+        evaluate={"probes": {"share": 0.05}, "once_seen": {"share": 0.05}},
         track={"uri": "sqlite:///mlflow.db", "every_events": 500},
         serve={"port": 0},
     )
@@ -241,6 +241,8 @@ def same(whole: Summary, broken: Summary) -> None:
     probes = [run["metrics"].get("stability/probes") for run in (whole, broken)]
     assert probes[0] == probes[1]
     assert (probes[0] is not None) == (whole["fates"]["probe"] > 0)
+    once = [run["metrics"].get("retention/once_seen") for run in (whole, broken)]
+    assert once[0] == once[1]
     assert broken["runner"] == "ray"
 
 

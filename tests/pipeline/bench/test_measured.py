@@ -307,3 +307,14 @@ def test_curves_go_to_files_of_rows(tmp_path: Path) -> None:
         key = metric.replace("stability/", "").replace("/", "_")
         assert rows[-1]["metrics"][metric] == given["metrics"][key]
         assert rows[-1]["step"] == 1343
+
+
+def test_rows_tell_of_what_is_remembered(tmp_path: Path) -> None:
+    for learner, there in (("replay", True), ("finetune", False)):
+        found(tmp_path, "split-digits", learner)
+        folder = tmp_path / Cell("split-digits", learner, 0).folder
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line)["metrics"] for line in lines]
+        assert rows[-1].get("replay/stored") == (100 if there else None)
+        # One draw in sixteen is counted: not every row has any.
+        assert any("replay/interval_p50" in row for row in rows) == there

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.report.findings import EVALUATIONS, Mark, Segment, read_bench, read_run
+from pipeline.report.findings import EVALUATIONS, Mark, Segment, Since, read_bench, read_run
 from pipeline.rows import Rows
 
 
@@ -42,6 +42,27 @@ def test_curves_hold_the_rows_of_all_files_that_have_a_metric(tmp_path: Path) ->
     assert found.last("never") is None
     assert found.events == 300
     assert (found.job, found.summary, found.evaluations, found.marks) == ({}, {}, [], [])
+
+
+def test_answers_on_once_seen_events_stand_with_their_evaluation(tmp_path: Path) -> None:
+    bins = [{"first": 5, "last": 9, "since": 6.5, "asked": 4, "right": 3}]
+    write_evaluations(
+        tmp_path,
+        {"events": 100, "segments": [segment(0, 100)]},
+        {"events": 200, "segments": [], "once_seen": bins},
+        {"events": 300, "segments": [], "once_seen": [{"first": 5}]},  # broken
+    )
+    found = read_run(tmp_path).evaluations
+    assert [evaluation.events for evaluation in found] == [100, 200]
+    assert found[0].once_seen == ()
+    assert found[1].once_seen == (Since(5, 9, 6.5, 4, 3),)
+
+
+def test_histograms_of_what_is_remembered(tmp_path: Path) -> None:
+    assert read_run(tmp_path).histograms == {}
+    write_rows(tmp_path / "replay.jsonl", {100: {"interval/8:16": 3}, 200: {"interval/16:32": 1}})
+    found = read_run(tmp_path).histograms["interval"]
+    assert found.counts.tolist() == [[3, 0], [0, 1]]
 
 
 def test_a_broken_line_costs_itself_alone(tmp_path: Path) -> None:

@@ -150,6 +150,21 @@ def test_the_figures_of_a_run_hold_its_numbers(run: Path) -> None:
     assert any("a below 1" in text for text in page.text("p"))
 
 
+def test_what_is_remembered_and_what_was_seen_once(run: Path) -> None:
+    once = [
+        {"first": t, "last": t, "since": t, "asked": 10_000, "right": round(8000 * t**-0.2)}
+        for t in (1, 3, 10, 30, 100)
+    ]
+    line = {"events": 3500, "segments": [], "once_seen": once}
+    (run / "evaluations.jsonl").write_text(json.dumps(line))
+    fill(run / "replay.jsonl", {1000: {"strength/1.0:2.0": 1, "interval/8:16": 3}})
+    page = Read(write_report(run))
+    assert {"Once seen", "Replay"} <= set(page.text("h2"))
+    assert "The power law fits better: a steep fall, then a slow one." in page.text("p")
+    heats = [t for f in page.figures for t in f["data"] if t["type"] == "heatmap"]
+    assert [heat["y"] for heat in heats] == [[8, 16], [1, 2]]  # the interval first
+
+
 def test_the_job_is_told_without_what_may_be_secret(run: Path) -> None:
     page = Read(write_report(run))
     assert page.text("th") == ["name", "seed", "stream.kind"]

@@ -220,6 +220,45 @@ def test_bytes_that_wait_are_bounded(
     assert asking.next(0.0) is None
 
 
+ONCE = {"probes": {"share": 0.0, "every_events": 1000}, "once_seen": {"share": 0.05}}
+
+
+def test_once_seen_events_alone(write_job: WriteJob, tmp_path: Path, monkeypatch: Any) -> None:
+    """Without probes they are asked about all the same; killed and begun again, each once."""
+    job = write_job(evaluate=ONCE)
+    snapshots, parts = taken(job, tmp_path / "run", monkeypatch)
+    assert [s.events for s in snapshots[:3]] == [1024, 2016, 3008]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    first = Evaluator(parts.recipe, whole, print)
+    for snapshot in snapshots:
+        first.evaluate(snapshot)
+    first.close()
+    for start, stop in ((0, 8), (4, len(snapshots))):
+        again = Evaluator(parts.recipe, broken, print)
+        for snapshot in snapshots[start:stop]:
+            again.evaluate(snapshot)
+        again.keep()
+        again.close()
+    assert evaluations(broken) == evaluations(whole)
+    last = rows(whole)[-1]["metrics"]
+    for ours, theirs in zip(rows(broken), rows(whole), strict=True):
+        for told in (ours, theirs):
+            told["metrics"].pop("system/evaluation_s")
+        assert ours == theirs
+    # 20,000 events, 625 updates: all were asked about by now, but those of just now once or twice.
+    kept = snapshots[-1].once_seen
+    assert kept is not None
+    assert last["retention/once_seen"] == len(kept) > 900
+    assert last["retention/after_100_count"] == pytest.approx(len(kept) * 525 / 625, rel=0.1)
+    assert last["retention/after_10_count"] == pytest.approx(len(kept), rel=0.1)
+    assert 0.5 < last["retention/after_100_low"] < last["retention/after_100"] < 1
+    assert "stability/acc" not in last
+    since = evaluations(whole)[-1]["once_seen"]
+    assert [entry["first"] for entry in since] == [0, 1, 2, 5, 10, 20, 50, 100, 200, 500]
+
+
 class Lock(Watcher):
     """Tries to take the folder when the run is over."""
 

@@ -1,0 +1,90 @@
+"""DER++, dark experience replay (Buzzega et al. 2020, "Dark Experience for General Continual
+Learning: a Strong, Simple Baseline")."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from learners import models
+from learners.rehearsal import Rehearsal, RehearsalConfig
+from streams.batch import Array, Batch
+from streams.schema import Schema
+
+
+class DerConfig(RehearsalConfig):
+    """Settings of DER++.
+
+    Attributes:
+        alpha: weight of the distance to the outputs that are remembered.
+        beta: weight of the cross-entropy of remembered labels.
+    """
+
+    alpha: float = Field(0.2, ge=0)
+    beta: float = Field(0.5, ge=0)
+
+
+class DerPlusPlus(Rehearsal):
+    """Replay that also remembers what the network gave for an event when it was new.
+
+        loss = CE(new events) + alpha * MSE(out(x'), z') + beta * CE(x'', y'')
+
+    over two independent draws from the buffer, x' and x''; z' are the outputs (logits) that the
+    network gave for x' just before the first step that it was new in. The mean of the squared
+    distance is over events and outputs, as in the authors' program, and only over outputs that were
+    there when an event came: classes may come at any time.
+
+    The paper draws ``replay_size`` events twice. Here each draw is half of that, rounded down, and
+    one at least, so that a step sees no more remembered events than one of replay does.
+    """
+
+    kind = "der++"
+    Config = DerConfig
+    handles = frozenset({"classification"})
+
+    def __init__(self, config: DerConfig, schema: Schema, seed: int, device: str = "cpu") -> None:
+        super().__init__(config, schema, seed, device)
+        self.alpha, self.beta = config.alpha, config.beta
+        self.steps = 2 * config.steps  # draws: two for each gradient step
+        self.replay_size = max(config.replay_size // 2, 1)
+
+    def learn(self, batch: Batch) -> None:
+        """Takes ``steps`` gradient steps, then offers the new events to the buffer."""
+        new = self.examples(batch)
+        first: Tensor | None = None
+        draws = self.recalled(new)
+        for dark, old in zip(draws, draws, strict=True):
+            x = torch.cat([part.x for part in (new, dark, old) if part is not None])
+            sizes = [len(new), len(dark or ()), len(old or ())]
+            out, out_dark, out_old = torch.split(self.forward(x), sizes)
+            loss = self.error(out, new.y)
+            if dark is not None:
+                loss = loss + self.alpha * _distance(out_dark, dark.columns["logits"])
+            if old is not None:
+                loss = loss + self.beta * self.error(out_old, old.y)
+            self.descent.step(loss)
+            self.rehearsed(dark, out_dark)
+            self.rehearsed(old, out_old)
+            first = out if first is None else first
+        assert first is not None
+        logits = _padded(models.array_of(first))
+        self.buffer.widen("logits", logits.shape[1])
+        self.remember(batch, new.columns["x"], logits=logits)
+
+
+def _padded(logits: Array) -> Array:
+    """(n, outputs) float32 as (n, width), NaN where there is no output. The width is a power of
+    two, so that a new class seldom makes the buffer wider."""
+    n, outputs = logits.shape
+    padded = np.full((n, 1 << (outputs - 1).bit_length()), np.nan, np.float32)
+    padded[:, :outputs] = logits
+    return padded
+
+
+def _distance(out: Tensor, logits: Array) -> Tensor:
+    """Mean square of what lies between (m, outputs) and remembered (m, width), where not NaN."""
+    known = min(out.shape[1], logits.shape[1])
+    then = torch.from_numpy(logits[:, :known]).to(out.device)
+    return (out[:, :known] - then)[~torch.isnan(then)].square().mean()

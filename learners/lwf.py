@@ -1,0 +1,98 @@
+"""LwF, learning without forgetting (Li and Hoiem 2016, "Learning without Forgetting")."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from learners import models
+from learners.boundaries import Segmented, SegmentedConfig
+from streams.batch import Batch
+from streams.schema import Schema
+from streams.state import State
+
+
+class LwfConfig(SegmentedConfig):
+    """Settings of LwF.
+
+    Attributes:
+        weight: of the distillation loss.
+        temperature: by which outputs are divided before they are compared.
+    """
+
+    weight: float = Field(1.0, ge=0)
+    temperature: PositiveFloat = 2.0
+
+
+class Lwf(Segmented):
+    """Learns new events, and to give for them what the network gave before the task began.
+
+        loss = CE(new events) + weight * CE(softmax(t(x) / T), softmax(out(x) / T))
+
+    t is the teacher: the network as it was when the last task ended. The second term compares the
+    outputs of the classes that had been learned by then, and of no others. Before the first
+    boundary there is no teacher, and this is fine-tuning. Nothing is remembered of events.
+
+    The paper has a head for each task, trains a new one alone for a while, and looks at a task many
+    times over; here is one head over all classes (as LwF.MC in Rebuffi et al. 2017, "iCaRL"), and
+    the stream comes once.
+    """
+
+    kind = "lwf"
+    Config = LwfConfig
+    handles = frozenset({"classification"})
+
+    def __init__(self, config: LwfConfig, schema: Schema, seed: int, device: str = "cpu") -> None:
+        super().__init__(config, schema, seed, device)
+        self.weight, self.temperature = config.weight, config.temperature
+        self._learned = np.empty(0, np.int64)  # codes of the classes so far
+        self._teacher: models.Net | None = None
+        self._known = torch.empty(0, dtype=torch.int64)  # codes of those that the teacher learned
+
+    def consolidate(self) -> None:
+        self._teacher = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self._known = torch.from_numpy(self._learned).to(self.device)
+
+    def learn_part(self, part: Batch) -> None:
+        assert part.y is not None
+        x, y = self.tensor(self.inputs.rows(part.x)), self.labels(part.y)
+        taught = self._taught(x)
+        for _ in range(self.config.steps):
+            out = self.forward(x)
+            loss = self.error(out, y)
+            if taught is not None:
+                said = out[:, self._known] / self.temperature
+                loss = loss + self.weight * F.cross_entropy(said, taught)
+            self.descent.step(loss)
+        self._learned = np.union1d(self._learned, part.y)
+
+    def _taught(self, x: Tensor) -> Tensor | None:
+        """What the teacher says: (n, known classes) probabilities at the temperature."""
+        if self._teacher is None:
+            return None
+        with torch.no_grad():
+            out: Tensor = self._teacher(x)
+        return torch.softmax(out[:, self._known] / self.temperature, 1)
+
+    def state(self) -> State:
+        teacher: State = {}
+        if self._teacher is not None:
+            net = models.module_state(self._teacher)
+            teacher = {"net": net, "known": models.array_of(self._known)}
+        return {**super().state(), "learned": self._learned, "teacher": teacher}
+
+    def load(self, state: State) -> None:
+        super().load(state)
+        self._learned = np.array(state["learned"], np.int64)
+        self._teacher = None
+        if kept := state["teacher"]:
+            teacher = copy.deepcopy(self.net)
+            models.grow(teacher, len(kept["net"]["head.bias"]), drawn=False)
+            models.load_module(teacher, kept["net"])
+            self._teacher = teacher.eval().requires_grad_(False)
+            self._known = torch.from_numpy(np.array(kept["known"], np.int64)).to(self.device)

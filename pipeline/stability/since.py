@@ -1,0 +1,131 @@
+"""What is still known of events seen once, against the updates of the model since.
+
+Bins of updates are 0, 1, 2 to 4, 5 to 9, 10 to 19, and so on. An event is asked about once in
+each, at the first evaluation that finds it there. So the answers of a bin are of as many events,
+and intervals are what they say; they are answers of the model at many times of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from learners.learner import Learner
+from pipeline.stability.once_seen import Kept
+from pipeline.stability.retention import wilson
+from streams.batch import Array, Batch, Ints
+from streams.state import State
+
+_DECADES = 10
+_EDGES = np.array([0, *(step * 10**d for d in range(_DECADES) for step in (1, 2, 5))], np.int64)
+_DECADE = np.array([0, *(1 + d for d in range(_DECADES) for _ in range(3))])  # of each bin
+_NAMES = ("0", "1", "10", "100", "1k", "10k", "100k", "1m", "10m", "100m", "1000m")
+_AT_ONCE = 2048  # events that are predicted at a time
+
+
+class Since:
+    """Folds in one evaluation after the other; memory is that of the events kept.
+
+    Attributes:
+        events: of the last evaluation; -1 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.events = -1
+        # By bin, and by power of ten: asked, right, sum of ln(updates since).
+        self._bins = np.zeros((3, len(_EDGES)))
+        self._decades = np.zeros((3, _DECADES + 1))
+        self._place: Ints = np.empty(0, np.int64)
+        self._last: Ints = np.empty(0, np.int64)  # bin in which each was asked about last
+
+    def evaluate(
+        self, learner: Learner, kept: Kept, version: int, events: int
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Asks a model about events that have come into another bin.
+
+        Args:
+            learner: it only predicts.
+            kept: once-seen events.
+            version: of the model.
+            events: that had come in when the model was as it is.
+
+        Returns:
+            metrics by name, and one entry for each bin with answers so far: ``first, last, since,
+            asked, right``, of which ``first`` and ``last`` bound the updates and ``since`` is their
+            geometric mean.
+        """
+        self.events = events
+        if kept.rows is None:
+            return {}, []
+        since = version - kept.learned
+        now = np.searchsorted(_EDGES, since, side="right") - 1
+        last = self._recall(kept.place)
+        moved = np.flatnonzero(now > last)
+        if len(moved):
+            right = _right(learner, kept.rows.take(moved))
+            told = np.stack([np.ones(len(moved)), right, np.log(np.maximum(since[moved], 1))])
+            np.add.at(self._bins.T, now[moved], told.T)
+            # Among the bins of one power of ten an event counts once.
+            new = (last[moved] < 0) | (_DECADE[now[moved]] > _DECADE[last[moved]])
+            np.add.at(self._decades.T, _DECADE[now[moved[new]]], told.T[new])
+        self._place, self._last = kept.place, now
+        return self._metrics(len(kept)), self._told()
+
+    def _recall(self, place: Ints) -> Ints:
+        """(n,) the bin in which each was asked about last, -1 where in none."""
+        last = np.full(len(place), -1)
+        if len(self._place):
+            at = np.minimum(np.searchsorted(self._place, place), len(self._place) - 1)
+            same = self._place[at] == place
+            last[same] = self._last[at[same]]
+        return last
+
+    def _metrics(self, kept: int) -> dict[str, float]:
+        found: dict[str, float] = {"retention/once_seen": kept}
+        for name, asked, right in zip(_NAMES, *self._decades[:2].tolist(), strict=True):
+            if asked:
+                low, high = wilson(right / asked, int(asked))
+                found |= {
+                    f"retention/after_{name}": right / asked,
+                    f"retention/after_{name}_low": low,
+                    f"retention/after_{name}_high": high,
+                    f"retention/after_{name}_count": asked,
+                }
+        return found
+
+    def _told(self) -> list[dict[str, Any]]:
+        ends = [*(_EDGES[1:] - 1).tolist(), 10**_DECADES - 1]
+        return [
+            {
+                "first": int(_EDGES[i]),
+                "last": ends[i],
+                "since": round(float(np.exp(log / asked)), 4) if _EDGES[i] else 0.0,
+                "asked": int(asked),
+                "right": int(right),
+            }
+            for i, (asked, right, log) in enumerate(self._bins.T.tolist())
+            if asked
+        ]
+
+    def state(self) -> State:
+        return {
+            "events": self.events,
+            "bins": self._bins,
+            "decades": self._decades,
+            "place": self._place,
+            "last": self._last,
+        }
+
+    def load(self, state: State) -> None:
+        self.events = state["events"]
+        self._bins, self._decades = np.array(state["bins"]), np.array(state["decades"])
+        self._place, self._last = state["place"], state["last"]
+
+
+def _right(learner: Learner, rows: Batch) -> Array:
+    """(n,) 1.0 where the learner is right, else 0.0."""
+    asked = replace(rows, y=None, segment=None, probe=None)
+    value = [learner.predict(part).value for part in asked.micro_batches(_AT_ONCE)]
+    return np.asarray(np.concatenate(value) == rows.y, np.float64)

@@ -1,0 +1,56 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from learners.boundaries import Boundaries
+from learners.learner import LearnerError
+from streams.batch import Batch
+
+
+def batch(segment: list[int] | None, n: int = 0, start: int = 0) -> Batch:
+    i = np.arange(start, start + (n if segment is None else len(segment)))
+    given = None if segment is None else np.array(segment)
+    return Batch(i, i * 1.0, np.zeros((len(i), 2)), i.astype(np.int32), i, i, segment=given)
+
+
+def cuts(boundaries: Boundaries, given: Batch) -> list[tuple[bool, list[int]]]:
+    return [(ended, part.ids.tolist()) for ended, part in boundaries.cut(given)]
+
+
+def test_a_task_ends_where_the_segment_changes() -> None:
+    boundaries = Boundaries(None)
+    assert cuts(boundaries, batch([7, 7])) == [(False, [0, 1])], "the first task ends none"
+    assert cuts(boundaries, batch([7, 4, 4])) == [(False, [0]), (True, [1, 2])]
+    assert cuts(boundaries, batch([5])) == [(True, [0])]
+    assert cuts(boundaries, batch([5, 6, -1, 6])) == [
+        (False, [0]),
+        (True, [1]),
+        (True, [2]),
+        (True, [3]),
+    ]
+    assert boundaries.parts == 8
+
+
+def test_a_task_of_so_many_events_reads_no_segment() -> None:
+    boundaries = Boundaries(3)
+    assert cuts(boundaries, batch([1, 2])) == [(False, [0, 1])]
+    assert cuts(boundaries, batch(None, 1, 2)) == [(False, [2])]
+    assert cuts(boundaries, batch([9] * 7)) == [(True, [0, 1, 2]), (True, [3, 4, 5]), (True, [6])]
+
+
+def test_goes_on_from_a_state() -> None:
+    for every, segment in ((None, [0, 0, 1, 1]), (3, None)):
+        whole, first = Boundaries(every), Boundaries(every)
+        list(whole.cut(batch(segment, 4)))
+        list(first.cut(batch(segment, 4)))
+        again = Boundaries(every)
+        again.load(first.state())
+        following = batch(None if segment is None else [1, 2, 2], 3)
+        assert cuts(again, following) == cuts(whole, following)
+        assert again.state() == whole.state()
+
+
+def test_somebody_must_say_where_tasks_end() -> None:
+    with pytest.raises(LearnerError, match=r"learner\.every.*no segments"):
+        list(Boundaries(None).cut(replace(batch([1, 2]), segment=None)))

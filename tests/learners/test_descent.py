@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from learners.descent import Adam, Descent, Sgd
+from learners.models import Mlp, Net, build
+
+SMALL, LARGE = (16,), (300, 250)
+"""Hidden layers of networks on either side of the size from which tensors are moved one by one."""
+OPTIMIZERS: list[tuple[Adam | Sgd, type[torch.optim.Optimizer], dict[str, Any]]] = [
+    (Sgd(kind="sgd", lr=0.05), torch.optim.SGD, {"lr": 0.05}),
+    (
+        Sgd(kind="sgd", lr=0.05, momentum=0.9, weight_decay=0.01),
+        torch.optim.SGD,
+        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01},
+    ),
+    (
+        Adam(lr=0.01, weight_decay=0.1),
+        torch.optim.AdamW,
+        {"lr": 0.01, "weight_decay": 0.1, "fused": True},
+    ),
+]
+
+
+def net(hidden: tuple[int, ...]) -> Net:
+    torch.manual_seed(0)
+    return build(Mlp(hidden=hidden), (20,), 3, "cpu")
+
+
+def data(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(8, 20, generator=generator), torch.arange(8) % 3
+
+
+def loss(module: nn.Module, seed: int) -> Tensor:
+    x, y = data(seed)
+    return F.cross_entropy(module(x), y)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_the_sizes_are_on_either_side() -> None:
+    small, large = (sum(math.prod(p.shape) for p in net(h).parameters()) for h in (SMALL, LARGE))
+    assert small < 1 << 16 < large
+
+
+@pytest.mark.parametrize("hidden", [SMALL, LARGE])
+@pytest.mark.parametrize(("config", "optimizer", "settings"), OPTIMIZERS)
+def test_weights_are_those_of_torch_to_the_bit(
+    hidden: tuple[int, ...],
+    config: Adam | Sgd,
+    optimizer: type[torch.optim.Optimizer],
+    settings: dict[str, Any],
+) -> None:
+    ours, whole, theirs = net(hidden), net(hidden), net(hidden)
+    stepped, moved = Descent(config, ours), Descent(config, whole)
+    torchs = optimizer(theirs.parameters(), **settings)
+    for seed in range(5):
+        stepped.step(loss(ours, seed))
+        moved.move(moved.gradient(loss(whole, seed)))
+        torchs.zero_grad()
+        loss(theirs, seed).backward()  # type: ignore[no-untyped-call]
+        torchs.step()
+    assert same(ours, theirs)
+    assert same(whole, theirs)
+    assert torch.equal(stepped.weights, torch.cat([p.flatten() for p in theirs.parameters()]))
+
+
+@pytest.mark.parametrize("hidden", [SMALL, LARGE])
+def test_the_gradient_is_that_of_this_loss_alone(hidden: tuple[int, ...]) -> None:
+    ours, theirs = net(hidden), net(hidden)
+    descent = Descent(Sgd(kind="sgd"), ours)
+    descent.gradient(loss(ours, 0))
+    found = descent.gradient(loss(ours, 1))
+    loss(theirs, 1).backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in theirs.parameters() if p.grad is not None]
+    assert torch.equal(found, torch.cat([g.flatten() for g in gradients]))
+
+
+@pytest.mark.parametrize("hidden", [SMALL, LARGE])
+def test_a_parameter_that_a_loss_does_not_reach_decays_all_the_same(
+    hidden: tuple[int, ...],
+) -> None:
+    ours = net(hidden)
+    head = ours.head.weight.detach().clone()
+    descent = Descent(Sgd(kind="sgd", lr=0.5, weight_decay=0.1), ours)
+    descent.step(ours.body(data(0)[0]).sum())
+    assert torch.allclose(ours.head.weight, 0.95 * head)
+
+
+@pytest.mark.parametrize("hidden", [SMALL, LARGE])
+def test_a_step_that_is_tried_leaves_no_trace(hidden: tuple[int, ...]) -> None:
+    ours = net(hidden)
+    descent = Descent(Sgd(kind="sgd", lr=0.5, momentum=0.9), ours)
+    with descent.tried(loss(ours, 0)):
+        assert not same(ours, net(hidden))
+    assert same(ours, net(hidden))
+    descent.step(loss(ours, 1))
+    untried = net(hidden)
+    Descent(Sgd(kind="sgd", lr=0.5, momentum=0.9), untried).step(loss(untried, 1))
+    assert same(ours, untried)
+
+
+@pytest.mark.parametrize("hidden", [SMALL, LARGE])
+def test_what_is_put_aside_grows_and_is_kept(hidden: tuple[int, ...]) -> None:
+    ours = net(hidden)
+    descent = Descent(Adam(), ours)
+    descent.keep("mine")
+    descent.step(loss(ours, 0))
+    descent.aside["mine"].fill_(2.0)
+    before = len(descent.weights)
+    descent.grow(4)
+    width = hidden[-1]
+    assert len(descent.weights) == len(descent.aside["mine"]) == before + width + 1
+    assert descent.aside["mine"].sum() == 2.0 * before  # and 0 where it grew
+    other = net(hidden)
+    heir = Descent(Adam(), other)
+    heir.keep("mine")
+    heir.grow(4)
+    heir.load(descent.state())
+    assert torch.equal(heir.aside["mine"], descent.aside["mine"])

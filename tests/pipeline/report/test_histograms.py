@@ -1,0 +1,27 @@
+"""Histograms over a run, put together from rows."""
+
+from __future__ import annotations
+
+from pipeline.report.histograms import histograms
+from pipeline.rows import Row
+
+
+def test_bins_are_put_in_order_and_what_is_missing_is_none_at_all() -> None:
+    rows = [
+        Row(100, 0, {"a/16:32": 2.0, "a/2:4": 1.0, "b/0.5:0.55": 7.0}, 0),
+        Row(200, 0, {"a/2:4": 5.0}, 0),
+        Row(300, 0, {"a/0.25:0.5": 3.0, "b/0.5:0.55": 1.0}, 0),
+    ]
+    found = histograms(rows)
+    assert list(found) == ["a", "b"]
+    a, b = found["a"], found["b"]
+    assert a.events.tolist() == [100, 200, 300]
+    assert a.low.tolist() == [0.25, 2, 16]
+    assert a.high.tolist() == [0.5, 4, 32]
+    assert a.counts.tolist() == [[0, 1, 2], [0, 5, 0], [3, 0, 0]]
+    assert b.events.tolist() == [100, 300]
+    assert b.counts.tolist() == [[7], [1]]
+
+
+def test_what_is_no_bin_is_passed_over() -> None:
+    assert histograms([Row(1, 0, {"a": 1.0, "a/": 2.0, "a/x:y": 3.0, "a/1": 1.0}, 0)]) == {}

@@ -1,0 +1,136 @@
+"""What is known of once-seen events by the updates since: by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from learners.learner import LearnerConfig, Prediction
+from learners.prior import Prior
+from pipeline.stability.once_seen import Kept
+from pipeline.stability.retention import wilson
+from pipeline.stability.since import Since
+from streams.batch import Array, Batch
+from streams.schema import Feature, Schema
+from streams.state import copied, digest
+
+
+class Knows(Prior):
+    """Predicts rightly the events at the places that it is told, and counts what it is asked."""
+
+    kind = "knows"
+
+    def __init__(self, right: Array) -> None:
+        schema = Schema((Feature("x", "numeric"),), "classification", ("a", "b"))
+        super().__init__(LearnerConfig(kind="knows"), schema, 0)
+        self.right = right
+        self.asked: list[int] = []
+
+    def predict(self, batch: Batch) -> Prediction:
+        assert batch.y is None
+        self.asked += batch.offset.tolist()
+        y = batch.offset % 2
+        value = np.where(np.isin(batch.offset, self.right), y, 1 - y)
+        return Prediction(batch.ids, "classification", value, None, ("a", "b"), 1)
+
+
+def kept(*learned: int, first: int = 0) -> Kept:
+    """Events at places ``first`` and on, learned in these updates."""
+    n = np.arange(first, first + len(learned))
+    rows = Batch(n, n * 1.0, n[:, None] * 1.0, n * 0, n, n % 2, classes=("a", "b"))
+    return Kept(rows, n, np.array(learned))
+
+
+def test_bins_and_powers_of_ten_by_hand() -> None:
+    since = Since()
+    # 0, 1, 3, 4, 9, 10, 19, 20, 99, 100 and 1,234 updates ago.
+    events = kept(1, 1135, 1214, 1215, 1224, 1225, 1226, 1231, 1232, 1234, 1235)
+    learner = Knows(np.array([0, 2, 3, 6, 7, 9, 10]))
+    ages = (1235 - events.learned).tolist()
+    assert ages == [1234, 100, 21, 20, 11, 10, 9, 4, 3, 1, 0]
+    found, told = since.evaluate(learner, events, 1235, 5000)
+    assert found["retention/once_seen"] == 11
+    assert {k: v for k, v in found.items() if k.endswith("_count")} == {
+        "retention/after_0_count": 1,
+        "retention/after_1_count": 4,  # 9, 4, 3, 1
+        "retention/after_10_count": 4,  # 21, 20, 11, 10
+        "retention/after_100_count": 1,
+        "retention/after_1k_count": 1,
+    }
+    assert found["retention/after_0"] == 1.0
+    assert found["retention/after_1"] == 3 / 4  # places 6, 7, 9 of 6, 7, 8, 9
+    assert found["retention/after_10"] == 2 / 4
+    assert found["retention/after_100"] == 0.0
+    assert found["retention/after_1k"] == 1.0
+    low, high = wilson(0.75, 4)
+    assert (low, high) == pytest.approx((0.3006, 0.9544), abs=1e-4)  # by hand, Wilson 1927
+    assert (found["retention/after_1_low"], found["retention/after_1_high"]) == (low, high)
+    assert [(t["first"], t["last"], t["asked"], t["right"]) for t in told] == [
+        (0, 0, 1, 1),
+        (1, 1, 1, 1),
+        (2, 4, 2, 1),
+        (5, 9, 1, 1),
+        (10, 19, 2, 0),
+        (20, 49, 2, 2),
+        (100, 199, 1, 0),
+        (1000, 1999, 1, 1),
+    ]
+    means = [t["since"] for t in told]
+    assert means == pytest.approx([0, 1, 12**0.5, 9, 110**0.5, 420**0.5, 100, 1234], abs=1e-3)
+
+
+def test_an_event_is_asked_about_once_in_each_bin() -> None:
+    since = Since()
+    learner = Knows(np.arange(10))
+    # 0, 1, 4, 5, 9, 20 and 25 updates since.
+    times = {5: [0], 6: [0], 9: [0], 10: [0], 14: [], 25: [0], 30: []}
+    for version, asked in times.items():
+        learner.asked.clear()
+        found, told = since.evaluate(learner, kept(5), version, 10 * version)
+        assert learner.asked == asked, version
+    assert [t["first"] for t in told] == [0, 1, 2, 5, 20]
+    assert found["retention/after_0_count"] == 1
+
+
+def test_in_one_power_of_ten_it_counts_once_and_as_it_was_at_first() -> None:
+    since = Since()
+    right = Knows(np.arange(10))
+    wrong = Knows(np.empty(0))
+    for learner, version in ((right, 1), (wrong, 2), (wrong, 5), (right, 10), (wrong, 20)):
+        found, told = since.evaluate(learner, kept(0), version, version)
+    assert [(t["first"], t["asked"], t["right"]) for t in told] == [
+        (1, 1, 1),
+        (2, 1, 0),
+        (5, 1, 0),
+        (10, 1, 1),
+        (20, 1, 0),
+    ]
+    assert found["retention/after_1"] == found["retention/after_1_count"] == 1
+    assert found["retention/after_10"] == found["retention/after_10_count"] == 1
+
+
+def test_events_that_are_no_longer_kept_leave_their_answers() -> None:
+    since = Since()
+    since.evaluate(Knows(np.array([0, 1])), kept(1, 2), 2, 20)
+    found, told = since.evaluate(Knows(np.array([2])), kept(2, 3, first=1), 3, 30)
+    assert [(t["first"], t["asked"], t["right"]) for t in told] == [(0, 2, 2), (1, 2, 1)]
+    assert found["retention/once_seen"] == 2
+
+
+def test_nothing_kept_nothing_told() -> None:
+    nothing = Kept(None, np.empty(0, np.int64), np.empty(0, np.int64))
+    assert Since().evaluate(Knows(np.empty(0)), nothing, 3, 30) == ({}, [])
+
+
+def test_going_on_from_its_state() -> None:
+    whole, cut = Since(), Since()
+    for version in range(1, 300, 7):
+        learned = np.arange(0, version, 3)
+        events = kept(*learned.tolist())
+        learner = Knows(np.arange(0, 100, 2))
+        told = [one.evaluate(learner, events, version, version) for one in (whole, cut)]
+        assert told[0] == told[1]
+        state = copied(cut.state())
+        cut = Since()
+        cut.load(state)
+    assert digest(whole.state()) == digest(cut.state())

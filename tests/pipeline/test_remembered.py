@@ -1,0 +1,175 @@
+"""What the memory of a learner looks like: metrics and histograms, by hand and beside a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from learners.learner import LearnerConfig, MemorySeen
+from learners.prior import Prior
+from pipeline import job as jobs
+from pipeline.remembered import Remembered, quantile
+from pipeline.run import Run
+from pipeline.watch import MetricRows
+from streams.schema import Feature, Schema
+
+WriteJob = Callable[..., Path]
+
+
+class Remembers(Prior):
+    """Shows the memory that it is told to."""
+
+    kind = "remembers"
+    seen: MemorySeen | None = None
+
+    def __init__(self) -> None:
+        schema = Schema((Feature("x", "numeric"),), "classification", ("a", "b"))
+        super().__init__(LearnerConfig(kind="remembers"), schema, 0)
+
+    def memory_seen(self) -> MemorySeen | None:
+        return self.seen
+
+
+def intervals(**counts: int) -> Any:
+    """Counts by the power of two, ``_3=5``: five of 8 to 15."""
+    found = np.zeros(63, np.int64)
+    for power, count in counts.items():
+        found[int(power[1:])] = count
+    return found
+
+
+def test_nothing_of_a_learner_without_memory() -> None:
+    learner = Remembers()
+    remembered = Remembered(learner)
+    assert not remembered.there
+    assert remembered.look() == ({}, {})
+
+
+def test_quantiles_of_intervals_by_hand() -> None:
+    counts = intervals(_3=10, _5=10)  # ten of 8 to 15, ten of 32 to 63
+    assert quantile(counts, 0.25) == pytest.approx(8 * 2**0.5)
+    assert quantile(counts, 0.5) == pytest.approx(16)
+    assert quantile(counts, 0.75) == pytest.approx(32 * 2**0.5)
+    assert quantile(counts, 1.0) == pytest.approx(64)
+    assert quantile(intervals(_0=1), 0.5) == pytest.approx(2**0.5)
+
+
+def test_intervals_are_those_since_the_last_look() -> None:
+    learner = Remembers()
+    learner.seen = MemorySeen(5, intervals(_2=100), {})
+    remembered = Remembered(learner)
+    assert remembered.look() == ({"replay/stored": 5}, {})
+    learner.seen = MemorySeen(6, intervals(_2=100, _4=8, _20=2), {})
+    metrics, histograms = remembered.look()
+    assert metrics["replay/stored"] == 6
+    assert metrics["replay/interval_p50"] == pytest.approx(16 * 2 ** (5 / 8))
+    assert metrics["replay/interval_p90"] == pytest.approx(2**20.5)
+    assert histograms == {"interval/16:32": 8, "interval/1048576:2097152": 2}
+    learner.seen = MemorySeen(6, intervals(_2=103, _4=8, _20=2), {})
+    assert remembered.look()[1] == {"interval/4:8": 3}
+
+
+def test_values_of_remembered_events_by_hand() -> None:
+    learner = Remembers()
+    strength = np.array([1, 1, 2, 3, 4, 16], np.float32)
+    retention = np.array([0.0, 0.04, 0.05, 0.5, 0.99, 1.0])
+    learner.seen = MemorySeen(6, intervals(), {"strength": strength, "retention": retention})
+    metrics, histograms = Remembered(learner).look()
+    assert metrics == pytest.approx(
+        {
+            "replay/stored": 6,
+            "replay/strength_mean": 4.5,
+            "replay/strength_p10": 1.0,
+            "replay/strength_p50": 2.5,
+            "replay/strength_p90": 10.0,
+            "replay/retention_mean": 2.58 / 6,
+            "replay/retention_p10": 0.02,
+            "replay/retention_p50": 0.275,
+            "replay/retention_p90": 0.995,
+        }
+    )
+    assert histograms == {
+        "strength/1.0:2.0": 2,
+        "strength/2.0:4.0": 2,
+        "strength/4.0:8.0": 1,
+        "strength/16.0:32.0": 1,
+        "retention/0.0:0.05": 2,
+        "retention/0.05:0.1": 1,
+        "retention/0.5:0.55": 1,
+        "retention/0.95:1.0": 2,
+    }
+
+
+def test_an_empty_memory_has_no_values() -> None:
+    learner = Remembers()
+    learner.seen = MemorySeen(0, intervals(), {"strength": np.empty(0)})
+    assert Remembered(learner).look() == ({"replay/stored": 0}, {})
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_beside_a_run(write_job: WriteJob, tmp_path: Path) -> None:
+    """A buffer of 200, replay of 32: by chance alike, the mean interval is 200 presentations, and
+    the median 200 * ln 2."""
+    job = write_job(
+        learner={"replay_size": 32, "buffer": {"capacity": 200, "recall": "forgetting-curve"}}
+    )
+    folder = tmp_path / "run"
+    Run(jobs.load(job), folder, print).run(watchers=[MetricRows(2000)], max_events=10_000)
+    last = rows(folder / "metrics.jsonl")[-1]["metrics"]
+    assert last["replay/stored"] == 200
+    assert 100 < last["replay/interval_p50"] < 250
+    assert last["replay/interval_p10"] < last["replay/interval_p50"] < last["replay/interval_p90"]
+    assert 1 <= last["replay/strength_p10"] <= last["replay/strength_p90"] <= 16
+    assert 0 < last["replay/retention_p10"] <= last["replay/retention_mean"] < 1
+    found = rows(folder / "replay.jsonl")
+    assert [row["step"] for row in found] == [2016, 4000, 6016, 8000, 10_016]
+    for row in found:
+        for name in ("strength", "retention"):
+            counts = [v for k, v in row["metrics"].items() if k.startswith(f"{name}/")]
+            assert sum(counts) == 200
+    # 63 micro-batches of one draw each between two rows, of which one in sixteen is counted.
+    counted = sum(v for k, v in found[2]["metrics"].items() if k.startswith("interval/"))
+    assert counted in (3 * 32, 4 * 32)
+
+
+def test_a_large_memory_is_looked_at_here_and_there(write_job: WriteJob) -> None:
+    from pipeline.build import build
+
+    job = write_job(learner={"buffer": {"capacity": 10_000, "recall": "forgetting-curve"}})
+    parts = build(jobs.load(job))
+    for batch in parts.source.read({}):
+        parts.loop.step(batch)
+        if parts.loop.events >= 10_000:
+            break
+    seen = parts.loop.learner.memory_seen()
+    assert seen is not None
+    assert seen.stored > 9000
+    assert {name: len(each) for name, each in seen.values.items()} == {
+        "strength": -(-seen.stored // 3),
+        "retention": -(-seen.stored // 3),
+    }
+
+
+def test_no_file_without_a_memory(write_job: WriteJob, tmp_path: Path) -> None:
+    job = write_job(learner={"kind": "finetune", "model": {"kind": "mlp", "hidden": [4]}})
+    Run(jobs.load(job), tmp_path / "run", print).run(watchers=[MetricRows(500)], max_events=1000)
+    assert not (tmp_path / "run" / "replay.jsonl").exists()
+
+
+def test_a_resumed_run_tells_no_step_twice(write_job: WriteJob, tmp_path: Path) -> None:
+    job = write_job(checkpoint={"every_events": 700})
+    folder = tmp_path / "run"
+    for resume, most in ((False, 2200), (True, 4000)):
+        run = Run(jobs.load(job), folder, print)
+        run.run(watchers=[MetricRows(500)], max_events=most, resume=resume)
+    steps = [row["step"] for row in rows(folder / "replay.jsonl")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 4000
