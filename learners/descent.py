@@ -21,8 +21,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Kept = Mapping[str, list[Tensor]]
 
 _MANY = 1 << 16
-"""Weights: beyond, to write all gradients into one vector costs more than to move tensor by tensor
-saves."""
+"""Weights: beyond, it costs more to write all gradients into one vector than it saves to move that
+alone."""
 
 
 class Adam(Settings):
