@@ -115,29 +115,34 @@ class Buffer:
         if held is not None and held.shape[1] < width:
             self._store.widen(name, width, len(self))
 
-    def sample(self, k: int, draws: int = 1) -> Sample:
+    def sample(self, k: int, draws: int = 1, presentations: int | None = None) -> Sample:
         """The rows of ``draws`` independent draws of ``k`` by the recall rule, one after another.
+
+        What the learner makes of each draw are so many ``presentations``, by default one of each
+        of ``k`` rows for each of the rule's views.
 
         A draw has k rows, or fewer where fewer are stored or the rule holds some back. The columns
         are those of ``add`` and "ids"; it has none before the first ``add``.
         """
-        parts = [self._draw(k) for _ in range(draws)]
+        presentations = presentations or k * self.recall.views
+        parts = [self._draw(k, presentations) for _ in range(draws)]
         slots = parts[0] if draws == 1 else np.concatenate(parts)
         return Sample(slots, self._store.gather(slots), tuple(map(len, parts)))
 
-    def _draw(self, k: int) -> Ints:
+    def _draw(self, k: int, presentations: int) -> Ints:
         slots = self.recall.draw(k, self.admission.filled, self._recalls)
         if self.recall.criterion is None:
-            self.recall.present(slots, k)
+            self.recall.present(slots, presentations)
         return slots
 
-    def choose(self, candidates: Sample, rows: Ints) -> Sample:
+    def choose(self, candidates: Sample, rows: Ints, presentations: int | None = None) -> Sample:
         """Of a sample of candidates the rows (m,) that are rehearsed; the others stay as they are.
+        The learner has room for so many ``presentations``, by default one of each row and view.
 
         For rules that have a ``criterion``, whose samples are not rehearsed as they come.
         """
         slots = candidates.slots[rows]
-        self.recall.present(slots, len(rows))
+        self.recall.present(slots, presentations or len(rows) * self.recall.views)
         columns = {name: each[rows] for name, each in candidates.columns.items()}
         return Sample(slots, columns, (len(rows),))
 

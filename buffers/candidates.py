@@ -17,13 +17,13 @@ class Candidates(Uniform):
     Args:
         capacity: number of slots.
         views: presentations that the learner makes of one drawn row.
-        pool: candidates for each row that is rehearsed; at least 2.
+        pool: candidates for each row that is rehearsed; from 2 to 1000.
     """
 
     def __init__(self, capacity: int, views: int = 1, pool: int = 5) -> None:
         super().__init__(capacity, views)
-        if pool < 2:
-            raise ValueError(f"pool: {pool} was given, at least 2 is expected")
+        if not 2 <= pool <= 1000:
+            raise ValueError(f"pool: {pool} was given, 2 to 1000 is expected")
         self.pool = pool
 
     def draw(self, k: int, filled: int, rng: np.random.Generator) -> Ints:

@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 _WIDTH = 32  # dimensions of the space in which means are compared
 _POOL = 8  # rows of a class of which one gives way
 _BITS = 30  # of a number that is projected
+_MOST = 1e30  # and the greatest that is: the sums of many fit into single precision
 
 
 class Herding(ClassBalanced):
@@ -169,7 +170,8 @@ class Herding(ClassBalanced):
         if flat.itemsize == 1 and width < 1 << 16:  # below 2**24: exact in single precision
             sums: NDArray[np.float32] = flat.astype(np.float32) @ self._signs
             return sums
-        wide = flat.astype(np.float64)
+        # What is beyond is no less far off for being cut, and leaves sums that are numbers.
+        wide = np.clip(flat.astype(np.float64), -_MOST, _MOST)
         exponent = np.frexp(np.abs(wide).max(axis=1, keepdims=True))[1] - _BITS
         unit = np.exp2(np.maximum(exponent, -1000).astype(np.float64))
         exact: NDArray[np.float64] = np.rint(wide / unit) @ self._signs.astype(np.float64)

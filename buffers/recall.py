@@ -16,7 +16,9 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
 _BINS = 63  # powers of two that an int64 can hold
-_LOOKED_AT = 16  # one draw in so many is counted in the histogram of intervals
+# One draw in 16 is counted in the histogram of intervals, by the upper bits of a multiplicative
+# hash of its number: at regular distances it would be the same phase of a regular schedule.
+_SCATTER, _NO_BITS, _UNSEEN = 0x9E3779B97F4A7C15, (1 << 64) - 1, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,11 @@ class Recall(ABC):
     when the next row comes into it, so that what was known of the old one is dropped there.
 
     Time is counted in *presentations*: rows that the learner was given to train on again, each as
-    often as it has views. A draw of k rows takes k * views of them, whether so many were there or
-    not. The *recall interval* of a row is the number of presentations from the end of the draw that
-    it was in last, or from its arrival, to the end of the draw that it is in now (Lee et al. 2025,
-    "Do Your Best and Get Enough Rest"): rows that take turns have one of filled * views.
+    often as it has views. A draw takes as many as the learner has room for in a step, ``views`` for
+    each row, whether there were rows for all of it or not. The *recall interval* of a row is the
+    number of presentations from the end of the draw that it was in last, or from its arrival, to
+    the end of the draw that it is in now (Lee et al. 2025, "Do Your Best and Get Enough Rest"):
+    rows that take turns have one of filled * views.
 
     Args:
         capacity: number of slots.
@@ -81,10 +84,11 @@ class Recall(ABC):
         """Slots (m,) int64 of rows to rehearse, distinct, at most ``k`` (``k * pool`` where they
         are candidates), all below ``filled``."""
 
-    def present(self, slots: Ints, k: int) -> None:
-        """The rows at ``slots`` (m,) are rehearsed now, in a draw of ``k``."""
-        self.clock += k * self.views
-        if self._draws % _LOOKED_AT == 0:
+    def present(self, slots: Ints, presentations: int) -> None:
+        """The rows at ``slots`` (m,) are rehearsed now, in a draw with room for so many
+        presentations."""
+        self.clock += presentations
+        if not (self._draws * _SCATTER & _NO_BITS) >> _UNSEEN:
             bins = np.frexp(np.maximum(self.clock - self.last.take(slots), 1))[1] - 1
             self.intervals += np.bincount(bins, minlength=_BINS)
         self._draws += 1

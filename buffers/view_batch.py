@@ -66,8 +66,8 @@ class ViewBatch(Recall):
             at = stop
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def present(self, slots: Ints, k: int) -> None:
-        super().present(slots, k)
+    def present(self, slots: Ints, presentations: int) -> None:
+        super().present(slots, presentations)
         self._append(slots)
 
     def put(self, slots: Ints, now: int) -> None:

@@ -139,7 +139,7 @@ _JITTER = {
 
 
 def _image(name: str, shape: tuple[int, ...]) -> Image:
-    weak = Image(kind="image", flip=shape[0] == 3, shift=min(shape[1:]) // 8)
+    weak = Image(kind="image", flip=shape[0] == 3, shift=max(min(shape[1:]) // 8, 1))
     return weak if name == "weak" else weak.model_copy(update={"magnitude": 0.5, "erase": 0.25})
 
 

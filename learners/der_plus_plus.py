@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from learners import models
-from learners.rehearsal import Rehearsal, RehearsalConfig
+from learners.rehearsal import Examples, Rehearsal, RehearsalConfig
 from streams.batch import Array, Batch
 from streams.schema import Schema
 
@@ -32,7 +32,8 @@ class DerPlusPlus(Rehearsal):
         loss = CE(new events) + alpha * MSE(out(x'), z') + beta * CE(x'', y'')
 
     over two independent draws from the buffer, x' and x''; z' are the outputs (logits) that the
-    network gave for x' just before the first step that it was new in. The mean of the squared
+    network, as it is when it is trained, gave for x' just before the first step that it was new in
+    (for the view of x' that it was given, with ``augment``). The mean of the squared
     distance is over events and outputs, as in the authors' program, and only over outputs that were
     there when an event came: classes may come at any time.
 
@@ -65,13 +66,24 @@ class DerPlusPlus(Rehearsal):
             if old is not None:
                 loss = loss + self.beta * self.error(out_old, old.y)
             self.descent.step(loss)
-            self.rehearsed(dark, out_dark)
-            self.rehearsed(old, out_old)
+            self._rehearsed_once(dark, out_dark, old, out_old)
             first = out if first is None else first
         assert first is not None
         logits = _padded(models.array_of(first))
         self.buffer.widen("logits", logits.shape[1])
         self.remember(batch, new.columns["x"], logits=logits)
+
+    def _rehearsed_once(
+        self, dark: Examples | None, out_dark: Tensor, old: Examples | None, out_old: Tensor
+    ) -> None:
+        """Tells of each recalled event once, also where it was in both draws."""
+        self.rehearsed(dark, out_dark)
+        if dark is not None and old is not None and self.buffer.needs_outcome:
+            assert dark.slots is not None
+            assert old.slots is not None
+            new = np.flatnonzero(~np.isin(old.slots, dark.slots))
+            old, out_old = old.take(new), out_old[torch.from_numpy(new).to(out_old.device)]
+        self.rehearsed(old, out_old)
 
 
 def _padded(logits: Array) -> Array:

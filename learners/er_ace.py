@@ -19,7 +19,8 @@ class ErAce(Rehearsal):
     Each term is a mean over its own events, and they are added as in the paper: together they are
     about twice the loss of replay, which is one mean over all. The authors' program leaves classes
     out only from the second task on; here there are no tasks, and it is done from the first event
-    on: the new events of a micro-batch that are all of one class have no loss.
+    on: the new events of a micro-batch that are all of one class have no loss. (The candidates of
+    "maximal-interference" are weighed by a step on the cross-entropy over all classes.)
     """
 
     kind = "er-ace"

@@ -64,7 +64,7 @@ class Ewc(Segmented):
         kept["running"].zero_()
         self._gradients = 0
         kept["anchor"].copy_(self.descent.weights)
-        r = self._penalty * kept["fisher"]
+        r = (self._penalty * kept["fisher"]).clamp_(max=1e30)  # or infinity over infinity
         kept["pull"].copy_(r / (1 + r))
 
     def learn_part(self, part: Batch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 from pydantic import PositiveInt, TypeAdapter, ValidationError, field_validator
@@ -10,6 +11,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError, field_validator
 from buffers.buffer import Buffer
 from buffers.recall import Recall
 from buffers.rules import ADMISSIONS, RECALLS
+from learners.learner import line
 from learners.registry import UnknownKind, load_object
 from streams.settings import Settings, unknown
 
@@ -22,7 +24,7 @@ class BufferConfig(Settings):
         admission: who stays.
         recall: who is recalled: a name, or ``{kind: NAME, ...}`` with settings of the rule, which
             are the arguments of its class. A rule of a user's goes by its import path,
-            ``module:Class``.
+            ``module:Class``. Of a rule that has settings all of them stand here, once it is read.
     """
 
     capacity: PositiveInt = 2000
@@ -36,23 +38,28 @@ class BufferConfig(Settings):
             raise ValueError(unknown(name, ADMISSIONS))
         return name
 
-    @field_validator("recall")
+    @field_validator("recall", mode="before")
     @classmethod
-    def _fits(cls, recall: str | dict[str, Any]) -> str | dict[str, Any]:
+    def _fits(cls, recall: Any) -> str | dict[str, Any]:
+        if not isinstance(recall, str | dict):
+            raise ValueError(
+                f"{recall!r}: the name of a rule, or a mapping with its kind, is wanted"
+            )
         given = {"kind": recall} if isinstance(recall, str) else dict(recall)
-        rule, settings = _rule(given.pop("kind", "")), {}
-        known = inspect.signature(rule).parameters
-        for key, value in given.items():
-            if key not in known or key in ("capacity", "views"):
-                names = [name for name in known if name not in ("capacity", "views")]
-                raise ValueError(f"unknown key {unknown(key, names)}")
-            kind = inspect.get_annotations(rule.__init__, eval_str=True).get(key, Any)
-            try:
-                settings[key] = TypeAdapter(kind).validate_python(value, strict=kind is not float)
-            except ValidationError as error:
-                raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
-        rule(2, **settings)  # what is out of range raises here, in the words of the rule
-        return recall
+        if "kind" not in given:
+            raise ValueError(f"kind: which rule? There are: {', '.join(RECALLS)}")
+        kind = given.pop("kind")
+        rule = _rule(kind)
+        settings = _settings(rule, given)
+        try:
+            rule(2, views=1, **settings).state(0)
+        except ValueError:  # what is out of range, in the words of the rule
+            raise
+        except (Exception, SystemExit) as error:  # whatever a user's class may raise
+            raise ValueError(
+                f"{kind} cannot be made: {type(error).__name__}: {line(error)}"
+            ) from error
+        return {"kind": kind, **settings} if settings else kind
 
     def rule(self, views: int = 1) -> Recall:
         """The recall rule, for a learner that makes so many presentations of a drawn row."""
@@ -63,6 +70,41 @@ class BufferConfig(Settings):
         return Buffer(self.capacity, self.admission, self.rule(views), seed)
 
 
+def _settings(rule: type[Recall], given: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a rule, with what is given of them. Raises ``ValueError``."""
+    known = {
+        name: parameter
+        for name, parameter in inspect.signature(rule).parameters.items()
+        if name not in ("capacity", "views")
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    for key in given:
+        if not known:
+            raise ValueError(f"unknown key {key!r}: {rule.name} has no settings")
+        if key not in known:
+            raise ValueError(f"unknown key {unknown(str(key), known)}")
+    kinds = inspect.get_annotations(rule.__init__, eval_str=True)
+    settings = {}
+    for name, parameter in known.items():
+        if name in given:
+            settings[name] = _value(name, given[name], kinds.get(name, Any))
+        elif parameter.default is not parameter.empty:
+            settings[name] = parameter.default
+        else:
+            raise ValueError(f"{name}: it has no default, and must be stated")
+    return settings
+
+
+def _value(name: str, value: Any, kind: Any) -> Any:
+    try:
+        value = TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {value!r}: {error.errors()[0]['msg']}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}: {value}: a finite number is wanted")
+    return value
+
+
 def _rule(name: Any) -> type[Recall]:
     if isinstance(name, str) and ":" in name:
         try:
@@ -71,7 +113,11 @@ def _rule(name: Any) -> type[Recall]:
             raise ValueError(str(error)) from None
         if not (inspect.isclass(found) and issubclass(found, Recall)):
             raise ValueError(f"{name} is not a subclass of buffers.recall.Recall")
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise ValueError(f"{name} is abstract: it does not define {', '.join(missing)}")
+        if not isinstance(getattr(found, "name", None), str):
+            raise ValueError(f"{name} has no name: state one in the class, as in name = 'mine'")
         return found
-    if name not in RECALLS:
+    if not isinstance(name, str) or name not in RECALLS:
         raise ValueError(unknown(str(name), RECALLS) + ", or the import path of a rule")
     return RECALLS[name]

@@ -59,6 +59,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.x)
 
+    def take(self, rows: Ints) -> Examples:
+        """Those at ``rows`` (m,), out of the buffer."""
+        assert self.slots is not None
+        at = torch.from_numpy(rows).to(self.x.device)
+        columns = {name: each[rows] for name, each in self.columns.items()}
+        return Examples(self.x[at], self.y[at], columns, self.slots[rows])
+
 
 class Rehearsal(NetworkLearner):
     """A network learner with a buffer; a subclass says what it does with what is recalled.
@@ -86,7 +93,7 @@ class Rehearsal(NetworkLearner):
         if schema.task == "regression" and config.buffer.admission in by_class:
             raise LearnerError(
                 f"learner.buffer.admission: {config.buffer.admission!r} needs classes, but the "
-                "label of this stream is for regression: use 'reservoir' or 'ring'"
+                "label of this stream is for regression: use 'reservoir', 'ring' or 'random-insert'"
             )
         self.buffer = config.buffer.build(seed, views)
         self.augment = self.augmentation(config.augment, "augment")
@@ -124,10 +131,10 @@ class Rehearsal(NetworkLearner):
             yield from [None] * self.steps
         elif rule.needs_outcome or rule.criterion is not None:  # what comes next hangs on this step
             for _ in range(self.steps):
-                sample = self.buffer.sample(size)
+                sample = self.buffer.sample(size, presentations=self.replay_size)
                 yield self._examples(self._chosen(sample, new, size))
         else:
-            sample = self.buffer.sample(size, draws=self.steps)
+            sample = self.buffer.sample(size, self.steps, self.replay_size)
             whole, start = self._examples(sample), 0
             for drawn in sample.sizes:
                 part = slice(start, start + drawn)
@@ -177,10 +184,11 @@ class Rehearsal(NetworkLearner):
         x, y = self.tensor(sample.columns["x"]), self.labels(sample.columns["y"])
         score = self._losses(x, y)
         if criterion == "interference":
-            with self.descent.tried(self.error(super().forward(new.x), new.y)):
+            # The network stays as it is asked: a batch norm must not learn from what is taken back.
+            with self.descent.tried(self.error(self.net(new.x), new.y)):
                 score = self._losses(x, y) - score
         best = torch.topk(score, min(size, len(score)), sorted=False).indices
-        return self.buffer.choose(sample, np.sort(models.array_of(best)))
+        return self.buffer.choose(sample, np.sort(models.array_of(best)), self.replay_size)
 
     def _losses(self, x: Tensor, y: Tensor) -> Tensor:
         self.net.eval()

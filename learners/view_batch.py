@@ -22,7 +22,7 @@ from streams.schema import Schema
 class ViewBatchBuffer(BufferConfig):
     """What is remembered: recalled when it is due, unless another rule is named."""
 
-    recall: str | dict[str, Any] = "view-batch"
+    recall: str | dict[str, Any] = Field("view-batch", validate_default=True)
 
 
 class ViewBatchConfig(RehearsalConfig):

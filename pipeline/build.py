@@ -76,6 +76,11 @@ def build(loaded: LoadedJob) -> Parts:
         once = job.evaluate.once_seen
         if once.share and schema.task == "regression":
             raise LearnerError("evaluate.once_seen.share: it is for classification")
+        if once.share and learner.opaque:
+            raise LearnerError(
+                f"evaluate.once_seen.share: learner {job.learner.kind!r} is an object that may "
+                "remember events, and cannot be told to keep some out of its memory"
+            )
         hold_out = HoldOut(held.share, job.seed) if held.share else None
         source = Source(stream, job.stream.batch_size, vocabulary, hold_out)
         metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)

@@ -64,11 +64,19 @@ def load(name: str) -> Dataset:
 
 def validated(data: Dataset, share: float) -> Dataset:
     """The data set with tests from the last ``share`` of the training rows of each class, and
-    without these among the training rows; its own tests are left out."""
+    without these among the training rows; its own tests are left out.
+
+    Raises ``StreamError`` where a class is left without rows to learn from, or to test on."""
     last = np.zeros(len(data.train_y), np.bool_)
     for code in range(len(data.classes)):
         rows = np.flatnonzero(data.train_y == code)
-        last[rows[len(rows) - round(share * len(rows)) :]] = True
+        kept = len(rows) - round(share * len(rows))
+        if not 0 < kept < len(rows):
+            raise StreamError(
+                f"stream.validation: {share} of the {len(rows)} training rows of class "
+                f"{data.classes[code]!r} leaves none to {'test on' if kept else 'learn from'}"
+            )
+        last[rows[kept:]] = True
     train, test = np.flatnonzero(~last), np.flatnonzero(last)
     return replace(
         data,

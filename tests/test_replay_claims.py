@@ -91,10 +91,10 @@ class Watched(ForgettingCurve):
         self.strengths: list[NDArray[np.float32]] = []
         self.elapsed: list[NDArray[np.int64]] = []
 
-    def present(self, slots: NDArray[np.int64], k: int) -> None:
+    def present(self, slots: NDArray[np.int64], presentations: int) -> None:
         self.strengths.append(self.strength[slots].copy())
         self.elapsed.append(self.clock - self.last[slots])
-        super().present(slots, k)
+        super().present(slots, presentations)
 
 
 def test_what_was_recalled_more_often_comes_up_later() -> None:

@@ -66,7 +66,7 @@ def rehearse(rule: Recall, filled: int, k: int, draws: int) -> Iterator[Ints]:
         slots = rule.draw(k, filled, rng)
         yield slots
         slots = slots[:k]  # of candidates, as if chosen
-        rule.present(slots, k)
+        rule.present(slots, k * rule.views)
         m = len(slots)
         rule.update(slots, Outcome(np.zeros(m, np.float32), rng.random(m) < 0.95))
 

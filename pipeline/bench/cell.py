@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -138,8 +137,18 @@ def _learner_of(text: str) -> tuple[str, list[str]]:
     kind, *parts = text.split(":")
     if parts and "=" not in parts[0]:
         kind, *parts = f"{kind}:{parts[0]}", *parts[1:]
-    settings = ":".join(parts)
-    return kind, re.split(r",(?![^\[{]*[\]}])", settings) if settings else []
+    return kind, _parted(":".join(parts))
+
+
+def _parted(settings: str) -> list[str]:
+    """The settings between commas that stand in no bracket."""
+    found, depth, start = [], 0, 0
+    for place, character in enumerate(settings):
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and not depth:
+            found.append(settings[start:place])
+            start = place + 1
+    return [*found, settings[start:]] if settings else []
 
 
 def _shared(kind: str, dataset: str) -> dict[str, Any]:

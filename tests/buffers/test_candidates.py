@@ -30,5 +30,5 @@ def test_candidates_are_drawn_evenly() -> None:
 
 
 def test_a_pool_of_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="pool: 1 was given, at least 2 is expected"):
+    with pytest.raises(ValueError, match="pool: 1 was given, 2 to 1000 is expected"):
         HighestLoss(10, pool=1)

@@ -67,10 +67,10 @@ def test_strength_grows_by_success_and_starts_again_by_failure() -> None:
 def test_retention_is_of_the_time_since_the_last_recall() -> None:
     rule = ForgettingCurve(10, views=2, cycles=0.5)  # a time constant of 10 presentations
     rule.put(np.arange(4), 4)
-    rule.present(np.array([0, 1]), 5)  # the clock goes to 10
+    rule.present(np.array([0, 1]), 10)
     rule.update(np.array([0, 1]), outcome(True, False))
     np.testing.assert_allclose(rule.seen(4)["retention"], [1, 1, 0.36788, 0.36788], 1e-4)
-    rule.present(np.array([3]), 5)
+    rule.present(np.array([3]), 10)
     np.testing.assert_allclose(rule.seen(4)["retention"], [0.60653, 0.36788, 0.13534, 1], 1e-4)
     rule.put(np.array([2]), 5)
     assert rule.seen(4)["retention"][2] == 1

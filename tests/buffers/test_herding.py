@@ -103,6 +103,18 @@ def test_relabelled_rows_count_for_their_new_class() -> None:
     np.testing.assert_allclose(state["kept"], state["total"])
 
 
+def test_a_number_beyond_single_precision_spoils_nothing() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    x[7, 1] = 1e300
+    rule = Herding(20)
+    for rows in np.split(np.arange(400), 40):
+        rule.place({"x": x[rows], "y": rows % 2}, 10, rng)
+    state = rule.state()
+    assert np.isfinite(state["total"]).all()
+    assert np.isfinite(state["kept"]).all()
+
+
 @pytest.mark.parametrize(
     ("columns", "given"),
     [({}, "'x': no column"), ({"x": np.array(["a", "b"])}, "'x': <U1")],

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from buffers.buffer import Buffer
 from buffers.recall import Outcome, Uniform
 from buffers.rules import RECALLS
 
@@ -90,3 +91,35 @@ def test_the_work_of_a_draw_does_not_depend_on_the_capacity(name: str) -> None:
         numbers.append(rng.numbers)
     assert max(numbers) <= 1.07 * min(numbers)
     assert max(numbers) <= 400 * 2 * 13
+
+
+@pytest.mark.parametrize("capacity", [512, 1024, 500])
+def test_intervals_are_counted_at_all_phases_of_a_schedule(capacity: int) -> None:
+    """A sweep through 512 rows by 32 takes 16 draws."""
+    rng, rule = np.random.default_rng(0), RECALLS["repeated-random"](capacity)
+    rule.put(np.arange(capacity), capacity)
+    every = np.zeros(63, np.int64)
+    for draw in range(4000):
+        slots = rule.draw(32, capacity, rng)
+        if draw > 100:
+            bins = np.log2(rule.clock + 32 - rule.last[slots]).astype(int)
+            every += np.bincount(bins, minlength=63)
+        rule.present(slots, 32)
+    np.testing.assert_allclose(
+        rule.intervals / rule.intervals.sum(), every / every.sum(), atol=0.05
+    )
+
+
+def test_the_clock_counts_what_the_learner_has_room_for() -> None:
+    buffer = Buffer(100, "ring", RECALLS["uniform"](100, views=4))
+    buffer.add(np.arange(100), y=np.zeros(100, int))
+    buffer.sample(2)
+    assert buffer.recall.clock == 8
+    buffer.sample(2, draws=3, presentations=10)
+    assert buffer.recall.clock == 38
+    buffer = Buffer(100, "ring", "highest-loss")
+    buffer.add(np.arange(3), y=np.zeros(3, int))
+    candidates = buffer.sample(2)
+    assert buffer.recall.clock == 0
+    buffer.choose(candidates, np.array([0]), 2)
+    assert buffer.recall.clock == 2

@@ -200,6 +200,7 @@ def test_noise_and_dropped_numbers() -> None:
             {"kind": "image", "flip": True, "shift": 4, "magnitude": 0.5, "erase": 0.25},
         ),
         ("strong", (1, 8, 8), {"kind": "image", "shift": 1, "magnitude": 0.5, "erase": 0.25}),
+        ("weak", (1, 7, 7), {"kind": "image", "shift": 1}),
         ("weak", (6,), {"kind": "jitter", "noise": 0.05}),
         ("strong", (6,), {"kind": "jitter", "noise": 0.1, "drop": 0.1}),
     ],

@@ -161,6 +161,18 @@ def test_sees_as_many_events_as_replay() -> None:
     assert rows["der++"] == rows["replay"] == [10] * 3 + [18] * 12
 
 
+def test_an_event_in_both_draws_is_told_of_once() -> None:
+    """Of four rows each draw takes all: a success makes each as strong as one does."""
+    buffer = {"capacity": 4, "recall": {"kind": "forgetting-curve", "growth": 3.0}}
+    ours = make(DerPlusPlus, buffer=buffer)
+    for batch in stream(60, 0, start=5).micro_batches(5):
+        learn(ours, batch)
+        strength = ours.state()["buffer"]["recall"]["strength"]
+        assert set(strength.tolist()) <= {1, 3, 9, 16}
+        if batch.ids[0] == 10:  # new rows were put after the first step with recalls
+            assert strength.max() <= 3
+
+
 def test_one_remembered_event_at_least_is_drawn() -> None:
     ours = make(DerPlusPlus, replay_size=1)
     assert ours.replay_size == 1  # type: ignore[attr-defined]

@@ -1,11 +1,42 @@
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from buffers.recall import Ints, Recall
 from buffers.rules import ADMISSIONS, RECALLS
 from learners.memory import BufferConfig
+from learners.view_batch import ViewBatchBuffer
+
+
+class Nameless(Recall):
+    def draw(self, k: int, filled: int, rng: np.random.Generator) -> Ints:
+        return np.arange(min(k, filled))
+
+
+class Exits(Nameless):
+    name = "exits"
+
+    def __init__(self, capacity: int, views: int = 1) -> None:
+        raise SystemExit(3)
+
+
+class OneView(Nameless):
+    name = "one-view"
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+
+
+def test_a_rule_with_settings_stands_there_with_all_of_them() -> None:
+    """So that equal jobs have equal fingerprints, and a default that changes is noticed."""
+    whole = {"kind": "exponential", "rate": 3.0, "horizon": None}
+    for given in ("exponential", {"kind": "exponential"}, {"kind": "exponential", "rate": 3}):
+        assert BufferConfig(recall=given).recall == whole
+    assert BufferConfig(recall={"kind": "uniform"}).recall == "uniform"
+    assert ViewBatchBuffer().recall == {"kind": "view-batch", "rest": False}
 
 
 @pytest.mark.parametrize("recall", RECALLS)
@@ -35,13 +66,35 @@ def test_settings_are_those_of_the_rule(recall: str, settings: dict[str, Any]) -
     ("recall", "message"),
     [
         ({"kind": "forgetting-curve", "growth": 1}, "growth: 1.0 was given, more than 1"),
-        ({"kind": "power-law", "horizon": 1.5}, "horizon: Input should be a valid integer"),
+        ({"kind": "power-law", "horizon": 1.5}, "horizon: 1.5: Input should be a valid integer"),
         ({"kind": "exponential", "rat": 1}, "unknown key 'rat': did you mean 'rate'?"),
         ({"kind": "view-batch", "views": 4}, "unknown key 'views'"),
+        (
+            {"kind": "forgetting-curve", "cycles": "0.5"},
+            "cycles: '0.5': Input should be a valid number",
+        ),
+        (
+            {"kind": "forgetting-curve", "cycles": True},
+            "cycles: True: Input should be a valid number",
+        ),
+        ({"kind": "exponential", "rate": float("nan")}, "rate: nan: a finite number is wanted"),
+        (
+            {"kind": "highest-loss", "pool": 10**20},
+            "pool: 100000000000000000000 was given, 2 to 1000",
+        ),
+        ({"kind": "uniform", "x": 3}, "unknown key 'x': uniform has no settings"),
+        ({"kind": [1]}, "'[1]': There are: uniform"),
+        ({}, "kind: which rule? There are: uniform"),
+        ([1, 2], "[1, 2]: the name of a rule, or a mapping with its kind, is wanted"),
+        (None, "None: the name of a rule"),
+        ("buffers.recall:Recall", "buffers.recall:Recall is abstract: it does not define draw"),
+        (f"{__name__}:Nameless", "has no name: state one in the class"),
+        (f"{__name__}:Exits", "cannot be made: SystemExit: 3"),
+        (f"{__name__}:OneView", "cannot be made: TypeError"),
         ("forgeting-curve", "did you mean 'forgetting-curve'?"),
         ("buffers.admission:Ring", "not a subclass of buffers.recall.Recall"),
     ],
 )
-def test_what_does_not_fit_is_named(recall: str | dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_named(recall: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(message)):
         BufferConfig(recall=recall)

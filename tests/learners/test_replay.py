@@ -16,6 +16,7 @@ from streams.batch import Batch, ClassName
 from streams.moments import RunningMoments
 from streams.operators.join import Revealed
 from streams.schema import Feature, Schema
+from streams.state import digest
 
 torch.set_num_threads(1)
 SCHEMA = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(6)), "classification", (0, 1, 2))
@@ -89,9 +90,9 @@ def test_recalls_only_what_came_before() -> None:
     drawn: list[np.ndarray] = []
     sample = replay.buffer.sample
 
-    def watched(k: int, draws: int = 1) -> Any:
-        drawn.append(sample(k, draws).columns["ids"])
-        return sample(k, draws)
+    def watched(*asked: int) -> Any:
+        drawn.append(sample(*asked).columns["ids"])
+        return sample(*asked)
 
     replay.buffer.sample = watched  # type: ignore[method-assign]
     for batch in stream(64).micro_batches(16):
@@ -216,6 +217,26 @@ def test_the_candidates_of_a_rule_are_weighed_as_they_are() -> None:
             slots.append(old.slots.tolist())
         assert slots[0] == slots[1]
         assert len(slots[0]) == 8
+
+
+def batch_normed(shape: tuple[int, ...]) -> nn.Module:
+    return nn.Sequential(nn.Linear(*shape, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("recall", ["highest-loss", "maximal-interference"])
+def test_to_weigh_candidates_changes_nothing(recall: str) -> None:
+    """No weight, no statistic of a batch norm, no state of the optimizer, and nothing is drawn."""
+    replay = learner(
+        model={"kind": f"{__name__}:batch_normed"}, buffer={"capacity": 40, "recall": recall}
+    )
+    first, second = list(stream(32).micro_batches(16))
+    step(replay, first)
+    before, drawn = replay.state(), torch.get_rng_state()
+    assert next(replay.recalled(replay.examples(second))) is not None
+    after = replay.state()
+    for part in ("net", "optimizer", "rng"):
+        assert digest({part: after[part]}) == digest({part: before[part]}), part
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_views_that_do_not_fit_the_stream_are_refused() -> None:

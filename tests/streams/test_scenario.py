@@ -21,6 +21,7 @@ from streams.operators.vocabulary import Vocabulary
 from streams.scenario import Scenario, ScenarioConfig
 from streams.scenarios import SCENARIOS
 from streams.schema import Feature
+from streams.stream import StreamError
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
@@ -240,6 +241,14 @@ def test_what_is_tuned_on_is_neither_learned_nor_tested_on(
                 np.testing.assert_array_equal(ours, theirs)
     assert len(tuned) == len(tuned.data.train_y)
     assert sum(len(test.y) for test in tuned.plan.tests) == len(tuned.data.test_y)
+
+
+@pytest.mark.parametrize(
+    ("share", "left"), [(0.999, "none to learn from"), (0.0001, "none to test on")]
+)
+def test_what_is_tuned_on_leaves_rows_to_learn_and_to_test(share: float, left: str) -> None:
+    with pytest.raises(StreamError, match=f"stream.validation: {share} .* {left}"):
+        scenario(name="split-digits", validation=share)
 
 
 def test_a_setting_takes_the_place_of_the_named_one() -> None:

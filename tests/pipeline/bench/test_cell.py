@@ -56,7 +56,10 @@ def test_learners_of_a_scenario_have_network_optimizer_and_buffer_alike() -> Non
 
 
 def test_what_one_learner_is_told_no_other_hears() -> None:
-    mine = "replay:model.hidden=[64,32],optimizer={kind: adam, lr: 0.01},buffer.capacity=7"
+    mine = (
+        "replay:model.hidden=[64,32],optimizer={kind: adam, betas: [0.8, 0.9], lr: 0.01},"
+        "buffer.capacity=7"
+    )
     before = values("split-digits", "finetune")
     told = values("split-digits", mine)
     assert told["learner.model.hidden"] == [64, 32]

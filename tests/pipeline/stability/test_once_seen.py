@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.build import Parts, build
 from pipeline.checkpoint import read
-from pipeline.job import load
+from pipeline.job import JobError, load
 from pipeline.stability.once_seen import OnceSeen, OnceSeenConfig, dense
 from streams.batch import Batch
 from streams.operators.probes import HoldOut
@@ -190,3 +190,9 @@ def test_they_are_for_classification(write_job: WriteJob, everlearn: Callable[..
     )
     found = everlearn("run", job, "--run-dir", "run", code=2)
     assert "evaluate.once_seen.share: it is for classification" in found.line
+
+
+def test_a_memory_that_cannot_be_told_is_refused(write_job: WriteJob) -> None:
+    river = {"kind": "river", "model": "linear_model.LogisticRegression"}
+    with pytest.raises(JobError, match=r"once_seen.share: learner 'river' is an object"):
+        build(load(write_job(learner=river, evaluate={"once_seen": {"share": 0.1}})))
