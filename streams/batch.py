@@ -224,7 +224,11 @@ class Batch:
     @staticmethod
     def gather(pieces: Sequence[tuple[Batch, slice | Array]]) -> Batch:
         """The rows of each piece (a slice or indices), in order, without what stands beside them.
-        What ``concat`` of slices gives, and cheaper."""
+        What ``concat`` of slices gives, and cheaper: of one piece that is a slice, views."""
+        batch, rows = pieces[0]
+        alone = len(pieces) == 1 and batch.arrivals is None and not batch.dead
+        if alone and isinstance(rows, slice):
+            return batch if rows == slice(0, len(batch)) else batch[rows]
 
         def joined(name: str) -> Array:
             return np.concatenate([getattr(batch, name)[rows] for batch, rows in pieces])
