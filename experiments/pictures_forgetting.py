@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = ROOT / "experiments" / "jobs"
 IMAGES = ROOT / "docs" / "images"
-NETWORK = "model: {kind: mlp, hidden: [100]}, optimizer: {kind: sgd, lr: 0.02}"
+NETWORK = "model: {kind: mlp, hidden: [100]}, optimizer: {kind: sgd, lr: 0.05}"
 RUNS = {
     "finetune": ["forgetting.yaml", "--set", f"learner={{kind: finetune, {NETWORK}}}"],
     "replay": ["forgetting.yaml"],
