@@ -16,9 +16,9 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
 _BINS = 63  # powers of two that an int64 can hold
-# One draw in 16 is counted in the histogram of intervals, by the upper bits of a multiplicative
+# One draw in 4 is counted in the histogram of intervals, by the upper bits of a multiplicative
 # hash of its number: at regular distances it would be the same phase of a regular schedule.
-_SCATTER, _NO_BITS, _UNSEEN = 0x9E3779B97F4A7C15, (1 << 64) - 1, 60
+_SCATTER, _NO_BITS, _UNSEEN = 0x9E3779B97F4A7C15, (1 << 64) - 1, 62
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,9 +135,9 @@ def test_beside_a_run(write_job: WriteJob, tmp_path: Path) -> None:
         for name in ("strength", "retention"):
             counts = [v for k, v in row["metrics"].items() if k.startswith(f"{name}/")]
             assert sum(counts) == 200
-    # 63 micro-batches of one draw each between two rows, of which one in sixteen is counted.
+    # 63 micro-batches of one draw each between two rows, of which about one in four is counted.
     counted = sum(v for k, v in found[2]["metrics"].items() if k.startswith("interval/"))
-    assert counted in (3 * 32, 4 * 32)
+    assert counted in [draws * 32 for draws in range(13, 20)]
 
 
 def test_a_large_memory_is_looked_at_here_and_there(write_job: WriteJob) -> None:

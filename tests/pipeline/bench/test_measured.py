@@ -251,9 +251,9 @@ def test_tasks_that_come_back_and_drift(
     ("learner", "steps", "size"),
     [
         # Phases of 269, 269, 271, 269 and 265 events in micro-batches of 10. A row of the buffer is
-        # 64 float32, the id and the label (8 each), and a place of 4 for the recall.
-        ("replay", 136, 100 * 276),
-        ("replay:steps=3,buffer.capacity=7", 3 * 136, 7 * 276),
+        # 64 float32, the id and the label (8 each), and for the recall a place (4) and a time (8).
+        ("replay", 136, 100 * 284),
+        ("replay:steps=3,buffer.capacity=7", 3 * 136, 7 * 284),
         ("finetune:steps=2", 2 * 136, 0),
         ("no-change", 0, 0),
         ("river:model=naive_bayes.GaussianNB", 0, 0),
@@ -316,5 +316,5 @@ def test_rows_tell_of_what_is_remembered(tmp_path: Path) -> None:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line)["metrics"] for line in lines]
         assert rows[-1].get("replay/stored") == (100 if there else None)
-        # One draw in sixteen is counted: not every row has any.
+        # One draw in four is counted: not every row has any.
         assert any("replay/interval_p50" in row for row in rows) == there
