@@ -23,13 +23,12 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import ray
 import torch
 from ray.exceptions import (
@@ -44,17 +43,20 @@ from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
 from pipeline.folder import TOKEN, HeldError
 from pipeline.job import JobError
+from pipeline.lag import Lag
+from pipeline.live import OutOfStep, Stopped
 from pipeline.loop import BLOCK, Loop, Source
 from pipeline.mlflow_run import load
 from pipeline.pace import block_size, paced
 from pipeline.rows import Rows
-from pipeline.run import Run, Stopped, Watcher
+from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot
 from pipeline.ship import Shipment
 from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.track import Status, TrackConfig, Tracker, check
 from pipeline.watch import Labels, MetricRows, Publisher
 from streams.batch import Array, Batch, Ints
+from streams.live import LiveStream, ranges_of
 from streams.stream import Cursor, StreamError
 
 AHEAD = 4
@@ -67,10 +69,6 @@ DEATHS = 5
 """A source that dies so often without giving a block is given up."""
 HELD_S = 30.0
 """How long a trainer waits for the one before it to let go of the folder."""
-
-
-class OutOfStep(Exception):  # noqa: N818 (it is what happened)
-    """A source was asked for a block that is not its next: it has been started anew."""
 
 
 class Speaker:
@@ -101,65 +99,60 @@ class SourceActor:
         loaded = shipment.unpack()
         torch.set_num_threads(1)
         self._stream = loaded.stream(loaded.job.stream, loaded.folder)
+        if isinstance(self._stream, LiveStream):
+            self._stream.group = loaded.job.name
         self._rate = rate
         self._reading = ""
         self._blocks: Iterator[Batch] = iter(())
         self._number = 0
-        self._cursor: Cursor = {}
 
     def next(self, reading: str, number: int, cursor: Cursor) -> tuple[Batch, Cursor] | None:
-        """Block ``number`` of a reading that began at ``cursor``, and the cursor after it; None at
-        the true end of the stream. Raises ``OutOfStep``, and ``StreamError`` as the stream does."""
+        """Block ``number`` of a reading that began at ``cursor``, and the positions after it; None
+        at the true end of the stream. Raises ``OutOfStep``, and ``StreamError`` as the stream
+        does."""
         if number == 0 and reading != self._reading:
             blocks = self._stream.read(cursor, block_size(self._rate, BLOCK))
             self._blocks = paced(blocks, self._rate)
-            self._reading, self._number, self._cursor = reading, 0, dict(cursor)
+            self._reading, self._number = reading, 0
         if reading != self._reading or number != self._number:
             raise OutOfStep
         self._number += 1
         for block in self._blocks:
-            self._cursor = after(block, self._cursor)
-            return block, self._cursor
+            return block, {name: after for name, (_, after) in ranges_of(block).items()}
         return None
 
-
-def after(block: Batch, cursor: Cursor) -> Cursor:
-    """Where reading goes on after a block that began at ``cursor``."""
-    found = dict(cursor)
-
-    def move(prefix: str, partition: Array, offset: Array) -> None:
-        for part in np.unique(partition).tolist():
-            last = int(offset[partition == part].max())
-            found[f"{prefix}{part}"] = max(found.get(f"{prefix}{part}", 0), last + 1)
-
-    move("", block.partition, block.offset)
-    for dead in block.dead:
-        found[str(dead.partition)] = max(found.get(str(dead.partition), 0), dead.offset + 1)
-    if block.arrivals is not None:
-        move("labels/", block.arrivals.partition, block.arrivals.offset)
-    return found
+    def commit(self, cursor: Cursor) -> None:
+        """A checkpoint holds all before this cursor."""
+        if isinstance(self._stream, LiveStream):
+            self._stream.commit(cursor)
 
 
 class RemoteBlocks:
-    """Blocks of a source actor, some of them asked for ahead.
+    """Blocks of source actors, some of them asked for ahead; of each in its order.
 
-    A source that dies is started again by Ray; reading goes on after the last block that came.
+    A source that dies is started again by Ray; reading goes on after the last blocks that came.
     """
 
-    def __init__(self, source: Any, idle: Callable[[], None], say: Callable[[str], None]) -> None:
-        self.source = source
+    def __init__(
+        self, sources: Sequence[Any], idle: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        self.sources = sources
         self.idle = idle
         self.say = say
 
     def __call__(self, _: Source, cursor: Cursor) -> Iterator[Batch]:
-        deaths = 0
+        deaths, cursor = 0, dict(cursor)
         while True:
             try:
-                for block, after_it in self._read(cursor):
+                for block, after in self._read(cursor):
+                    if not after and not block.ends:  # a live stream of which nothing comes
+                        self.idle()
+                        continue
                     # A view would keep the whole block in the object store for as long as one of
                     # its events waits for its label.
                     yield copy.deepcopy(block)
-                    cursor, deaths = after_it, 0
+                    cursor |= after
+                    deaths = 0
                 return
             except RayTaskError as error:
                 if not isinstance(error.cause, OutOfStep):
@@ -169,12 +162,13 @@ class RemoteBlocks:
                 if deaths > DEATHS:
                     raise StreamError(f"the source does not come up again: {line(error)}") from None
                 self.say("the source died; reading goes on after the last block that came")
-                self._wait()
+                for source in self.sources:
+                    self._wait(source)
 
-    def _wait(self) -> None:
+    def _wait(self, source: Any) -> None:
         """Until Ray has started the source again."""
         while True:
-            ready = self.source.__ray_ready__.remote()
+            ready = source.__ray_ready__.remote()
             while not ray.wait([ready], timeout=IDLE_S)[0]:
                 self.idle()
             try:
@@ -188,18 +182,37 @@ class RemoteBlocks:
 
     def _read(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         reading = f"{time.time_ns()}"
-        pending: deque[Any] = deque()
-        number = 0
-        while True:
-            while len(pending) < AHEAD:
-                pending.append(self.source.next.remote(reading, number, cursor))
-                number += 1
-            while not ray.wait([pending[0]], timeout=IDLE_S)[0]:
+        readings = deque(_Reading(source, reading, cursor) for source in self.sources)
+        while readings:
+            for one in readings:
+                one.ask()
+            first = {one.pending[0]: one for one in readings}
+            ready, _ = ray.wait([*first], timeout=IDLE_S)
+            if not ready:
                 self.idle()
-            found = ray.get(pending.popleft())
-            if found is None:
-                return
-            yield found
+                continue
+            one = first[ready[0]]
+            found = ray.get(one.pending.popleft())
+            readings.remove(one)
+            if found is not None:
+                readings.append(one)  # the next is another's, if it has one ready
+                yield found
+
+
+class _Reading:
+    """Blocks that were asked of one source."""
+
+    def __init__(self, source: Any, reading: str, cursor: Cursor) -> None:
+        self.pending: deque[Any] = deque()
+        self._source = source
+        self._begun = (reading, cursor)
+        self._number = 0
+
+    def ask(self) -> None:
+        reading, cursor = self._begun
+        while len(self.pending) < AHEAD:
+            self.pending.append(self._source.next.remote(reading, self._number, cursor))
+            self._number += 1
 
 
 class TrainerActor(Speaker):
@@ -224,7 +237,7 @@ class TrainerActor(Speaker):
 
     def run(
         self,
-        source: Any,
+        sources: Sequence[Any],
         evaluator: Any | None,
         tracker: Any | None,
         warm_from: Path | None,
@@ -239,7 +252,7 @@ class TrainerActor(Speaker):
             leading = self._leading = self._leading or Future()
         if first:
             try:
-                summary = self._lead(source, evaluator, tracker, warm_from, max_events)
+                summary = self._lead(sources, evaluator, tracker, warm_from, max_events)
                 leading.set_result(summary)
             except BaseException as error:
                 leading.set_exception(error)
@@ -247,7 +260,7 @@ class TrainerActor(Speaker):
 
     def _lead(
         self,
-        source: Any,
+        sources: Sequence[Any],
         evaluator: Any | None,
         tracker: Any | None,
         warm_from: Path | None,
@@ -256,16 +269,17 @@ class TrainerActor(Speaker):
         self._check_folder()
         loaded = self._shipment.unpack()
         gc.freeze()  # all that is loaded: no collection need go over it again
-        watchers: list[Watcher] = [self._standing]
+        lag = Lag()
+        watchers: list[Watcher] = [_Committing(sources), lag, self._standing]
         if loaded.job.track is not None:
             assert tracker is not None
-            watchers += [_Starting(tracker), MetricRows(loaded.job.track.every_events)]
+            watchers += [_Starting(tracker), MetricRows(loaded.job.track.every_events, lag)]
         if loaded.job.serve is not None:
             watchers += [self._publisher, Labels(_to(evaluator))]
         if (evaluate := loaded.job.evaluate).asks:
             self._asking = Asking(evaluate.probes.every_events)
             watchers.append(self._asking)
-        blocks = RemoteBlocks(source, self._idle, self.say)
+        blocks = RemoteBlocks(sources, self._idle, self.say)
         deadline = time.monotonic() + HELD_S
         while True:
             self._run = run = Run(loaded, self._folder, self.say, runner="ray")
@@ -347,6 +361,17 @@ class Standing(Watcher):
 
     def told(self) -> dict[str, Any]:
         return self._told
+
+
+class _Committing(Watcher):
+    """Tells the sources what checkpoints hold."""
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self.sources = sources
+
+    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
+        for source in self.sources:
+            source.commit.remote(cursor)
 
 
 class _Starting(Watcher):

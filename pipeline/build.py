@@ -12,6 +12,7 @@ from pipeline.metrics import Prequential
 from pipeline.servable import Recipe, Snapshot, recipe
 from pipeline.stability.once_seen import OnceSeen
 from pipeline.stability.probes import Probes
+from streams.live import LiveStream
 from streams.operators.arrivals import LabelsById
 from streams.operators.guard import TimeOrder, UniqueIds
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime
@@ -58,6 +59,8 @@ def build(loaded: LoadedJob) -> Parts:
     making = f"stream.kind {job.stream.kind}"
     try:
         stream = loaded.stream(job.stream, loaded.folder)
+        if isinstance(stream, LiveStream):
+            stream.group = job.name
         schema = stream.schema
         making = f"learner.kind {job.learner.kind}"
         learner = _learner(loaded, stream)
@@ -66,7 +69,7 @@ def build(loaded: LoadedJob) -> Parts:
         if stream.has_ids:
             operators.append(UniqueIds(job.stream.id_window))
         if stream.has_time:
-            operators.append(TimeOrder(job.stream.lateness))
+            operators.append(TimeOrder(job.stream.lateness, stream.side_by_side))
         if job.stream.standardise is not None:
             operators.append(Standardise(job.stream.standardise, schema))
         vocabulary = Vocabulary(schema.classes)

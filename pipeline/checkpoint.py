@@ -79,8 +79,15 @@ class Checkpoints:
             else:
                 _replace(left, self.folder / left.name.removeprefix(_WRITING))
 
-    def write(self, events: int, state: State, about: dict[str, Any]) -> None:
-        """Takes a copy of the state and writes it off the training path.
+    def write(
+        self,
+        events: int,
+        state: State,
+        about: dict[str, Any],
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Takes a copy of the state and writes it off the training path. ``then`` is called in that
+        thread once it is whole.
 
         At most one is being written: the next waits for it. One that fails for want of room is told
         of, and the run goes on; the checkpoints before it stay.
@@ -98,7 +105,7 @@ class Checkpoints:
                     "booleans can, and whatever JSON says"
                 )
         self.wait()
-        self._writing = self._writer.submit(self._write, events, copied(state), about)
+        self._writing = self._writer.submit(self._write, events, copied(state), about, then)
 
     def wait(self) -> bool:
         """Waits for the one being written; whether it (or there being none) went well."""
@@ -118,7 +125,9 @@ class Checkpoints:
     def close(self) -> None:
         self._writer.shutdown(wait=True)
 
-    def _write(self, events: int, state: State, about: dict[str, Any]) -> None:
+    def _write(
+        self, events: int, state: State, about: dict[str, Any], then: Callable[[], None] | None
+    ) -> None:
         arrays: dict[str, Array] = {}
         values: dict[str, Any] = {}
         for path, leaf in leaves(state):
@@ -152,6 +161,8 @@ class Checkpoints:
             raise
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
+        if then is not None:
+            then()
         self.seconds = time.perf_counter() - start
 
     def all(self) -> list[Path]:

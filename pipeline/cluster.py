@@ -32,6 +32,7 @@ from pipeline.run import RunError, Say
 from pipeline.ship import Shipment
 from pipeline.stability.evaluator import FINISH_S
 from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
+from streams.live import LiveStream
 
 TURN_S = 0.25
 """How often the driver looks after the actors."""
@@ -74,6 +75,7 @@ class RayRun:
         self.rate = rate
         self.stopping = False
         self._asked = False  # the trainer was asked to stop
+        self._sources = ["source"]
         self._actors: dict[str, Any] = {}
 
     def stop(self) -> None:
@@ -97,6 +99,8 @@ class RayRun:
         # What is wrong with the job is found here, before anything starts. The driver needs no GPU.
         parts = build(self.loaded.on("cpu"))
         shipment = Shipment.of(self.loaded)
+        if isinstance(parts.stream, LiveStream):
+            self._sources += [f"source-{i}" for i in range(2, parts.stream.readers + 1)]
         if job.track is not None:
             try:
                 check(job.track)
@@ -146,13 +150,15 @@ class RayRun:
         job = self.loaded.job
         unwanted = {"evaluator": not self._evaluates, "tracker": job.track is None}
         wanted = sum(cpus for name, cpus in CPUS.items() if not unwanted.get(name))
+        wanted += CPUS["source"] * (len(self._sources) - 1)
         return wanted + (0 if job.serve is None else replicas.CPUS * job.serve.replicas)
 
     def _start(self, parts: Parts, shipment: Shipment, token: str) -> None:
         job, folder = self.loaded.job, self.folder.path
         gpus = {} if job.device == "cpu" else {"num_gpus": 1}
         start = self._start_one
-        start("source", actors.SourceActor, shipment, self.rate)
+        for name in self._sources:
+            start(name, actors.SourceActor, shipment, self.rate)
         start("trainer", self.trainer, shipment, folder, token, max_concurrency=64, **gpus)
         if self._evaluates:
             # Labels that a slow evaluator leaves waiting must not fill the object store.
@@ -173,7 +179,12 @@ class RayRun:
                 raise _not_started(name, error) from None
 
     def _start_one(self, name: str, cls: type[Any], *made_with: Any, **more: Any) -> None:
-        options = {"name": name, "num_cpus": CPUS[name], "max_restarts": -1, **more}
+        options = {
+            "name": name,
+            "num_cpus": CPUS[name.partition("-")[0]],
+            "max_restarts": -1,
+            **more,
+        }
         try:
             self._actors[name] = ray.remote(cls).options(**options).remote(*made_with)
         except ValueError as error:  # the name is taken
@@ -197,9 +208,10 @@ class RayRun:
     ) -> dict[str, Any]:
         """Has the trainer run to its end, however often it dies on the way."""
         trainer = self._actors["trainer"]
-        others = [self._actors.get(name) for name in ("source", "evaluator", "tracker")]
+        others = [self._actors.get(name) for name in ("evaluator", "tracker")]
+        sources = [self._actors[name] for name in self._sources]
         checkpoints = Checkpoints(self.folder.checkpoints, 1, self.say)
-        running = trainer.run.remote(*others, warm_from, max_events)
+        running = trainer.run.remote(sources, *others, warm_from, max_events)
         serves = self.loaded.job.serve is not None
         looking = _Looking(self._actors, self.say, progress, serves)
         deaths, last = 0, checkpoints.all()[-1:]
@@ -230,7 +242,7 @@ class RayRun:
                 self.say("the trainer died; it goes on from its newest checkpoint")
                 self._asked = False
                 self._wait_again("trainer", error)
-                running = trainer.run.remote(*others, warm_from, max_events)
+                running = trainer.run.remote(sources, *others, warm_from, max_events)
 
     def _wait_again(self, name: str, died: RayError) -> None:
         """Until Ray has started the actor again, which may take another machine."""
@@ -307,7 +319,7 @@ class _Looking:
     def __init__(
         self, handles: dict[str, Any], say: Say, progress: LiveProgress, serves: bool
     ) -> None:
-        self._handles = {k: v for k, v in handles.items() if k != "source"}
+        self._handles = {k: v for k, v in handles.items() if not k.startswith("source")}
         self._say = say
         self._progress = progress
         self._serves = serves

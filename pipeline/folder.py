@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from pipeline.job import JobError, LoadedJob
+from pipeline.journal import FILE as JOURNAL
 from pipeline.remembered import FILE
 from pipeline.track import FILES, RECORD
 from streams.batch import Dead
@@ -95,7 +96,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Takes away what an earlier run told of itself, which had no checkpoint to go on from."""
-        for name in (*FILES, RECORD, *_TOLD):
+        for name in (*FILES, RECORD, *_TOLD, JOURNAL):
             (self.path / name).unlink(missing_ok=True)
 
     def open_dead(self, kept: int) -> bool:

@@ -120,6 +120,9 @@ class LoadedJob:
         beside = {"name", "checkpoint", "track", "serve"}
         found = flat(self.job.model_dump(mode="json", exclude=beside, serialize_as_any=True))
         del found["evaluate.probes.every_events"]  # when they are asked about leaves no trace
+        for name in self.job.stream.beside:
+            for key in [k for k in found if f"{k}.".startswith(f"stream.{name}.")]:
+                del found[key]
         without: set[str] = set()
         if not self.job.evaluate.probes.share:
             without |= {key for key in found if key.startswith("evaluate.probes.")}

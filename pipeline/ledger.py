@@ -77,10 +77,15 @@ class Ledger:
     _folded: int = 0  # events, when it was last folded
     events: int = 0
 
+    def begin(self, cursor: Cursor) -> None:
+        """Reading begins here: of these partitions the first position may not be any."""
+        for partition, position in cursor.items():
+            self._spans.setdefault(partition, _Span(position, position, 0))
+
     def enter(self, batch: Batch) -> None:
         """Events come in, the dead ones among them with their fate."""
         self._batches.append(batch)
-        self.events += len(batch) + len(batch.dead)
+        self.events += batch.events
 
     def settle(self, outcome: Outcome) -> None:
         """Events meet their fate."""
@@ -101,7 +106,7 @@ class Ledger:
         self._entered.add(np.concatenate([b.ids for b in batches]))
         partition = [b.partition for b in batches]
         offset = [b.offset for b in batches]
-        dead = [d for b in batches for d in b.dead]
+        dead = [d for b in batches for d in b.dead if not d.label]
         if dead:
             ids = np.array([d.id for d in dead], np.int64)
             self._entered.add(ids)
@@ -109,13 +114,12 @@ class Ledger:
             partition.append(np.array([d.partition for d in dead]))
             offset.append(np.array([d.offset for d in dead]))
         self._extend("", np.concatenate(partition), np.concatenate(offset))
-        arrivals = [b.arrivals for b in batches if b.arrivals is not None]
-        if arrivals:
-            self._extend(
-                "labels/",
-                np.concatenate([a.partition for a in arrivals]),
-                np.concatenate([a.offset for a in arrivals]),
-            )
+        labels = [(b.arrivals.partition, b.arrivals.offset) for b in batches if b.arrivals]
+        if bad := [d for b in batches for d in b.dead if d.label]:
+            labels.append((np.array([d.partition for d in bad]), np.array([d.offset for d in bad])))
+        if labels:
+            partitions, offsets = zip(*labels, strict=True)
+            self._extend("labels/", np.concatenate(partitions), np.concatenate(offsets))
 
     def _extend(self, prefix: str, partition: Array, offset: Array) -> None:
         if not len(partition):

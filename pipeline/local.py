@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.build import Parts
 from pipeline.job import JobError, LoadedJob
+from pipeline.lag import Lag
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced
 from pipeline.progress import LiveProgress
@@ -27,6 +28,7 @@ from pipeline.track import (
 )
 from pipeline.watch import MetricRows
 from streams.batch import Batch
+from streams.live import LiveStream
 from streams.stream import Cursor
 
 
@@ -64,13 +66,14 @@ class LocalRun:
         progress: LiveProgress,
     ) -> dict[str, Any]:
         """As ``Run.run``."""
-        watchers: list[Watcher] = [progress]
+        lag = Lag()
+        watchers: list[Watcher] = [Committing(), lag, progress]
         tracking = None
         if (evaluate := self.loaded.job.evaluate).asks:
             watchers.append(Beside(evaluate.probes.every_events, self.say))
         if (config := self.loaded.job.track) is not None:
             tracking = Tracking(self.loaded, config, self.say)
-            watchers += [tracking, MetricRows(config.every_events)]
+            watchers += [tracking, MetricRows(config.every_events, lag)]
         if self.loaded.job.serve is not None:
             self.say(
                 "serve: the local runner does not serve; use --runner ray, or 'everlearn serve "
@@ -92,6 +95,17 @@ class LocalRun:
 
     def _blocks(self, source: Source, cursor: Cursor) -> Iterator[Batch]:
         return paced(source.blocks(cursor, block_size(self.rate, BLOCK)), self.rate)
+
+
+class Committing(Watcher):
+    """Tells a live stream what checkpoints hold."""
+
+    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
+        self._stream = parts.stream
+
+    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
+        if isinstance(self._stream, LiveStream):
+            self._stream.commit(cursor)
 
 
 class Tracking(Watcher):

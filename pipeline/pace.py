@@ -26,7 +26,7 @@ def paced(
         return
     due = clock()
     for block in blocks:
-        due = max(due + (len(block) + len(block.dead)) / rate, clock() - 1.0)
+        due = max(due + block.events / rate, clock() - 1.0)
         if (wait := due - clock()) > 0:
             sleep(wait)
         yield block

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -25,9 +25,12 @@ from pipeline.build import Parts, build, state_digest
 from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.folder import RunFolder
 from pipeline.job import JobError, LoadedJob, differences
+from pipeline.journal import Journal
 from pipeline.ledger import LedgerError
+from pipeline.live import LiveBlocks, Stopped
 from pipeline.loop import Loop, Source
 from streams.batch import Batch
+from streams.live import LiveStream
 from streams.state import State
 from streams.stream import Cursor, Stream, StreamError
 
@@ -37,10 +40,6 @@ Blocks = Callable[[Source, Cursor], Iterable[Batch]]
 
 class RunError(Exception):
     """The run failed; its state is kept, and the message says how to go on."""
-
-
-class Stopped(Exception):  # noqa: N818 (it is what happened)
-    """Raised where blocks come from: the run was asked to stop while it waited for one."""
 
 
 class Watcher:
@@ -54,6 +53,10 @@ class Watcher:
 
     def end(self, loop: Loop) -> None:
         """After the last."""
+
+    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
+        """A checkpoint is on the disk that holds all before the cursor, with so many bytes of dead
+        events. Called in the thread that wrote it."""
 
     def close(self) -> dict[str, float]:
         """The run is over, well or not, and its folder is still held; metrics to be told with its
@@ -79,6 +82,9 @@ class Run:
         self.stopping = False
         self.resumed_from: str | None = None
         self.checkpoints = Checkpoints(self.folder.checkpoints, loaded.job.checkpoint.keep, say)
+        self.journal = Journal(folder)
+        self._journal_at: tuple[int, int] | None = None  # that the checkpoint begun from names
+        self._watchers: Sequence[Watcher] = ()
 
     def run(
         self,
@@ -96,6 +102,7 @@ class Run:
             RunError: it failed on the way; the state up to the last checkpoint is kept.
         """
         torch.set_num_threads(self.loaded.job.threads)
+        self._watchers = watchers
         with self.folder.held():
             self.folder.check(resume)
             told: dict[str, float] = {}
@@ -106,6 +113,7 @@ class Run:
                 for watcher in watchers:
                     told |= watcher.close()
                 self.checkpoints.close()
+                self.journal.close()
             if told:
                 summary["metrics"] |= told
                 self.folder.write_summary(summary)
@@ -170,7 +178,7 @@ class Run:
         if loop.events >= limit:
             return False
         with suppress(Stopped):
-            for batch in parts.source.batches(blocks(parts.source, loop.ledger.cursor())):
+            for batch in parts.source.batches(self._blocks(parts, blocks)):
                 loop.step(batch)
                 for watcher in watchers:
                     watcher(loop)
@@ -185,6 +193,20 @@ class Run:
         for watcher in watchers:
             watcher.end(loop)
         return finished
+
+    def _blocks(self, parts: Parts, blocks: Blocks) -> Iterable[Batch]:
+        """Blocks of the stream from where the run stands; of a live one, by the journal."""
+        cursor = parts.loop.ledger.cursor()
+        if not isinstance(parts.stream, LiveStream):
+            return blocks(parts.source, cursor)
+        live = LiveBlocks(
+            parts.stream,
+            self.journal,
+            partial(blocks, parts.source),
+            lambda: self.stopping,
+            self.say,
+        )
+        return live.blocks(cursor, self._journal_at)
 
     def _failed(self, what: str) -> RunError:
         try:
@@ -213,8 +235,18 @@ class Run:
             "modules": str(self.loaded.folder),
             "finished": finished,
         }
-        self.checkpoints.write(parts.loop.events, state, about)
+        cursor, dead_bytes = parts.loop.ledger.cursor(), self.folder.dead_bytes
+        if isinstance(parts.stream, LiveStream):
+            about["journal"] = self.journal.position(cursor)
+            self.journal.sync()
+        self.checkpoints.write(
+            parts.loop.events, state, about, partial(self._kept, cursor, dead_bytes)
+        )
         return state
+
+    def _kept(self, cursor: Cursor, dead_bytes: int) -> None:
+        for watcher in self._watchers:
+            watcher.kept(cursor, dead_bytes)
 
     def _close(self, parts: Parts, finished: bool, seconds: float, first: int) -> dict[str, Any]:
         loop, job = parts.loop, self.loaded.job
@@ -261,16 +293,32 @@ class Run:
             raise JobError(str(error)) from None
         if found is None:
             self.folder.open_dead(0)
+            self._begin_live(parts)
             return False
         self._same_job(found, parts)
         parts.load(found.state)
         self.resumed_from = str(found.path)
+        if isinstance(parts.stream, LiveStream):
+            offset, number = found.about["journal"]
+            self._journal_at = (offset, number)
         if not self.folder.open_dead(found.state["dead_bytes"]):
             self.say(
                 "dead.jsonl is shorter than it was: events set aside earlier are no more in it"
             )
         self.say(f"resumed after {found.events:,} events from {found.path}")
         return bool(found.about["finished"])
+
+    def _begin_live(self, parts: Parts) -> None:
+        """A live stream is begun where it says; or, where the journal has said so before and there
+        is no checkpoint yet, there."""
+        if not isinstance(parts.stream, LiveStream):
+            return
+        if not self.journal.begun:
+            try:
+                self.journal.begin(parts.stream.start(), parts.stream.stop())
+            except StreamError as error:
+                raise JobError(f"{self.loaded.file}: {error}") from None
+        parts.loop.ledger.begin(self.journal.head())
 
     def _fingerprint(self, parts: Parts) -> dict[str, Any]:
         """The job's, and what the columns of its stream turned out to be."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.build import Parts
+from pipeline.lag import Lag
 from pipeline.loop import Loop
 from pipeline.remembered import FILE, Remembered
 from pipeline.rows import Rows
@@ -34,8 +35,9 @@ class MetricRows(Watcher):
     training goes into them.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, lag: Lag | None = None) -> None:
         self.every = every
+        self.lag = lag
         self._spent = 0.0  # seconds
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
@@ -71,6 +73,8 @@ class MetricRows(Watcher):
             "system/memory_mb": resident_mb(),
             "system/checkpoint_s": self._run.checkpoints.seconds,
         }
+        if self.lag is not None and self.lag.messages is not None:
+            system["system/lag"] = self.lag.messages
         self._then, self._before = now, loop.events
         memory, histograms = self._remembered.look()
         self._rows.write(loop.events, {**loop.results(), **memory, **system})

@@ -76,13 +76,19 @@ Features = Array | Mapping[str, Column]
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """An event that cannot be read: where it stands, and why. Kept, never learned."""
+    """An event that cannot be read: where it stands, and why. Kept, never learned.
+
+    ``value`` is what stood there, where the stream can tell; with ``label`` it was a label, which
+    arrives on its own, and its position is one of the stream of labels.
+    """
 
     partition: int
     offset: int
     reason: str
     id: int
     before: int = 0
+    value: bytes | None = None
+    label: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,8 @@ class Batch:
         probe: (n,) bool or None. True rows are predicted and scored, never learned or observed.
         classes: names of the class codes, as far as the stream had shown them.
         arrivals: labels that arrive among these rows, or None.
-        dead: events set aside among these rows.
+        dead: events (and labels) set aside among these rows.
+        ends: a micro-batch ends with these rows, full or not: nothing had come for a while.
     """
 
     ids: Ints
@@ -155,9 +162,15 @@ class Batch:
     classes: tuple[ClassName, ...] = ()
     arrivals: Labels | None = None
     dead: tuple[Dead, ...] = ()
+    ends: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def events(self) -> int:
+        """Events that these rows stand for, the dead ones among them."""
+        return len(self) + sum(not d.label for d in self.dead) if self.dead else len(self)
 
     def __getitem__(self, rows: slice) -> Batch:
         """Rows ``start:stop`` as views. What comes before row ``start`` is included; what comes

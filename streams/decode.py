@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -279,10 +279,7 @@ class _Refused:
             return ()
         alive = np.zeros(self.rows + 1, np.int64)
         np.cumsum(np.ones(self.rows) if keep is None else keep, out=alive[1:])
-        found = [
-            (d.before, Dead(d.partition, d.offset, d.reason, d.id, int(alive[d.before])))
-            for d in aside
-        ]
+        found = [(d.before, replace(d, before=int(alive[d.before]))) for d in aside]
         found += [
             (row, Dead(int(partition[row]), int(offset[row]), why, int(ids[row]), int(alive[row])))
             for row, why in sorted(self._reasons.items())

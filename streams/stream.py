@@ -58,6 +58,9 @@ class StreamConfig(Settings):
         standardise: scale numeric features by the recent past, before anything sees them.
     """
 
+    beside: ClassVar[frozenset[str]] = frozenset()
+    """Settings that leave no trace in the state of a run, and may change when it goes on."""
+
     kind: str
     batch_size: PositiveInt = 32
     label_delay: LabelDelay = Field(default_factory=lambda: LabelDelay(events=0))
@@ -82,6 +85,8 @@ class Stream(ABC):
         gapless: whether the positions of a partition follow one another without gaps, dead events
             among them; a position passed over is then an error, not a loss that nobody sees. False
             for sources such as a compacted topic of Kafka.
+        side_by_side: whether partitions are read side by side, and not one after the other: event
+            time then moves on in each by itself.
         id_type: how an id is read that somebody else names an event by.
         dtype: of a matrix of numbers or vectors, ``float64`` or ``float32``.
     """
@@ -94,6 +99,7 @@ class Stream(ABC):
     has_time: bool = False
     has_arrivals: bool = False
     gapless: bool = True
+    side_by_side: bool = False
     id_type: Scalar = "int"
     dtype: str = "float64"
 

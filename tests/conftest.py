@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import sys
@@ -84,6 +85,29 @@ def _same_kind(value: Any, old: Any) -> bool:
     """Whether a part is to be changed here and there, and not replaced."""
     both = isinstance(value, dict) and isinstance(old, dict)
     return both and value.get("kind", old.get("kind")) == old.get("kind")
+
+
+@pytest.fixture(scope="session")
+def brokers() -> Any:
+    """What starts brokers; loaded by its place, as another package has the name ``tests``."""
+    spec = importlib.util.spec_from_file_location("brokers", Path(__file__).parent / "brokers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def broker(brokers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """``HOST:PORT`` of a real broker for all tests; each takes topics of its own.
+
+    It tells where a topic ends as if its last batch held one message: a topic that is to be read to
+    its end is to end with a batch of one.
+    """
+    with brokers.tansu(tmp_path_factory.mktemp("broker")) as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ def cut(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
     one micro-batch that straddles two. What stands after the last row of a block waits for the next
     event; at the end of the stream it comes with the last micro-batch.
 
-    A micro-batch also ends, short or without a row, with the 4,096th dead event in a row: a long
+    A micro-batch also ends with a block that says so, where what stands after its last row comes
+    with it; and, short or without a row, with the 4,096th dead event in a row: a long
     streak of them can be counted, kept and stopped. Labels among them wait for the next event.
     """
     rest: Batch | None = None  # 1 to size rows that may yet be the last, with nothing after them
@@ -39,7 +40,8 @@ def cut(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
                 start += size
             rest = piece[start:]
         if ends:
-            yield rest
+            if len(rest) or rest.dead or rest.arrivals is not None:
+                yield rest
             rest = None
     if rest is not None:
         yield rest
@@ -47,8 +49,8 @@ def cut(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
 
 def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Blocks that end with a row, what stands after it moved to the front of the next; and, marked
-    True, those that end with a streak of dead events or with the stream: a micro-batch ends there.
-    """
+    True, those with which a micro-batch ends: by their own word, by a streak of dead events, or
+    with the stream."""
     beside: list[Batch] = []  # no rows, only what stood after the last one
     streak = 0  # dead events among it
     for block in blocks:
@@ -61,6 +63,10 @@ def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
                 yield Batch.concat([*(replace(b, arrivals=None) for b in beside), head]), True
                 beside = [replace(b, dead=()) for b in beside if b.arrivals is not None]
             streak = 0
+        if block.ends:
+            yield replace(Batch.concat([*beside, block]), ends=False), True
+            beside, streak = [], 0
+            continue
         rows, after = _split(block)
         if len(rows):
             yield Batch.concat([*beside, rows]), False

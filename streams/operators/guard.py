@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.batch import Batch, Dead
+from streams.batch import Batch, Dead, Floats
 from streams.operators.operator import Operator
 from streams.state import State
 
@@ -67,19 +67,25 @@ class UniqueIds(Operator):
 
 
 class TimeOrder(Operator):
-    """Sets aside an event whose time is more than ``lateness`` seconds before the latest seen."""
+    """Sets aside an event whose time is more than ``lateness`` seconds before the latest seen: of
+    the whole stream, or, where partitions are written and read side by side, of its partition."""
 
-    def __init__(self, lateness: float) -> None:
+    def __init__(self, lateness: float, by_partition: bool = False) -> None:
         self.lateness = lateness
-        self._latest = -np.inf
+        self.by_partition = by_partition
+        self._latest: dict[int, float] = {}  # of the whole stream: under -1
 
     def apply(self, batch: Batch) -> Iterable[Batch]:
         if not len(batch):
             return (batch,)
-        time = batch.time
-        latest = np.maximum.accumulate(np.maximum(time, self._latest))
-        late = time < latest - self.lateness
-        self._latest = float(latest[-1])
+        latest = np.empty(len(batch))
+        if self.by_partition:
+            for partition in np.unique(batch.partition).tolist():
+                rows = np.flatnonzero(batch.partition == partition)
+                latest[rows] = self._advance(partition, batch.time[rows])
+        else:
+            latest = self._advance(-1, batch.time)
+        late = batch.time < latest - self.lateness
         if late.any():
             batch = set_aside(
                 batch,
@@ -87,16 +93,34 @@ class TimeOrder(Operator):
                 [
                     f"time goes back: {t:.17g} is {newest - t:.6g} s before {newest:.17g}, the"
                     f" latest seen, and lateness is {self.lateness:g} s"
-                    for t, newest in zip(time[late].tolist(), latest[late].tolist(), strict=True)
+                    for t, newest in zip(
+                        batch.time[late].tolist(), latest[late].tolist(), strict=True
+                    )
                 ],
             )
         return (batch,)
 
+    def _advance(self, partition: int, time: Floats) -> Floats:
+        """The latest time seen at each event."""
+        latest = np.maximum.accumulate(np.maximum(time, self._latest.get(partition, -np.inf)))
+        self._latest[partition] = float(latest[-1])
+        return latest
+
     def state(self) -> State:
-        return {"latest": np.array(self._latest)}
+        if not self.by_partition:
+            return {"latest": np.array(self._latest.get(-1, -np.inf))}
+        known = sorted(self._latest.items())
+        return {
+            "partitions": np.array([partition for partition, _ in known], np.int64),
+            "latest": np.array([latest for _, latest in known], np.float64),
+        }
 
     def load(self, state: State) -> None:
-        self._latest = float(state["latest"])
+        if not self.by_partition:
+            self._latest = {-1: float(state["latest"])}
+            return
+        known = zip(state["partitions"].tolist(), state["latest"].tolist(), strict=True)
+        self._latest = dict(known)
 
 
 def set_aside(batch: Batch, rows: NDArray[np.bool_], reasons: list[str]) -> Batch:

@@ -1,0 +1,152 @@
+"""The journal of a live run: which blocks it has read, before it learns any of them.
+
+How the partitions of a live stream are interleaved is not to be known beforehand, and is not the
+same twice. The journal keeps it: the first line of ``journal.jsonl`` says where the run began, and
+each other one names a block by its ranges of positions. A run that was killed reads the blocks
+after its checkpoint again by it, and goes on to the state of one that was not killed.
+
+A line is with the operating system before its block is learned, so a killed process loses none. It
+is on the disk before a checkpoint that counts on it is: a machine that loses its power loses only
+lines of blocks that no checkpoint knows of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from pipeline.job import JobError
+from streams.live import Ranges, reached
+from streams.stream import Cursor
+
+FILE = "journal.jsonl"
+
+
+class Entry(NamedTuple):
+    """A block: its number, its ranges, and whether a micro-batch ends with it."""
+
+    number: int
+    ranges: Ranges
+    ends: bool
+
+
+class Journal:
+    """The journal in a run folder. Raises ``JobError`` where it cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self.start: Cursor = {}
+        self.stop: Cursor | None = None
+        self._file: IO[bytes] | None = None
+        self._next = 0  # number of the next block
+        self._end = 0  # bytes of the lines before it
+        # Blocks that may not be learned yet: where their line begins, number, and last positions.
+        self._open: deque[tuple[int, int, Cursor]] = deque()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is one, with its first line."""
+        try:
+            with self.path.open("rb") as file:
+                return file.readline().endswith(b"\n")
+        except OSError:
+            return False
+
+    def head(self) -> Cursor:
+        """Where the run began."""
+        with self.path.open("rb") as file:
+            first = self._json(file.readline())
+        self.start, self.stop = first["start"], first["stop"]
+        return self.start
+
+    def begin(self, start: Cursor, stop: Cursor | None) -> None:
+        """A new one."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+        self.start, self.stop, self._next, self._end = start, stop, 0, 0
+        self._open.clear()
+        self._file = self.path.open("ab")
+        self._append({"start": start, "stop": stop})
+        self.sync()
+
+    def go_on(self, at: tuple[int, int] | None) -> Iterator[Entry]:
+        """The blocks of a run from ``at`` on, which ``position`` gave (None: all of them); after
+        the last, the next is written behind it."""
+        self.close()
+        self._open.clear()
+        self.head()
+        with self.path.open("r+b") as file:
+            file.readline()
+            self._end, self._next = (file.tell(), 0) if at is None else at
+            file.seek(self._end)
+            while (line := file.readline()).endswith(b"\n"):
+                entry = self._entry(line)
+                self._note(entry)
+                self._end += len(line)
+                self._next = entry.number + 1
+                yield entry
+            file.truncate(self._end)  # a line that was being written as the process was killed
+        self._file = self.path.open("ab")
+
+    def write(self, ranges: Ranges, ends: bool) -> int:
+        """The next block; its number. It may be learned when this returns."""
+        entry = Entry(self._next, ranges, ends)
+        self._note(entry)
+        self._append({"block": entry.number, "ranges": ranges} | ({"ends": True} if ends else {}))
+        self._next += 1
+        return entry.number
+
+    def position(self, cursor: Cursor) -> tuple[int, int]:
+        """The oldest block that is not yet learned at a cursor: where its line begins, and its
+        number."""
+        while self._open and reached(cursor, self._open[0][2]):
+            self._open.popleft()
+        if self._open:
+            return self._open[0][0], self._open[0][1]
+        return self._end, self._next
+
+    def sync(self) -> None:
+        """All that was written is on the disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        assert self._file is not None, "the journal is open once all of it has been read"
+        self._end += self._file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+
+    def _note(self, entry: Entry) -> None:
+        last = {name: after for name, (_, after) in entry.ranges.items()}
+        self._open.append((self._end, entry.number, last))
+
+    def _entry(self, line: bytes) -> Entry:
+        found = self._json(line)
+        try:
+            ranges = {name: (first, after) for name, (first, after) in found["ranges"].items()}
+            return Entry(found["block"], ranges, found.get("ends", False))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self._broken(line) from None
+
+    def _json(self, line: bytes) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise self._broken(line) from None
+        return found
+
+    def _broken(self, line: bytes) -> JobError:
+        return JobError(
+            f"{self.path}: a line is not one of a journal ({line[:80]!r}): restore the file, or "
+            "start another run (another --run-dir)"
+        )

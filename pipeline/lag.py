@@ -1,0 +1,64 @@
+"""How far a run is behind a live stream, and whether there is a stream at all."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from pipeline.build import Parts
+from pipeline.loop import Loop
+from pipeline.run import Run, Watcher
+from streams.live import LiveStream
+from streams.stream import Cursor, StreamError
+
+LOOK_S = 2.0
+"""How often the stream is asked where it ends."""
+
+
+class Lag(Watcher):
+    """Asks a live stream where it ends, in a thread of its own.
+
+    Attributes:
+        messages: events and labels that have come and are not learned yet; None: not known, or the
+            stream is no live one.
+    """
+
+    def __init__(self, every_s: float = LOOK_S) -> None:
+        self.every_s = every_s
+        self.messages: int | None = None
+        self._end: Cursor = {}
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
+        if isinstance(parts.stream, LiveStream):
+            about = (parts.stream, parts.loop, run)
+            self._thread = threading.Thread(target=self._look, args=about, daemon=True)
+            self._thread.start()
+
+    def _look(self, stream: LiveStream, loop: Loop, run: Run) -> None:
+        away: float | None = None
+        while not self._closing.is_set():
+            try:
+                self._end = stream.end()
+                if away is not None:
+                    run.say(f"the stream is back after {time.monotonic() - away:.0f} s")
+                away = None
+            except StreamError as error:
+                if away is None:
+                    away = time.monotonic()
+                    run.say(f"{error}; the run waits, and goes on when it is back")
+            self._closing.wait(self.every_s)
+        stream.close()
+
+    def __call__(self, loop: Loop) -> None:
+        if self._end:
+            end, self._end = self._end, {}
+            cursor = loop.ledger.cursor()
+            self.messages = sum(max(0, at - cursor.get(name, at)) for name, at in end.items())
+
+    def close(self) -> dict[str, float]:
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        return {}

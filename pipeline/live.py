@@ -1,0 +1,102 @@
+"""The blocks of a live stream, each in the journal before it is learned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from pipeline.journal import Journal
+from streams.batch import Batch
+from streams.live import LiveStream, Ranges, Unreachable, before, ranges_of, reached, rest_of
+from streams.stream import Cursor
+
+RETRY_S = 0.5
+
+
+class Stopped(Exception):  # noqa: N818 (it is what happened)
+    """Raised where blocks come from: the run was asked to stop while it waited for one."""
+
+
+class OutOfStep(Exception):  # noqa: N818 (it is what happened)
+    """A block is not the one that comes next: whoever reads is to begin anew."""
+
+
+class LiveBlocks:
+    """Blocks of a live stream, from where a run stands.
+
+    First come those that the journal names and the run has not learned, read again; then new ones.
+
+    Args:
+        stream: the stream.
+        journal: of the run.
+        read: gives new blocks from a cursor on.
+        stopping: whether the run is to stop.
+        say: takes lines for a person.
+    """
+
+    def __init__(
+        self,
+        stream: LiveStream,
+        journal: Journal,
+        read: Callable[[Cursor], Iterable[Batch]],
+        stopping: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> None:
+        self.stream = stream
+        self.journal = journal
+        self.read = read
+        self.stopping = stopping
+        self.say = say
+
+    def blocks(self, cursor: Cursor, at: tuple[int, int] | None) -> Iterator[Batch]:
+        """From ``cursor``, which stands in the block that the journal has at ``at``. They end where
+        the journal says that the run does; raises ``Stopped``."""
+        learned, cursor = cursor, dict(cursor)
+        for _, ranges, ends in self.journal.go_on(at):
+            block = replace(self._again(ranges), ends=ends)
+            cursor |= _after(ranges)
+            yield rest_of(block, learned)
+        stop = self.journal.stop
+        while stop is None or not reached(cursor, stop):
+            try:
+                for block in self._new(cursor, stop):
+                    yield block
+                    if stop is not None and reached(cursor, stop):
+                        return
+            except OutOfStep:
+                continue
+
+    def _new(self, cursor: Cursor, stop: Cursor | None) -> Iterator[Batch]:
+        """New blocks; the cursor moves with them."""
+        for block in self.read(dict(cursor)):
+            if self.stopping():
+                raise Stopped
+            if stop is not None:
+                block = before(block, stop)
+            ranges = ranges_of(block)
+            if not ranges and not block.ends:
+                continue
+            for name, (first, _) in ranges.items():
+                if first < cursor.get(name, first):  # another reader has given it already
+                    raise OutOfStep
+            self.journal.write(ranges, block.ends)
+            cursor |= _after(ranges)
+            yield block
+
+    def _again(self, ranges: Ranges) -> Batch:
+        told = False
+        while True:
+            try:
+                return self.stream.again(ranges)
+            except Unreachable as error:
+                if not told:
+                    self.say(f"{error}; the run waits, and goes on when it is back")
+                    told = True
+                if self.stopping():
+                    raise Stopped from None
+                time.sleep(RETRY_S)
+
+
+def _after(ranges: Ranges) -> Cursor:
+    return {name: after for name, (_, after) in ranges.items()}

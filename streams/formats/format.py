@@ -1,0 +1,57 @@
+"""All formats by the names that a job calls them, and what a format is (``message.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from streams.formats.avro import Avro, AvroConfig
+from streams.formats.frames import Frames, FramesConfig
+from streams.formats.json import Json, JsonConfig
+from streams.formats.message import Field, FieldKind, Format, FormatConfig, Rows
+from streams.formats.protobuf import Protobuf, ProtobufConfig
+
+__all__ = [
+    "FORMATS",
+    "AnyFormatConfig",
+    "Field",
+    "FieldKind",
+    "Format",
+    "FormatConfig",
+    "Rows",
+    "make",
+]
+
+FORMATS: dict[str, type[Format]] = {
+    "json": Json,
+    "avro": Avro,
+    "protobuf": Protobuf,
+    "frames": Frames,
+}
+
+
+def _which(config: Any) -> str:
+    kind = config.get("kind", "") if isinstance(config, dict) else getattr(config, "kind", "")
+    return str(kind)
+
+
+AnyFormatConfig = Annotated[
+    Annotated[JsonConfig, Tag("json")]
+    | Annotated[AvroConfig, Tag("avro")]
+    | Annotated[ProtobufConfig, Tag("protobuf")]
+    | Annotated[FramesConfig, Tag("frames")],
+    Discriminator(_which),
+]
+
+
+def make(config: FormatConfig, fields: Sequence[Field], folder: Path) -> Format:
+    """The format of the settings, for the fields that are wanted.
+
+    Raises:
+        StreamError: a field cannot be had of such messages, a file of the settings cannot be read,
+            or a library is not installed; names the place and the remedy.
+    """
+    return FORMATS[config.kind](config, fields, folder)

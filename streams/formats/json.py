@@ -1,0 +1,73 @@
+"""Messages that are JSON objects: ``{"id": 7, "time": "2024-05-01T12:00:00Z", "x": 0.5}``."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import orjson
+
+from streams.formats import cells
+from streams.formats.cells import show
+from streams.formats.message import NO_VALUE, Field, Format, FormatConfig, Rows
+
+
+class JsonConfig(FormatConfig):
+    """Settings of JSON: there are none beside the kind."""
+
+    kind: Literal["json"] = "json"
+
+
+class Json(Format):
+    """JSON objects, a value for each field by its name.
+
+    A name with dots reaches into objects: ``a.b`` of ``{"a": {"b": 1}}``. What is missing counts as
+    null. Of a key that stands there twice the last counts. ``true`` and a number in quotes are no
+    numbers; an integer may be written 7.0; a time is a number of seconds or ISO 8601 text; an image
+    is the base64 text of a PNG or JPEG. Keys that no field names are passed over.
+    """
+
+    Config = JsonConfig
+
+    def read(self, values: Sequence[bytes | None]) -> Rows:
+        objects: list[dict[str, Any]] = []
+        where: list[int] = []
+        bad: dict[int, str] = {}
+        loads = orjson.loads
+        for i, value in enumerate(values):
+            try:
+                found = loads(value)  # type: ignore[arg-type]
+            except ValueError as error:
+                bad[i] = NO_VALUE if value is None else f"no JSON: {error}"
+                continue
+            if type(found) is dict:
+                objects.append(found)
+                where.append(i)
+            else:
+                bad[i] = f"the message holds {show(found)}; expected a JSON object"
+        columns = cells.values_of(self.fields, objects)
+        for j, field in enumerate(self.fields):
+            if field.kind == "image":
+                columns[j] = list(map(_decoded, columns[j]))
+        return cells.rows(self.fields, columns, where, bad)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        option = orjson.OPT_SERIALIZE_NUMPY
+        return [orjson.dumps(cells.nested(self.fields, row, _told), option=option) for row in rows]
+
+
+def _decoded(value: Any) -> Any:
+    """The bytes of base64 text; anything else as it is: it is no image."""
+    if type(value) is not str:
+        return value
+    try:
+        return binascii.a2b_base64(value, strict_mode=True)
+    except ValueError:
+        return value
+
+
+def _told(value: Any, field: Field) -> Any:
+    if field.kind == "image":
+        return binascii.b2a_base64(value, newline=False).decode()
+    return value

@@ -1,0 +1,142 @@
+"""What a format is: the bytes of messages to the columns of a table, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from streams.columns import Mask
+from streams.settings import Settings
+from streams.stream import StreamError
+
+FieldKind = Literal["number", "integer", "boolean", "text", "vector", "image", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column that is wanted of a message.
+
+    Attributes:
+        name: of the column, and where its value stands in a message.
+        kind: what a value is. The columns hold: number and time (seconds), real numbers; integer,
+            integers that fit in 64 bits; boolean; text; vector, lists of ``shape``; image, the
+            bytes of a PNG or JPEG, or lists of pixels.
+        shape: ``(d,)`` of a vector, ``(channels, height, width)`` of an image.
+        required: whether a message without a value is bad; else its cell is null.
+    """
+
+    name: str
+    kind: FieldKind
+    shape: tuple[int, ...] = ()
+    required: bool = True
+
+    @property
+    def expected(self) -> str:
+        """What a cell of it must hold, as the reason of a bad message says."""
+        if self.kind == "vector":
+            return f"a vector of {self.shape[0]} finite numbers"
+        if self.kind == "image":
+            return f"the bytes of a PNG or JPEG of {'x'.join(map(str, self.shape))}"
+        return {
+            "number": "a finite number",
+            "integer": "an integer that fits in 64 bits",
+            "boolean": "true or false",
+            "text": "text",
+            "time": "a time (seconds, or ISO 8601)",
+        }[self.kind]
+
+    def refuse(self, held: str) -> str:
+        """The reason why a message is bad: what stands here, and what was expected."""
+        return f"column {self.name!r} holds {held}; expected {self.expected}"
+
+
+class Rows(NamedTuple):
+    """What messages hold.
+
+    Attributes:
+        table: a row for each message that can be read, in order; a column for each field.
+        bad: the other messages: where each stands, ascending, and why it cannot be read.
+    """
+
+    table: pa.RecordBatch
+    bad: list[tuple[int, str]]
+
+
+class FormatConfig(Settings):
+    """Settings that every format has, as they stand in a job under ``stream.format``."""
+
+    kind: str
+
+
+class Format(ABC):
+    """How the bytes of a message are read, for the fields that are wanted of it.
+
+    What becomes of a message depends on that message alone, never on those beside it.
+
+    Args:
+        config: the settings.
+        fields: the columns that are wanted, in order.
+        folder: the folder that relative paths in the settings start from.
+
+    Raises:
+        StreamError: a field cannot be had; names the place and the remedy.
+    """
+
+    Config: ClassVar[type[FormatConfig]] = FormatConfig
+
+    def __init__(self, config: Any, fields: Sequence[Field], folder: Path) -> None:
+        names = [field.name for field in fields]
+        for name in names:
+            if names.count(name) > 1:
+                raise StreamError(f"stream: the column {name!r} is to be two things; keep one")
+        self.config = config
+        self.fields = tuple(fields)
+        self.folder = folder
+
+    @abstractmethod
+    def read(self, values: Sequence[bytes | None]) -> Rows:
+        """The rows of messages. Never raises for what a message holds; one without a value (a
+        tombstone) is bad."""
+
+    @abstractmethod
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """The messages of rows: field name to value; the opposite of ``read``. A field that is not
+        required may be None or missing."""
+
+    def dtype(self) -> str:
+        """``float32`` where all numbers and vectors are stored as such, else ``float64``."""
+        return "float64"
+
+
+NO_VALUE = "no value"
+"""The reason of a message without bytes."""
+
+
+def table_of(
+    fields: Sequence[Field],
+    columns: Sequence[pa.Array],
+    wrong: Mask,
+    where: Sequence[int],
+    bad: dict[int, str],
+) -> Rows:
+    """The rows, less the wrong ones.
+
+    Args:
+        fields: of the columns, in order.
+        columns: n rows each.
+        wrong: (n,) True where a row is bad.
+        where: n indices of the rows' messages.
+        bad: index to reason, of all messages that are bad.
+    """
+    names = [field.name for field in fields]
+    table = pa.RecordBatch.from_arrays(columns, names)
+    if wrong.any():
+        table = table.filter(pa.array(~wrong))
+    assert table.num_rows == len(where) - int(np.count_nonzero(wrong))
+    return Rows(table, sorted(bad.items()))

@@ -1,0 +1,330 @@
+"""Events and labels from topics of Kafka: whatever breaks, none is lost and none comes twice.
+
+Partition p of the stream is partition ``p & 0xffff`` of topic number ``p >> 16`` of the job;
+partitions of labels are named alike, as ``labels/p``. A block is a range of offsets of each of some
+partitions, its messages in the order of their times, as far as each partition's own order allows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from streams.batch import Batch
+from streams.broker import Consumer, connect
+from streams.columns import Scalar
+from streams.decode import Columns, Decoder, Named
+from streams.formats.format import Field, FieldKind, make
+from streams.kafka_settings import KafkaConfig, KafkaLabel
+from streams.live import LiveStream, Ranges, Unreachable
+from streams.message_blocks import Blocks
+from streams.messages import Fetched, Held, Place, Topics
+from streams.outbox import Outbox, outbox
+from streams.schema import Feature, FeatureKind, Schema
+from streams.stream import Cursor, StreamError
+
+IDLE_S = 0.2
+"""After so long without a message a reader is told that there is none."""
+PATIENCE_S = 1.0
+"""How long a partition that has fallen silent is waited for, to take its messages in order."""
+REFRESH_S = 60.0
+"""How often it is looked whether there are new partitions."""
+NEAR = 5000
+"""Messages that are read and dropped sooner than that a partition is asked anew."""
+AGAIN_S = 30.0
+"""How long messages that were read before may take to come again."""
+
+
+class Kafka(LiveStream):
+    """Events, and labels, from topics."""
+
+    kind = "kafka"
+    Config = KafkaConfig
+
+    def __init__(self, config: KafkaConfig, folder: Path) -> None:
+        self.config = config
+        self._servers = ",".join(_listed(config.servers))
+        apart = config.labels
+        self._topics = Topics(_listed(config.topic), None if apart is None else apart.topic)
+        label = config.label if isinstance(config.label, KafkaLabel) else KafkaLabel()
+        label = KafkaLabel(column=config.label) if isinstance(config.label, str) else label
+        task = label.task or "classification"
+        answer = Named(label.column or "", _type_of(label))
+        answer_kind: FieldKind = "number" if task == "regression" else _KINDS[answer.type]
+        id_kind: FieldKind = "integer" if config.id_type == "int" else "text"
+        features, fields = _features(config.features)
+        if config.id is not None:
+            fields.append(Field(config.id, id_kind))
+        if config.time is not None:
+            fields.append(Field(config.time, "time"))
+        if config.key is not None:
+            fields.append(Field(config.key, "text"))
+        if inside := config.labels is None and label.column is not None:
+            fields.append(Field(answer.column, answer_kind, required=False))
+        if (due := config.label_delay.column) is not None:
+            fields.append(Field(due, "time", required=False))
+        for name, times in Counter(field.name for field in fields).items():
+            if times > 1:
+                raise StreamError(f"stream: field {name!r} is named {times} times")
+        format_ = make(config.format, fields, folder)
+        self.schema = Schema(features, task, label.classes)
+        self.has_ids = config.id is not None
+        self.has_time = config.time is not None
+        self.has_arrivals = apart is not None
+        self.gapless = not config.gaps
+        self.id_type = config.id_type
+        self.dtype = format_.dtype()
+        self.readers = config.consumers
+        columns = Columns(
+            id=None if config.id is None else Named(config.id, config.id_type),
+            time=config.time,
+            label=answer if inside else None,
+            key=None if config.key is None else Named(config.key),
+            due=due,
+        )
+        events = labels = (format_, Decoder(self.schema, columns, self.dtype))
+        if apart is not None:
+            wanted = [Field(apart.id, id_kind), Field(apart.label, answer_kind)]
+            if apart.time is not None:
+                wanted.append(Field(apart.time, "time"))
+            named = Named(apart.label, answer.type)
+            columns = Columns(id=Named(apart.id, config.id_type), time=apart.time, label=named)
+            labels = (
+                make(apart.format or config.format, wanted, folder),
+                Decoder(Schema((), task, label.classes), columns),
+            )
+        self._blocks = Blocks(events, labels, config.time, config.ahead, config.max_bytes)
+        self._asking: Consumer | None = None  # of ``end``
+        self._committed: Cursor | None = None  # and not yet told
+
+    def start(self) -> Cursor:
+        since = self.config.start
+        with closing(self._connect()) as consumer:
+            places = consumer.places(self._topics.names)
+            if since == "earliest":
+                return self._topics.cursor(consumer.first(places))
+            if since == "latest":
+                return self._topics.cursor(consumer.after(places))
+            assert isinstance(since, float)
+            return self._topics.cursor(consumer.at(places, round(since * 1000)))
+
+    def stop(self) -> Cursor | None:
+        return self.end() if self.config.stop == "latest" else None
+
+    def end(self) -> Cursor:
+        try:
+            self._asking = self._asking or self._connect()
+            places = self._asking.places(self._topics.names)
+            return self._topics.cursor(self._asking.after(places))
+        except StreamError:
+            self.close()
+            raise
+
+    def commit(self, cursor: Cursor) -> None:
+        self._committed = cursor
+
+    def close(self) -> None:
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.close()
+
+    def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+        cursor = dict(cursor)
+        nothing = self._block([])
+        while True:
+            try:
+                with closing(self._connect()) as consumer:
+                    for pieces, ends in self._follow(consumer, cursor, block_size):
+                        if not pieces and not ends:
+                            yield nothing
+                            continue
+                        for piece in pieces:
+                            cursor[self._topics.name(piece.place)] = int(piece.offset[-1]) + 1
+                        yield replace(self._block(pieces), ends=ends)
+            except Unreachable:  # it comes back, and reading goes on where it was
+                yield nothing
+                time.sleep(IDLE_S)
+
+    def again(self, ranges: Ranges) -> Batch:
+        wanted = {self._topics.place(name): positions for name, positions in ranges.items()}
+        return self._block(self._read_again(wanted))
+
+    def place(self, partition: int, label: bool) -> Place:
+        """The topic and the partition of it that a partition of the stream is."""
+        return self._topics.place(f"{'labels/' if label else ''}{partition}")
+
+    def place_name(self, partition: int, label: bool) -> str:
+        return "{}/{}".format(*self.place(partition, label))
+
+    def values(self, positions: Iterable[tuple[Place, int]]) -> dict[tuple[Place, int], bytes]:
+        """The bytes of messages, as far as they are still to be had. Raises ``Unreachable``."""
+        found: dict[tuple[Place, int], bytes] = {}
+        by_place: dict[Place, list[int]] = {}
+        for place, offset in sorted(set(positions)):
+            by_place.setdefault(place, []).append(offset)
+        for place, offsets in by_place.items():
+            wanted = set(offsets)
+            cuts = np.flatnonzero(np.diff(offsets) > NEAR) + 1
+            for near in np.split(np.array(offsets), cuts):
+                reached = (int(near[0]), int(near[-1]) + 1)
+                try:
+                    pieces = self._read_again({place: reached})
+                except Unreachable:
+                    raise
+                except StreamError:  # deleted since
+                    continue
+                for piece in pieces:
+                    for offset, value in zip(piece.offset.tolist(), piece.values, strict=True):
+                        if value is not None and offset in wanted:
+                            found[place, offset] = value
+        return found
+
+    def outbox(self) -> Outbox:
+        """What sends messages to where this stream comes from."""
+        return outbox(self.config.library, self._servers, self.config.options())
+
+    def _read_again(self, wanted: Mapping[Place, tuple[int, int]]) -> list[Fetched]:
+        """The messages of these ranges. Raises ``Unreachable`` where they do not come."""
+        if not wanted:
+            return []
+        pieces: list[Fetched] = []
+        missing, deadline = set(wanted), time.monotonic() + AGAIN_S
+        with closing(self._connect()) as consumer:
+            consumer.assign({place: first for place, (first, _) in wanted.items()})
+            while missing:
+                for piece in consumer.poll(IDLE_S, 10_000):
+                    after = wanted[piece.place][1]
+                    pieces.append(piece.rows(slice(int(np.searchsorted(piece.offset, after)))))
+                    if piece.offset[-1] + 1 >= after:
+                        missing.discard(piece.place)
+                    deadline = time.monotonic() + AGAIN_S
+                if time.monotonic() > deadline:
+                    raise Unreachable(
+                        f"stream.servers: {self._servers} does not give again what was read of "
+                        + ", ".join(f"{topic}/{number}" for topic, number in sorted(missing))
+                    )
+                consumer.hold([place for place in wanted if place not in missing])
+        return [piece for piece in pieces if piece.values]
+
+    def _follow(
+        self, consumer: Consumer, cursor: Cursor, size: int
+    ) -> Iterator[tuple[list[Fetched], bool]]:
+        """What came, some ``size`` messages at a time, and whether nothing more came for a while;
+        nothing at all, now and then, where nothing comes."""
+        linger = self.config.linger
+        held = self._assign(consumer, cursor)
+        since = refreshed = time.monotonic()  # when the first of those came that are held
+        learning = True  # all that was given out is learned without anything coming after it
+        while True:
+            self._tell(consumer)
+            count = len(held[0])
+            waits = min(linger, IDLE_S) if count or not learning else IDLE_S
+            came = consumer.poll(0.0 if count >= size else waits, size)
+            now = time.monotonic()
+            since = since if count else now
+            for piece in came:
+                held[0].add(piece)
+            lengths = held[0].lengths()
+            count = sum(lengths.values())
+            if not count:
+                yield [], not learning
+                learning = True
+                if now - refreshed > REFRESH_S:
+                    refreshed = now
+                    held = self._refreshed(consumer, cursor, held)
+                continue
+            consumer.hold([place for place, n in lengths.items() if n >= 2 * size])
+            drained = {place for place in lengths if consumer.drained(place)}
+            late = now - since >= linger and (not came or len(drained) == len(lengths))
+            silent = any(not n and place not in drained for place, n in lengths.items())
+            if (count < size and not late) or (silent and now - since < linger + PATIENCE_S):
+                continue
+            pieces = held[0].take(size, drained)
+            since = now
+            learning = count < size and not len(held[0])
+            yield pieces, learning
+
+    def _assign(self, consumer: Consumer, cursor: Cursor) -> list[Held]:
+        """Has the consumer read what is this reader's to read, from the cursor on. What is held of
+        it stands in the list, anew whenever a group gives other partitions."""
+        held = [Held(self._topics, ())]
+
+        def given(places: list[Place]) -> dict[Place, int]:
+            held[0] = Held(self._topics, places)
+            names = {place: self._topics.name(place) for place in places}
+            new = [place for place, name in names.items() if name not in cursor]
+            first = consumer.first(new) if new else {}
+            return {place: cursor.get(name, first.get(place, 0)) for place, name in names.items()}
+
+        if self.config.assign == "group":
+            consumer.join(self._topics.names, given)
+        else:
+            consumer.assign(given(consumer.places(self._topics.names)))
+        return held
+
+    def _refreshed(self, consumer: Consumer, cursor: Cursor, held: list[Held]) -> list[Held]:
+        """With partitions that were added since; a group sees to that itself."""
+        there = set(consumer.places(self._topics.names))
+        if self.config.assign == "all" and there - set(held[0].places):
+            return self._assign(consumer, cursor)
+        return held
+
+    def _tell(self, consumer: Consumer) -> None:
+        committed, self._committed = self._committed, None
+        if committed is not None:
+            consumer.commit({self._topics.place(name): at for name, at in committed.items()})
+
+    def _block(self, pieces: Iterable[Fetched]) -> Batch:
+        return self._blocks(self._topics.merge(pieces))
+
+    def _connect(self) -> Consumer:
+        config = self.config
+        group = config.group or self.group or "everlearn"
+        return connect(config.library, self._servers, group, config.options())
+
+
+_KINDS: dict[str, FieldKind] = {
+    "str": "text",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+}
+
+
+def _listed(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
+
+
+def _type_of(label: KafkaLabel) -> Scalar:
+    """What the classes are read as."""
+    if label.task == "regression":
+        return "float"
+    kinds = {type(name).__name__ for name in label.classes}
+    stated: Scalar = label.type or "str"
+    return stated if not kinds else "float" if len(kinds) > 1 else kinds.pop()  # type: ignore[return-value]
+
+
+def _features(
+    stated: Mapping[FeatureKind, list[str] | dict[str, int | tuple[int, ...]]],
+) -> tuple[tuple[Feature, ...], list[Field]]:
+    kinds: dict[FeatureKind, FieldKind] = {
+        "numeric": "number",
+        "categorical": "text",
+        "text": "text",
+        "vector": "vector",
+        "image": "image",
+    }
+    features, fields = [], []
+    for kind, names in stated.items():
+        for name in names:
+            shape = names[name] if isinstance(names, dict) else ()
+            shape = (shape,) if isinstance(shape, int) else shape
+            features.append(Feature(name, kind, shape))
+            fields.append(Field(name, kinds[kind], shape))
+    return tuple(features), fields

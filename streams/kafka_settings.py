@@ -1,0 +1,184 @@
+"""What may stand in a job of a stream from Kafka."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from datetime import date, datetime
+from typing import Any, ClassVar, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from streams.columns import moment
+from streams.formats.format import AnyFormatConfig
+from streams.formats.json import JsonConfig
+from streams.recorded import LabelConfig
+from streams.schema import FeatureKind
+from streams.settings import Settings
+from streams.stream import DeadLetters, StreamConfig, StreamError
+
+_SECRET = re.compile("pass|secret|token|credential", re.IGNORECASE)
+_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+class KafkaLabel(LabelConfig):
+    """The label. ``type`` is that of its classes: text unless stated, or as the format has it."""
+
+    type: Literal["str", "int", "float", "bool"] | None = None
+
+
+class KafkaLabels(Settings):
+    """Labels on a topic of their own: the fields that hold the event's id, the label, and the time
+    at which it became known (else that of its message). ``format`` is that of the events unless
+    stated."""
+
+    topic: str
+    id: str
+    label: str
+    time: str | None = None
+    format: AnyFormatConfig | None = None
+
+
+class KafkaDeadLetters(DeadLetters):
+    """``topic``: where the dead are sent, each once. A live stream stops when half are dead."""
+
+    topic: str | None = None
+    share: float = Field(0.5, ge=0, le=1)
+
+
+class KafkaConfig(StreamConfig):
+    """Settings of a stream from Kafka.
+
+    Attributes:
+        servers: ``host:port`` of one or more brokers, from which the others are found.
+        topic: one topic of events, or several.
+        format: what the value of a message is: ``json``, ``avro``, ``protobuf`` or ``frames``.
+        features: kind to names of fields; a vector with its length, an image with its shape.
+        label: the field of the label, or what is known of it; with ``labels``, without a field.
+        labels: labels on a topic of their own.
+        id: field of the event's own id. Without one, its position is its id.
+        id_type: ids are integers (``int``), or text that is known by its hash (``str``).
+        time: field of event time: seconds, or ISO 8601. Without one, it is the message's.
+        key: field (text) that sequences are grouped by.
+        start: where a new run begins: ``earliest``, ``latest``, or a time (ISO 8601, or seconds).
+        stop: ``never``, or ``latest``: at the last message that there is as the run begins.
+        linger: seconds that a message may wait for others, to be learned with them.
+        max_bytes: a message that is larger is dead.
+        ahead: an event whose own time is so many seconds later than its message's is dead. It would
+            make all others late.
+        gaps: whether offsets may be left out, as in compacted topics and by transactions. Where not
+            stated, one that is missing is an error: it was lost.
+        assign: ``all``: every partition is this job's, and read at once. ``group``: those that the
+            consumer group gives; each change of its members takes some seconds.
+        consumers: actors that read; above one, as members of the group.
+        group: the consumer group; the name of the job unless stated.
+        library: what talks to Kafka; ``confluent-kafka`` is faster, and an extra.
+        dead_letters: a topic for the dead, and how many may be.
+        client: passed on to that library: TLS, SASL, ``api_version``... ``${NAME}`` stands for what
+            the environment holds: a secret belongs there, and is shown nowhere.
+    """
+
+    beside: ClassVar[frozenset[str]] = StreamConfig.beside | {
+        *("servers", "start", "stop", "linger", "assign", "consumers", "group", "library", "client"),
+        *("max_bytes", "ahead"),  # so that what was dead for them can be sent again, and learned
+    }
+
+    servers: str | list[str]
+    topic: str | list[str]
+    format: AnyFormatConfig = JsonConfig(kind="json")
+    features: dict[FeatureKind, list[str] | dict[str, int | tuple[int, ...]]]
+    label: str | KafkaLabel | None = None
+    labels: KafkaLabels | None = None
+    id: str | None = None
+    id_type: Literal["int", "str"] = "int"
+    time: str | None = None
+    key: str | None = None
+    start: Literal["earliest", "latest"] | float | str | datetime | date = "earliest"
+    stop: Literal["never", "latest"] = "never"
+    linger: PositiveFloat = 0.1
+    max_bytes: PositiveInt = 1_000_000
+    ahead: NonNegativeFloat = 86_400.0
+    gaps: bool = False
+    assign: Literal["all", "group"] = "all"
+    consumers: PositiveInt = 1
+    group: str | None = None
+    library: Literal["kafka-python", "confluent-kafka"] = "kafka-python"
+    client: dict[str, Any] = {}
+    dead_letters: KafkaDeadLetters = KafkaDeadLetters()
+
+    @field_serializer("client")
+    def _masked(self, client: dict[str, Any]) -> dict[str, Any]:
+        """For whoever is shown the job: run folder, MLflow."""
+        return {
+            name: "***" if _SECRET.search(name) and not _NAMED.fullmatch(str(value)) else value
+            for name, value in client.items()
+        }
+
+    def options(self) -> dict[str, Any]:
+        """``client``, with what the environment holds. Raises ``StreamError``."""
+        found = {}
+        for name, value in self.client.items():
+            named = _NAMED.fullmatch(value) if isinstance(value, str) else None
+            if named is not None and named[1] not in os.environ:
+                raise StreamError(f"stream.client.{name}: {named[1]} is not in the environment")
+            found[name] = value if named is None else os.environ[named[1]]
+        return found
+
+    @field_validator("start")
+    @classmethod
+    def _start(cls, start: float | str | datetime | date) -> float | str:
+        if start in ("earliest", "latest"):
+            return str(start)
+        since = moment(start.isoformat() if isinstance(start, date) else str(start))
+        if not math.isfinite(since):
+            raise ValueError(
+                "earliest, latest, or a time is wanted: seconds, or ISO 8601 as in "
+                "2024-05-01T12:00:00Z"
+            )
+        return since
+
+    @field_validator("features")
+    @classmethod
+    def _features(cls, features: dict[str, Any]) -> dict[str, Any]:
+        for kind, names in features.items():
+            sizes = {"vector": 1, "image": 3}.get(kind)
+            if isinstance(names, dict) != (sizes is not None):
+                shape = {"vector": "{name: length}", "image": "{name: [channels, height, width]}"}
+                raise ValueError(f"{kind}: {shape.get(kind, 'a list of names')} is wanted")
+            for name, shape in names.items() if isinstance(names, dict) else ():
+                given = shape if isinstance(shape, tuple) else (shape,)
+                if len(given) != sizes or any(size < 1 for size in given):
+                    raise ValueError(f"{kind}.{name}: {shape!r} is no shape of a {kind}")
+        if not any(features.values()):
+            raise ValueError("no field is a feature")
+        return features
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KafkaConfig:
+        if self.label is None and self.labels is None:
+            raise ValueError("state the label's field as label, or its topic as labels")
+        if isinstance(self.label, KafkaLabel) and not self.label.column and not self.labels:
+            raise ValueError("label needs a column: the field that holds it")
+        if self.labels and not self.id:
+            raise ValueError("labels on a topic of their own need the field id")
+        if self.labels and "label_delay" in self.model_fields_set:
+            raise ValueError(
+                "labels on a topic of their own come at their own time: no label_delay"
+            )
+        if self.consumers > 1 and self.assign != "group":
+            raise ValueError("several consumers share partitions by their group: add assign: group")
+        topics = [self.topic] if isinstance(self.topic, str) else self.topic
+        if not topics or len(set(topics)) < len(topics):
+            raise ValueError("topic: one or more different ones")
+        read = [*topics, self.labels.topic] if self.labels else topics
+        if self.dead_letters.topic in read:
+            raise ValueError("dead_letters.topic: another one than those that are read")
+        return self
