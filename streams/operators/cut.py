@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.batch import Batch
+from streams.batch import Batch, Dead
 
 STREAK = 4096  # dead events
 
@@ -22,7 +22,8 @@ def cut(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
 
     A micro-batch also ends with a block that says so, where what stands after its last row comes
     with it; and, short or without a row, with the 4,096th dead event in a row: a long
-    streak of them can be counted, kept and stopped. Labels among them wait for the next event.
+    streak of them can be counted, kept and stopped. Labels among them, dead ones too, wait for the
+    next event.
     """
     rest: Batch | None = None  # 1 to size rows that may yet be the last, with nothing after them
     for piece, ends in _pieces(blocks):
@@ -60,8 +61,10 @@ def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
                 yield Batch.concat([*beside, head]), True
                 beside = []
             else:
-                yield Batch.concat([*(replace(b, arrivals=None) for b in beside), head]), True
-                beside = [replace(b, dead=()) for b in beside if b.arrivals is not None]
+                events = (replace(b, arrivals=None, dead=_dead(b, False)) for b in beside)
+                yield Batch.concat([*events, head]), True
+                labels = (replace(b, dead=_dead(b, True)) for b in beside)
+                beside = [b for b in labels if b.dead or b.arrivals is not None]
             streak = 0
         if block.ends:
             yield replace(Batch.concat([*beside, block]), ends=False), True
@@ -73,7 +76,7 @@ def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
             beside, streak = [], 0
         if after is not None:
             beside.append(after)
-            streak += len(after.dead)
+            streak += len(_dead(after, False))
     if beside:
         yield Batch.concat(beside), True
 
@@ -82,7 +85,7 @@ def _streak(block: Batch, streak: int) -> tuple[int, int] | None:
     """The row before which, and the number of dead events of the block with which, a streak that
     goes on from ``streak`` is full; None: it is not."""
     row = 0
-    for count, dead in enumerate(block.dead, 1):
+    for count, dead in enumerate(_dead(block, False), 1):
         streak = streak + 1 if dead.before == row else 1
         row = dead.before
         if streak == STREAK:
@@ -90,15 +93,24 @@ def _streak(block: Batch, streak: int) -> tuple[int, int] | None:
     return None
 
 
+def _dead(block: Batch, labels: bool) -> tuple[Dead, ...]:
+    """The dead ones of a block that are labels, or those that are events."""
+    return tuple(d for d in block.dead if d.label is labels)
+
+
 def _broken(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
-    """Rows up to ``row`` and the first ``count`` dead events; and the others, with the labels that
-    stand between the two."""
-    bare, dead = replace(block, dead=()), block.dead
-    later = dead[count:]
-    if row:
-        later = tuple(replace(d, before=d.before - row) for d in later)
+    """Rows up to ``row`` and the first ``count`` dead events; and the others, with the labels, dead
+    ones too, that stand between the two."""
+    bare = replace(block, dead=())
+    now, later, events = [], [], 0
+    for d in block.dead:
+        if d.before < row if d.label else events < count:
+            now.append(d)
+        else:
+            later.append(replace(d, before=d.before - row))
+        events += not d.label
     head = _split(bare[:row])[0]
-    return replace(head, dead=dead[:count]), replace(bare[row:], dead=later)
+    return replace(head, dead=tuple(now)), replace(bare[row:], dead=tuple(later), ends=block.ends)
 
 
 def _split(block: Batch) -> tuple[Batch, Batch | None]:

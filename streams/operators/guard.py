@@ -78,7 +78,7 @@ class TimeOrder(Operator):
     def apply(self, batch: Batch) -> Iterable[Batch]:
         if not len(batch):
             return (batch,)
-        latest = np.empty(len(batch))
+        latest: Floats = np.empty(len(batch))
         if self.by_partition:
             for partition in np.unique(batch.partition).tolist():
                 rows = np.flatnonzero(batch.partition == partition)

@@ -184,3 +184,75 @@ def test_a_long_streak_comes_in_parts() -> None:
     blocks = (replace(none, dead=(Dead(0, at, "why", at, 0),)) for at in range(50_000))
     lengths = [len(batch.dead) for batch in cut(blocks, 1)]
     assert lengths == [STREAK] * (50_000 // STREAK) + [50_000 % STREAK]
+
+
+def some(n: int, first: int = 0) -> Batch:
+    return rows(first + n)[first:]
+
+
+def sizes(blocks: list[Batch], size: int) -> list[tuple[int, int, int]]:
+    """Rows, dead ones and labels of each micro-batch."""
+    return [
+        (len(b), len(b.dead), 0 if b.arrivals is None else len(b.arrivals))
+        for b in cut(blocks, size)
+    ]
+
+
+def test_a_block_that_ends_a_micro_batch() -> None:
+    end = replace(rows(0), ends=True)
+    after = beside(some(3), [3, 3], [1, 3])
+    assert sizes([some(3), replace(some(2, 3), ends=True), some(4, 5)], 4) == [
+        (4, 0, 0),
+        (1, 0, 0),
+        (4, 0, 0),
+    ]
+    assert sizes([some(3), end, some(2, 3)], 4) == [(3, 0, 0), (2, 0, 0)]
+    assert sizes([some(4), end, end, some(2, 4)], 4) == [(4, 0, 0), (2, 0, 0)]  # full by itself
+    assert sizes([end, some(2)], 4) == [(2, 0, 0)]  # nothing ends where nothing is
+    assert sizes([replace(after, ends=True), some(2, 3)], 4) == [(3, 2, 2), (2, 0, 0)]
+    assert sizes([after, some(2, 3)], 4) == [(4, 2, 2), (1, 0, 0)]
+    assert sizes([after, end, some(2, 3)], 4) == [(3, 2, 2), (2, 0, 0)]
+
+
+def test_one_without_rows_that_ends_a_micro_batch() -> None:
+    labels = beside(rows(0), [0], [0, 0])
+    assert sizes([replace(labels, ends=True), some(2)], 4) == [(0, 1, 2), (2, 0, 0)]
+    assert sizes([some(2), replace(labels, ends=True), some(2, 2)], 4) == [(2, 1, 2), (2, 0, 0)]
+    assert sizes([some(4), replace(labels, ends=True), some(2, 4)], 4) == [(4, 1, 2), (2, 0, 0)]
+    assert sizes([labels, labels, replace(rows(0), ends=True)], 4) == [(0, 2, 4)]
+
+
+def test_the_marks_themselves_do_not_go_on() -> None:
+    assert not any(b.ends for b in cut([replace(some(5), ends=True), some(2, 5)], 2))
+
+
+def poisoned(*kinds: str) -> Batch:
+    """A block without rows, of dead events and dead labels, each at its position."""
+    next_ = {"event": 0, "label": 0}
+    dead = []
+    for kind in kinds:
+        dead.append(Dead(0, next_[kind], "why", -1, label=kind == "label"))
+        next_[kind] += 1
+    return replace(rows(0), dead=tuple(dead))
+
+
+def test_a_streak_in_a_block_that_ends_a_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STREAK", 3)
+    block = replace(poisoned(*["event"] * 5), ends=True)
+    assert sizes([some(1), block, some(2, 1)], 4) == [(1, 3, 0), (0, 2, 0), (2, 0, 0)]
+
+
+def test_dead_labels_make_no_streak_and_no_label_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label that can be read waits for the next event; so do those after it that cannot."""
+    monkeypatch.setattr(module, "STREAK", 3)
+    assert sizes([poisoned(*["label"] * 9), some(1)], 4) == [(1, 9, 0)]
+    kinds = ["label", "event", "label", "event", "label", "event", "event", "label"]
+    first, second = cut([poisoned(*kinds), some(1)], 4)
+    assert [(d.label, d.offset) for d in first.dead] == [(False, 0), (False, 1), (False, 2)]
+    assert [(d.label, d.offset, d.before) for d in second.dead] == [
+        (True, 0, 0),
+        (True, 1, 0),
+        (True, 2, 0),
+        (False, 3, 0),
+        (True, 3, 0),
+    ]
