@@ -1,4 +1,8 @@
-"""A consumer of Kafka, and no more of it than a stream needs: positions are given, never kept."""
+"""A consumer of Kafka, and no more of it than a stream needs: positions are given, never kept.
+
+What is not polled is not fetched beyond what the library reads ahead, so no partition is ever
+paused: kafka-python 3.0.12 may forget to resume one.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ from streams.stream import StreamError
 
 log = logging.getLogger(__name__)
 
+TRANSACTIONS = (0, 11)
+"""The first version of Kafka that has them."""
 REACH_S = 10.0
 """How long a broker may take to answer a question before it counts as away."""
 
@@ -75,10 +81,6 @@ class Consumer(ABC):
         """Whether all was given out that the partition held when it was last heard of."""
 
     @abstractmethod
-    def hold(self, places: Sequence[Place]) -> None:
-        """Fetches nothing of these partitions, and of the others again."""
-
-    @abstractmethod
     def commit(self, positions: Mapping[Place, int]) -> None:
         """Lets others see where reading stands. Best effort: it does not wait."""
 
@@ -113,12 +115,16 @@ class KafkaPython(Consumer):
             "heartbeat_interval_ms": 1_000,
             "bootstrap_timeout_ms": int(REACH_S * 1000),
             "max_partition_fetch_bytes": 4 << 20,
+            "fetch_max_wait_ms": 50,  # one that waits at quiet partitions keeps busy ones waiting
             "allow_auto_create_topics": False,  # a name that is misspelt makes no topic
+            "metadata_max_age_ms": 60_000,  # new partitions are seen in a minute
             **options,
         }
         version = settings.get("api_version")
         if isinstance(version, list):  # JSON and YAML know no tuples
-            settings["api_version"] = tuple(version)
+            settings["api_version"] = version = tuple(version)
+        if version is None or version >= TRANSACTIONS:  # of aborted ones nothing is learned
+            settings.setdefault("isolation_level", "read_committed")
         self._kafka = kafka
         self._servers = servers
         with self._errors():
@@ -189,14 +195,6 @@ class KafkaPython(Consumer):
         end = self._consumer.highwater(partition)
         with self._errors():
             return end is not None and self._consumer.position(partition) >= end
-
-    def hold(self, places: Sequence[Place]) -> None:
-        wanted = set(self._of(places)) & self._consumer.assignment()
-        held = self._consumer.paused()
-        if wanted - held:
-            self._consumer.pause(*(wanted - held))
-        if held - wanted:
-            self._consumer.resume(*(held - wanted))
 
     def commit(self, positions: Mapping[Place, int]) -> None:
         metadata = self._kafka.OffsetAndMetadata
@@ -278,7 +276,10 @@ def _fetched(place: Place, records: Sequence[Any]) -> Fetched:
         if last - first == n - 1
         else np.fromiter((record.offset for record in records), np.int64, n)
     )
-    time = np.fromiter((record.timestamp for record in records), np.int64, n)
+    if records[0].timestamp is None:  # messages of old
+        time = np.full(n, -1)
+    else:
+        time = np.fromiter((record.timestamp for record in records), np.int64, n)
     return Fetched(place, offsets, time, [record.value for record in records])
 
 

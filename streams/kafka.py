@@ -51,7 +51,7 @@ class Kafka(LiveStream):
         self.config = config
         self._servers = ",".join(_listed(config.servers))
         apart = config.labels
-        self._topics = Topics(_listed(config.topic), None if apart is None else apart.topic)
+        self._topics = self.topics(config)
         label = config.label if isinstance(config.label, KafkaLabel) else KafkaLabel()
         label = KafkaLabel(column=config.label) if isinstance(config.label, str) else label
         task = label.task or "classification"
@@ -101,6 +101,7 @@ class Kafka(LiveStream):
             )
         self._blocks = Blocks(events, labels, config.time, config.ahead, config.max_bytes)
         self._asking: Consumer | None = None  # of ``end``
+        self._rereading: Consumer | None = None  # of ``again``
         self._committed: Cursor | None = None  # and not yet told
 
     def start(self) -> Cursor:
@@ -123,16 +124,19 @@ class Kafka(LiveStream):
             places = self._asking.places(self._topics.names)
             return self._topics.cursor(self._asking.after(places))
         except StreamError:
-            self.close()
+            asking, self._asking = self._asking, None
+            if asking is not None:
+                asking.close()
             raise
 
     def commit(self, cursor: Cursor) -> None:
         self._committed = cursor
 
     def close(self) -> None:
-        asking, self._asking = self._asking, None
-        if asking is not None:
-            asking.close()
+        for consumer in (self._asking, self._rereading):
+            if consumer is not None:
+                consumer.close()
+        self._asking = self._rereading = None
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
         cursor = dict(cursor)
@@ -146,7 +150,9 @@ class Kafka(LiveStream):
                             continue
                         for piece in pieces:
                             cursor[self._topics.name(piece.place)] = int(piece.offset[-1]) + 1
-                        yield replace(self._block(pieces), ends=ends)
+                        block = self._block(pieces)
+                        # Labels, and what is dead, do not wait for an event to come.
+                        yield replace(block, ends=ends or not len(block))
             except Unreachable:  # it comes back, and reading goes on where it was
                 yield nothing
                 time.sleep(IDLE_S)
@@ -154,6 +160,12 @@ class Kafka(LiveStream):
     def again(self, ranges: Ranges) -> Batch:
         wanted = {self._topics.place(name): positions for name, positions in ranges.items()}
         return self._block(self._read_again(wanted))
+
+    @staticmethod
+    def topics(config: KafkaConfig) -> Topics:
+        """What its partitions are called."""
+        apart = config.labels
+        return Topics(_listed(config.topic), None if apart is None else apart.topic)
 
     def place(self, partition: int, label: bool) -> Place:
         """The topic and the partition of it that a partition of the stream is."""
@@ -195,21 +207,22 @@ class Kafka(LiveStream):
             return []
         pieces: list[Fetched] = []
         missing, deadline = set(wanted), time.monotonic() + AGAIN_S
-        with closing(self._connect()) as consumer:
-            consumer.assign({place: first for place, (first, _) in wanted.items()})
-            while missing:
-                for piece in consumer.poll(IDLE_S, 10_000):
-                    after = wanted[piece.place][1]
-                    pieces.append(piece.rows(slice(int(np.searchsorted(piece.offset, after)))))
-                    if piece.offset[-1] + 1 >= after:
-                        missing.discard(piece.place)
-                    deadline = time.monotonic() + AGAIN_S
-                if time.monotonic() > deadline:
-                    raise Unreachable(
-                        f"stream.servers: {self._servers} does not give again what was read of "
-                        + ", ".join(f"{topic}/{number}" for topic, number in sorted(missing))
-                    )
-                consumer.hold([place for place in wanted if place not in missing])
+        consumer = self._rereading = self._rereading or self._connect()
+        consumer.assign({place: first for place, (first, _) in wanted.items()})
+        while missing:
+            for piece in consumer.poll(IDLE_S, 10_000):
+                if piece.place not in missing:  # there is more of it by now
+                    continue
+                after = wanted[piece.place][1]
+                pieces.append(piece.rows(slice(int(np.searchsorted(piece.offset, after)))))
+                if piece.offset[-1] + 1 >= after:
+                    missing.remove(piece.place)
+                deadline = time.monotonic() + AGAIN_S
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    f"stream.servers: {self._servers} does not give again what was read of "
+                    + ", ".join(f"{topic}/{number}" for topic, number in sorted(missing))
+                )
         return [piece for piece in pieces if piece.values]
 
     def _follow(
@@ -223,31 +236,31 @@ class Kafka(LiveStream):
         learning = True  # all that was given out is learned without anything coming after it
         while True:
             self._tell(consumer)
-            count = len(held[0])
-            waits = min(linger, IDLE_S) if count or not learning else IDLE_S
-            came = consumer.poll(0.0 if count >= size else waits, size)
+            if time.monotonic() - refreshed > REFRESH_S:
+                refreshed = time.monotonic()
+                held = self._refreshed(consumer, cursor, held)
+            waiting = len(held[0]) > 0
+            waits = min(linger, IDLE_S) if waiting or not learning else IDLE_S
+            came = []
+            if held[0].may_grow(size):
+                came = consumer.poll(0.0 if held[0].fills(size) else waits, size)
             now = time.monotonic()
-            since = since if count else now
+            since = since if waiting else now
             for piece in came:
                 held[0].add(piece)
-            lengths = held[0].lengths()
-            count = sum(lengths.values())
-            if not count:
+            if not len(held[0]):
                 yield [], not learning
                 learning = True
-                if now - refreshed > REFRESH_S:
-                    refreshed = now
-                    held = self._refreshed(consumer, cursor, held)
                 continue
-            consumer.hold([place for place, n in lengths.items() if n >= 2 * size])
-            drained = {place for place in lengths if consumer.drained(place)}
-            late = now - since >= linger and (not came or len(drained) == len(lengths))
-            silent = any(not n and place not in drained for place, n in lengths.items())
-            if (count < size and not late) or (silent and now - since < linger + PATIENCE_S):
+            drained = {place for place in held[0].places if consumer.drained(place)}
+            late = now - since >= linger and (not came or len(drained) == len(held[0].places))
+            full = held[0].fills(size)
+            silent = held[0].empty - drained and now - since < linger + PATIENCE_S
+            if (silent and held[0].may_grow(size)) or not (full or late):
                 continue
             pieces = held[0].take(size, drained)
             since = now
-            learning = count < size and not len(held[0])
+            learning = not full and not len(held[0])
             yield pieces, learning
 
     def _assign(self, consumer: Consumer, cursor: Cursor) -> list[Held]:

@@ -24,10 +24,11 @@ from streams.formats.json import JsonConfig
 from streams.recorded import LabelConfig
 from streams.schema import FeatureKind
 from streams.settings import Settings
-from streams.stream import DeadLetters, StreamConfig, StreamError
+from streams.stream import DeadLetters, LabelDelay, StreamConfig, StreamError
 
-_SECRET = re.compile("pass|secret|token|credential", re.IGNORECASE)
+_SECRET = re.compile("pass|secret|token|credential|pem|oauth", re.IGNORECASE)
 _NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
 
 class KafkaLabel(LabelConfig):
     """The label. ``type`` is that of its classes: text unless stated, or as the format has it."""
@@ -87,7 +88,17 @@ class KafkaConfig(StreamConfig):
     """
 
     beside: ClassVar[frozenset[str]] = StreamConfig.beside | {
-        *("servers", "start", "stop", "linger", "assign", "consumers", "group", "library", "client"),
+        *(
+            "servers",
+            "start",
+            "stop",
+            "linger",
+            "assign",
+            "consumers",
+            "group",
+            "library",
+            "client",
+        ),
         *("max_bytes", "ahead"),  # so that what was dead for them can be sent again, and learned
     }
 
@@ -169,7 +180,7 @@ class KafkaConfig(StreamConfig):
             raise ValueError("label needs a column: the field that holds it")
         if self.labels and not self.id:
             raise ValueError("labels on a topic of their own need the field id")
-        if self.labels and "label_delay" in self.model_fields_set:
+        if self.labels and self.label_delay != LabelDelay(events=0):
             raise ValueError(
                 "labels on a topic of their own come at their own time: no label_delay"
             )

@@ -1,7 +1,8 @@
 """Messages of several partitions, put into one order.
 
 Each partition's own order stands; between partitions, messages go by their times, and labels go
-first where times are equal. The order of a set of ranges is a function of these ranges.
+first where times are equal. Where a broker keeps no times, they take turns, as many of each as
+there are. The order of a set of ranges is a function of these ranges.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from streams.batch import Array, Ints
 from streams.stream import Cursor, StreamError
 
 TOPIC_BITS = 16
+PIECE = 65_536
+"""Messages of one partition that a consumer may give before any of another."""
+BLOCK_BYTES = 32 << 20
+"""About so many bytes of messages make a block, however few they are."""
 
 Place = tuple[str, int]
 """A topic, and the number of a partition of it."""
@@ -28,6 +33,10 @@ class Fetched(NamedTuple):
     offset: Ints
     time: Ints
     values: list[bytes | None]
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(len, filter(None, self.values)))
 
     def rows(self, rows: slice) -> Fetched:
         return Fetched(self.place, self.offset[rows], self.time[rows], self.values[rows])
@@ -126,8 +135,7 @@ class Topics:
         )
         if len(whole) == 1:
             return messages
-        clock = np.concatenate([np.maximum.accumulate(piece.time) for piece in whole])
-        return messages.take(np.argsort(clock, kind="stable"))
+        return messages.take(np.argsort(np.concatenate(_clocks(whole)), kind="stable"))
 
 
 class Held:
@@ -141,32 +149,48 @@ class Held:
     def __init__(self, topics: Topics, places: Iterable[Place]) -> None:
         self._topics = topics
         self._pieces: dict[Place, list[Fetched]] = {place: [] for place in places}
+        self._bytes = 0
 
     def __len__(self) -> int:
-        return sum(self.lengths().values())
+        return sum(map(_length, self._pieces.values()))
 
     @property
     def places(self) -> list[Place]:
         return [*self._pieces]
 
-    def lengths(self) -> dict[Place, int]:
-        """Messages of each partition."""
-        return {place: sum(len(p.values) for p in got) for place, got in self._pieces.items()}
+    @property
+    def empty(self) -> set[Place]:
+        """Partitions of which there is nothing."""
+        return {place for place, got in self._pieces.items() if not got}
+
+    def fills(self, size: int) -> bool:
+        """Whether there is enough for a block of ``size`` messages, or of as many bytes as one may
+        have."""
+        return len(self) >= size or self._bytes >= BLOCK_BYTES
+
+    def may_grow(self, size: int) -> bool:
+        """Whether more may come: until there are two blocks, and one more for each partition of
+        which there is nothing yet, for a consumer gives them one by one."""
+        most = 2 + len(self.empty)
+        return len(self) < most * max(size, PIECE) and self._bytes < most * BLOCK_BYTES
 
     def add(self, piece: Fetched) -> None:
         """More messages; those of a partition that is another's by now are let go."""
         if piece.place in self._pieces:
             self._pieces[piece.place].append(piece)
+            self._bytes += piece.bytes
 
     def take(self, size: int, drained: set[Place]) -> list[Fetched]:
-        """The first ``size`` messages, as far as the order is certain: none that is later than what
-        may yet come of a partition that is not drained."""
+        """The first ``size`` messages (fewer where they are large), as far as the order is certain:
+        none that is later than what may yet come of a partition that is not drained."""
+        size = min(size, max(1, len(self) * BLOCK_BYTES // max(self._bytes, 1)))
         places = sorted((p for p, got in self._pieces.items() if got), key=self._topics.rank)
         whole = [_joined(self._pieces[place]) for place in places]
-        clocks = [np.maximum.accumulate(piece.time) for piece in whole]
+        clocks = _clocks(whole)
         last = [c[-1] for place, c in zip(places, clocks, strict=True) if place not in drained]
-        if last:
+        if last and _timed(whole):
             clocks = [clock[: np.searchsorted(clock, min(last), "right")] for clock in clocks]
+        clocks = [clock[:size] for clock in clocks]
         most = [len(clock) for clock in clocks]
         if sum(most) > size:
             order = np.argsort(np.concatenate(clocks), kind="stable")[:size]
@@ -177,7 +201,24 @@ class Held:
             taken.append(piece.rows(slice(n)))
             left = piece.rows(slice(n, None))
             self._pieces[piece.place] = [left] if left.values else []
+        self._bytes -= sum(piece.bytes for piece in taken)
         return [piece for piece in taken if piece.values]
+
+
+def _timed(pieces: Sequence[Fetched]) -> bool:
+    return all(piece.time[0] >= 0 for piece in pieces)
+
+
+def _clocks(pieces: Sequence[Fetched]) -> list[Array]:
+    """Of each piece (n,), what its messages go by: their times, which do not go back; where any has
+    none, their share of the piece."""
+    if _timed(pieces):
+        return [np.maximum.accumulate(piece.time) for piece in pieces]
+    return [(np.arange(len(piece.time)) + 0.5) / len(piece.time) for piece in pieces]
+
+
+def _length(pieces: Sequence[Fetched]) -> int:
+    return sum(len(piece.values) for piece in pieces)
 
 
 def _joined(pieces: Sequence[Fetched]) -> Fetched:

@@ -25,7 +25,7 @@ from streams.files import File, open_files, seek
 from streams.inference import Head, dtype_of
 from streams.schema import FeatureKind, Schema, Task
 from streams.settings import Settings
-from streams.stream import Cursor, Stream, StreamConfig, StreamError
+from streams.stream import Cursor, LabelDelay, Stream, StreamConfig, StreamError
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class RecordedConfig(StreamConfig):
             raise ValueError("label needs a column")
         if self.labels and not (self.id and self.time):
             raise ValueError("labels in a file of their own need the columns id and time")
-        if self.labels and "label_delay" in self.model_fields_set:
+        if self.labels and self.label_delay != LabelDelay(events=0):
             raise ValueError("labels in a file of their own come at their own time: no label_delay")
         if self.start is not None and not self.time:
             raise ValueError("start needs the column time")

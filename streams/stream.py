@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from streams.batch import Batch
 from streams.columns import Scalar
@@ -43,6 +50,19 @@ class LabelDelay(Settings):
         return self
 
 
+class DeadLetters(Settings):
+    """When dead events are too many.
+
+    Attributes:
+        share: the run stops when more than this share of the last ``of`` events (or of the last
+            ``of`` labels, which come on their own) are dead; with 1 it never does.
+        of: how many are looked at.
+    """
+
+    share: float = Field(1.0, ge=0, le=1)
+    of: PositiveInt = 1000
+
+
 class StreamConfig(Settings):
     """Settings that every stream has, as they stand in a job under ``stream:``.
 
@@ -55,11 +75,14 @@ class StreamConfig(Settings):
         id_window: an id seen before within this many events is a duplicate, set aside as dead.
             Checked only where events have ids of their own.
         lateness: how many seconds event time may step back before an event is set aside as dead.
+        within: an event whose label has not come when event time has moved on by so many seconds
+            (and ``lateness``) expires; for labels that arrive on their own. ``wait`` holds as well.
         standardise: scale numeric features by the recent past, before anything sees them.
+        dead_letters: what becomes of dead events, beside ``dead.jsonl``.
     """
 
-    beside: ClassVar[frozenset[str]] = frozenset()
-    """Settings that leave no trace in the state of a run, and may change when it goes on."""
+    beside: ClassVar[frozenset[str]] = frozenset(("dead_letters",))
+    """Settings that are no part of what a job is: they may change when a run goes on."""
 
     kind: str
     batch_size: PositiveInt = 32
@@ -67,7 +90,9 @@ class StreamConfig(Settings):
     wait: PositiveInt = 100_000
     id_window: PositiveInt = 100_000
     lateness: NonNegativeFloat = 0.0
+    within: PositiveFloat | None = None
     standardise: StandardiseConfig | None = None
+    dead_letters: DeadLetters = DeadLetters()
 
 
 class Stream(ABC):
@@ -113,9 +138,18 @@ class Stream(ABC):
         stream never returns. ``y`` and the ``y`` of arrivals are codes into the block's own
         ``classes``, in any order; the vocabulary operator makes them one numbering."""
 
+    def origin(self) -> Cursor:
+        """Where a new run begins; ``{}`` where each partition begins with the first that is read of
+        it."""
+        return {}
+
     def seek(self, time: float) -> Cursor:
         """The cursor of the first event at or after ``time`` (seconds of event time)."""
         raise StreamError(f"a stream of kind {type(self).__name__} cannot seek by time")
+
+    def place_name(self, partition: int, label: bool) -> str:
+        """What people call a partition of events, or of labels."""
+        return f"{'labels/' if label else ''}{partition}"
 
     def __len__(self) -> int:
         """Number of events where it is known beforehand, for the progress bar."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import sys
@@ -16,6 +15,9 @@ import torch
 import yaml
 from hypothesis import settings
 from typer.testing import CliRunner
+
+import brokers as brokers_
+from driving import Place
 
 torch.set_num_threads(1)
 # In the background of a shell Ctrl-C is ignored, and so it would be by all that is started here.
@@ -89,14 +91,8 @@ def _same_kind(value: Any, old: Any) -> bool:
 
 @pytest.fixture(scope="session")
 def brokers() -> Any:
-    """What starts brokers; loaded by its place, as another package has the name ``tests``."""
-    spec = importlib.util.spec_from_file_location("brokers", Path(__file__).parent / "brokers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The module that starts brokers."""
+    return brokers_
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +104,27 @@ def broker(brokers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """
     with brokers.tansu(tmp_path_factory.mktemp("broker")) as servers:
         yield servers
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """Where runs on Ray are, and end with the test."""
+    made = Place()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that MLflow has set up, which takes it seconds."""
+    from pipeline.mlflow_run import load
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    load(f"sqlite:///{file}")
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
 
 
 @pytest.fixture

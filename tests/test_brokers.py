@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,6 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
     from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-
-
-@pytest.fixture(scope="module")
-def brokers() -> Any:
-    file = Path(__file__).parent / "brokers.py"  # another package has the name "tests"
-    spec = importlib.util.spec_from_file_location("brokers", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def values(servers: str, topic: str, **options: Any) -> list[bytes]:

@@ -1,0 +1,324 @@
+"""A live stream that was recorded: the same events, labels and dead ones again, in the same order.
+
+A recording is a folder: ``recording.json`` says what the stream was, ``part-*.parquet`` hold its
+rows (``recording_table.py``), each file whole blocks, named by the number of its first one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError, field_validator
+
+from streams.batch import Batch, ClassName
+from streams.columns import Scalar, moment
+from streams.live import Ranges, ranges_of, reached, rest_of
+from streams.recording_table import blocks_of
+from streams.schema import Feature, FeatureKind, Schema, Task
+from streams.settings import Settings
+from streams.stream import Cursor, Stream, StreamConfig, StreamError
+
+ABOUT = "recording.json"
+SLICE_S = 0.02
+"""At a pace, events come in slices of so many seconds."""
+_KEY = b"everlearn"
+
+
+class About(Settings):
+    """What ``recording.json`` says.
+
+    Attributes:
+        features: name, kind and shape of each.
+        start: where the recorded run began, which a run of the recording begins at too.
+        fingerprint: of the recorded job.
+        stream: settings of its stream that every stream has.
+        modules: the folder that its import paths start from.
+        events: at which the recorded run ended; None: it has not ended yet, or was killed.
+        finished: it had come to the end of its stream.
+    """
+
+    version: Literal[1] = 1
+    features: tuple[tuple[str, FeatureKind, tuple[int, ...]], ...]
+    task: Task
+    classes: tuple[ClassName, ...]
+    has_ids: bool
+    has_time: bool
+    has_arrivals: bool
+    gapless: bool
+    side_by_side: bool
+    id_type: Scalar
+    dtype: str
+    start: dict[str, int]
+    fingerprint: dict[str, Any]
+    stream: dict[str, Any]
+    modules: str
+    events: int | None = None
+    finished: bool = False
+
+    @property
+    def schema_(self) -> Schema:
+        return Schema(tuple(Feature(*f) for f in self.features), self.task, self.classes)
+
+    @classmethod
+    def read(cls, folder: Path) -> About:
+        """Raises ``StreamError``."""
+        file = folder / ABOUT
+        try:
+            return cls.model_validate_json(file.read_text())
+        except OSError as error:
+            raise StreamError(
+                f"{file}: {error.strerror}: a folder that `everlearn record --to` has written is "
+                "wanted"
+            ) from None
+        except (ValidationError, UnicodeDecodeError):
+            raise StreamError(f"{file}: not the description of a recording") from None
+
+
+class Part(NamedTuple):
+    """A file of a recording, and what its footer says.
+
+    Attributes:
+        blocks: number of the first block, and the one after the last.
+        ranges: positions in it.
+        events: in it, the dead ones among them.
+        latest: the latest event time in it; -inf where there is no event.
+        in_rows: labels stood in the rows of their events.
+        journal: bytes of the journal of the run up to the last block, and their SHA-256.
+    """
+
+    path: Path
+    blocks: tuple[int, int]
+    ranges: Ranges
+    events: int
+    latest: float
+    in_rows: bool
+    journal: tuple[int, str]
+
+    @property
+    def after(self) -> Cursor:
+        """Positions after what is in it."""
+        return {name: after for name, (_, after) in self.ranges.items()}
+
+    def described(self, table: pa.Table) -> pa.Table:
+        """The table with this in its footer."""
+        said = {k: v for k, v in self._asdict().items() if k != "path"}
+        said["latest"] = self.latest if math.isfinite(self.latest) else None
+        return table.replace_schema_metadata({_KEY: json.dumps(said)})
+
+    @classmethod
+    def read(cls, path: Path) -> Part:
+        """Raises ``StreamError``."""
+        try:
+            said = json.loads(pq.read_metadata(path).metadata[_KEY])
+            return cls(
+                path,
+                tuple(said["blocks"]),
+                {name: (first, after) for name, (first, after) in said["ranges"].items()},
+                said["events"],
+                -math.inf if said["latest"] is None else said["latest"],
+                said["in_rows"],
+                tuple(said["journal"]),
+            )
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise _unreadable(path, error) from None
+
+
+def path_of(folder: Path, block: int) -> Path:
+    """The file whose first block has this number."""
+    return folder / f"part-{block:012}.parquet"
+
+
+def parts(folder: Path) -> list[Part]:
+    """The files of a recording, in order. Raises ``StreamError`` where one is missing."""
+    found = [Part.read(path) for path in sorted(folder.glob("part-*.parquet"))]
+    wanted = 0
+    for part in found:
+        if part.blocks[0] != wanted:
+            raise StreamError(f"{path_of(folder, wanted)} is missing: put it back")
+        wanted = part.blocks[1]
+    return found
+
+
+class RecordingConfig(StreamConfig):
+    """Settings of a recording that is read again.
+
+    Attributes:
+        path: its folder; a relative one starts from the job file's folder, else from the current
+            directory.
+        speed: ``max``, or how many times as fast as its events happened they are to come.
+        start: an event time (ISO 8601, or seconds): it is read from the first event of that time or
+            a later one on. Labels of earlier events are among what comes, and meet no event.
+    """
+
+    beside: ClassVar[frozenset[str]] = StreamConfig.beside | {"speed"}
+
+    path: str
+    speed: Literal["max"] | float = "max"
+    start: float | str | datetime | date | None = None
+
+    @field_validator("speed", mode="before")
+    @classmethod
+    def _speed(cls, speed: Any) -> Any:
+        try:
+            if speed == "max" or 0 < float(speed) < math.inf:
+                return speed
+        except (TypeError, ValueError):
+            pass
+        raise ValueError(f"{speed!r} given; max, or a number above 0, is accepted")
+
+    @field_validator("start")
+    @classmethod
+    def _start(cls, start: float | str | datetime | date | None) -> float | None:
+        if start is None:
+            return None
+        since = moment(start.isoformat() if isinstance(start, date) else str(start))
+        if not math.isfinite(since):
+            raise ValueError("a time is wanted: seconds, or ISO 8601 as in 2024-05-01T12:00:00Z")
+        return since
+
+
+class Recording(Stream):
+    """The parts that are there as it is made."""
+
+    kind = "recording"
+    Config = RecordingConfig
+
+    def __init__(self, config: RecordingConfig, folder: Path) -> None:
+        self.config = config
+        stated = Path(config.path).expanduser()
+        self.path = folder / stated if (folder / stated).exists() else stated.absolute()
+        self.about = about = About.read(self.path)
+        self.schema = about.schema_
+        self.has_ids = about.has_ids
+        self.has_time = about.has_time
+        self.has_arrivals = about.has_arrivals
+        self.gapless = about.gapless
+        self.side_by_side = about.side_by_side
+        self.id_type = about.id_type
+        self.dtype = about.dtype
+        self.parts = parts(self.path)
+        self._origin, self._before = dict(about.start), 0
+        if config.start is not None:
+            assert isinstance(config.start, float)
+            self._origin, self._before = self._seek(config.start)
+
+    def origin(self) -> Cursor:
+        return dict(self._origin)
+
+    def __len__(self) -> int:
+        return sum(part.events for part in self.parts) - self._before
+
+    def seek(self, time: float) -> Cursor:
+        return self._seek(time)[0]
+
+    def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+        batches = self._read(cursor or self._origin, block_size)
+        speed = self.config.speed
+        return batches if speed == "max" else timed(batches, float(speed))
+
+    def _read(self, cursor: Cursor, size: int) -> Iterator[Batch]:
+        for block in self._rest(cursor):
+            n = len(block)
+            for start in range(0, max(n - size, 0), size):
+                yield block[start : start + size]
+            last = block[(n - 1) // size * size :] if n > size else block
+            yield replace(last, ends=block.ends)
+
+    def _rest(self, cursor: Cursor) -> Iterator[Batch]:
+        """All that stands at or after a cursor. An end right before it is told once more: the
+        reading before this one may not have come to it, and twice does no harm."""
+        done = [reached(cursor, part.after) for part in self.parts]
+        first = done.index(False) if False in done else len(done)
+        begun = ended = False
+        nothing = None
+        for part in self.parts[max(first - 1, 0) :]:
+            untouched = all(at >= cursor.get(name, 0) for name, (at, _) in part.ranges.items())
+            for block in self._blocks(part):
+                rest = block if untouched else rest_of(block, cursor)
+                if not begun and not _holds(rest):
+                    if _holds(block) or block.ends:  # all of it had been read
+                        nothing, ended = rest, block.ends
+                    continue
+                if not begun and nothing is not None and ended and rest is block:
+                    yield nothing
+                begun = True
+                yield rest
+        if not begun and nothing is not None and ended:
+            yield nothing
+
+    def _blocks(self, part: Part) -> Iterator[Batch]:
+        return blocks_of(_table(part.path), self.schema, part.in_rows)
+
+    def _seek(self, time: float) -> tuple[Cursor, int]:
+        """The cursor of the first event at or after a time, and how many events stand before it."""
+        cursor, events = dict(self.about.start), 0
+        for part in self.parts:
+            if part.latest < time:
+                cursor |= part.after
+                events += part.events
+                continue
+            for block in self._blocks(part):
+                late = np.flatnonzero(block.time >= time)
+                head = block[: late[0]] if len(late) else block
+                cursor |= {name: after for name, (_, after) in ranges_of(head).items()}
+                events += head.events
+                if len(late):
+                    return cursor, events
+        latest = max((part.latest for part in self.parts), default=-math.inf)
+        raise StreamError(
+            f"stream.start: {time:.17g} s is after the last event of {self.path}, at {latest:.17g}"
+        )
+
+
+def timed(
+    batches: Iterable[Batch],
+    speed: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Batch]:
+    """The batches in slices, none before its event time has come, which moves ``speed`` times as
+    fast as the clock from the first event on. Event time never goes back."""
+    begun: tuple[float, float] | None = None  # by the clock, and in event time
+    latest = -math.inf
+    for batch in batches:
+        n = len(batch)
+        if not n:
+            yield batch
+            continue
+        times = np.maximum.accumulate(np.maximum(batch.time, latest))
+        latest = float(times[-1])
+        begun = begun or (clock(), float(times[0]))
+        due = begun[0] + (times - begun[1]) / speed
+        start = 0
+        while start < n:
+            until = max(float(due[start]) + SLICE_S, clock())
+            stop = int(np.searchsorted(due, until, "right"))
+            if (wait := float(due[stop - 1]) - clock()) > 0:
+                sleep(wait)
+            yield replace(batch[start:stop], ends=batch.ends and stop == n)
+            start = stop
+
+
+def _holds(block: Batch) -> bool:
+    return bool(len(block) or block.dead or block.arrivals)
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> StreamError:
+    return StreamError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")

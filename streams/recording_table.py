@@ -1,0 +1,369 @@
+"""The table that a recording is: events, labels and dead ones in the one order of their stream.
+
+A row is one of five things (``_what``): an ``event``; a ``label`` that came on its own; a ``dead``
+event or a ``dead label``, with its bytes; an ``end``, where a micro-batch ends although it may not
+be full. What does not belong to a row is null in it. ``_block``, ``_partition`` and ``_offset`` say
+where it stands; ``id`` is the event's, and ``time`` its event time, or when a label became known;
+then comes a column for each feature; ``label`` is the name of the class, or the target. ``due``,
+``key`` and ``segment`` are there where the stream has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streams.batch import Array, Batch, ClassName, Column, Dead, Features, Labels, Ragged
+from streams.schema import Feature, Schema
+from streams.stream import StreamError
+
+EVENT, LABEL, DEAD, DEAD_LABEL, END = range(5)
+WHAT = pa.array(["event", "label", "dead", "dead label", "end"])
+_BESIDE = ("due", "key", "segment")
+_OWN = ("_what", "_block", "_partition", "_offset", "id", "time", "label", *_BESIDE)
+_OWN_LAST = ("_reason", "_value")
+
+
+def columns_of(schema: Schema) -> dict[str, str]:
+    """The column of each feature: its name, with ``_`` behind it where the table has a column of
+    that name already."""
+    taken = {*_OWN, *_OWN_LAST, *(feature.name for feature in schema.features)}
+    found = {}
+    for feature in schema.features:
+        name = feature.name
+        if name in (*_OWN, *_OWN_LAST):
+            while name in taken:
+                name += "_"
+            taken.add(name)
+        found[feature.name] = name
+    return found
+
+
+def table_of(first: int, blocks: Sequence[Batch], schema: Schema) -> pa.Table:
+    """The table of consecutive blocks, of which the first has this number.
+
+    Raises ``StreamError`` where it cannot hold what they hold.
+    """
+    whole = Batch.concat([replace(block, classes=()) for block in blocks])
+    rows = _Rows(first, blocks, whole)
+    columns = {
+        "_what": pa.DictionaryArray.from_arrays(pa.array(rows.what, pa.int8()), WHAT),
+        "_block": pa.array(rows.block),
+        "_partition": rows.placed("partition", np.int32),
+        "_offset": rows.placed("offset", np.int64),
+        "id": rows.of_all(
+            whole.ids,
+            None if rows.labels is None else rows.labels.ids,
+            np.array([d.id for d in whole.dead], np.int64),
+        ),
+        "time": rows.of_all(whole.time, None if rows.labels is None else rows.labels.time),
+    }
+    names = columns_of(schema)
+    for feature, column in _features(whole.x, schema):
+        columns[names[feature.name]] = rows.of_events(column)
+    columns["label"] = rows.named(_label_columns(blocks, schema, rows.labels is not None))
+    for name in _BESIDE:
+        if (values := getattr(whole, name)) is not None:
+            columns[name] = rows.of_events(pa.array(values))
+    columns["_reason"] = rows.of_dead(pa.array([d.reason for d in whole.dead], pa.string()))
+    columns["_value"] = rows.of_dead(pa.array([d.value for d in whole.dead], pa.large_binary()))
+    return pa.table(columns)
+
+
+class _Rows:
+    """Where everything in some blocks stands in their table.
+
+    Things are numbered: events, then labels, then dead ones, then ends; ``order`` (rows,) is the
+    number of the thing in each row.
+    """
+
+    def __init__(self, first: int, blocks: Sequence[Batch], whole: Batch) -> None:
+        self.whole = whole
+        self.labels = labels = whole.arrivals
+        numbers = np.arange(first, first + len(blocks))
+        count = np.array([len(block) for block in blocks], np.int64)
+        arrived = [0 if block.arrivals is None else len(block.arrivals) for block in blocks]
+        ends = np.flatnonzero([block.ends for block in blocks])
+        none = np.empty(0, np.int64)
+        self.counts = len(whole), sum(arrived), len(whole.dead), len(ends)
+        what = np.concatenate(
+            [
+                np.repeat(np.array([EVENT, LABEL], np.int8), self.counts[:2]),
+                np.array([DEAD_LABEL if d.label else DEAD for d in whole.dead], np.int8),
+                np.full(len(ends), END, np.int8),
+            ]
+        )
+        block = np.concatenate(
+            [
+                np.repeat(numbers, count),
+                np.repeat(numbers, arrived),
+                np.repeat(numbers, [len(block.dead) for block in blocks]),
+                numbers[ends],
+            ]
+        )
+        if not any(self.counts[1:]):
+            self.order = np.arange(len(whole))
+        else:
+            before = np.concatenate(
+                [
+                    np.arange(len(whole)),
+                    none if labels is None else labels.before,
+                    np.array([d.before for d in whole.dead], np.int64),
+                    np.cumsum(count)[ends],
+                ]
+            )
+            rank = np.repeat(np.array([2, 0, 1, 3]), self.counts)  # before the same event
+            self.order = np.lexsort((rank, before, block))
+        self.what = what[self.order]
+        self.block = block[self.order]
+
+    def of_all(self, events: Array, labels: Array | None, dead: Array | None = None) -> pa.Array:
+        """A column of what events, labels and dead ones have (None: they have not)."""
+        n, m, k, e = self.counts
+        parts = [
+            events,
+            np.zeros(m, events.dtype) if labels is None else labels,
+            np.zeros(k, events.dtype) if dead is None else dead,
+            np.zeros(e, events.dtype),
+        ]
+        null = np.repeat([False, labels is None, dead is None, True], [n, m, k, e])
+        return pa.array(np.concatenate(parts)[self.order], mask=null[self.order])
+
+    def placed(self, name: str, dtype: Any) -> pa.Array:
+        """The column of a part of positions."""
+        labels = None if self.labels is None else getattr(self.labels, name).astype(dtype)
+        dead = np.array([getattr(d, name) for d in self.whole.dead], dtype)
+        return self.of_all(getattr(self.whole, name).astype(dtype, copy=False), labels, dead)
+
+    def of_events(self, column: pa.Array) -> pa.Array:
+        """A column of what only events have."""
+        n = self.counts[0]
+        if n == len(self.order):
+            return column
+        return column.take(pa.array(self.order, mask=self.order >= n))
+
+    def of_dead(self, column: pa.Array) -> pa.Array:
+        """A column of what only dead ones have."""
+        first = self.counts[0] + self.counts[1]
+        if not len(column):
+            return pa.nulls(len(self.order), column.type)
+        outside = (self.order < first) | (self.order >= first + len(column))
+        return column.take(pa.array(np.where(outside, 0, self.order - first), mask=outside))
+
+    def named(self, columns: list[pa.Array]) -> pa.Array:
+        """A column of what events, and labels, are called."""
+        nulls = pa.nulls(self.counts[2] + self.counts[3], columns[0].type)
+        return pa.concat_arrays([*columns, nulls]).take(pa.array(self.order))
+
+
+def _label_columns(blocks: Sequence[Batch], schema: Schema, arrive: bool) -> list[pa.Array]:
+    """Names of classes, or targets, of the events of each block and then of the labels of each."""
+    kind = _label_type([block.classes for block in blocks], schema)
+    found = [
+        pa.nulls(len(block), kind) if block.y is None else _labels(block, block.y, kind)
+        for block in blocks
+    ]
+    if arrive:
+        found += [_labels(b, b.arrivals.y, kind) for b in blocks if b.arrivals is not None]
+    return found
+
+
+def _labels(block: Batch, y: Array, kind: pa.DataType) -> pa.Array:
+    if y.dtype.kind == "f":
+        return pa.array(y, kind, mask=np.isnan(y))
+    if pa.types.is_null(kind):
+        return pa.nulls(len(y), kind)
+    return pa.array(block.classes, kind).take(pa.array(y, mask=y < 0))
+
+
+def _label_type(classes: Sequence[tuple[ClassName, ...]], schema: Schema) -> pa.DataType:
+    if schema.task == "regression":
+        return pa.float64()
+    kinds = {type(name) for names in set(classes) for name in names}
+    if kinds == {int, float}:
+        kinds = {float}
+    types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    if len(kinds) > 1:
+        raise StreamError("the recording cannot hold classes of several types")
+    return types[kinds.pop()] if kinds else pa.null()
+
+
+def _features(x: Features, schema: Schema) -> Iterator[tuple[Feature, pa.Array]]:
+    if not isinstance(x, np.ndarray):
+        for feature in schema.features:
+            yield feature, _feature(x[feature.name], feature)
+    elif len(schema.features) == 1 and schema.features[0].kind != "numeric":
+        yield schema.features[0], _feature(x, schema.features[0])
+    else:
+        for feature, column in zip(schema.features, np.ascontiguousarray(x.T), strict=True):
+            yield feature, pa.array(column)
+
+
+def _feature(column: Column, feature: Feature) -> pa.Array:
+    if isinstance(column, Ragged):
+        bounds = np.ascontiguousarray(column.bounds)
+        values = pa.py_buffer(np.ascontiguousarray(column.values))
+        return pa.LargeStringArray.from_buffers(len(column), pa.py_buffer(bounds), values)
+    if not feature.shape:
+        return pa.array(column)
+    # Parquet cannot give back null among lists of a fixed size.
+    bounds = np.arange(len(column) + 1) * math.prod(feature.shape)
+    return pa.LargeListArray.from_arrays(bounds, np.ascontiguousarray(column).reshape(-1))
+
+
+class _Cut(NamedTuple):
+    """A stretch of a table up to an end, or to its last row: of its events, labels and dead ones,
+    those up to these numbers."""
+
+    events: int
+    labels: int
+    dead: int
+    ends: bool
+
+
+def blocks_of(table: pa.Table, schema: Schema, in_rows: bool) -> Iterator[Batch]:
+    """What stands in a table, as blocks with ``ends`` where the table has one; ``in_rows``: labels
+    stood in the rows of their events, and are so given."""
+    table = table.combine_chunks()
+    what = _numpy(pc.index_in(table["_what"].cast(pa.string()), value_set=WHAT))
+    labels, classes = _codes(table["label"].combine_chunks(), schema)
+    is_dead = (what == DEAD) | (what == DEAD_LABEL)
+    batch = _events(table, what == EVENT, labels if in_rows else None, classes, schema)
+    arrivals = _arrivals(table, what, labels)
+    dead = _dead(table, what, is_dead)
+    if not (what == END).any():
+        yield replace(batch, arrivals=arrivals, dead=tuple(dead))
+        return
+    a = b = c = 0
+    for cut in _cuts(what, is_dead):
+        yield replace(
+            batch[a : cut.events],
+            arrivals=arrivals[b : cut.labels].shifted(-a) if arrivals and cut.labels > b else None,
+            dead=tuple(replace(d, before=d.before - a) for d in dead[c : cut.dead]),
+            ends=cut.ends,
+        )
+        a, b, c = cut.events, cut.labels, cut.dead
+
+
+def _cuts(what: Array, is_dead: Array) -> Iterator[_Cut]:
+    ends = np.flatnonzero(what == END)
+    stops = ends + 1 if ends[-1] == len(what) - 1 else np.append(ends + 1, len(what))
+    events, labels, dead = (
+        np.cumsum(mask)[stops - 1].tolist() for mask in (what == EVENT, what == LABEL, is_dead)
+    )
+    for i, stop in enumerate(events):
+        yield _Cut(stop, labels[i], dead[i], ends=i < len(ends))
+
+
+def _events(
+    table: pa.Table,
+    wanted: Array,
+    labels: Array | None,
+    classes: tuple[ClassName, ...],
+    schema: Schema,
+) -> Batch:
+    events = table if wanted.all() else table.filter(pa.array(wanted)).combine_chunks()
+    due, key, segment = (
+        _numpy(events[name]) if name in events.column_names else None for name in _BESIDE
+    )
+    return Batch(
+        _numpy(events["id"]),
+        _numpy(events["time"]),
+        _x(events, schema),
+        _numpy(events["_partition"]),
+        _numpy(events["_offset"]),
+        y=None if labels is None else labels[wanted],
+        due=due,
+        key=key,
+        segment=segment,
+        classes=classes,
+    )
+
+
+def _x(events: pa.Table, schema: Schema) -> Features:
+    names, features = columns_of(schema), schema.features
+    if not schema.matrix:
+        return {f.name: _column(_chunk(events[names[f.name]]), f) for f in features}
+    if len(features) == 1 and features[0].kind != "numeric":
+        column = _column(_chunk(events[names[features[0].name]]), features[0])
+        assert isinstance(column, np.ndarray)
+        return column
+    columns = [_numpy(events[names[feature.name]]) for feature in features]
+    x = np.empty((len(events), len(columns)), columns[0].dtype)
+    for j, column in enumerate(columns):
+        x[:, j] = column
+    return x
+
+
+def _column(column: pa.Array, feature: Feature) -> Column:
+    if feature.shape:
+        return _numpy(column.flatten()).reshape(-1, *feature.shape)
+    if feature.kind == "numeric":
+        return _numpy(column)
+    bounds = np.zeros(1, np.int64)
+    _, offsets, values = column.buffers()
+    if len(column):
+        stretch = slice(column.offset, column.offset + len(column) + 1)
+        bounds = np.frombuffer(offsets, np.int64)[stretch]
+    return Ragged(np.frombuffer(b"" if values is None else values, np.uint8), bounds)
+
+
+def _arrivals(table: pa.Table, what: Array, labels: Array) -> Labels | None:
+    mask = what == LABEL
+    if not mask.any():
+        return None
+    rows = table.select(["id", "time", "_partition", "_offset"]).filter(pa.array(mask))
+    return Labels(
+        _numpy(rows["id"]),
+        labels[mask],
+        _numpy(rows["time"]),
+        _numpy(rows["_partition"]),
+        _numpy(rows["_offset"]),
+        np.cumsum(what == EVENT)[mask],
+    )
+
+
+def _dead(table: pa.Table, what: Array, is_dead: Array) -> list[Dead]:
+    if not is_dead.any():
+        return []
+    rows = table.select(["_partition", "_offset", "_reason", "id", "_value"])
+    columns = [column.to_pylist() for column in rows.filter(pa.array(is_dead)).columns]
+    before: list[int] = np.cumsum(what == EVENT)[is_dead].tolist()
+    of_labels: list[bool] = (what[is_dead] == DEAD_LABEL).tolist()
+    return [
+        Dead(partition, offset, reason, id_, row, value, label)
+        for partition, offset, reason, id_, value, row, label in zip(
+            *columns, before, of_labels, strict=True
+        )
+    ]
+
+
+def _codes(label: pa.Array, schema: Schema) -> tuple[Array, tuple[ClassName, ...]]:
+    """Class codes, or targets, of all rows, and the names of the codes by first appearance."""
+    if schema.task == "regression":
+        return _numpy(label.fill_null(np.nan)), ()
+    if pa.types.is_null(label.type):
+        return np.full(len(label), -1), schema.classes
+    classes = schema.classes
+    if classes:
+        codes = pc.index_in(label, value_set=pa.array(classes, label.type))
+    else:
+        encoded = pc.dictionary_encode(label)
+        codes, classes = encoded.indices, tuple(encoded.dictionary.to_pylist())
+    return _numpy(codes.fill_null(-1)).astype(np.int64), classes
+
+
+def _chunk(column: pa.ChunkedArray) -> pa.Array:
+    """A column of a table of at most one chunk; one without rows has none."""
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
+
+
+def _numpy(column: Any) -> Array:
+    values: Array = column.to_numpy()
+    return values

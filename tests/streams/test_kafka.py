@@ -1,0 +1,536 @@
+"""Topics of a real broker, read by either library: nothing is lost, nothing comes twice, and what
+was read is read again as it was."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streams import broker as consumers
+from streams import kafka as module
+from streams.batch import Batch
+from streams.broker import connect
+from streams.kafka import Kafka
+from streams.kafka_settings import KafkaConfig
+from streams.live import Ranges, Unreachable, ranges_of, reached
+from streams.messages import Place
+from streams.stream import StreamError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
+    from kafka import KafkaConsumer, KafkaProducer
+    from kafka.admin import KafkaAdminClient, NewTopic
+
+FEATURES = {"numeric": ["a"]}
+LABELS = {"id": "id", "label": "y"}
+
+
+@pytest.fixture(params=["kafka-python", "confluent-kafka"])
+def library(request: pytest.FixtureRequest) -> str:
+    if request.param == "confluent-kafka":
+        pytest.importorskip("confluent_kafka", reason="pip install 'everlearn[confluent]'")
+    return str(request.param)
+
+
+class Topic:
+    """A topic of its own: where it is, and what sends to it."""
+
+    def __init__(self, servers: str, producer: Any, name: str) -> None:
+        self.servers = servers
+        self.name = name
+        self._producer = producer
+
+    def send(self, partition: int, *values: bytes | None, time: int = 1000) -> None:
+        for value in values:  # batches of one: it is then known where the topic ends
+            self._producer.send(
+                self.name, value=value, key=b"k", partition=partition, timestamp_ms=time
+            ).get(10)
+
+
+@pytest.fixture(scope="module")
+def producer(broker: str) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        producer = KafkaProducer(bootstrap_servers=broker, linger_ms=0)
+    yield producer
+    producer.close()
+
+
+NAMES = itertools.count()
+
+
+@pytest.fixture
+def topic(broker: str, producer: Any) -> Callable[..., Topic]:
+    def create(partitions: int = 2) -> Topic:
+        name = f"kafka-{next(NAMES)}-{os.getpid()}"
+        admin = KafkaAdminClient(bootstrap_servers=broker)
+        admin.create_topics([NewTopic(name, partitions, 1)])
+        admin.close()
+        return Topic(broker, producer, name)
+
+    return create
+
+
+def stream(events: Topic, library: str, labels: Topic | None = None, **changes: Any) -> Kafka:
+    about: dict[str, Any] = {
+        "kind": "kafka",
+        "servers": events.servers,
+        "topic": events.name,
+        "features": FEATURES,
+        "id": "id",
+        "library": library,
+        "linger": 0.05,
+    }
+    if labels is None:
+        about["label"] = "y"
+    else:
+        about["labels"] = {"topic": labels.name, **LABELS}
+    return Kafka(KafkaConfig(**(about | changes)), Path())
+
+
+def event(i: int, a: Any = None, **more: Any) -> bytes:
+    return json.dumps({"id": i, "a": i / 2 if a is None else a, "y": "up", **more}).encode()
+
+
+def label(i: int) -> bytes:
+    return json.dumps({"id": i, "y": ("up", "down")[i % 2]}).encode()
+
+
+def told(batch: Batch) -> Any:
+    """All that a block holds."""
+    a = batch.arrivals
+    labels = None
+    if a is not None:
+        names = [batch.classes[code] for code in a.y]
+        labels = [getattr(a, n).tolist() for n in a.__slots__ if n != "y"] + [names]
+    columns = ("ids", "time", "x", "partition", "offset")
+    return [getattr(batch, n).tolist() for n in columns], labels, batch.dead
+
+
+def read(
+    kafka: Kafka, until: Mapping[str, int], cursor: Mapping[str, int] | None = None, size: int = 10
+) -> list[Batch]:
+    """Blocks up to a position."""
+    at = dict(kafka.start() if cursor is None else cursor)
+    found, end = [], time.monotonic() + 30
+    with closing(kafka.read(at, size)) as blocks:  # type: ignore[type-var]
+        for block in blocks:
+            assert time.monotonic() < end, (at, until)
+            ranges = ranges_of(block)
+            for name, (first, after) in ranges.items():
+                assert first == at.get(name, first), "something was lost, or came twice"
+                at[name] = after
+            if ranges or block.ends:
+                found.append(block)
+            if reached(at, until):
+                return found
+    raise AssertionError("reading never ends")
+
+
+@pytest.fixture
+def filled(topic: Callable[..., Topic]) -> tuple[Topic, Topic, dict[str, int]]:
+    """Events on three partitions and labels on two, bad ones among them, and where they end."""
+    events, labels = topic(3), topic(2)
+    chance = np.random.default_rng(0)
+    for i in range(60):
+        at = int(chance.integers(0, 40))
+        bad = {7: b"{", 20: b"", 21: event(21, "x"), 40: None}
+        events.send(i % 3, bad.get(i, event(i)), time=at * 1000)
+        labels.send(i % 2, b"[]" if i == 11 else label(i), time=(at + 3) * 1000)
+    return events, labels, {"0": 20, "1": 20, "2": 20, "labels/0": 30, "labels/1": 30}
+
+
+def test_all_is_read_and_every_block_again(
+    filled: tuple[Topic, Topic, dict[str, int]], library: str
+) -> None:
+    events, labels, end = filled
+    kafka = stream(events, library, labels)
+    assert kafka.start() == dict.fromkeys(end, 0)
+    blocks = read(kafka, end)
+    ids = sorted(i for block in blocks for i in block.ids.tolist())
+    assert ids == sorted(set(range(60)) - {7, 20, 21, 40})
+    named = [i for b in blocks if b.arrivals is not None for i in b.arrivals.ids.tolist()]
+    assert sorted(named) == sorted(set(range(60)) - {11})
+    dead = sorted((d.label, d.partition, d.offset, d.value) for b in blocks for d in b.dead)
+    assert dead[:4] == [
+        (False, 0, 7, event(21, "x")),
+        (False, 1, 2, b"{"),
+        (False, 1, 13, None),
+        (False, 2, 6, b""),
+    ]
+    assert dead[4:] == [(True, 1, 5, b"[]")]
+    again = stream(events, library, labels)
+    for block in blocks:
+        assert told(again.again(ranges_of(block))) == told(block)
+    whole: Ranges = {name: (0, after) for name, after in end.items()}
+    assert sum(len(b) for b in blocks) == len(again.again(whole))
+    assert told(again.again(whole)) == told(stream(events, "kafka-python", labels).again(whole))
+    assert len(again.again({})) == 0
+
+
+@pytest.mark.parametrize("offset", [1, 19])
+def test_from_any_position(
+    filled: tuple[Topic, Topic, dict[str, int]], library: str, offset: int
+) -> None:
+    events, labels, end = filled
+    cursor = dict.fromkeys(end, offset)
+    blocks = read(stream(events, library, labels), end, cursor, size=7)
+    assert sum(b.events for b in blocks) == 3 * (20 - offset)
+
+
+def test_what_comes_ends_a_micro_batch_once_nothing_more_does(
+    topic: Callable[..., Topic], library: str
+) -> None:
+    events = topic(2)
+    kafka = stream(events, library)
+    events.send(0, event(0), event(1))
+    blocks: list[Batch] = []
+    with closing(kafka.read({"0": 0, "1": 0}, 100)) as reading:  # type: ignore[type-var]
+        while sum(map(len, blocks)) < 2 or not blocks[-1].ends:
+            blocks.append(next(reading))
+        assert sum(b.ends for b in blocks) >= 1
+        idle = [next(reading) for _ in range(2)]
+        assert not any(len(b) or b.ends for b in idle)
+        started = time.monotonic()
+        events.send(1, event(2))
+        while not len(block := next(reading)):
+            pass
+        assert block.ids.tolist() == [2]
+        assert time.monotonic() - started < 3
+
+
+def test_where_a_run_begins_and_ends(topic: Callable[..., Topic], library: str) -> None:
+    events = topic(2)
+    events.send(0, event(0), event(1), event(2))
+    assert stream(events, library).start() == {"0": 0, "1": 0}
+    assert stream(events, library, start="latest").start() == {"0": 3, "1": 0}
+    assert stream(events, library).stop() is None
+    kafka = stream(events, library, stop="latest")
+    assert kafka.stop() == {"0": 3, "1": 0}
+    events.send(1, event(3))
+    assert kafka.end() == {"0": 3, "1": 1}  # by the connection that it holds
+    kafka.close()
+    assert kafka.end() == {"0": 3, "1": 1}
+    kafka.close()
+
+
+def test_a_run_that_begins_at_a_time(
+    topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def at(self: Any, places: Sequence[Place], moment: int) -> dict[Place, int]:
+        asked.append(moment)  # the broker of these tests knows no times
+        return dict.fromkeys(places, 7)
+
+    events = topic(2)
+    kafka = stream(events, library, start="2024-05-01T00:00:00.5Z")
+    monkeypatch.setattr(type(kafka._connect()), "at", at)
+    assert kafka.start() == {"0": 7, "1": 7}
+    assert asked == [1_714_521_600_500]
+
+
+def test_two_topics_of_events(topic: Callable[..., Topic], library: str) -> None:
+    one, other = topic(1), topic(2)
+    one.send(0, event(0), event(1), time=3000)
+    other.send(1, event(2), time=1000)
+    kafka = stream(one, library, topic=[one.name, other.name])
+    end = {"0": 2, "65536": 0, "65537": 1}
+    assert kafka.start() == dict.fromkeys(end, 0)
+    assert kafka.end() == end
+    kafka.close()
+    assert sorted(i for b in read(kafka, end) for i in b.ids.tolist()) == [0, 1, 2]
+    again = kafka.again({"0": (0, 2), "65537": (0, 1)})
+    assert again.ids.tolist() == [2, 0, 1]
+    assert again.partition.tolist() == [65537, 0, 0]
+
+
+def test_a_topic_that_is_not_there(broker: str, producer: Any, library: str) -> None:
+    none = Topic(broker, producer, "nowhere")
+    with pytest.raises(StreamError, match=rf"^there is no topic 'nowhere' at {broker}: create it"):
+        stream(none, library).start()
+    with pytest.raises(StreamError, match="there is no topic 'nowhere'"):
+        next(iter(stream(none, library).read({}, 10)))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python's
+def test_nobody_there(library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.setattr(consumers, "REACH_S", 0.7)
+    if library == "confluent-kafka":
+        from streams import broker_confluent
+
+        monkeypatch.setattr(broker_confluent, "REACH_S", 0.7)
+    kafka = stream(Topic("127.0.0.1:1", None, "t"), library)
+    began = time.monotonic()
+    for call in (kafka.start, kafka.end, lambda: kafka.again({"0": (0, 1)})):
+        with pytest.raises(Unreachable, match=r"stream\.servers: no answer .* 127\.0\.0\.1:1 \("):
+            call()
+    block = next(iter(kafka.read({"0": 0}, 10)))  # waits, and says that it does
+    assert len(block) == 0
+    assert time.monotonic() - began < 8
+    assert capfd.readouterr() == ("", "")
+
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ({"seession_timeout_ms": 1}, "seession.timeout.ms"),
+        ({"group_id": "x"}, "group.id"),
+        ({"bootstrap_servers": "x"}, "bootstrap.servers"),
+        ({"enable_auto_commit": True}, "enable.auto.commit"),
+        ({"session_timeout_ms": "soon"}, "session.timeout.ms|int"),
+    ],
+)
+def test_an_option_that_is_none(
+    broker: str, library: str, client: dict[str, Any], said: str
+) -> None:
+    kafka = stream(Topic(broker, None, "t"), library, client=client)
+    with pytest.raises(StreamError, match=rf"^stream\.client: .*({said})".replace("_", ".")) as e:
+        kafka.start()
+    assert not isinstance(e.value, Unreachable)
+
+
+def test_messages_that_do_not_come_again(
+    topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = topic(1)
+    events.send(0, event(0))
+    monkeypatch.setattr(module, "AGAIN_S", 0.5)
+    with pytest.raises(Unreachable, match=rf"does not give again .* {events.name}/0"):
+        stream(events, library).again({"0": (0, 2)})
+
+
+def test_partitions_that_are_added_while_it_runs(
+    topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This broker adds none: one is hidden for a while."""
+    events = topic(2)
+    events.send(0, event(0))
+    events.send(1, event(1))
+    monkeypatch.setattr(module, "REFRESH_S", 0.1)
+    kafka = stream(events, library)
+    kind = type(kafka._connect())
+    whole, hidden = kind.places, [True]
+
+    def places(self: Any, topics: Sequence[str]) -> list[Place]:
+        found = whole(self, topics)
+        return found[:1] if hidden else found
+
+    monkeypatch.setattr(kind, "places", places)
+    assert kafka.start() == {"0": 0}
+    ids = []
+    with closing(kafka.read({"0": 0}, 10)) as blocks:  # type: ignore[type-var]
+        while ids != [0]:
+            ids += next(blocks).ids.tolist()
+        hidden.clear()
+        while ids != [0, 1]:
+            ids += next(blocks).ids.tolist()
+        events.send(0, event(2))
+        while ids != [0, 1, 2]:
+            ids += next(blocks).ids.tolist()
+
+
+def test_what_was_deleted_meanwhile() -> None:
+    """The broker of these tests deletes nothing; what either library says then is known."""
+    from kafka import TopicPartition
+    from kafka.errors import OffsetOutOfRangeError
+
+    consumer = object.__new__(consumers.KafkaPython)
+    import kafka
+
+    consumer._kafka = kafka
+    consumer._servers = "s:1"
+    gone = r"^the topic no longer holds where reading was to go on \(t/3 at 17\): its retention"
+    with pytest.raises(StreamError, match=gone), consumer._errors():
+        raise OffsetOutOfRangeError({TopicPartition("t", 3): 17})
+    confluent_kafka = pytest.importorskip("confluent_kafka")
+    from streams.broker_confluent import Confluent
+
+    other = object.__new__(Confluent)
+    other._library, other._servers, other._refused = confluent_kafka, "s:1", ""
+    other._next = {("t", 3): 17}
+
+    class Message:
+        def error(self) -> Any:
+            return confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTO_OFFSET_RESET)
+
+        def topic(self) -> str:
+            return "t"
+
+        def partition(self) -> int:
+            return 3
+
+        def offset(self) -> int:
+            return 17
+
+    with pytest.raises(StreamError, match=gone):
+        other._failed(Message())
+
+
+def test_committed_positions_are_there_for_others(
+    topic: Callable[..., Topic], library: str
+) -> None:
+    events = topic(2)
+    events.send(0, event(0), event(1), event(2))
+    kafka = stream(events, library, group=f"of-{events.name}")
+    with closing(kafka.read({"0": 0, "1": 0}, 10)) as blocks:  # type: ignore[type-var]
+        next(blocks)
+        kafka.commit({"0": 2, "1": 0})
+        from kafka import TopicPartition
+
+        with closing(member(events.servers, f"of-{events.name}")) as other:
+            end = time.monotonic() + 10
+            while other.committed(TopicPartition(events.name, 0)) != 2:
+                assert time.monotonic() < end
+                next(blocks)
+
+
+def member(servers: str, group: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return KafkaConsumer(
+            bootstrap_servers=servers,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=6000,
+            heartbeat_interval_ms=500,
+        )
+
+
+@contextmanager
+def another(topic: Topic, group: str) -> Iterator[None]:
+    """Another member of the group, which reads with it, and commits nothing."""
+    done = threading.Event()
+    joined = threading.Event()
+
+    def go() -> None:
+        with closing(member(topic.servers, group)) as other:
+            other.subscribe([topic.name])
+            while not done.is_set():
+                other.poll(100)
+                if other.assignment():
+                    joined.set()
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    try:
+        assert joined.wait(20)
+        yield
+    finally:
+        done.set()
+        thread.join(20)
+
+
+def test_a_member_comes_and_goes(topic: Callable[..., Topic], library: str) -> None:
+    """What another has read meanwhile and never passed on is read, once, as soon as it has gone."""
+    events, group = topic(4), f"group-{next(NAMES)}-{os.getpid()}"
+    for i in range(8):
+        events.send(i % 4, event(i))
+    kafka = stream(events, library, assign="group", group=group)
+    at: dict[str, int] = kafka.start()
+    ids: list[int] = []
+    stop, said = threading.Event(), []
+
+    def go() -> None:
+        try:
+            with closing(kafka.read(at, 10)) as blocks:  # type: ignore[type-var]
+                for block in blocks:
+                    for name, (first, after) in ranges_of(block).items():
+                        assert first == at[name], (name, first, at)
+                        at[name] = after
+                    ids.extend(block.ids.tolist())
+                    if stop.is_set():
+                        return
+        except BaseException as error:  # told in the test
+            said.append(error)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    try:
+        until(lambda: len(ids) == 8 or said)
+        with another(events, group):
+            for i in range(8, 24):
+                events.send(i % 4, event(i))
+            until(lambda: len(ids) >= 12 or said)
+            assert len(ids) < 24
+        until(lambda: len(ids) == 24 or said)
+    finally:
+        stop.set()
+        thread.join(20)
+    assert said == []
+    assert sorted(ids) == list(range(24))
+
+
+def until(holds: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_confluent_kafka_is_not_installed() -> None:
+    code = (
+        "import sys; sys.modules['confluent_kafka'] = None\n"
+        "from streams.broker import connect\n"
+        "connect('confluent-kafka', 'localhost:1', 'g', {})"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "streams.stream.StreamError: stream.library: confluent-kafka is not installed: pip "
+        "install 'everlearn[confluent]', or take kafka-python"
+    )
+
+
+def test_a_consumer_by_itself(topic: Callable[..., Topic], library: str) -> None:
+    """What streams and others count on."""
+    events = topic(2)
+    places = [(events.name, 0), (events.name, 1)]
+    for i in range(5):
+        events.send(0, event(i), time=i)
+    events.send(1, None)
+    with closing(connect(library, events.servers, "g", {})) as consumer:
+        assert consumer.places([events.name]) == places
+        assert consumer.first(places) == dict.fromkeys(places, 0)
+        assert consumer.after(places) == {places[0]: 5, places[1]: 1}
+        assert consumer.first([]) == consumer.after([]) == {}
+        consumer.assign({places[0]: 2, places[1]: 0})
+        assert not consumer.drained(places[0])
+        came = gather(consumer, 4)
+        assert came[places[0]] == [(2, 2, event(2)), (3, 3, event(3)), (4, 4, event(4))]
+        assert came[places[1]] == [(0, 1000, None)]
+        assert all(consumer.drained(place) for place in places)
+        consumer.assign({places[0]: 1})  # anew, elsewhere
+        assert gather(consumer, 2, most=2) == {places[0]: [(1, 1, event(1)), (2, 2, event(2))]}
+        assert not consumer.drained(places[0])
+
+
+def gather(consumer: Any, n: int, most: int = 100) -> dict[Place, list[Any]]:
+    found: dict[Place, list[Any]] = {}
+    end = time.monotonic() + 10
+    while sum(map(len, found.values())) < n:
+        assert time.monotonic() < end, found
+        for piece in consumer.poll(0.1, most):
+            assert piece.offset.dtype == piece.time.dtype == np.int64
+            rows = zip(piece.offset.tolist(), piece.time.tolist(), piece.values, strict=True)
+            found.setdefault(piece.place, []).extend(rows)
+    return found

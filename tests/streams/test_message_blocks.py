@@ -1,0 +1,228 @@
+"""From messages to blocks, worked by hand; and that no message's fate hangs on its neighbours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.batch import Batch
+from streams.decode import POSITION_BITS, Columns, Decoder, Named
+from streams.formats.format import Field, make
+from streams.formats.json import JsonConfig
+from streams.message_blocks import Blocks
+from streams.messages import Fetched, Place, Topics
+from streams.schema import Feature, Schema
+
+TOPICS = Topics(["ev", "more"], "lab")
+
+
+def blocks(ahead: float = 100.0, max_bytes: int = 200) -> Blocks:
+    here = Path()
+    events = [Field("a", "number"), Field("id", "integer"), Field("t", "time")]
+    labels = [Field("id", "integer"), Field("y", "text")]
+    config = JsonConfig(kind="json")
+    schema = Schema((Feature("a", "numeric"),), "classification", ())
+    return Blocks(
+        (
+            make(config, events, here),
+            Decoder(schema, Columns(id=Named("id", "int"), time="t")),
+        ),
+        (
+            make(config, labels, here),
+            Decoder(
+                Schema((), "classification", ()),
+                Columns(id=Named("id", "int"), label=Named("y", "str")),
+            ),
+        ),
+        "t",
+        ahead,
+        max_bytes,
+    )
+
+
+def event(i: int, t: float = 0.0, a: Any = 0.5) -> bytes:
+    return json.dumps({"id": i, "a": a, "t": t}).encode()
+
+
+def label(i: int, y: Any = "up") -> bytes:
+    return json.dumps({"id": i, "y": y}).encode()
+
+
+def fetched(place: Place, values: list[bytes | None], time: list[int], first: int = 0) -> Fetched:
+    return Fetched(place, np.arange(first, first + len(values)), np.array(time, np.int64), values)
+
+
+def block(*pieces: Fetched, **settings: Any) -> Batch:
+    return blocks(**settings)(TOPICS.merge(pieces))
+
+
+def test_a_block_by_hand() -> None:
+    found = block(
+        fetched(("ev", 1), [event(10, 1), b"{", event(12, 3)], [1000, 2000, 3000], 5),
+        fetched(("more", 0), [event(20, 2, "x"), event(21, 4)], [2500, 4000]),
+        fetched(
+            ("lab", 2), [label(10), b"[]", label(12, "down"), label(9)], [1000, 2000, 3500, 5000], 7
+        ),
+    )
+    # at ms:  1000 label 10, 1000 event 10, 2000 bad label, 2000 {, 2500 x, 3000 event 12,
+    #         3500 label 12, 4000 event 21, 5000 label 9
+    assert found.ids.tolist() == [10, 12, 21]
+    assert found.time.tolist() == [1.0, 3.0, 4.0]
+    assert found.partition.tolist() == [1, 1, 65536]
+    assert found.offset.tolist() == [5, 7, 1]
+    assert found.events == 5
+    assert found.arrivals is not None
+    assert found.arrivals.ids.tolist() == [10, 12, 9]
+    assert [found.classes[code] for code in found.arrivals.y] == ["up", "down", "up"]
+    assert found.arrivals.before.tolist() == [0, 2, 3]
+    assert found.arrivals.time.tolist() == [1.0, 3.5, 5.0]
+    assert found.arrivals.partition.tolist() == [2, 2, 2]
+    assert found.arrivals.offset.tolist() == [7, 9, 10]
+    assert [(d.partition, d.offset, d.before, d.value, d.label) for d in found.dead] == [
+        (1, 6, 1, b"{", False),
+        (65536, 0, 1, event(20, 2, "x"), False),
+        (2, 8, 1, b"[]", True),
+    ]
+    assert found.dead[0].id == (1 << POSITION_BITS) + 6
+    assert found.dead[1].reason == "column 'a' holds 'x'; expected a finite number"
+
+
+def test_too_large_too_far_ahead_and_empty() -> None:
+    large = b" " * 201
+    found = block(
+        fetched(
+            ("ev", 0),
+            [event(0, 1.0), large, event(2, 101.0), event(3, 101.001), None, event(5, -1e9)],
+            [1000] * 6,
+        )
+    )
+    assert found.ids.tolist() == [0, 2, 5]
+    assert [(d.offset, d.before, d.reason, d.value) for d in found.dead] == [
+        (1, 1, "201 bytes; expected at most 200 (stream.max_bytes)", large),
+        (
+            3,
+            2,
+            f"column 't' holds {101.001:.17g}; expected a time at most 100 s after that of the "
+            "message, 1.000",
+            event(3, 101.001),
+        ),
+        (4, 2, "no value", None),
+    ]
+
+
+def test_how_far_ahead_an_event_is_needs_the_time_of_its_message() -> None:
+    """A broker of old keeps none."""
+    assert block(fetched(("ev", 0), [event(0, 1e9)], [-1])).ids.tolist() == [0]
+
+
+def test_labels_alone_and_nothing_at_all() -> None:
+    found = block(fetched(("lab", 0), [label(1), b"?", label(2)], [0, 1, 2]))
+    assert len(found) == found.events == 0
+    assert found.arrivals is not None
+    assert found.arrivals.before.tolist() == [0, 0]
+    assert [(d.offset, d.label, d.before) for d in found.dead] == [(1, True, 0)]
+    assert len(block()) == 0
+    assert block().arrivals is None
+    bad = block(fetched(("lab", 0), [b"?"], [0]))
+    assert bad.arrivals is None
+    assert len(bad.dead) == 1
+
+
+GOOD, LATE, WRONG, BROKEN, LARGE, EMPTY = range(6)
+
+
+def value(kind: int, i: int, of_label: bool) -> bytes | None:
+    if kind == BROKEN:
+        return b'{"id": '
+    if kind == LARGE:
+        return b" " * 201
+    if kind == EMPTY:
+        return None
+    if of_label:
+        return label(i, ("up", "down", "flat")[i % 3] if kind != WRONG else 3)
+    return event(i, 1e6 if kind == LATE else i, 0.5 if kind != WRONG else "x")
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> list[Fetched]:
+    found = []
+    for place in [("ev", 0), ("ev", 2), ("more", 0), ("lab", 0)]:
+        kinds = draw(st.lists(st.sampled_from([GOOD, GOOD, *range(6)]), max_size=8))
+        values = [value(kind, i, place[0] == "lab") for i, kind in enumerate(kinds)]
+        times = st.lists(st.integers(0, 6), min_size=len(kinds), max_size=len(kinds))
+        if kinds:
+            found.append(fetched(place, values, [1000 * t for t in draw(times)]))
+    return found
+
+
+READ = blocks()
+
+
+@given(pieces())
+def test_what_becomes_of_a_message_hangs_on_it_alone(parts: list[Fetched]) -> None:
+    """Each in a block of its own, one after another in the order of the whole, gives the whole."""
+    messages = TOPICS.merge(parts)
+    whole = READ(messages)
+    alone = [READ(messages.take(np.array([i]))) for i in range(len(messages.values))]
+    assert rows_of(whole) == [row for one in alone for row in rows_of(one)]
+    assert labels_of(whole) == [found for one in alone for found in labels_of(one)]
+    for of_label in (False, True):  # those of labels stand behind those of events, row by row
+        told = [one.dead for one in alone]
+        mine = [
+            (d.partition, d.offset, d.reason, d.id, d.value)
+            for t in told
+            for d in t
+            if d.label is of_label
+        ]
+        assert mine == [
+            (d.partition, d.offset, d.reason, d.id, d.value)
+            for d in whole.dead
+            if d.label is of_label
+        ]
+    # and each stands before the first row that comes after it
+    seen, places = 0, {}
+    for i, one in enumerate(alone):
+        places[bool(messages.label[i]), int(messages.partition[i]), int(messages.offset[i])] = seen
+        seen += len(one)
+    assert all(d.before == places[d.label, d.partition, d.offset] for d in whole.dead)
+    if whole.arrivals is not None:
+        a = whole.arrivals
+        for part, at, before in zip(a.partition, a.offset, a.before, strict=True):
+            assert before == places[True, int(part), int(at)]
+    n = sum(d.label for d in whole.dead) + len(labels_of(whole))
+    assert whole.events + n == len(messages.values)
+
+
+def rows_of(batch: Batch) -> list[Any]:
+    return list(
+        zip(
+            batch.ids.tolist(),
+            batch.time.tolist(),
+            np.asarray(batch.x).tolist(),
+            batch.partition.tolist(),
+            batch.offset.tolist(),
+            strict=True,
+        )
+    )
+
+
+def labels_of(batch: Batch) -> list[Any]:
+    a = batch.arrivals
+    if a is None:
+        return []
+    names = [batch.classes[code] for code in a.y]
+    columns = (a.ids.tolist(), names, a.time.tolist(), a.partition.tolist(), a.offset.tolist())
+    return list(zip(*columns, strict=True))
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.5])
+def test_ahead_is_inclusive(ahead: float) -> None:
+    values: list[bytes | None] = [event(0, 1.0 + ahead), event(1, 1.001 + ahead)]
+    found = block(fetched(("ev", 0), values, [1000, 1000]), ahead=ahead)
+    assert found.ids.tolist() == [0]

@@ -1,0 +1,458 @@
+"""A recording that is read again gives what was written, from anywhere, at any pace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.batch import Batch, Dead, Labels, Ragged
+from streams.live import ranges_of, rest_of
+from streams.operators.cut import cut
+from streams.operators.vocabulary import Vocabulary
+from streams.recording import About, Part, Recording, RecordingConfig, path_of, timed
+from streams.recording_table import blocks_of, columns_of, table_of
+from streams.schema import Feature, Schema
+from streams.stream import Cursor, StreamError
+
+NUMBERS = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
+MIXED = Schema(
+    (
+        Feature("n", "numeric"),
+        Feature("c", "categorical"),
+        Feature("v", "vector", (2,)),
+        Feature("i", "image", (1, 2, 2)),
+        Feature("t", "text"),
+    ),
+    "classification",
+)
+
+
+def events(
+    offsets: Sequence[int], x: Any = None, time: Sequence[float] | None = None, **more: Any
+) -> Batch:
+    """Events of partition 0, whose ids are ten times their offsets."""
+    n, offset = len(offsets), np.array(offsets, np.int64)
+    if x is None:
+        x = np.stack([offset, -offset], axis=1).astype(np.float32) / 3
+    times = offset.astype(np.float64) if time is None else np.array(time, np.float64)
+    return Batch(offset * 10, times, x, np.zeros(n, np.int32), offset, **more)
+
+
+def labels(ids: Sequence[int], y: Sequence[int], before: Sequence[int], start: int = 0) -> Labels:
+    n = len(ids)
+    return Labels(
+        np.array(ids),
+        np.array(y),
+        np.full(n, np.nan),
+        np.full(n, 2, np.int32),
+        np.arange(start, start + n),
+        np.array(before),
+    )
+
+
+def dead(offset: int, before: int, label: bool = False) -> Dead:
+    return Dead(2 if label else 0, offset, f"bad {offset}", offset * 10, before, b"\xff", label)
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two parts of batches are equal to the last bit, in type as in value."""
+    if isinstance(one, np.ndarray):
+        return one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes()
+    if isinstance(one, Ragged):
+        return isinstance(two, Ragged) and one.texts() == two.texts()
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[k], two[k]) for k in one)
+    if isinstance(one, Batch | Labels):
+        names = type(one).__slots__
+        return type(one) is type(two) and all(same(getattr(one, k), getattr(two, k)) for k in names)
+    return type(one) is type(two) and bool(one == two)
+
+
+def there_and_back(
+    blocks: Sequence[Batch], schema: Schema, file: Path, in_rows: bool = False
+) -> list[Batch]:
+    pq.write_table(table_of(7, blocks, schema), file, compression="zstd")
+    return list(blocks_of(pq.read_table(file), schema, in_rows))
+
+
+def test_rows_stand_in_the_order_of_the_stream() -> None:
+    block = events(
+        [5, 8],
+        arrivals=labels([50, 1, 2], [1, 0, 1], [0, 1, 2]),
+        dead=(dead(6, 1), dead(7, 1), dead(9, 2, label=True)),
+        classes=("no", "yes"),
+        ends=True,
+    )
+    table = table_of(3, [block, replace(events([9]), classes=("no",))], NUMBERS)
+    assert table["_what"].to_pylist() == [
+        *("label", "event", "label", "dead", "dead", "event", "label", "dead label", "end"),
+        "event",
+    ]
+    assert table["_block"].to_pylist() == [3] * 9 + [4]
+    assert table["_offset"].to_pylist() == [0, 5, 1, 6, 7, 8, 2, 9, None, 9]
+    assert table["_partition"].to_pylist() == [2, 0, 2, 0, 0, 0, 2, 2, None, 0]
+    assert table["id"].to_pylist() == [50, 50, 1, 60, 70, 80, 2, 90, None, 90]
+    assert table["label"].to_pylist() == ["yes", None, "no", *[None] * 3, "yes", *[None] * 3]
+    assert table["_reason"].to_pylist()[3:5] == ["bad 6", "bad 7"]
+    assert (
+        table["_value"].to_pylist()
+        == [*[None] * 3, b"\xff", b"\xff", None, None, b"\xff"] + [None] * 2
+    )
+    assert table["b"].type == pa.float32()
+    assert table["b"].null_count == 7
+
+
+def test_every_kind_of_feature_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    x = {
+        "n": rng.normal(size=3),
+        "c": Ragged.of_text(["é", "", "xyz"]),
+        "v": rng.normal(size=(3, 2)).astype(np.float32),
+        "i": rng.integers(0, 256, (3, 1, 2, 2), np.uint8),
+        "t": Ragged.of_text(["one", "two two", "three"])[0:3],
+    }
+    more = {
+        "due": np.array([np.nan, 3.25, 4]),
+        "key": np.array([1, -(2**63), 2**63 - 1]),
+        "y": np.array([1, -1, 0]),
+    }
+    # An id whose position is no float, a dead one first and last, and an end.
+    block = events([2**60, 2**60 + 1, 2**60 + 2], x, classes=("b", "a"), **more)
+    block = replace(block, dead=(dead(2, 0), dead(3, 3)), ends=True)
+    (back,) = there_and_back([block], MIXED, tmp_path / "t.parquet", in_rows=True)
+    assert back.classes == ("a", "b")  # as they appear
+    assert back.y is not None
+    assert back.y.tolist() == [0, -1, 1]
+    assert same(replace(back, y=block.y, classes=block.classes), block)
+    (plain,) = there_and_back(
+        [events([1], {k: v[0:1] for k, v in x.items()})], MIXED, tmp_path / "u"
+    )
+    assert same(plain.x, {k: v[0:1] for k, v in x.items()})
+    assert plain.y is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "kind"),
+    [
+        (("a", "b"), pa.string()),
+        ((3, 4), pa.int64()),
+        ((0.5, 2.0), pa.float64()),
+        ((True, False), pa.bool_()),
+        ((1, 0.5), pa.float64()),
+    ],
+)
+def test_classes_keep_their_type(classes: Any, kind: pa.DataType, tmp_path: Path) -> None:
+    stated = replace(NUMBERS, classes=classes)
+    block = events([0, 1, 2, 3], y=np.array([1, -1, 0, 1]), classes=classes)
+    assert table_of(0, [block], stated)["label"].type == kind
+    (back,) = there_and_back([block], stated, tmp_path / "t", in_rows=True)
+    assert same(back, block)
+    if len({type(name) for name in classes}) == 1:
+        (back,) = there_and_back([block], NUMBERS, tmp_path / "t", in_rows=True)
+        assert same(back.classes, (classes[1], classes[0]))
+        assert same(back.y, np.array([0, -1, 1, 0]))
+
+
+def test_targets_come_back(tmp_path: Path) -> None:
+    schema = replace(NUMBERS, task="regression")
+    block = events([0, 1], y=np.array([0.1, np.nan]))
+    block = replace(block, arrivals=replace(labels([1], [0], [1]), y=np.array([-2.5])))
+    assert table_of(0, [block], schema)["label"].to_pylist() == [0.1, -2.5, None]
+    (back,) = there_and_back([block], schema, tmp_path / "t", in_rows=True)
+    assert same(back, block)
+
+
+def test_blocks_of_no_label_at_all_come_back(tmp_path: Path) -> None:
+    block = events([0, 1], y=np.array([-1, -1]))
+    (back,) = there_and_back([block], NUMBERS, tmp_path / "t", in_rows=True)
+    assert same(back, block)
+
+
+def test_a_feature_may_be_called_like_a_column_of_the_table() -> None:
+    features = tuple(Feature(name, "numeric") for name in ("label", "label_", "due", "x"))
+    schema = Schema(features, "classification")
+    names = {"label": "label__", "label_": "label_", "due": "due_", "x": "x"}
+    assert columns_of(schema) == names
+    block = events([1], np.array([[1.0, 2.0, 3.0, 4.0]]), y=np.array([0]), classes=("c",))
+    table = table_of(0, [block], schema)
+    assert table.select([*names.values(), "label"]).to_pylist() == [
+        {"label__": 1.0, "label_": 2.0, "due_": 3.0, "x": 4.0, "label": "c"}
+    ]
+    assert same(next(blocks_of(table, schema, True)), block)
+
+
+def test_classes_of_several_types_are_refused() -> None:
+    blocks = [events([i], y=np.array([0]), classes=(c,)) for i, c in enumerate(("a", 1))]
+    with pytest.raises(StreamError, match="several types"):
+        table_of(0, blocks, NUMBERS)
+
+
+# A stream of blocks at random: each event, label, dead one and end in one place.
+THINGS = st.lists(st.sampled_from("eeelddLEB"), max_size=40)
+
+
+def stream_of(things: Sequence[str]) -> list[Batch]:
+    """Blocks of these, in this order: ``e`` event, ``l`` label, ``d`` dead, ``L`` dead label, ``E``
+    the end of a block and of a micro-batch, ``B`` the end of a block."""
+    blocks, at, label_at = [], 0, 0
+    rows: list[int] = []
+    arrived: list[tuple[int, int]] = []
+    aside: list[Dead] = []
+    for thing in [*things, "B"]:
+        if thing == "e":
+            rows.append(at)
+        elif thing == "l":
+            arrived.append((label_at, len(rows)))
+        elif thing == "d":
+            aside.append(dead(at, len(rows)))
+        elif thing == "L":
+            aside.append(dead(label_at, len(rows), label=True))
+        elif rows or arrived or aside or thing == "E":
+            block = events(rows, dead=tuple(aside), classes=("a", "b"), ends=thing == "E")
+            if arrived:
+                offset, before = map(np.array, zip(*arrived, strict=True))
+                some = labels(offset * 10, offset % 2, before)
+                block = replace(block, arrivals=replace(some, offset=offset))
+            blocks.append(block)
+            rows, arrived, aside = [], [], []
+        at += thing in "ed"
+        label_at += thing in "lL"
+    return blocks
+
+
+def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int]) -> Path:
+    """A recording with parts of so many blocks, the last of them again and again."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*"):
+        old.unlink()
+    about = About(
+        features=tuple((f.name, f.kind, f.shape) for f in NUMBERS.features),
+        task="classification",
+        classes=(),
+        has_ids=True,
+        has_time=True,
+        has_arrivals=True,
+        gapless=True,
+        side_by_side=True,
+        id_type="int",
+        dtype="float32",
+        start={"0": 0, "labels/2": 0},
+        fingerprint={},
+        stream={},
+        modules=str(folder),
+    )
+    (folder / "recording.json").write_text(about.model_dump_json())
+    first, sizes = 0, list(sizes)
+    while first < len(blocks):
+        some = blocks[first : first + (sizes.pop(0) if len(sizes) > 1 else sizes[0])]
+        ranges: dict[str, tuple[int, int]] = {}
+        for block in some:
+            for name, (low, high) in ranges_of(block).items():
+                ranges[name] = (ranges.get(name, (low, 0))[0], high)
+        part = Part(
+            path_of(folder, first),
+            (first, first + len(some)),
+            ranges,
+            sum(block.events for block in some),
+            max((float(b.time.max()) for b in some if len(b)), default=-np.inf),
+            False,
+            (0, ""),
+        )
+        pq.write_table(part.described(table_of(first, some, NUMBERS)), part.path)
+        first += len(some)
+    return folder
+
+
+def recording(folder: Path, **settings: Any) -> Recording:
+    return Recording(RecordingConfig(kind="recording", path=str(folder), **settings), folder)
+
+
+def told(batches: Any) -> list[Any]:
+    """All that micro-batches hold, thing by thing, and where each of them ends."""
+    found: list[Any] = []
+    for batch in batches:
+        beside: list[list[Any]] = [[] for _ in range(len(batch) + 1)]
+        if (a := batch.arrivals) is not None:
+            for i in range(len(a)):
+                name = batch.classes[a.y[i]]
+                beside[a.before[i]].append(("label", int(a.ids[i]), int(a.offset[i]), name))
+        for d in batch.dead:
+            beside[d.before].append(replace(d, before=0))
+        for i, some in enumerate(beside):
+            found += some
+            if i < len(batch):
+                found.append((int(batch.ids[i]), float(batch.time[i]), batch.x[i].tolist()))
+        found.append("cut")
+    return found
+
+
+def cuts(blocks: Iterable[Batch], size: int) -> list[Batch]:
+    """Micro-batches, their classes in one numbering."""
+    return list(cut(map(Vocabulary().apply, blocks), size))
+
+
+def cursor_after(batches: Sequence[Batch]) -> Cursor:
+    cursor = {"0": 0, "labels/2": 0}
+    for batch in batches:
+        cursor |= {name: after for name, (_, after) in ranges_of(batch).items()}
+    return cursor
+
+
+@given(THINGS, st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(1, 6), st.data())
+def test_micro_batches_are_those_of_the_blocks_from_any_of_them_on(
+    tmp_path_factory: pytest.TempPathFactory,
+    things: list[str],
+    sizes: list[int],
+    block_size: int,
+    data: st.DataObject,
+) -> None:
+    blocks = stream_of(things)
+    read = recording(written(tmp_path_factory.getbasetemp() / "any", blocks, sizes))
+    size = data.draw(st.integers(1, 5))
+    wanted = cuts(blocks, size)
+    assert len(read) == sum(block.events for block in blocks)
+    assert told(cuts(read.read({}, block_size), size)) == told(wanted)
+    stop = data.draw(st.integers(0, len(wanted)))
+    rest = cuts(read.read(cursor_after(wanted[:stop]), block_size), size)
+    assert told(rest) == told(wanted[stop:])
+
+
+@given(THINGS, st.lists(st.integers(1, 3), min_size=1, max_size=9), st.integers(1, 4), st.data())
+def test_a_reading_that_breaks_off_goes_on_where_it_was(
+    tmp_path_factory: pytest.TempPathFactory,
+    things: list[str],
+    sizes: list[int],
+    block_size: int,
+    data: st.DataObject,
+) -> None:
+    # Of a reader that died after any block, and with it the end that it had not given out.
+    blocks = stream_of(things)
+    read = recording(written(tmp_path_factory.getbasetemp() / "broken", blocks, sizes))
+    given_out = list(read.read({}, block_size))
+    stop = data.draw(st.integers(0, len(given_out)))
+    again = [*given_out[:stop], *read.read(cursor_after(given_out[:stop]), block_size)]
+    assert told(cuts(again, 3)) == told(cuts(blocks, 3))
+
+
+@given(THINGS, st.floats(-1, 30))
+def test_from_a_time_on(
+    tmp_path_factory: pytest.TempPathFactory, things: list[str], time: float
+) -> None:
+    blocks = stream_of(things)
+    folder = written(tmp_path_factory.getbasetemp() / "time", blocks, [2])
+    offsets = [int(i) for block in blocks for i in block.offset]
+    if not offsets or offsets[-1] < time:
+        with pytest.raises(StreamError, match=r"stream\.start: .* after the last event"):
+            recording(folder, start=time)
+        return
+    read = recording(folder, start=time)
+    got = list(read.read(read.origin(), 100))
+    left = [offset for offset in offsets if offset >= time]
+    assert [int(i) for block in got for i in block.offset] == left
+    assert len(read) == sum(block.events for block in got)
+    begun = [rest_of(block, read.origin()) for block in blocks]
+    assert told(cuts(got, 4)) == told(cuts([b for b in begun if told([b]) != ["cut"] or b.ends], 4))
+
+
+def test_it_begins_where_the_recorded_run_did(tmp_path: Path) -> None:
+    folder = written(tmp_path / "r", stream_of("eeee"), [1])
+    assert recording(folder).origin() == {"0": 0, "labels/2": 0}
+    assert recording(folder, start=2.5).origin() == {"0": 3, "labels/2": 0}
+    assert recording(folder, start="1970-01-01T00:00:02Z").origin() == {"0": 2, "labels/2": 0}
+    assert recording(folder).seek(1.0) == {"0": 1, "labels/2": 0}
+
+
+class Clock:
+    """Moves by what is slept, and by ``lost`` now and then."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def test_at_a_pace_events_come_when_their_time_has() -> None:
+    clock = Clock()
+    times = [50.0, 50.01, 51.0, 50.5, 53.0]
+    batch = replace(events(range(5), time=times), ends=True)
+    came = [
+        (round(clock.now - 100, 6), piece.offset.tolist(), piece.ends)
+        for piece in timed([batch], 2.0, clock, clock.sleep)
+    ]
+    # Twice as fast; the one that goes back comes with the one before it.
+    assert came == [(0.005, [0, 1], False), (0.5, [2, 3], False), (1.5, [4], True)]
+
+
+def test_whoever_falls_behind_gets_all_that_is_due_at_once() -> None:
+    clock, came = Clock(), []
+    batch = events(range(100))
+    for piece in timed([batch, events(range(100, 110))], 1.0, clock, clock.sleep):
+        came.append(len(piece))
+        clock.now += 40
+    assert came == [1, 40, 40, 19, 10]
+    assert clock.slept == []
+
+
+def test_a_pace_leaves_no_trace_in_the_micro_batches(tmp_path: Path) -> None:
+    blocks = stream_of("eelddeeLEeleelBEeddeeleee")
+    read = recording(written(tmp_path / "r", blocks, [1, 2]))
+    clock = Clock()
+    for speed in (0.5, 7.0, 1e9):
+        slices = timed(read.read({}, 4), speed, clock, clock.sleep)
+        assert told(cuts(slices, 3)) == told(cuts(blocks, 3))
+
+
+def test_in_real_time(tmp_path: Path) -> None:
+    from time import monotonic
+
+    folder = written(tmp_path / "r", stream_of("eeee"), [1])  # three seconds
+    started = monotonic()
+    read = recording(folder, speed=10)
+    assert sum(len(block) for block in read.read({}, 10)) == 4
+    assert 0.27 < monotonic() - started < 2
+
+
+def bad(change: Callable[[Path], Any], match: str, folder: Path) -> None:
+    folder = written(folder, stream_of("eBeBeBe"), [1])
+    change(folder)
+    with pytest.raises(StreamError, match=match):
+        list(recording(folder).read({}, 10))
+
+
+def test_what_is_wrong_with_a_recording_is_said(tmp_path: Path) -> None:
+    bad(lambda f: path_of(f, 1).unlink(), r"000001\.parquet is missing: put it back", tmp_path)
+    bad(lambda f: path_of(f, 3).write_bytes(b"PAR1"), r"000003\.parquet cannot be read", tmp_path)
+    bad(lambda f: (f / "recording.json").unlink(), r"`everlearn record --to`", tmp_path)
+    bad(lambda f: (f / "recording.json").write_text("{}"), "not the description", tmp_path)
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other")
+    other = (tmp_path / "other").read_bytes()
+    bad(lambda f: path_of(f, 2).write_bytes(other), r"000002\.parquet cannot be read", tmp_path)
+
+
+def test_only_what_comes_after_a_cursor_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = recording(written(tmp_path / "r", stream_of("eB" * 20), [2]))
+    looked: list[int] = []
+    blocks = read._blocks
+    monkeypatch.setattr(
+        read, "_blocks", lambda part: (looked.append(part.blocks[0]), blocks(part))[1]
+    )
+    got = read.read({"0": 15, "labels/2": 0}, 10)
+    assert [int(i) for block in got for i in block.offset] == [*range(15, 20)]
+    assert looked == [12, 14, 16, 18]
