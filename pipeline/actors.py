@@ -16,14 +16,13 @@ ago: what was served and not counted by then is lost, and nothing else.
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +31,6 @@ from typing import Any, cast
 import ray
 import torch
 from ray.exceptions import (
-    ActorUnavailableError,
     PendingCallsLimitExceeded,
     RayError,
     RayTaskError,
@@ -42,31 +40,25 @@ from learners.learner import line
 from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
 from pipeline.folder import TOKEN, HeldError
+from pipeline.forward import Forwarder
 from pipeline.job import JobError
 from pipeline.lag import Lag
-from pipeline.live import OutOfStep, Stopped
-from pipeline.loop import BLOCK, Loop, Source
+from pipeline.live import Stopped
+from pipeline.loop import Loop
 from pipeline.mlflow_run import load
-from pipeline.pace import block_size, paced
 from pipeline.rows import Rows
 from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot
 from pipeline.ship import Shipment
+from pipeline.sources import RemoteBlocks
 from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.track import Status, TrackConfig, Tracker, check
 from pipeline.watch import Labels, MetricRows, Publisher
-from streams.batch import Array, Batch, Ints
-from streams.live import LiveStream, ranges_of
-from streams.stream import Cursor, StreamError
+from streams.batch import Array, Ints
+from streams.stream import Cursor
 
-AHEAD = 4
-"""Blocks that are read ahead: the bound that holds a source back."""
-IDLE_S = 0.2
-"""After so long without a block, what was learned last is published."""
 PROBES_SHARE = 0.1
 """Of a core that scoring probes may take."""
-DEATHS = 5
-"""A source that dies so often without giving a block is given up."""
 HELD_S = 30.0
 """How long a trainer waits for the one before it to let go of the folder."""
 
@@ -86,133 +78,6 @@ class Speaker:
         while self._lines:
             said.append(self._lines.popleft())
         return said
-
-
-class SourceActor:
-    """Reads and decodes blocks of events.
-
-    It keeps nothing that matters: every call says in which reading, and where that began. One that
-    was started anew is told by the number of the block that it has not read those before it.
-    """
-
-    def __init__(self, shipment: Shipment, rate: float | None) -> None:
-        loaded = shipment.unpack()
-        torch.set_num_threads(1)
-        self._stream = loaded.stream(loaded.job.stream, loaded.folder)
-        if isinstance(self._stream, LiveStream):
-            self._stream.group = loaded.job.name
-        self._rate = rate
-        self._reading = ""
-        self._blocks: Iterator[Batch] = iter(())
-        self._number = 0
-
-    def next(self, reading: str, number: int, cursor: Cursor) -> tuple[Batch, Cursor] | None:
-        """Block ``number`` of a reading that began at ``cursor``, and the positions after it; None
-        at the true end of the stream. Raises ``OutOfStep``, and ``StreamError`` as the stream
-        does."""
-        if number == 0 and reading != self._reading:
-            blocks = self._stream.read(cursor, block_size(self._rate, BLOCK))
-            self._blocks = paced(blocks, self._rate)
-            self._reading, self._number = reading, 0
-        if reading != self._reading or number != self._number:
-            raise OutOfStep
-        self._number += 1
-        for block in self._blocks:
-            return block, {name: after for name, (_, after) in ranges_of(block).items()}
-        return None
-
-    def commit(self, cursor: Cursor) -> None:
-        """A checkpoint holds all before this cursor."""
-        if isinstance(self._stream, LiveStream):
-            self._stream.commit(cursor)
-
-
-class RemoteBlocks:
-    """Blocks of source actors, some of them asked for ahead; of each in its order.
-
-    A source that dies is started again by Ray; reading goes on after the last blocks that came.
-    """
-
-    def __init__(
-        self, sources: Sequence[Any], idle: Callable[[], None], say: Callable[[str], None]
-    ) -> None:
-        self.sources = sources
-        self.idle = idle
-        self.say = say
-
-    def __call__(self, _: Source, cursor: Cursor) -> Iterator[Batch]:
-        deaths, cursor = 0, dict(cursor)
-        while True:
-            try:
-                for block, after in self._read(cursor):
-                    if not after and not block.ends:  # a live stream of which nothing comes
-                        self.idle()
-                        continue
-                    # A view would keep the whole block in the object store for as long as one of
-                    # its events waits for its label.
-                    yield copy.deepcopy(block)
-                    cursor |= after
-                    deaths = 0
-                return
-            except RayTaskError as error:
-                if not isinstance(error.cause, OutOfStep):
-                    raise error.cause from None
-            except RayError as error:  # it died, or the machine that it ran on with its blocks
-                deaths += 1
-                if deaths > DEATHS:
-                    raise StreamError(f"the source does not come up again: {line(error)}") from None
-                self.say("the source died; reading goes on after the last block that came")
-                for source in self.sources:
-                    self._wait(source)
-
-    def _wait(self, source: Any) -> None:
-        """Until Ray has started the source again."""
-        while True:
-            ready = source.__ray_ready__.remote()
-            while not ray.wait([ready], timeout=IDLE_S)[0]:
-                self.idle()
-            try:
-                ray.get(ready)
-                return
-            except ActorUnavailableError:
-                self.idle()
-                time.sleep(IDLE_S)
-            except RayError as error:
-                raise StreamError(f"the source does not come up again: {line(error)}") from None
-
-    def _read(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
-        reading = f"{time.time_ns()}"
-        readings = deque(_Reading(source, reading, cursor) for source in self.sources)
-        while readings:
-            for one in readings:
-                one.ask()
-            first = {one.pending[0]: one for one in readings}
-            ready, _ = ray.wait([*first], timeout=IDLE_S)
-            if not ready:
-                self.idle()
-                continue
-            one = first[ready[0]]
-            found = ray.get(one.pending.popleft())
-            readings.remove(one)
-            if found is not None:
-                readings.append(one)  # the next is another's, if it has one ready
-                yield found
-
-
-class _Reading:
-    """Blocks that were asked of one source."""
-
-    def __init__(self, source: Any, reading: str, cursor: Cursor) -> None:
-        self.pending: deque[Any] = deque()
-        self._source = source
-        self._begun = (reading, cursor)
-        self._number = 0
-
-    def ask(self) -> None:
-        reading, cursor = self._begun
-        while len(self.pending) < AHEAD:
-            self.pending.append(self._source.next.remote(reading, self._number, cursor))
-            self._number += 1
 
 
 class TrainerActor(Speaker):
@@ -242,6 +107,7 @@ class TrainerActor(Speaker):
         tracker: Any | None,
         warm_from: Path | None,
         max_events: int | None,
+        record: Path | None = None,
     ) -> dict[str, Any]:
         """As ``Run.run``, on blocks of the source, from the newest checkpoint where there is one.
 
@@ -252,7 +118,7 @@ class TrainerActor(Speaker):
             leading = self._leading = self._leading or Future()
         if first:
             try:
-                summary = self._lead(sources, evaluator, tracker, warm_from, max_events)
+                summary = self._lead(sources, evaluator, tracker, warm_from, max_events, record)
                 leading.set_result(summary)
             except BaseException as error:
                 leading.set_exception(error)
@@ -265,12 +131,13 @@ class TrainerActor(Speaker):
         tracker: Any | None,
         warm_from: Path | None,
         max_events: int | None,
+        record: Path | None = None,
     ) -> dict[str, Any]:
         self._check_folder()
         loaded = self._shipment.unpack()
         gc.freeze()  # all that is loaded: no collection need go over it again
         lag = Lag()
-        watchers: list[Watcher] = [_Committing(sources), lag, self._standing]
+        watchers: list[Watcher] = [_Committing(sources), Forwarder(), lag, self._standing]
         if loaded.job.track is not None:
             assert tracker is not None
             watchers += [_Starting(tracker), MetricRows(loaded.job.track.every_events, lag)]
@@ -282,7 +149,7 @@ class TrainerActor(Speaker):
         blocks = RemoteBlocks(sources, self._idle, self.say)
         deadline = time.monotonic() + HELD_S
         while True:
-            self._run = run = Run(loaded, self._folder, self.say, runner="ray")
+            self._run = run = Run(loaded, self._folder, self.say, "ray", record)
             run.stopping = self._stopping
             try:
                 return run.run(True, warm_from, max_events, watchers, blocks)

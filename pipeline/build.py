@@ -124,7 +124,13 @@ def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
     segments, exact = learner.needs_boundaries, learner.per_event
     if stream.has_arrivals:
         numeric = stream.schema.task == "regression"
-        return LabelsById(settings.wait, segments, exact, numeric, settings.id_window)
+        window = (settings.id_window, settings.within, settings.lateness)
+        return LabelsById(settings.wait, segments, exact, numeric, *window)
+    if settings.within is not None:
+        raise StreamError(
+            "stream.within: for labels that arrive on their own; in the rows of their events they "
+            "come after label_delay, and wait is the bound"
+        )
     if delay.events is not None:
         return LabelsByEvents(delay.events, settings.wait, segments, exact)
     return LabelsByTime(delay.seconds, settings.wait, segments, exact)

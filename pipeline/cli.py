@@ -11,15 +11,17 @@ from collections.abc import Callable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
 
 from learners.learner import line
 from pipeline import job as jobs
+from pipeline import list_dead
 from pipeline.doctor import report
 from pipeline.folder import RunFolder
+from pipeline.produce import command as produce
 
 if TYPE_CHECKING:
     from pipeline.cluster import RayRun
@@ -40,42 +42,136 @@ class Runner(StrEnum):
     ray = "ray"
 
 
+RunnerOption = Annotated[Runner, typer.Option(help="Where it runs.")]
+RunDirOption = Annotated[
+    Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+]
+WarmFromOption = Annotated[
+    Path | None, typer.Option(help="Start anew with what the learner of this checkpoint knows.")
+]
+MaxEventsOption = Annotated[
+    int | None, typer.Option(min=1, help="Stop once so many events in all have come in.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        help="The Ray cluster to run on, HOST:PORT; without one, Ray is started here.",
+    ),
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(min=0.001, help="Read at most so many events a second, as if live."),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job.")
+]
+
+
 @app.command()
 def run(
     job: Annotated[Path, typer.Argument(help="The job, a YAML file.", show_default=False)],
-    runner: Annotated[Runner, typer.Option(help="Where it runs.")] = Runner.local,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
-    ] = False,
-    warm_from: Annotated[
-        Path | None,
-        typer.Option(help="Start anew with what the learner of this checkpoint knows."),
-    ] = None,
-    max_events: Annotated[
-        int | None, typer.Option(min=1, help="Stop once so many events in all have come in.")
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            envvar="RAY_ADDRESS",
-            help="The Ray cluster to run on, HOST:PORT; without one, Ray is started here.",
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="Read at most so many events a second, as if live."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job."),
-    ] = None,
+    runner: RunnerOption = Runner.local,
+    run_dir: RunDirOption = None,
+    resume: ResumeOption = False,
+    warm_from: WarmFromOption = None,
+    max_events: MaxEventsOption = None,
+    address: AddressOption = None,
+    rate: RateOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Runs a job: live progress, checkpoints, and summary.json at the end."""
+    _lead(
+        lambda: (jobs.load(job, set_ or []), max_events),
+        run_dir,
+        resume,
+        warm_from,
+        _Where(runner, address, rate),
+    )
+
+
+@app.command()
+def record(
+    job: Annotated[Path, typer.Argument(help="The job, a YAML file.", show_default=False)],
+    to: Annotated[Path, typer.Option(help="Folder of the recording.", show_default=False)],
+    runner: RunnerOption = Runner.local,
+    run_dir: RunDirOption = None,
+    resume: ResumeOption = False,
+    warm_from: WarmFromOption = None,
+    max_events: MaxEventsOption = None,
+    address: AddressOption = None,
+    rate: RateOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Runs a job, and writes its live stream into Parquet beside it."""
+    _lead(
+        lambda: (jobs.load(job, set_ or []), max_events),
+        run_dir,
+        resume,
+        warm_from,
+        _Where(runner, address, rate, to),
+    )
+
+
+@app.command()
+def replay(
+    recording: Annotated[Path, typer.Argument(help="Folder of the recording.", show_default=False)],
+    speed: Annotated[
+        str, typer.Option(help="max, or how many times as fast as it happened: 1, 10, 0.5.")
+    ] = "max",
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Event time, ISO 8601 or seconds."),
+    ] = None,
+    runner: RunnerOption = Runner.local,
+    run_dir: RunDirOption = None,
+    resume: ResumeOption = False,
+    warm_from: WarmFromOption = None,
+    max_events: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop once so many events in all have come in.",
+            show_default="where the recorded run was stopped",
+        ),
+    ] = None,
+    address: AddressOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Runs the job of a recording again, on what was recorded."""
+
+    def load() -> tuple[jobs.LoadedJob, int | None]:
+        from pipeline.replayed import replayed
+
+        loaded, stopped = replayed(recording, speed, from_, set_ or [])
+        return loaded, max_events or stopped
+
+    _lead(load, run_dir, resume, warm_from, _Where(runner, address, None))
+
+
+class _Where(NamedTuple):
+    """Where, and how, a job is run."""
+
+    runner: Runner
+    address: str | None
+    rate: float | None
+    record: Path | None = None
+
+
+def _lead(
+    load: Callable[[], tuple[jobs.LoadedJob, int | None]],
+    run_dir: Path | None,
+    resume: bool,
+    warm_from: Path | None,
+    where: _Where,
+) -> None:
+    """Runs the job that is loaded, to so many events."""
     from pipeline.progress import LiveProgress, table
-    from pipeline.run import RunError, stopping_on_signals
+    from pipeline.run import RunError
+    from pipeline.stopping import stopping_on_signals
 
     console = Console(stderr=True)
     say = _saying(console)
@@ -83,11 +179,11 @@ def run(
     try:
         if resume and warm_from is not None:
             raise jobs.JobError("--resume and --warm-from exclude each other")
-        loaded = jobs.load(job, set_ or [])
+        loaded, max_events = load()
         folder = run_dir or Path("runs") / loaded.job.name
         if resume and not RunFolder(folder).begun:
             say(f"no checkpoint in {folder} yet: starting at the beginning")
-        going = _runner(runner, loaded, folder, say, address, rate)
+        going = _runner(where, loaded, folder, say)
         with stopping_on_signals(going, say), LiveProgress(console) as progress:
             summary = going.run(resume, warm_from, max_events, progress)
     except jobs.JobError as error:
@@ -110,7 +206,8 @@ def run(
     if not summary["metrics"].get("online/scored"):
         say("no event has met its label: nothing was learned. See stream.label and label_delay")
     if summary["fates"]["dead"]:
-        say(f"{summary['fates']['dead']:,} events were set aside: see {folder / 'dead.jsonl'}")
+        told = f"{summary['fates']['dead']:,} events were set aside"
+        say(f"{told}: see {folder / 'dead.jsonl'}, or everlearn dead-letters {folder}")
     say(f"written to {folder / 'summary.json'}")
     if going.stopping and not summary["finished"]:
         say("stopped before the end of the stream; go on with the same command and --resume")
@@ -118,17 +215,13 @@ def run(
 
 
 def _runner(
-    runner: Runner,
-    loaded: jobs.LoadedJob,
-    folder: Path,
-    say: Callable[[str], None],
-    address: str | None,
-    rate: float | None,
+    where: _Where, loaded: jobs.LoadedJob, folder: Path, say: Callable[[str], None]
 ) -> LocalRun | RayRun:
+    runner, address, rate, record = where
     if runner is Runner.local:
         from pipeline.local import LocalRun
 
-        return LocalRun(loaded, folder, say, rate)
+        return LocalRun(loaded, folder, say, rate, record)
     if find_spec("ray") is None:
         raise jobs.JobError(
             "--runner ray: Ray is not installed: pip install 'everlearn[ray]', or leave out "
@@ -138,7 +231,7 @@ def _runner(
         warnings.simplefilter("ignore")  # parts of Ray warn of other parts as they are imported
         from pipeline.cluster import RayRun
 
-    return RayRun(loaded, folder, say, address, rate)
+    return RayRun(loaded, folder, say, address, rate, record)
 
 
 @app.command()
@@ -267,6 +360,12 @@ def bench(
         say(f"written to {out / RESULTS} and {write_report(out)}")
     except ReportError as error:
         say(f"written to {out / RESULTS}; {error}")
+
+
+app.command("dead-letters")(list_dead.command)
+
+
+app.command("produce")(produce)
 
 
 @app.command()

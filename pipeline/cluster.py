@@ -22,7 +22,7 @@ from learners.learner import line
 from pipeline import actors, replicas
 from pipeline.build import Parts, build
 from pipeline.checkpoint import Checkpoints
-from pipeline.folder import RunFolder
+from pipeline.folder import HeldError, RunFolder
 from pipeline.job import JobError, LoadedJob
 from pipeline.joining import connected, free_port
 from pipeline.mlflow_run import absolute
@@ -30,6 +30,7 @@ from pipeline.progress import LiveProgress
 from pipeline.report.write import hang
 from pipeline.run import RunError, Say
 from pipeline.ship import Shipment
+from pipeline.sources import SourceActor
 from pipeline.stability.evaluator import FINISH_S
 from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
 from streams.live import LiveStream
@@ -53,6 +54,7 @@ class RayRun:
         say: takes lines for a person.
         address: of a cluster; None starts a Ray of its own on this machine.
         rate: events a second that are read at most; None: as fast as they come.
+        record: a folder that the stream, a live one, is recorded into; where the trainer sees it.
 
     Attributes:
         trainer: the class of the trainer; a benchmark has one of its own.
@@ -67,12 +69,14 @@ class RayRun:
         say: Say,
         address: str | None = None,
         rate: float | None = None,
+        record: Path | None = None,
     ) -> None:
         self.loaded = loaded
         self.folder = RunFolder(folder.resolve())
         self.say = say
         self.address = address
         self.rate = rate
+        self.record = None if record is None else record.resolve()
         self.stopping = False
         self._asked = False  # the trainer was asked to stop
         self._sources = ["source"]
@@ -116,9 +120,7 @@ class RayRun:
                     "serve.port: 0 takes a free one on this machine; a cluster needs one"
                 )
             token = uuid.uuid4().hex
-            with self.folder.held():  # by nobody else; from now on the trainer holds it
-                self.folder.check(resume)
-                self.folder.begin(token, resume)
+            self._take(token, resume)
             log = self.folder.path / "ray.log"
             stack.enter_context(connected(self.address, job.name, self._cpus(), log))
             stack.callback(self._end)
@@ -140,6 +142,21 @@ class RayRun:
                     "checkpoints are kept; go on with the same command and --resume"
                 ) from error
 
+    def _take(self, token: str, resume: bool) -> None:
+        """Marks the folder as ours; from now on the trainer holds it. Where a run goes on, the one
+        of a driver that was killed may still be dying."""
+        deadline = time.monotonic() + (actors.HELD_S if resume else 0.0)
+        while True:
+            try:
+                with self.folder.held():
+                    self.folder.check(resume)
+                    self.folder.begin(token, resume)
+                return
+            except HeldError:
+                if self.stopping or time.monotonic() >= deadline:
+                    raise
+                time.sleep(TURN_S)
+
     @property
     def _evaluates(self) -> bool:
         """Whether there is anything to score beside the training."""
@@ -158,7 +175,7 @@ class RayRun:
         gpus = {} if job.device == "cpu" else {"num_gpus": 1}
         start = self._start_one
         for name in self._sources:
-            start(name, actors.SourceActor, shipment, self.rate)
+            start(name, SourceActor, shipment, self.rate)
         start("trainer", self.trainer, shipment, folder, token, max_concurrency=64, **gpus)
         if self._evaluates:
             # Labels that a slow evaluator leaves waiting must not fill the object store.
@@ -210,8 +227,9 @@ class RayRun:
         trainer = self._actors["trainer"]
         others = [self._actors.get(name) for name in ("evaluator", "tracker")]
         sources = [self._actors[name] for name in self._sources]
+        what = (sources, *others, warm_from, max_events, self.record)
         checkpoints = Checkpoints(self.folder.checkpoints, 1, self.say)
-        running = trainer.run.remote(sources, *others, warm_from, max_events)
+        running = trainer.run.remote(*what)
         serves = self.loaded.job.serve is not None
         looking = _Looking(self._actors, self.say, progress, serves)
         deaths, last = 0, checkpoints.all()[-1:]
@@ -242,7 +260,7 @@ class RayRun:
                 self.say("the trainer died; it goes on from its newest checkpoint")
                 self._asked = False
                 self._wait_again("trainer", error)
-                running = trainer.run.remote(sources, *others, warm_from, max_events)
+                running = trainer.run.remote(*what)
 
     def _wait_again(self, name: str, died: RayError) -> None:
         """Until Ray has started the actor again, which may take another machine."""

@@ -26,6 +26,7 @@ _CORE = (
     "safetensors",
     "pyyaml",
     "xxhash",
+    "orjson",
 )
 _EXTRAS = {
     "ray": ("ray",),
@@ -33,7 +34,8 @@ _EXTRAS = {
     "serve": ("fastapi", "uvicorn"),
     "avalanche": ("avalanche-lib", "torchvision"),
     "bench": ("pooch", "plotly", "scikit-learn", "pillow"),
-    "codecs": ("orjson", "fastavro", "protobuf"),
+    "codecs": ("fastavro", "protobuf"),
+    "confluent": ("confluent-kafka",),
     "text": ("transformers", "tokenizers"),
     "vision": ("pillow", "torchvision"),
     "test": ("pytest", "hypothesis", "mypy", "ruff"),

@@ -6,21 +6,21 @@ import fcntl
 import json
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import yaml
-
+from pipeline.dead_letters import DeadFile
 from pipeline.job import JobError, LoadedJob
 from pipeline.journal import FILE as JOURNAL
 from pipeline.remembered import FILE
 from pipeline.track import FILES, RECORD
-from streams.batch import Dead
 
 STABILITY, EVALUATIONS = "stability.safetensors", "evaluations.jsonl"
 """What the evaluator remembers of probes, and the score of each segment at each evaluation."""
+FORWARDED, INJECTED = "dead-topic.json", "injected.jsonl"
+"""How far dead letters have come to their topic, and which were sent to their own once more."""
 TOKEN = ".driver"
 """The file by which an actor knows that it sees the folder of its driver, and not one of that name
 on another machine."""
@@ -35,8 +35,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.dead_bytes = 0  # in dead.jsonl, up to the last checkpoint
-        self._dead: IO[bytes] | None = None
+        self.dead = DeadFile(path)
 
     @property
     def checkpoints(self) -> Path:
@@ -68,8 +67,7 @@ class RunFolder:
             try:
                 yield
             finally:
-                if self._dead is not None:
-                    self._dead.close()
+                self.dead.close()
 
     def check(self, resume: bool) -> None:
         """Raises ``JobError`` where there is a run already, and it is not to go on."""
@@ -89,36 +87,12 @@ class RunFolder:
         target = self.path / "job.yaml"
         if target.exists() and loaded.file.exists() and target.samefile(loaded.file):
             raise JobError(f"{target} is the job file itself: choose another --run-dir")
-        text = yaml.safe_dump(
-            loaded.job.model_dump(mode="json", serialize_as_any=True), sort_keys=False
-        )
-        target.write_text(text)
+        target.write_text(loaded.text())
 
     def clear(self) -> None:
         """Takes away what an earlier run told of itself, which had no checkpoint to go on from."""
-        for name in (*FILES, RECORD, *_TOLD, JOURNAL):
+        for name in (*FILES, RECORD, *_TOLD, FORWARDED, INJECTED, JOURNAL):
             (self.path / name).unlink(missing_ok=True)
-
-    def open_dead(self, kept: int) -> bool:
-        """Goes on with dead.jsonl after its first ``kept`` bytes; whether they were all there."""
-        dead = self.path / "dead.jsonl"
-        self.dead_bytes = kept
-        dead.touch()
-        whole = dead.stat().st_size >= kept
-        if whole:
-            os.truncate(dead, kept)
-        self._dead = dead.open("ab")
-        return whole
-
-    def write_dead(self, dead: Sequence[Dead]) -> None:
-        if not dead:
-            return
-        assert self._dead is not None
-        for d in dead:
-            entry = {"partition": d.partition, "offset": d.offset, "id": d.id, "reason": d.reason}
-            self.dead_bytes += self._dead.write(json.dumps(entry).encode() + b"\n")
-        self._dead.flush()
-        os.fsync(self._dead.fileno())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")

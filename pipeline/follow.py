@@ -123,11 +123,12 @@ class Follower:
                 self._tell(line(error))
 
     def _enter(self, made: Recipe | None, name: str, servable: Servable | None = None) -> None:
+        from pipeline.posted import ONLY_READS
         from pipeline.serve import Models, create_app
 
         self._models: Models = Models(servable)
         self._recipe = made
-        self._app = create_app(self._models, made, self._config, name)
+        self._app = create_app(self._models, made, self._config, name, ONLY_READS)
 
     def _newest(self) -> tuple[Checkpoint, _Seen] | None:
         """The newest whole checkpoint, if it is newer than the one that is served."""

@@ -111,6 +111,11 @@ class LoadedJob:
         job = self.job.model_copy(update={"device": device})
         return LoadedJob(job, self.stream, self.learner, self.file, self.folder, self.raw)
 
+    def text(self) -> str:
+        """The job as a file, with every default spelt out."""
+        said = self.job.model_dump(mode="json", serialize_as_any=True)
+        return yaml.safe_dump(said, sort_keys=False)
+
     def values(self) -> dict[str, Any]:
         """Every key of the job, flat, with its value; defaults spelt out."""
         return flat(self.job.model_dump(mode="json", serialize_as_any=True))

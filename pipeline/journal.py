@@ -25,6 +25,7 @@ from streams.live import Ranges, reached
 from streams.stream import Cursor
 
 FILE = "journal.jsonl"
+_REMEDY = "restore the file, or start another run (another --run-dir)"
 
 
 class Entry(NamedTuple):
@@ -60,8 +61,12 @@ class Journal:
     def head(self) -> Cursor:
         """Where the run began."""
         with self.path.open("rb") as file:
-            first = self._json(file.readline())
-        self.start, self.stop = first["start"], first["stop"]
+            line = file.readline()
+        try:
+            first = self._json(line)
+            self.start, self.stop = first["start"], first["stop"]
+        except (KeyError, TypeError):
+            raise self._broken(line) from None
         return self.start
 
     def begin(self, start: Cursor, stop: Cursor | None) -> None:
@@ -79,13 +84,20 @@ class Journal:
         the last, the next is written behind it."""
         self.close()
         self._open.clear()
-        self.head()
+        try:
+            self.head()
+        except OSError as error:
+            raise JobError(f"{self.path}: {error.strerror}: {_REMEDY}") from None
         with self.path.open("r+b") as file:
             file.readline()
             self._end, self._next = (file.tell(), 0) if at is None else at
-            file.seek(self._end)
+            file.seek(self._end - 1)
+            if file.read(1) != b"\n":
+                raise JobError(f"{self.path}: block {self._next} is not where it was: {_REMEDY}")
             while (line := file.readline()).endswith(b"\n"):
                 entry = self._entry(line)
+                if entry.number != self._next:
+                    raise self._broken(line)
                 self._note(entry)
                 self._end += len(line)
                 self._next = entry.number + 1
@@ -109,6 +121,11 @@ class Journal:
         if self._open:
             return self._open[0][0], self._open[0][1]
         return self._end, self._next
+
+    @property
+    def end(self) -> int:
+        """Bytes of the lines up to the block that was written, or read again, last."""
+        return self._end
 
     def sync(self) -> None:
         """All that was written is on the disk."""
@@ -146,7 +163,4 @@ class Journal:
         return found
 
     def _broken(self, line: bytes) -> JobError:
-        return JobError(
-            f"{self.path}: a line is not one of a journal ({line[:80]!r}): restore the file, or "
-            "start another run (another --run-dir)"
-        )
+        return JobError(f"{self.path}: a line is not the one expected ({line[:80]!r}): {_REMEDY}")

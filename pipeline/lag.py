@@ -26,7 +26,8 @@ class Lag(Watcher):
     def __init__(self, every_s: float = LOOK_S) -> None:
         self.every_s = every_s
         self.messages: int | None = None
-        self._end: Cursor = {}
+        self._end: Cursor = {}  # that was told and not looked at
+        self._known: Cursor = {}
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -53,9 +54,16 @@ class Lag(Watcher):
 
     def __call__(self, loop: Loop) -> None:
         if self._end:
-            end, self._end = self._end, {}
-            cursor = loop.ledger.cursor()
-            self.messages = sum(max(0, at - cursor.get(name, at)) for name, at in end.items())
+            self._known, self._end = self._end, {}
+            self._count(loop)
+
+    def end(self, loop: Loop) -> None:
+        if self._known:
+            self._count(loop)
+
+    def _count(self, loop: Loop) -> None:
+        cursor = loop.ledger.cursor()
+        self.messages = sum(max(0, at - cursor.get(name, at)) for name, at in self._known.items())
 
     def close(self) -> dict[str, float]:
         self._closing.set()

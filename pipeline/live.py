@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from pipeline.journal import Journal
+from pipeline.recorder import Recorder
 from streams.batch import Batch
 from streams.live import LiveStream, Ranges, Unreachable, before, ranges_of, reached, rest_of
 from streams.stream import Cursor
@@ -33,6 +34,7 @@ class LiveBlocks:
         read: gives new blocks from a cursor on.
         stopping: whether the run is to stop.
         say: takes lines for a person.
+        recorder: takes every block, and those that it lacks first.
     """
 
     def __init__(
@@ -42,21 +44,28 @@ class LiveBlocks:
         read: Callable[[Cursor], Iterable[Batch]],
         stopping: Callable[[], bool],
         say: Callable[[str], None],
+        recorder: Recorder | None = None,
     ) -> None:
         self.stream = stream
         self.journal = journal
         self.read = read
         self.stopping = stopping
         self.say = say
+        self.recorder = recorder
 
     def blocks(self, cursor: Cursor, at: tuple[int, int] | None) -> Iterator[Batch]:
         """From ``cursor``, which stands in the block that the journal has at ``at``. They end where
         the journal says that the run does; raises ``Stopped``."""
         learned, cursor = cursor, dict(cursor)
-        for _, ranges, ends in self.journal.go_on(at):
+        first = at
+        if at is not None and self.recorder is not None:
+            first = min(at, self.recorder.wanted) if self.recorder.wanted else None
+        for number, ranges, ends in self.journal.go_on(first):
             block = replace(self._again(ranges), ends=ends)
-            cursor |= _after(ranges)
-            yield rest_of(block, learned)
+            self._record(number, block)
+            if at is None or number >= at[1]:
+                cursor |= _after(ranges)
+                yield rest_of(block, learned)
         stop = self.journal.stop
         while stop is None or not reached(cursor, stop):
             try:
@@ -66,6 +75,11 @@ class LiveBlocks:
                         return
             except OutOfStep:
                 continue
+
+    def catch_up(self, recorder: Recorder) -> None:
+        """Has the recorder take all that the journal names. Raises ``Stopped``."""
+        for number, ranges, ends in self.journal.go_on(recorder.wanted):
+            recorder.put(number, replace(self._again(ranges), ends=ends), self.journal.end)
 
     def _new(self, cursor: Cursor, stop: Cursor | None) -> Iterator[Batch]:
         """New blocks; the cursor moves with them."""
@@ -80,9 +94,13 @@ class LiveBlocks:
             for name, (first, _) in ranges.items():
                 if first < cursor.get(name, first):  # another reader has given it already
                     raise OutOfStep
-            self.journal.write(ranges, block.ends)
+            self._record(self.journal.write(ranges, block.ends), block)
             cursor |= _after(ranges)
             yield block
+
+    def _record(self, number: int, block: Batch) -> None:
+        if self.recorder is not None:
+            self.recorder.put(number, block, self.journal.end)
 
     def _again(self, ranges: Ranges) -> Batch:
         told = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build import Parts
+from pipeline.forward import Forwarder
 from pipeline.job import JobError, LoadedJob
 from pipeline.lag import Lag
 from pipeline.loop import BLOCK, Source
@@ -40,15 +41,21 @@ class LocalRun:
         folder: the run folder.
         say: takes lines for a person.
         rate: events a second that are read at most; None: as fast as they come.
+        record: a folder that the stream, a live one, is recorded into.
     """
 
     def __init__(
-        self, loaded: LoadedJob, folder: Path, say: Say, rate: float | None = None
+        self,
+        loaded: LoadedJob,
+        folder: Path,
+        say: Say,
+        rate: float | None = None,
+        record: Path | None = None,
     ) -> None:
         self.loaded = loaded
         self.say = say
         self.rate = rate
-        self._run = Run(loaded, folder, say)
+        self._run = Run(loaded, folder, say, record=record)
 
     @property
     def stopping(self) -> bool:
@@ -67,7 +74,7 @@ class LocalRun:
     ) -> dict[str, Any]:
         """As ``Run.run``."""
         lag = Lag()
-        watchers: list[Watcher] = [Committing(), lag, progress]
+        watchers: list[Watcher] = [Committing(), Forwarder(), lag, progress]
         tracking = None
         if (evaluate := self.loaded.job.evaluate).asks:
             watchers.append(Beside(evaluate.probes.every_events, self.say))

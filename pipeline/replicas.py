@@ -26,6 +26,7 @@ from ray.serve.schema import LoggingConfig
 from learners.learner import line
 from pipeline.answers import Answers
 from pipeline.job import JobError
+from pipeline.posted import posted
 from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.serve import Answered, Models, create_app, warm
 from pipeline.ship import Shipment
@@ -55,12 +56,13 @@ class Replica:
     ) -> None:
         torch.set_num_threads(1)
         sys.setswitchinterval(0.0005)  # a request waits so long, at most, for a model being built
-        shipment.unpack()
+        labels = posted(shipment.unpack())
         self._namespace = namespace
         self._recipe = made
         self._models = Models()
         self._answered: deque[Answered] = deque(maxlen=UNTOLD)
-        self.app = create_app(self._models, made, config, namespace, self._answered.append)
+        told = self._answered.append
+        self.app = create_app(self._models, made, config, namespace, labels, told)
         for work in (self._fetch, self._tell):
             threading.Thread(target=work, daemon=True).start()
 

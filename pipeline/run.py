@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import math
 import platform
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from learners.learner import LearnerError, line
 from pipeline.build import Parts, build, state_digest
 from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
+from pipeline.dead_letters import Limit, TooManyDead
 from pipeline.folder import RunFolder
 from pipeline.job import JobError, LoadedJob, differences
 from pipeline.journal import Journal
 from pipeline.ledger import LedgerError
 from pipeline.live import LiveBlocks, Stopped
 from pipeline.loop import Loop, Source
+from pipeline.recorder import Recorder
 from streams.batch import Batch
 from streams.live import LiveStream
 from streams.state import State
@@ -72,9 +72,17 @@ class Run:
         folder: the run folder.
         say: takes lines for a person.
         runner: named in the summary.
+        record: a folder that the stream, a live one, is recorded into.
     """
 
-    def __init__(self, loaded: LoadedJob, folder: Path, say: Say, runner: str = "local") -> None:
+    def __init__(
+        self,
+        loaded: LoadedJob,
+        folder: Path,
+        say: Say,
+        runner: str = "local",
+        record: Path | None = None,
+    ) -> None:
         self.loaded = loaded
         self.folder = RunFolder(folder)
         self.say = say
@@ -85,6 +93,7 @@ class Run:
         self.journal = Journal(folder)
         self._journal_at: tuple[int, int] | None = None  # that the checkpoint begun from names
         self._watchers: Sequence[Watcher] = ()
+        self._recorder = None if record is None else Recorder(record, self.journal.path, say)
 
     def run(
         self,
@@ -112,6 +121,8 @@ class Run:
             finally:
                 for watcher in watchers:
                     told |= watcher.close()
+                if self._recorder is not None:
+                    self._recorder.drop()
                 self.checkpoints.close()
                 self.journal.close()
             if told:
@@ -125,6 +136,8 @@ class Run:
         try:
             finished = self._restore(parts, resume, warm_from)
             self.folder.write_job(self.loaded)
+            if self._recorder is not None:
+                self._recorder.begin(self.loaded, parts.stream, self.journal)
         except OSError as error:
             raise JobError(f"{error.filename or self.folder.path}: {error.strerror}") from None
         return parts, finished
@@ -144,6 +157,7 @@ class Run:
             started = time.perf_counter()
             if finished:
                 self.say("the stream had come to its end already: nothing is left to learn")
+                self._catch_up(parts, finished)
                 if (old := self.folder.summary()) and old["finished"]:
                     return old
             else:
@@ -151,7 +165,7 @@ class Run:
             return self._close(parts, finished, time.perf_counter() - started, first)
         except JobError:  # of one who was to watch: nothing was begun
             raise
-        except (StreamError, LearnerError, CheckpointError, LedgerError) as error:
+        except (StreamError, LearnerError, CheckpointError, LedgerError, TooManyDead) as error:
             raise self._failed(f"{self.loaded.file}: {error}") from None
         except OSError as error:
             where = error.filename or self.folder.path
@@ -174,14 +188,23 @@ class Run:
         loop, every = parts.loop, self.loaded.job.checkpoint.every_events
         limit = float("inf") if max_events is None else max_events
         due = (loop.events // every + 1) * every
+        too_many = Limit(self.loaded.job.stream.dead_letters, parts.stream.place_name)
         finished = False
         if loop.events >= limit:
+            self._catch_up(parts, finished)
             return False
         with suppress(Stopped):
             for batch in parts.source.batches(self._blocks(parts, blocks)):
                 loop.step(batch)
                 for watcher in watchers:
                     watcher(loop)
+                dead, loop.dead = loop.dead, []
+                self.folder.dead.write(dead)
+                try:
+                    too_many.add(batch, dead)
+                except TooManyDead:
+                    self._checkpoint(parts, finished=False)
+                    raise
                 if loop.events >= due:
                     due = (loop.events // every + 1) * every
                     self._checkpoint(parts, finished=False)
@@ -190,6 +213,8 @@ class Run:
             else:
                 loop.finish(parts.source.size)
                 finished = True
+        if self._recorder is not None:
+            self._recorder.close(loop.events, finished)
         for watcher in watchers:
             watcher.end(loop)
         return finished
@@ -199,14 +224,21 @@ class Run:
         cursor = parts.loop.ledger.cursor()
         if not isinstance(parts.stream, LiveStream):
             return blocks(parts.source, cursor)
-        live = LiveBlocks(
-            parts.stream,
-            self.journal,
-            partial(blocks, parts.source),
-            lambda: self.stopping,
-            self.say,
+        return self._live(parts.stream, partial(blocks, parts.source)).blocks(
+            cursor, self._journal_at
         )
-        return live.blocks(cursor, self._journal_at)
+
+    def _live(self, stream: LiveStream, read: Callable[[Cursor], Iterable[Batch]]) -> LiveBlocks:
+        journal, stopping = self.journal, lambda: self.stopping
+        return LiveBlocks(stream, journal, read, stopping, self.say, self._recorder)
+
+    def _catch_up(self, parts: Parts, finished: bool) -> None:
+        """Nothing is left to learn, but some of it may be left to record."""
+        if self._recorder is None or not isinstance(parts.stream, LiveStream):
+            return
+        with suppress(Stopped):
+            self._live(parts.stream, parts.source.blocks).catch_up(self._recorder)
+            self._recorder.close(parts.loop.events, finished)
 
     def _failed(self, what: str) -> RunError:
         try:
@@ -223,10 +255,9 @@ class Run:
 
     def _checkpoint(self, parts: Parts, finished: bool) -> State:
         parts.loop.learner.verify()
-        dead, parts.loop.dead = parts.loop.dead, []
-        self.folder.write_dead(dead)
+        self.folder.dead.sync()
         state = parts.state()
-        state["dead_bytes"] = self.folder.dead_bytes
+        state["dead_bytes"] = self.folder.dead.bytes
         about = {
             "job": self.loaded.job.name,
             "fingerprint": self._fingerprint(parts),
@@ -235,7 +266,7 @@ class Run:
             "modules": str(self.loaded.folder),
             "finished": finished,
         }
-        cursor, dead_bytes = parts.loop.ledger.cursor(), self.folder.dead_bytes
+        cursor, dead_bytes = parts.loop.ledger.cursor(), self.folder.dead.bytes
         if isinstance(parts.stream, LiveStream):
             about["journal"] = self.journal.position(cursor)
             self.journal.sync()
@@ -292,7 +323,7 @@ class Run:
         except CheckpointError as error:
             raise JobError(str(error)) from None
         if found is None:
-            self.folder.open_dead(0)
+            self.folder.dead.open(0)
             self._begin_live(parts)
             return False
         self._same_job(found, parts)
@@ -301,7 +332,7 @@ class Run:
         if isinstance(parts.stream, LiveStream):
             offset, number = found.about["journal"]
             self._journal_at = (offset, number)
-        if not self.folder.open_dead(found.state["dead_bytes"]):
+        if not self.folder.dead.open(found.state["dead_bytes"]):
             self.say(
                 "dead.jsonl is shorter than it was: events set aside earlier are no more in it"
             )
@@ -312,6 +343,7 @@ class Run:
         """A live stream is begun where it says; or, where the journal has said so before and there
         is no checkpoint yet, there."""
         if not isinstance(parts.stream, LiveStream):
+            parts.loop.ledger.begin(parts.stream.origin())
             return
         if not self.journal.begun:
             try:
@@ -366,34 +398,6 @@ class Run:
         parts.vocabulary.load({"classes": list(known), "first": [["", -1]] * len(known)})
         parts.loop.learner.load(parts.loop.learner.migrate(found.state["learner"]))
         self.say(f"warm start from {found.path}: as learned from {found.events:,} events")
-
-
-class Stoppable(Protocol):
-    """A run that can be asked to stop."""
-
-    @property
-    def stopping(self) -> bool: ...
-
-    def stop(self) -> None: ...
-
-
-@contextmanager
-def stopping_on_signals(run: Stoppable, say: Say) -> Iterator[None]:
-    """While open, Ctrl-C and SIGTERM let the run write a checkpoint and leave; a second one does
-    not wait."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if run.stopping:
-            raise KeyboardInterrupt
-        say("stopping: a checkpoint is written first (once more to leave at once)")
-        run.stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _total(stream: Stream, max_events: int | None) -> int | None:

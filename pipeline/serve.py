@@ -10,21 +10,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from learners.learner import Prediction, line
+from learners.learner import Prediction
+from pipeline.openapi import (
+    ACCEPTED,
+    ANSWER,
+    LABEL_REFUSALS,
+    MODEL_REFUSALS,
+    OBJECT,
+    list_of,
+    responses,
+)
+from pipeline.posted import BadLabels, NotSent, Posted
 from pipeline.questions import BadEvents, Question, Reader
+from pipeline.replies import (
+    Refused,
+    body_of,
+    error,
+    http_error,
+    json_bytes,
+    later,
+    listed,
+    refused,
+    reply,
+)
 from pipeline.servable import Recipe, Servable, ServeConfig
 from streams.batch import Array, Ints
 
@@ -32,6 +54,7 @@ log = logging.getLogger(__name__)
 
 VERSION_HEADER = "X-Model-Version"
 RETRY_AFTER_S = 1
+LABELS_AFTER_S = 5
 INLINE_EVENTS, INLINE_BYTES = 64, 32_768
 """A request of up to so many is answered where it is read, which costs a fraction of a millisecond
 for most models; a thread would cost as much again. A larger one goes to a thread, or health checks
@@ -76,6 +99,7 @@ def create_app(
     recipe: Recipe | None,
     config: ServeConfig,
     name: str,
+    labels: Posted | str,
     record: Record | None = None,
 ) -> FastAPI:
     """The application that answers with the model in ``models``.
@@ -86,42 +110,59 @@ def create_app(
             model: every question is then refused as too early.
         config: limits of a request.
         name: of the job.
+        labels: takes those that are posted; a text: why none are taken.
         record: is told of each answer, on the thread of the event loop: it must be cheap.
     """
-    desk = _Desk(models, None if recipe is None else Reader(recipe), config, name, record)
+    reader = None if recipe is None else Reader(recipe)
+    desk = _Desk(models, reader, config, name, labels, record)
     app = FastAPI(
         title=name,
         description="A model that learns from a stream while it answers.",
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=_closing(labels),
     )
-    app.add_api_route(
-        "/predict",
+
+    def route(how: str, does: Any, summary: str, says: Any, takes: Any = None) -> None:
+        method, path = how.split()
+        app.add_api_route(
+            path,
+            does,
+            methods=[method],
+            summary=summary,
+            response_class=Response,
+            status_code=min(says),
+            responses=says,
+            openapi_extra=takes,
+        )
+
+    event = (
+        (None, None)
+        if reader is None
+        else (reader.event_schema(), {**reader.example(), reader.id_key: 1})
+    )
+    label = (None, None) if isinstance(labels, str) else (labels.schema(), labels.example())
+    route(
+        "POST /predict",
         desk.predict,
-        methods=["POST"],
-        summary="Predicts each event of a list",
-        response_class=Response,
-        openapi_extra=desk.request_schema(),
-        responses=_responses(_ANSWER, "one entry for each event", 400, 413, 422, 500, 503),
+        "Predicts each event of a list",
+        responses(200, "one entry for each event", ANSWER, MODEL_REFUSALS),
+        list_of(config.max_events, *event),
     )
-    app.add_api_route(
-        "/model",
-        desk.model,
-        methods=["GET"],
-        summary="Which model answers, and what it takes",
-        response_class=Response,
-        responses=_responses(_OBJECT, "the model", 503),
+    route(
+        "POST /labels",
+        desk.labels,
+        "Sends each label of a list to the topic that labels are learned from",
+        responses(202, "all are there", ACCEPTED, LABEL_REFUSALS),
+        list_of(config.max_events, *label),
     )
-    app.add_api_route(
-        "/healthz",
-        desk.health,
-        methods=["GET"],
-        summary="Whether there is a model",
-        response_class=Response,
-        responses=_responses(_OBJECT, "there is", 503),
-    )
-    app.add_exception_handler(_Refused, _refused)
-    app.add_exception_handler(HTTPException, _http_error)
+    early = {503: MODEL_REFUSALS[503]}
+    what = "Which model answers, and what it takes"
+    route("GET /model", desk.model, what, responses(200, "the model", OBJECT, early))
+    what = "Whether there is a model"
+    route("GET /healthz", desk.health, what, responses(200, "there is", OBJECT, early))
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(HTTPException, http_error)
     app.add_middleware(_Guard, models=models)
     return app
 
@@ -137,20 +178,16 @@ def warm(servable: Servable) -> None:
     _body(question, servable.answer(question.batch), servable)
 
 
-class _Refused(Exception):  # noqa: N818 (what becomes of a request)
-    """A request that is not answered: status, reason, and details of it."""
+def _closing(labels: Posted | str) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """With the application ends what it sends labels with."""
 
-    def __init__(
-        self,
-        status: int,
-        reason: str,
-        details: list[dict[str, Any]] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.details = details or []
-        self.headers = headers
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if not isinstance(labels, str):
+            labels.close()
+
+    return life
 
 
 class _Desk:
@@ -162,12 +199,14 @@ class _Desk:
         reader: Reader | None,
         config: ServeConfig,
         name: str,
+        labels: Posted | str,
         record: Record | None,
     ) -> None:
         self._models = models
         self._reader = reader
         self._config = config
         self._name = name
+        self._labels = labels
         self._record = record
         # One thread: with it busy, small requests queue there as well, so a model is asked by one
         # at a time. A user's class need not be thread-safe.
@@ -178,10 +217,10 @@ class _Desk:
         began = time.perf_counter()
         try:
             _, reader = self._present()
-            body = await self._body_of(request)
+            body = await body_of(request, self._config.max_bytes)
             servable, _ = self._present()  # the newest, and this one to the end
             content, question, said = await self._ask(servable, reader, body)
-        except (_Refused, ClientDisconnect):  # asked too early or wrongly, or nobody waits
+        except (Refused, ClientDisconnect):  # asked too early or wrongly, or nobody waits
             raise
         except Exception:
             self._models.failed += 1
@@ -196,7 +235,20 @@ class _Desk:
                     time.time() - servable.taken,
                 )
             )
-        return _json(content, headers={VERSION_HEADER: str(servable.version)})
+        return reply(content, headers={VERSION_HEADER: str(servable.version)})
+
+    async def labels(self, request: Request) -> Response:
+        """Takes labels before there is a model too: it may be those that it waits for."""
+        if isinstance(self._labels, str):
+            raise Refused(409, self._labels)
+        body = await body_of(request, self._config.max_bytes)
+        try:
+            accepted = await self._labels.accept(body, self._config.max_events)
+        except BadLabels as error:
+            raise Refused(422, str(error), error.details) from None
+        except NotSent as error:
+            raise later(str(error), LABELS_AFTER_S) from None
+        return reply(json_bytes({"accepted": accepted}), 202)
 
     async def model(self) -> Response:
         servable, reader = self._present()
@@ -214,7 +266,7 @@ class _Desk:
             "id": reader.id_key,
             "metrics": servable.metrics,
         }
-        return _json(_bytes(said), headers={VERSION_HEADER: str(servable.version)})
+        return reply(json_bytes(said), headers={VERSION_HEADER: str(servable.version)})
 
     async def health(self) -> Response:
         servable, _ = self._present()
@@ -224,31 +276,14 @@ class _Desk:
             "events_seen": servable.events,
             "age_s": time.time() - servable.taken,
         }
-        return _json(_bytes(said), headers={VERSION_HEADER: str(servable.version)})
+        return reply(json_bytes(said), headers={VERSION_HEADER: str(servable.version)})
 
     def _present(self) -> tuple[Servable, Reader]:
         servable = self._models.current
         if servable is None or self._reader is None:
-            raise _Refused(
-                503,
-                f"{self._name}: there is no model yet, the first comes with the first snapshot",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            )
+            reason = "there is no model yet, the first comes with the first snapshot"
+            raise later(f"{self._name}: {reason}", RETRY_AFTER_S)
         return servable, self._reader
-
-    async def _body_of(self, request: Request) -> bytes:
-        most = self._config.max_bytes
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > most:
-            raise _Refused(413, f"{length[:20]} bytes given; at most {most:,} in one request")
-        chunks, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > most:  # it may go on for ever: the rest is not waited for
-                close = {"Connection": "close"}
-                raise _Refused(413, f"at most {most:,} bytes in one request", headers=close)
-            chunks.append(chunk)
-        return b"".join(chunks)
 
     async def _ask(
         self, servable: Servable, reader: Reader, body: bytes
@@ -266,30 +301,13 @@ class _Desk:
     def _answer(
         self, servable: Servable, reader: Reader, body: bytes
     ) -> tuple[bytes, Question, Prediction]:
-        try:
-            events = from_json(body, allow_inf_nan=False)
-        except ValueError as error:  # nesting beyond what it reads is one as well
-            raise _Refused(400, f"not JSON: {line(error)}") from None
-        if not isinstance(events, list):
-            raise _Refused(422, "a JSON list of events is wanted: [{...}, ...]")
-        if len(events) > self._config.max_events:
-            most = self._config.max_events
-            raise _Refused(413, f"{len(events):,} events given; at most {most:,} in one request")
+        events = listed(body, self._config.max_events, "events", _parsed)
         try:
             question = reader.read(events)
         except BadEvents as error:
-            raise _Refused(422, str(error), error.details) from None
+            raise Refused(422, str(error), error.details) from None
         said = servable.answer(question.batch)
         return _body(question, said, servable), question, said
-
-    def request_schema(self) -> dict[str, Any]:
-        """What ``/predict`` takes, with the names of the features, for the documentation."""
-        schema: dict[str, Any] = {"type": "array", "maxItems": self._config.max_events}
-        content: dict[str, Any] = {"schema": schema}
-        if self._reader is not None:
-            schema["items"] = self._reader.event_schema()
-            content["example"] = [self._reader.example() | {self._reader.id_key: 1}]
-        return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 class _Guard:
@@ -317,11 +335,11 @@ class _Guard:
             await self._app(scope, receive, named)
         except ClientDisconnect:
             pass
-        except Exception as error:  # a defect, of ours or of a user's class
+        except Exception as found:  # a defect, of ours or of a user's class
             log.exception("a request failed")
             if started:
                 raise
-            failed = _error(500, f"{type(error).__name__}: the log of the server says more")
+            failed = error(500, f"{type(found).__name__}: the log of the server says more")
             await failed(scope, receive, named)
 
 
@@ -339,7 +357,7 @@ def _body(question: Question, said: Prediction, servable: Servable) -> bytes:
             ]
         # A model of two classes may say the second before that has got its name.
         value = [names[code] if 0 <= code < known else None for code in value]
-    return _bytes(
+    return json_bytes(
         {
             "model_version": servable.version,
             "events_seen": servable.events,
@@ -358,86 +376,5 @@ def _columns(proba: Array, known: int) -> Array:
     return np.pad(proba, ((0, 0), (0, missing))) if missing > 0 else proba[:, :known]
 
 
-def _bytes(said: Any) -> bytes:
-    return to_json(said, inf_nan_mode="null")
-
-
-def _json(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(content, status, headers, "application/json")
-
-
-def _error(
-    status: int,
-    reason: str,
-    details: list[dict[str, Any]] | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    return _json(_bytes({"error": reason, "details": details or []}), status, headers)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, _Refused)
-    return _error(error.status, str(error), error.details, error.headers)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """404 and 405 of the routing, and whatever else comes as such."""
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    reason, asked = error.detail, line(f"{request.method} {request.url.path}")
-    if error.status_code == 404:
-        reason = f"{asked}: there are POST /predict, GET /model, GET /healthz and GET /docs"
-    if error.status_code == 405:
-        reason = f"{asked}: {headers.get('Allow', 'another method')} is wanted"
-    return _error(error.status_code, reason, headers=headers)
-
-
-_OBJECT: dict[str, Any] = {"type": "object"}
-_ERROR: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "error": {"type": "string"},
-        "details": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"event": {"type": "integer"}, "reason": {"type": "string"}},
-            },
-        },
-    },
-    "required": ["error", "details"],
-}
-_NAME: dict[str, Any] = {"type": ["string", "number", "boolean"]}
-_SAID: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
-_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "model_version": {"type": "integer"},
-        "events_seen": {"type": "integer"},
-        "kind": {"enum": ["classification", "regression"]},
-        "classes": {"type": "array", "items": _NAME},
-        "ids": {"type": "array", "items": {"type": ["integer", "string", "null"]}},
-        "predictions": {"type": "array", "items": _SAID},
-        "probabilities": {
-            "type": ["array", "null"],
-            "items": {"type": ["array", "null"], "items": {"type": "number"}},
-        },
-    },
-}
-_REASONS = {
-    400: "not JSON",
-    413: "too many bytes or events",
-    422: "events that cannot be read: which, and why",
-    500: "the model failed",
-    503: "there is no model yet: ask again after Retry-After seconds",
-}
-
-
-def _responses(answer: dict[str, Any], what: str, *refusals: int) -> dict[int | str, Any]:
-    """What a route may answer, for the documentation."""
-    found: dict[int | str, Any] = {200: _described(what, answer)}
-    return found | {status: _described(_REASONS[status], _ERROR) for status in refusals}
-
-
-def _described(what: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": what, "content": {"application/json": {"schema": schema}}}
+def _parsed(body: bytes) -> Any:
+    return from_json(body, allow_inf_nan=False)

@@ -42,7 +42,11 @@ AGAIN_S = 30.0
 
 
 class Kafka(LiveStream):
-    """Events, and labels, from topics."""
+    """Events, and labels, from topics.
+
+    Attributes:
+        blocks: what makes messages into blocks.
+    """
 
     kind = "kafka"
     Config = KafkaConfig
@@ -99,7 +103,7 @@ class Kafka(LiveStream):
                 make(apart.format or config.format, wanted, folder),
                 Decoder(Schema((), task, label.classes), columns),
             )
-        self._blocks = Blocks(events, labels, config.time, config.ahead, config.max_bytes)
+        self.blocks = Blocks(events, labels, config.time, config.ahead, config.max_bytes)
         self._asking: Consumer | None = None  # of ``end``
         self._rereading: Consumer | None = None  # of ``again``
         self._committed: Cursor | None = None  # and not yet told
@@ -294,7 +298,7 @@ class Kafka(LiveStream):
             consumer.commit({self._topics.place(name): at for name, at in committed.items()})
 
     def _block(self, pieces: Iterable[Fetched]) -> Batch:
-        return self._blocks(self._topics.merge(pieces))
+        return self.blocks(self._topics.merge(pieces))
 
     def _connect(self) -> Consumer:
         config = self.config

@@ -22,7 +22,7 @@ class Blocks:
 
     Args:
         events: reads messages of events.
-        labels: reads messages of labels.
+        labels: reads messages of labels; kept as ``of_labels``.
         time: the field of event time, if there is one.
         ahead: seconds that it may be later than the time of its message.
         max_bytes: of a message.
@@ -32,7 +32,7 @@ class Blocks:
         self, events: Reader, labels: Reader, time: str | None, ahead: float, max_bytes: int
     ) -> None:
         self._of_events = events
-        self._of_labels = labels
+        self.of_labels = labels
         self._time = time
         self._ahead = ahead
         self._max_bytes = max_bytes
@@ -70,7 +70,7 @@ class Blocks:
 
     def _labelled(self, events: Batch, messages: Messages, before: Ints) -> Batch:
         """The events with the labels among them; ``before`` (n,) the row that each comes before."""
-        labels, alive = self._read(messages, *self._of_labels, label=True)
+        labels, alive = self._read(messages, *self.of_labels, label=True)
         dead = list(events.dead)
         for d in labels.dead:
             row = messages.at(d.partition, d.offset)

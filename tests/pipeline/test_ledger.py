@@ -210,3 +210,63 @@ def test_batches_are_let_go_while_no_label_comes() -> None:
         ledger.enter(Batch(ids, ids.astype(float), ids[:, None], ids * 0, ids))
         ledger.settle(nothing)
     assert sum(len(batch) for batch in ledger._batches) <= 8192
+
+
+def dead_label(partition: int, offset: int, before: int = 0) -> Dead:
+    return Dead(partition, offset, "why", -1, before, label=True)
+
+
+def test_a_dead_label_is_no_event() -> None:
+    ledger = Ledger()
+    ledger.begin({"0": 5, "labels/0": 3})
+    part = batch(5, 2)
+    ledger.enter(replace(part, dead=(dead_label(0, 3), Dead(0, 7, "why", -7, 2))))
+    ledger.settle(fates(learned=part.ids))
+    assert ledger.events == 3
+    assert ledger.fates()["dead"] == 1
+    assert ledger.cursor() == {"0": 8, "labels/0": 4}
+    ledger.verify()
+    assert ["labels/0", 3, 4, 1] in ledger.state()["positions"]
+
+
+def test_labels_and_dead_labels_share_positions() -> None:
+    ledger = Ledger()
+    at = np.array([0, 2], np.int64)
+    labels = Labels(at, at, at / 1.0, np.zeros(2, np.int32), at, at)
+    part = replace(batch(0, 2), arrivals=labels, dead=(dead_label(0, 1), dead_label(0, 3)))
+    ledger.enter(part)
+    assert ledger.cursor() == {"0": 2, "labels/0": 4}
+    ledger.enter(replace(batch(2, 1), dead=(dead_label(0, 2),)))
+    with pytest.raises(LedgerError, match=r"partition labels/0: position 2 was read a second time"):
+        ledger.cursor()
+
+
+@pytest.mark.parametrize("first", [9, 11])
+def test_where_reading_was_to_begin_is_known(first: int) -> None:
+    ledger = Ledger()
+    ledger.begin({"0": 10})
+    assert ledger.cursor() == {"0": 10}
+    ledger.enter(batch(first, 3))
+    wrong = {9: "position 9 was read a second time", 11: "positions 10 to 10 were passed over"}
+    with pytest.raises(LedgerError, match=wrong[first]):
+        ledger.cursor()
+
+
+def test_a_partition_that_comes_later_begins_anywhere() -> None:
+    ledger = Ledger()
+    ledger.begin({"0": 10})
+    ledger.enter(batch(7, 3, partition=4))
+    assert ledger.cursor() == {"0": 10, "4": 10}
+
+
+def test_beginning_does_not_move_what_has_been_read() -> None:
+    ledger = Ledger()
+    ledger.begin({"0": 10})
+    ledger.enter(batch(10, 3))
+    ledger.fold()
+    ledger.begin({"0": 10, "1": 4})
+    assert ledger.cursor() == {"0": 13, "1": 4}
+    again = Ledger()
+    again.load(copied(ledger.state()))
+    assert again.cursor() == {"0": 13, "1": 4}
+    assert digest(again.state()) == digest(ledger.state())

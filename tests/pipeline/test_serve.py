@@ -44,6 +44,7 @@ from streams.schema import Feature, Schema
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
+NONE = "no labels are taken here"
 Everlearn = Callable[..., Any]
 WriteJob = Callable[..., Path]
 
@@ -209,7 +210,7 @@ STUB: Recipe = {
 
 
 def stub_app(models: Models, record: Any = None, **limits: Any) -> Any:
-    return create_app(models, STUB, ServeConfig(**limits), "stub", record)
+    return create_app(models, STUB, ServeConfig(**limits), "stub", NONE, record)
 
 
 # What is answered.
@@ -392,7 +393,7 @@ def test_answers_are_recorded_with_the_ids_of_the_stream() -> None:
 
 def test_before_the_first_model() -> None:
     models = Models()
-    for app in (stub_app(models), create_app(models, None, ServeConfig(), "stub")):
+    for app in (stub_app(models), create_app(models, None, ServeConfig(), "stub", NONE)):
         with served(app) as client:
             for reply in (
                 client.predict([{"x": 1}]),
@@ -542,7 +543,7 @@ MIXED: Recipe = {
 def test_no_body_brings_it_down() -> None:
     parts = {"learner": _fresh("replay", Schema(FEATURES, "classification", ("a", "b")))}
     models = Models(Servable(MIXED, _snapshot(parts)))
-    with served(create_app(models, MIXED, ServeConfig(), "fuzz")) as client:
+    with served(create_app(models, MIXED, ServeConfig(), "fuzz", NONE)) as client:
 
         @settings(max_examples=300)
         @given(st.binary(max_size=60) | (JSON | EVENTS).map(lambda v: json.dumps(v).encode()))
@@ -691,13 +692,13 @@ def test_a_model_that_fails_is_a_500_that_names_no_innards(
 
 def test_the_documentation_names_the_columns() -> None:
     features = [*MIXED["features"], ["v", "vector", [2]], ["p", "image", [1, 2, 2]]]
-    app = create_app(Models(), {**MIXED, "features": features}, ServeConfig(), "job")
+    app = create_app(Models(), {**MIXED, "features": features}, ServeConfig(), "job", NONE)
     with served(app) as client:
         page = client.ask("GET", "/docs")
         assert page.status == 200
         assert b"swagger" in page.body
         found = client.ask("GET", "/openapi.json").body["paths"]
-    assert sorted(found) == ["/healthz", "/model", "/predict"]
+    assert sorted(found) == ["/healthz", "/labels", "/model", "/predict"]
     content = found["/predict"]["post"]["requestBody"]["content"]["application/json"]
     event = content["schema"]["items"]
     assert event["required"] == ["n", "c", "t", "v", "p"]

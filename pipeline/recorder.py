@@ -1,0 +1,321 @@
+"""A live stream, teed into Parquet beside the training.
+
+Blocks go into a bounded queue; a thread turns them into the parts of a recording
+(``streams/recording.py``). A part counts once it is whole, on the disk, and by its name; the lines
+of the journal that its blocks are named by are on the disk before. So a part stays true for ever: a
+run that goes on, however it ended, reads the blocks after the last part again by the journal, and
+the recording equals the journal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.folder import HeldError, write_whole
+from pipeline.job import JobError, LoadedJob, differences
+from pipeline.journal import Journal
+from streams.batch import Batch, Ragged
+from streams.live import LiveStream, ranges_of
+from streams.recording import ABOUT, About, Part, parts, path_of
+from streams.recording_table import table_of
+from streams.schema import Schema
+from streams.stream import DeadLetters, Stream, StreamConfig, StreamError
+
+PART_ROWS = 65_536
+PART_BYTES = 32 << 20
+PART_S = 10.0
+"""A part holds no more rows, or bytes, than these before the block that fills it; and what came is
+written after so many seconds."""
+HELD_BYTES = 256 << 20
+"""Bytes of blocks that may wait to be written; the run waits where there are more."""
+
+
+class _Waiting(NamedTuple):
+    number: int
+    block: Batch
+    journal: int  # bytes of it, up to the block
+    rows: int
+    bytes: int
+
+
+class Recorder:
+    """Writes the blocks of one run into a folder.
+
+    Args:
+        folder: of the recording.
+        journal: the file of the journal.
+        say: takes lines for a person.
+
+    Attributes:
+        wanted: the first block that the recording does not have: where its line begins in the
+            journal, and its number. None: all are wanted.
+    """
+
+    def __init__(self, folder: Path, journal: Path, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.journal = journal
+        self.say = say
+        self.wanted: tuple[int, int] | None = None
+        self._about: About | None = None
+        self._next = 0  # number of the block that comes next
+        self._hash = hashlib.sha256()  # of the journal, up to the last part
+        self._hashed = 0
+        self._lock: IO[str] | None = None
+        self._thread = threading.Thread(target=self._write_all, name="recorder", daemon=True)
+        self._changed = threading.Condition()
+        self._waiting: deque[_Waiting] = deque()
+        self._rows = self._bytes = 0  # of those
+        self._held = 0  # bytes that wait, or are being written
+        self._since = 0.0  # when the first of those came that wait
+        self._closing = False
+        self._error: Exception | None = None
+        self._told = False
+
+    def begin(self, loaded: LoadedJob, stream: Stream, journal: Journal) -> None:
+        """Goes on with the recording in the folder, or begins one.
+
+        Raises ``JobError`` where there is nothing to record, or the folder holds the recording of
+        another run.
+        """
+        if not isinstance(stream, LiveStream):
+            raise JobError(
+                f"{loaded.file}: record: stream.kind {loaded.job.stream.kind!r} is no live stream: "
+                "what it reads is a recording already"
+            )
+        self._hold()
+        about = _about(loaded, stream, journal.head())
+        try:
+            there = parts(self.folder)
+            if there:
+                self._same(there[-1], About.read(self.folder), about, loaded)
+        except StreamError as error:
+            raise JobError(str(error)) from None
+        for path in self.folder.glob(".part-*"):
+            path.unlink()
+        (self.folder / "job.yaml").write_text(loaded.text())
+        self._about = self._about or about
+        self._tell()
+        self._thread.start()
+
+    def _hold(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HeldError(
+                f"{self.folder} is being recorded into by another run: choose another --to"
+            ) from None
+
+    def _same(self, last: Part, there: About, about: About, loaded: LoadedJob) -> None:
+        """Goes on after the last part. Raises ``JobError`` where it is not of this run."""
+        end, digest = last.journal
+        with self.journal.open("rb") as file:
+            self._hash.update(file.read(end))
+        if self._hash.hexdigest() != digest:
+            raise JobError(
+                f"{self.folder} holds the recording of another run: choose another --to, or go on "
+                "with that run (its --run-dir, and --resume)"
+            )
+        changed = differences(there.fingerprint, about.fingerprint)
+        if changed:
+            lines = "\n  ".join(changed).replace("in the checkpoint", "in the recording")
+            raise JobError(
+                f"{loaded.file}: {self.folder} holds the recording of another job:\n  {lines}\n"
+                "Set these back, or choose another --to"
+            )
+        self._about = there
+        self._hashed, self._next = end, last.blocks[1]
+        self.wanted = (end, self._next)
+
+    def put(self, number: int, block: Batch, journal: int) -> None:
+        """The next block, and the bytes of the journal up to it; one that the recording has is
+        passed over. Waits where too much is waiting. Raises ``StreamError``, as ``close`` does,
+        where the recording cannot be written."""
+        if number < self._next:
+            return
+        assert number == self._next, "blocks come in the order of the journal"
+        self._next += 1
+        self._goes_on()
+        rows, size = _rows(block), _bytes(block)
+        with self._changed:
+            if self._held > HELD_BYTES and not self._told:
+                self._told = True
+                self.say("the recording is written more slowly than events come: the run waits")
+            self._changed.wait_for(lambda: self._held <= HELD_BYTES or self._error)
+            self._check()
+            alone = not self._waiting
+            if alone:
+                self._since = time.monotonic()
+            self._waiting.append(_Waiting(number, block, journal, rows, size))
+            self._held += size
+            self._rows, self._bytes = self._rows + rows, self._bytes + size
+            if alone or self._full:
+                self._changed.notify_all()
+
+    def close(self, events: int, finished: bool) -> None:
+        """All is written; the run has ended at so many events, at the end of its stream or not."""
+        self._stop()
+        self._check()
+        assert self._about is not None
+        self._about = self._about.model_copy(update={"events": events, "finished": finished})
+        self._tell()
+
+    def drop(self) -> None:
+        """The run is over, well or not: what waits is written, if that can be."""
+        self._stop()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _goes_on(self) -> None:
+        """What ``close`` told of the end of the run is no more true."""
+        assert self._about is not None
+        if self._about.events is not None:
+            self._about = self._about.model_copy(update={"events": None, "finished": False})
+            self._tell()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise StreamError(f"{self.folder}: the recording cannot be written: {self._error}")
+
+    def _tell(self) -> None:
+        assert self._about is not None
+        write_whole(self.folder / ABOUT, self._about.model_dump_json(indent=1) + "\n")
+
+    def _write_all(self) -> None:
+        assert self._about is not None
+        schema = self._about.schema_
+        try:
+            while taken := self._take():
+                self._write(taken, schema)
+                with self._changed:
+                    self._held -= sum(one.bytes for one in taken)
+                    self._changed.notify_all()
+                taken.clear()  # not held while the next are waited for
+        except Exception as error:  # the run is told
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _take(self) -> list[_Waiting]:
+        """The blocks of the next part, when it is due; none at the end."""
+        with self._changed:
+            while not (self._closing or self._full):
+                left = self._since + PART_S - time.monotonic() if self._waiting else None
+                if left is not None and left <= 0:
+                    break
+                self._changed.wait(left)
+            taken: list[_Waiting] = []
+            rows = size = 0
+            while self._waiting and rows < PART_ROWS and size < PART_BYTES:
+                one = self._waiting.popleft()
+                taken.append(one)
+                rows, size = rows + one.rows, size + one.bytes
+            self._rows, self._bytes = self._rows - rows, self._bytes - size
+            self._since = time.monotonic()
+            return taken
+
+    @property
+    def _full(self) -> bool:
+        """Whether enough waits for a part."""
+        return self._rows >= PART_ROWS or self._bytes >= PART_BYTES
+
+    def _write(self, taken: list[_Waiting], schema: Schema) -> None:
+        first, blocks = taken[0].number, [one.block for one in taken]
+        table = table_of(first, blocks, schema)
+        ranges: dict[str, tuple[int, int]] = {}
+        for block in blocks:
+            for name, (low, high) in ranges_of(block).items():
+                ranges[name] = (min(ranges.get(name, (low, 0))[0], low), high)
+        part = Part(
+            path_of(self.folder, first),
+            (first, first + len(blocks)),
+            ranges,
+            sum(block.events for block in blocks),
+            max((float(np.max(block.time)) for block in blocks if len(block)), default=-np.inf),
+            blocks[0].y is not None,
+            self._journal_up_to(taken[-1].journal),
+        )
+        writing = self.folder / f".{part.path.name}"
+        # Measurements seldom repeat: a dictionary of them costs time, and gains nothing.
+        coded = [f.name for f in table.schema if not pa.types.is_floating(f.type)]
+        with writing.open("wb") as file:
+            pq.write_table(part.described(table), file, compression="zstd", use_dictionary=coded)
+            file.flush()
+            os.fsync(file.fileno())
+        writing.replace(part.path)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _journal_up_to(self, end: int) -> tuple[int, str]:
+        """These bytes of the journal, on the disk, and their digest."""
+        with self.journal.open("rb") as file:
+            os.fsync(file.fileno())
+            file.seek(self._hashed)
+            self._hash.update(file.read(end - self._hashed))
+        self._hashed = end
+        return end, self._hash.hexdigest()
+
+
+def _about(loaded: LoadedJob, stream: Stream, start: dict[str, int]) -> About:
+    schema = stream.schema
+    general = loaded.job.stream.model_dump(
+        mode="json", include=set(StreamConfig.model_fields) - {"kind"}
+    )
+    general["dead_letters"] = {
+        name: general["dead_letters"][name] for name in DeadLetters.model_fields
+    }
+    return About(
+        features=tuple((f.name, f.kind, f.shape) for f in schema.features),
+        task=schema.task,
+        classes=schema.classes,
+        has_ids=stream.has_ids,
+        has_time=stream.has_time,
+        has_arrivals=stream.has_arrivals,
+        gapless=stream.gapless,
+        side_by_side=stream.side_by_side,
+        id_type=stream.id_type,
+        dtype=stream.dtype,
+        start=start,
+        fingerprint=json.loads(json.dumps(loaded.fingerprint())),
+        stream=general,
+        modules=str(loaded.folder),
+    )
+
+
+def _rows(block: Batch) -> int:
+    labels = 0 if block.arrivals is None else len(block.arrivals)
+    return len(block) + labels + len(block.dead) + block.ends
+
+
+def _bytes(block: Batch) -> int:
+    x = block.x
+    columns = [x] if isinstance(x, np.ndarray) else list(x.values())
+    features = sum(
+        int(c.bounds[-1] - c.bounds[0]) + 8 * len(c) if isinstance(c, Ragged) else c.nbytes
+        for c in columns
+    )
+    return features + 48 * _rows(block) + sum(len(d.value or b"") for d in block.dead)

@@ -1,0 +1,145 @@
+"""How far a run is behind, and that a stream that is away is told of once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.lag import Lag
+from pipeline.ledger import Ledger
+from streams.batch import Batch
+from streams.live import LiveStream, Ranges, Unreachable
+from streams.stream import Cursor, Stream
+
+
+class Ends(LiveStream):
+    """Gives its ends one after another, the last again and again; None: nobody answers."""
+
+    kind = "ends"
+
+    def __init__(self, *ends: Cursor | None) -> None:
+        self.ends = list(ends)
+        self.asked = 0
+        self.closed = 0
+        self.threads: set[int] = set()
+
+    def end(self) -> Cursor:
+        self.asked += 1
+        self.threads.add(threading.get_ident())
+        end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
+        if end is None:
+            raise Unreachable("stream.servers: nobody")
+        return dict(end)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def start(self) -> Cursor:
+        return {}
+
+    def again(self, ranges: Ranges) -> Batch:
+        raise AssertionError
+
+    def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+        raise AssertionError
+
+
+@pytest.fixture
+def watching() -> Iterator[Callable[[Stream], tuple[Lag, Any, list[str]]]]:
+    """Begins one that looks 200 times a second; it, the loop and what it says."""
+    open_: list[Lag] = []
+
+    def begin(stream: Stream) -> tuple[Lag, Any, list[str]]:
+        lag, said = Lag(every_s=0.005), list[str]()
+        open_.append(lag)
+        loop = SimpleNamespace(ledger=Ledger())
+        run: Any = SimpleNamespace(say=said.append)
+        parts: Any = SimpleNamespace(stream=stream, loop=loop)
+        lag.begin(run, parts, None)
+        return lag, loop, said
+
+    yield begin
+    for lag in open_:
+        lag.close()
+
+
+def until(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def enter(ledger: Ledger, first: int, n: int) -> None:
+    at = np.arange(first, first + n, dtype=np.int64)
+    ledger.enter(Batch(at, at / 1.0, at[:, None] / 1.0, np.zeros(n, np.int32), at))
+
+
+def test_messages_behind(watching: Any) -> None:
+    stream = Ends({"0": 30, "1": 4, "labels/0": 7})
+    lag, loop, _ = watching(stream)
+    assert lag.messages is None
+    loop.ledger.begin({"0": 10, "1": 4, "labels/0": 0})
+    enter(loop.ledger, 10, 5)
+    until(lambda: stream.asked > 1)
+    lag(loop)
+    assert lag.messages == 15 + 0 + 7
+    enter(loop.ledger, 15, 20)  # past what was known of the end
+    before = stream.asked
+    until(lambda: stream.asked > before + 1)
+    lag(loop)
+    assert lag.messages == 7
+
+
+def test_a_partition_that_is_not_read_yet_counts_for_nothing(watching: Any) -> None:
+    """As before a group has given it: nobody can tell where its reading begins."""
+    stream = Ends({"0": 30, "5": 1000})
+    lag, loop, _ = watching(stream)
+    loop.ledger.begin({"0": 0})
+    until(lambda: stream.asked > 1)
+    lag(loop)
+    assert lag.messages == 30
+
+
+def test_away_and_back_are_told_once_each(watching: Any) -> None:
+    stream = Ends({"0": 1}, None, None, None, {"0": 2}, {"0": 3}, None, None, {"0": 4})
+    lag, loop, said = watching(stream)
+    loop.ledger.begin({"0": 0})
+    until(lambda: stream.asked > 10)
+    away = "stream.servers: nobody; the run waits, and goes on when it is back"
+    back = "the stream is back after 0 s"
+    assert said == [away, back, away, back]
+    lag(loop)
+    assert lag.messages == 4
+
+
+def test_in_a_thread_of_its_own_that_ends_with_the_run(watching: Any) -> None:
+    stream = Ends({"0": 1})
+    lag, _, _ = watching(stream)
+    until(lambda: stream.asked > 2)
+    assert lag.close() == {}
+    asked = stream.asked
+    time.sleep(0.03)
+    assert (stream.asked, stream.closed) == (asked, 1)
+    assert stream.threads.isdisjoint({threading.get_ident()})
+
+
+def test_a_stream_that_is_not_live(watching: Any) -> None:
+    class Still(Stream):
+        def __init__(self) -> None:
+            pass
+
+        def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+            raise AssertionError
+
+    lag, loop, said = watching(Still())
+    lag(loop)
+    assert lag.messages is None
+    assert lag.close() == {}
+    assert said == []

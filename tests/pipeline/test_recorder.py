@@ -1,0 +1,303 @@
+"""A recording holds every block that it was given, whatever the disk and the run do."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipeline import job as jobs
+from pipeline import recorder as recording
+from pipeline.job import JobError, LoadedJob
+from pipeline.journal import Journal
+from pipeline.live import LiveBlocks
+from pipeline.recorder import Recorder
+from streams.batch import Batch, Dead
+from streams.live import LiveStream, Ranges, ranges_of
+from streams.recording import About, Recording, RecordingConfig, parts
+from streams.schema import Feature, Schema
+from streams.stream import Cursor, StreamConfig, StreamError
+
+
+class Counting(LiveStream):
+    """Event i of partition 0 holds i; blocks of ``size`` events."""
+
+    kind = "counting"
+
+    def __init__(self, config: StreamConfig | None = None, folder: Path | None = None) -> None:
+        self.schema = Schema((Feature("a", "numeric"),), "regression")
+        self.asked: list[int] = []
+        self.size = 3
+
+    def start(self) -> Cursor:
+        return {"0": 0}
+
+    def end(self) -> Cursor:
+        raise NotImplementedError
+
+    def again(self, ranges: Ranges) -> Batch:
+        self.asked.append(ranges["0"][0])
+        return block(*ranges["0"])
+
+    def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+        at = cursor["0"]
+        while True:
+            yield replace(block(at, at + self.size), ends=at % 2 == 0)
+            at += self.size
+
+
+def block(start: int, stop: int) -> Batch:
+    offset = np.arange(start, stop)
+    dead = (Dead(0, start, "bad", 0, 0, b"?"),) if start % 5 == 0 else ()
+    if dead:
+        offset = offset[1:]
+    x = offset[:, None].astype(np.float64)
+    partition = np.zeros(len(offset), np.int32)
+    return Batch(offset, x[:, 0], x, partition, offset, y=x[:, 0] / 2, dead=dead)
+
+
+def loaded(folder: Path, **stream: Any) -> LoadedJob:
+    settings = {"kind": "kafka", "servers": "h:1", "topic": "t", "features": {"numeric": ["a"]}}
+    settings |= {"label": "y", **stream}
+    raw = {"name": "n", "stream": settings, "learner": {"kind": "prior"}}
+    (folder / "job.yaml").write_text(yaml.safe_dump(raw))
+    return jobs.load(folder / "job.yaml")
+
+
+class Live:
+    """A run that learns nothing: a journal, and a recorder."""
+
+    def __init__(self, folder: Path, to: str = "rec", begin: bool = True, **stream: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        self.job = loaded(folder, **stream)
+        self.said: list[str] = []
+        self.stream = Counting()
+        self.journal = Journal(folder)
+        if begin:
+            self.journal.begin(self.stream.start(), None)
+        self.recorder = Recorder(folder.parent / to, self.journal.path, self.said.append)
+
+    def run(self, blocks: int, cursor: Cursor, at: tuple[int, int] | None = None) -> list[Batch]:
+        """So many blocks of a run from there on; whatever is written by then is left."""
+        try:
+            self.recorder.begin(self.job, self.stream, self.journal)
+            live = LiveBlocks(
+                *(self.stream, self.journal, lambda cursor: self.stream.read(cursor, 3)),
+                *(lambda: False, self.said.append, self.recorder),
+            )
+            given = live.blocks(cursor, at)
+            return [next(given) for _ in range(blocks)]
+        finally:
+            self.recorder.drop()
+            self.journal.close()
+
+
+def held(folder: Path) -> list[Any]:
+    """Everything in a recording, row by row."""
+    return [
+        tuple(row[name] for name in ("_block", "_what", "_offset", "a", "label", "_value"))
+        for part in parts(folder)
+        for row in pq.read_table(part.path).to_pylist()
+    ]
+
+
+def wanted(blocks: int) -> list[Any]:
+    rows: list[Any] = []
+    for number in range(blocks):
+        for i in range(number * 3, number * 3 + 3):
+            if i % 15 == 0 or (i % 5 == 0 and i % 3 == 0):
+                rows.append((number, "dead", i, None, None, b"?"))
+            else:
+                rows.append((number, "event", i, float(i), i / 2, None))
+        if number % 2 == 0:
+            rows.append((number, "end", None, None, None, None))
+    return rows
+
+
+def test_it_holds_the_blocks_of_the_journal(tmp_path: Path) -> None:
+    live = Live(tmp_path / "run")
+    live.run(11, {"0": 0})
+    assert held(tmp_path / "rec") == wanted(11)
+    (part,) = parts(tmp_path / "rec")
+    assert part.blocks == (0, 11)
+    assert part.ranges == {"0": (0, 33)}
+    assert part.events == 33
+    assert part.latest == 32.0
+    read = Recording(RecordingConfig(kind="recording", path="rec"), tmp_path)
+    assert read.origin() == {"0": 0}
+    assert read.side_by_side
+    assert sum(b.events for b in read.read({}, 5)) == len(read) == 33
+    assert not list((tmp_path / "rec").glob(".part-*"))
+
+
+@pytest.mark.parametrize(("limit", "size"), [("PART_ROWS", 7), ("PART_BYTES", 330)])
+def test_a_part_is_closed_by_rows_and_bytes(
+    limit: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A block of three events: three rows or four, 48 bytes each beside what it holds.
+    monkeypatch.setattr(recording, limit, size)
+    Live(tmp_path / "run").run(12, {"0": 0})
+    assert held(tmp_path / "rec") == wanted(12)
+    found = [part.blocks for part in parts(tmp_path / "rec")]
+    assert found == [(i, i + 2) for i in range(0, 12, 2)]
+
+
+def test_a_part_is_closed_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "PART_S", 0.01)
+    live = Live(tmp_path / "run")
+    live.recorder.begin(live.job, live.stream, live.journal)
+    for number in range(3):
+        live.recorder.put(
+            number, replace(block(number * 3, number * 3 + 3), ends=not number % 2), 0
+        )
+        deadline = time.monotonic() + 10
+        while len(held(tmp_path / "rec")) < len(wanted(number + 1)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    live.recorder.drop()
+    live.journal.close()
+    assert [part.blocks for part in parts(tmp_path / "rec")] == [(0, 1), (1, 2), (2, 3)]
+    assert held(tmp_path / "rec") == wanted(3)
+
+
+def test_it_goes_on_where_it_was_and_reads_again_what_it_lacks(tmp_path: Path) -> None:
+    Live(tmp_path / "run").run(4, {"0": 0})
+    # Seven blocks more, of which nothing was recorded, as if killed.
+    lost = Live(tmp_path / "run", to="lost", begin=False)
+    lost.run(11, {"0": 0})
+    at = lost.journal.position({"0": 27})
+    assert at[1] == 9
+    # The run is at block 9, the recording at block 4.
+    on = Live(tmp_path / "run", begin=False)
+    given = on.run(5, {"0": 28}, at)
+    assert on.stream.asked == [12, 15, 18, 21, 24, 27, 30]
+    assert [b.offset.tolist() for b in given] == [
+        *([28, 29], [31, 32], [33, 34, 35], [36, 37, 38], [39, 40, 41])
+    ]
+    assert held(tmp_path / "rec") == wanted(14)
+    # The run is at block 2, and the recording has them all.
+    on = Live(tmp_path / "run", begin=False)
+    entries = on.journal.path.read_bytes().splitlines(keepends=True)
+    on.run(13, {"0": 6}, (sum(map(len, entries[:3])), 2))
+    assert on.stream.asked == [*range(6, 42, 3)]
+    assert held(tmp_path / "rec") == wanted(15)
+
+
+def test_all_of_it_once_the_run_is_over(tmp_path: Path) -> None:
+    Live(tmp_path / "run", to="other").run(6, {"0": 0})
+    over = Live(tmp_path / "run", begin=False)
+    over.recorder.begin(over.job, over.stream, over.journal)
+    live = LiveBlocks(over.stream, over.journal, lambda _: [], lambda: False, print)
+    live.catch_up(over.recorder)
+    over.recorder.close(18, finished=True)
+    over.recorder.drop()
+    over.journal.close()
+    assert held(tmp_path / "rec") == wanted(6)
+
+
+def test_a_full_queue_holds_the_run_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "HELD_BYTES", 1000)
+    monkeypatch.setattr(recording, "PART_ROWS", 1)
+    live, going = Live(tmp_path / "run"), threading.Event()
+    write = live.recorder._write
+    monkeypatch.setattr(live.recorder, "_write", lambda *given: (going.wait(), write(*given)))
+    done = threading.Thread(target=lambda: live.run(30, {"0": 0}))
+    done.start()
+    done.join(0.5)
+    assert done.is_alive()
+    # A block weighs 168 to 216 bytes: the sixth puts more than 1000 there.
+    assert len(live.journal.path.read_bytes().splitlines()) == 1 + 7
+    going.set()
+    done.join()
+    assert live.said == ["the recording is written more slowly than events come: the run waits"]
+    assert held(tmp_path / "rec") == wanted(30)
+
+
+def test_a_disk_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "PART_ROWS", 1)
+    monkeypatch.setattr(recording, "HELD_BYTES", 1000)
+    live = Live(tmp_path / "run")
+    (tmp_path / "rec").mkdir()
+    (tmp_path / "rec" / ".part-000000000002.parquet").mkdir()  # nothing can be written there
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+    with pytest.raises(StreamError, match=r"rec: the recording cannot be written: .*directory"):
+        live.run(100, {"0": 0})
+    with pytest.raises(StreamError, match="cannot be written"):
+        live.recorder.close(1, finished=True)
+    assert held(tmp_path / "rec") == wanted(2)
+
+
+def test_the_end_is_told_and_taken_back(tmp_path: Path) -> None:
+    live, about = Live(tmp_path / "run"), tmp_path / "rec"
+    live.recorder.begin(live.job, live.stream, live.journal)
+    assert About.read(about).events is None
+    live.recorder.put(0, block(0, 3), live.journal.end)
+    live.recorder.close(2, finished=False)
+    live.recorder.drop()
+    assert (About.read(about).events, About.read(about).finished) == (2, False)
+    on = Live(tmp_path / "run", begin=False)
+    on.recorder.begin(on.job, on.stream, on.journal)
+    assert About.read(about).events == 2  # nothing has come yet
+    list(on.journal.go_on(None))
+    on.recorder.put(1, block(3, 6), on.journal.end)
+    assert About.read(about).events is None
+    on.recorder.close(6, finished=True)
+    on.recorder.drop()
+    assert (About.read(about).events, About.read(about).finished) == (6, True)
+    live.journal.close()
+    on.journal.close()
+
+
+def refused(live: Live, match: str) -> None:
+    with pytest.raises(JobError, match=match):
+        live.run(1, {"0": 0})
+
+
+def test_the_recording_of_another_run_is_refused(tmp_path: Path) -> None:
+    live = Live(tmp_path / "run")
+    live.run(3, {"0": 0})
+    before = held(tmp_path / "rec")
+    other = Live(tmp_path / "other")
+    other.stream.size = 4
+    refused(other, "rec holds the recording of another run: choose another --to")
+    # Of the same blocks, by another job.
+    changed = Live(tmp_path / "run", begin=False, batch_size=64)
+    refused(changed, "of another job:\n  stream.batch_size: 32 in the recording, 64 in the job")
+    # And where the journal has lost what was recorded.
+    text = live.journal.path.read_bytes().splitlines(keepends=True)
+    live.journal.path.write_bytes(b"".join(text[:3]))
+    refused(Live(tmp_path / "run", begin=False), "another run")
+    assert held(tmp_path / "rec") == before
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    live = Live(tmp_path / "run")
+    live.recorder.begin(live.job, live.stream, live.journal)
+    refused(Live(tmp_path / "other"), "is being recorded into by another run")
+    live.recorder.drop()
+    live.journal.close()
+
+
+def test_secrets_are_not_recorded(tmp_path: Path) -> None:
+    live = Live(tmp_path / "run", client={"sasl_plain_password": "hush"})
+    live.run(1, {"0": 0})
+    for file in (tmp_path / "rec").glob("*.*"):
+        assert b"hush" not in file.read_bytes()
+    assert "'***'" in (tmp_path / "rec" / "job.yaml").read_text()
+    general = json.loads((tmp_path / "rec" / "recording.json").read_text())["stream"]
+    assert general["batch_size"] == 32
+    assert "client" not in general
+
+
+def test_positions_of_the_test_stream() -> None:
+    assert ranges_of(block(15, 18)) == {"0": (15, 18)}
+    assert [d.offset for d in block(15, 18).dead] == [15]
