@@ -1,0 +1,203 @@
+"""How fast events come from Kafka into a learner: a topic, decoded, predicted, scored and learned.
+
+In turn, round by round, over the same topics of one partition:
+
+- *bare*: a loop in this process that polls the topic by the library itself, and does nothing else;
+- *job*: ``everlearn run --runner ray``, the source actor and the trainer each in a process of its
+  own; events/s from the first poll to the last checkpoint.
+
+A *frame* is 92 bytes: an id (int64), a label (int32), 20 float32. A JSON event has the same fields
+with four decimals (some 260 bytes). The learner is a perceptron of one hidden layer of 16, in
+micro-batches of 1,024: it is to be fast, for the question is what comes before it.
+
+    python experiments/benchmarks/live.py [--events 500000] [--rounds 3] [--servers HOST:PORT]
+
+Without ``--servers`` a broker is started (the one of the tests). It takes part of a core; where
+there are but two, so it does from what is measured. Writes experiments/results/live.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "experiments" / "results" / "live.md"
+NAMES = [f"x{i}" for i in range(20)]
+FRAME = np.dtype([("id", "<i8"), ("label", "<i4"), ("x", "<f4", (20,))])
+FORMATS = {
+    "frames": (
+        "{kind: frames, fields: {id: int64, label: int32, x: [float32, 20]}}",
+        "{vector: {x: 20}}",
+    ),
+    "json": ("{kind: json}", f"{{numeric: [{', '.join(NAMES)}]}}"),
+}
+JOB = """
+name: {name}
+stream:
+  kind: kafka
+  servers: {servers}
+  topic: {topic}
+  format: {format}
+  features: {features}
+  id: id
+  label: {{column: label, type: int}}
+  library: {library}
+  batch_size: 1024
+  id_window: 1
+learner: {{kind: finetune, model: {{kind: mlp, hidden: [16]}}, optimizer: {{kind: sgd, lr: 0.01}}}}
+checkpoint: {{every_events: 1000000}}
+"""
+
+
+@contextmanager
+def a_broker(servers: str | None) -> Iterator[str]:
+    if servers is not None:
+        yield servers
+        return
+    spec = spec_from_file_location("brokers", ROOT / "tests" / "support" / "brokers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    brokers = sys.modules["brokers"] = module_from_spec(spec)
+    spec.loader.exec_module(brokers)
+    with tempfile.TemporaryDirectory() as logs, brokers.tansu(Path(logs)) as started:
+        yield started
+
+
+def fill(servers: str, topic: str, values: list[bytes]) -> None:
+    from confluent_kafka import Producer
+
+    producer = Producer(
+        {
+            "bootstrap.servers": servers,
+            "linger.ms": 20,
+            "batch.size": 500_000,
+            "queue.buffering.max.messages": 2_000_000,
+            "log_level": 3,
+        }
+    )
+    for i, value in enumerate(values):
+        producer.produce(topic, value, partition=0)
+        if i % 10_000 == 0:
+            producer.poll(0)
+    producer.flush()
+
+
+def bare(servers: str, topic: str, events: int, library: str) -> float:
+    """Events/s of a loop that polls and does nothing else."""
+    seen = 0
+    if library == "kafka-python":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from kafka import KafkaConsumer, TopicPartition
+        consumer = KafkaConsumer(
+            bootstrap_servers=servers, max_poll_records=4096, max_partition_fetch_bytes=4 << 20
+        )
+        consumer.assign([TopicPartition(topic, 0)])
+        consumer.seek(TopicPartition(topic, 0), 0)
+        start = time.perf_counter()
+        while seen < events:
+            seen += sum(map(len, consumer.poll(1000).values()))
+    else:
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": servers, "group.id": "bare", "log_level": 3})
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        start = time.perf_counter()
+        while seen < events:
+            seen += len(consumer.consume(4096, 1.0))
+    speed = seen / (time.perf_counter() - start)
+    consumer.close()
+    return speed
+
+
+def job(servers: str, topic: str, events: int, library: str, kind: str, folder: Path) -> float:
+    """Events/s of a job on Ray, after it has learned so many."""
+    format_, features = FORMATS[kind]
+    file = folder / "job.yaml"
+    file.write_text(
+        JOB.format(
+            name=f"live-{uuid.uuid4().hex[:6]}",
+            servers=servers,
+            topic=topic,
+            format=format_,
+            features=features,
+            library=library,
+        )
+    )
+    run = folder / uuid.uuid4().hex
+    command = [sys.executable, "-m", "everlearn", "run", str(file), "--runner", "ray"]
+    command += ["--run-dir", str(run), "--max-events", str(events)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(json.loads((run / "summary.json").read_text())["events_per_s"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--events", type=int, default=500_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--servers")
+    given = parser.parse_args()
+    rng = np.random.default_rng(0)
+    frames = np.zeros(given.events + 2048, FRAME)
+    frames["id"] = np.arange(len(frames))
+    frames["x"] = rng.normal(size=(len(frames), 20))
+    frames["label"] = frames["x"].sum(1) > 0
+    rows = frames["x"].astype(float).round(4).tolist()
+    events = zip(range(len(rows)), frames["label"].tolist(), rows, strict=True)
+    values = {
+        "frames": [frame.tobytes() for frame in frames],
+        "json": [
+            orjson.dumps({"id": i, "label": label, **dict(zip(NAMES, x, strict=True))})
+            for i, label, x in events
+        ],
+    }
+    lines = [
+        "# How fast events come from Kafka into a learner",
+        "",
+        f"{given.events:,} events, events/s, {os.cpu_count()} cores for broker, source and trainer."
+        " Written by `python experiments/benchmarks/live.py`, which says what each does.",
+        "",
+        "| messages | library | bare poll | job | job / bare, median (each round) |",
+        "|---|---|---|---|---|",
+    ]
+    print("\n".join(lines[4:]))
+    with a_broker(given.servers) as servers, tempfile.TemporaryDirectory() as name:
+        for kind in values:
+            topic = f"{kind}-{uuid.uuid4().hex[:6]}"
+            fill(servers, topic, values[kind])
+            for library in ("kafka-python", "confluent-kafka"):
+                polled, learned = [], []
+                for _ in range(given.rounds):
+                    polled.append(bare(servers, topic, given.events, library))
+                    learned.append(job(servers, topic, given.events, library, kind, Path(name)))
+                ratios = [b / a for a, b in zip(polled, learned, strict=True)]
+                each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+                lines.append(
+                    f"| {kind} | {library} | {statistics.median(polled):,.0f} "
+                    f"| {statistics.median(learned):,.0f} "
+                    f"| {statistics.median(ratios):.2f} ({each}) |"
+                )
+                print(lines[-1], flush=True)
+    RESULT.write_text("\n".join([*lines, ""]))
+
+
+if __name__ == "__main__":
+    main()
