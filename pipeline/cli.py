@@ -21,6 +21,7 @@ from pipeline import job as jobs
 from pipeline import list_dead
 from pipeline.doctor import report
 from pipeline.folder import RunFolder
+from pipeline.journal import Journal
 from pipeline.produce import command as produce
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ def replay(
     def load() -> tuple[jobs.LoadedJob, int | None]:
         from pipeline.replayed import replayed
 
-        loaded, stopped = replayed(recording, speed, from_, set_ or [])
-        return loaded, max_events or stopped
+        begun = (max_events, warm_from is not None or resume)
+        return replayed(recording, speed, from_, set_ or [], *begun), max_events
 
     _lead(load, run_dir, resume, warm_from, _Where(runner, address, None))
 
@@ -182,7 +183,10 @@ def _lead(
         loaded, max_events = load()
         folder = run_dir or Path("runs") / loaded.job.name
         if resume and not RunFolder(folder).begun:
-            say(f"no checkpoint in {folder} yet: starting at the beginning")
+            beginning = "reading again what the run had read, by its journal"
+            if not Journal(folder).begun:
+                beginning = "starting at the beginning"
+            say(f"no checkpoint in {folder} yet: {beginning}")
         going = _runner(where, loaded, folder, say)
         with stopping_on_signals(going, say), LiveProgress(console) as progress:
             summary = going.run(resume, warm_from, max_events, progress)

@@ -43,6 +43,7 @@ class Journal:
         self.path = folder / FILE
         self.start: Cursor = {}
         self.stop: Cursor | None = None
+        self.fingerprint: dict[str, Any] = {}  # of the job that began it
         self._file: IO[bytes] | None = None
         self._next = 0  # number of the next block
         self._end = 0  # bytes of the lines before it
@@ -65,18 +66,22 @@ class Journal:
         try:
             first = self._json(line)
             self.start, self.stop = first["start"], first["stop"]
+            self.fingerprint = first["fingerprint"]
         except (KeyError, TypeError):
             raise self._broken(line) from None
         return self.start
 
-    def begin(self, start: Cursor, stop: Cursor | None) -> None:
+    def begin(
+        self, start: Cursor, stop: Cursor | None, fingerprint: dict[str, Any] | None = None
+    ) -> None:
         """A new one."""
         self.close()
         self.path.unlink(missing_ok=True)
         self.start, self.stop, self._next, self._end = start, stop, 0, 0
         self._open.clear()
         self._file = self.path.open("ab")
-        self._append({"start": start, "stop": stop})
+        self.fingerprint = fingerprint or {}
+        self._append({"start": start, "stop": stop, "fingerprint": self.fingerprint})
         self.sync()
 
     def go_on(self, at: tuple[int, int] | None) -> Iterator[Entry]:

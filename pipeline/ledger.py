@@ -141,8 +141,8 @@ class Ledger:
                 gap = int(np.argmax(np.diff(after) > 1))
                 raise LedgerError(
                     f"partition {part}: positions {after[gap] + 1} to {after[gap + 1] - 1} were "
-                    "passed over; a stream must go on from its cursor, and one with gaps between "
-                    "its positions says so (gapless = False)"
+                    "passed over: they were lost, or never were. A stream that has gaps between "
+                    "its positions says so (Kafka: stream.gaps: true; a class: gapless = False)"
                 )
             span.next, span.count = high + 1, span.count + n
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from pipeline.journal import Journal
 from pipeline.recorder import Recorder
 from streams.batch import Batch
 from streams.live import LiveStream, Ranges, Unreachable, before, ranges_of, reached, rest_of
 from streams.stream import Cursor
+
+T = TypeVar("T")
 
 RETRY_S = 0.5
 
@@ -66,7 +70,7 @@ class LiveBlocks:
             if at is None or number >= at[1]:
                 cursor |= _after(ranges)
                 yield rest_of(block, learned)
-        stop = self.journal.stop
+        stop = self._stop()
         while stop is None or not reached(cursor, stop):
             try:
                 for block in self._new(cursor, stop):
@@ -75,6 +79,12 @@ class LiveBlocks:
                         return
             except OutOfStep:
                 continue
+
+    def _stop(self) -> Cursor | None:
+        """Where the run ends: as it began, or, if it was to go on for ever then, now."""
+        if not self.stream.bounded:
+            return None
+        return self.journal.stop or self._tried(self.stream.stop)
 
     def catch_up(self, recorder: Recorder) -> None:
         """Has the recorder take all that the journal names. Raises ``Stopped``."""
@@ -103,10 +113,14 @@ class LiveBlocks:
             self.recorder.put(number, block, self.journal.end)
 
     def _again(self, ranges: Ranges) -> Batch:
+        return self._tried(partial(self.stream.again, ranges))
+
+    def _tried(self, ask: Callable[[], T]) -> T:
+        """What the stream answers, once it can be reached. Raises ``Stopped``."""
         told = False
         while True:
             try:
-                return self.stream.again(ranges)
+                return ask()
             except Unreachable as error:
                 if not told:
                     self.say(f"{error}; the run waits, and goes on when it is back")

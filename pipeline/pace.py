@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from streams.batch import Batch
+from streams.pause import pause
 
 
 def block_size(rate: float | None, most: int) -> int:
@@ -20,13 +21,13 @@ def paced(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Batch]:
     """The blocks, no earlier than ``rate`` events a second have them; None: as fast as they come.
-    A reader that falls behind is not hurried to catch up by more than a second."""
+    A reader that falls behind is not hurried to catch up by more than a second. While nothing is
+    due, blocks without anything in them come now and then."""
     if rate is None:
         yield from blocks
         return
     due = clock()
     for block in blocks:
         due = max(due + block.events / rate, clock() - 1.0)
-        if (wait := due - clock()) > 0:
-            sleep(wait)
+        yield from pause(due, block, clock, sleep)
         yield block

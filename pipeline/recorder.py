@@ -25,20 +25,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.folder import HeldError, write_whole
-from pipeline.job import JobError, LoadedJob, differences
+from pipeline.job import JobError, LoadedJob, differences, values
 from pipeline.journal import Journal
 from streams.batch import Batch, Ragged
 from streams.live import LiveStream, ranges_of
 from streams.recording import ABOUT, About, Part, parts, path_of
 from streams.recording_table import table_of
 from streams.schema import Schema
-from streams.stream import DeadLetters, Stream, StreamConfig, StreamError
+from streams.stream import Cursor, DeadLetters, Stream, StreamConfig, StreamError
 
 PART_ROWS = 65_536
 PART_BYTES = 32 << 20
 PART_S = 10.0
 """A part holds no more rows, or bytes, than these before the block that fills it; and what came is
 written after so many seconds."""
+DEAD_BY = ("max_bytes", "ahead")
+"""Settings of a stream that say which messages are dead, and are no part of what a job is."""
 HELD_BYTES = 256 << 20
 """Bytes of blocks that may wait to be written; the run waits where there are more."""
 
@@ -84,8 +86,11 @@ class Recorder:
         self._error: Exception | None = None
         self._told = False
 
-    def begin(self, loaded: LoadedJob, stream: Stream, journal: Journal) -> None:
-        """Goes on with the recording in the folder, or begins one.
+    def begin(
+        self, loaded: LoadedJob, stream: Stream, journal: Journal, warm_from: str | None = None
+    ) -> None:
+        """Goes on with the recording in the folder, or begins one; of a run that was begun with
+        that checkpoint.
 
         Raises ``JobError`` where there is nothing to record, or the folder holds the recording of
         another run.
@@ -96,13 +101,15 @@ class Recorder:
                 "what it reads is a recording already"
             )
         self._hold()
-        about = _about(loaded, stream, journal.head())
+        about = _about(loaded, stream, journal.head(), warm_from)
         try:
             there = parts(self.folder)
             if there:
                 self._same(there[-1], About.read(self.folder), about, loaded)
         except StreamError as error:
             raise JobError(str(error)) from None
+        if there or self._begun():
+            self._dead_alike(loaded)
         for path in self.folder.glob(".part-*"):
             path.unlink()
         (self.folder / "job.yaml").write_text(loaded.text())
@@ -141,6 +148,31 @@ class Recorder:
         self._hashed, self._next = end, last.blocks[1]
         self.wanted = (end, self._next)
 
+    def _begun(self) -> bool:
+        """Whether the run has read anything."""
+        with self.journal.open("rb") as file:
+            file.readline()
+            return bool(file.readline())
+
+    def _dead_alike(self, loaded: LoadedJob) -> None:
+        """Raises ``JobError`` where a setting has changed that says which messages are dead: what
+        is read again would not be what the run has learned."""
+        file = self.folder / "job.yaml"
+        if not file.exists():
+            return
+        old, new = values(file)["stream"], loaded.values()
+        changed = [
+            f"stream.{name}: {old[name]} in the recording, {new[f'stream.{name}']} in the job"
+            for name in DEAD_BY
+            if name in old and old[name] != new.get(f"stream.{name}")
+        ]
+        if changed:
+            raise JobError(
+                f"{loaded.file}: {self.folder}: {'; '.join(changed)}: what is read again for the "
+                "recording would not be what the run has learned. Set this back; or start another "
+                "run, recorded into another folder (--run-dir, --to)"
+            )
+
     def put(self, number: int, block: Batch, journal: int) -> None:
         """The next block, and the bytes of the journal up to it; one that the recording has is
         passed over. Waits where too much is waiting. Raises ``StreamError``, as ``close`` does,
@@ -166,12 +198,14 @@ class Recorder:
             if alone or self._full:
                 self._changed.notify_all()
 
-    def close(self, events: int, finished: bool) -> None:
-        """All is written; the run has ended at so many events, at the end of its stream or not."""
+    def close(self, events: int, finished: bool, cursor: Cursor) -> None:
+        """All is written; the run has ended at so many events and at that cursor, the end of its
+        stream or not."""
         self._stop()
         self._check()
         assert self._about is not None
-        self._about = self._about.model_copy(update={"events": events, "finished": finished})
+        ended = {"events": events, "cursor": cursor, "finished": finished}
+        self._about = self._about.model_copy(update=ended)
         self._tell()
 
     def drop(self) -> None:
@@ -184,7 +218,8 @@ class Recorder:
         """What ``close`` told of the end of the run is no more true."""
         assert self._about is not None
         if self._about.events is not None:
-            self._about = self._about.model_copy(update={"events": None, "finished": False})
+            on = {"events": None, "cursor": None, "finished": False}
+            self._about = self._about.model_copy(update=on)
             self._tell()
 
     def _stop(self) -> None:
@@ -280,7 +315,9 @@ class Recorder:
         return end, self._hash.hexdigest()
 
 
-def _about(loaded: LoadedJob, stream: Stream, start: dict[str, int]) -> About:
+def _about(
+    loaded: LoadedJob, stream: Stream, start: dict[str, int], warm_from: str | None
+) -> About:
     schema = stream.schema
     general = loaded.job.stream.model_dump(
         mode="json", include=set(StreamConfig.model_fields) - {"kind"}
@@ -303,6 +340,7 @@ def _about(loaded: LoadedJob, stream: Stream, start: dict[str, int]) -> About:
         fingerprint=json.loads(json.dumps(loaded.fingerprint())),
         stream=general,
         modules=str(loaded.folder),
+        warm_from=warm_from,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.job import JobError, LoadedJob, check, importable, override, values
 from streams.recording import About
@@ -11,12 +13,18 @@ from streams.stream import StreamError
 
 
 def replayed(
-    folder: Path, speed: str, start: str | None, overrides: Sequence[str]
-) -> tuple[LoadedJob, int | None]:
-    """The job, named ``...-replay``; and how many events the recorded run had learned when it was
-    stopped before the end of its stream (None: it was not, or another part is read).
+    folder: Path,
+    speed: str,
+    start: str | None,
+    overrides: Sequence[str],
+    max_events: int | None = None,
+    warm: bool = False,
+) -> LoadedJob:
+    """The job, named ``...-replay``; it ends where the recorded run was stopped, unless another
+    part of the recording is wanted.
 
-    Raises ``JobError``.
+    Raises ``JobError``; also where the recorded run was begun with a checkpoint, and this one,
+    with the same learner, is not (``warm``).
     """
     file = folder / "job.yaml"
     try:
@@ -33,11 +41,26 @@ def replayed(
         "path": str(folder.resolve()),
         "speed": speed,
         "start": start,
+        "stop": "run" if start is None and max_events is None else "end",
     }
     for setting in overrides:
         override(raw, setting)
     modules = Path(about.modules)
     importable(modules)
     loaded = check(raw, file, modules if modules.is_dir() else folder.resolve())
-    stopped = start is None and not about.finished
-    return loaded, about.events if stopped else None
+    if (
+        about.warm_from is not None
+        and not warm
+        and _learner(about.fingerprint) == _learner(loaded.fingerprint())
+    ):
+        raise JobError(
+            f"{folder}: the recorded run was begun with what another one had learned: add "
+            f"--warm-from {about.warm_from}"
+        )
+    return loaded
+
+
+def _learner(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    said = {k: v for k, v in fingerprint.items() if k.startswith("learner.")}
+    found: dict[str, Any] = json.loads(json.dumps(said))
+    return found

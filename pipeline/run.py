@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +36,11 @@ from streams.stream import Cursor, Stream, StreamError
 
 Say = Callable[[str], None]
 Blocks = Callable[[Source, Cursor], Iterable[Batch]]
+
+
+LIVE_S = 60.0
+"""A live stream may be slow: after so many seconds a checkpoint is written however few events came,
+so that little is to be read again."""
 
 
 class RunError(Exception):
@@ -93,6 +98,8 @@ class Run:
         self.journal = Journal(folder)
         self._journal_at: tuple[int, int] | None = None  # that the checkpoint begun from names
         self._watchers: Sequence[Watcher] = ()
+        self._warmed = False
+        self._warm_from: str | None = None  # the checkpoint that it was begun with
         self._recorder = None if record is None else Recorder(record, self.journal.path, say)
 
     def run(
@@ -137,7 +144,8 @@ class Run:
             finished = self._restore(parts, resume, warm_from)
             self.folder.write_job(self.loaded)
             if self._recorder is not None:
-                self._recorder.begin(self.loaded, parts.stream, self.journal)
+                begun = (self.loaded, parts.stream, self.journal, self._warm_from)
+                self._recorder.begin(*begun)
         except OSError as error:
             raise JobError(f"{error.filename or self.folder.path}: {error.strerror}") from None
         return parts, finished
@@ -155,6 +163,8 @@ class Run:
             for watcher in watchers:
                 watcher.begin(self, parts, _total(parts.stream, max_events))
             started = time.perf_counter()
+            if self._warmed:  # or a run that is killed before the first would go on cold
+                self._checkpoint(parts, finished=False)
             if finished:
                 self.say("the stream had come to its end already: nothing is left to learn")
                 self._catch_up(parts, finished)
@@ -189,6 +199,7 @@ class Run:
         limit = float("inf") if max_events is None else max_events
         due = (loop.events // every + 1) * every
         too_many = Limit(self.loaded.job.stream.dead_letters, parts.stream.place_name)
+        live, since = isinstance(parts.stream, LiveStream), time.monotonic()
         finished = False
         if loop.events >= limit:
             self._catch_up(parts, finished)
@@ -205,16 +216,18 @@ class Run:
                 except TooManyDead:
                     self._checkpoint(parts, finished=False)
                     raise
-                if loop.events >= due:
-                    due = (loop.events // every + 1) * every
+                now = time.monotonic()
+                if loop.events >= due or (live and now - since >= LIVE_S):
+                    due, since = (loop.events // every + 1) * every, now
                     self._checkpoint(parts, finished=False)
                 if self.stopping or loop.events >= limit:
                     break
             else:
-                loop.finish(parts.source.size)
-                finished = True
+                finished = not parts.stream.open_end
+                if finished:
+                    loop.finish(parts.source.size)
         if self._recorder is not None:
-            self._recorder.close(loop.events, finished)
+            self._recorder.close(loop.events, finished, loop.ledger.cursor())
         for watcher in watchers:
             watcher.end(loop)
         return finished
@@ -223,10 +236,19 @@ class Run:
         """Blocks of the stream from where the run stands; of a live one, by the journal."""
         cursor = parts.loop.ledger.cursor()
         if not isinstance(parts.stream, LiveStream):
-            return blocks(parts.source, cursor)
+            return self._until_stopped(blocks(parts.source, cursor))
         return self._live(parts.stream, partial(blocks, parts.source)).blocks(
             cursor, self._journal_at
         )
+
+    def _until_stopped(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
+        """The blocks, but for those without anything in them: with these a stream that waits lets
+        the run be stopped. Raises ``Stopped``."""
+        for block in blocks:
+            if self.stopping:
+                raise Stopped
+            if len(block) or block.dead or block.arrivals is not None or block.ends:
+                yield block
 
     def _live(self, stream: LiveStream, read: Callable[[Cursor], Iterable[Batch]]) -> LiveBlocks:
         journal, stopping = self.journal, lambda: self.stopping
@@ -238,7 +260,8 @@ class Run:
             return
         with suppress(Stopped):
             self._live(parts.stream, parts.source.blocks).catch_up(self._recorder)
-            self._recorder.close(parts.loop.events, finished)
+            ledger = parts.loop.ledger
+            self._recorder.close(ledger.events, finished, ledger.cursor())
 
     def _failed(self, what: str) -> RunError:
         try:
@@ -246,6 +269,11 @@ class Run:
         except Exception as error:  # the run fails already: this one is only told
             self.say(f"checkpoint not written: {line(error)}")
         kept = self.checkpoints.all()
+        if not kept and self.journal.begun:
+            return RunError(
+                f"{what}. No checkpoint had been written yet, but the journal says what was read; "
+                "when mended, go on with the same command and --resume"
+            )
         if not kept:
             return RunError(f"{what}. No checkpoint had been written yet: nothing to go on from")
         return RunError(
@@ -265,6 +293,7 @@ class Run:
             "recipe": parts.recipe,
             "modules": str(self.loaded.folder),
             "finished": finished,
+            "warm_from": self._warm_from,
         }
         cursor, dead_bytes = parts.loop.ledger.cursor(), self.folder.dead.bytes
         if isinstance(parts.stream, LiveStream):
@@ -319,7 +348,9 @@ class Run:
             if resume:
                 found = self.checkpoints.newest()
             if found is None and warm_from is not None:
-                self._warm(parts, read(warm_from))
+                known = read(warm_from)
+                self._warm(parts, known)
+                self._warmed, self._warm_from = True, str(known.path.resolve())
         except CheckpointError as error:
             raise JobError(str(error)) from None
         if found is None:
@@ -329,6 +360,7 @@ class Run:
         self._same_job(found, parts)
         parts.load(found.state)
         self.resumed_from = str(found.path)
+        self._warm_from = found.about.get("warm_from")
         if isinstance(parts.stream, LiveStream):
             offset, number = found.about["journal"]
             self._journal_at = (offset, number)
@@ -345,12 +377,15 @@ class Run:
         if not isinstance(parts.stream, LiveStream):
             parts.loop.ledger.begin(parts.stream.origin())
             return
+        stream, fingerprint = parts.stream, self._fingerprint(parts)
         if not self.journal.begun:
             try:
-                self.journal.begin(parts.stream.start(), parts.stream.stop())
+                stop = stream.stop() if stream.bounded else None
+                self.journal.begin(stream.start(), stop, fingerprint)
             except StreamError as error:
                 raise JobError(f"{self.loaded.file}: {error}") from None
         parts.loop.ledger.begin(self.journal.head())
+        self._same(self.journal.fingerprint or fingerprint, parts, self.journal.path)
 
     def _fingerprint(self, parts: Parts) -> dict[str, Any]:
         """The job's, and what the columns of its stream turned out to be."""
@@ -359,15 +394,19 @@ class Run:
         order = [feature.name for feature in schema.features]
         return {**self.loaded.fingerprint(), **columns, "columns": order, "label": schema.task}
 
-    def _same_job(self, found: Checkpoint, parts: Parts) -> None:
-        changed = differences(found.about["fingerprint"], self._fingerprint(parts))
+    def _same(self, fingerprint: dict[str, Any], parts: Parts, path: Path) -> None:
+        """Raises ``JobError`` where what was kept is of another job."""
+        changed = differences(fingerprint, self._fingerprint(parts))
         if changed:
             lines = "\n  ".join(changed)
             raise JobError(
-                f"{self.loaded.file}: the checkpoint {found.path} is of another job:\n  {lines}\n"
-                "Set these back, or start another run (another --run-dir; --warm-from takes over "
-                "what the learner knows)"
+                f"{self.loaded.file}: {path} is of another job:\n  {lines}\nSet these back, or "
+                "start another run (another --run-dir; --warm-from takes over what the learner "
+                "knows)"
             )
+
+    def _same_job(self, found: Checkpoint, parts: Parts) -> None:
+        self._same(found.about["fingerprint"], parts, found.path)
         now = versions()
         moved = [
             f"{name} {was} -> {now.get(name)}"

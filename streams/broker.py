@@ -81,8 +81,9 @@ class Consumer(ABC):
         """Whether all was given out that the partition held when it was last heard of."""
 
     @abstractmethod
-    def commit(self, positions: Mapping[Place, int]) -> None:
-        """Lets others see where reading stands. Best effort: it does not wait."""
+    def commit(self, positions: Mapping[Place, int], wait: float = 0.0) -> None:
+        """Lets others see where reading stands, of what this consumer reads. Best effort. With
+        ``wait``, which is for one that reads nothing, for about so many seconds."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -120,14 +121,14 @@ class KafkaPython(Consumer):
             "metadata_max_age_ms": 60_000,  # new partitions are seen in a minute
             **options,
         }
-        version = settings.get("api_version")
-        if isinstance(version, list):  # JSON and YAML know no tuples
-            settings["api_version"] = version = tuple(version)
+        version = version_of(options)
+        if version is not None:
+            settings["api_version"] = version
         if version is None or version >= TRANSACTIONS:  # of aborted ones nothing is learned
             settings.setdefault("isolation_level", "read_committed")
         self._kafka = kafka
         self._servers = servers
-        with self._errors():
+        with self._errors(), heard():
             self._consumer = kafka.KafkaConsumer(
                 bootstrap_servers=servers.split(","),
                 group_id=group,
@@ -152,11 +153,13 @@ class KafkaPython(Consumer):
 
     def first(self, places: Sequence[Place]) -> dict[Place, int]:
         with self._errors():
-            return self._places(self._consumer.beginning_offsets(self._of(places)))
+            return self._places(
+                self._consumer.beginning_offsets(self._of(places), int(REACH_S * 1000))
+            )
 
     def after(self, places: Sequence[Place]) -> dict[Place, int]:
         with self._errors():
-            return self._places(self._consumer.end_offsets(self._of(places)))
+            return self._places(self._consumer.end_offsets(self._of(places), int(REACH_S * 1000)))
 
     def at(self, places: Sequence[Place], time: int) -> dict[Place, int]:
         with self._errors():
@@ -192,11 +195,14 @@ class KafkaPython(Consumer):
 
     def drained(self, place: Place) -> bool:
         partition = self._one(place)
-        end = self._consumer.highwater(partition)
-        with self._errors():
-            return end is not None and self._consumer.position(partition) >= end
+        try:
+            with self._errors():
+                end = self._consumer.highwater(partition)
+                return end is not None and self._consumer.position(partition) >= end
+        except self._kafka.errors.IllegalStateError:  # it is another's by now
+            return False
 
-    def commit(self, positions: Mapping[Place, int]) -> None:
+    def commit(self, positions: Mapping[Place, int], wait: float = 0.0) -> None:
         metadata = self._kafka.OffsetAndMetadata
         mine = self._consumer.assignment() if self._member else self._of(positions)
         offsets = {
@@ -204,7 +210,10 @@ class KafkaPython(Consumer):
             for partition in mine
             if _place(partition) in positions
         }
-        if offsets:
+        if offsets and wait:
+            with self._errors():
+                self._consumer.commit(offsets, timeout_ms=int(wait * 1000))
+        elif offsets:
             self._consumer.commit_async(offsets, callback=_ignore)
 
     def close(self) -> None:
@@ -235,6 +244,8 @@ class KafkaPython(Consumer):
                 f"the topic no longer holds where reading was to go on ({gone}): its retention is "
                 "shorter than the job was away. Start another run to go on with what is there"
             ) from None
+        except errors.IllegalStateError:
+            raise
         except (
             errors.SaslAuthenticationFailedError,
             errors.UnsupportedSaslMechanismError,
@@ -264,6 +275,45 @@ def connect(library: str, servers: str, group: str, options: Mapping[str, Any]) 
     return consumer(servers, group, options)
 
 
+def version_of(options: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The version of Kafka that kafka-python is to take for granted. Raises ``StreamError``."""
+    version = options.get("api_version")
+    if version is None:
+        return None
+    listed = isinstance(version, list | tuple) and len(version) > 1
+    if not listed or not all(type(number) is int for number in version):
+        raise StreamError(
+            f"stream.client.api_version: {version!r} given; a list as [0, 9] is wanted"
+        )
+    return tuple(version)  # JSON and YAML know no tuples
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Where kafka-python finds nobody, what it has only told its log of why: whom it could reach
+    and not come to terms with."""
+    said: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = " ".join(record.getMessage().split())
+            if not message.startswith("Bootstrap"):  # that is the outcome, not the cause
+                said.append(message)
+
+    ear, library = Ear(logging.ERROR), logging.getLogger("kafka")
+    library.addHandler(ear)
+    try:
+        yield
+    except Exception as error:
+        if said and type(error).__name__ == "KafkaTimeoutError":
+            if "Sasl" in said[-1]:  # no waiting mends it
+                raise ValueError(said[-1]) from None
+            raise OSError(said[-1]) from None
+        raise
+    finally:
+        library.removeHandler(ear)
+
+
 def _place(partition: Any) -> Place:
     return (partition.topic, partition.partition)
 
@@ -276,10 +326,8 @@ def _fetched(place: Place, records: Sequence[Any]) -> Fetched:
         if last - first == n - 1
         else np.fromiter((record.offset for record in records), np.int64, n)
     )
-    if records[0].timestamp is None:  # messages of old
-        time = np.full(n, -1)
-    else:
-        time = np.fromiter((record.timestamp for record in records), np.int64, n)
+    stamps = (-1 if (at := record.timestamp) is None else at for record in records)  # None: of old
+    time = np.fromiter(stamps, np.int64, n)
     return Fetched(place, offsets, time, [record.value for record in records])
 
 

@@ -164,11 +164,11 @@ class Confluent(Consumer):
             known = self._consumer.get_watermark_offsets(self._of([place])[0], cached=True)
         return known is not None and 0 <= known[1] <= self._next.get(place, -1)
 
-    def commit(self, positions: Mapping[Place, int]) -> None:
-        mine = {place: at for place, at in positions.items() if place in self._next}
+    def commit(self, positions: Mapping[Place, int], wait: float = 0.0) -> None:
+        mine = {place: at for place, at in positions.items() if wait or place in self._next}
         try:
             if mine:
-                self._consumer.commit(offsets=self._of(mine, mine), asynchronous=True)
+                self._consumer.commit(offsets=self._of(mine, mine), asynchronous=not wait)
         except self._library.KafkaException:
             log.debug("positions were not committed", exc_info=True)
 

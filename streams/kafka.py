@@ -7,10 +7,11 @@ partitions, its messages in the order of their times, as far as each partition's
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from streams.live import LiveStream, Ranges, Unreachable
 from streams.message_blocks import Blocks
 from streams.messages import Fetched, Held, Place, Topics
 from streams.outbox import Outbox, outbox
+from streams.reread import NEAR, Rereader, after_last
 from streams.schema import Feature, FeatureKind, Schema
 from streams.stream import Cursor, StreamError
 
@@ -35,10 +37,12 @@ PATIENCE_S = 1.0
 """How long a partition that has fallen silent is waited for, to take its messages in order."""
 REFRESH_S = 60.0
 """How often it is looked whether there are new partitions."""
-NEAR = 5000
-"""Messages that are read and dropped sooner than that a partition is asked anew."""
-AGAIN_S = 30.0
-"""How long messages that were read before may take to come again."""
+AGAIN_S = 2.0
+"""How long nothing may come of messages that were read before until the caller is told."""
+VALUES_S = 30.0
+"""The same, where the caller has other things to do than to try again."""
+LAST_S = 2.0
+"""How long the last positions may take to be told to Kafka."""
 
 
 class Kafka(LiveStream):
@@ -85,6 +89,7 @@ class Kafka(LiveStream):
         self.id_type = config.id_type
         self.dtype = format_.dtype()
         self.readers = config.consumers
+        self.bounded = config.stop == "latest"
         columns = Columns(
             id=None if config.id is None else Named(config.id, config.id_type),
             time=config.time,
@@ -103,9 +108,10 @@ class Kafka(LiveStream):
                 make(apart.format or config.format, wanted, folder),
                 Decoder(Schema((), task, label.classes), columns),
             )
-        self.blocks = Blocks(events, labels, config.time, config.ahead, config.max_bytes)
+        stamped = config.within is not None and config.time is None
+        self.blocks = Blocks(events, labels, config.time, config.ahead, config.max_bytes, stamped)
         self._asking: Consumer | None = None  # of ``end``
-        self._rereading: Consumer | None = None  # of ``again``
+        self._rereading: Rereader | None = None  # of ``again``
         self._committed: Cursor | None = None  # and not yet told
 
     def start(self) -> Cursor:
@@ -119,8 +125,10 @@ class Kafka(LiveStream):
             assert isinstance(since, float)
             return self._topics.cursor(consumer.at(places, round(since * 1000)))
 
-    def stop(self) -> Cursor | None:
-        return self.end() if self.config.stop == "latest" else None
+    def stop(self) -> Cursor:
+        with closing(self._connect()) as consumer:
+            places = consumer.places(self._topics.names)
+            return self._topics.cursor(after_last(consumer, places))
 
     def end(self) -> Cursor:
         try:
@@ -137,9 +145,14 @@ class Kafka(LiveStream):
         self._committed = cursor
 
     def close(self) -> None:
-        for consumer in (self._asking, self._rereading):
-            if consumer is not None:
-                consumer.close()
+        committed, self._committed = self._committed, None
+        if committed and self.config.assign == "all":  # a group takes it of its members alone
+            telling = threading.Thread(target=self._tell_last, args=(committed,), daemon=True)
+            telling.start()
+            telling.join(LAST_S)
+        for connection in (self._asking, self._rereading):
+            if connection is not None:
+                connection.close()
         self._asking = self._rereading = None
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
@@ -163,7 +176,7 @@ class Kafka(LiveStream):
 
     def again(self, ranges: Ranges) -> Batch:
         wanted = {self._topics.place(name): positions for name, positions in ranges.items()}
-        return self._block(self._read_again(wanted))
+        return self._block(self._read_again(wanted, AGAIN_S))
 
     @staticmethod
     def topics(config: KafkaConfig) -> Topics:
@@ -190,7 +203,7 @@ class Kafka(LiveStream):
             for near in np.split(np.array(offsets), cuts):
                 reached = (int(near[0]), int(near[-1]) + 1)
                 try:
-                    pieces = self._read_again({place: reached})
+                    pieces = self._read_again({place: reached}, VALUES_S)
                 except Unreachable:
                     raise
                 except StreamError:  # deleted since
@@ -205,29 +218,22 @@ class Kafka(LiveStream):
         """What sends messages to where this stream comes from."""
         return outbox(self.config.library, self._servers, self.config.options())
 
-    def _read_again(self, wanted: Mapping[Place, tuple[int, int]]) -> list[Fetched]:
-        """The messages of these ranges. Raises ``Unreachable`` where they do not come."""
+    def _read_again(
+        self, wanted: Mapping[Place, tuple[int, int]], patience: float
+    ) -> list[Fetched]:
+        """The messages of these ranges. Raises ``Unreachable`` where nothing comes for so many
+        seconds, ``StreamError`` where they are gone."""
         if not wanted:
             return []
-        pieces: list[Fetched] = []
-        missing, deadline = set(wanted), time.monotonic() + AGAIN_S
-        consumer = self._rereading = self._rereading or self._connect()
-        consumer.assign({place: first for place, (first, _) in wanted.items()})
-        while missing:
-            for piece in consumer.poll(IDLE_S, 10_000):
-                if piece.place not in missing:  # there is more of it by now
-                    continue
-                after = wanted[piece.place][1]
-                pieces.append(piece.rows(slice(int(np.searchsorted(piece.offset, after)))))
-                if piece.offset[-1] + 1 >= after:
-                    missing.remove(piece.place)
-                deadline = time.monotonic() + AGAIN_S
-            if time.monotonic() > deadline:
-                raise Unreachable(
-                    f"stream.servers: {self._servers} does not give again what was read of "
-                    + ", ".join(f"{topic}/{number}" for topic, number in sorted(missing))
-                )
-        return [piece for piece in pieces if piece.values]
+        reread = self._rereading = self._rereading or Rereader(self._connect(), self._servers)
+        try:
+            return reread(wanted, patience)
+        except Unreachable:
+            raise
+        except StreamError:
+            self._rereading = None
+            reread.close()
+            raise
 
     def _follow(
         self, consumer: Consumer, cursor: Cursor, size: int
@@ -296,6 +302,12 @@ class Kafka(LiveStream):
         committed, self._committed = self._committed, None
         if committed is not None:
             consumer.commit({self._topics.place(name): at for name, at in committed.items()})
+
+    def _tell_last(self, committed: Cursor) -> None:
+        """What was committed since reading has ended. Best effort."""
+        with suppress(StreamError), closing(self._connect()) as consumer:
+            positions = {self._topics.place(name): at for name, at in committed.items()}
+            consumer.commit(positions, wait=LAST_S)
 
     def _block(self, pieces: Iterable[Fetched]) -> Batch:
         return self.blocks(self._topics.merge(pieces))

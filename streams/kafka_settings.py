@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import (
@@ -23,11 +25,20 @@ from streams.formats.format import AnyFormatConfig
 from streams.formats.json import JsonConfig
 from streams.recorded import LabelConfig
 from streams.schema import FeatureKind
-from streams.settings import Settings
+from streams.settings import Settings, unknown
 from streams.stream import DeadLetters, LabelDelay, StreamConfig, StreamError
 
 _SECRET = re.compile("pass|secret|token|credential|pem|oauth", re.IGNORECASE)
+_USER = re.compile(r"//[^/@\s]*@")  # in a URL
 _NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_FILES = frozenset(
+    (
+        *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile"),
+        *("ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "ssl_crl_location"),
+    )
+)
 
 
 class KafkaLabel(LabelConfig):
@@ -98,6 +109,7 @@ class KafkaConfig(StreamConfig):
             "group",
             "library",
             "client",
+            "gaps",
         ),
         *("max_bytes", "ahead"),  # so that what was dead for them can be sent again, and learned
     }
@@ -129,7 +141,11 @@ class KafkaConfig(StreamConfig):
     def _masked(self, client: dict[str, Any]) -> dict[str, Any]:
         """For whoever is shown the job: run folder, MLflow."""
         return {
-            name: "***" if _SECRET.search(name) and not _NAMED.fullmatch(str(value)) else value
+            name: "***"
+            if _SECRET.search(name) and not _NAMED.fullmatch(str(value))
+            else _USER.sub("//***@", value)
+            if isinstance(value, str)
+            else value
             for name, value in client.items()
         }
 
@@ -141,7 +157,41 @@ class KafkaConfig(StreamConfig):
             if named is not None and named[1] not in os.environ:
                 raise StreamError(f"stream.client.{name}: {named[1]} is not in the environment")
             found[name] = value if named is None else os.environ[named[1]]
+            self._sound(name, found[name])
         return found
+
+    def _sound(self, name: str, value: Any) -> None:
+        """Raises ``StreamError`` for what the libraries take for a broker that is away."""
+        option = name.replace(".", "_").lower()
+        place = f"stream.client.{name}"
+        if option == "security_protocol":
+            python = self.library == "kafka-python"
+            if (value if python else str(value).upper()) not in _PROTOCOLS:
+                raise StreamError(f"{place}: {value!r}: one of {', '.join(_PROTOCOLS)} is wanted")
+        if option == "sasl_mechanism" and self.library == "kafka-python":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it reads a file of its own in a way that is going
+                from kafka.net.sasl import SASL_MECHANISMS
+
+            if value is not None and value not in SASL_MECHANISMS:
+                raise StreamError(
+                    f"{place}: unknown mechanism {unknown(str(value), SASL_MECHANISMS)}"
+                )
+        if option in _FILES and value not in (None, "probe") and not Path(str(value)).exists():
+            raise StreamError(f"{place}: there is no file {value!r}")
+
+    @field_validator("client", mode="before")
+    @classmethod
+    def _client(cls, client: Any) -> Any:
+        if not isinstance(client, dict):  # nor is it told what: it may hold a secret
+            raise ValueError("a mapping of options is wanted")
+        for name, value in client.items():
+            if isinstance(value, str) and "${" in value and not _NAMED.fullmatch(value):
+                raise ValueError(
+                    f"{name}: ${{NAME}} stands alone, for the whole value: put all of it into the "
+                    "environment"
+                )
+        return client
 
     @field_validator("start")
     @classmethod

@@ -31,11 +31,13 @@ class LiveStream(Stream):
     one without anything in it, now and then, where nothing comes. It never returns.
 
     Attributes:
+        bounded: whether it ends, at the last message that there is as a run begins.
         readers: actors that read it at once, each its share of the partitions.
         group: a name for those that read it, where the job has stated none: the name of the job.
     """
 
     side_by_side = True
+    bounded: bool = False
     readers: int = 1
     group: str = ""
 
@@ -43,9 +45,9 @@ class LiveStream(Stream):
     def start(self) -> Cursor:
         """Where a new run begins: every partition that there is. Raises ``StreamError``."""
 
-    def stop(self) -> Cursor | None:
-        """Where a new run ends; None: it goes on for ever."""
-        return None
+    def stop(self) -> Cursor:
+        """Where a run ends that begins now; of a bounded stream."""
+        return self.end()
 
     @abstractmethod
     def end(self) -> Cursor:

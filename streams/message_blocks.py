@@ -12,6 +12,7 @@ from streams.decode import POSITION_BITS, Decoder
 from streams.formats.format import Format
 from streams.messages import Messages
 from streams.operators.guard import set_aside
+from streams.stream import StreamError
 
 Reader = tuple[Format, Decoder]
 """What turns values into a table, and a table into a batch."""
@@ -26,16 +27,24 @@ class Blocks:
         time: the field of event time, if there is one.
         ahead: seconds that it may be later than the time of its message.
         max_bytes: of a message.
+        stamped: whether events are of no use without the time of their message.
     """
 
     def __init__(
-        self, events: Reader, labels: Reader, time: str | None, ahead: float, max_bytes: int
+        self,
+        events: Reader,
+        labels: Reader,
+        time: str | None,
+        ahead: float,
+        max_bytes: int,
+        stamped: bool = False,
     ) -> None:
         self._of_events = events
         self.of_labels = labels
         self._time = time
         self._ahead = ahead
         self._max_bytes = max_bytes
+        self._stamped = stamped
 
     def __call__(self, messages: Messages) -> Batch:
         label = messages.label
@@ -50,6 +59,11 @@ class Blocks:
 
     def _events(self, messages: Messages) -> tuple[Batch, Array]:
         """The events, and which of the messages are alive, (n,) bool."""
+        if self._stamped and (messages.time < 0).any():
+            raise StreamError(
+                "stream.within: messages of this broker have no time stamps: name a field of time "
+                "(stream.time)"
+            )
         batch, alive = self._read(messages, *self._of_events, label=False)
         if self._time is None or not len(batch):
             return batch, alive
@@ -112,7 +126,9 @@ class Blocks:
                     Dead(*where, why, (where[0] << POSITION_BITS) + where[1], int(place[i]))
                 )
         partition, offset, time = (column[alive] for column in messages[1:4])
-        batch = decode(table, partition, offset, time / 1000.0, aside)
+        # Without a time stamp a label's time is unknown; an event's has to be some time.
+        sent = np.where(time < 0, np.nan if label else 0.0, time / 1000.0)
+        batch = decode(table, partition, offset, sent, aside)
         if batch.dead:
             dead = _with_values(batch.dead, messages)
             batch = replace(batch, dead=tuple(replace(d, label=label) for d in dead))

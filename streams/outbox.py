@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
+from streams.broker import TRANSACTIONS, heard, version_of
 from streams.live import Unreachable
 from streams.messages import Place
 from streams.stream import StreamError
@@ -86,10 +87,10 @@ class KafkaPython(Outbox):
         self._kafka = kafka
         self._servers = servers
         options = dict(options)
-        version = options.get("api_version")
-        if isinstance(version, list):  # JSON and YAML know no tuples
-            options["api_version"] = tuple(version)
-        self.headers = version is None or tuple(version) >= (0, 11)
+        version = version_of(options)
+        if version is not None:
+            options["api_version"] = version
+        self.headers = version is None or version >= TRANSACTIONS
         self._options = options
         self._producer: Any = None
 
@@ -195,7 +196,8 @@ class KafkaPython(Outbox):
             }
         timeout = int(REACH_S * 1000)
         more |= {"bootstrap_timeout_ms": timeout, "allow_auto_create_topics": False}
-        return cls(bootstrap_servers=self._servers.split(","), **settings | more)
+        with heard():
+            return cls(bootstrap_servers=self._servers.split(","), **settings | more)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -22,7 +22,8 @@ from pydantic import ValidationError, field_validator
 
 from streams.batch import Batch, ClassName
 from streams.columns import Scalar, moment
-from streams.live import Ranges, ranges_of, reached, rest_of
+from streams.live import Ranges, before, ranges_of, reached, rest_of
+from streams.pause import pause
 from streams.recording_table import blocks_of
 from streams.schema import Feature, FeatureKind, Schema, Task
 from streams.settings import Settings
@@ -44,7 +45,9 @@ class About(Settings):
         stream: settings of its stream that every stream has.
         modules: the folder that its import paths start from.
         events: at which the recorded run ended; None: it has not ended yet, or was killed.
+        cursor: where it had come to then, labels among it.
         finished: it had come to the end of its stream.
+        warm_from: the checkpoint that it was begun with; None: with nothing.
     """
 
     version: Literal[1] = 1
@@ -63,7 +66,9 @@ class About(Settings):
     stream: dict[str, Any]
     modules: str
     events: int | None = None
+    cursor: Cursor | None = None
     finished: bool = False
+    warm_from: str | None = None
 
     @property
     def schema_(self) -> Schema:
@@ -158,13 +163,16 @@ class RecordingConfig(StreamConfig):
         speed: ``max``, or how many times as fast as its events happened they are to come.
         start: an event time (ISO 8601, or seconds): it is read from the first event of that time or
             a later one on. Labels of earlier events are among what comes, and meet no event.
+        stop: ``end``: all of it is read; ``run``: no more than what the recorded run had dealt with
+            when it was stopped, if it was.
     """
 
-    beside: ClassVar[frozenset[str]] = StreamConfig.beside | {"speed"}
+    beside: ClassVar[frozenset[str]] = StreamConfig.beside | {"speed", "stop"}
 
     path: str
     speed: Literal["max"] | float = "max"
     start: float | str | datetime | date | None = None
+    stop: Literal["end", "run"] = "end"
 
     @field_validator("speed", mode="before")
     @classmethod
@@ -207,6 +215,8 @@ class Recording(Stream):
         self.id_type = about.id_type
         self.dtype = about.dtype
         self.parts = parts(self.path)
+        self._stop = about.cursor if config.stop == "run" and not about.finished else None
+        self.open_end = self._stop is not None
         self._origin, self._before = dict(about.start), 0
         if config.start is not None:
             assert isinstance(config.start, float)
@@ -216,7 +226,10 @@ class Recording(Stream):
         return dict(self._origin)
 
     def __len__(self) -> int:
-        return sum(part.events for part in self.parts) - self._before
+        events = sum(part.events for part in self.parts)
+        if self._stop is not None and self.about.events is not None:
+            events = self.about.events
+        return max(events - self._before, 0)
 
     def seek(self, time: float) -> Cursor:
         return self._seek(time)[0]
@@ -227,12 +240,24 @@ class Recording(Stream):
         return batches if speed == "max" else timed(batches, float(speed))
 
     def _read(self, cursor: Cursor, size: int) -> Iterator[Batch]:
-        for block in self._rest(cursor):
+        for block in self._up_to_stop(cursor):
             n = len(block)
             for start in range(0, max(n - size, 0), size):
                 yield block[start : start + size]
             last = block[(n - 1) // size * size :] if n > size else block
             yield replace(last, ends=block.ends)
+
+    def _up_to_stop(self, cursor: Cursor) -> Iterator[Batch]:
+        """What stands at or after a cursor, and before the stop."""
+        if self._stop is None:
+            yield from self._rest(cursor)
+            return
+        cursor = dict(cursor)
+        for block in self._rest(cursor):
+            yield (block := before(block, self._stop))
+            cursor |= {name: after for name, (_, after) in ranges_of(block).items()}
+            if reached(cursor, self._stop):
+                return
 
     def _rest(self, cursor: Cursor) -> Iterator[Batch]:
         """All that stands at or after a cursor. An end right before it is told once more: the
@@ -287,7 +312,8 @@ def timed(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Batch]:
     """The batches in slices, none before its event time has come, which moves ``speed`` times as
-    fast as the clock from the first event on. Event time never goes back."""
+    fast as the clock from the first event on. Event time never goes back. While nothing is due,
+    blocks without anything in them come now and then."""
     begun: tuple[float, float] | None = None  # by the clock, and in event time
     latest = -math.inf
     for batch in batches:
@@ -303,8 +329,7 @@ def timed(
         while start < n:
             until = max(float(due[start]) + SLICE_S, clock())
             stop = int(np.searchsorted(due, until, "right"))
-            if (wait := float(due[stop - 1]) - clock()) > 0:
-                sleep(wait)
+            yield from pause(float(due[stop - 1]), batch, clock, sleep)
             yield replace(batch[start:stop], ends=batch.ends and stop == n)
             start = stop
 

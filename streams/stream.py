@@ -112,6 +112,8 @@ class Stream(ABC):
             for sources such as a compacted topic of Kafka.
         side_by_side: whether partitions are read side by side, and not one after the other: event
             time then moves on in each by itself.
+        open_end: whether it goes on after what is read of it here: a run that has come to the last
+            of it has not finished.
         id_type: how an id is read that somebody else names an event by.
         dtype: of a matrix of numbers or vectors, ``float64`` or ``float32``.
     """
@@ -125,6 +127,7 @@ class Stream(ABC):
     has_arrivals: bool = False
     gapless: bool = True
     side_by_side: bool = False
+    open_end: bool = False
     id_type: Scalar = "int"
     dtype: str = "float64"
 

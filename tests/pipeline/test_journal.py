@@ -17,7 +17,7 @@ from pipeline.journal import Entry, Journal
 from streams.live import Ranges
 from streams.stream import Cursor
 
-HEAD = b'{"start":{"0":5,"labels/0":0},"stop":null}\n'
+HEAD = b'{"start":{"0":5,"labels/0":0},"stop":null,"fingerprint":{}}\n'
 START: Cursor = {"0": 5, "labels/0": 0}
 BLOCKS: list[tuple[Ranges, bool]] = [
     ({"0": (5, 9)}, False),
@@ -126,7 +126,7 @@ def test_not_there(again: Journal) -> None:
 
 def test_a_new_one_takes_the_place_of_an_old_one(journal: Journal, again: Journal) -> None:
     again.begin({"0": 1}, None)
-    assert again.path.read_bytes() == b'{"start":{"0":1},"stop":null}\n'
+    assert again.path.read_bytes() == b'{"start":{"0":1},"stop":null,"fingerprint":{}}\n'
     assert again.write({"0": (1, 2)}, False) == 0
     assert again.position({"0": 1})[1] == 0
 

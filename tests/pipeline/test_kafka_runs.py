@@ -240,3 +240,69 @@ def test_secrets_are_shown_nowhere(
     for found in [*folder.rglob("*"), *tmp_path.glob("mlflow*"), *tmp_path.glob("mlruns/**/*")]:
         if found.is_file():
             assert b"pa55w0rd" not in found.read_bytes(), found
+
+
+def test_another_job_is_refused_before_there_is_a_checkpoint(
+    broker: str, topics: tuple[str, str], job: Callable[..., Path], tmp_path: Path
+) -> None:
+    send(broker, topics, 0, 300)
+    folder = tmp_path / "run"
+    run(job(), folder)
+    shutil.rmtree(folder / "checkpoints")
+    other = job(features={"numeric": ["b", "a"]})
+    done = subprocess.run(
+        command(other, folder, "--resume"), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "reading again what the run had read, by its journal" in done.stderr
+    assert "journal.jsonl is of another job" in done.stderr
+    assert run(job(), folder, "--resume")["events"] == 303
+
+
+def test_a_run_without_end_is_given_one(
+    broker: str, topics: tuple[str, str], job: Callable[..., Path], tmp_path: Path
+) -> None:
+    send(broker, topics, 0, 300)
+    file, folder = job(stop="never"), tmp_path / "run"
+    assert not run(file, folder, "--max-events", "64")["finished"]
+    found = run(file, folder, "--resume", "--set", "stream.stop=latest")
+    assert found["finished"]
+    assert found["events"] == 303
+
+
+def test_a_checkpoint_from_time_to_time_however_few_events_come(
+    broker: str,
+    topics: tuple[str, str],
+    job: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pipeline import job as jobs
+    from pipeline import run as runs
+
+    send(broker, topics, 0, 300)
+    monkeypatch.setattr(runs, "LIVE_S", 0.0)
+    loaded = jobs.load(job(), ["checkpoint={every_events: 100000, keep: 1000}"])
+    often = runs.Run(loaded, tmp_path / "often", print).run()
+    assert len([*(tmp_path / "often" / "checkpoints").iterdir()]) > 10
+    monkeypatch.undo()
+    (tmp_path / "seldom").mkdir()
+    shutil.copy(tmp_path / "often" / "journal.jsonl", tmp_path / "seldom")
+    seldom = runs.Run(loaded, tmp_path / "seldom", print).run(resume=True)
+    same(often, seldom)
+    assert len([*(tmp_path / "seldom" / "checkpoints").iterdir()]) == 1
+
+
+def test_a_warm_start_outlives_a_kill_before_the_first_checkpoint(
+    broker: str, topics: tuple[str, str], job: Callable[..., Path], tmp_path: Path
+) -> None:
+    send(broker, topics, 0, 300)
+    file, folder = job(), tmp_path / "warm"
+    run(file, tmp_path / "before")
+    known = max((tmp_path / "before" / "checkpoints").iterdir())
+    run(file, folder, "--warm-from", str(known))
+    whole = json.loads((folder / "summary.json").read_text())
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if int(checkpoint.name):  # as if it had been killed before these
+            shutil.rmtree(checkpoint)
+    same(run(file, folder, "--resume"), whole)

@@ -29,6 +29,7 @@ class Memory(LiveStream):
     """Messages in memory: of each partition its values, ``b"?"`` a bad one, and their times."""
 
     kind = "memory"
+    bounded = True
 
     def __init__(self, held: dict[Place, list[tuple[bytes, int]]]) -> None:
         self.held = {

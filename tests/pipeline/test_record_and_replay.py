@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -215,6 +216,95 @@ def test_a_run_that_came_to_its_end_is_replayed_to_its_end(
     everlearn("record", job, "--to", "rec", "--run-dir", "live", "--resume")
     everlearn("replay", "rec", "--run-dir", "third")
     equal(summary(Path("third")), live)
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def read(journal: Path, prefix: str) -> dict[int, int]:
+    """How far each partition has been read."""
+    text = journal.read_text() if journal.exists() else ""
+    found = re.findall(rf'"{prefix}(\d+)":\[\d+,(\d+)\]', text)
+    return {int(name): int(after) for name, after in found}
+
+
+def interrupted(process: subprocess.Popen[bytes]) -> None:
+    """By Ctrl-C: it ends soon, as one that was stopped."""
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=15)
+    assert (process.returncode, b"stopped before the end" in err) == (1, True), err.decode()
+
+
+def everlearn_beside(*words: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "everlearn", *map(str, words)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def test_labels_without_events_before_the_run_was_stopped(
+    write: Any, send: Send, everlearn: Everlearn, summary: Summary
+) -> None:
+    topic, journal = "quiet", Path("live/journal.jsonl")
+    job = write({**apart(topic), "within": 3600})
+    send(f"{topic}-labels", 0, b"what")
+    for i in range(100):
+        event = {"id": i, "at": 1000 + i, "n": 0.5, "c": "x", "t": "t"}
+        send(topic, i % PARTITIONS, json.dumps(event).encode())
+    process = everlearn_beside("record", job, "--to", "rec", "--run-dir", "live")
+    until(lambda: sum(read(journal, "").values()) == 100)
+    for i in range(60):
+        send(f"{topic}-labels", 0, json.dumps({"id": i, "y": "ab"[i % 2]}).encode())
+    until(lambda: read(journal, "labels/") == {0: 61})
+    time.sleep(1)
+    interrupted(process)
+    live = summary(Path("live"))
+    assert (live["events"], live["fates"]["learned"], live["finished"]) == (100, 60, False)
+    everlearn("replay", "rec", "--run-dir", "again")
+    again = summary(Path("again"))
+    equal(again, live)
+    assert not again["finished"]
+    assert again["awaiting"] == live["awaiting"] == 40
+    everlearn("replay", "rec", "--run-dir", "again", "--resume")
+    equal(summary(Path("again")), live)
+
+
+def test_a_replay_at_a_pace_can_be_stopped(
+    write: Any, send: Send, everlearn: Everlearn, summary: Summary
+) -> None:
+    job = write(numeric("slow"))
+    fill_numeric(send, "slow", 0, 200)
+    everlearn("record", job, "--to", "rec", "--run-dir", "live", "--max-events", 160)
+    process = everlearn_beside("replay", "rec", "--speed", 0.001, "--run-dir", "again")
+    until(Path("again/job.yaml").exists)
+    time.sleep(1)
+    interrupted(process)
+    assert not summary(Path("again"))["finished"]
+    everlearn("replay", "rec", "--run-dir", "again", "--resume")
+    equal(summary(Path("again")), summary(Path("live")))
+
+
+def test_of_a_run_that_was_begun_warm(
+    write: Any, send: Send, everlearn: Everlearn, summary: Summary
+) -> None:
+    job = write(inline("warm"))
+    fill_inline(send, "warm", 0, 400)
+    everlearn("run", job, "--run-dir", "first", "--max-events", 200)
+    newest = max(Path("first/checkpoints").iterdir()).resolve()
+    words = ["record", job, "--run-dir", "live", "--to", "rec"]
+    everlearn(*words, "--warm-from", newest, "--max-events", 200)
+    everlearn(*words, "--resume", "--max-events", 300)
+    live = summary(Path("live"))
+    for folder in ("rec", "later"):  # one that was begun as the run went on says so too
+        everlearn(*words[:-1], folder, "--resume", "--max-events", 300)
+        out = everlearn("replay", folder, "--run-dir", "again", code=2)
+        assert f"{folder}: the recorded run was begun with what another one" in out.line
+        assert out.line.endswith(f"add --warm-from {newest}")
+        everlearn("replay", folder, "--run-dir", f"{folder}-again", "--warm-from", newest)
+        equal(summary(Path(f"{folder}-again")), live)
+    everlearn("replay", "rec", "--run-dir", "other", "--set", "learner={kind: prior}")
 
 
 def test_killed_at_any_moment(

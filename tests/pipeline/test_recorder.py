@@ -198,7 +198,7 @@ def test_all_of_it_once_the_run_is_over(tmp_path: Path) -> None:
     over.recorder.begin(over.job, over.stream, over.journal)
     live = LiveBlocks(over.stream, over.journal, lambda _: [], lambda: False, print)
     live.catch_up(over.recorder)
-    over.recorder.close(18, finished=True)
+    over.recorder.close(18, True, {"0": 18})
     over.recorder.drop()
     over.journal.close()
     assert held(tmp_path / "rec") == wanted(6)
@@ -232,7 +232,7 @@ def test_a_disk_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(StreamError, match=r"rec: the recording cannot be written: .*directory"):
         live.run(100, {"0": 0})
     with pytest.raises(StreamError, match="cannot be written"):
-        live.recorder.close(1, finished=True)
+        live.recorder.close(1, True, {"0": 1})
     assert held(tmp_path / "rec") == wanted(2)
 
 
@@ -241,16 +241,17 @@ def test_the_end_is_told_and_taken_back(tmp_path: Path) -> None:
     live.recorder.begin(live.job, live.stream, live.journal)
     assert About.read(about).events is None
     live.recorder.put(0, block(0, 3), live.journal.end)
-    live.recorder.close(2, finished=False)
+    live.recorder.close(2, False, {"0": 2})
     live.recorder.drop()
     assert (About.read(about).events, About.read(about).finished) == (2, False)
+    assert About.read(about).cursor == {"0": 2}
     on = Live(tmp_path / "run", begin=False)
     on.recorder.begin(on.job, on.stream, on.journal)
     assert About.read(about).events == 2  # nothing has come yet
     list(on.journal.go_on(None))
     on.recorder.put(1, block(3, 6), on.journal.end)
-    assert About.read(about).events is None
-    on.recorder.close(6, finished=True)
+    assert (About.read(about).events, About.read(about).cursor) == (None, None)
+    on.recorder.close(6, True, {"0": 6})
     on.recorder.drop()
     assert (About.read(about).events, About.read(about).finished) == (6, True)
     live.journal.close()
@@ -277,6 +278,25 @@ def test_the_recording_of_another_run_is_refused(tmp_path: Path) -> None:
     live.journal.path.write_bytes(b"".join(text[:3]))
     refused(Live(tmp_path / "run", begin=False), "another run")
     assert held(tmp_path / "rec") == before
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_settings_that_make_messages_dead_stay(blocks: int, tmp_path: Path) -> None:
+    live = Live(tmp_path / "run", max_bytes=300)
+    live.run(blocks, {"0": 0})
+    changed = Live(tmp_path / "run", begin=False, max_bytes=400, ahead=60)
+    if not blocks:  # nothing was read yet
+        changed.run(1, {"0": 0})
+        return
+    what = r"max_bytes: 300 in the recording, 400 in the job; stream\.ahead: 86400\.0 in the rec"
+    refused(changed, rf"rec: stream\.{what}.*Set this back")
+    # Nor where no part had been written yet.
+    for part in (tmp_path / "rec").glob("part-*"):
+        part.unlink()
+    refused(Live(tmp_path / "run", begin=False, max_bytes=400), "Set this back")
+    again = Live(tmp_path / "run", begin=False, max_bytes=300, linger=5)
+    again.run(2, {"0": 0})
+    assert held(tmp_path / "rec") == wanted(2)
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

@@ -13,21 +13,23 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from streams import broker as consumers
 from streams import kafka as module
+from streams import reread
 from streams.batch import Batch
 from streams.broker import connect
 from streams.kafka import Kafka
 from streams.kafka_settings import KafkaConfig
 from streams.live import Ranges, Unreachable, ranges_of, reached
-from streams.messages import Place
+from streams.messages import Fetched, Place
 from streams.stream import StreamError
 
 with warnings.catch_warnings():
@@ -218,7 +220,7 @@ def test_where_a_run_begins_and_ends(topic: Callable[..., Topic], library: str) 
     events.send(0, event(0), event(1), event(2))
     assert stream(events, library).start() == {"0": 0, "1": 0}
     assert stream(events, library, start="latest").start() == {"0": 3, "1": 0}
-    assert stream(events, library).stop() is None
+    assert not stream(events, library).bounded
     kafka = stream(events, library, stop="latest")
     assert kafka.stop() == {"0": 3, "1": 0}
     events.send(1, event(3))
@@ -312,8 +314,211 @@ def test_messages_that_do_not_come_again(
     events = topic(1)
     events.send(0, event(0))
     monkeypatch.setattr(module, "AGAIN_S", 0.5)
+    kafka = stream(events, library)
+    gone = (
+        rf"^the topic {events.name} ends at 1 in partition 0, before what this run .* start anoth"
+    )
+    with pytest.raises(StreamError, match=gone) as caught:
+        kafka.again({"0": (0, 2)})
+    assert not isinstance(caught.value, Unreachable)
+    assert kafka.again({"0": (0, 1)}).ids.tolist() == [0]
+    monkeypatch.setattr(type(kafka._connect()), "after", lambda _, places: dict.fromkeys(places, 9))
     with pytest.raises(Unreachable, match=rf"does not give again .* {events.name}/0"):
-        stream(events, library).again({"0": (0, 2)})
+        kafka.again({"0": (0, 2)})
+    events.send(0, event(1))
+    assert kafka.again({"0": (0, 2)}).ids.tolist() == [0, 1]  # goes on where it was
+    kafka.close()
+
+
+def assigned(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> list[dict[Place, int]]:
+    """What its consumers are told to read, from now on."""
+    kind, told = type(kafka._connect()), []
+    assign = kind.assign
+
+    def noted(self: Any, positions: Mapping[Place, int]) -> None:
+        told.append(dict(positions))
+        assign(self, positions)
+
+    monkeypatch.setattr(kind, "assign", noted)
+    return told
+
+
+def test_ranges_that_follow_one_another_are_read_at_one_go(
+    topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = topic(2)
+    for i in range(40):
+        events.send(i % 2, event(i))
+    kafka = stream(events, library)
+    told = assigned(kafka, monkeypatch)
+    for i in range(0, 18, 2):  # turns, gaps, and both at once
+        assert kafka.again({"0": (i, i + 2)}).ids.tolist() == [2 * i, 2 * i + 2]
+        assert kafka.again({"1": (i + 1, i + 2)}).ids.tolist() == [2 * i + 3]
+    assert sorted(kafka.again({"0": (18, 20), "1": (19, 20)}).ids.tolist()) == [36, 38, 39]
+    assert told[0] == {(events.name, 0): 0}
+    assert told[1][events.name, 1] == 1
+    assert len(told) == 2
+    assert kafka.again({"0": (3, 4)}).ids.tolist() == [6]  # back
+    assert len(told) == 3
+    kafka.close()
+
+
+def test_what_comes_too_soon_is_kept_within_bounds(
+    topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = topic(2)
+    for i in range(20):
+        events.send(0, event(i))
+    events.send(1, event(20))
+    monkeypatch.setattr(reread, "SURPLUS", 0)
+    monkeypatch.setattr(module, "AGAIN_S", 0.3)
+    kafka = stream(events, library)
+    told = assigned(kafka, monkeypatch)
+    monkeypatch.setattr(type(kafka._connect()), "after", lambda _, places: dict.fromkeys(places, 9))
+    both = {"0": (2, 4), "1": (0, 2)}
+    for _ in range(5):
+        with pytest.raises(Unreachable):
+            kafka.again(both)
+    assert told[-1] == {(events.name, 1): told[-1][events.name, 1]}
+    sent = threading.Timer(0.2, events.send, (1, event(21)))
+    sent.start()
+    until_given: list[int] = []
+    while not until_given:
+        with suppress(Unreachable):
+            until_given = kafka.again(both).ids.tolist()
+    sent.join()
+    assert sorted(until_given) == [2, 3, 20, 21]
+    monkeypatch.setattr(module, "AGAIN_S", 10.0)
+    assert kafka.again({"0": (4, 20)}).ids.tolist() == list(range(4, 20))
+    kafka.close()
+
+
+def test_the_end_of_a_topic_that_ends_with_no_message(
+    topic: Callable[..., Topic], library: str
+) -> None:
+    """Of a partition the end of a transaction is the last, and of one nothing else ever was."""
+    events = topic(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sending = KafkaProducer(bootstrap_servers=events.servers, transactional_id=events.name)
+    with closing(sending):
+        sending.init_transactions()
+        sending.begin_transaction()
+        for i in range(5):
+            sending.send(events.name, event(i), partition=0, timestamp_ms=1000)
+        sending.commit_transaction()
+    events.send(1, event(5), event(6))
+    kafka = stream(events, library, stop="latest", gaps=True)
+    assert kafka.end() == {"0": 6, "1": 2, "2": 0}
+    assert kafka.stop() == {"0": 5, "1": 2, "2": 0}
+    blocks = read(kafka, kafka.stop())
+    assert sorted(i for block in blocks for i in block.ids.tolist()) == list(range(7))
+    kafka.close()
+
+
+def test_where_the_last_message_is_looked_for() -> None:
+    """Far back, nowhere, and with others coming meanwhile: by a consumer that is made for it."""
+    held = {"far": [*range(3, 7)], "none": [], "busy": [*range(90)]}
+    end = {"far": 60, "none": 70, "busy": 80}
+    sought: list[dict[str, int]] = []
+
+    class Made:
+        def first(self, places: Sequence[Place]) -> dict[Place, int]:
+            return dict.fromkeys(places, 2)
+
+        def after(self, places: Sequence[Place]) -> dict[Place, int]:
+            return {place: end[place[0]] for place in places}
+
+        def assign(self, positions: Mapping[Place, int]) -> None:
+            sought.append({topic: at for (topic, _), at in positions.items()})
+            self.at = dict(positions)
+
+        def poll(self, timeout: float, most: int) -> list[Fetched]:
+            pieces = []
+            for place, at in self.at.items():
+                offset = np.array([o for o in held[place[0]] if o >= at], np.int64)
+                if len(offset):
+                    pieces.append(Fetched(place, offset, offset, [b"v"] * len(offset)))
+            self.at = {}
+            return pieces
+
+        def drained(self, place: Place) -> bool:
+            return place[0] != "busy"
+
+    found = reread.after_last(Made(), [(topic, 0) for topic in held])  # type: ignore[arg-type]
+    assert found == {("far", 0): 7, ("none", 0): 2, ("busy", 0): 80}
+    assert sought == [
+        {"far": 59, "none": 69, "busy": 79},
+        {"far": 52, "none": 62},
+        {"far": 2, "none": 6},
+        {"none": 2},
+    ]
+
+
+def test_an_option_that_would_look_as_if_nobody_were_there(
+    broker: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**client: Any) -> str:
+        with pytest.raises(StreamError) as caught:
+            stream(Topic(broker, None, "t"), library, client=client).start()
+        assert not isinstance(caught.value, Unreachable)
+        return str(caught.value)
+
+    started = time.monotonic()
+    protocols = "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"
+    assert refused(security_protocol="FOO") == (
+        f"stream.client.security_protocol: 'FOO': one of {protocols} is wanted"
+    )
+    monkeypatch.setenv("PROTOCOL", "foo")
+    assert "'foo'" in refused(security_protocol="${PROTOCOL}")
+    file = "ssl_cafile" if library == "kafka-python" else "ssl.ca.location"
+    assert refused(security_protocol="SSL", **{file: "/no/such"}) == (
+        f"stream.client.{file}: there is no file '/no/such'"
+    )
+    if library == "kafka-python":
+        for version in (0.9, "2.8"):
+            assert refused(api_version=version) == (
+                f"stream.client.api_version: {version!r} given; a list as [0, 9] is wanted"
+            )
+        said = refused(security_protocol="SASL_PLAINTEXT", sasl_mechanism="PLIAN")
+        assert said.startswith(
+            "stream.client.sasl_mechanism: unknown mechanism 'PLIAN': did you mean 'PLAIN'?"
+        )
+    assert time.monotonic() - started < 5
+
+
+def test_why_a_broker_that_is_there_is_not_come_to_terms_with(
+    broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "REACH_S", 1.5)
+    client = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "SCRAM-SHA-256"}
+    client |= {"sasl_plain_username": "u", "sasl_plain_password": "hunter2"}
+    with pytest.raises(StreamError, match=r"^stream\.client: .*UnsupportedSaslMech") as caught:
+        connect("kafka-python", broker, "g", client)
+    assert not isinstance(caught.value, Unreachable)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_is_refused_and_masked() -> None:
+    def made(client: Any) -> KafkaConfig:
+        return stream(Topic("x:1", None, "t"), "kafka-python", client=client).config
+
+    client = {"proxy_url": "socks5://u:hunter2@h:1", "socks5_proxy": "http://h:1", "a": 1}
+    client |= {"sasl_plain_password": "x", "ssl_password": "${KEY}"}
+    assert made(client).model_dump(mode="json")["client"] == {
+        "proxy_url": "socks5://***@h:1",
+        "socks5_proxy": "http://h:1",
+        "a": 1,
+        "sasl_plain_password": "***",
+        "ssl_password": "${KEY}",
+    }
+    for wrong, said in (
+        ({"sasl_plain_password": "x${FOO}"}, r"sasl_plain_password: \$\{NAME\} stands alone"),
+        ("sasl_plain_password=hunter2", "a mapping of options is wanted"),
+    ):
+        with pytest.raises(ValidationError, match=said) as caught:
+            made(wrong)
+        assert caught.value.errors()[0]["type"] == "value_error"  # a job shows no input of such
 
 
 def test_partitions_that_are_added_while_it_runs(
@@ -399,6 +604,44 @@ def test_committed_positions_are_there_for_others(
             while other.committed(TopicPartition(events.name, 0)) != 2:
                 assert time.monotonic() < end
                 next(blocks)
+
+
+def test_the_last_positions_are_committed_as_it_closes(
+    topic: Callable[..., Topic], library: str
+) -> None:
+    events = topic(1)
+    events.send(0, event(0), event(1))
+    kafka = stream(events, library, group=f"of-{events.name}")
+    read(kafka, {"0": 2})
+    kafka.commit({"0": 2})
+    kafka.close()
+    from kafka import TopicPartition
+
+    with closing(member(events.servers, f"of-{events.name}")) as other:
+        assert other.committed(TopicPartition(events.name, 0)) == 2
+    away = stream(Topic("127.0.0.1:1", None, "t"), library)
+    away.commit({"0": 2})
+    started = time.monotonic()
+    away.close()
+    assert time.monotonic() - started < module.LAST_S + 1
+
+
+def test_a_partition_that_was_lost_is_not_drained(
+    topic: Callable[..., Topic], library: str
+) -> None:
+    events = topic(2)
+    with closing(connect(library, events.servers, "g", {})) as consumer:
+        consumer.assign({(events.name, 0): 0})
+        assert not consumer.drained((events.name, 1))
+
+
+def test_messages_of_which_some_have_no_time() -> None:
+    class Record:
+        def __init__(self, offset: int, timestamp: int | None) -> None:
+            self.offset, self.timestamp, self.value = offset, timestamp, b""
+
+    found = consumers._fetched(("t", 0), [Record(4, 7), Record(5, None), Record(6, 9)])
+    assert found.time.tolist() == [7, -1, 9]
 
 
 def member(servers: str, group: str) -> Any:

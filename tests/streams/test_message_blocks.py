@@ -18,6 +18,7 @@ from streams.formats.json import JsonConfig
 from streams.message_blocks import Blocks
 from streams.messages import Fetched, Place, Topics
 from streams.schema import Feature, Schema
+from streams.stream import StreamError
 
 TOPICS = Topics(["ev", "more"], "lab")
 
@@ -119,6 +120,29 @@ def test_too_large_too_far_ahead_and_empty() -> None:
 def test_how_far_ahead_an_event_is_needs_the_time_of_its_message() -> None:
     """A broker of old keeps none."""
     assert block(fetched(("ev", 0), [event(0, 1e9)], [-1])).ids.tolist() == [0]
+
+
+def test_without_time_stamps() -> None:
+    """-1: the time of a label is unknown, so that none is taken for old."""
+    found = block(
+        fetched(("ev", 0), [event(0, 5.0)], [-1]),
+        fetched(("lab", 0), [label(0), label(1)], [-1] * 2),
+    )
+    assert found.time.tolist() == [5.0]
+    assert found.arrivals is not None
+    assert np.isnan(found.arrivals.time).all()
+    config = JsonConfig(kind="json")
+    schema = Schema((Feature("a", "numeric"),), "classification", ())
+    reader = (
+        make(config, [Field("a", "number"), Field("id", "integer")], Path()),
+        Decoder(schema, Columns(id=Named("id", "int"))),
+    )
+    mixed = TOPICS.merge([fetched(("ev", 0), [event(0), event(1)], [7000, -1])])
+    assert Blocks(reader, reader, None, 1.0, 200)(mixed).time.tolist() == [7.0, 0.0]
+    needs = Blocks(reader, reader, None, 1.0, 200, stamped=True)
+    assert needs(mixed.take(np.array([0]))).time.tolist() == [7.0]
+    with pytest.raises(StreamError, match=r"^stream\.within: messages of this broker have no time"):
+        needs(mixed)
 
 
 def test_labels_alone_and_nothing_at_all() -> None:

@@ -74,6 +74,12 @@ def test_a_topic_that_is_not_there(box: Outbox) -> None:
         box.ends("none-such")
 
 
+@pytest.mark.parametrize("version", [0.9, "2.8", [2]])
+def test_a_version_that_is_no_list(version: Any) -> None:
+    with pytest.raises(StreamError, match=r"^stream\.client\.api_version: .* \[0, 9\] is wanted"):
+        outbox("kafka-python", "127.0.0.1:1", {"api_version": version})
+
+
 def test_nobody_there(library: str, brokers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("streams.outbox", "streams.outbox_confluent"):
         monkeypatch.setattr(f"{module}.REACH_S", 0.5)

@@ -229,7 +229,7 @@ def stream_of(things: Sequence[str]) -> list[Batch]:
     return blocks
 
 
-def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int]) -> Path:
+def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], **more: Any) -> Path:
     """A recording with parts of so many blocks, the last of them again and again."""
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*"):
@@ -249,6 +249,7 @@ def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int]) -> Path
         fingerprint={},
         stream={},
         modules=str(folder),
+        **more,
     )
     (folder / "recording.json").write_text(about.model_dump_json())
     first, sizes = 0, list(sizes)
@@ -363,6 +364,40 @@ def test_from_a_time_on(
     assert told(cuts(got, 4)) == told(cuts([b for b in begun if told([b]) != ["cut"] or b.ends], 4))
 
 
+@given(THINGS, st.integers(1, 5), st.integers(1, 4), st.data())
+def test_a_stopped_run_is_read_up_to_where_it_was(
+    tmp_path_factory: pytest.TempPathFactory,
+    things: list[str],
+    block_size: int,
+    size: int,
+    data: st.DataObject,
+) -> None:
+    blocks = stream_of(things)
+    wanted = cuts(blocks, size)
+    stop = data.draw(st.integers(0, len(wanted)))
+    at = {"events": sum(b.events for b in wanted[:stop]), "cursor": cursor_after(wanted[:stop])}
+    folder = written(tmp_path_factory.getbasetemp() / "stopped", blocks, [2], **at)
+    read = recording(folder, stop="run")
+    assert read.open_end
+    assert len(read) == at["events"]
+    assert told(cuts(read.read({}, block_size), size)) == told(wanted[:stop])
+    first = data.draw(st.integers(0, stop))
+    rest = cuts(read.read(cursor_after(wanted[:first]), block_size), size)
+    assert told(rest) == told(wanted[first:stop])
+
+
+def test_all_is_read_of_a_run_that_was_not_stopped(tmp_path: Path) -> None:
+    at = {"events": 2, "cursor": {"0": 2}}
+    finished = written(tmp_path / "r", stream_of("eeee"), [1], finished=True, **at)
+    assert not recording(finished, stop="run").open_end
+    assert len(list(recording(finished, stop="run").read({}, 1))) == len(recording(finished)) == 4
+    stopped = written(tmp_path / "s", stream_of("eeee"), [1], **at)
+    assert len(list(recording(stopped).read({}, 1))) == len(recording(stopped)) == 4
+    assert [b.offset.tolist() for b in recording(stopped, stop="run").read({}, 10)] == [[0, 1]]
+    assert len(recording(stopped, start=1.0, stop="run")) == 1
+    assert len(recording(stopped, start=3.0, stop="run")) == 0
+
+
 def test_it_begins_where_the_recorded_run_did(tmp_path: Path) -> None:
     folder = written(tmp_path / "r", stream_of("eeee"), [1])
     assert recording(folder).origin() == {"0": 0, "labels/2": 0}
@@ -393,9 +428,21 @@ def test_at_a_pace_events_come_when_their_time_has() -> None:
     came = [
         (round(clock.now - 100, 6), piece.offset.tolist(), piece.ends)
         for piece in timed([batch], 2.0, clock, clock.sleep)
+        if len(piece)
     ]
     # Twice as fast; the one that goes back comes with the one before it.
     assert came == [(0.005, [0, 1], False), (0.5, [2, 3], False), (1.5, [4], True)]
+
+
+def test_while_nothing_is_due_empty_blocks_come() -> None:
+    clock = Clock()
+    label = labels([0], [0], [0])
+    batch = events([0, 1], time=[0.0, 1.1], arrivals=label, dead=(dead(2, 2),), classes=("a",))
+    pieces = [(round(clock.now - 100, 6), p) for p in timed([batch], 1.0, clock, clock.sleep)]
+    assert [at for at, _ in pieces] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.1]
+    assert told([p for _, p in pieces[1:-1]]) == ["cut"] * 5
+    assert max(clock.slept) == 0.2
+    assert told(cuts((p for _, p in pieces), 5)) == told(cuts([batch], 5))
 
 
 def test_whoever_falls_behind_gets_all_that_is_due_at_once() -> None:
