@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import signal
 import socket
 import sys
 import threading
@@ -26,6 +25,7 @@ from learners.learner import line
 from pipeline.checkpoint import Checkpoint, CheckpointError, read
 from pipeline.folder import RunFolder
 from pipeline.servable import Recipe, Servable, ServeConfig, Snapshot
+from pipeline.stopping import handling
 from streams.state import State
 
 if TYPE_CHECKING:
@@ -262,12 +262,8 @@ def _leaving_on_signals(server: uvicorn.Server) -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(leave):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

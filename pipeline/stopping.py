@@ -29,6 +29,13 @@ def stopping_on_signals(run: Stoppable, say: Callable[[str], None]) -> Iterator[
         say("stopping: a checkpoint is written first (once more to leave at once)")
         run.stop()
 
+    with handling(handle):
+        yield
+
+
+@contextmanager
+def handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While open, Ctrl-C and SIGTERM are handled so; then as before."""
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

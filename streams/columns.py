@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -72,6 +72,18 @@ def moment(text: str) -> float:
         return math.nan
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return (when - _EPOCH) // timedelta(microseconds=1) / 1e6
+
+
+def stated(given: float | str | date, wanted: str = "a time") -> float:
+    """Epoch seconds of a moment as a job states it, a date or a time among it. Raises
+    ``ValueError``."""
+    since = moment(given.isoformat() if isinstance(given, date) else str(given))
+    if not math.isfinite(since):
+        raise ValueError(
+            f"{wanted} is wanted, and this is not a time: state seconds, or ISO 8601 as in "
+            "2024-05-01T12:00:00Z"
+        )
+    return since
 
 
 def identities(column: pa.Array, kind: Scalar) -> tuple[Ints, Mask]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import warnings
@@ -20,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from streams.columns import moment
+from streams.columns import stated
 from streams.formats.format import AnyFormatConfig
 from streams.formats.json import JsonConfig
 from streams.recorded import LabelConfig
@@ -198,13 +197,7 @@ class KafkaConfig(StreamConfig):
     def _start(cls, start: float | str | datetime | date) -> float | str:
         if start in ("earliest", "latest"):
             return str(start)
-        since = moment(start.isoformat() if isinstance(start, date) else str(start))
-        if not math.isfinite(since):
-            raise ValueError(
-                "earliest, latest, or a time is wanted: seconds, or ISO 8601 as in "
-                "2024-05-01T12:00:00Z"
-            )
-        return since
+        return stated(start, "earliest, latest, or a time")
 
     @field_validator("features")
     @classmethod

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import field_validator, model_validator
 
 from streams.batch import Array, Batch, ClassName, Dead, Ints, Labels
-from streams.columns import first_seen, moment
+from streams.columns import first_seen, stated
 from streams.decode import POSITION_BITS, Columns, Decoder, Named
 from streams.files import File, open_files, seek
 from streams.inference import Head, dtype_of
@@ -117,12 +117,7 @@ class RecordedConfig(StreamConfig):
     @field_validator("start")
     @classmethod
     def _start(cls, start: float | str | datetime | date | None) -> float | None:
-        if start is None:
-            return None
-        since = moment(start.isoformat() if isinstance(start, date) else str(start))
-        if not math.isfinite(since):
-            raise ValueError("not a time: state seconds, or ISO 8601 as in 2024-05-01T12:00:00Z")
-        return since
+        return None if start is None else stated(start)
 
     @model_validator(mode="after")
     def _consistent(self) -> RecordedConfig:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError, field_validator
 
 from streams.batch import Batch, ClassName
-from streams.columns import Scalar, moment
+from streams.columns import Scalar, stated
 from streams.live import Ranges, before, ranges_of, reached, rest_of
 from streams.pause import pause
 from streams.recording_table import blocks_of
@@ -187,12 +187,7 @@ class RecordingConfig(StreamConfig):
     @field_validator("start")
     @classmethod
     def _start(cls, start: float | str | datetime | date | None) -> float | None:
-        if start is None:
-            return None
-        since = moment(start.isoformat() if isinstance(start, date) else str(start))
-        if not math.isfinite(since):
-            raise ValueError("a time is wanted: seconds, or ISO 8601 as in 2024-05-01T12:00:00Z")
-        return since
+        return None if start is None else stated(start)
 
 
 class Recording(Stream):
