@@ -56,7 +56,7 @@ def as_strategy(
     if not isinstance(learner, Learner):
         if benchmark is None:
             raise LearnerError("as_strategy: settings of a learner need a benchmark to be made for")
-        cls = find(learners, Learner, str(learner["kind"]))  # type: ignore[type-abstract]
+        cls = find(learners.KINDS, Learner, str(learner["kind"]))  # type: ignore[type-abstract]
         learner = cls(cls.Config.model_validate(learner), schema_of(benchmark.streams), seed)
     model = _Said(learner)
     return _strategy_class()(

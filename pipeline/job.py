@@ -6,7 +6,7 @@ import importlib
 import re
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -176,8 +176,8 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
     """Validates a job; the settings of stream and learner by the classes that it names."""
     problems: list[str] = []
     data = dict(raw)
-    stream = _class(data, "stream", streams, Stream, file, problems)
-    learner = _class(data, "learner", learners, Learner, file, problems)
+    stream = _class(data, "stream", streams.KINDS, Stream, file, problems)
+    learner = _class(data, "learner", learners.KINDS, Learner, file, problems)
     for part, cls in (("stream", stream), ("learner", learner)):
         if cls is not None:
             try:
@@ -205,7 +205,12 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
 
 
 def _class(
-    data: dict[str, Any], part: str, package: Any, base: type[Any], file: Path, problems: list[str]
+    data: dict[str, Any],
+    part: str,
+    kinds: Mapping[str, str],
+    base: type[Any],
+    file: Path,
+    problems: list[str],
 ) -> Any:
     spec = data.get(part)
     if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
@@ -213,7 +218,7 @@ def _class(
         problems.append(f"{file}: {part}: {given} given; a mapping with a kind is wanted")
         return None
     try:
-        return find(package, base, spec["kind"])
+        return find(kinds, base, spec["kind"])
     except UnknownKind as error:
         problems.append(f"{file}: {part}.kind: {line(error)}")
         return None

@@ -105,7 +105,7 @@ def learner_of(made: Recipe) -> Learner:
     where it cannot be made here."""
     settings = made["learner"]
     try:
-        cls = find(learners, Learner, settings["kind"])  # type: ignore[type-abstract]
+        cls = find(learners.KINDS, Learner, settings["kind"])  # type: ignore[type-abstract]
     except UnknownKind as error:
         raise LearnerError(f"learner.kind: {error}") from None
     return cls(cls.Config.model_validate(settings), schema_of(made), made["seed"])

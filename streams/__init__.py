@@ -1,0 +1,13 @@
+"""Events in: what a batch is, where it comes from, how labels meet events."""
+
+from __future__ import annotations
+
+KINDS: dict[str, str] = {
+    "avalanche": "streams.avalanche:AvalancheStream",
+    "kafka": "streams.kafka:Kafka",
+    "recorded": "streams.recorded:Recorded",
+    "recording": "streams.recording:Recording",
+    "river": "streams.river:River",
+    "scenario": "streams.scenario:Scenario",
+}
+"""The import path of each kind of stream that a job may name."""

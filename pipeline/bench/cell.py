@@ -154,7 +154,7 @@ def _parted(settings: str) -> list[str]:
 def _shared(kind: str, dataset: str) -> dict[str, Any]:
     """What all learners of a data set have alike, as far as this one knows it."""
     try:
-        known = find(learners, Learner, kind).Config.model_fields  # type: ignore[type-abstract]
+        known = find(learners.KINDS, Learner, kind).Config.model_fields  # type: ignore[type-abstract]
     except UnknownKind:
         return {}  # the check of the job will say so
     if "steps" not in known:  # another family, whose keys mean something else

@@ -15,7 +15,7 @@ from learners.learner import Learner, LearnerConfig, LearnerError, Prediction
 from learners.network import NetworkLearner
 from learners.no_change import NoChange
 from learners.prior import Prior
-from learners.registry import every
+from learners.registry import find
 from learners.replay import Replay
 from learners.river import River
 from streams.batch import Array, Batch, Ints
@@ -24,7 +24,7 @@ from streams.schema import Schema
 from streams.state import State
 
 torch.set_num_threads(1)
-LEARNERS = every(learners, Learner)
+LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}
 CHECKS = [check for _, cls in sorted(LEARNERS.items()) for check in checks_for(cls)]
 
 

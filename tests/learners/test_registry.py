@@ -1,25 +1,48 @@
+import importlib
+import inspect
+import pkgutil
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 import learners
+import streams
+from learners import KINDS
 from learners.der_plus_plus import DerPlusPlus
 from learners.learner import Learner
-from learners.registry import UnknownKind, every, find, load_object
+from learners.registry import UnknownKind, find, load_object
 from learners.replay import Replay
+from streams.stream import Stream
 
 
 def test_finds_by_name_and_by_import_path() -> None:
-    assert find(learners, Learner, "replay") is Replay
-    assert find(learners, Learner, "no-change").kind == "no-change"
-    assert find(learners, Learner, "der++") is DerPlusPlus
-    assert find(learners, Learner, "learners.replay:Replay") is Replay
+    assert find(KINDS, Learner, "replay") is Replay
+    assert find(KINDS, Learner, "no-change").kind == "no-change"
+    assert find(KINDS, Learner, "der++") is DerPlusPlus
+    assert find(KINDS, Learner, "learners.replay:Replay") is Replay
 
 
-def test_all_that_are_found_have_the_name_they_are_found_by() -> None:
-    for kind, cls in every(learners, Learner).items():
-        assert find(learners, Learner, kind) is cls
+@pytest.mark.parametrize(
+    ("package", "kinds", "base"),
+    [(learners, learners.KINDS, Learner), (streams, streams.KINDS, Stream)],
+    ids=["learners", "streams"],
+)
+def test_kinds_names_every_class_with_a_kind(
+    package: ModuleType, kinds: dict[str, str], base: type[Any]
+) -> None:
+    defined = {}
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        for cls in vars(importlib.import_module(info.name)).values():
+            ours = inspect.isclass(cls) and cls.__module__ == info.name
+            if ours and issubclass(cls, base) and "kind" in vars(cls):
+                defined[cls.kind] = f"{info.name}:{cls.__name__}"
+    defined.pop("test", None)  # of streams.testing: named by import path only
+    assert defined == kinds
+    for kind in kinds:
+        assert find(kinds, base, kind).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -43,7 +66,7 @@ def test_all_that_are_found_have_the_name_they_are_found_by() -> None:
 )
 def test_an_unknown_name_is_an_error_that_names_the_nearest(kind: str, says: str) -> None:
     with pytest.raises(UnknownKind, match=says) as error:
-        find(learners, Learner, kind)
+        find(KINDS, Learner, kind)
     assert "\n" not in str(error.value)
 
 
@@ -73,7 +96,7 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(
     (tmp_path / "broken_one.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UnknownKind, match=says) as error:
-        find(learners, Learner, "broken_one:Thing")
+        find(KINDS, Learner, "broken_one:Thing")
     assert "broken_one" in str(error.value)
     assert str(error.value).isprintable()
     sys.modules.pop("broken_one", None)

@@ -16,13 +16,13 @@ import yaml
 
 import learners
 from learners.learner import Learner, LearnerError, Prediction
-from learners.registry import every
+from learners.registry import find
 from pipeline.build import Parts, build
 from pipeline.job import load
 from pipeline.servable import Servable, Snapshot, schema_of
 from streams.batch import Batch
 
-LEARNERS = every(learners, Learner)
+LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}  # type: ignore[type-abstract]
 SIZE, STOP, N = 16, 96, 192
 CASES = [
     (kind, task, scaled)

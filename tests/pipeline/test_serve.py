@@ -909,7 +909,7 @@ def _fresh(kind: str, schema: Schema) -> Any:
     from learners.learner import Learner
     from learners.registry import find
 
-    cls = find(learners, Learner, kind)  # type: ignore[type-abstract]
+    cls = find(learners.KINDS, Learner, kind)  # type: ignore[type-abstract]
     return cls(cls.Config.model_validate({"kind": kind}), schema, 0).servable()
 
 
