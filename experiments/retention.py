@@ -29,7 +29,7 @@ from pipeline.stability.decay import better, error, fits
 from pipeline.stability.once_seen import Kept
 from pipeline.stability.retention import wilson
 from pipeline.stability.since import Since
-from streams.batch import Array, Batch
+from streams.core.batch import Array, Batch
 
 EVENTS, EVERY, BATCH = 30_000, 200, 10
 SHUFFLED = {"dataset": "mnist", "tasks": {"kind": "iid"}, "events": EVENTS}

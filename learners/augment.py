@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Tag, model_validator
 from torch import Tensor
 
-from streams.settings import Settings
+from streams.core.settings import Settings
 
 Flags = NDArray[np.bool_]
 Ints = NDArray[np.int64]

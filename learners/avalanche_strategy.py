@@ -17,7 +17,7 @@ from learners.learner import Learner, LearnerError, Prediction
 from learners.registry import find
 from streams.avalanche import schema_of
 from streams.avalanche_library import import_avalanche
-from streams.batch import Array, Batch
+from streams.core.batch import Array, Batch
 from streams.operators.join import Revealed
 
 _LEAST = 1e-7

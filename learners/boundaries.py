@@ -12,9 +12,9 @@ from pydantic import PositiveInt
 
 from learners.learner import LearnerError
 from learners.network import NetworkConfig, NetworkLearner
-from streams.batch import Batch
-from streams.schema import Schema, Task
-from streams.state import State
+from streams.core.batch import Batch
+from streams.core.schema import Schema, Task
+from streams.core.state_dict import State
 
 
 class SegmentedConfig(NetworkConfig):

@@ -27,11 +27,11 @@ import torch
 from safetensors.numpy import load, save
 
 from learners.learner import Learner, LearnerError, Prediction
-from streams.batch import Array, Batch, ClassName, Features, Ints, Ragged
+from streams.core.batch import Array, Batch, ClassName, Features, Ints, Ragged
+from streams.core.schema import Feature, FeatureKind, Schema, Task
+from streams.core.state_dict import State, copied, digest, leaves
 from streams.operators.in_rows import LabelsByEvents
 from streams.operators.join import Revealed
-from streams.schema import Feature, FeatureKind, Schema, Task
-from streams.state import State, copied, digest, leaves
 
 Make = Callable[[Schema, int], Learner]
 NAMES: tuple[ClassName, ...] = ("a", "b", "c")

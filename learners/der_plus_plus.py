@@ -10,8 +10,8 @@ from torch import Tensor
 
 from learners import models
 from learners.rehearsal import Examples, Rehearsal, RehearsalConfig
-from streams.batch import Array, Batch
-from streams.schema import Schema
+from streams.core.batch import Array, Batch
+from streams.core.schema import Schema
 
 
 class DerConfig(RehearsalConfig):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from learners import models
 from learners.learner import LearnerError
-from streams.settings import Settings
-from streams.state import State
+from streams.core.settings import Settings
+from streams.core.state_dict import State
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Kept = Mapping[str, list[Tensor]]

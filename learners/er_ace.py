@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from learners.rehearsal import Rehearsal
-from streams.batch import Batch
+from streams.core.batch import Batch
 
 
 class ErAce(Rehearsal):

@@ -6,9 +6,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from learners.boundaries import Segmented, SegmentedConfig
-from streams.batch import Batch
-from streams.schema import Schema
-from streams.state import State
+from streams.core.batch import Batch
+from streams.core.schema import Schema
+from streams.core.state_dict import State
 
 
 class EwcConfig(SegmentedConfig):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learners.network import NetworkLearner
-from streams.batch import Batch
+from streams.core.batch import Batch
 
 
 class Finetune(NetworkLearner):

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streams.batch import Array, Column, Features, Ints, Ragged
-from streams.moments import RunningMoments
-from streams.schema import Schema
-from streams.state import State
+from streams.core.batch import Array, Column, Features, Ints, Ragged
+from streams.core.running_moments import RunningMoments
+from streams.core.schema import Schema
+from streams.core.state_dict import State
 
 CATEGORY_BUCKETS = 32
 TEXT_BUCKETS = 512

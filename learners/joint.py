@@ -12,8 +12,8 @@ from learners.augment import AugmentConfig
 from learners.memory import BufferConfig
 from learners.network import NetworkConfig
 from learners.rehearsal import Rehearsal, RehearsalConfig
-from streams.batch import Batch
-from streams.schema import Schema, Task
+from streams.core.batch import Batch
+from streams.core.schema import Schema, Task
 
 
 class JointConfig(NetworkConfig):

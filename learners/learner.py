@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.batch import Array, Batch, ClassName, Ints
+from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.schema import Schema, Task
+from streams.core.settings import Settings
+from streams.core.state_dict import State, leaves
 from streams.operators.join import Revealed
-from streams.schema import Schema, Task
-from streams.settings import Settings
-from streams.state import State, leaves
 
 
 @dataclass(frozen=True, slots=True)

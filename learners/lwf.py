@@ -12,9 +12,9 @@ from torch import Tensor
 
 from learners import models
 from learners.boundaries import Segmented, SegmentedConfig
-from streams.batch import Batch
-from streams.schema import Schema
-from streams.state import State
+from streams.core.batch import Batch
+from streams.core.schema import Schema
+from streams.core.state_dict import State
 
 
 class LwfConfig(SegmentedConfig):

@@ -13,7 +13,7 @@ from buffers.recall import Recall
 from buffers.rules import ADMISSIONS, RECALLS
 from learners.learner import line
 from learners.registry import UnknownKind, load_object
-from streams.settings import Settings, unknown
+from streams.core.settings import Settings, unknown
 
 
 class BufferConfig(Settings):

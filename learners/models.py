@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from learners.learner import LearnerError, line
 from learners.registry import UnknownKind, load_object
-from streams.batch import Array
-from streams.settings import Settings
-from streams.state import State
+from streams.core.batch import Array
+from streams.core.settings import Settings
+from streams.core.state_dict import State
 
 
 class Mlp(Settings):

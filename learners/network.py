@@ -16,10 +16,10 @@ from learners import models
 from learners.descent import Adam, Descent, OptimizerConfig
 from learners.inputs import Inputs
 from learners.learner import Learner, LearnerConfig, LearnerError, Prediction
-from streams.batch import Array, Batch, ClassName
-from streams.moments import RunningMoments
-from streams.schema import Schema, Task
-from streams.state import State
+from streams.core.batch import Array, Batch, ClassName
+from streams.core.running_moments import RunningMoments
+from streams.core.schema import Schema, Task
+from streams.core.state_dict import State
 
 _ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh)
 

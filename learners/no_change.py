@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from learners.learner import Learner, Prediction
-from streams.batch import Batch
-from streams.state import State
+from streams.core.batch import Batch
+from streams.core.state_dict import State
 
 
 class NoChange(Learner):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from learners.learner import Learner, LearnerConfig, Prediction
-from streams.batch import Batch
-from streams.schema import Schema
-from streams.state import State
+from streams.core.batch import Batch
+from streams.core.schema import Schema
+from streams.core.state_dict import State
 
 
 class Prior(Learner):

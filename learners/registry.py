@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from learners.learner import line
-from streams.settings import unknown
+from streams.core.settings import unknown
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from learners.augment import Augmentation, AugmentConfig, augmentation
 from learners.learner import LearnerError, MemorySeen
 from learners.memory import BufferConfig
 from learners.network import NetworkConfig, NetworkLearner
-from streams.batch import Array, Batch, Ints
-from streams.schema import Schema, Task
-from streams.state import State
+from streams.core.batch import Array, Batch, Ints
+from streams.core.schema import Schema, Task
+from streams.core.state_dict import State
 
 _LOOKED_AT = 4096  # remembered events at most, where one may look at the memory
 

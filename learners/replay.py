@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from learners.rehearsal import Rehearsal
-from streams.batch import Batch
+from streams.core.batch import Batch
 
 
 class Replay(Rehearsal):

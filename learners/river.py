@@ -14,11 +14,11 @@ import numpy as np
 
 from learners.learner import Learner, LearnerConfig, LearnerError, Prediction, line
 from learners.registry import UnknownKind, load_object
-from streams.batch import Array, Batch, ClassName, Features, Ragged
+from streams.core.batch import Array, Batch, ClassName, Features, Ragged
+from streams.core.schema import Schema, Task
+from streams.core.settings import unknown
+from streams.core.state_dict import State
 from streams.operators.join import Revealed
-from streams.schema import Schema, Task
-from streams.settings import unknown
-from streams.state import State
 
 Spec = str | dict[str, Any] | list[Any]
 

@@ -15,8 +15,8 @@ from learners.augment import AugmentConfig, Named
 from learners.memory import BufferConfig
 from learners.network import NetworkLearner
 from learners.rehearsal import Examples, Rehearsal, RehearsalConfig
-from streams.batch import Batch, Ints
-from streams.schema import Schema
+from streams.core.batch import Batch, Ints
+from streams.core.schema import Schema
 
 
 class ViewBatchBuffer(BufferConfig):

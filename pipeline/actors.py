@@ -54,8 +54,8 @@ from pipeline.sources import RemoteBlocks
 from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.track import Status, TrackConfig, Tracker, check
 from pipeline.watch import Labels, MetricRows, Publisher
-from streams.batch import Array, Ints
-from streams.stream import Cursor
+from streams.core.batch import Array, Ints
+from streams.core.stream import Cursor
 
 PROBES_SHARE = 0.1
 """Of a core that scoring probes may take."""

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from learners.learner import line
 from pipeline.rows import Row
-from streams.settings import Settings
+from streams.core.settings import Settings
 
 TIMEOUT_S = 5.0
 """How long the receiver of a webhook may take to answer."""

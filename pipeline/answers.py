@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.folder import write_whole
-from streams.batch import Array, Ints
-from streams.schema import Task
+from streams.core.batch import Array, Ints
+from streams.core.schema import Task
 
 MEMORY = 100_000
 """Answers that may wait for a label, and labels that are remembered."""

@@ -12,7 +12,9 @@ from pipeline.metrics import Prequential
 from pipeline.servable import Recipe, Snapshot, recipe
 from pipeline.stability.once_seen import OnceSeen
 from pipeline.stability.probes import Probes
-from streams.live import LiveStream
+from streams.core.live_stream import LiveStream
+from streams.core.state_dict import State, copied, digest
+from streams.core.stream import Stream, StreamError
 from streams.operators.arrivals import LabelsById
 from streams.operators.guard import TimeOrder, UniqueIds
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime
@@ -21,8 +23,6 @@ from streams.operators.operator import Operator
 from streams.operators.probes import HoldOut
 from streams.operators.standardise import Standardise
 from streams.operators.vocabulary import Vocabulary
-from streams.state import State, copied, digest
-from streams.stream import Stream, StreamError
 
 
 class Parts(NamedTuple):

@@ -29,8 +29,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from streams.batch import Array
-from streams.state import State, copied, leaves, nested
+from streams.core.batch import Array
+from streams.core.state_dict import State, copied, leaves, nested
 
 FORMAT = 1
 _WRITING = ".writing-"

@@ -33,7 +33,7 @@ from pipeline.ship import Shipment
 from pipeline.sources import SourceActor
 from pipeline.stability.evaluator import FINISH_S
 from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
-from streams.live import LiveStream
+from streams.core.live_stream import LiveStream
 
 TURN_S = 0.25
 """How often the driver looks after the actors."""

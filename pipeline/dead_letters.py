@@ -14,8 +14,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from streams.batch import Batch, Dead
-from streams.stream import DeadLetters
+from streams.core.batch import Batch, Dead
+from streams.core.stream import DeadLetters
 
 FILE = "dead.jsonl"
 SHOWN = 3

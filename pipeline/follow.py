@@ -26,7 +26,7 @@ from pipeline.checkpoint import Checkpoint, CheckpointError, read
 from pipeline.folder import RunFolder
 from pipeline.servable import Recipe, Servable, ServeConfig, Snapshot
 from pipeline.stopping import handling
-from streams.state import State
+from streams.core.state_dict import State
 
 if TYPE_CHECKING:
     import uvicorn

@@ -18,11 +18,11 @@ from pipeline.dead_letters import Letter, letters
 from pipeline.folder import FORWARDED
 from pipeline.job import JobError
 from pipeline.run import Run, Watcher
+from streams.core.live_stream import Unreachable
+from streams.core.stream import Cursor, StreamError
 from streams.kafka import Kafka
-from streams.live import Unreachable
 from streams.messages import Place
 from streams.outbox import Message, Outbox
-from streams.stream import Cursor, StreamError
 
 AT_ONCE = 500
 """Letters in a round; after each it is written down how far they have come."""

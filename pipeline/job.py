@@ -22,8 +22,8 @@ from pipeline.servable import ServeConfig
 from pipeline.stability.once_seen import OnceSeenConfig
 from pipeline.stability.probes import ProbesConfig
 from pipeline.track import TrackConfig
-from streams.settings import Settings, unknown
-from streams.stream import Stream, StreamConfig
+from streams.core.settings import Settings, unknown
+from streams.core.stream import Stream, StreamConfig
 
 MAX_BYTES = 1_000_000
 """The largest job file that is read."""

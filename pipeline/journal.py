@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.job import JobError
-from streams.live import Ranges, reached
-from streams.stream import Cursor
+from streams.core.live_stream import Ranges, reached
+from streams.core.stream import Cursor
 
 FILE = "journal.jsonl"
 _REMEDY = "restore the file, or start another run (another --run-dir)"

@@ -8,8 +8,8 @@ import time
 from pipeline.build import Parts
 from pipeline.loop import Loop
 from pipeline.run import Run, Watcher
-from streams.live import LiveStream
-from streams.stream import Cursor, StreamError
+from streams.core.live_stream import LiveStream
+from streams.core.stream import Cursor, StreamError
 
 LOOK_S = 2.0
 """How often the stream is asked where it ends."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streams.batch import Array, Batch
+from streams.core.batch import Array, Batch
+from streams.core.state_dict import State
+from streams.core.stream import Cursor
 from streams.operators.join import Outcome
 from streams.operators.probes import mix
-from streams.state import State
-from streams.stream import Cursor
 
 FATES = ("learned", "probe", "expired", "dead", "unlabelled")
 

@@ -22,8 +22,8 @@ from pipeline import job as jobs
 from pipeline.dead_letters import FILE, Letter, kind, letters
 from pipeline.inject import Injected, Injector
 from pipeline.job import JobError
+from streams.core.stream import StreamError
 from streams.kafka import Kafka
-from streams.stream import StreamError
 
 SHOWN = 20
 """Letters in the table where it is not said how many."""

@@ -10,9 +10,17 @@ from typing import TypeVar
 
 from pipeline.journal import Journal
 from pipeline.recorder import Recorder
-from streams.batch import Batch
-from streams.live import LiveStream, Ranges, Unreachable, before, ranges_of, reached, rest_of
-from streams.stream import Cursor
+from streams.core.batch import Batch
+from streams.core.live_stream import (
+    LiveStream,
+    Ranges,
+    Unreachable,
+    before,
+    ranges_of,
+    reached,
+    rest_of,
+)
+from streams.core.stream import Cursor
 
 T = TypeVar("T")
 

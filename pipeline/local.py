@@ -28,9 +28,9 @@ from pipeline.track import (
     tags,
 )
 from pipeline.watch import MetricRows
-from streams.batch import Batch
-from streams.live import LiveStream
-from streams.stream import Cursor
+from streams.core.batch import Batch
+from streams.core.live_stream import LiveStream
+from streams.core.stream import Cursor
 
 
 class LocalRun:

@@ -12,14 +12,14 @@ from pipeline.ledger import Ledger
 from pipeline.metrics import Prequential
 from pipeline.stability.once_seen import OnceSeen
 from pipeline.stability.probes import Probes, Segment
-from streams.batch import Array, Batch, Dead
+from streams.core.batch import Array, Batch, Dead
+from streams.core.state_dict import State
+from streams.core.stream import Cursor, Stream
 from streams.operators.cut import cut
 from streams.operators.join import LabelJoin, Outcome, Revealed, Settled, outcome_of
 from streams.operators.operator import Operator
 from streams.operators.probes import HoldOut
 from streams.operators.vocabulary import Vocabulary
-from streams.state import State
-from streams.stream import Cursor, Stream
 
 BLOCK = 4096  # rows read at a time
 _SCORED_AT_ONCE = 16  # micro-batches; scoring them one by one costs several times as much

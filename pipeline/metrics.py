@@ -13,11 +13,11 @@ from itertools import groupby
 
 import numpy as np
 
-from streams.batch import Array, Ints
+from streams.core.batch import Array, Ints
+from streams.core.schema import Task
+from streams.core.state_dict import State
 from streams.operators.join import Outcome, no_labels
 from streams.operators.probes import mix
-from streams.schema import Task
-from streams.state import State
 
 _FOLD = 512  # outcomes are folded in blocks of this many, wherever the micro-batches end
 _BINS = 1024

@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 from pipeline.poison import Poison
 from pipeline.tables import Table, floats, values
 from streams.columns import plain, seconds
+from streams.core.settings import unknown
+from streams.core.stream import StreamError
 from streams.files import PACKAGE_ROOT
-from streams.settings import unknown
-from streams.stream import StreamError
 
 BLOCK_ROWS = 4096
 KINDS = ("swap", "shift", "shuffle")

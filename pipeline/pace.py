@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from streams.batch import Batch
-from streams.pause import pause
+from streams.core.batch import Batch
+from streams.core.pacing import pause
 
 
 def block_size(rate: float | None, most: int) -> int:

@@ -22,14 +22,14 @@ from learners.learner import line
 from pipeline.job import LoadedJob
 from pipeline.questions import MOST_DETAILS
 from pipeline.replies import listed
+from streams.core.settings import unknown
+from streams.core.stream import StreamError
 from streams.formats import cells
 from streams.formats.format import Field
 from streams.kafka import Kafka
 from streams.kafka_settings import KafkaConfig
 from streams.messages import Messages
 from streams.outbox import Message, Outbox
-from streams.settings import unknown
-from streams.stream import StreamError
 
 WAIT_S = 5.0
 """How long a request waits for the broker."""

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pipeline.outgoing import Delay, Drift, Outgoing, Plan, ProduceError
 from pipeline.senders import Confluent, KafkaPython, Sender, SendError, prepare
-from streams.stream import StreamError
+from streams.core.stream import StreamError
 
 CHUNK_EVENTS = 2048
 

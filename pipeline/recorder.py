@@ -27,12 +27,12 @@ import pyarrow.parquet as pq
 from pipeline.folder import HeldError, write_whole
 from pipeline.job import JobError, LoadedJob, differences, values
 from pipeline.journal import Journal
-from streams.batch import Batch, Ragged
-from streams.live import LiveStream, ranges_of
+from streams.core.batch import Batch, Ragged
+from streams.core.live_stream import LiveStream, ranges_of
+from streams.core.schema import Schema
+from streams.core.stream import Cursor, DeadLetters, Stream, StreamConfig, StreamError
 from streams.recording import ABOUT, About, Part, parts, path_of
 from streams.recording_table import table_of
-from streams.schema import Schema
-from streams.stream import Cursor, DeadLetters, Stream, StreamConfig, StreamError
 
 PART_ROWS = 65_536
 PART_BYTES = 32 << 20

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from learners.learner import Learner
-from streams.batch import Array, Ints
+from streams.core.batch import Array, Ints
 
 FILE = "replay.jsonl"
 _SHARES = ("retention",)

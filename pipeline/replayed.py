@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.job import JobError, LoadedJob, check, importable, override, values
+from streams.core.stream import StreamError
 from streams.recording import About
-from streams.stream import StreamError
 
 
 def replayed(

@@ -29,10 +29,10 @@ from pipeline.ledger import LedgerError
 from pipeline.live import LiveBlocks, Stopped
 from pipeline.loop import Loop, Source
 from pipeline.recorder import Recorder
-from streams.batch import Batch
-from streams.live import LiveStream
-from streams.state import State
-from streams.stream import Cursor, Stream, StreamError
+from streams.core.batch import Batch
+from streams.core.live_stream import LiveStream
+from streams.core.state_dict import State
+from streams.core.stream import Cursor, Stream, StreamError
 
 Say = Callable[[str], None]
 Blocks = Callable[[Source, Cursor], Iterable[Batch]]

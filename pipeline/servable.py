@@ -18,12 +18,12 @@ from learners.learner import Learner, LearnerError, Prediction
 from learners.registry import UnknownKind, find
 from pipeline.stability.once_seen import Kept
 from pipeline.stability.probes import Segment
-from streams.batch import Batch, ClassName
+from streams.core.batch import Batch, ClassName
+from streams.core.schema import Feature, Schema
+from streams.core.settings import Settings
+from streams.core.state_dict import State
+from streams.core.stream import Stream
 from streams.operators.standardise import Standardise, StandardiseConfig
-from streams.schema import Feature, Schema
-from streams.settings import Settings
-from streams.state import State
-from streams.stream import Stream
 
 Recipe = dict[str, Any]
 

@@ -48,7 +48,7 @@ from pipeline.replies import (
     reply,
 )
 from pipeline.servable import Recipe, Servable, ServeConfig
-from streams.batch import Array, Ints
+from streams.core.batch import Array, Ints
 
 log = logging.getLogger(__name__)
 

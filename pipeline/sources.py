@@ -18,9 +18,9 @@ from pipeline.live import OutOfStep
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced
 from pipeline.ship import Shipment
-from streams.batch import Batch
-from streams.live import LiveStream, ranges_of
-from streams.stream import Cursor, StreamError
+from streams.core.batch import Batch
+from streams.core.live_stream import LiveStream, ranges_of
+from streams.core.stream import Cursor, StreamError
 
 AHEAD = 4
 """Blocks that are read ahead: the bound that holds a source back."""

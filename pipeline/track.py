@@ -42,7 +42,7 @@ from pipeline.mlflow_run import (
     sqlite_file,
 )
 from pipeline.rows import read_rows, waiting
-from streams.settings import Settings
+from streams.core.settings import Settings
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]
 

@@ -17,7 +17,7 @@ from pipeline.remembered import FILE, Remembered
 from pipeline.rows import Rows
 from pipeline.run import Run, Watcher
 from pipeline.servable import Snapshot
-from streams.batch import Array, Ints
+from streams.core.batch import Array, Ints
 
 PUBLISH_S = 0.1
 """A snapshot is taken at most so often; with the time it takes to fetch and to warm it, what is

@@ -15,10 +15,10 @@ import numpy as np
 from pydantic import Field
 
 from streams.avalanche_library import OwnRandom, import_avalanche, one_line
-from streams.batch import Array, Batch, ClassName, Dead, Ints
-from streams.schema import Feature, Schema
-from streams.settings import unknown
-from streams.stream import Cursor, Stream, StreamConfig, StreamError
+from streams.core.batch import Array, Batch, ClassName, Dead, Ints
+from streams.core.schema import Feature, Schema
+from streams.core.settings import unknown
+from streams.core.stream import Cursor, Stream, StreamConfig, StreamError
 
 
 class AvalancheConfig(StreamConfig):

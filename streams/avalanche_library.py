@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.stream import StreamError
+from streams.core.stream import StreamError
 
 
 @cache

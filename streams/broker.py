@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from streams.live import Unreachable
+from streams.core.live_stream import Unreachable
+from streams.core.settings import unknown
+from streams.core.stream import StreamError
 from streams.messages import Fetched, Place
-from streams.settings import unknown
-from streams.stream import StreamError
 
 log = logging.getLogger(__name__)
 

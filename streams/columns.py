@@ -18,7 +18,7 @@ import pyarrow.types as pt
 import xxhash
 from numpy.typing import NDArray
 
-from streams.batch import Array, ClassName, Floats, Ints, Ragged
+from streams.core.batch import Array, ClassName, Floats, Ints, Ragged
 
 Mask = NDArray[np.bool_]
 Scalar = Literal["str", "int", "float", "bool"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.batch import Array
-from streams.stream import StreamError
+from streams.core.batch import Array
+from streams.core.stream import StreamError
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.batch import Array, Ints, Ragged
+from streams.core.batch import Array, Ints, Ragged
+from streams.core.schema import Feature
+from streams.core.settings import unknown
+from streams.core.stream import StreamError
 from streams.dataset_files import cache, checksum_of, find, kept
 from streams.operators.probes import mix
-from streams.schema import Feature
-from streams.settings import unknown
-from streams.stream import StreamError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

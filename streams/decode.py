@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from streams.batch import Array, Batch, ClassName, Column, Dead, Features, Floats, Ints, Ragged
 from streams.columns import (
     Mask,
     Scalar,
@@ -32,8 +31,9 @@ from streams.columns import (
     valid,
     vectors,
 )
+from streams.core.batch import Array, Batch, ClassName, Column, Dead, Features, Floats, Ints, Ragged
+from streams.core.schema import Feature, Schema
 from streams.images import images, images_of_lists
-from streams.schema import Feature, Schema
 
 POSITION_BITS = 40
 """An event without an id is named by its position: partition << 40 | offset."""

@@ -17,19 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.batch import Batch
 from streams.broker import Consumer, connect
 from streams.columns import Scalar
+from streams.core.batch import Batch
+from streams.core.live_stream import LiveStream, Ranges, Unreachable
+from streams.core.schema import Feature, FeatureKind, Schema
+from streams.core.stream import Cursor, StreamError
 from streams.decode import Columns, Decoder, Named
 from streams.formats.format import Field, FieldKind, make
 from streams.kafka_settings import KafkaConfig, KafkaLabel
-from streams.live import LiveStream, Ranges, Unreachable
 from streams.message_blocks import Blocks
 from streams.messages import Fetched, Held, Place, Topics
 from streams.outbox import Outbox, outbox
 from streams.reread import NEAR, Rereader, after_last
-from streams.schema import Feature, FeatureKind, Schema
-from streams.stream import Cursor, StreamError
 
 IDLE_S = 0.2
 """After so long without a message a reader is told that there is none."""

@@ -20,12 +20,12 @@ from pydantic import (
 )
 
 from streams.columns import stated
+from streams.core.schema import FeatureKind
+from streams.core.settings import Settings, unknown
+from streams.core.stream import DeadLetters, LabelDelay, StreamConfig, StreamError
 from streams.formats.format import AnyFormatConfig
 from streams.formats.json import JsonConfig
 from streams.recorded import LabelConfig
-from streams.schema import FeatureKind
-from streams.settings import Settings, unknown
-from streams.stream import DeadLetters, LabelDelay, StreamConfig, StreamError
 
 _SECRET = re.compile("pass|secret|token|credential|pem|oauth", re.IGNORECASE)
 _USER = re.compile(r"//[^/@\s]*@")  # in a URL

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.batch import Array, Batch, Dead, Ints, Labels
+from streams.core.batch import Array, Batch, Dead, Ints, Labels
+from streams.core.stream import StreamError
 from streams.decode import POSITION_BITS, Decoder
 from streams.formats.format import Format
 from streams.messages import Messages
 from streams.operators.guard import set_aside
-from streams.stream import StreamError
 
 Reader = tuple[Format, Decoder]
 """What turns values into a table, and a table into a batch."""

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streams.batch import Array, Ints
-from streams.stream import Cursor, StreamError
+from streams.core.batch import Array, Ints
+from streams.core.stream import Cursor, StreamError
 
 TOPIC_BITS = 16
 PIECE = 65_536

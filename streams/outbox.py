@@ -11,9 +11,9 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
 from streams.broker import TRANSACTIONS, heard, version_of
-from streams.live import Unreachable
+from streams.core.live_stream import Unreachable
+from streams.core.stream import StreamError
 from streams.messages import Place
-from streams.stream import StreamError
 
 REACH_S = 10.0
 """How long a broker may take to answer a question before it counts as away."""

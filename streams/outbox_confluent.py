@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from streams.live import Unreachable
+from streams.core.live_stream import Unreachable
+from streams.core.stream import StreamError
 from streams.messages import Place
 from streams.outbox import LARGEST, QUIET_S, REACH_S, SEND_S, Message, Outbox
-from streams.stream import StreamError
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streams.batch import Array, Ints
+from streams.core.batch import Array, Ints
+from streams.core.stream import StreamError
 from streams.datasets import Dataset
-from streams.stream import StreamError
 from streams.transforms import Transform
 
 

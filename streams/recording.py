@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError, field_validator
 
-from streams.batch import Batch, ClassName
 from streams.columns import Scalar, stated
-from streams.live import Ranges, before, ranges_of, reached, rest_of
-from streams.pause import pause
+from streams.core.batch import Batch, ClassName
+from streams.core.live_stream import Ranges, before, ranges_of, reached, rest_of
+from streams.core.pacing import pause
+from streams.core.schema import Feature, FeatureKind, Schema, Task
+from streams.core.settings import Settings
+from streams.core.stream import Cursor, Stream, StreamConfig, StreamError
 from streams.recording_table import blocks_of
-from streams.schema import Feature, FeatureKind, Schema, Task
-from streams.settings import Settings
-from streams.stream import Cursor, Stream, StreamConfig, StreamError
 
 ABOUT = "recording.json"
 SLICE_S = 0.02

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.batch import Array, Batch, ClassName, Column, Dead, Features, Labels, Ragged
-from streams.schema import Feature, Schema
-from streams.stream import StreamError
+from streams.core.batch import Array, Batch, ClassName, Column, Dead, Features, Labels, Ragged
+from streams.core.schema import Feature, Schema
+from streams.core.stream import StreamError
 
 EVENT, LABEL, DEAD, DEAD_LABEL, END = range(5)
 WHAT = pa.array(["event", "label", "dead", "dead label", "end"])

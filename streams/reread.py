@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from streams.broker import Consumer
-from streams.live import Unreachable
+from streams.core.live_stream import Unreachable
+from streams.core.stream import StreamError
 from streams.messages import BLOCK_BYTES, Fetched, Place
-from streams.stream import StreamError
 
 POLL_S = 0.2
 """How long one look for messages may take."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from streams.batch import Array, Batch, Features, Ints, Ragged
+from streams.core.batch import Array, Batch, Features, Ints, Ragged
+from streams.core.schema import Schema
+from streams.core.settings import unknown
+from streams.core.stream import Cursor, Stream, StreamConfig
 from streams.datasets import DATASETS, load, validated
 from streams.scenarios import SCENARIOS, Tasks, make_plan
-from streams.schema import Schema
-from streams.settings import unknown
-from streams.stream import Cursor, Stream, StreamConfig
 
 
 class ScenarioConfig(StreamConfig):

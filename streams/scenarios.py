@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-from streams.batch import Ints
+from streams.core.batch import Ints
+from streams.core.settings import Settings
+from streams.core.stream import StreamError
 from streams.datasets import Dataset
 from streams.plans import (
     HeldOut,
@@ -27,8 +29,6 @@ from streams.plans import (
     shuffled,
     with_noise,
 )
-from streams.settings import Settings
-from streams.stream import StreamError
 from streams.transforms import Permuted, Rotated
 
 

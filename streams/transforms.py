@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streams.batch import Array, Ints
+from streams.core.batch import Array, Ints
 
 _ONE = 256  # weights of pixels are whole 256ths: the same bytes on every machine
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.batch import Batch
-from streams.schema import Feature, Schema
-from streams.stream import Cursor, Stream, StreamConfig
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
+from streams.core.stream import Cursor, Stream, StreamConfig
 
 CHUNK = 4096  # events drawn from one seed, so that any position can be reached at once
 

@@ -34,7 +34,7 @@ from pipeline import job as jobs
 from pipeline.build import build
 from pipeline.loop import Loop
 from pipeline.run import Run, Watcher
-from streams.batch import Batch
+from streams.core.batch import Batch
 from streams.operators.join import Revealed
 
 JOB = Path(__file__).parents[1] / "jobs" / "elec2.yaml"

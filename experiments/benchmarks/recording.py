@@ -27,11 +27,11 @@ import numpy as np
 
 from pipeline import job as jobs
 from pipeline.run import Run
-from streams.batch import Batch
-from streams.live import LiveStream, Ranges
+from streams.core.batch import Batch
+from streams.core.live_stream import LiveStream, Ranges
+from streams.core.schema import Feature, Schema
+from streams.core.stream import Cursor, StreamConfig
 from streams.recording import Recording, RecordingConfig
-from streams.schema import Feature, Schema
-from streams.stream import Cursor, StreamConfig
 
 RESULT = Path(__file__).parents[1] / "results" / "recording.md"
 BLOCK, FEATURES = 4096, 20

@@ -26,9 +26,9 @@ from pipeline.folder import RunFolder, write_whole
 from pipeline.job import JobError, LoadedJob, check, importable, override, values
 from pipeline.ledger import LedgerError
 from pipeline.run import RunError, versions
+from streams.core.settings import unknown
+from streams.core.stream import StreamError
 from streams.scenarios import SCENARIOS
-from streams.settings import unknown
-from streams.stream import StreamError
 
 FORMAT = 1
 """Of a cell's result; one of another format is run anew."""

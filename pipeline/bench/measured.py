@@ -21,7 +21,7 @@ from pipeline.remembered import Remembered
 from pipeline.rows import Rows
 from pipeline.stability.continual import Curves
 from pipeline.stability.plasticity import plasticity
-from streams.batch import Array, Batch, ClassName, Ints
+from streams.core.batch import Array, Batch, ClassName, Ints
 
 POINTS = 10
 """Evaluations in a phase of the stream, where nothing else is stated."""

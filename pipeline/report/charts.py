@@ -31,7 +31,7 @@ from pipeline.report.drawing import (
     thin,
 )
 from pipeline.report.findings import Curve, Evaluation, Mark, Result
-from streams.batch import Array
+from streams.core.batch import Array
 
 CELLS = 200
 """Rows of a heat map at most, and columns."""

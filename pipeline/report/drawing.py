@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pipeline.report.findings import Curve, Mark
-from streams.batch import Array, Ints
+from streams.core.batch import Array, Ints
 
 POINTS = 2000
 """Points of a curve at most."""

@@ -24,7 +24,7 @@ from pipeline.job import flat
 from pipeline.remembered import FILE
 from pipeline.report.histograms import Histogram, histograms
 from pipeline.rows import Row, read_rows
-from streams.batch import Array
+from streams.core.batch import Array
 
 ROWS = ("metrics.jsonl", "served.jsonl", "stability.jsonl")
 """Files of rows in the folder of a run."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.rows import Row
-from streams.batch import Array
+from streams.core.batch import Array
 
 
 class Histogram(NamedTuple):

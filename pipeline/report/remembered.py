@@ -16,7 +16,7 @@ from pipeline.report.findings import Since
 from pipeline.report.histograms import Histogram
 from pipeline.stability.decay import Fit, error, fits
 from pipeline.stability.retention import wilson
-from streams.batch import Array
+from streams.core.batch import Array
 
 _FITTED = {
     "power": ("power law", VERMILLION, "solid"),

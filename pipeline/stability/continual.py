@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.stability.gaps import Gaps
-from streams.batch import Array, Floats
-from streams.state import State
+from streams.core.batch import Array, Floats
+from streams.core.state_dict import State
 
 _PLASTICITY = ("fwt", "learning_accuracy", "windowed_plasticity_10", "windowed_plasticity_100")
 _ANYTIME = (

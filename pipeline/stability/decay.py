@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from streams.batch import Array
+from streams.core.batch import Array
 
 LEAST = 4
 """Times that a fit needs: two parameters, and something to go by."""

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from streams.state import State
+from streams.core.state_dict import State
 
 _BUCKETS = 5  # of one size, at most; with one more the two oldest become one of twice the size
 _LEAST = 5  # values on either side of a cut

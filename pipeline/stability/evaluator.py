@@ -28,7 +28,7 @@ from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot, learner_of
 from pipeline.stability.retention import Retention
 from pipeline.stability.since import Since
-from streams.state import leaves, nested, pack
+from streams.core.state_dict import leaves, nested, pack
 
 ROWS = "stability.jsonl"
 FINISH_S = (5.0, 60.0)

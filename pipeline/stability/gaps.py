@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from streams.batch import Array, Floats, Ints
-from streams.state import State
+from streams.core.batch import Array, Floats, Ints
+from streams.core.state_dict import State
 
 _RECORDS = 100
 

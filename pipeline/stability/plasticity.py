@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from learners.learner import Learner
-from streams.batch import Array, Batch, Floats
+from streams.core.batch import Array, Batch, Floats
 
 
 def dormant(activations: list[Array], tau: float = 0.025) -> float:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.stability.drift import Adwin
-from streams.batch import Array, Batch, ClassName, Ints
+from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.settings import Settings
+from streams.core.state_dict import State, pack, unpack
 from streams.operators.join import Held, Outcome, no_labels
 from streams.operators.probes import HoldOut, mix
-from streams.settings import Settings
-from streams.state import State, pack, unpack
 
 _ERRORS = 8  # outcomes that are averaged into one value for the drift detector
 _AT_ONCE = 256  # micro-batches with probes are folded in; one by one costs several times as much

@@ -18,9 +18,9 @@ from learners.learner import Learner
 from pipeline.stability.continual import Curves, knowledge
 from pipeline.stability.plasticity import plasticity
 from pipeline.stability.probes import Segment
-from streams.batch import Array, Batch, Ints
-from streams.schema import Task
-from streams.state import State
+from streams.core.batch import Array, Batch, Ints
+from streams.core.schema import Task
+from streams.core.state_dict import State
 
 Z95 = 1.959964
 """Of a 95% interval."""

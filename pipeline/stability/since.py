@@ -15,8 +15,8 @@ import numpy as np
 from learners.learner import Learner
 from pipeline.stability.once_seen import Kept
 from pipeline.stability.retention import wilson
-from streams.batch import Array, Batch, Ints
-from streams.state import State
+from streams.core.batch import Array, Batch, Ints
+from streams.core.state_dict import State
 
 _DECADES = 10
 _EDGES = np.array([0, *(step * 10**d for d in range(_DECADES) for step in (1, 2, 5))], np.int64)

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from streams.core.settings import unknown
+from streams.core.stream import StreamError
 from streams.formats import cells
 from streams.formats.codecs import HEADER, Framing, file_bytes, library, no_header
 from streams.formats.message import NO_VALUE, Field, Format, FormatConfig, Rows
-from streams.settings import unknown
-from streams.stream import StreamError
 
 with warnings.catch_warnings():
     # pydantic warns of the name of a method that it keeps for users of its first version.

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import PositiveInt, field_validator
 
-from streams.batch import Array
 from streams.columns import Mask
+from streams.core.batch import Array
+from streams.core.settings import unknown
+from streams.core.stream import StreamError
 from streams.formats.message import NO_VALUE, Field, Format, FormatConfig, Rows, table_of
-from streams.settings import unknown
-from streams.stream import StreamError
 
 Stored = Literal[
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64", "bool"

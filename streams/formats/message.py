@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from streams.columns import Mask
-from streams.settings import Settings
-from streams.stream import StreamError
+from streams.core.settings import Settings
+from streams.core.stream import StreamError
 
 FieldKind = Literal["number", "integer", "boolean", "text", "vector", "image", "time"]
 

@@ -7,11 +7,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from streams.core.settings import unknown
+from streams.core.stream import StreamError
 from streams.formats import cells
 from streams.formats.codecs import HEADER, HEADER_BYTES, Framing, file_bytes, library, no_header
 from streams.formats.message import NO_VALUE, Field, Format, FormatConfig, Rows
-from streams.settings import unknown
-from streams.stream import StreamError
 
 
 class ProtobufConfig(FormatConfig):

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streams.batch import Array, Batch, ClassName, Ints
+from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.state_dict import State
 from streams.operators.join import (
     NONE,
     Chunk,
@@ -22,7 +23,6 @@ from streams.operators.join import (
     no_label,
     no_labels,
 )
-from streams.state import State
 
 _ROW_BITS = 32  # an awaiting row is named by (number of its chunk << 32 | row)
 _ROW = 2**_ROW_BITS - 1

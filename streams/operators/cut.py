@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.batch import Batch, Dead
+from streams.core.batch import Batch, Dead
 
 STREAK = 4096  # dead events
 

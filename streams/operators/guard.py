@@ -10,9 +10,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.batch import Batch, Dead, Floats
+from streams.core.batch import Batch, Dead, Floats
+from streams.core.state_dict import State
 from streams.operators.operator import Operator
-from streams.state import State
 
 
 class UniqueIds(Operator):

@@ -6,9 +6,9 @@ import heapq
 
 import numpy as np
 
-from streams.batch import Array, Batch, ClassName, Ints
+from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.state_dict import State
 from streams.operators.join import Chunk, LabelJoin, Picked, Pieces, no_label
-from streams.state import State
 
 
 class LabelsByEvents(LabelJoin):

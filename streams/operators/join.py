@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.batch import Array, Batch, ClassName, Ints
-from streams.state import State, pack, unpack
+from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.state_dict import State, pack, unpack
 
 NONE = np.empty(0, np.int64)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from streams.batch import Batch
-from streams.state import State
+from streams.core.batch import Batch
+from streams.core.state_dict import State
 
 
 class Operator(ABC):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.batch import Array, Batch, Ints
+from streams.core.batch import Array, Batch, Ints
 
 _U64 = np.uint64
 

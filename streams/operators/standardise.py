@@ -10,12 +10,12 @@ from itertools import accumulate
 import numpy as np
 from pydantic import PositiveFloat
 
-from streams.batch import Array, Batch
-from streams.moments import RunningMoments
+from streams.core.batch import Array, Batch
+from streams.core.running_moments import RunningMoments
+from streams.core.schema import Schema
+from streams.core.settings import Settings
+from streams.core.state_dict import State
 from streams.operators.operator import Operator
-from streams.schema import Schema
-from streams.settings import Settings
-from streams.state import State
 
 
 class StandardiseConfig(Settings):

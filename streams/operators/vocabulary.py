@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.batch import Array, Batch, ClassName
-from streams.state import State
-from streams.stream import Cursor
+from streams.core.batch import Array, Batch, ClassName
+from streams.core.state_dict import State
+from streams.core.stream import Cursor
 
 _NEW = -2
 

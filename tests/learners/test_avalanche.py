@@ -24,9 +24,9 @@ from pipeline.stability.continual import Continual, continual
 from streams.avalanche import AvalancheConfig as StreamConfig
 from streams.avalanche import AvalancheStream
 from streams.avalanche_library import import_avalanche
-from streams.batch import Array, Batch
+from streams.core.batch import Array, Batch
+from streams.core.schema import Feature, Schema
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
 
 torch.set_num_threads(1)
 SCHEMA = Schema((Feature("x", "vector", (4,)),), "classification", (0, 1, 2))

@@ -5,9 +5,9 @@ import numpy as np
 from learners.learner import LearnerConfig
 from learners.no_change import NoChange
 from learners.prior import Prior
-from streams.batch import Batch
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
 
 CLASSES = Schema((Feature("a", "numeric"),), "classification")
 TARGETS = Schema((Feature("a", "numeric"),), "regression")

@@ -5,7 +5,7 @@ import pytest
 
 from learners.boundaries import Boundaries
 from learners.learner import LearnerError
-from streams.batch import Batch
+from streams.core.batch import Batch
 
 
 def batch(segment: list[int] | None, n: int = 0, start: int = 0) -> Batch:

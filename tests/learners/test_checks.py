@@ -18,10 +18,10 @@ from learners.prior import Prior
 from learners.registry import find
 from learners.replay import Replay
 from learners.river import River
-from streams.batch import Array, Batch, Ints
+from streams.core.batch import Array, Batch, Ints
+from streams.core.schema import Schema
+from streams.core.state_dict import State
 from streams.operators.join import Revealed
-from streams.schema import Schema
-from streams.state import State
 
 torch.set_num_threads(1)
 LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}

@@ -10,10 +10,10 @@ from buffers.buffer import Buffer
 from learners.der_plus_plus import DerPlusPlus
 from learners.network import NetworkLearner
 from learners.replay import Replay
-from streams.batch import Batch, ClassName
+from streams.core.batch import Batch, ClassName
+from streams.core.schema import Feature, Schema
+from streams.core.state_dict import copied, digest
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
-from streams.state import copied, digest
 
 torch.set_num_threads(1)
 SCHEMA = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(3)), "classification", (0, 1, 2))

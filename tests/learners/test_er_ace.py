@@ -8,9 +8,9 @@ from buffers.buffer import Buffer
 from learners.er_ace import ErAce
 from learners.finetune import Finetune
 from learners.network import NetworkLearner
-from streams.batch import Batch
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
 
 torch.set_num_threads(1)
 SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification", (0, 1, 2))

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from learners.finetune import Finetune
-from streams.batch import Batch
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
 
 torch.set_num_threads(1)
 

@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from learners.inputs import CATEGORY_BUCKETS, TEXT_BUCKETS, Inputs, _bag_of_words, _hashes
-from streams.batch import Ragged
-from streams.schema import Feature, Schema
+from streams.core.batch import Ragged
+from streams.core.schema import Feature, Schema
 
 U64 = 2**64
 PRIME = 0x9E3779B97F4A7C15

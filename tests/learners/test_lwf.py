@@ -10,10 +10,10 @@ from learners.finetune import Finetune
 from learners.learner import LearnerError
 from learners.lwf import Lwf
 from learners.network import NetworkLearner
-from streams.batch import Batch
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
+from streams.core.state_dict import copied, digest
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
-from streams.state import copied, digest
 
 torch.set_num_threads(1)
 FEATURES = tuple(Feature(f"x{i}", "numeric") for i in range(3))

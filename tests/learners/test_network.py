@@ -11,10 +11,10 @@ from learners.checks import _kept, check_learner
 from learners.learner import Learner, LearnerError
 from learners.rehearsal import RehearsalConfig
 from learners.replay import Replay
-from streams.batch import Array, Batch, Ragged
+from streams.core.batch import Array, Batch, Ragged
+from streams.core.schema import Feature, Schema, Task
+from streams.core.state_dict import copied, digest
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema, Task
-from streams.state import copied, digest
 
 torch.set_num_threads(1)
 TABLE = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(6)), "classification")

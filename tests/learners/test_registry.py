@@ -15,7 +15,7 @@ from learners.der_plus_plus import DerPlusPlus
 from learners.learner import Learner
 from learners.registry import UnknownKind, find, load_object
 from learners.replay import Replay
-from streams.stream import Stream
+from streams.core.stream import Stream
 
 
 def test_finds_by_name_and_by_import_path() -> None:

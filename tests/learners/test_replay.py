@@ -12,11 +12,11 @@ from buffers.buffer import Buffer
 from learners.learner import LearnerError
 from learners.rehearsal import RehearsalConfig
 from learners.replay import Replay
-from streams.batch import Batch, ClassName
-from streams.moments import RunningMoments
+from streams.core.batch import Batch, ClassName
+from streams.core.running_moments import RunningMoments
+from streams.core.schema import Feature, Schema
+from streams.core.state_dict import digest
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
-from streams.state import digest
 
 torch.set_num_threads(1)
 SCHEMA = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(6)), "classification", (0, 1, 2))

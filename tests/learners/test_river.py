@@ -29,10 +29,10 @@ from learners.learner import Learner, LearnerConfig, LearnerError
 from learners.no_change import NoChange
 from learners.prior import Prior
 from learners.river import River, RiverConfig, build
-from streams.batch import Batch, ClassName, Ragged
+from streams.core.batch import Batch, ClassName, Ragged
+from streams.core.schema import Feature, Schema
 from streams.operators.in_rows import LabelsByEvents
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
 
 ELEC2 = Path(__file__).parents[2] / "streams" / "data" / "elec2.parquet"
 SCALED_LR = ["preprocessing.StandardScaler", "linear_model.LogisticRegression"]

@@ -15,10 +15,10 @@ from learners.learner import LearnerError
 from learners.rehearsal import Rehearsal
 from learners.replay import Replay
 from learners.view_batch import ViewBatch
-from streams.batch import Batch
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
+from streams.core.state_dict import copied, digest
 from streams.operators.join import Revealed
-from streams.schema import Feature, Schema
-from streams.state import copied, digest
 
 torch.set_num_threads(1)
 TABLE = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(6)), "classification", (0, 1, 2))

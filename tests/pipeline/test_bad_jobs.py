@@ -196,7 +196,7 @@ class Mine(Prior):
         BODY
 """
 STREAM = """
-from streams.stream import Stream
+from streams.core.stream import Stream
 
 class Mine(Stream):
     kind = "mine"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.checkpoint import CheckpointError, Checkpoints, read
-from streams.state import digest
+from streams.core.state_dict import digest
 
 STATE: dict[str, Any] = {
     "weights": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -23,8 +23,8 @@ import pytest
 import yaml
 
 from pipeline.dead_letters import DeadFile, Letter, Limit, TooManyDead, kind, letters
-from streams.batch import Batch, Dead, Labels
-from streams.stream import DeadLetters
+from streams.core.batch import Batch, Dead, Labels
+from streams.core.stream import DeadLetters
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

@@ -17,7 +17,7 @@ import pytest
 from pipeline.dead_letters import DeadFile
 from pipeline.folder import FORWARDED
 from pipeline.forward import Forwarder
-from streams.batch import Dead
+from streams.core.batch import Dead
 from streams.kafka import Kafka
 from streams.kafka_settings import KafkaConfig
 from streams.outbox import SEND_S

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.job import JobError
 from pipeline.journal import Entry, Journal
-from streams.live import Ranges
-from streams.stream import Cursor
+from streams.core.live_stream import Ranges
+from streams.core.stream import Cursor
 
 HEAD = b'{"start":{"0":5,"labels/0":0},"stop":null,"fingerprint":{}}\n'
 START: Cursor = {"0": 5, "labels/0": 0}

@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.lag import Lag
 from pipeline.ledger import Ledger
-from streams.batch import Batch
-from streams.live import LiveStream, Ranges, Unreachable
-from streams.stream import Cursor, Stream
+from streams.core.batch import Batch
+from streams.core.live_stream import LiveStream, Ranges, Unreachable
+from streams.core.stream import Cursor, Stream
 
 
 class Ends(LiveStream):

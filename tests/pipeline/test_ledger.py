@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.ledger import FATES, Ledger, LedgerError
-from streams.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, Dead, Labels
+from streams.core.state_dict import copied, digest
 from streams.operators.join import Outcome
-from streams.state import copied, digest
 
 NONE = np.empty(0, np.int64)
 

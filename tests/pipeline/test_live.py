@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.live import LiveBlocks, Stopped
-from streams.batch import Batch, Dead, Labels
-from streams.live import LiveStream, Ranges, Unreachable
+from streams.core.batch import Batch, Dead, Labels
+from streams.core.live_stream import LiveStream, Ranges, Unreachable
+from streams.core.stream import Cursor
 from streams.messages import Fetched, Held, Place, Topics
 from streams.operators import cut as cutting
 from streams.operators.cut import cut
-from streams.stream import Cursor
 
 TOPICS = Topics(["ev"], "lab")
 

@@ -14,16 +14,16 @@ from learners.learner import Learner, LearnerConfig, Prediction
 from pipeline.ledger import LedgerError
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
-from streams.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, Dead, Labels
+from streams.core.schema import Feature, Schema
+from streams.core.state_dict import State, copied, digest
+from streams.core.stream import Cursor, Stream
 from streams.operators.arrivals import LabelsById
 from streams.operators.guard import UniqueIds
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime
 from streams.operators.join import LabelJoin
 from streams.operators.probes import HoldOut
 from streams.operators.vocabulary import Vocabulary
-from streams.schema import Feature, Schema
-from streams.state import State, copied, digest
-from streams.stream import Cursor, Stream
 
 SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
 N = 300

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from pipeline.metrics import Prequential, auc, auc_of_histogram
+from streams.core.state_dict import State, copied, digest
 from streams.operators.join import Outcome
-from streams.state import State, copied, digest
 
 NONE = np.empty(0, np.int64)
 WINDOW, FADING = 200, 0.99

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.loop import BLOCK
 from pipeline.pace import block_size, paced
-from streams.batch import Batch
+from streams.core.batch import Batch
 from streams.testing import Event, ManualClock, TestStream
 
 

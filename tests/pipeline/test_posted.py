@@ -31,11 +31,11 @@ from pipeline.posted import BadLabels, Posted
 from pipeline.servable import Recipe, ServeConfig
 from pipeline.serve import Models, create_app
 from streams import outbox
-from streams.batch import Batch
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
 from streams.kafka import Kafka
 from streams.kafka_settings import KafkaConfig
 from streams.outbox import Message
-from streams.schema import Feature, Schema
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

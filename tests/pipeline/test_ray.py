@@ -28,10 +28,10 @@ from hypothesis import strategies as st
 
 from driving import ACTORS, ROOT, Driver, Place, until
 from experiments.client import Client, elec2_events
-from streams.batch import Batch
-from streams.live import ranges_of
+from streams.core.batch import Batch
+from streams.core.live_stream import ranges_of
+from streams.core.stream import Cursor, Stream
 from streams.recorded import Recorded, RecordedConfig
-from streams.stream import Cursor, Stream
 
 pytest.importorskip("ray")
 

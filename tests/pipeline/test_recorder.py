@@ -21,11 +21,11 @@ from pipeline.job import JobError, LoadedJob
 from pipeline.journal import Journal
 from pipeline.live import LiveBlocks
 from pipeline.recorder import Recorder
-from streams.batch import Batch, Dead
-from streams.live import LiveStream, Ranges, ranges_of
+from streams.core.batch import Batch, Dead
+from streams.core.live_stream import LiveStream, Ranges, ranges_of
+from streams.core.schema import Feature, Schema
+from streams.core.stream import Cursor, StreamConfig, StreamError
 from streams.recording import About, Recording, RecordingConfig, parts
-from streams.schema import Feature, Schema
-from streams.stream import Cursor, StreamConfig, StreamError
 
 
 class Counting(LiveStream):

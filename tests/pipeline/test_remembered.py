@@ -16,7 +16,7 @@ from pipeline import job as jobs
 from pipeline.remembered import Remembered, quantile
 from pipeline.run import Run
 from pipeline.watch import MetricRows
-from streams.schema import Feature, Schema
+from streams.core.schema import Feature, Schema
 
 WriteJob = Callable[..., Path]
 

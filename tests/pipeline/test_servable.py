@@ -20,7 +20,7 @@ from learners.registry import find
 from pipeline.build import Parts, build
 from pipeline.job import load
 from pipeline.servable import Servable, Snapshot, schema_of
-from streams.batch import Batch
+from streams.core.batch import Batch
 
 LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}  # type: ignore[type-abstract]
 SIZE, STOP, N = 16, 96, 192

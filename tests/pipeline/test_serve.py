@@ -39,8 +39,8 @@ from pipeline.job import load
 from pipeline.questions import BadEvents, Reader
 from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.serve import Answered, Models, create_app, warm
-from streams.batch import Batch, Ragged
-from streams.schema import Feature, Schema
+from streams.core.batch import Batch, Ragged
+from streams.core.schema import Feature, Schema
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0

@@ -16,8 +16,8 @@ from PIL import Image
 
 from streams.avalanche import AvalancheConfig, AvalancheStream, schema_of
 from streams.avalanche_library import import_avalanche
-from streams.batch import Batch
-from streams.stream import StreamError
+from streams.core.batch import Batch
+from streams.core.stream import StreamError
 
 HERE = Path()
 SIZES = (25, 14, 31)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from streams.avalanche_library import OwnRandom, import_avalanche
-from streams.stream import StreamError
+from streams.core.stream import StreamError
 
 
 def test_without_avalanche_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Dead, Labels, Ragged
+from streams.core.batch import Batch, Dead, Labels, Ragged
 
 texts = st.lists(st.text(max_size=5), max_size=12)
 

@@ -22,10 +22,10 @@ import pooch
 import pytest
 
 from streams import dataset_files
-from streams.batch import Ragged
+from streams.core.batch import Ragged
+from streams.core.stream import StreamError
 from streams.dataset_files import ORIGINS, Origin, find, kept
 from streams.datasets import Dataset, load
-from streams.stream import StreamError
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")

@@ -24,13 +24,13 @@ from pydantic import ValidationError
 from streams import broker as consumers
 from streams import kafka as module
 from streams import reread
-from streams.batch import Batch
 from streams.broker import connect
+from streams.core.batch import Batch
+from streams.core.live_stream import Ranges, Unreachable, ranges_of, reached
+from streams.core.stream import StreamError
 from streams.kafka import Kafka
 from streams.kafka_settings import KafkaConfig
-from streams.live import Ranges, Unreachable, ranges_of, reached
 from streams.messages import Fetched, Place
-from streams.stream import StreamError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -739,7 +739,7 @@ def test_confluent_kafka_is_not_installed() -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "streams.stream.StreamError: stream.library: confluent-kafka is not installed: pip "
+        "streams.core.stream.StreamError: stream.library: confluent-kafka is not installed: pip "
         "install 'everlearn[confluent]', or take kafka-python"
     )
 

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Dead, Labels
-from streams.live import before, ranges_of, reached, rest_of
+from streams.core.batch import Batch, Dead, Labels
+from streams.core.live_stream import before, ranges_of, reached, rest_of
 
 Item = tuple[str, int, int]
 """What a message is (event, label, dead, dead label), its partition and its position."""

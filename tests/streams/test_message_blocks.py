@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import Batch
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
+from streams.core.stream import StreamError
 from streams.decode import POSITION_BITS, Columns, Decoder, Named
 from streams.formats.format import Field, make
 from streams.formats.json import JsonConfig
 from streams.message_blocks import Blocks
 from streams.messages import Fetched, Place, Topics
-from streams.schema import Feature, Schema
-from streams.stream import StreamError
 
 TOPICS = Topics(["ev", "more"], "lab")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.moments import RunningMoments
-from streams.state import copied, digest
+from streams.core.running_moments import RunningMoments
+from streams.core.state_dict import copied, digest
 
 lengths = st.lists(st.integers(1, 20), min_size=1, max_size=8)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from streams.live import Unreachable
+from streams.core.live_stream import Unreachable
+from streams.core.stream import StreamError
 from streams.outbox import Message, Outbox, outbox
-from streams.stream import StreamError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 import streams.files
 import streams.recorded
-from streams.batch import Batch, Ragged
+from streams.core.batch import Batch, Ragged
+from streams.core.schema import Feature
+from streams.core.stream import Cursor, StreamError
 from streams.recorded import Recorded, RecordedConfig
-from streams.schema import Feature
-from streams.stream import Cursor, StreamError
 
 
 def recorded(folder: Path, path: Any, **settings: Any) -> Recorded:

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Dead, Labels, Ragged
-from streams.live import ranges_of, rest_of
+from streams.core.batch import Batch, Dead, Labels, Ragged
+from streams.core.live_stream import ranges_of, rest_of
+from streams.core.schema import Feature, Schema
+from streams.core.stream import Cursor, StreamError
 from streams.operators.cut import cut
 from streams.operators.vocabulary import Vocabulary
 from streams.recording import About, Part, Recording, RecordingConfig, path_of, timed
 from streams.recording_table import blocks_of, columns_of, table_of
-from streams.schema import Feature, Schema
-from streams.stream import Cursor, StreamError
 
 NUMBERS = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
 MIXED = Schema(

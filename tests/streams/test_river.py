@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from river import datasets
 from river.datasets import synth
 
-from streams.batch import Batch, Ragged
+from streams.core.batch import Batch, Ragged
+from streams.core.stream import StreamError
 from streams.river import River, RiverConfig
-from streams.stream import StreamError
 
 HERE = Path()
 

@@ -15,13 +15,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch import Array, Batch, Ragged
+from streams.core.batch import Array, Batch, Ragged
+from streams.core.schema import Feature
+from streams.core.stream import StreamError
 from streams.datasets import load
 from streams.operators.vocabulary import Vocabulary
 from streams.scenario import Scenario, ScenarioConfig
 from streams.scenarios import SCENARIOS
-from streams.schema import Feature
-from streams.stream import StreamError
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")

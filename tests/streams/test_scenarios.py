@@ -12,12 +12,12 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from scipy.stats import chisquare
 
-from streams.batch import Ragged
+from streams.core.batch import Ragged
+from streams.core.schema import Feature
+from streams.core.stream import StreamError
 from streams.datasets import DATASETS, Dataset
 from streams.plans import Plan
 from streams.scenarios import SCENARIOS, Layout, PowerLawTasks, Tasks, make_plan
-from streams.schema import Feature
-from streams.stream import StreamError
 from streams.transforms import Permuted, Rotated
 
 KINDS: list[dict[str, Any]] = [

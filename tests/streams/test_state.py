@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Ragged
-from streams.state import State, copied, digest, leaves, pack, unpack
+from streams.core.batch import Batch, Ragged
+from streams.core.state_dict import State, copied, digest, leaves, pack, unpack
 
 BASE: State = {
     "a": np.arange(6, dtype=np.int32).reshape(2, 3),

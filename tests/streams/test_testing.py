@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streams.testing
-from streams.batch import Batch, Ragged
-from streams.stream import StreamError
+from streams.core.batch import Batch, Ragged
+from streams.core.stream import StreamError
 from streams.testing import Abort, Aborted, End, Event, Label, ManualClock, Pause, TestStream
 
 

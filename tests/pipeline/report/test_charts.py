@@ -11,7 +11,7 @@ import pytest
 from pipeline.report import charts
 from pipeline.report.drawing import POINTS, thin
 from pipeline.report.findings import Curve, Evaluation, Mark, Result, Segment
-from streams.batch import Array
+from streams.core.batch import Array
 
 
 def told(figure: Any) -> Any:

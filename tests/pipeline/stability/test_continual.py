@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline.stability.continual import Continual, Curves, continual, knowledge
-from streams.batch import Array
-from streams.state import copied, digest, leaves
+from streams.core.batch import Array
+from streams.core.state_dict import copied, digest, leaves
 
 NAN = float("nan")
 Step = tuple[Any, ...]  # ("begin", untrained, task) or ("add", events, accuracy, ended)
@@ -553,7 +553,7 @@ def test_weights_of_one_task_alone_leave_it_as_it_was() -> None:
 
 def avalanche_metrics() -> Any:
     from streams.avalanche import import_avalanche
-    from streams.stream import StreamError
+    from streams.core.stream import StreamError
 
     try:
         import_avalanche()

@@ -7,7 +7,7 @@ import pytest
 from river import drift
 
 from pipeline.stability.drift import Adwin
-from streams.batch import Array
+from streams.core.batch import Array
 
 
 def changes(values: Array, clock: int = 1) -> list[int]:

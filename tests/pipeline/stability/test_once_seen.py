@@ -14,9 +14,9 @@ from pipeline.build import Parts, build
 from pipeline.checkpoint import read
 from pipeline.job import JobError, load
 from pipeline.stability.once_seen import OnceSeen, OnceSeenConfig, dense
-from streams.batch import Batch
+from streams.core.batch import Batch
+from streams.core.state_dict import digest
 from streams.operators.probes import HoldOut
-from streams.state import digest
 
 WriteJob = Callable[..., Path]
 ONCE = {"share": 0.05, "capacity": 200}

@@ -21,9 +21,9 @@ from pipeline.stability.plasticity import (
     stable_rank,
     weight_norm,
 )
-from streams.batch import Array, Batch
-from streams.schema import Feature, Schema
-from streams.state import copied, digest
+from streams.core.batch import Array, Batch
+from streams.core.schema import Feature, Schema
+from streams.core.state_dict import copied, digest
 
 TABLE = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "regression")
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from pipeline.checkpoint import read
 from pipeline.stability.probes import Probes, ProbesConfig, Segment
-from streams.batch import Array, Batch
+from streams.core.batch import Array, Batch
+from streams.core.state_dict import digest
 from streams.operators.join import NONE, Held, Outcome
 from streams.operators.probes import mix
-from streams.state import digest
 
 
 def events(start: int, stop: int, time: Array | None = None) -> Batch:
@@ -320,9 +320,9 @@ def test_what_cannot_be(write_job: Callable[..., Path], everlearn: Callable[...,
 
 FLIPS = """
 import numpy as np
-from streams.batch import Batch
-from streams.schema import Feature, Schema
-from streams.stream import Stream
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
+from streams.core.stream import Stream
 
 
 class Flips(Stream):

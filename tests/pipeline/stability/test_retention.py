@@ -12,9 +12,9 @@ from learners.learner import LearnerConfig, Prediction
 from learners.prior import Prior
 from pipeline.stability.probes import Segment
 from pipeline.stability.retention import Retention
-from streams.batch import Array, Batch
-from streams.schema import Feature, Schema, Task
-from streams.state import copied, digest
+from streams.core.batch import Array, Batch
+from streams.core.schema import Feature, Schema, Task
+from streams.core.state_dict import copied, digest
 
 NUMBER = (Feature("x", "numeric"),)
 

@@ -10,9 +10,9 @@ from learners.prior import Prior
 from pipeline.stability.once_seen import Kept
 from pipeline.stability.retention import wilson
 from pipeline.stability.since import Since
-from streams.batch import Array, Batch
-from streams.schema import Feature, Schema
-from streams.state import copied, digest
+from streams.core.batch import Array, Batch
+from streams.core.schema import Feature, Schema
+from streams.core.state_dict import copied, digest
 
 
 class Knows(Prior):

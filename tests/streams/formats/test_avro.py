@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from streams.core.stream import StreamError
 from streams.formats.avro import AvroConfig
 from streams.formats.format import Field, FieldKind, Format, make
-from streams.stream import StreamError
 
 fastavro = pytest.importorskip("fastavro")
 

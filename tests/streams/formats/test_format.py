@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from streams.core.stream import StreamError
 from streams.formats.format import FORMATS, AnyFormatConfig, Field, FieldKind, Format, Rows, make
-from streams.stream import StreamError
 
 descriptors: Any = pytest.importorskip("google.protobuf.descriptor_pb2")
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from streams.core.stream import StreamError
 from streams.formats.format import Field, Format, make
 from streams.formats.frames import FramesConfig
-from streams.stream import StreamError
 
 EVENT = {"id": "int64", "time": "float64", "label": "int8", "x": ["float32", 3]}
 FIELDS = [

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from streams.core.stream import StreamError
 from streams.formats.format import Field, FieldKind, Format, make
 from streams.formats.protobuf import ProtobufConfig
-from streams.stream import StreamError
 
 descriptors: Any = pytest.importorskip("google.protobuf.descriptor_pb2")
 timestamps: Any = pytest.importorskip("google.protobuf.timestamp_pb2")

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Labels
+from streams.core.batch import Batch, Labels
+from streams.core.state_dict import copied, digest
 from streams.operators.arrivals import LabelsById
-from streams.state import copied, digest
 
 NAN = math.nan
 

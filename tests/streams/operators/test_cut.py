@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, Dead, Labels
 from streams.operators import cut as module
 from streams.operators.cut import STREAK, cut
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, Dead, Labels
+from streams.core.state_dict import copied, digest
 from streams.operators.guard import TimeOrder, UniqueIds, set_aside
 from streams.operators.operator import Operator
-from streams.state import copied, digest
 
 
 def batch(ids: list[int], time: list[float] | None = None) -> Batch:

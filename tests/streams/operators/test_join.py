@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Labels, Ragged
+from streams.core.batch import Batch, Labels, Ragged
+from streams.core.state_dict import copied, digest
 from streams.operators.arrivals import LabelsById
 from streams.operators.in_rows import LabelsByEvents, LabelsByTime
 from streams.operators.join import LabelJoin
-from streams.state import copied, digest
 
 SIZES = (1, 7, 32)
 Trace = list[tuple[Any, ...]]

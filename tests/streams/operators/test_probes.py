@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streams.batch import Array, Batch, Ints
+from streams.core.batch import Array, Batch, Ints
 from streams.operators.probes import HoldOut, mix
 
 

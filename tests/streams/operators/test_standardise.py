@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams.batch import Batch, Ragged
-from streams.moments import RunningMoments
+from streams.core.batch import Batch, Ragged
+from streams.core.running_moments import RunningMoments
+from streams.core.schema import Feature, Schema
+from streams.core.state_dict import copied, digest
 from streams.operators.standardise import Standardise, StandardiseConfig
-from streams.schema import Feature, Schema
-from streams.state import copied, digest
 
 NUMBERS = Schema(tuple(Feature(name, "numeric") for name in "abc"), "classification")
 MIXED = Schema(

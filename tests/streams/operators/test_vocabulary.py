@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import Batch, Labels
+from streams.core.batch import Batch, Labels
 from streams.operators.vocabulary import Vocabulary
 
 NAMES = ("a", "b", "c", "d", "e")

@@ -16,11 +16,11 @@ from pydantic import (
     model_validator,
 )
 
-from streams.batch import Batch
 from streams.columns import Scalar
+from streams.core.batch import Batch
+from streams.core.schema import Schema
+from streams.core.settings import Settings
 from streams.operators.standardise import StandardiseConfig
-from streams.schema import Schema
-from streams.settings import Settings
 
 Cursor = dict[str, int]
 """Partition to the offset of the next event to read; ``{}`` is the beginning. Labels that come on

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.batch import Batch, ClassName, Ragged
+from streams.core.batch import Batch, ClassName, Ragged
 
 State = dict[str, Any]
 """Nested dictionary whose leaves are numpy arrays, or what JSON can say: str, int, float, bool,

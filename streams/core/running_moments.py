@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from streams.batch import Array
-from streams.state import State
+from streams.core.batch import Array
+from streams.core.state_dict import State
 
 _LIMIT = 100.0
 _ENOUGH = 10.0  # rows, by weight, whose spread tells what is absurd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from streams.batch import Batch
+from streams.core.batch import Batch
 
 STEP_S = 0.2
 

@@ -1,0 +1,1 @@
+"""What every stream shares: batches, schemas, cursors, settings and state."""
