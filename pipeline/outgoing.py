@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 
 from pipeline.poison import Poison
 from pipeline.tables import Table, floats, values
-from streams.columns import plain, seconds
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
+from streams.decoding.columns import plain, seconds
 from streams.files import PACKAGE_ROOT
 
 BLOCK_ROWS = 4096

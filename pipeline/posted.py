@@ -24,8 +24,8 @@ from pipeline.questions import MOST_DETAILS
 from pipeline.replies import listed
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.formats import cells
-from streams.formats.format import Field
+from streams.decoding.formats import python_values as cells
+from streams.decoding.formats.factory import Field
 from streams.kafka import Kafka
 from streams.kafka_settings import KafkaConfig
 from streams.messages import Messages

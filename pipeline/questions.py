@@ -21,13 +21,13 @@ import pyarrow as pa
 
 from learners.learner import line
 from pipeline.servable import Recipe, schema_of
-from streams.columns import Mask, identities, numbers, valid
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Feature
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.decode import Columns, Decoder
-from streams.images import images
+from streams.decoding.columns import Mask, identities, numbers, valid
+from streams.decoding.decoder import Columns, Decoder
+from streams.decoding.images import images
 
 MOST_DETAILS = 10
 """Events of a request whose reasons are told; the others are counted."""

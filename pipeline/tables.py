@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from streams.columns import identities, is_bytes, numbers, plain, to_numpy, whole
 from streams.core.batch import Floats
+from streams.decoding.columns import identities, is_bytes, numbers, plain, to_numpy, whole
 from streams.files import Csv, open_files
 
 HEAD_ROWS = 4096

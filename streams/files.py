@@ -24,9 +24,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from streams.columns import plain, seconds
 from streams.core.batch import Ints
 from streams.core.stream import Cursor, StreamError
+from streams.decoding.columns import plain, seconds
 
 CSV_BLOCK_BYTES = 4 << 20
 """Bytes of CSV text parsed at a time: no row may be longer."""

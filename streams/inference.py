@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from streams.columns import Scalar, numbers, plain, whole
 from streams.core.batch import ClassName
 from streams.core.schema import Feature, FeatureKind, Task
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.decode import Named
+from streams.decoding.columns import Scalar, numbers, plain, whole
+from streams.decoding.decoder import Named
+from streams.decoding.images import image_bytes, image_shape
 from streams.files import Csv, File
-from streams.images import image_bytes, image_shape
 
 HEAD_ROWS = 1_000
 """Rows at the head of the first file that kinds, shapes and the task are inferred from."""

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from streams.broker import Consumer, connect
-from streams.columns import Scalar
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, Ranges, Unreachable
 from streams.core.schema import Feature, FeatureKind, Schema
 from streams.core.stream import Cursor, StreamError
-from streams.decode import Columns, Decoder, Named
-from streams.formats.format import Field, FieldKind, make
+from streams.decoding.columns import Scalar
+from streams.decoding.decoder import Columns, Decoder, Named
+from streams.decoding.formats.factory import Field, FieldKind, make
 from streams.kafka_settings import KafkaConfig, KafkaLabel
 from streams.message_blocks import Blocks
 from streams.messages import Fetched, Held, Place, Topics

@@ -19,12 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from streams.columns import stated
 from streams.core.schema import FeatureKind
 from streams.core.settings import Settings, unknown
 from streams.core.stream import DeadLetters, LabelDelay, StreamConfig, StreamError
-from streams.formats.format import AnyFormatConfig
-from streams.formats.json import JsonConfig
+from streams.decoding.columns import stated
+from streams.decoding.formats.factory import AnyFormatConfig
+from streams.decoding.formats.json import JsonConfig
 from streams.recorded import LabelConfig
 
 _SECRET = re.compile("pass|secret|token|credential|pem|oauth", re.IGNORECASE)

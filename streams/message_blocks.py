@@ -9,8 +9,8 @@ import numpy as np
 
 from streams.core.batch import Array, Batch, Dead, Ints, Labels
 from streams.core.stream import StreamError
-from streams.decode import POSITION_BITS, Decoder
-from streams.formats.format import Format
+from streams.decoding.decoder import POSITION_BITS, Decoder
+from streams.decoding.formats.factory import Format
 from streams.messages import Messages
 from streams.operators.guard import set_aside
 

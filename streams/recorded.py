@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from pydantic import field_validator, model_validator
 
-from streams.columns import first_seen, stated
 from streams.core.batch import Array, Batch, ClassName, Dead, Ints, Labels
 from streams.core.schema import FeatureKind, Schema, Task
 from streams.core.settings import Settings
 from streams.core.stream import Cursor, LabelDelay, Stream, StreamConfig, StreamError
-from streams.decode import POSITION_BITS, Columns, Decoder, Named
+from streams.decoding.columns import first_seen, stated
+from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, Named
 from streams.files import File, open_files, seek
 from streams.inference import Head, dtype_of
 

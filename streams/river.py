@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import PositiveInt
 
-from streams.columns import Scalar, column_of
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema, Task
 from streams.core.stream import Cursor, Stream, StreamConfig, StreamError
-from streams.decode import Columns, Decoder, Named
+from streams.decoding.columns import Scalar, column_of
+from streams.decoding.decoder import Columns, Decoder, Named
 
 
 class RiverConfig(StreamConfig):

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.columns import Scalar, column_of, first_seen
 from streams.core.batch import Batch, ClassName, Labels
 from streams.core.schema import Feature, FeatureKind, Schema, Task
 from streams.core.stream import Cursor, Stream, StreamConfig, StreamError
-from streams.decode import Columns, Decoder, Named
+from streams.decoding.columns import Scalar, column_of, first_seen
+from streams.decoding.decoder import Columns, Decoder, Named
 
 
 class Aborted(Exception):  # noqa: N818 (what happened, as KeyboardInterrupt is)

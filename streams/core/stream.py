@@ -16,10 +16,10 @@ from pydantic import (
     model_validator,
 )
 
-from streams.columns import Scalar
 from streams.core.batch import Batch
 from streams.core.schema import Schema
 from streams.core.settings import Settings
+from streams.decoding.columns import Scalar
 from streams.operators.standardise import StandardiseConfig
 
 Cursor = dict[str, int]

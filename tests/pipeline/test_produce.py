@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 
 from pipeline.outgoing import Delay, Drift, Outgoing, Plan, ProduceError
 from pipeline.produce import command, produce
-from streams.formats.format import Field, make
-from streams.formats.frames import FramesConfig
-from streams.formats.json import JsonConfig
+from streams.decoding.formats.factory import Field, make
+from streams.decoding.formats.frames import FramesConfig
+from streams.decoding.formats.json import JsonConfig
 
 ROOT = Path(__file__).parents[2]
 

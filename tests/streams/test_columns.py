@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from streams.columns import first_seen, moment, seconds
+from streams.decoding.columns import first_seen, moment, seconds
 
 
 @pytest.mark.parametrize(

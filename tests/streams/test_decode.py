@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from streams.columns import column_of, numbers, seconds
 from streams.core.batch import Batch, Dead, Ragged
 from streams.core.schema import Feature, FeatureKind, Schema
 from streams.core.stream import StreamError
-from streams.decode import Columns, Decoder, Named
-from streams.images import image_shape
+from streams.decoding.columns import column_of, numbers, seconds
+from streams.decoding.decoder import Columns, Decoder, Named
+from streams.decoding.images import image_shape
 
 A = Feature("a", "numeric")
 PARTITION, OFFSET = 2, 100

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.core.stream import StreamError
-from streams.decode import POSITION_BITS, Columns, Decoder, Named
-from streams.formats.format import Field, make
-from streams.formats.json import JsonConfig
+from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, Named
+from streams.decoding.formats.factory import Field, make
+from streams.decoding.formats.json import JsonConfig
 from streams.message_blocks import Blocks
 from streams.messages import Fetched, Place, Topics
 

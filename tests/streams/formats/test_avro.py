@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from streams.core.stream import StreamError
-from streams.formats.avro import AvroConfig
-from streams.formats.format import Field, FieldKind, Format, make
+from streams.decoding.formats.avro import AvroConfig
+from streams.decoding.formats.factory import Field, FieldKind, Format, make
 
 fastavro = pytest.importorskip("fastavro")
 

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from streams.core.stream import StreamError
-from streams.formats.format import FORMATS, AnyFormatConfig, Field, FieldKind, Format, Rows, make
+from streams.decoding.formats.factory import (
+    FORMATS,
+    AnyFormatConfig,
+    Field,
+    FieldKind,
+    Format,
+    Rows,
+    make,
+)
 
 descriptors: Any = pytest.importorskip("google.protobuf.descriptor_pb2")
 

@@ -13,8 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from streams.core.stream import StreamError
-from streams.formats.format import Field, Format, make
-from streams.formats.frames import FramesConfig
+from streams.decoding.formats.factory import Field, Format, make
+from streams.decoding.formats.frames import FramesConfig
 
 EVENT = {"id": "int64", "time": "float64", "label": "int8", "x": ["float32", 3]}
 FIELDS = [

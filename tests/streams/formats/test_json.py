@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from streams.formats.format import Field, FieldKind, Rows, make
-from streams.formats.json import JsonConfig
+from streams.decoding.formats.factory import Field, FieldKind, Rows, make
+from streams.decoding.formats.json import JsonConfig
 
 
 def read(messages: list[bytes | None], *fields: Field) -> Rows:

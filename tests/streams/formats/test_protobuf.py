@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from streams.core.stream import StreamError
-from streams.formats.format import Field, FieldKind, Format, make
-from streams.formats.protobuf import ProtobufConfig
+from streams.decoding.formats.factory import Field, FieldKind, Format, make
+from streams.decoding.formats.protobuf import ProtobufConfig
 
 descriptors: Any = pytest.importorskip("google.protobuf.descriptor_pb2")
 timestamps: Any = pytest.importorskip("google.protobuf.timestamp_pb2")

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.formats import cells
-from streams.formats.codecs import HEADER, Framing, file_bytes, library, no_header
-from streams.formats.message import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats import python_values as cells
+from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats.extras import HEADER, Framing, file_bytes, library, no_header
 
 with warnings.catch_warnings():
     # pydantic warns of the name of a method that it keeps for users of its first version.

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from streams.columns import (
+from streams.core.batch import Array, Batch, ClassName, Column, Dead, Features, Floats, Ints, Ragged
+from streams.core.schema import Feature, Schema
+from streams.decoding.columns import (
     Mask,
     Scalar,
     as_text,
@@ -31,9 +33,7 @@ from streams.columns import (
     valid,
     vectors,
 )
-from streams.core.batch import Array, Batch, ClassName, Column, Dead, Features, Floats, Ints, Ragged
-from streams.core.schema import Feature, Schema
-from streams.images import images, images_of_lists
+from streams.decoding.images import images, images_of_lists
 
 POSITION_BITS = 40
 """An event without an id is named by its position: partition << 40 | offset."""

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import PositiveInt, field_validator
 
-from streams.columns import Mask
 from streams.core.batch import Array
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.formats.message import NO_VALUE, Field, Format, FormatConfig, Rows, table_of
+from streams.decoding.columns import Mask
+from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows, table_of
 
 Stored = Literal[
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64", "bool"

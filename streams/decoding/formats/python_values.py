@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.columns import Mask, seconds, utf8
-from streams.formats.message import Field, Rows, table_of
+from streams.decoding.columns import Mask, seconds, utf8
+from streams.decoding.formats.base import Field, Rows, table_of
 
 Values = list[Any]
 _REAL = {float, int}

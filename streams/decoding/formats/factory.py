@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from streams.formats.avro import Avro, AvroConfig
-from streams.formats.frames import Frames, FramesConfig
-from streams.formats.json import Json, JsonConfig
-from streams.formats.message import Field, FieldKind, Format, FormatConfig, Rows
-from streams.formats.protobuf import Protobuf, ProtobufConfig
+from streams.decoding.formats.avro import Avro, AvroConfig
+from streams.decoding.formats.base import Field, FieldKind, Format, FormatConfig, Rows
+from streams.decoding.formats.frames import Frames, FramesConfig
+from streams.decoding.formats.json import Json, JsonConfig
+from streams.decoding.formats.protobuf import Protobuf, ProtobufConfig
 
 __all__ = [
     "FORMATS",

@@ -9,9 +9,16 @@ from typing import Any, Literal, NamedTuple
 
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.formats import cells
-from streams.formats.codecs import HEADER, HEADER_BYTES, Framing, file_bytes, library, no_header
-from streams.formats.message import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats import python_values as cells
+from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats.extras import (
+    HEADER,
+    HEADER_BYTES,
+    Framing,
+    file_bytes,
+    library,
+    no_header,
+)
 
 
 class ProtobufConfig(FormatConfig):

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import orjson
 
-from streams.formats import cells
-from streams.formats.cells import show
-from streams.formats.message import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats import python_values as cells
+from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats.python_values import show
 
 
 class JsonConfig(FormatConfig):

@@ -1,0 +1,1 @@
+"""Bytes to columns to batches: message formats, column types, the decoder."""
