@@ -18,7 +18,7 @@ from learners.registry import find
 from streams.avalanche import schema_of
 from streams.avalanche_library import import_avalanche
 from streams.core.batch import Array, Batch
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 _LEAST = 1e-7
 """The least probability that is told: the loss of a certain and wrong prediction stays finite."""

@@ -30,8 +30,8 @@ from learners.learner import Learner, LearnerError, Prediction
 from streams.core.batch import Array, Batch, ClassName, Features, Ints, Ragged
 from streams.core.schema import Feature, FeatureKind, Schema, Task
 from streams.core.state_dict import State, copied, digest, leaves
-from streams.operators.in_rows import LabelsByEvents
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
+from streams.operators.labels_in_rows import LabelsByEvents
 
 Make = Callable[[Schema, int], Learner]
 NAMES: tuple[ClassName, ...] = ("a", "b", "c")

@@ -16,7 +16,7 @@ from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.schema import Schema, Task
 from streams.core.settings import Settings
 from streams.core.state_dict import State, leaves
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from streams.core.batch import Array, Batch, ClassName, Features, Ragged
 from streams.core.schema import Schema, Task
 from streams.core.settings import unknown
 from streams.core.state_dict import State
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 Spec = str | dict[str, Any] | list[Any]
 

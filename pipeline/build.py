@@ -15,14 +15,14 @@ from pipeline.stability.probes import Probes
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Stream, StreamError
-from streams.operators.arrivals import LabelsById
-from streams.operators.guard import TimeOrder, UniqueIds
-from streams.operators.in_rows import LabelsByEvents, LabelsByTime
-from streams.operators.join import LabelJoin
-from streams.operators.operator import Operator
-from streams.operators.probes import HoldOut
+from streams.operators.base import Operator
+from streams.operators.drop_duplicates import TimeOrder, UniqueIds
+from streams.operators.holdout import HoldOut
+from streams.operators.label_encoder import Vocabulary
+from streams.operators.label_join import LabelJoin
+from streams.operators.labels_by_id import LabelsById
+from streams.operators.labels_in_rows import LabelsByEvents, LabelsByTime
 from streams.operators.standardise import Standardise
-from streams.operators.vocabulary import Vocabulary
 
 
 class Parts(NamedTuple):

@@ -9,8 +9,8 @@ import numpy as np
 from streams.core.batch import Array, Batch
 from streams.core.state_dict import State
 from streams.core.stream import Cursor
-from streams.operators.join import Outcome
-from streams.operators.probes import mix
+from streams.operators.holdout import mix
+from streams.operators.label_join import Outcome
 
 FATES = ("learned", "probe", "expired", "dead", "unlabelled")
 

@@ -15,11 +15,11 @@ from pipeline.stability.probes import Probes, Segment
 from streams.core.batch import Array, Batch, Dead
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream
-from streams.operators.cut import cut
-from streams.operators.join import LabelJoin, Outcome, Revealed, Settled, outcome_of
-from streams.operators.operator import Operator
-from streams.operators.probes import HoldOut
-from streams.operators.vocabulary import Vocabulary
+from streams.operators.base import Operator
+from streams.operators.holdout import HoldOut
+from streams.operators.label_encoder import Vocabulary
+from streams.operators.label_join import LabelJoin, Outcome, Revealed, Settled, outcome_of
+from streams.operators.microbatch import cut
 
 BLOCK = 4096  # rows read at a time
 _SCORED_AT_ONCE = 16  # micro-batches; scoring them one by one costs several times as much

@@ -16,8 +16,8 @@ import numpy as np
 from streams.core.batch import Array, Ints
 from streams.core.schema import Task
 from streams.core.state_dict import State
-from streams.operators.join import Outcome, no_labels
-from streams.operators.probes import mix
+from streams.operators.holdout import mix
+from streams.operators.label_join import Outcome, no_labels
 
 _FOLD = 512  # outcomes are folded in blocks of this many, wherever the micro-batches end
 _BINS = 1024

@@ -30,7 +30,7 @@ from pipeline.posted import posted
 from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.serve import Answered, Models, create_app, warm
 from pipeline.ship import Shipment
-from streams.operators.join import NONE
+from streams.operators.label_join import NONE
 
 CPUS = 0.1
 """That a replica asks of the scheduler."""

@@ -21,7 +21,7 @@ from streams.core.schema import Feature
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
 from streams.dataset_files import cache, checksum_of, find, kept
-from streams.operators.probes import mix
+from streams.operators.holdout import mix
 
 
 @dataclass(frozen=True, slots=True, eq=False)

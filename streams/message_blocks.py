@@ -12,7 +12,7 @@ from streams.core.stream import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
 from streams.messages import Messages
-from streams.operators.guard import set_aside
+from streams.operators.drop_duplicates import set_aside
 
 Reader = tuple[Format, Decoder]
 """What turns values into a table, and a table into a batch."""

@@ -35,7 +35,7 @@ from pipeline.build import build
 from pipeline.loop import Loop
 from pipeline.run import Run, Watcher
 from streams.core.batch import Batch
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 JOB = Path(__file__).parents[1] / "jobs" / "elec2.yaml"
 RESULT = Path(__file__).parents[1] / "results" / "overhead.md"

@@ -20,8 +20,8 @@ from pipeline.stability.drift import Adwin
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.settings import Settings
 from streams.core.state_dict import State, pack, unpack
-from streams.operators.join import Held, Outcome, no_labels
-from streams.operators.probes import HoldOut, mix
+from streams.operators.holdout import HoldOut, mix
+from streams.operators.label_join import Held, Outcome, no_labels
 
 _ERRORS = 8  # outcomes that are averaged into one value for the drift detector
 _AT_ONCE = 256  # micro-batches with probes are folded in; one by one costs several times as much

@@ -15,7 +15,7 @@ from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema
 from streams.core.settings import Settings
 from streams.core.state_dict import State
-from streams.operators.operator import Operator
+from streams.operators.base import Operator
 
 
 class StandardiseConfig(Settings):

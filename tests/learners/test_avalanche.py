@@ -26,7 +26,7 @@ from streams.avalanche import AvalancheStream
 from streams.avalanche_library import import_avalanche
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)
 SCHEMA = Schema((Feature("x", "vector", (4,)),), "classification", (0, 1, 2))

@@ -7,7 +7,7 @@ from learners.no_change import NoChange
 from learners.prior import Prior
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 CLASSES = Schema((Feature("a", "numeric"),), "classification")
 TARGETS = Schema((Feature("a", "numeric"),), "regression")

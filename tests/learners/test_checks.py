@@ -21,7 +21,7 @@ from learners.river import River
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Schema
 from streams.core.state_dict import State
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)
 LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}

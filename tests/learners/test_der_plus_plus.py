@@ -13,7 +13,7 @@ from learners.replay import Replay
 from streams.core.batch import Batch, ClassName
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)
 SCHEMA = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(3)), "classification", (0, 1, 2))

@@ -10,7 +10,7 @@ from learners.finetune import Finetune
 from learners.network import NetworkLearner
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)
 SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification", (0, 1, 2))

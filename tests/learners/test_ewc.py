@@ -12,7 +12,7 @@ from learners.network import NetworkLearner
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)
 FEATURES = tuple(Feature(f"x{i}", "numeric") for i in range(3))

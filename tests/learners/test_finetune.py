@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from learners.finetune import Finetune
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)
 

@@ -14,7 +14,7 @@ from learners.replay import Replay
 from streams.core.batch import Array, Batch, Ragged
 from streams.core.schema import Feature, Schema, Task
 from streams.core.state_dict import copied, digest
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)
 TABLE = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(6)), "classification")

@@ -16,7 +16,7 @@ from streams.core.batch import Batch, ClassName
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import digest
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)
 SCHEMA = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(6)), "classification", (0, 1, 2))

@@ -31,8 +31,8 @@ from learners.prior import Prior
 from learners.river import River, RiverConfig, build
 from streams.core.batch import Batch, ClassName, Ragged
 from streams.core.schema import Feature, Schema
-from streams.operators.in_rows import LabelsByEvents
-from streams.operators.join import Revealed
+from streams.operators.label_join import Revealed
+from streams.operators.labels_in_rows import LabelsByEvents
 
 ELEC2 = Path(__file__).parents[2] / "streams" / "data" / "elec2.parquet"
 SCALED_LR = ["preprocessing.StandardScaler", "linear_model.LogisticRegression"]

@@ -12,7 +12,7 @@ import pytest
 from pipeline.ledger import FATES, Ledger, LedgerError
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.state_dict import copied, digest
-from streams.operators.join import Outcome
+from streams.operators.label_join import Outcome
 
 NONE = np.empty(0, np.int64)
 

@@ -19,8 +19,8 @@ from streams.core.batch import Batch, Dead, Labels
 from streams.core.live_stream import LiveStream, Ranges, Unreachable
 from streams.core.stream import Cursor
 from streams.messages import Fetched, Held, Place, Topics
-from streams.operators import cut as cutting
-from streams.operators.cut import cut
+from streams.operators import microbatch as cutting
+from streams.operators.microbatch import cut
 
 TOPICS = Topics(["ev"], "lab")
 

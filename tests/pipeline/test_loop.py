@@ -18,12 +18,12 @@ from streams.core.batch import Batch, Dead, Labels
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Cursor, Stream
-from streams.operators.arrivals import LabelsById
-from streams.operators.guard import UniqueIds
-from streams.operators.in_rows import LabelsByEvents, LabelsByTime
-from streams.operators.join import LabelJoin
-from streams.operators.probes import HoldOut
-from streams.operators.vocabulary import Vocabulary
+from streams.operators.drop_duplicates import UniqueIds
+from streams.operators.holdout import HoldOut
+from streams.operators.label_encoder import Vocabulary
+from streams.operators.label_join import LabelJoin
+from streams.operators.labels_by_id import LabelsById
+from streams.operators.labels_in_rows import LabelsByEvents, LabelsByTime
 
 SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
 N = 300

@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 
 from pipeline.metrics import Prequential, auc, auc_of_histogram
 from streams.core.state_dict import State, copied, digest
-from streams.operators.join import Outcome
+from streams.operators.label_join import Outcome
 
 NONE = np.empty(0, np.int64)
 WINDOW, FADING = 200, 0.99

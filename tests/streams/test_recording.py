@@ -18,8 +18,8 @@ from streams.core.batch import Batch, Dead, Labels, Ragged
 from streams.core.live_stream import ranges_of, rest_of
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor, StreamError
-from streams.operators.cut import cut
-from streams.operators.vocabulary import Vocabulary
+from streams.operators.label_encoder import Vocabulary
+from streams.operators.microbatch import cut
 from streams.recording import About, Part, Recording, RecordingConfig, path_of, timed
 from streams.recording_table import blocks_of, columns_of, table_of
 

@@ -19,7 +19,7 @@ from streams.core.batch import Array, Batch, Ragged
 from streams.core.schema import Feature
 from streams.core.stream import StreamError
 from streams.datasets import load
-from streams.operators.vocabulary import Vocabulary
+from streams.operators.label_encoder import Vocabulary
 from streams.scenario import Scenario, ScenarioConfig
 from streams.scenarios import SCENARIOS
 

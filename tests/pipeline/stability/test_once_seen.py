@@ -16,7 +16,7 @@ from pipeline.job import JobError, load
 from pipeline.stability.once_seen import OnceSeen, OnceSeenConfig, dense
 from streams.core.batch import Batch
 from streams.core.state_dict import digest
-from streams.operators.probes import HoldOut
+from streams.operators.holdout import HoldOut
 
 WriteJob = Callable[..., Path]
 ONCE = {"share": 0.05, "capacity": 200}

@@ -16,8 +16,8 @@ from pipeline.checkpoint import read
 from pipeline.stability.probes import Probes, ProbesConfig, Segment
 from streams.core.batch import Array, Batch
 from streams.core.state_dict import digest
-from streams.operators.join import NONE, Held, Outcome
-from streams.operators.probes import mix
+from streams.operators.holdout import mix
+from streams.operators.label_join import NONE, Held, Outcome
 
 
 def events(start: int, stop: int, time: Array | None = None) -> Batch:

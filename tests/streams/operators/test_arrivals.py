@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from streams.core.batch import Batch, Labels
 from streams.core.state_dict import copied, digest
-from streams.operators.arrivals import LabelsById
+from streams.operators.labels_by_id import LabelsById
 
 NAN = math.nan
 

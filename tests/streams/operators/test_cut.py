@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.core.batch import Batch, Dead, Labels
-from streams.operators import cut as module
-from streams.operators.cut import STREAK, cut
+from streams.operators import microbatch as module
+from streams.operators.microbatch import STREAK, cut
 
 
 def rows(n: int) -> Batch:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.state_dict import copied, digest
-from streams.operators.guard import TimeOrder, UniqueIds, set_aside
-from streams.operators.operator import Operator
+from streams.operators.base import Operator
+from streams.operators.drop_duplicates import TimeOrder, UniqueIds, set_aside
 
 
 def batch(ids: list[int], time: list[float] | None = None) -> Batch:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from streams.core.batch import Batch, Labels, Ragged
 from streams.core.state_dict import copied, digest
-from streams.operators.arrivals import LabelsById
-from streams.operators.in_rows import LabelsByEvents, LabelsByTime
-from streams.operators.join import LabelJoin
+from streams.operators.label_join import LabelJoin
+from streams.operators.labels_by_id import LabelsById
+from streams.operators.labels_in_rows import LabelsByEvents, LabelsByTime
 
 SIZES = (1, 7, 32)
 Trace = list[tuple[Any, ...]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streams.core.batch import Array, Batch, Ints
-from streams.operators.probes import HoldOut, mix
+from streams.operators.holdout import HoldOut, mix
 
 
 def chosen(ids: Ints, share: float, seed: int) -> Array:

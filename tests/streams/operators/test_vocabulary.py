@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.core.batch import Batch, Labels
-from streams.operators.vocabulary import Vocabulary
+from streams.operators.label_encoder import Vocabulary
 
 NAMES = ("a", "b", "c", "d", "e")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streams.core.batch import Batch, Dead, Floats
 from streams.core.state_dict import State
-from streams.operators.operator import Operator
+from streams.operators.base import Operator
 
 
 class UniqueIds(Operator):

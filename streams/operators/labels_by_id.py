@@ -12,7 +12,7 @@ import numpy as np
 
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.state_dict import State
-from streams.operators.join import (
+from streams.operators.label_join import (
     NONE,
     Chunk,
     LabelJoin,

@@ -8,7 +8,7 @@ import numpy as np
 
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.state_dict import State
-from streams.operators.join import Chunk, LabelJoin, Picked, Pieces, no_label
+from streams.operators.label_join import Chunk, LabelJoin, Picked, Pieces, no_label
 
 
 class LabelsByEvents(LabelJoin):
