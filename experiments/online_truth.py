@@ -32,7 +32,7 @@ from pipeline.build import Parts, build
 from pipeline.job import load
 from pipeline.stability.probes import Segment
 from pipeline.stability.retention import Retention
-from streams.scenario import Scenario
+from streams.scenarios.stream import Scenario
 
 DRAWS = 3
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -8,6 +8,6 @@ KINDS: dict[str, str] = {
     "recorded": "streams.recorded:Recorded",
     "recording": "streams.recording:Recording",
     "river": "streams.river:River",
-    "scenario": "streams.scenario:Scenario",
+    "scenario": "streams.scenarios.stream:Scenario",
 }
 """The import path of each kind of stream that a job may name."""

@@ -28,7 +28,7 @@ from pipeline.ledger import LedgerError
 from pipeline.run import RunError, versions
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.scenarios import SCENARIOS
+from streams.scenarios.layouts import SCENARIOS
 
 FORMAT = 1
 """Of a cell's result; one of another format is run anew."""

@@ -21,11 +21,11 @@ import numpy as np
 import pooch
 import pytest
 
-from streams import dataset_files
 from streams.core.batch import Ragged
 from streams.core.stream import StreamError
-from streams.dataset_files import ORIGINS, Origin, find, kept
-from streams.datasets import Dataset, load
+from streams.scenarios.datasets import Dataset, load
+from streams.scenarios.downloads import ORIGINS, Origin, find, kept
+from streams.scenarios.layouts import downloads as dataset_files
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from streams.core.batch import Array, Batch, Ragged
 from streams.core.schema import Feature
 from streams.core.stream import StreamError
-from streams.datasets import load
 from streams.operators.label_encoder import Vocabulary
-from streams.scenario import Scenario, ScenarioConfig
-from streams.scenarios import SCENARIOS
+from streams.scenarios.datasets import load
+from streams.scenarios.layouts import SCENARIOS
+from streams.scenarios.stream import Scenario, ScenarioConfig
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")

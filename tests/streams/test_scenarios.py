@@ -15,10 +15,10 @@ from scipy.stats import chisquare
 from streams.core.batch import Ragged
 from streams.core.schema import Feature
 from streams.core.stream import StreamError
-from streams.datasets import DATASETS, Dataset
-from streams.plans import Plan
-from streams.scenarios import SCENARIOS, Layout, PowerLawTasks, Tasks, make_plan
-from streams.transforms import Permuted, Rotated
+from streams.scenarios.datasets import DATASETS, Dataset
+from streams.scenarios.layouts import SCENARIOS, Layout, PowerLawTasks, Tasks, make_plan
+from streams.scenarios.plans import Plan
+from streams.scenarios.transforms import Permuted, Rotated
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "iid"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from streams.transforms import Permuted, Rotated
+from streams.scenarios.transforms import Permuted, Rotated
 
 
 def images(n: int, *shape: int) -> np.ndarray:

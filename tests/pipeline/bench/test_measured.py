@@ -19,7 +19,7 @@ from learners.learner import Learner
 from pipeline.bench.cell import Cell, job_of, run_cell
 from pipeline.bench.measured import Budget
 from streams.core.batch import Batch
-from streams.scenario import Scenario, ScenarioConfig
+from streams.scenarios.stream import Scenario, ScenarioConfig
 
 BORDERS = [269, 538, 809, 1078, 1343]  # of split-digits
 WATCHER = """

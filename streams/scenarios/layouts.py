@@ -16,8 +16,8 @@ from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 from streams.core.batch import Ints
 from streams.core.settings import Settings
 from streams.core.stream import StreamError
-from streams.datasets import Dataset
-from streams.plans import (
+from streams.scenarios.datasets import Dataset
+from streams.scenarios.plans import (
     HeldOut,
     Phase,
     Plan,
@@ -29,7 +29,7 @@ from streams.plans import (
     shuffled,
     with_noise,
 )
-from streams.transforms import Permuted, Rotated
+from streams.scenarios.transforms import Permuted, Rotated
 
 
 class Layout(Settings, ABC):

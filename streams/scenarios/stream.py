@@ -13,8 +13,8 @@ from streams.core.batch import Array, Batch, Features, Ints, Ragged
 from streams.core.schema import Schema
 from streams.core.settings import unknown
 from streams.core.stream import Cursor, Stream, StreamConfig
-from streams.datasets import DATASETS, load, validated
-from streams.scenarios import SCENARIOS, Tasks, make_plan
+from streams.scenarios.datasets import DATASETS, load, validated
+from streams.scenarios.layouts import SCENARIOS, Tasks, make_plan
 
 
 class ScenarioConfig(StreamConfig):
@@ -24,8 +24,8 @@ class ScenarioConfig(StreamConfig):
     key, as long as their kind is the same.
 
     Attributes:
-        name: one of those in ``streams.scenarios.SCENARIOS``.
-        dataset: one of those in ``streams.datasets.DATASETS``.
+        name: one of those in ``streams.scenarios.layouts.SCENARIOS``.
+        dataset: one of those in ``streams.scenarios.datasets.DATASETS``.
         tasks: the kind of scenario and its settings.
         events: at most so many in a phase; None: as many as there are.
         label_noise: the share of labels that another class replaces.

@@ -20,8 +20,8 @@ from streams.core.batch import Array, Ints, Ragged
 from streams.core.schema import Feature
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.dataset_files import cache, checksum_of, find, kept
 from streams.operators.holdout import mix
+from streams.scenarios.downloads import cache, checksum_of, find, kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)

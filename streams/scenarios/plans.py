@@ -10,8 +10,8 @@ import numpy as np
 
 from streams.core.batch import Array, Ints
 from streams.core.stream import StreamError
-from streams.datasets import Dataset
-from streams.transforms import Transform
+from streams.scenarios.datasets import Dataset
+from streams.scenarios.transforms import Transform
 
 
 @dataclass(frozen=True, slots=True, eq=False)
