@@ -24,7 +24,7 @@ from pipeline.tables import Table, floats, values
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
 from streams.decoding.columns import plain, seconds
-from streams.files import PACKAGE_ROOT
+from streams.files.readers import PACKAGE_ROOT
 
 BLOCK_ROWS = 4096
 KINDS = ("swap", "shift", "shuffle")

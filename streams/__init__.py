@@ -5,7 +5,7 @@ from __future__ import annotations
 KINDS: dict[str, str] = {
     "avalanche": "streams.avalanche:AvalancheStream",
     "kafka": "streams.kafka:Kafka",
-    "recorded": "streams.recorded:Recorded",
+    "recorded": "streams.files.stream:Recorded",
     "recording": "streams.recording:Recording",
     "river": "streams.river:River",
     "scenario": "streams.scenarios.stream:Scenario",

@@ -25,7 +25,7 @@ from streams.core.stream import DeadLetters, LabelDelay, StreamConfig, StreamErr
 from streams.decoding.columns import stated
 from streams.decoding.formats.factory import AnyFormatConfig
 from streams.decoding.formats.json import JsonConfig
-from streams.recorded import LabelConfig
+from streams.files.stream import LabelConfig
 
 _SECRET = re.compile("pass|secret|token|credential|pem|oauth", re.IGNORECASE)
 _USER = re.compile(r"//[^/@\s]*@")  # in a URL

@@ -31,7 +31,7 @@ from experiments.client import Client, elec2_events
 from streams.core.batch import Batch
 from streams.core.live_stream import ranges_of
 from streams.core.stream import Cursor, Stream
-from streams.recorded import Recorded, RecordedConfig
+from streams.files.stream import Recorded, RecordedConfig
 
 pytest.importorskip("ray")
 

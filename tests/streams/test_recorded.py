@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import streams.files
-import streams.recorded
+import streams.files.readers
+import streams.files.stream
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature
 from streams.core.stream import Cursor, StreamError
-from streams.recorded import Recorded, RecordedConfig
+from streams.files.stream import Recorded, RecordedConfig
 
 
 def recorded(folder: Path, path: Any, **settings: Any) -> Recorded:
@@ -147,8 +147,8 @@ def streams_of_all_sorts(
     labels = {"path": ["l0.csv", "l1.csv"], "id": "i", "label": "c", "time": "t"}
     apart = {"id": "id", "time": "t", "features": features, "label": None, "labels": labels}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.files, "CSV_BLOCK_BYTES", 150)
-        patch.setattr(streams.recorded, "LABEL_BLOCK_ROWS", 3)
+        patch.setattr(streams.files.readers, "CSV_BLOCK_BYTES", 150)
+        patch.setattr(streams.files.stream, "LABEL_BLOCK_ROWS", 3)
         yield {
             "parquet": of(".parquet", **full, segment="d"),
             "parquet by position": of(".parquet", features=["a"]),
@@ -250,7 +250,7 @@ def test_names_of_columns_in_a_file_that_is_not_all_utf8(tmp_path: Path) -> None
 
 def test_a_long_stretch_of_malformed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv(tmp_path / "a.csv", "a,y\n" + "1\n" * 300 + "2,u\n" + "3\n" * 300 + "4,v\n")
-    monkeypatch.setattr(streams.files, "CSV_BLOCK_BYTES", 64)
+    monkeypatch.setattr(streams.files.readers, "CSV_BLOCK_BYTES", 64)
     told = story(recorded(tmp_path, "a.csv", features={"numeric": ["a"]}).read({}, 10))
     assert [row[5] for row in told["rows"]] == [300, 601]
     assert len(told["dead"]) == 600
@@ -260,7 +260,7 @@ def test_a_long_stretch_of_malformed_rows(tmp_path: Path, monkeypatch: pytest.Mo
 def test_labels_come_just_before_the_first_event_of_their_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_rows: int
 ) -> None:
-    monkeypatch.setattr(streams.recorded, "LABEL_BLOCK_ROWS", label_rows)
+    monkeypatch.setattr(streams.files.stream, "LABEL_BLOCK_ROWS", label_rows)
     csv(tmp_path / "e.csv", "i,t,a\nA,1,1\nB,2,1\nC,4,1\nD,3,1\nE,6,1\n")
     csv(tmp_path / "l.csv", "i,y,k\nA,u,2\nB,v,3\nA,w,1\nC,u,4.5\nE,u,6\nD,v,99\nB,u,100\n")
     labels = {"path": "l.csv", "id": "i", "label": "y", "time": "k"}
@@ -636,7 +636,7 @@ def test_damage_within_a_file_is_said_in_a_line(tmp_path: Path) -> None:
 
 def test_a_row_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv(tmp_path / "a.csv", "a,y\n1,u\n2," + "v" * 500 + "\n")
-    monkeypatch.setattr(streams.files, "CSV_BLOCK_BYTES", 64)
+    monkeypatch.setattr(streams.files.readers, "CSV_BLOCK_BYTES", 64)
     with pytest.raises(StreamError, match=r"a\.csv cannot be read: a row is longer than"):
         list(recorded(tmp_path, "a.csv").read({}, 10))
 

@@ -19,7 +19,7 @@ from streams.core.stream import StreamError
 from streams.decoding.columns import Scalar, numbers, plain, whole
 from streams.decoding.decoder import Named
 from streams.decoding.images import image_bytes, image_shape
-from streams.files import Csv, File
+from streams.files.readers import Csv, File
 
 HEAD_ROWS = 1_000
 """Rows at the head of the first file that kinds, shapes and the task are inferred from."""

@@ -32,7 +32,7 @@ CSV_BLOCK_BYTES = 4 << 20
 """Bytes of CSV text parsed at a time: no row may be longer."""
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
-PACKAGE_ROOT = Path(__file__).parent.parent
+PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)

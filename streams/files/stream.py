@@ -24,8 +24,8 @@ from streams.core.settings import Settings
 from streams.core.stream import Cursor, LabelDelay, Stream, StreamConfig, StreamError
 from streams.decoding.columns import first_seen, stated
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, Named
-from streams.files import File, open_files, seek
-from streams.inference import Head, dtype_of
+from streams.files.readers import File, open_files, seek
+from streams.files.schema_inference import Head, dtype_of
 
 log = logging.getLogger(__name__)
 

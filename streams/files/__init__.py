@@ -1,0 +1,1 @@
+"""Streams from Parquet and CSV files."""
