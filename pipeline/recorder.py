@@ -1,8 +1,8 @@
 """A live stream, teed into Parquet beside the training.
 
 Blocks go into a bounded queue; a thread turns them into the parts of a recording
-(``streams/recording.py``). A part counts once it is whole, on the disk, and by its name; the lines
-of the journal that its blocks are named by are on the disk before. So a part stays true for ever: a
+(``streams/recordings/stream.py``). A part counts once it is whole, on the disk, and by its name; the
+lines of the journal that its blocks are named by are on the disk before. So a part stays true for ever: a
 run that goes on, however it ended, reads the blocks after the last part again by the journal, and
 the recording equals the journal.
 """
@@ -31,8 +31,8 @@ from streams.core.batch import Batch, Ragged
 from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.schema import Schema
 from streams.core.stream import Cursor, DeadLetters, Stream, StreamConfig, StreamError
-from streams.recording import ABOUT, About, Part, parts, path_of
-from streams.recording_table import table_of
+from streams.recordings.stream import ABOUT, About, Part, parts, path_of
+from streams.recordings.table import table_of
 
 PART_ROWS = 65_536
 PART_BYTES = 32 << 20

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.job import JobError, LoadedJob, check, importable, override, values
 from streams.core.stream import StreamError
-from streams.recording import About
+from streams.recordings.stream import About
 
 
 def replayed(

@@ -6,7 +6,7 @@ KINDS: dict[str, str] = {
     "avalanche": "streams.avalanche:AvalancheStream",
     "kafka": "streams.kafka:Kafka",
     "recorded": "streams.files.stream:Recorded",
-    "recording": "streams.recording:Recording",
+    "recording": "streams.recordings.stream:Recording",
     "river": "streams.river:River",
     "scenario": "streams.scenarios.stream:Scenario",
 }

@@ -31,7 +31,7 @@ from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, Ranges
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor, StreamConfig
-from streams.recording import Recording, RecordingConfig
+from streams.recordings.stream import Recording, RecordingConfig
 
 RESULT = Path(__file__).parents[1] / "results" / "recording.md"
 BLOCK, FEATURES = 4096, 20

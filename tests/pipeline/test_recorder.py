@@ -25,7 +25,7 @@ from streams.core.batch import Batch, Dead
 from streams.core.live_stream import LiveStream, Ranges, ranges_of
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor, StreamConfig, StreamError
-from streams.recording import About, Recording, RecordingConfig, parts
+from streams.recordings.stream import About, Recording, RecordingConfig, parts
 
 
 class Counting(LiveStream):

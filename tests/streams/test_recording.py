@@ -20,8 +20,8 @@ from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor, StreamError
 from streams.operators.label_encoder import Vocabulary
 from streams.operators.microbatch import cut
-from streams.recording import About, Part, Recording, RecordingConfig, path_of, timed
-from streams.recording_table import blocks_of, columns_of, table_of
+from streams.recordings.stream import About, Part, Recording, RecordingConfig, path_of, timed
+from streams.recordings.table import blocks_of, columns_of, table_of
 
 NUMBERS = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
 MIXED = Schema(

@@ -27,7 +27,7 @@ from streams.core.schema import Feature, FeatureKind, Schema, Task
 from streams.core.settings import Settings
 from streams.core.stream import Cursor, Stream, StreamConfig, StreamError
 from streams.decoding.columns import Scalar, stated
-from streams.recording_table import blocks_of
+from streams.recordings.table import blocks_of
 
 ABOUT = "recording.json"
 SLICE_S = 0.02

@@ -1,0 +1,1 @@
+"""A live run written to Parquet and read back exactly."""
