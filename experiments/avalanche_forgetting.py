@@ -20,7 +20,7 @@ from rich.table import Table
 
 from learners.avalanche_strategy import as_strategy
 from pipeline.stability.continual import continual
-from streams.avalanche_library import OwnRandom, import_avalanche
+from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 
 NETWORK = {"model": {"kind": "mlp", "hidden": [64]}, "optimizer": {"kind": "adam", "lr": 0.01}}
 OURS: dict[str, dict[str, Any]] = {

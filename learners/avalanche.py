@@ -21,12 +21,12 @@ from learners.descent import Adam, OptimizerConfig
 from learners.inputs import Inputs
 from learners.learner import Learner, LearnerConfig, LearnerError, Prediction, line
 from learners.registry import UnknownKind, load_object
-from streams.avalanche_library import OwnRandom, import_avalanche
 from streams.core.batch import Batch
 from streams.core.schema import Schema, Task
 from streams.core.settings import Settings
 from streams.core.state_dict import State
 from streams.core.stream import StreamError
+from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 
 ImportPath = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import learners
 from learners.learner import Learner, LearnerError, Prediction
 from learners.registry import find
-from streams.avalanche import schema_of
-from streams.avalanche_library import import_avalanche
 from streams.core.batch import Array, Batch
+from streams.integrations.avalanche import schema_of
+from streams.integrations.avalanche_library import import_avalanche
 from streams.operators.label_join import Revealed
 
 _LEAST = 1e-7

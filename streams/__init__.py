@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 KINDS: dict[str, str] = {
-    "avalanche": "streams.avalanche:AvalancheStream",
+    "avalanche": "streams.integrations.avalanche:AvalancheStream",
     "kafka": "streams.kafka:Kafka",
     "recorded": "streams.files.stream:Recorded",
     "recording": "streams.recordings.stream:Recording",
-    "river": "streams.river:River",
+    "river": "streams.integrations.river:River",
     "scenario": "streams.scenarios.stream:Scenario",
 }
 """The import path of each kind of stream that a job may name."""

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from pipeline.bench.cell import Cell, job_of, run_cell
 from pipeline.bench.measured import Budget
-from streams.avalanche_library import OwnRandom, import_avalanche
+from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 from streams.scenarios.stream import Scenario
 
 RESULT = Path(__file__).parents[1] / "results" / "replay_speed.md"

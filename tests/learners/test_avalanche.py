@@ -21,11 +21,11 @@ from learners.learner import Learner, LearnerError, Prediction
 from learners.prior import Prior
 from learners.replay import Replay
 from pipeline.stability.continual import Continual, continual
-from streams.avalanche import AvalancheConfig as StreamConfig
-from streams.avalanche import AvalancheStream
-from streams.avalanche_library import import_avalanche
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
+from streams.integrations.avalanche import AvalancheConfig as StreamConfig
+from streams.integrations.avalanche import AvalancheStream
+from streams.integrations.avalanche_library import import_avalanche
 from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from streams.avalanche import AvalancheConfig, AvalancheStream, schema_of
-from streams.avalanche_library import import_avalanche
 from streams.core.batch import Batch
 from streams.core.stream import StreamError
+from streams.integrations.avalanche import AvalancheConfig, AvalancheStream, schema_of
+from streams.integrations.avalanche_library import import_avalanche
 
 HERE = Path()
 SIZES = (25, 14, 31)

@@ -15,7 +15,7 @@ from river.datasets import synth
 
 from streams.core.batch import Batch, Ragged
 from streams.core.stream import StreamError
-from streams.river import River, RiverConfig
+from streams.integrations.river import River, RiverConfig
 
 HERE = Path()
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from streams.avalanche_library import OwnRandom, import_avalanche, one_line
 from streams.core.batch import Array, Batch, ClassName, Dead, Ints
 from streams.core.schema import Feature, Schema
 from streams.core.settings import unknown
 from streams.core.stream import Cursor, Stream, StreamConfig, StreamError
+from streams.integrations.avalanche_library import OwnRandom, import_avalanche, one_line
 
 
 class AvalancheConfig(StreamConfig):

@@ -1,0 +1,1 @@
+"""Data sets of river and benchmarks of Avalanche as streams."""
