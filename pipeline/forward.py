@@ -20,9 +20,9 @@ from pipeline.job import JobError
 from pipeline.run import Run, Watcher
 from streams.core.live_stream import Unreachable
 from streams.core.stream import Cursor, StreamError
-from streams.kafka import Kafka
-from streams.messages import Place
-from streams.outbox import Message, Outbox
+from streams.kafka.clients.producer import Message, Outbox
+from streams.kafka.records import Place
+from streams.kafka.stream import Kafka
 
 AT_ONCE = 500
 """Letters in a round; after each it is written down how far they have come."""

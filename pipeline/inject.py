@@ -13,9 +13,9 @@ from typing import IO, Any, NamedTuple
 from pipeline.dead_letters import Letter
 from pipeline.folder import INJECTED
 from pipeline.job import JobError
-from streams.kafka import Kafka
-from streams.messages import Place
-from streams.outbox import Message, Outbox
+from streams.kafka.clients.producer import Message, Outbox
+from streams.kafka.records import Place
+from streams.kafka.stream import Kafka
 
 HEADER = "everlearn-reinjected"
 AT_ONCE = 500

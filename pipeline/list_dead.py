@@ -23,7 +23,7 @@ from pipeline.dead_letters import FILE, Letter, kind, letters
 from pipeline.inject import Injected, Injector
 from pipeline.job import JobError
 from streams.core.stream import StreamError
-from streams.kafka import Kafka
+from streams.kafka.stream import Kafka
 
 SHOWN = 20
 """Letters in the table where it is not said how many."""

@@ -26,10 +26,10 @@ from streams.core.settings import unknown
 from streams.core.stream import StreamError
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.factory import Field
-from streams.kafka import Kafka
-from streams.kafka_settings import KafkaConfig
-from streams.messages import Messages
-from streams.outbox import Message, Outbox
+from streams.kafka.clients.producer import Message, Outbox
+from streams.kafka.config import KafkaConfig
+from streams.kafka.records import Messages
+from streams.kafka.stream import Kafka
 
 WAIT_S = 5.0
 """How long a request waits for the broker."""

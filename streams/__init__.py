@@ -4,7 +4,7 @@ from __future__ import annotations
 
 KINDS: dict[str, str] = {
     "avalanche": "streams.integrations.avalanche:AvalancheStream",
-    "kafka": "streams.kafka:Kafka",
+    "kafka": "streams.kafka.stream:Kafka",
     "recorded": "streams.files.stream:Recorded",
     "recording": "streams.recordings.stream:Recording",
     "river": "streams.integrations.river:River",

@@ -17,10 +17,10 @@ import pytest
 
 from pipeline.lag import Lag
 from pipeline.ledger import Ledger
-from streams import kafka as module
 from streams.core.live_stream import Unreachable, ranges_of
-from streams.kafka import Kafka
-from streams.kafka_settings import KafkaConfig
+from streams.kafka.config import KafkaConfig
+from streams.kafka.stream import Kafka
+from streams.kafka.stream import stream as module
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

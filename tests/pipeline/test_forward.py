@@ -18,9 +18,9 @@ from pipeline.dead_letters import DeadFile
 from pipeline.folder import FORWARDED
 from pipeline.forward import Forwarder
 from streams.core.batch import Dead
-from streams.kafka import Kafka
-from streams.kafka_settings import KafkaConfig
-from streams.outbox import SEND_S
+from streams.kafka.clients.producer import SEND_S
+from streams.kafka.config import KafkaConfig
+from streams.kafka.stream import Kafka
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

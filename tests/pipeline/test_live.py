@@ -18,7 +18,7 @@ from pipeline.live import LiveBlocks, Stopped
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.live_stream import LiveStream, Ranges, Unreachable
 from streams.core.stream import Cursor
-from streams.messages import Fetched, Held, Place, Topics
+from streams.kafka.records import Fetched, Held, Place, Topics
 from streams.operators import microbatch as cutting
 from streams.operators.microbatch import cut
 

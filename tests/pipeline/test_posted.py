@@ -30,12 +30,12 @@ from pipeline.follow import Follower
 from pipeline.posted import BadLabels, Posted
 from pipeline.servable import Recipe, ServeConfig
 from pipeline.serve import Models, create_app
-from streams import outbox
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
-from streams.kafka import Kafka
-from streams.kafka_settings import KafkaConfig
-from streams.outbox import Message
+from streams.kafka.clients.producer import Message
+from streams.kafka.config import KafkaConfig
+from streams.kafka.stream import Kafka
+from streams.kafka.stream.clients import producer as outbox
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

@@ -21,16 +21,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from streams import broker as consumers
-from streams import kafka as module
-from streams import reread
-from streams.broker import connect
 from streams.core.batch import Batch
 from streams.core.live_stream import Ranges, Unreachable, ranges_of, reached
 from streams.core.stream import StreamError
-from streams.kafka import Kafka
-from streams.kafka_settings import KafkaConfig
-from streams.messages import Fetched, Place
+from streams.kafka.clients.consumer import connect
+from streams.kafka.config import KafkaConfig
+from streams.kafka.records import Fetched, Place
+from streams.kafka.stream import Kafka
+from streams.kafka.stream import range_reader as reread
+from streams.kafka.stream import stream as module
+from streams.kafka.stream.clients import consumer as consumers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -273,7 +273,7 @@ def test_a_topic_that_is_not_there(broker: str, producer: Any, library: str) -> 
 def test_nobody_there(library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.setattr(consumers, "REACH_S", 0.7)
     if library == "confluent-kafka":
-        from streams import broker_confluent
+        from streams.kafka.stream.clients import confluent_consumer as broker_confluent
 
         monkeypatch.setattr(broker_confluent, "REACH_S", 0.7)
     kafka = stream(Topic("127.0.0.1:1", None, "t"), library)
@@ -565,7 +565,7 @@ def test_what_was_deleted_meanwhile() -> None:
     with pytest.raises(StreamError, match=gone), consumer._errors():
         raise OffsetOutOfRangeError({TopicPartition("t", 3): 17})
     confluent_kafka = pytest.importorskip("confluent_kafka")
-    from streams.broker_confluent import Confluent
+    from streams.kafka.clients.confluent_consumer import Confluent
 
     other = object.__new__(Confluent)
     other._library, other._servers, other._refused = confluent_kafka, "s:1", ""
@@ -731,7 +731,7 @@ def until(holds: Callable[[], object], seconds: float = 30) -> None:
 def test_confluent_kafka_is_not_installed() -> None:
     code = (
         "import sys; sys.modules['confluent_kafka'] = None\n"
-        "from streams.broker import connect\n"
+        "from streams.kafka.clients.consumer import connect\n"
         "connect('confluent-kafka', 'localhost:1', 'g', {})"
     )
     root = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ from streams.core.stream import StreamError
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, Named
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.json import JsonConfig
-from streams.message_blocks import Blocks
-from streams.messages import Fetched, Place, Topics
+from streams.kafka.records import Fetched, Place, Topics
+from streams.kafka.records_to_batch import Blocks
 
 TOPICS = Topics(["ev", "more"], "lab")
 

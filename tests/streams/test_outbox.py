@@ -11,7 +11,7 @@ import pytest
 
 from streams.core.live_stream import Unreachable
 from streams.core.stream import StreamError
-from streams.outbox import Message, Outbox, outbox
+from streams.kafka.clients.producer import Message, Outbox, outbox
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -81,7 +81,7 @@ def test_a_version_that_is_no_list(version: Any) -> None:
 
 
 def test_nobody_there(library: str, brokers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("streams.outbox", "streams.outbox_confluent"):
+    for module in ("streams.kafka.clients.producer", "streams.kafka.clients.confluent_producer"):
         monkeypatch.setattr(f"{module}.REACH_S", 0.5)
         monkeypatch.setattr(f"{module}.SEND_S", 1.5)
     box = outbox(library, f"127.0.0.1:{brokers.free_port()}", {})

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from streams.broker import REACH_S, Assigned, Consumer
 from streams.core.live_stream import Unreachable
 from streams.core.stream import StreamError
-from streams.messages import Fetched, Place
+from streams.kafka.clients.consumer import REACH_S, Assigned, Consumer
+from streams.kafka.records import Fetched, Place
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # what librdkafka says is for those who ask for it

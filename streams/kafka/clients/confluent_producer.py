@@ -10,8 +10,8 @@ from typing import Any
 
 from streams.core.live_stream import Unreachable
 from streams.core.stream import StreamError
-from streams.messages import Place
-from streams.outbox import LARGEST, QUIET_S, REACH_S, SEND_S, Message, Outbox
+from streams.kafka.clients.producer import LARGEST, QUIET_S, REACH_S, SEND_S, Message, Outbox
+from streams.kafka.records import Place
 
 log = logging.getLogger(__name__)
 

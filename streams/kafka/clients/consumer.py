@@ -19,7 +19,7 @@ import numpy as np
 from streams.core.live_stream import Unreachable
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
-from streams.messages import Fetched, Place
+from streams.kafka.records import Fetched, Place
 
 log = logging.getLogger(__name__)
 
@@ -263,8 +263,8 @@ class KafkaPython(Consumer):
 
 
 LIBRARIES: dict[str, str] = {
-    "kafka-python": "streams.broker:KafkaPython",
-    "confluent-kafka": "streams.broker_confluent:Confluent",
+    "kafka-python": "streams.kafka.clients.consumer:KafkaPython",
+    "confluent-kafka": "streams.kafka.clients.confluent_consumer:Confluent",
 }
 
 

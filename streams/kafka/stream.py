@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.broker import Consumer, connect
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, Ranges, Unreachable
 from streams.core.schema import Feature, FeatureKind, Schema
@@ -25,11 +24,12 @@ from streams.core.stream import Cursor, StreamError
 from streams.decoding.columns import Scalar
 from streams.decoding.decoder import Columns, Decoder, Named
 from streams.decoding.formats.factory import Field, FieldKind, make
-from streams.kafka_settings import KafkaConfig, KafkaLabel
-from streams.message_blocks import Blocks
-from streams.messages import Fetched, Held, Place, Topics
-from streams.outbox import Outbox, outbox
-from streams.reread import NEAR, Rereader, after_last
+from streams.kafka.clients.consumer import Consumer, connect
+from streams.kafka.clients.producer import Outbox, outbox
+from streams.kafka.config import KafkaConfig, KafkaLabel
+from streams.kafka.range_reader import NEAR, Rereader, after_last
+from streams.kafka.records import Fetched, Held, Place, Topics
+from streams.kafka.records_to_batch import Blocks
 
 IDLE_S = 0.2
 """After so long without a message a reader is told that there is none."""

@@ -11,7 +11,7 @@ from streams.core.batch import Array, Batch, Dead, Ints, Labels
 from streams.core.stream import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
-from streams.messages import Messages
+from streams.kafka.records import Messages
 from streams.operators.drop_duplicates import set_aside
 
 Reader = tuple[Format, Decoder]

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from streams.broker import Consumer
 from streams.core.live_stream import Unreachable
 from streams.core.stream import StreamError
-from streams.messages import BLOCK_BYTES, Fetched, Place
+from streams.kafka.clients.consumer import Consumer
+from streams.kafka.records import BLOCK_BYTES, Fetched, Place
 
 POLL_S = 0.2
 """How long one look for messages may take."""

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
-from streams.broker import TRANSACTIONS, heard, version_of
 from streams.core.live_stream import Unreachable
 from streams.core.stream import StreamError
-from streams.messages import Place
+from streams.kafka.clients.consumer import TRANSACTIONS, heard, version_of
+from streams.kafka.records import Place
 
 REACH_S = 10.0
 """How long a broker may take to answer a question before it counts as away."""
@@ -229,7 +229,7 @@ def outbox(library: str, servers: str, options: Mapping[str, Any]) -> Outbox:
 
 
 def _confluent() -> type[Outbox]:
-    from streams.outbox_confluent import Confluent
+    from streams.kafka.clients.confluent_producer import Confluent
 
     return Confluent
 

@@ -1,0 +1,1 @@
+"""One consumer and one producer interface over kafka-python and confluent-kafka."""
