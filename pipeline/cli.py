@@ -22,7 +22,7 @@ from pipeline import list_dead
 from pipeline.doctor import report
 from pipeline.folder import RunFolder
 from pipeline.journal import Journal
-from pipeline.produce import command as produce
+from streams.produce.produce import command as produce
 
 if TYPE_CHECKING:
     from pipeline.cluster import RayRun

@@ -17,7 +17,7 @@ import yaml
 
 from pipeline import job as jobs
 from pipeline.cli import app
-from pipeline.produce import command as produce
+from streams.produce.produce import command as produce
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"

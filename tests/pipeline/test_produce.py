@@ -22,11 +22,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.outgoing import Delay, Drift, Outgoing, Plan, ProduceError
-from pipeline.produce import command, produce
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.frames import FramesConfig
 from streams.decoding.formats.json import JsonConfig
+from streams.produce.messages import Delay, Drift, Outgoing, Plan, ProduceError
+from streams.produce.produce import command, produce
 
 ROOT = Path(__file__).parents[2]
 
@@ -417,7 +417,7 @@ def test_the_command_says_what_is_wrong(broker: str, table: Callable[..., Path])
 
 
 def test_a_broker_that_is_away(table: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.senders.REACH_S", 0.5)
+    monkeypatch.setattr("streams.produce.senders.REACH_S", 0.5)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))  # bound, but nobody listens
         port = s.getsockname()[1]
@@ -427,10 +427,10 @@ def test_a_broker_that_is_away(table: Callable[..., Path], monkeypatch: pytest.M
 
 
 IMPATIENT = """
-import typer, pipeline.produce, pipeline.senders
-pipeline.senders.REACH_S, pipeline.senders.DELIVERY_S = 1.0, 1.5
+import typer, streams.produce.produce, streams.produce.senders
+streams.produce.senders.REACH_S, streams.produce.senders.DELIVERY_S = 1.0, 1.5
 app = typer.Typer()
-app.command()(pipeline.produce.command)
+app.command()(streams.produce.produce.command)
 app()
 """
 

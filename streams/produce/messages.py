@@ -19,12 +19,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.poison import Poison
-from pipeline.tables import Table, floats, values
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
 from streams.decoding.columns import plain, seconds
 from streams.files.readers import PACKAGE_ROOT
+from streams.produce.faults import Poison
+from streams.produce.table import Table, floats, values
 
 BLOCK_ROWS = 4096
 KINDS = ("swap", "shift", "shuffle")

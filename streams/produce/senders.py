@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from learners.learner import line
-from pipeline.outgoing import Message, ProduceError
+from streams.produce.messages import Message, ProduceError
 
 REACH_S = 10.0
 """How long a broker may take to answer before it counts as away."""

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.outgoing import Delay, Drift, Outgoing, Plan, ProduceError
-from pipeline.senders import Confluent, KafkaPython, Sender, SendError, prepare
 from streams.core.stream import StreamError
+from streams.produce.messages import Delay, Drift, Outgoing, Plan, ProduceError
+from streams.produce.senders import Confluent, KafkaPython, Sender, SendError, prepare
 
 CHUNK_EVENTS = 2048
 

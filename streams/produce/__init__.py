@@ -1,0 +1,1 @@
+"""`everlearn produce`: a file sent to a topic, with delays, drift and faults."""
