@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffers.admission import Admission
-from buffers.recall import Outcome, Recall
-from buffers.rules import ADMISSIONS, RECALLS
+from buffers.admission.base import Admission
+from buffers.recall.base import Outcome, Recall
+from buffers.registry import ADMISSIONS, RECALLS
 from buffers.store import ColumnStore
 
 Array = NDArray[Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from buffers.forgetting_curve import ForgettingCurve
+from buffers.recall.by_forgetting_curve import ForgettingCurve
 
 
 class Reversed(ForgettingCurve):

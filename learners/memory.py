@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import PositiveInt, TypeAdapter, ValidationError, field_validator
 
 from buffers.buffer import Buffer
-from buffers.recall import Recall
-from buffers.rules import ADMISSIONS, RECALLS
+from buffers.recall.base import Recall
+from buffers.registry import ADMISSIONS, RECALLS
 from learners.learner import line
 from learners.registry import UnknownKind, load_object
 from streams.core.settings import Settings, unknown
@@ -112,7 +112,7 @@ def _rule(name: Any) -> type[Recall]:
         except UnknownKind as error:
             raise ValueError(str(error)) from None
         if not (inspect.isclass(found) and issubclass(found, Recall)):
-            raise ValueError(f"{name} is not a subclass of buffers.recall.Recall")
+            raise ValueError(f"{name} is not a subclass of buffers.recall.base.Recall")
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
             raise ValueError(f"{name} is abstract: it does not define {', '.join(missing)}")
         if not isinstance(getattr(found, "name", None), str):

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from buffers.buffer import Sample
-from buffers.recall import Outcome
+from buffers.recall.base import Outcome
 from learners import models
 from learners.augment import Augmentation, AugmentConfig, augmentation
 from learners.learner import LearnerError, MemorySeen

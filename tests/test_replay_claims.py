@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from buffers.buffer import Buffer
-from buffers.forgetting_curve import ForgettingCurve
+from buffers.recall.by_forgetting_curve import ForgettingCurve
 from learners.rehearsal import Rehearsal
 from pipeline.bench.cell import Cell, built, job_of, run_cell
 from pipeline.bench.measured import Budget

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from buffers.admission import Admission
+from buffers.admission.base import Admission
 from buffers.buffer import Array, Buffer
-from buffers.recall import Ints, Outcome, Recall
-from buffers.rules import ADMISSIONS, RECALLS
+from buffers.recall.base import Ints, Outcome, Recall
+from buffers.registry import ADMISSIONS, RECALLS
 
 RESULT = Path(__file__).parents[1] / "results" / "buffers.md"
 WIDTHS = {"MNIST": 784, "CIFAR": 3072}

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.admission import MAX_CLASSES, Admission, ClassBalanced, RandomInsert, Reservoir, Ring
-from buffers.rules import ADMISSIONS
+from buffers.admission.base import (
+    MAX_CLASSES,
+    Admission,
+    ClassBalanced,
+    RandomInsert,
+    Reservoir,
+    Ring,
+)
+from buffers.registry import ADMISSIONS
 
 Cuts = st.lists(st.integers(0, 40), max_size=12)
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from buffers.age import ByAge, Exponential, PowerLaw
+from buffers.recall.by_age import ByAge, Exponential, PowerLaw
 
 
 def chances(rule: ByAge, n: int, draws: int) -> np.ndarray:

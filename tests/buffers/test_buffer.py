@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.admission import Ring
+from buffers.admission.base import Ring
 from buffers.buffer import Buffer
-from buffers.recall import Ints, Outcome, Uniform
-from buffers.rules import ADMISSIONS, RECALLS
+from buffers.recall.base import Ints, Outcome, Uniform
+from buffers.registry import ADMISSIONS, RECALLS
 
 PAIRS = [(admission, recall) for admission in ADMISSIONS for recall in RECALLS]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from buffers.buffer import Buffer
-from buffers.candidates import Candidates, HighestLoss, MaximalInterference
+from buffers.recall.by_loss import Candidates, HighestLoss, MaximalInterference
 
 
 @pytest.mark.parametrize("rule", [HighestLoss, MaximalInterference])

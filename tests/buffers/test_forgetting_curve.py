@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.forgetting_curve import ForgettingCurve, retention
-from buffers.recall import Outcome
+from buffers.recall.base import Outcome
+from buffers.recall.by_forgetting_curve import ForgettingCurve, retention
 from experiments.controls import Reversed
 
 Times = st.floats(0, 1e4)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from buffers.admission import ClassBalanced
-from buffers.herding import Herding
+from buffers.admission.base import ClassBalanced
+from buffers.admission.herding import Herding
 
 
 def offered(n: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

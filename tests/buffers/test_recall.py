@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buffers.buffer import Buffer
-from buffers.recall import Outcome, Uniform
-from buffers.rules import RECALLS
+from buffers.recall.base import Outcome, Uniform
+from buffers.registry import RECALLS
 
 
 @given(k=st.integers(0, 80), filled=st.integers(0, 400), seed=st.integers(0, 99))

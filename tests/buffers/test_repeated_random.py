@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.repeated_random import RepeatedRandom
+from buffers.recall.repeated_random import RepeatedRandom
 
 
 @given(n=st.integers(1, 60), ks=st.lists(st.integers(0, 60), max_size=40), seed=st.integers(0, 99))

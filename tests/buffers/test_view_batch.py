@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buffers.buffer import Buffer
-from buffers.view_batch import ViewBatch
+from buffers.recall.when_due import ViewBatch
 
 RNG = np.random.default_rng(0)
 

@@ -3,8 +3,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from buffers.recall import Ints
-from buffers.weighted import Weighted, Weights
+from buffers.recall.base import Ints
+from buffers.recall.weighted_base import Weighted, Weights
 
 
 class Fixed(Weighted):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from buffers.recall import Ints, Recall
-from buffers.rules import ADMISSIONS, RECALLS
+from buffers.recall.base import Ints, Recall
+from buffers.registry import ADMISSIONS, RECALLS
 from learners.memory import BufferConfig
 from learners.view_batch import ViewBatchBuffer
 
@@ -87,12 +87,15 @@ def test_settings_are_those_of_the_rule(recall: str, settings: dict[str, Any]) -
         ({}, "kind: which rule? There are: uniform"),
         ([1, 2], "[1, 2]: the name of a rule, or a mapping with its kind, is wanted"),
         (None, "None: the name of a rule"),
-        ("buffers.recall:Recall", "buffers.recall:Recall is abstract: it does not define draw"),
+        (
+            "buffers.recall.base:Recall",
+            "buffers.recall.base:Recall is abstract: it does not define draw",
+        ),
         (f"{__name__}:Nameless", "has no name: state one in the class"),
         (f"{__name__}:Exits", "cannot be made: SystemExit: 3"),
         (f"{__name__}:OneView", "cannot be made: TypeError"),
         ("forgeting-curve", "did you mean 'forgetting-curve'?"),
-        ("buffers.admission:Ring", "not a subclass of buffers.recall.Recall"),
+        ("buffers.admission.base:Ring", "not a subclass of buffers.recall.base.Recall"),
     ],
 )
 def test_what_does_not_fit_is_named(recall: Any, message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from buffers.recall import Ints, Uniform
+from buffers.recall.base import Ints, Uniform
 
 
 class RepeatedRandom(Uniform):

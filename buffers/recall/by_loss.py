@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from buffers.recall import Ints, Uniform
+from buffers.recall.base import Ints, Uniform
 
 
 class Candidates(Uniform):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from buffers.recall import Array, Ints
-from buffers.weighted import Weighted, Weights
+from buffers.recall.base import Array, Ints
+from buffers.recall.weighted_base import Weighted, Weights
 
 
 class ByAge(Weighted):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffers.recall import Array, Ints, Outcome
-from buffers.weighted import Weighted, Weights
+from buffers.recall.base import Array, Ints, Outcome
+from buffers.recall.weighted_base import Weighted, Weights
 
 
 def retention(elapsed: ArrayLike, strength: ArrayLike, constant: float) -> NDArray[np.float32]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from buffers.admission import Admission, ClassBalanced, RandomInsert, Reservoir, Ring
-from buffers.age import Exponential, PowerLaw
-from buffers.candidates import HighestLoss, MaximalInterference
-from buffers.forgetting_curve import ForgettingCurve
-from buffers.herding import Herding
-from buffers.recall import Recall, Uniform
-from buffers.repeated_random import RepeatedRandom
-from buffers.view_batch import ViewBatch
+from buffers.admission.base import Admission, ClassBalanced, RandomInsert, Reservoir, Ring
+from buffers.admission.herding import Herding
+from buffers.recall.base import Recall, Uniform
+from buffers.recall.by_age import Exponential, PowerLaw
+from buffers.recall.by_forgetting_curve import ForgettingCurve
+from buffers.recall.by_loss import HighestLoss, MaximalInterference
+from buffers.recall.repeated_random import RepeatedRandom
+from buffers.recall.when_due import ViewBatch
 
 ADMISSIONS: dict[str, type[Admission]] = {
     rule.name: rule for rule in (Reservoir, Ring, RandomInsert, ClassBalanced, Herding)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from buffers.admission import NOBODY, Array, ClassBalanced, Ints, Placed
+from buffers.admission.base import NOBODY, Array, ClassBalanced, Ints, Placed
 
 Floats = NDArray[np.float64]
 

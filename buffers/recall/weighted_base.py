@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from buffers.recall import Distinct, Ints, Recall
+from buffers.recall.base import Distinct, Ints, Recall
 
 Weights = NDArray[np.float32]
 

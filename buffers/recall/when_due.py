@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from buffers.recall import Ints, Recall
+from buffers.recall.base import Ints, Recall
 
 
 class ViewBatch(Recall):

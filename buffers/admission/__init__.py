@@ -1,0 +1,1 @@
+"""Admission: which rows a buffer keeps."""

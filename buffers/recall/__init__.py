@@ -1,0 +1,1 @@
+"""Recall: which rows of a buffer are sampled."""
