@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from learners.avalanche_strategy import as_strategy
+from learners.integrations.avalanche_strategy import as_strategy
 from pipeline.stability.continual import continual
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 

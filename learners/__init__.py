@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 KINDS: dict[str, str] = {
-    "avalanche": "learners.avalanche:AvalancheLearner",
-    "der++": "learners.der_plus_plus:DerPlusPlus",
-    "er-ace": "learners.er_ace:ErAce",
-    "ewc": "learners.ewc:Ewc",
-    "finetune": "learners.finetune:Finetune",
-    "joint": "learners.joint:Joint",
-    "lwf": "learners.lwf:Lwf",
-    "no-change": "learners.no_change:NoChange",
-    "prior": "learners.prior:Prior",
-    "replay": "learners.replay:Replay",
-    "river": "learners.river:River",
-    "view-batch": "learners.view_batch:ViewBatch",
+    "avalanche": "learners.integrations.avalanche:AvalancheLearner",
+    "der++": "learners.rehearsal.der_plus_plus:DerPlusPlus",
+    "er-ace": "learners.rehearsal.er_ace:ErAce",
+    "ewc": "learners.regularization.ewc:Ewc",
+    "finetune": "learners.baselines.finetune:Finetune",
+    "joint": "learners.rehearsal.joint:Joint",
+    "lwf": "learners.regularization.lwf:Lwf",
+    "no-change": "learners.baselines.no_change:NoChange",
+    "prior": "learners.baselines.prior:Prior",
+    "replay": "learners.rehearsal.replay:Replay",
+    "river": "learners.integrations.river:River",
+    "view-batch": "learners.rehearsal.view_batch:ViewBatch",
 }
 """The import path of each kind of learner that a job may name."""

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load, save
 
-from learners.learner import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError, Prediction
 from streams.core.batch import Array, Batch, ClassName, Features, Ints, Ragged
 from streams.core.schema import Feature, FeatureKind, Schema, Task
 from streams.core.state_dict import State, copied, digest, leaves

@@ -36,7 +36,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from learners.learner import line
+from learners.base import line
 from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
 from pipeline.folder import TOKEN, HeldError

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 from pydantic import Field, field_validator, model_validator
 
-from learners.learner import line
+from learners.base import line
 from pipeline.rows import Row
 from streams.core.settings import Settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import NamedTuple
 
-from learners.learner import Learner, LearnerError, line
+from learners.base import Learner, LearnerError, line
 from pipeline.job import JobError, LoadedJob
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential

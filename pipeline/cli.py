@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.console import Console
 
-from learners.learner import line
+from learners.base import line
 from pipeline import job as jobs
 from pipeline import list_dead
 from pipeline.doctor import report

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from learners.learner import line
+from learners.base import line
 from pipeline import actors, replicas
 from pipeline.build import Parts, build
 from pipeline.checkpoint import Checkpoints

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from learners.learner import line
+from learners.base import line
 from pipeline.checkpoint import Checkpoint, CheckpointError, read
 from pipeline.folder import RunFolder
 from pipeline.servable import Recipe, Servable, ServeConfig, Snapshot

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from learners.learner import line
+from learners.base import line
 from pipeline.build import Parts
 from pipeline.dead_letters import Letter, letters
 from pipeline.folder import FORWARDED

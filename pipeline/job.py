@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt, StringConstraints, ValidationError
 
 import learners
 import streams
-from learners.learner import Learner, LearnerConfig, line
+from learners.base import Learner, LearnerConfig, line
 from learners.registry import UnknownKind, find
 from pipeline.servable import ServeConfig
 from pipeline.stability.once_seen import OnceSeenConfig

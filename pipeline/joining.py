@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError, RayError
 
-from learners.learner import line
+from learners.base import line
 from pipeline.job import JobError
 
 REACH_S = 5.0

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from learners.learner import line
+from learners.base import line
 from pipeline import job as jobs
 from pipeline.dead_letters import FILE, Letter, kind, letters
 from pipeline.inject import Injected, Injector

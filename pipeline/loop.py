@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from learners.learner import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError, Prediction
 from pipeline.ledger import Ledger
 from pipeline.metrics import Prequential
 from pipeline.stability.once_seen import OnceSeen

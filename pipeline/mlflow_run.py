@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from learners.learner import line
+from learners.base import line
 from pipeline.rows import Row
 
 BATCH = 1000

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from learners.learner import line
+from learners.base import line
 from pipeline.job import LoadedJob
 from pipeline.questions import MOST_DETAILS
 from pipeline.replies import listed

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from learners.learner import line
+from learners.base import line
 from pipeline.servable import Recipe, schema_of
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Feature

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from learners.learner import Learner
+from learners.base import Learner
 from streams.core.batch import Array, Ints
 
 FILE = "replay.jsonl"

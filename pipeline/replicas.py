@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from learners.learner import line
+from learners.base import line
 from pipeline.answers import Answers
 from pipeline.job import JobError
 from pipeline.posted import posted

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from learners.learner import LearnerError, line
+from learners.base import LearnerError, line
 from pipeline.build import Parts, build, state_digest
 from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.dead_letters import Limit, TooManyDead

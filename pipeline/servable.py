@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, PositiveInt
 
 import learners
-from learners.learner import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError, Prediction
 from learners.registry import UnknownKind, find
 from pipeline.stability.once_seen import Kept
 from pipeline.stability.probes import Segment

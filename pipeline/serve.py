@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from learners.learner import Prediction
+from learners.base import Prediction
 from pipeline.openapi import (
     ACCEPTED,
     ANSWER,

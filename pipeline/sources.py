@@ -13,7 +13,7 @@ import ray
 import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-from learners.learner import line
+from learners.base import line
 from pipeline.live import OutOfStep
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from buffers.buffer import Buffer
 from buffers.recall.by_forgetting_curve import ForgettingCurve
-from learners.rehearsal import Rehearsal
+from learners.rehearsal.base import Rehearsal
 from pipeline.bench.cell import Cell, built, job_of, run_cell
 from pipeline.bench.measured import Budget
 from pipeline.build import Parts

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 import learners
-from learners.learner import Learner, LearnerError, line
+from learners.base import Learner, LearnerError, line
 from learners.registry import UnknownKind, find
 from pipeline.bench.measured import Budget, Progress, Tested, measure
 from pipeline.build import Parts, build

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from learners.learner import line
+from learners.base import line
 from pipeline.job import flat
 from pipeline.report.findings import Result, RunFound, read_bench, read_run
 from pipeline.report.page import Page, Tile

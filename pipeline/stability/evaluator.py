@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from learners.learner import line
+from learners.base import line
 from pipeline.build import Parts
 from pipeline.folder import EVALUATIONS, STABILITY
 from pipeline.loop import Loop

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from learners.learner import Learner
+from learners.base import Learner
 from streams.core.batch import Array, Batch, Floats
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from learners.learner import Learner
+from learners.base import Learner
 from pipeline.stability.continual import Curves, knowledge
 from pipeline.stability.plasticity import plasticity
 from pipeline.stability.probes import Segment

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from learners.learner import Learner
+from learners.base import Learner
 from pipeline.stability.once_seen import Kept
 from pipeline.stability.retention import wilson
 from streams.core.batch import Array, Batch, Ints

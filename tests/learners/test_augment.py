@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from learners.augment import AugmentConfig, _Images, affine, augmentation
+from learners.networks.augment import AugmentConfig, _Images, affine, augmentation
 
 torch.set_num_threads(1)
 GIVEN: TypeAdapter[Any] = TypeAdapter(AugmentConfig)

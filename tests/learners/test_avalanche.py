@@ -15,11 +15,11 @@ import torch
 import yaml
 from torch import nn
 
-from learners.avalanche import AvalancheConfig, AvalancheLearner
-from learners.avalanche_strategy import as_strategy
-from learners.learner import Learner, LearnerError, Prediction
-from learners.prior import Prior
-from learners.replay import Replay
+from learners.base import Learner, LearnerError, Prediction
+from learners.baselines.prior import Prior
+from learners.integrations.avalanche import AvalancheConfig, AvalancheLearner
+from learners.integrations.avalanche_strategy import as_strategy
+from learners.rehearsal.replay import Replay
 from pipeline.stability.continual import Continual, continual
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
@@ -209,7 +209,9 @@ def test_weights_that_diverge_are_not_kept() -> None:
 
 def test_without_avalanche_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "avalanche", None)
-    monkeypatch.setattr("learners.avalanche.import_avalanche", import_avalanche.__wrapped__)
+    monkeypatch.setattr(
+        "learners.integrations.avalanche.import_avalanche", import_avalanche.__wrapped__
+    )
     with pytest.raises(LearnerError, match=r"pip install 'everlearn\[avalanche\]'"):
         learner()
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from learners.learner import LearnerConfig
-from learners.no_change import NoChange
-from learners.prior import Prior
+from learners.base import LearnerConfig
+from learners.baselines.no_change import NoChange
+from learners.baselines.prior import Prior
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.operators.label_join import Revealed

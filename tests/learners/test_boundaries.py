@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from learners.boundaries import Boundaries
-from learners.learner import LearnerError
+from learners.base import LearnerError
+from learners.regularization.base import Boundaries
 from streams.core.batch import Batch
 
 

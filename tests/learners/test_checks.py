@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import learners
+from learners.base import Learner, LearnerConfig, LearnerError, Prediction
+from learners.baselines.finetune import Finetune
+from learners.baselines.no_change import NoChange
+from learners.baselines.prior import Prior
 from learners.checks import Check, check_learner, checks_for
-from learners.finetune import Finetune
-from learners.learner import Learner, LearnerConfig, LearnerError, Prediction
-from learners.network import NetworkLearner
-from learners.no_change import NoChange
-from learners.prior import Prior
+from learners.integrations.river import River
+from learners.networks.base import NetworkLearner
 from learners.registry import find
-from learners.replay import Replay
-from learners.river import River
+from learners.rehearsal.replay import Replay
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Schema
 from streams.core.state_dict import State

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from buffers.buffer import Buffer
-from learners.der_plus_plus import DerPlusPlus
-from learners.network import NetworkLearner
-from learners.replay import Replay
+from learners.networks.base import NetworkLearner
+from learners.rehearsal.der_plus_plus import DerPlusPlus
+from learners.rehearsal.replay import Replay
 from streams.core.batch import Batch, ClassName
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learners.descent import Adam, Descent, Sgd
-from learners.models import Mlp, Net, build
+from learners.networks.modules import Mlp, Net, build
+from learners.networks.optimizer import Adam, Descent, Sgd
 
 SMALL, LARGE = (16,), (300, 250)
 """Hidden layers of networks on either side of the size from which tensors are moved one by one."""

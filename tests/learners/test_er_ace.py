@@ -5,9 +5,9 @@ import numpy as np
 import torch
 
 from buffers.buffer import Buffer
-from learners.er_ace import ErAce
-from learners.finetune import Finetune
-from learners.network import NetworkLearner
+from learners.baselines.finetune import Finetune
+from learners.networks.base import NetworkLearner
+from learners.rehearsal.er_ace import ErAce
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.operators.label_join import Revealed

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learners.ewc import Ewc
-from learners.finetune import Finetune
-from learners.network import NetworkLearner
+from learners.baselines.finetune import Finetune
+from learners.networks.base import NetworkLearner
+from learners.regularization.ewc import Ewc
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest

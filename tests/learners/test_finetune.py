@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from learners.finetune import Finetune
+from learners.baselines.finetune import Finetune
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.operators.label_join import Revealed

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from learners.inputs import CATEGORY_BUCKETS, TEXT_BUCKETS, Inputs, _bag_of_words, _hashes
+from learners.networks.column_encoders import (
+    CATEGORY_BUCKETS,
+    TEXT_BUCKETS,
+    Inputs,
+    _bag_of_words,
+    _hashes,
+)
 from streams.core.batch import Ragged
 from streams.core.schema import Feature, Schema
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from buffers.buffer import Buffer
-from learners.joint import Joint
-from learners.network import NetworkLearner
-from learners.replay import Replay
+from learners.networks.base import NetworkLearner
+from learners.rehearsal.joint import Joint
+from learners.rehearsal.replay import Replay
 from streams.core.batch import Batch
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature, Schema

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learners.learner import LINE_LENGTH, line
+from learners.base import LINE_LENGTH, line
 
 
 class MuteError(Exception):

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learners.finetune import Finetune
-from learners.learner import LearnerError
-from learners.lwf import Lwf
-from learners.network import NetworkLearner
+from learners.base import LearnerError
+from learners.baselines.finetune import Finetune
+from learners.networks.base import NetworkLearner
+from learners.regularization.lwf import Lwf
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest

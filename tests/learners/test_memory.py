@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from buffers.recall.base import Ints, Recall
 from buffers.registry import ADMISSIONS, RECALLS
-from learners.memory import BufferConfig
-from learners.view_batch import ViewBatchBuffer
+from learners.rehearsal.buffer_config import BufferConfig
+from learners.rehearsal.view_batch import ViewBatchBuffer
 
 
 class Nameless(Recall):

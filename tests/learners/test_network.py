@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from learners.base import Learner, LearnerError
 from learners.checks import _kept, check_learner
-from learners.learner import Learner, LearnerError
-from learners.rehearsal import RehearsalConfig
-from learners.replay import Replay
+from learners.rehearsal.base import RehearsalConfig
+from learners.rehearsal.replay import Replay
 from streams.core.batch import Array, Batch, Ragged
 from streams.core.schema import Feature, Schema, Task
 from streams.core.state_dict import copied, digest

@@ -11,10 +11,10 @@ import pytest
 import learners
 import streams
 from learners import KINDS
-from learners.der_plus_plus import DerPlusPlus
-from learners.learner import Learner
+from learners.base import Learner
 from learners.registry import UnknownKind, find, load_object
-from learners.replay import Replay
+from learners.rehearsal.der_plus_plus import DerPlusPlus
+from learners.rehearsal.replay import Replay
 from streams.core.stream import Stream
 
 
@@ -22,7 +22,7 @@ def test_finds_by_name_and_by_import_path() -> None:
     assert find(KINDS, Learner, "replay") is Replay
     assert find(KINDS, Learner, "no-change").kind == "no-change"
     assert find(KINDS, Learner, "der++") is DerPlusPlus
-    assert find(KINDS, Learner, "learners.replay:Replay") is Replay
+    assert find(KINDS, Learner, "learners.rehearsal.replay:Replay") is Replay
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_kinds_names_every_class_with_a_kind(
         ("", "There are: "),
         ("../x", "There are: "),
         ("nowhere:Thing", "no module named 'nowhere'"),
-        ("learners.replay:Repaly", "did you mean 'Replay'"),
-        ("learners.memory:BufferConfig", "is not a subclass"),
-        ("learners.replay:", "not an import path"),
+        ("learners.rehearsal.replay:Repaly", "did you mean 'Replay'"),
+        ("learners.rehearsal.buffer_config:BufferConfig", "is not a subclass"),
+        ("learners.rehearsal.replay:", "not an import path"),
         (":Replay", "not an import path"),
         (".a:b", "'.a' cannot be imported"),
-        ("learners.network:NetworkLearner", "is abstract: it does not define learn"),
+        ("learners.networks.base:NetworkLearner", "is abstract: it does not define learn"),
     ],
 )
 def test_an_unknown_name_is_an_error_that_names_the_nearest(kind: str, says: str) -> None:
@@ -103,4 +103,4 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(
 
 
 def test_names_inside_a_class() -> None:
-    assert load_object("learners.replay:Replay.Config") is Replay.Config
+    assert load_object("learners.rehearsal.replay:Replay.Config") is Replay.Config

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from buffers.buffer import Buffer
-from learners.learner import LearnerError
-from learners.rehearsal import RehearsalConfig
-from learners.replay import Replay
+from learners.base import LearnerError
+from learners.rehearsal.base import RehearsalConfig
+from learners.rehearsal.replay import Replay
 from streams.core.batch import Batch, ClassName
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature, Schema

@@ -25,10 +25,10 @@ from river import (
     tree,
 )
 
-from learners.learner import Learner, LearnerConfig, LearnerError
-from learners.no_change import NoChange
-from learners.prior import Prior
-from learners.river import River, RiverConfig, build
+from learners.base import Learner, LearnerConfig, LearnerError
+from learners.baselines.no_change import NoChange
+from learners.baselines.prior import Prior
+from learners.integrations.river import River, RiverConfig, build
 from streams.core.batch import Batch, ClassName, Ragged
 from streams.core.schema import Feature, Schema
 from streams.operators.label_join import Revealed

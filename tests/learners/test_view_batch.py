@@ -11,10 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from learners.learner import LearnerError
-from learners.rehearsal import Rehearsal
-from learners.replay import Replay
-from learners.view_batch import ViewBatch
+from learners.base import LearnerError
+from learners.rehearsal.base import Rehearsal
+from learners.rehearsal.replay import Replay
+from learners.rehearsal.view_batch import ViewBatch
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest

@@ -386,7 +386,7 @@ def test_a_users_learner_that_fails_leaves_the_state_and_a_log(
     everlearn: Everlearn, write_job: WriteJob, summary: Callable[[Path], dict[str, Any]]
 ) -> None:
     Path("mine_that_fails.py").write_text(
-        "from learners.prior import Prior\n"
+        "from learners.baselines.prior import Prior\n"
         "class Mine(Prior):\n"
         "    def learn(self, batch):\n"
         "        if batch.ids[0] == 640:\n"
@@ -408,7 +408,7 @@ def test_training_that_diverges_is_told_and_its_state_not_kept(
     """Learning rates are sane until the third checkpoint, then a user's learner loses its head."""
     Path("mine_that_diverges.py").write_text(
         "import torch\n"
-        "from learners.finetune import Finetune\n"
+        "from learners.baselines.finetune import Finetune\n"
         "class Mine(Finetune):\n"
         "    def learn(self, batch):\n"
         "        super().learn(batch)\n"
@@ -535,7 +535,7 @@ def test_a_learner_that_does_wrong_is_told(
     body, said = WRONG_LEARNERS[name]
     module = f"wrong_{abs(hash(name))}"
     Path(f"{module}.py").write_text(
-        "from dataclasses import replace\nimport numpy as np\nfrom learners.prior import Prior\n"
+        "from dataclasses import replace\nimport numpy as np\nfrom learners.baselines.prior import Prior\n"
         "class Wrong(Prior):\n"
         "    def predict(self, batch):\n"
         "        said = super().predict(batch)\n"
@@ -555,7 +555,7 @@ def test_a_state_that_cannot_be_kept_is_told_at_once(
     everlearn: Everlearn, write_job: WriteJob
 ) -> None:
     Path("odd_state.py").write_text(
-        "import numpy as np\nfrom learners.prior import Prior\n"
+        "import numpy as np\nfrom learners.baselines.prior import Prior\n"
         "class Odd(Prior):\n"
         "    def state(self):\n"
         "        return {**super().state(), 'names': np.array(['a'])}\n"

@@ -176,8 +176,8 @@ def test_networks_that_cannot_be(write_job: WriteJob, override: str, says: str) 
 
 
 LEARNER = """
-from learners.prior import Prior
-from learners.learner import LearnerConfig
+from learners.baselines.prior import Prior
+from learners.base import LearnerConfig
 from pydantic import field_validator
 
 class Settings(LearnerConfig):

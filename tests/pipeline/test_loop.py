@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.learner import Learner, LearnerConfig, Prediction
+from learners.base import Learner, LearnerConfig, Prediction
 from pipeline.ledger import LedgerError
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential

@@ -24,7 +24,7 @@ import uvicorn
 import yaml
 
 from driving import Place, until
-from learners.learner import Prediction
+from learners.base import Prediction
 from pipeline import job, posted
 from pipeline.follow import Follower
 from pipeline.posted import BadLabels, Posted

@@ -311,7 +311,7 @@ def test_submitted_with_its_packages_to_a_cluster_that_has_none(
     shutil.copy(ROOT / "everlearn.py", tree)
     # This kind is known in the copy alone: whoever knows it has its packages from there.
     (tree / "learners" / "sent.py").write_text(
-        "from learners.replay import Replay\n\n\nclass Sent(Replay):\n    kind = 'sent'\n"
+        "from learners.rehearsal.replay import Replay\n\n\nclass Sent(Replay):\n    kind = 'sent'\n"
     )
     plain = write_job()
     job = yaml.safe_load(plain.read_text())
@@ -345,7 +345,7 @@ LEARNER = """
 import os
 from pathlib import Path
 
-from learners.replay import Replay
+from learners.rehearsal.replay import Replay
 
 from .names import EVENT
 

@@ -252,7 +252,7 @@ SLOW = """
 import time
 from pathlib import Path
 
-from learners.replay import Replay
+from learners.rehearsal.replay import Replay
 
 HERE = Path({folder!r})
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.learner import LearnerConfig, MemorySeen
-from learners.prior import Prior
+from learners.base import LearnerConfig, MemorySeen
+from learners.baselines.prior import Prior
 from pipeline import job as jobs
 from pipeline.remembered import Remembered, quantile
 from pipeline.run import Run

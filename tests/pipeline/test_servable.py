@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import learners
-from learners.learner import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError, Prediction
 from learners.registry import find
 from pipeline.build import Parts, build
 from pipeline.job import load

@@ -31,7 +31,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from learners.learner import Prediction
+from learners.base import Prediction
 from pipeline.build import Parts, build
 from pipeline.checkpoint import read
 from pipeline.follow import Follower, ServeError, following, snapshot
@@ -782,7 +782,7 @@ def test_a_newer_model_that_cannot_be_made_leaves_the_one_at_hand(
     follow = Follower(elec2, ServeConfig(), said.append)
     assert follow.look()
     everlearn("run", tmp_path / "job.yaml", "--run-dir", elec2, "--resume", "--max-events", 1100)
-    monkeypatch.setattr("learners.replay.Replay.load_servable", lambda *_: 1 / 0)
+    monkeypatch.setattr("learners.rehearsal.replay.Replay.load_servable", lambda *_: 1 / 0)
     with served(follow) as client, following(follow, 0.01):
         wait_for(lambda: said)
         assert client.ask("GET", "/model").body["events_seen"] == 1024
@@ -792,7 +792,7 @@ def test_a_newer_model_that_cannot_be_made_leaves_the_one_at_hand(
 
 
 LEARNER = """
-from learners.prior import Prior
+from learners.baselines.prior import Prior
 
 class Mine(Prior):
     kind = "mine"
@@ -906,7 +906,7 @@ def _without_recipe(path: Path) -> Any:
 
 def _fresh(kind: str, schema: Schema) -> Any:
     import learners
-    from learners.learner import Learner
+    from learners.base import Learner
     from learners.registry import find
 
     cls = find(learners.KINDS, Learner, kind)  # type: ignore[type-abstract]

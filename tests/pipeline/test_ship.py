@@ -20,7 +20,7 @@ from pipeline.job import JobError
 from pipeline.ship import Shipment
 
 ROOT = Path(__file__).parents[2]
-LEARNER = "from learners.replay import Replay\n\n\nclass Mine(Replay):\n    pass\n"
+LEARNER = "from learners.rehearsal.replay import Replay\n\n\nclass Mine(Replay):\n    pass\n"
 UNPACK = """
 import pickle, sys
 from pathlib import Path

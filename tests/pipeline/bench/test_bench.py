@@ -28,7 +28,7 @@ TWO = ("bench", "split-digits", "--learner", "replay", "--learner", "finetune", 
 SLOW = """
 import time
 from pathlib import Path
-from learners.finetune import Finetune
+from learners.baselines.finetune import Finetune
 
 class Slow(Finetune):
     kind = "slow"
@@ -40,7 +40,7 @@ class Slow(Finetune):
 """
 FAILING = """
 from pathlib import Path
-from learners.finetune import Finetune
+from learners.baselines.finetune import Finetune
 
 class Failing(Finetune):
     kind = "failing"

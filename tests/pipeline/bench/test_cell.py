@@ -22,7 +22,7 @@ DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
 DIGITS = "kind: scenario\ndataset: digits\ntasks: {kind: split, tasks: 2}\n"
 RECORDED = "kind: recorded\npath: rows.csv\nlabel: y\n"
 FAILING = """
-from learners.finetune import Finetune
+from learners.baselines.finetune import Finetune
 
 class Failing(Finetune):
     kind = "failing"
@@ -217,7 +217,7 @@ def test_what_is_no_result_is_none(tmp_path: Path, text: str) -> None:
 def test_a_learner_that_fails_on_the_way(
     tmp_path: Path, what: str, told: str, logged: bool
 ) -> None:
-    text = "from learners.learner import LearnerError\n" + FAILING.format(what=what)
+    text = "from learners.base import LearnerError\n" + FAILING.format(what=what)
     (tmp_path / "mine.py").write_text(text)
     cell = Cell("split-digits", "mine:Failing", 0)
     with pytest.raises(RunError) as error:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import pipeline.bench.measured
-from learners.descent import Descent
-from learners.learner import Learner
+from learners.base import Learner
+from learners.networks.optimizer import Descent
 from pipeline.bench.cell import Cell, job_of, run_cell
 from pipeline.bench.measured import Budget
 from streams.core.batch import Batch
@@ -23,7 +23,7 @@ from streams.scenarios.stream import Scenario, ScenarioConfig
 
 BORDERS = [269, 538, 809, 1078, 1343]  # of split-digits
 WATCHER = """
-from learners.no_change import NoChange
+from learners.baselines.no_change import NoChange
 
 class Watcher(NoChange):
     kind = "watcher"

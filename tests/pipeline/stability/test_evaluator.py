@@ -166,7 +166,7 @@ def test_a_run_leaves_the_same_state_with_and_without_evaluations(
 
 
 BREAKS = """
-from learners.prior import Prior
+from learners.baselines.prior import Prior
 
 
 class Breaks(Prior):

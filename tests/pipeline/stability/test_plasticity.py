@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from learners.finetune import Finetune
-from learners.learner import LearnerConfig
-from learners.network import NetworkConfig
-from learners.no_change import NoChange
+from learners.base import LearnerConfig
+from learners.baselines.finetune import Finetune
+from learners.baselines.no_change import NoChange
+from learners.networks.base import NetworkConfig
 from pipeline.stability.plasticity import (
     dead,
     dormant,

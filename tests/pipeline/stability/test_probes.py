@@ -212,7 +212,7 @@ def test_a_corrected_label_is_corrected() -> None:
 
 LEARNER = '''
 import numpy as np
-from learners.prior import Prior
+from learners.baselines.prior import Prior
 
 
 class Diary(Prior):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.learner import LearnerConfig, Prediction
-from learners.prior import Prior
+from learners.base import LearnerConfig, Prediction
+from learners.baselines.prior import Prior
 from pipeline.stability.probes import Segment
 from pipeline.stability.retention import Retention
 from streams.core.batch import Array, Batch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.learner import LearnerConfig, Prediction
-from learners.prior import Prior
+from learners.base import LearnerConfig, Prediction
+from learners.baselines.prior import Prior
 from pipeline.stability.once_seen import Kept
 from pipeline.stability.retention import wilson
 from pipeline.stability.since import Since

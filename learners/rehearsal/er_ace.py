@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from learners.rehearsal import Rehearsal
+from learners.rehearsal.base import Rehearsal
 from streams.core.batch import Batch
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from learners.learner import Learner, LearnerConfig, LearnerError, Prediction, line
+from learners.base import Learner, LearnerConfig, LearnerError, Prediction, line
 from learners.registry import UnknownKind, load_object
 from streams.core.batch import Array, Batch, ClassName, Features, Ragged
 from streams.core.schema import Schema, Task

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from learners import models
-from learners.boundaries import Segmented, SegmentedConfig
+from learners.networks import modules as models
+from learners.regularization.base import Segmented, SegmentedConfig
 from streams.core.batch import Batch
 from streams.core.schema import Schema
 from streams.core.state_dict import State

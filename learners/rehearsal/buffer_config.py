@@ -11,7 +11,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError, field_validator
 from buffers.buffer import Buffer
 from buffers.recall.base import Recall
 from buffers.registry import ADMISSIONS, RECALLS
-from learners.learner import line
+from learners.base import line
 from learners.registry import UnknownKind, load_object
 from streams.core.settings import Settings, unknown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from learners.boundaries import Segmented, SegmentedConfig
+from learners.regularization.base import Segmented, SegmentedConfig
 from streams.core.batch import Batch
 from streams.core.schema import Schema
 from streams.core.state_dict import State

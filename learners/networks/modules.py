@@ -12,7 +12,7 @@ import torch
 from pydantic import Discriminator, Field, PositiveInt, Tag
 from torch import Tensor, nn
 
-from learners.learner import LearnerError, line
+from learners.base import LearnerError, line
 from learners.registry import UnknownKind, load_object
 from streams.core.batch import Array
 from streams.core.settings import Settings

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from learners.augment import AugmentConfig, Named
-from learners.memory import BufferConfig
-from learners.network import NetworkLearner
-from learners.rehearsal import Examples, Rehearsal, RehearsalConfig
+from learners.networks.augment import AugmentConfig, Named
+from learners.networks.base import NetworkLearner
+from learners.rehearsal.base import Examples, Rehearsal, RehearsalConfig
+from learners.rehearsal.buffer_config import BufferConfig
 from streams.core.batch import Batch, Ints
 from streams.core.schema import Schema
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from buffers.buffer import Sample
 from buffers.recall.base import Outcome
-from learners import models
-from learners.augment import Augmentation, AugmentConfig, augmentation
-from learners.learner import LearnerError, MemorySeen
-from learners.memory import BufferConfig
-from learners.network import NetworkConfig, NetworkLearner
+from learners.base import LearnerError, MemorySeen
+from learners.networks import modules as models
+from learners.networks.augment import Augmentation, AugmentConfig, augmentation
+from learners.networks.base import NetworkConfig, NetworkLearner
+from learners.rehearsal.buffer_config import BufferConfig
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Schema, Task
 from streams.core.state_dict import State

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from learners.rehearsal import Rehearsal
+from learners.rehearsal.base import Rehearsal
 from streams.core.batch import Batch
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from learners.network import NetworkLearner
+from learners.networks.base import NetworkLearner
 from streams.core.batch import Batch
 
 

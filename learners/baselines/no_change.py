@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.learner import Learner, Prediction
+from learners.base import Learner, Prediction
 from streams.core.batch import Batch
 from streams.core.state_dict import State
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
-from learners.augment import AugmentConfig
-from learners.memory import BufferConfig
-from learners.network import NetworkConfig
-from learners.rehearsal import Rehearsal, RehearsalConfig
+from learners.networks.augment import AugmentConfig
+from learners.networks.base import NetworkConfig
+from learners.rehearsal.base import Rehearsal, RehearsalConfig
+from learners.rehearsal.buffer_config import BufferConfig
 from streams.core.batch import Batch
 from streams.core.schema import Schema, Task
 

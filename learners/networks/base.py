@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from learners import models
-from learners.descent import Adam, Descent, OptimizerConfig
-from learners.inputs import Inputs
-from learners.learner import Learner, LearnerConfig, LearnerError, Prediction
+from learners.base import Learner, LearnerConfig, LearnerError, Prediction
+from learners.networks import modules as models
+from learners.networks.column_encoders import Inputs
+from learners.networks.optimizer import Adam, Descent, OptimizerConfig
 from streams.core.batch import Array, Batch, ClassName
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task

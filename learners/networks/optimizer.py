@@ -12,8 +12,8 @@ import torch
 from pydantic import Discriminator, Field, PositiveFloat, Tag
 from torch import Tensor
 
-from learners import models
-from learners.learner import LearnerError
+from learners.base import LearnerError
+from learners.networks import modules as models
 from streams.core.settings import Settings
 from streams.core.state_dict import State
 

@@ -16,10 +16,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from learners import models
-from learners.descent import Adam, OptimizerConfig
-from learners.inputs import Inputs
-from learners.learner import Learner, LearnerConfig, LearnerError, Prediction, line
+from learners.base import Learner, LearnerConfig, LearnerError, Prediction, line
+from learners.networks import modules as models
+from learners.networks.column_encoders import Inputs
+from learners.networks.optimizer import Adam, OptimizerConfig
 from learners.registry import UnknownKind, load_object
 from streams.core.batch import Batch
 from streams.core.schema import Schema, Task

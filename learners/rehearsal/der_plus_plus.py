@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from learners import models
-from learners.rehearsal import Examples, Rehearsal, RehearsalConfig
+from learners.networks import modules as models
+from learners.rehearsal.base import Examples, Rehearsal, RehearsalConfig
 from streams.core.batch import Array, Batch
 from streams.core.schema import Schema
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import learners
-from learners.learner import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError, Prediction
 from learners.registry import find
 from streams.core.batch import Array, Batch
 from streams.integrations.avalanche import schema_of

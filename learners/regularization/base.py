@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from pydantic import PositiveInt
 
-from learners.learner import LearnerError
-from learners.network import NetworkConfig, NetworkLearner
+from learners.base import LearnerError
+from learners.networks.base import NetworkConfig, NetworkLearner
 from streams.core.batch import Batch
 from streams.core.schema import Schema, Task
 from streams.core.state_dict import State

@@ -1,0 +1,1 @@
+"""The simplest learners: what every other one is compared with."""
