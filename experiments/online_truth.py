@@ -29,7 +29,7 @@ import torch
 import yaml
 
 from pipeline.build import Parts, build
-from pipeline.job import load
+from pipeline.config.job import load
 from pipeline.stability.probes import Segment
 from pipeline.stability.retention import Retention
 from streams.scenarios.stream import Scenario

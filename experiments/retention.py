@@ -24,7 +24,7 @@ import torch
 import yaml
 
 from pipeline.build import Parts, build
-from pipeline.job import load
+from pipeline.config.job import load
 from pipeline.stability.decay import better, error, fits
 from pipeline.stability.once_seen import Kept
 from pipeline.stability.retention import wilson

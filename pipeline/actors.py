@@ -39,9 +39,9 @@ from ray.exceptions import (
 from learners.base import line
 from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
+from pipeline.config.job import JobError
 from pipeline.folder import TOKEN, HeldError
 from pipeline.forward import Forwarder
-from pipeline.job import JobError
 from pipeline.lag import Lag
 from pipeline.live import Stopped
 from pipeline.loop import Loop

@@ -6,7 +6,7 @@ from inspect import signature
 from typing import NamedTuple
 
 from learners.base import Learner, LearnerError, line
-from pipeline.job import JobError, LoadedJob
+from pipeline.config.job import JobError, LoadedJob
 from pipeline.loop import Loop, Source
 from pipeline.metrics import Prequential
 from pipeline.servable import Recipe, Snapshot, recipe

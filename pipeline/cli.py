@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 
 from learners.base import line
-from pipeline import job as jobs
 from pipeline import list_dead
+from pipeline.config import job as jobs
 from pipeline.doctor import report
 from pipeline.folder import RunFolder
 from pipeline.journal import Journal
@@ -145,7 +145,7 @@ def replay(
     """Runs the job of a recording again, on what was recorded."""
 
     def load() -> tuple[jobs.LoadedJob, int | None]:
-        from pipeline.replayed import replayed
+        from pipeline.config.recorded_job import replayed
 
         begun = (max_events, warm_from is not None or resume)
         return replayed(recording, speed, from_, set_ or [], *begun), max_events

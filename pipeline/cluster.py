@@ -22,8 +22,8 @@ from learners.base import line
 from pipeline import actors, replicas
 from pipeline.build import Parts, build
 from pipeline.checkpoint import Checkpoints
+from pipeline.config.job import JobError, LoadedJob
 from pipeline.folder import HeldError, RunFolder
-from pipeline.job import JobError, LoadedJob
 from pipeline.joining import connected, free_port
 from pipeline.mlflow_run import absolute
 from pipeline.progress import LiveProgress

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.job import JobError, LoadedJob
 from pipeline.dead_letters import DeadFile
-from pipeline.job import JobError, LoadedJob
 from pipeline.journal import FILE as JOURNAL
 from pipeline.remembered import FILE
 from pipeline.track import FILES, RECORD

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from learners.base import line
 from pipeline.build import Parts
+from pipeline.config.job import JobError
 from pipeline.dead_letters import Letter, letters
 from pipeline.folder import FORWARDED
-from pipeline.job import JobError
 from pipeline.run import Run, Watcher
 from streams.core.live_stream import Unreachable
 from streams.core.stream import Cursor, StreamError

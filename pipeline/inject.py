@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from pipeline.config.job import JobError
 from pipeline.dead_letters import Letter
 from pipeline.folder import INJECTED
-from pipeline.job import JobError
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.records import Place
 from streams.kafka.stream import Kafka

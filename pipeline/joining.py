@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import AuthenticationError, RayError
 
 from learners.base import line
-from pipeline.job import JobError
+from pipeline.config.job import JobError
 
 REACH_S = 5.0
 """How long a cluster may take to accept a connection."""

@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from learners.base import line
-from pipeline import job as jobs
+from pipeline.config import job as jobs
+from pipeline.config.job import JobError
 from pipeline.dead_letters import FILE, Letter, kind, letters
 from pipeline.inject import Injected, Injector
-from pipeline.job import JobError
 from streams.core.stream import StreamError
 from streams.kafka.stream import Kafka
 

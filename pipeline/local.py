@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build import Parts
+from pipeline.config.job import JobError, LoadedJob
 from pipeline.forward import Forwarder
-from pipeline.job import JobError, LoadedJob
 from pipeline.lag import Lag
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced

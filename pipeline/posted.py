@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from learners.base import line
-from pipeline.job import LoadedJob
+from pipeline.config.job import LoadedJob
 from pipeline.questions import MOST_DETAILS
 from pipeline.replies import listed
 from streams.core.settings import unknown

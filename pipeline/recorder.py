@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config.job import JobError, LoadedJob, differences, values
 from pipeline.folder import HeldError, write_whole
-from pipeline.job import JobError, LoadedJob, differences, values
 from pipeline.journal import Journal
 from streams.core.batch import Batch, Ragged
 from streams.core.live_stream import LiveStream, ranges_of

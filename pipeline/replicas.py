@@ -25,7 +25,7 @@ from ray.serve.schema import LoggingConfig
 
 from learners.base import line
 from pipeline.answers import Answers
-from pipeline.job import JobError
+from pipeline.config.job import JobError
 from pipeline.posted import posted
 from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.serve import Answered, Models, create_app, warm

@@ -21,9 +21,9 @@ import torch
 from learners.base import LearnerError, line
 from pipeline.build import Parts, build, state_digest
 from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
+from pipeline.config.job import JobError, LoadedJob, differences
 from pipeline.dead_letters import Limit, TooManyDead
 from pipeline.folder import RunFolder
-from pipeline.job import JobError, LoadedJob, differences
 from pipeline.journal import Journal
 from pipeline.ledger import LedgerError
 from pipeline.live import LiveBlocks, Stopped

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline import job as jobs
-from pipeline.job import JobError, LoadedJob
+from pipeline.config import job as jobs
+from pipeline.config.job import JobError, LoadedJob
 
 MAX_BYTES = 10_000_000
 """Source code that is shipped, at most."""

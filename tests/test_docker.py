@@ -15,8 +15,8 @@ import pytest
 import typer
 import yaml
 
-from pipeline import job as jobs
 from pipeline.cli import app
+from pipeline.config import job as jobs
 from streams.produce.produce import command as produce
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline import job as jobs
+from pipeline.config import job as jobs
 from pipeline.loop import Loop
 from pipeline.run import Run, Watcher
 

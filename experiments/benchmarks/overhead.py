@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import job as jobs
 from pipeline.build import build
+from pipeline.config import job as jobs
 from pipeline.loop import Loop
 from pipeline.run import Run, Watcher
 from streams.core.batch import Batch

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline import job as jobs
+from pipeline.config import job as jobs
 from pipeline.loop import Loop
 from pipeline.run import Run, Watcher
 from pipeline.servable import Snapshot

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import job as jobs
+from pipeline.config import job as jobs
 from pipeline.run import Run
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, Ranges

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipeline import job as jobs
 from pipeline.actors import TrainerActor
 from pipeline.cluster import RayRun
+from pipeline.config import job as jobs
 from pipeline.loop import Loop
 from pipeline.progress import LiveProgress
 from pipeline.ship import Shipment

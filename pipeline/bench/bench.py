@@ -20,8 +20,8 @@ from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_
 from pipeline.bench.measured import Budget
 from pipeline.bench.processes import ProcessDiedError, in_processes
 from pipeline.bench.tracking import Tracking
+from pipeline.config.job import JobError
 from pipeline.folder import RunFolder, write_whole
-from pipeline.job import JobError
 from pipeline.run import RunError, Say
 
 RESULTS = "results.json"

@@ -22,8 +22,8 @@ from learners.base import Learner, LearnerError, line
 from learners.registry import UnknownKind, find
 from pipeline.bench.measured import Budget, Progress, Tested, measure
 from pipeline.build import Parts, build
+from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
 from pipeline.folder import RunFolder, write_whole
-from pipeline.job import JobError, LoadedJob, check, importable, override, values
 from pipeline.ledger import LedgerError
 from pipeline.run import RunError, versions
 from streams.core.settings import unknown

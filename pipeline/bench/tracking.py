@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.bench.cell import RESULT, Cell
-from pipeline.job import LoadedJob
+from pipeline.config.job import LoadedJob
 from pipeline.mlflow_run import Record, absolute, load, shown
 from pipeline.run import Say
 from pipeline.track import RECORD, TrackConfig, Tracker, TrackError, check, describe, tags

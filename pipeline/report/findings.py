@@ -20,7 +20,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.alerts import Alert, Alerts
-from pipeline.job import flat
+from pipeline.config.job import flat
 from pipeline.remembered import FILE
 from pipeline.report.histograms import Histogram, histograms
 from pipeline.rows import Row, read_rows

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from learners.base import line
-from pipeline.job import flat
+from pipeline.config.job import flat
 from pipeline.report.findings import Result, RunFound, read_bench, read_run
 from pipeline.report.page import Page, Tile
 from pipeline.stability.decay import better

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("ray")
 
 from pipeline.actors import Speaker, TrainerActor
+from pipeline.config.job import JobError
 from pipeline.folder import RunFolder
-from pipeline.job import JobError
 from pipeline.ship import Shipment
 
 SHIPMENT = Shipment({}, Path("job.yaml"), Path())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.build import build
-from pipeline.job import MAX_BYTES, JobError, load
+from pipeline.config.job import MAX_BYTES, JobError, load
 
 Everlearn = Callable[..., Any]
 WriteJob = Callable[..., Path]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.job import JobError, differences, load
+from pipeline.config.job import JobError, differences, load
 
 WriteJob = Callable[..., Path]
 

@@ -25,7 +25,8 @@ import yaml
 
 from driving import Place, until
 from learners.base import Prediction
-from pipeline import job, posted
+from pipeline import posted
+from pipeline.config import job
 from pipeline.follow import Follower
 from pipeline.posted import BadLabels, Posted
 from pipeline.servable import Recipe, ServeConfig

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import job as jobs
 from pipeline import recorder as recording
-from pipeline.job import JobError, LoadedJob
+from pipeline.config import job as jobs
+from pipeline.config.job import JobError, LoadedJob
 from pipeline.journal import Journal
 from pipeline.live import LiveBlocks
 from pipeline.recorder import Recorder

@@ -12,7 +12,7 @@ import pytest
 
 from learners.base import LearnerConfig, MemorySeen
 from learners.baselines.prior import Prior
-from pipeline import job as jobs
+from pipeline.config import job as jobs
 from pipeline.remembered import Remembered, quantile
 from pipeline.run import Run
 from pipeline.watch import MetricRows

@@ -18,7 +18,7 @@ import learners
 from learners.base import Learner, LearnerError, Prediction
 from learners.registry import find
 from pipeline.build import Parts, build
-from pipeline.job import load
+from pipeline.config.job import load
 from pipeline.servable import Servable, Snapshot, schema_of
 from streams.core.batch import Batch
 

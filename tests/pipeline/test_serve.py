@@ -34,8 +34,8 @@ from PIL import Image
 from learners.base import Prediction
 from pipeline.build import Parts, build
 from pipeline.checkpoint import read
+from pipeline.config.job import load
 from pipeline.follow import Follower, ServeError, following, snapshot
-from pipeline.job import load
 from pipeline.questions import BadEvents, Reader
 from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.serve import Answered, Models, create_app, warm

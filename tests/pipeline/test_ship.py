@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import job as jobs
 from pipeline import ship
 from pipeline.build import build
-from pipeline.job import JobError
+from pipeline.config import job as jobs
+from pipeline.config.job import JobError
 from pipeline.ship import Shipment
 
 ROOT = Path(__file__).parents[2]

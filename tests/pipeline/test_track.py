@@ -27,8 +27,8 @@ from pydantic import ValidationError
 
 import pipeline.track
 from pipeline.alerts import Alert
+from pipeline.config.job import flat
 from pipeline.folder import RunFolder
-from pipeline.job import flat
 from pipeline.mlflow_run import Record, load
 from pipeline.rows import CHUNK, Rows, read_rows, waiting
 from pipeline.track import TrackConfig, Tracker, TrackError, check, describe, tags

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import job as jobs
 from pipeline import watch
+from pipeline.config import job as jobs
 from pipeline.loop import Loop
 from pipeline.run import Run, Watcher
 from pipeline.servable import Servable

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pipeline.build import Parts, build
+from pipeline.config.job import load
 from pipeline.folder import HeldError, RunFolder
-from pipeline.job import load
 from pipeline.run import Run, Watcher
 from pipeline.servable import Snapshot
 from pipeline.stability import evaluator as evaluators

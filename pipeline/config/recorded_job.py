@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.job import JobError, LoadedJob, check, importable, override, values
+from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
 from streams.core.stream import StreamError
 from streams.recordings.stream import About
 
