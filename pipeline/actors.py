@@ -40,18 +40,18 @@ from learners.base import line
 from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
 from pipeline.config.job import JobError
-from pipeline.folder import TOKEN, HeldError
 from pipeline.forward import Forwarder
 from pipeline.lag import Lag
 from pipeline.live import Stopped
 from pipeline.loop import Loop
 from pipeline.mlflow_run import load
-from pipeline.rows import Rows
 from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot
 from pipeline.ship import Shipment
 from pipeline.sources import RemoteBlocks
 from pipeline.stability.evaluator import Asking, Evaluator, score
+from pipeline.storage.metric_log import Rows
+from pipeline.storage.run_folder import TOKEN, HeldError
 from pipeline.track import Status, TrackConfig, Tracker, check
 from pipeline.watch import Labels, MetricRows, Publisher
 from streams.core.batch import Array, Ints

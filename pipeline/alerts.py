@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 from pydantic import Field, field_validator, model_validator
 
 from learners.base import line
-from pipeline.rows import Row
+from pipeline.storage.metric_log import Row
 from streams.core.settings import Settings
 
 TIMEOUT_S = 5.0

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.folder import write_whole
+from pipeline.storage.run_folder import write_whole
 from streams.core.batch import Array, Ints
 from streams.core.schema import Task
 

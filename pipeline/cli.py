@@ -20,8 +20,8 @@ from learners.base import line
 from pipeline import list_dead
 from pipeline.config import job as jobs
 from pipeline.doctor import report
-from pipeline.folder import RunFolder
-from pipeline.journal import Journal
+from pipeline.storage.offset_journal import Journal
+from pipeline.storage.run_folder import RunFolder
 from streams.produce.produce import command as produce
 
 if TYPE_CHECKING:

@@ -21,9 +21,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from learners.base import line
 from pipeline import actors, replicas
 from pipeline.build import Parts, build
-from pipeline.checkpoint import Checkpoints
 from pipeline.config.job import JobError, LoadedJob
-from pipeline.folder import HeldError, RunFolder
 from pipeline.joining import connected, free_port
 from pipeline.mlflow_run import absolute
 from pipeline.progress import LiveProgress
@@ -32,6 +30,8 @@ from pipeline.run import RunError, Say
 from pipeline.ship import Shipment
 from pipeline.sources import SourceActor
 from pipeline.stability.evaluator import FINISH_S
+from pipeline.storage.checkpoints import Checkpoints
+from pipeline.storage.run_folder import HeldError, RunFolder
 from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
 from streams.core.live_stream import LiveStream
 

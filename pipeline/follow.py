@@ -22,10 +22,10 @@ import torch
 from safetensors import SafetensorError
 
 from learners.base import line
-from pipeline.checkpoint import Checkpoint, CheckpointError, read
-from pipeline.folder import RunFolder
 from pipeline.servable import Recipe, Servable, ServeConfig, Snapshot
 from pipeline.stopping import handling
+from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
+from pipeline.storage.run_folder import RunFolder
 from streams.core.state_dict import State
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from learners.base import line
 from pipeline.build import Parts
 from pipeline.config.job import JobError
 from pipeline.dead_letters import Letter, letters
-from pipeline.folder import FORWARDED
 from pipeline.run import Run, Watcher
+from pipeline.storage.run_folder import FORWARDED
 from streams.core.live_stream import Unreachable
 from streams.core.stream import Cursor, StreamError
 from streams.kafka.clients.producer import Message, Outbox

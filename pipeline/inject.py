@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 from pipeline.config.job import JobError
 from pipeline.dead_letters import Letter
-from pipeline.folder import INJECTED
+from pipeline.storage.run_folder import INJECTED
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.records import Place
 from streams.kafka.stream import Kafka

@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from pipeline.journal import Journal
-from pipeline.recorder import Recorder
+from pipeline.storage.offset_journal import Journal
+from pipeline.storage.recording_writer import Recorder
 from streams.core.batch import Batch
 from streams.core.live_stream import (
     LiveStream,

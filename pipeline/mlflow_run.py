@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from learners.base import line
-from pipeline.rows import Row
+from pipeline.storage.metric_log import Row
 
 BATCH = 1000
 """Metrics in one request: the most that MLflow takes. Of params it takes 100."""

@@ -20,15 +20,15 @@ import torch
 
 from learners.base import LearnerError, line
 from pipeline.build import Parts, build, state_digest
-from pipeline.checkpoint import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.config.job import JobError, LoadedJob, differences
 from pipeline.dead_letters import Limit, TooManyDead
-from pipeline.folder import RunFolder
-from pipeline.journal import Journal
 from pipeline.ledger import LedgerError
 from pipeline.live import LiveBlocks, Stopped
 from pipeline.loop import Loop, Source
-from pipeline.recorder import Recorder
+from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
+from pipeline.storage.offset_journal import Journal
+from pipeline.storage.recording_writer import Recorder
+from pipeline.storage.run_folder import RunFolder
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State

@@ -1,8 +1,8 @@
 """Tracking of a run with MLflow: rows of metrics are taken from the run folder and delivered, in
 batches, by a thread of its own.
 
-The run never waits for MLflow. Its rows stand in files (``pipeline/rows.py``), and ``track.json``
-says up to which byte they are delivered. One delivery is:
+The run never waits for MLflow. Its rows stand in files (``pipeline/storage/metric_log.py``), and
+``track.json`` says up to which byte they are delivered. One delivery is:
 
 1. whole rows are read, from the byte on where the last delivery ended,
 2. they go to MLflow in one request,
@@ -41,7 +41,7 @@ from pipeline.mlflow_run import (
     shown,
     sqlite_file,
 )
-from pipeline.rows import read_rows, waiting
+from pipeline.storage.metric_log import read_rows, waiting
 from streams.core.settings import Settings
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]

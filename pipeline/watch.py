@@ -14,9 +14,9 @@ from pipeline.build import Parts
 from pipeline.lag import Lag
 from pipeline.loop import Loop
 from pipeline.remembered import FILE, Remembered
-from pipeline.rows import Rows
 from pipeline.run import Run, Watcher
 from pipeline.servable import Snapshot
+from pipeline.storage.metric_log import Rows
 from streams.core.batch import Array, Ints
 
 PUBLISH_S = 0.1

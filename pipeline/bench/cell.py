@@ -23,9 +23,9 @@ from learners.registry import UnknownKind, find
 from pipeline.bench.measured import Budget, Progress, Tested, measure
 from pipeline.build import Parts, build
 from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
-from pipeline.folder import RunFolder, write_whole
 from pipeline.ledger import LedgerError
 from pipeline.run import RunError, versions
+from pipeline.storage.run_folder import RunFolder, write_whole
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
 from streams.scenarios.layouts import SCENARIOS

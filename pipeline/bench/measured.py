@@ -18,9 +18,9 @@ import numpy as np
 from pipeline.build import Parts, state_digest
 from pipeline.loop import BLOCK
 from pipeline.remembered import Remembered
-from pipeline.rows import Rows
 from pipeline.stability.continual import Curves
 from pipeline.stability.plasticity import plasticity
+from pipeline.storage.metric_log import Rows
 from streams.core.batch import Array, Batch, ClassName, Ints
 
 POINTS = 10

@@ -23,7 +23,7 @@ from pipeline.alerts import Alert, Alerts
 from pipeline.config.job import flat
 from pipeline.remembered import FILE
 from pipeline.report.histograms import Histogram, histograms
-from pipeline.rows import Row, read_rows
+from pipeline.storage.metric_log import Row, read_rows
 from streams.core.batch import Array
 
 ROWS = ("metrics.jsonl", "served.jsonl", "stability.jsonl")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.rows import Row
+from pipeline.storage.metric_log import Row
 from streams.core.batch import Array
 
 

@@ -12,8 +12,8 @@ pytest.importorskip("ray")
 
 from pipeline.actors import Speaker, TrainerActor
 from pipeline.config.job import JobError
-from pipeline.folder import RunFolder
 from pipeline.ship import Shipment
+from pipeline.storage.run_folder import RunFolder
 
 SHIPMENT = Shipment({}, Path("job.yaml"), Path())
 

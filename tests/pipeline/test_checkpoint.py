@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.checkpoint import CheckpointError, Checkpoints, read
+from pipeline.storage.checkpoints import CheckpointError, Checkpoints, read
 from streams.core.state_dict import digest
 
 STATE: dict[str, Any] = {

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from pipeline.dead_letters import DeadFile
-from pipeline.folder import FORWARDED
 from pipeline.forward import Forwarder
+from pipeline.storage.run_folder import FORWARDED
 from streams.core.batch import Dead
 from streams.kafka.clients.producer import SEND_S
 from streams.kafka.config import KafkaConfig

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.job import JobError
-from pipeline.journal import Entry, Journal
+from pipeline.storage.offset_journal import Entry, Journal
 from streams.core.live_stream import Ranges
 from streams.core.stream import Cursor
 

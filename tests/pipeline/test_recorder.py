@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import recorder as recording
 from pipeline.config import job as jobs
 from pipeline.config.job import JobError, LoadedJob
-from pipeline.journal import Journal
 from pipeline.live import LiveBlocks
-from pipeline.recorder import Recorder
+from pipeline.storage import recording_writer as recording
+from pipeline.storage.offset_journal import Journal
+from pipeline.storage.recording_writer import Recorder
 from streams.core.batch import Batch, Dead
 from streams.core.live_stream import LiveStream, Ranges, ranges_of
 from streams.core.schema import Feature, Schema

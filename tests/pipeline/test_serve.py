@@ -33,12 +33,12 @@ from PIL import Image
 
 from learners.base import Prediction
 from pipeline.build import Parts, build
-from pipeline.checkpoint import read
 from pipeline.config.job import load
 from pipeline.follow import Follower, ServeError, following, snapshot
 from pipeline.questions import BadEvents, Reader
 from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.serve import Answered, Models, create_app, warm
+from pipeline.storage.checkpoints import read
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature, Schema
 

@@ -28,9 +28,9 @@ from pydantic import ValidationError
 import pipeline.track
 from pipeline.alerts import Alert
 from pipeline.config.job import flat
-from pipeline.folder import RunFolder
 from pipeline.mlflow_run import Record, load
-from pipeline.rows import CHUNK, Rows, read_rows, waiting
+from pipeline.storage.metric_log import CHUNK, Rows, read_rows, waiting
+from pipeline.storage.run_folder import RunFolder
 from pipeline.track import TrackConfig, Tracker, TrackError, check, describe, tags
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.report.findings import EVALUATIONS, Mark, Segment, Since, read_bench, read_run
-from pipeline.rows import Rows
+from pipeline.storage.metric_log import Rows
 
 
 def write_rows(file: Path, rows: dict[int, dict[str, float]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.report.histograms import histograms
-from pipeline.rows import Row
+from pipeline.storage.metric_log import Row
 
 
 def test_bins_are_put_in_order_and_what_is_missing_is_none_at_all() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.report.write import ReportError, write_report
-from pipeline.rows import Rows
+from pipeline.storage.metric_log import Rows
 
 EVIL = "<script>alert('x')</script> & \"co\""
 

@@ -14,11 +14,11 @@ import pytest
 
 from pipeline.build import Parts, build
 from pipeline.config.job import load
-from pipeline.folder import HeldError, RunFolder
 from pipeline.run import Run, Watcher
 from pipeline.servable import Snapshot
 from pipeline.stability import evaluator as evaluators
 from pipeline.stability.evaluator import Asking, Evaluator, score
+from pipeline.storage.run_folder import HeldError, RunFolder
 
 WriteJob = Callable[..., Path]
 HELD = {"share": 0.05, "every_events": 1000, "cut": {"events": 3000}}

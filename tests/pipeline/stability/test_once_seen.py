@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.build import Parts, build
-from pipeline.checkpoint import read
 from pipeline.config.job import JobError, load
 from pipeline.stability.once_seen import OnceSeen, OnceSeenConfig, dense
+from pipeline.storage.checkpoints import read
 from streams.core.batch import Batch
 from streams.core.state_dict import digest
 from streams.operators.holdout import HoldOut

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checkpoint import read
 from pipeline.stability.probes import Probes, ProbesConfig, Segment
+from pipeline.storage.checkpoints import read
 from streams.core.batch import Array, Batch
 from streams.core.state_dict import digest
 from streams.operators.holdout import mix

@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.dead_letters import DeadFile
-from pipeline.journal import FILE as JOURNAL
 from pipeline.remembered import FILE
+from pipeline.storage.offset_journal import FILE as JOURNAL
 from pipeline.track import FILES, RECORD
 
 STABILITY, EVALUATIONS = "stability.safetensors", "evaluations.jsonl"

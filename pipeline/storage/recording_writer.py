@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.job import JobError, LoadedJob, differences, values
-from pipeline.folder import HeldError, write_whole
-from pipeline.journal import Journal
+from pipeline.storage.offset_journal import Journal
+from pipeline.storage.run_folder import HeldError, write_whole
 from streams.core.batch import Batch, Ragged
 from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.schema import Schema
