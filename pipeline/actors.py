@@ -40,7 +40,7 @@ from learners.base import line
 from pipeline.answers import Answers, Scores
 from pipeline.build import Parts
 from pipeline.config.job import JobError
-from pipeline.forward import Forwarder
+from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.lag import Lag
 from pipeline.live import Stopped
 from pipeline.loop import Loop

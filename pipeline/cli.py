@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 
 from learners.base import line
-from pipeline import list_dead
 from pipeline.config import job as jobs
+from pipeline.dead_letters import query as list_dead
 from pipeline.doctor import report
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import RunFolder

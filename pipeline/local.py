@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.build import Parts
 from pipeline.config.job import JobError, LoadedJob
-from pipeline.forward import Forwarder
+from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.lag import Lag
 from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced

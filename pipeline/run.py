@@ -21,7 +21,7 @@ import torch
 from learners.base import LearnerError, line
 from pipeline.build import Parts, build, state_digest
 from pipeline.config.job import JobError, LoadedJob, differences
-from pipeline.dead_letters import Limit, TooManyDead
+from pipeline.dead_letters.file_writer import Limit, TooManyDead
 from pipeline.ledger import LedgerError
 from pipeline.live import LiveBlocks, Stopped
 from pipeline.loop import Loop, Source

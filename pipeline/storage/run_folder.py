@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.job import JobError, LoadedJob
-from pipeline.dead_letters import DeadFile
+from pipeline.dead_letters.file_writer import DeadFile
 from pipeline.remembered import FILE
 from pipeline.storage.offset_journal import FILE as JOURNAL
 from pipeline.track import FILES, RECORD

@@ -22,7 +22,7 @@ import orjson
 import pytest
 import yaml
 
-from pipeline.dead_letters import DeadFile, Letter, Limit, TooManyDead, kind, letters
+from pipeline.dead_letters.file_writer import DeadFile, Letter, Limit, TooManyDead, kind, letters
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.stream import DeadLetters
 

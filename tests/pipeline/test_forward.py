@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.dead_letters import DeadFile
-from pipeline.forward import Forwarder
+from pipeline.dead_letters.file_writer import DeadFile
+from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.storage.run_folder import FORWARDED
 from streams.core.batch import Dead
 from streams.kafka.clients.producer import SEND_S

@@ -15,7 +15,7 @@ from pathlib import Path
 from learners.base import line
 from pipeline.build import Parts
 from pipeline.config.job import JobError
-from pipeline.dead_letters import Letter, letters
+from pipeline.dead_letters.file_writer import Letter, letters
 from pipeline.run import Run, Watcher
 from pipeline.storage.run_folder import FORWARDED
 from streams.core.live_stream import Unreachable

@@ -20,8 +20,8 @@ from rich.text import Text
 from learners.base import line
 from pipeline.config import job as jobs
 from pipeline.config.job import JobError
-from pipeline.dead_letters import FILE, Letter, kind, letters
-from pipeline.inject import Injected, Injector
+from pipeline.dead_letters.file_writer import FILE, Letter, kind, letters
+from pipeline.dead_letters.reinjector import Injected, Injector
 from streams.core.stream import StreamError
 from streams.kafka.stream import Kafka
 

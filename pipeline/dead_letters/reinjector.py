@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.config.job import JobError
-from pipeline.dead_letters import Letter
+from pipeline.dead_letters.file_writer import Letter
 from pipeline.storage.run_folder import INJECTED
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.records import Place
