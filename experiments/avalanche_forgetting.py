@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learners.integrations.avalanche_strategy import as_strategy
-from pipeline.stability.continual import continual
+from pipeline.evaluation.transfer_and_forgetting import continual
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 
 NETWORK = {"model": {"kind": "mlp", "hidden": [64]}, "optimizer": {"kind": "adam", "lr": 0.01}}

@@ -30,8 +30,8 @@ import yaml
 
 from pipeline.build import Parts, build
 from pipeline.config.job import load
-from pipeline.stability.probes import Segment
-from pipeline.stability.retention import Retention
+from pipeline.evaluation.probes import Segment
+from pipeline.evaluation.retention import Retention
 from streams.scenarios.stream import Scenario
 
 DRAWS = 3

@@ -25,10 +25,10 @@ import yaml
 
 from pipeline.build import Parts, build
 from pipeline.config.job import load
-from pipeline.stability.decay import better, error, fits
-from pipeline.stability.once_seen import Kept
-from pipeline.stability.retention import wilson
-from pipeline.stability.since import Since
+from pipeline.evaluation.decay_fits import better, error, fits
+from pipeline.evaluation.once_seen import Kept
+from pipeline.evaluation.once_seen_curve import Since
+from pipeline.evaluation.retention import wilson
 from streams.core.batch import Array, Batch
 
 EVENTS, EVERY, BATCH = 30_000, 200, 10

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from learners.base import Learner, LearnerError, line
 from pipeline.config.job import JobError, LoadedJob
+from pipeline.evaluation.once_seen import OnceSeen
+from pipeline.evaluation.prequential import Prequential
+from pipeline.evaluation.probes import Probes
 from pipeline.loop import Loop, Source
-from pipeline.metrics import Prequential
 from pipeline.servable import Recipe, Snapshot, recipe
-from pipeline.stability.once_seen import OnceSeen
-from pipeline.stability.probes import Probes
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Stream, StreamError

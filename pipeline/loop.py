@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from learners.base import Learner, LearnerError, Prediction
+from pipeline.evaluation.once_seen import OnceSeen
+from pipeline.evaluation.prequential import Prequential
+from pipeline.evaluation.probes import Probes, Segment
 from pipeline.ledger import Ledger
-from pipeline.metrics import Prequential
-from pipeline.stability.once_seen import OnceSeen
-from pipeline.stability.probes import Probes, Segment
 from streams.core.batch import Array, Batch, Dead
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream

@@ -16,8 +16,8 @@ from pydantic import Field, PositiveInt
 import learners
 from learners.base import Learner, LearnerError, Prediction
 from learners.registry import UnknownKind, find
-from pipeline.stability.once_seen import Kept
-from pipeline.stability.probes import Segment
+from pipeline.evaluation.once_seen import Kept
+from pipeline.evaluation.probes import Segment
 from streams.core.batch import Batch, ClassName
 from streams.core.schema import Feature, Schema
 from streams.core.settings import Settings

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from pydantic import PositiveInt, field_validator
 
 from learners.base import line
-from pipeline.alerts import Alert, Alerts, Webhooks
+from pipeline.evaluation.alerts import Alert, Alerts, Webhooks
 from pipeline.mlflow_run import (
     BATCH,
     MlflowRun,

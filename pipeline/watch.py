@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.build import Parts
+from pipeline.evaluation.buffer_stats import FILE, Remembered
 from pipeline.lag import Lag
 from pipeline.loop import Loop
-from pipeline.remembered import FILE, Remembered
 from pipeline.run import Run, Watcher
 from pipeline.servable import Snapshot
 from pipeline.storage.metric_log import Rows

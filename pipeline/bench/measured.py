@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from pipeline.build import Parts, state_digest
+from pipeline.evaluation.buffer_stats import Remembered
+from pipeline.evaluation.plasticity import plasticity
+from pipeline.evaluation.transfer_and_forgetting import Curves
 from pipeline.loop import BLOCK
-from pipeline.remembered import Remembered
-from pipeline.stability.continual import Curves
-from pipeline.stability.plasticity import plasticity
 from pipeline.storage.metric_log import Rows
 from streams.core.batch import Array, Batch, ClassName, Ints
 

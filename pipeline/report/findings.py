@@ -19,9 +19,9 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from pipeline.alerts import Alert, Alerts
 from pipeline.config.job import flat
-from pipeline.remembered import FILE
+from pipeline.evaluation.alerts import Alert, Alerts
+from pipeline.evaluation.buffer_stats import FILE
 from pipeline.report.histograms import Histogram, histograms
 from pipeline.storage.metric_log import Row, read_rows
 from streams.core.batch import Array

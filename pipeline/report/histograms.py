@@ -1,4 +1,5 @@
-"""Histograms over a run, out of rows where ``NAME/LOW:HIGH`` counts: ``pipeline/remembered.py``."""
+"""Histograms over a run, out of rows where ``NAME/LOW:HIGH`` counts
+(``pipeline/evaluation/buffer_stats.py``)."""
 
 from __future__ import annotations
 

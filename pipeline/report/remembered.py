@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from pipeline.evaluation.decay_fits import Fit, error, fits
+from pipeline.evaluation.retention import wilson
 from pipeline.report.charts import CELLS
 from pipeline.report.drawing import BLUE, GREEN, VERMILLION, over_events, style
 from pipeline.report.findings import Since
 from pipeline.report.histograms import Histogram
-from pipeline.stability.decay import Fit, error, fits
-from pipeline.stability.retention import wilson
 from streams.core.batch import Array
 
 _FITTED = {

@@ -11,9 +11,9 @@ import numpy as np
 
 from learners.base import line
 from pipeline.config.job import flat
+from pipeline.evaluation.decay_fits import better
 from pipeline.report.findings import Result, RunFound, read_bench, read_run
 from pipeline.report.page import Page, Tile
-from pipeline.stability.decay import better
 from pipeline.track import describe
 
 _RUN = ("job.yaml", "metrics.jsonl", "summary.json")

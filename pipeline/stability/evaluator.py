@@ -21,11 +21,11 @@ from safetensors.numpy import save_file
 
 from learners.base import line
 from pipeline.build import Parts
+from pipeline.evaluation.once_seen_curve import Since
+from pipeline.evaluation.retention import Retention
 from pipeline.loop import Loop
 from pipeline.run import Run, Watcher
 from pipeline.servable import Recipe, Snapshot, learner_of
-from pipeline.stability.retention import Retention
-from pipeline.stability.since import Since
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import EVALUATIONS, STABILITY
 from streams.core.state_dict import leaves, nested, pack

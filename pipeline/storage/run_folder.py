@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.dead_letters.file_writer import DeadFile
-from pipeline.remembered import FILE
+from pipeline.evaluation.buffer_stats import FILE
 from pipeline.storage.offset_journal import FILE as JOURNAL
 from pipeline.track import FILES, RECORD
 

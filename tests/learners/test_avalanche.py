@@ -20,7 +20,7 @@ from learners.baselines.prior import Prior
 from learners.integrations.avalanche import AvalancheConfig, AvalancheLearner
 from learners.integrations.avalanche_strategy import as_strategy
 from learners.rehearsal.replay import Replay
-from pipeline.stability.continual import Continual, continual
+from pipeline.evaluation.transfer_and_forgetting import Continual, continual
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
 from streams.integrations.avalanche import AvalancheConfig as StreamConfig

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from learners.base import Learner, LearnerConfig, Prediction
+from pipeline.evaluation.prequential import Prequential
 from pipeline.ledger import LedgerError
 from pipeline.loop import Loop, Source
-from pipeline.metrics import Prequential
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State, copied, digest

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pipeline.metrics import Prequential, auc, auc_of_histogram
+from pipeline.evaluation.prequential import Prequential, auc, auc_of_histogram
 from streams.core.state_dict import State, copied, digest
 from streams.operators.label_join import Outcome
 

@@ -13,7 +13,7 @@ import pytest
 from learners.base import LearnerConfig, MemorySeen
 from learners.baselines.prior import Prior
 from pipeline.config import job as jobs
-from pipeline.remembered import Remembered, quantile
+from pipeline.evaluation.buffer_stats import Remembered, quantile
 from pipeline.run import Run
 from pipeline.watch import MetricRows
 from streams.core.schema import Feature, Schema

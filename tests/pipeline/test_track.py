@@ -26,8 +26,8 @@ import pytest
 from pydantic import ValidationError
 
 import pipeline.track
-from pipeline.alerts import Alert
 from pipeline.config.job import flat
+from pipeline.evaluation.alerts import Alert
 from pipeline.mlflow_run import Record, load
 from pipeline.storage.metric_log import CHUNK, Rows, read_rows, waiting
 from pipeline.storage.run_folder import RunFolder

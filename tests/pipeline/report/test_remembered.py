@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.evaluation.decay_fits import Fit
 from pipeline.report import remembered
 from pipeline.report.charts import CELLS
 from pipeline.report.findings import Since
 from pipeline.report.histograms import Histogram
-from pipeline.stability.decay import Fit
 
 
 def told(figure: Any) -> Any:

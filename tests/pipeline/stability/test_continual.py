@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.stability.continual import Continual, Curves, continual, knowledge
+from pipeline.evaluation.transfer_and_forgetting import Continual, Curves, continual, knowledge
 from streams.core.batch import Array
 from streams.core.state_dict import copied, digest, leaves
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.stability.decay import Fit, better, error, fits
+from pipeline.evaluation.decay_fits import Fit, better, error, fits
 
 T = np.array([1.0, 3, 7, 14, 30, 70, 140, 300, 700, 1400])
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.build import Parts, build
 from pipeline.config.job import JobError, load
-from pipeline.stability.once_seen import OnceSeen, OnceSeenConfig, dense
+from pipeline.evaluation.once_seen import OnceSeen, OnceSeenConfig, dense
 from pipeline.storage.checkpoints import read
 from streams.core.batch import Batch
 from streams.core.state_dict import digest

@@ -12,7 +12,7 @@ from learners.base import LearnerConfig
 from learners.baselines.finetune import Finetune
 from learners.baselines.no_change import NoChange
 from learners.networks.base import NetworkConfig
-from pipeline.stability.plasticity import (
+from pipeline.evaluation.plasticity import (
     dead,
     dormant,
     effective_rank,

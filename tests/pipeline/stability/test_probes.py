@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.stability.probes import Probes, ProbesConfig, Segment
+from pipeline.evaluation.probes import Probes, ProbesConfig, Segment
 from pipeline.storage.checkpoints import read
 from streams.core.batch import Array, Batch
 from streams.core.state_dict import digest

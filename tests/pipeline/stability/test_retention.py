@@ -10,8 +10,8 @@ import pytest
 
 from learners.base import LearnerConfig, Prediction
 from learners.baselines.prior import Prior
-from pipeline.stability.probes import Segment
-from pipeline.stability.retention import Retention
+from pipeline.evaluation.probes import Segment
+from pipeline.evaluation.retention import Retention
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema, Task
 from streams.core.state_dict import copied, digest

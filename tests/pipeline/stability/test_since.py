@@ -7,9 +7,9 @@ import pytest
 
 from learners.base import LearnerConfig, Prediction
 from learners.baselines.prior import Prior
-from pipeline.stability.once_seen import Kept
-from pipeline.stability.retention import wilson
-from pipeline.stability.since import Since
+from pipeline.evaluation.once_seen import Kept
+from pipeline.evaluation.once_seen_curve import Since
+from pipeline.evaluation.retention import wilson
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest

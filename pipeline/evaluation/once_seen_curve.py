@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from learners.base import Learner
-from pipeline.stability.once_seen import Kept
-from pipeline.stability.retention import wilson
+from pipeline.evaluation.once_seen import Kept
+from pipeline.evaluation.retention import wilson
 from streams.core.batch import Array, Batch, Ints
 from streams.core.state_dict import State
 

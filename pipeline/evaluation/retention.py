@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from learners.base import Learner
-from pipeline.stability.continual import Curves, knowledge
-from pipeline.stability.plasticity import plasticity
-from pipeline.stability.probes import Segment
+from pipeline.evaluation.plasticity import plasticity
+from pipeline.evaluation.probes import Segment
+from pipeline.evaluation.transfer_and_forgetting import Curves, knowledge
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Task
 from streams.core.state_dict import State

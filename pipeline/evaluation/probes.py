@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.stability.drift import Adwin
+from pipeline.evaluation.adwin import Adwin
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.settings import Settings
 from streams.core.state_dict import State, pack, unpack

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.stability.gaps import Gaps
+from pipeline.evaluation.stability_gap import Gaps
 from streams.core.batch import Array, Floats
 from streams.core.state_dict import State
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.stability.probes import corrected
+from pipeline.evaluation.probes import corrected
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.settings import Settings
 from streams.core.state_dict import State, pack, unpack

@@ -1,0 +1,1 @@
+"""Metrics: prequential scores, forgetting, retention, plasticity, probes, alerts."""
