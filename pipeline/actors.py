@@ -45,8 +45,8 @@ from pipeline.lag import Lag
 from pipeline.live import Stopped
 from pipeline.loop import Loop
 from pipeline.mlflow_run import load
+from pipeline.models.snapshot import Recipe, Snapshot
 from pipeline.run import Run, Watcher
-from pipeline.servable import Recipe, Snapshot
 from pipeline.ship import Shipment
 from pipeline.sources import RemoteBlocks
 from pipeline.stability.evaluator import Asking, Evaluator, score

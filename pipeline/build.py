@@ -11,7 +11,7 @@ from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
 from pipeline.loop import Loop, Source
-from pipeline.servable import Recipe, Snapshot, recipe
+from pipeline.models.snapshot import Recipe, Snapshot, recipe
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Stream, StreamError

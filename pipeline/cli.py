@@ -252,7 +252,7 @@ def serve(
     """Serves the newest model of a run, of one that goes on too, until Ctrl-C."""
     from pipeline.follow import ServeError
     from pipeline.follow import serve as serving
-    from pipeline.servable import ServeConfig
+    from pipeline.models.snapshot import ServeConfig
 
     console = Console(stderr=True)
     say = _saying(console)

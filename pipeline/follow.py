@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 
 from learners.base import line
-from pipeline.servable import Recipe, Servable, ServeConfig, Snapshot
+from pipeline.models.snapshot import Recipe, Servable, ServeConfig, Snapshot
 from pipeline.stopping import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder

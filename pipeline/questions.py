@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from learners.base import line
-from pipeline.servable import Recipe, schema_of
+from pipeline.models.snapshot import Recipe, schema_of
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Feature
 from streams.core.settings import unknown

@@ -26,8 +26,8 @@ from ray.serve.schema import LoggingConfig
 from learners.base import line
 from pipeline.answers import Answers
 from pipeline.config.job import JobError
+from pipeline.models.snapshot import Recipe, Servable, ServeConfig
 from pipeline.posted import posted
-from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.serve import Answered, Models, create_app, warm
 from pipeline.ship import Shipment
 from streams.operators.label_join import NONE

@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from learners.base import Prediction
+from pipeline.models.snapshot import Recipe, Servable, ServeConfig
 from pipeline.openapi import (
     ACCEPTED,
     ANSWER,
@@ -47,7 +48,6 @@ from pipeline.replies import (
     refused,
     reply,
 )
-from pipeline.servable import Recipe, Servable, ServeConfig
 from streams.core.batch import Array, Ints
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from pipeline.build import Parts
 from pipeline.evaluation.buffer_stats import FILE, Remembered
 from pipeline.lag import Lag
 from pipeline.loop import Loop
+from pipeline.models.snapshot import Snapshot
 from pipeline.run import Run, Watcher
-from pipeline.servable import Snapshot
 from pipeline.storage.metric_log import Rows
 from streams.core.batch import Array, Ints
 

@@ -30,8 +30,8 @@ import torch
 
 from pipeline.config import job as jobs
 from pipeline.loop import Loop
+from pipeline.models.snapshot import Snapshot
 from pipeline.run import Run, Watcher
-from pipeline.servable import Snapshot
 from pipeline.stability.evaluator import Beside
 
 ROOT = Path(__file__).parents[2]

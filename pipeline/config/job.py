@@ -20,7 +20,7 @@ from learners.base import Learner, LearnerConfig, line
 from learners.registry import UnknownKind, find
 from pipeline.evaluation.once_seen import OnceSeenConfig
 from pipeline.evaluation.probes import ProbesConfig
-from pipeline.servable import ServeConfig
+from pipeline.models.snapshot import ServeConfig
 from pipeline.track import TrackConfig
 from streams.core.settings import Settings, unknown
 from streams.core.stream import Stream, StreamConfig

@@ -24,8 +24,8 @@ from pipeline.build import Parts
 from pipeline.evaluation.once_seen_curve import Since
 from pipeline.evaluation.retention import Retention
 from pipeline.loop import Loop
+from pipeline.models.snapshot import Recipe, Snapshot, learner_of
 from pipeline.run import Run, Watcher
-from pipeline.servable import Recipe, Snapshot, learner_of
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import EVALUATIONS, STABILITY
 from streams.core.state_dict import leaves, nested, pack

@@ -28,8 +28,8 @@ from learners.base import Prediction
 from pipeline import posted
 from pipeline.config import job
 from pipeline.follow import Follower
+from pipeline.models.snapshot import Recipe, ServeConfig
 from pipeline.posted import BadLabels, Posted
-from pipeline.servable import Recipe, ServeConfig
 from pipeline.serve import Models, create_app
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema

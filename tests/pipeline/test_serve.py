@@ -35,8 +35,8 @@ from learners.base import Prediction
 from pipeline.build import Parts, build
 from pipeline.config.job import load
 from pipeline.follow import Follower, ServeError, following, snapshot
+from pipeline.models.snapshot import Recipe, Servable, ServeConfig
 from pipeline.questions import BadEvents, Reader
-from pipeline.servable import Recipe, Servable, ServeConfig
 from pipeline.serve import Answered, Models, create_app, warm
 from pipeline.storage.checkpoints import read
 from streams.core.batch import Batch, Ragged
@@ -851,7 +851,7 @@ ASK = """
 import sys
 from pathlib import Path
 from pipeline.follow import Follower
-from pipeline.servable import ServeConfig
+from pipeline.models.snapshot import ServeConfig
 follow = Follower(Path(sys.argv[1]), ServeConfig(), print)
 follow.look()
 print(follow.events)
@@ -914,6 +914,6 @@ def _fresh(kind: str, schema: Schema) -> Any:
 
 
 def _snapshot(state: Any) -> Any:
-    from pipeline.servable import Snapshot
+    from pipeline.models.snapshot import Snapshot
 
     return Snapshot(state, 0, 0)

@@ -14,8 +14,8 @@ import pytest
 from pipeline import watch
 from pipeline.config import job as jobs
 from pipeline.loop import Loop
+from pipeline.models.snapshot import Servable
 from pipeline.run import Run, Watcher
-from pipeline.servable import Servable
 from pipeline.watch import Labels, MetricRows, Publisher
 
 WriteJob = Callable[..., Path]

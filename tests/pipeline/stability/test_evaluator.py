@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.build import Parts, build
 from pipeline.config.job import load
+from pipeline.models.snapshot import Snapshot
 from pipeline.run import Run, Watcher
-from pipeline.servable import Snapshot
 from pipeline.stability import evaluator as evaluators
 from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.storage.run_folder import HeldError, RunFolder

@@ -1,0 +1,1 @@
+"""What a server needs of a model: its recipe and its snapshots."""
