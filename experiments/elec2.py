@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.build import build
 from pipeline.config import job as jobs
+from pipeline.training.builder import build
 
 HERE = Path(__file__).parent
 RAW = "stream.standardise=null"

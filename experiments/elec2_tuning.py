@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.build import build
 from pipeline.config import job as jobs
+from pipeline.training.builder import build
 
 HERE = Path(__file__).parent
 EVENTS = 10_000

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 import yaml
 
-from pipeline.build import Parts, build
 from pipeline.config.job import load
 from pipeline.evaluation.probes import Segment
 from pipeline.evaluation.retention import Retention
+from pipeline.training.builder import Parts, build
 from streams.scenarios.stream import Scenario
 
 DRAWS = 3

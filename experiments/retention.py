@@ -23,12 +23,12 @@ import numpy as np
 import torch
 import yaml
 
-from pipeline.build import Parts, build
 from pipeline.config.job import load
 from pipeline.evaluation.decay_fits import better, error, fits
 from pipeline.evaluation.once_seen import Kept
 from pipeline.evaluation.once_seen_curve import Since
 from pipeline.evaluation.retention import wilson
+from pipeline.training.builder import Parts, build
 from streams.core.batch import Array, Batch
 
 EVENTS, EVERY, BATCH = 30_000, 200, 10

@@ -38,21 +38,21 @@ from ray.exceptions import (
 
 from learners.base import line
 from pipeline.answers import Answers, Scores
-from pipeline.build import Parts
 from pipeline.config.job import JobError
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.lag import Lag
-from pipeline.live import Stopped
-from pipeline.loop import Loop
 from pipeline.mlflow_run import load
 from pipeline.models.snapshot import Recipe, Snapshot
-from pipeline.run import Run, Watcher
 from pipeline.ship import Shipment
 from pipeline.sources import RemoteBlocks
 from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import TOKEN, HeldError
 from pipeline.track import Status, TrackConfig, Tracker, check
+from pipeline.training.builder import Parts
+from pipeline.training.journaled_source import Stopped
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 from pipeline.watch import Labels, MetricRows, Publisher
 from streams.core.batch import Array, Ints
 from streams.core.stream import Cursor

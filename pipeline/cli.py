@@ -171,8 +171,8 @@ def _lead(
 ) -> None:
     """Runs the job that is loaded, to so many events."""
     from pipeline.progress import LiveProgress, table
-    from pipeline.run import RunError
     from pipeline.stopping import stopping_on_signals
+    from pipeline.training.run import RunError
 
     console = Console(stderr=True)
     say = _saying(console)
@@ -330,8 +330,8 @@ def bench(
     from pipeline.bench.bench import RESULTS, Bench, budgets, tables
     from pipeline.bench.measured import Budget
     from pipeline.report.write import ReportError, write_report
-    from pipeline.run import RunError
     from pipeline.track import TrackError
+    from pipeline.training.run import RunError
 
     console = Console(stderr=True)
     say = _saying(console)

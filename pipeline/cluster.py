@@ -20,19 +20,19 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from learners.base import line
 from pipeline import actors, replicas
-from pipeline.build import Parts, build
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.joining import connected, free_port
 from pipeline.mlflow_run import absolute
 from pipeline.progress import LiveProgress
 from pipeline.report.write import hang
-from pipeline.run import RunError, Say
 from pipeline.ship import Shipment
 from pipeline.sources import SourceActor
 from pipeline.stability.evaluator import FINISH_S
 from pipeline.storage.checkpoints import Checkpoints
 from pipeline.storage.run_folder import HeldError, RunFolder
 from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
+from pipeline.training.builder import Parts, build
+from pipeline.training.run import RunError, Say
 from streams.core.live_stream import LiveStream
 
 TURN_S = 0.25

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from pipeline.build import Parts
-from pipeline.loop import Loop
-from pipeline.run import Run, Watcher
+from pipeline.training.builder import Parts
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 from streams.core.live_stream import LiveStream
 from streams.core.stream import Cursor, StreamError
 

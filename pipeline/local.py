@@ -7,15 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import Parts
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.lag import Lag
-from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced
 from pipeline.progress import LiveProgress
 from pipeline.report.write import hang
-from pipeline.run import Run, RunError, Say, Watcher
 from pipeline.stability.evaluator import Beside
 from pipeline.track import (
     ARTIFACTS,
@@ -27,6 +24,9 @@ from pipeline.track import (
     describe,
     tags,
 )
+from pipeline.training.builder import Parts
+from pipeline.training.loop import BLOCK, Source
+from pipeline.training.run import Run, RunError, Say, Watcher
 from pipeline.watch import MetricRows
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream

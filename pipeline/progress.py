@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.build import Parts
-from pipeline.loop import Loop
-from pipeline.run import Run, Watcher
+from pipeline.training.builder import Parts
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 
 _HEADLINES = (
     ("online/accuracy", "accuracy"),

@@ -14,10 +14,10 @@ import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from learners.base import line
-from pipeline.live import OutOfStep
-from pipeline.loop import BLOCK, Source
 from pipeline.pace import block_size, paced
 from pipeline.ship import Shipment
+from pipeline.training.journaled_source import OutOfStep
+from pipeline.training.loop import BLOCK, Source
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.stream import Cursor, StreamError

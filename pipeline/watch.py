@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.build import Parts
 from pipeline.evaluation.buffer_stats import FILE, Remembered
 from pipeline.lag import Lag
-from pipeline.loop import Loop
 from pipeline.models.snapshot import Snapshot
-from pipeline.run import Run, Watcher
 from pipeline.storage.metric_log import Rows
+from pipeline.training.builder import Parts
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 from streams.core.batch import Array, Ints
 
 PUBLISH_S = 0.1

@@ -21,7 +21,7 @@ from buffers.recall.by_forgetting_curve import ForgettingCurve
 from learners.rehearsal.base import Rehearsal
 from pipeline.bench.cell import Cell, built, job_of, run_cell
 from pipeline.bench.measured import Budget
-from pipeline.build import Parts
+from pipeline.training.builder import Parts
 
 pytest.importorskip("sklearn")
 

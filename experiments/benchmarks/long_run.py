@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from pipeline.config import job as jobs
-from pipeline.loop import Loop
-from pipeline.run import Run, Watcher
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 
 RESULT = Path(__file__).parents[1] / "results" / "long_run.md"
 HEAD = [

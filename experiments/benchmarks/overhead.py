@@ -30,10 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.build import build
 from pipeline.config import job as jobs
-from pipeline.loop import Loop
-from pipeline.run import Run, Watcher
+from pipeline.training.builder import build
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 from streams.core.batch import Batch
 from streams.operators.label_join import Revealed
 

@@ -29,10 +29,10 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.config import job as jobs
-from pipeline.loop import Loop
 from pipeline.models.snapshot import Snapshot
-from pipeline.run import Run, Watcher
 from pipeline.stability.evaluator import Beside
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "experiments" / "jobs" / "elec2.yaml"

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.config import job as jobs
-from pipeline.run import Run
+from pipeline.training.run import Run
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, Ranges
 from streams.core.schema import Feature, Schema

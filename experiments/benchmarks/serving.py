@@ -24,9 +24,9 @@ from rich.console import Console
 from pipeline.actors import TrainerActor
 from pipeline.cluster import RayRun
 from pipeline.config import job as jobs
-from pipeline.loop import Loop
 from pipeline.progress import LiveProgress
 from pipeline.ship import Shipment
+from pipeline.training.loop import Loop
 from pipeline.watch import Publisher
 
 sys.path.append(str(Path(__file__).parents[1]))

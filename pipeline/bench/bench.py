@@ -21,8 +21,8 @@ from pipeline.bench.measured import Budget
 from pipeline.bench.processes import ProcessDiedError, in_processes
 from pipeline.bench.tracking import Tracking
 from pipeline.config.job import JobError
-from pipeline.run import RunError, Say
 from pipeline.storage.run_folder import RunFolder, write_whole
+from pipeline.training.run import RunError, Say
 
 RESULTS = "results.json"
 COLUMNS = (

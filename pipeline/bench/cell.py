@@ -21,11 +21,11 @@ import learners
 from learners.base import Learner, LearnerError, line
 from learners.registry import UnknownKind, find
 from pipeline.bench.measured import Budget, Progress, Tested, measure
-from pipeline.build import Parts, build
 from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
-from pipeline.ledger import LedgerError
-from pipeline.run import RunError, versions
 from pipeline.storage.run_folder import RunFolder, write_whole
+from pipeline.training.builder import Parts, build
+from pipeline.training.event_fates import LedgerError
+from pipeline.training.run import RunError, versions
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
 from streams.scenarios.layouts import SCENARIOS

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from pipeline.build import Parts, state_digest
 from pipeline.evaluation.buffer_stats import Remembered
 from pipeline.evaluation.plasticity import plasticity
 from pipeline.evaluation.transfer_and_forgetting import Curves
-from pipeline.loop import BLOCK
 from pipeline.storage.metric_log import Rows
+from pipeline.training.builder import Parts, state_digest
+from pipeline.training.loop import BLOCK
 from streams.core.batch import Array, Batch, ClassName, Ints
 
 POINTS = 10

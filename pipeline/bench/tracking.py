@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from pipeline.bench.cell import RESULT, Cell
 from pipeline.config.job import LoadedJob
 from pipeline.mlflow_run import Record, absolute, load, shown
-from pipeline.run import Say
 from pipeline.track import RECORD, TrackConfig, Tracker, TrackError, check, describe, tags
+from pipeline.training.run import Say
 
 
 class Tracking:

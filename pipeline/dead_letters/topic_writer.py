@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from learners.base import line
-from pipeline.build import Parts
 from pipeline.config.job import JobError
 from pipeline.dead_letters.file_writer import Letter, letters
-from pipeline.run import Run, Watcher
 from pipeline.storage.run_folder import FORWARDED
+from pipeline.training.builder import Parts
+from pipeline.training.run import Run, Watcher
 from streams.core.live_stream import Unreachable
 from streams.core.stream import Cursor, StreamError
 from streams.kafka.clients.producer import Message, Outbox

@@ -20,14 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from learners.base import line
-from pipeline.build import Parts
 from pipeline.evaluation.once_seen_curve import Since
 from pipeline.evaluation.retention import Retention
-from pipeline.loop import Loop
 from pipeline.models.snapshot import Recipe, Snapshot, learner_of
-from pipeline.run import Run, Watcher
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import EVALUATIONS, STABILITY
+from pipeline.training.builder import Parts
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 from streams.core.state_dict import leaves, nested, pack
 
 ROWS = "stability.jsonl"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.build import build
 from pipeline.config.job import MAX_BYTES, JobError, load
+from pipeline.training.builder import build
 
 Everlearn = Callable[..., Any]
 WriteJob = Callable[..., Path]

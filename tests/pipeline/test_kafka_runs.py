@@ -277,8 +277,8 @@ def test_a_checkpoint_from_time_to_time_however_few_events_come(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipeline import run as runs
     from pipeline.config import job as jobs
+    from pipeline.training import run as runs
 
     send(broker, topics, 0, 300)
     monkeypatch.setattr(runs, "LIVE_S", 0.0)

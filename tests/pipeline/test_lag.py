@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.lag import Lag
-from pipeline.ledger import Ledger
+from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, Ranges, Unreachable
 from streams.core.stream import Cursor, Stream

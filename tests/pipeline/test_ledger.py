@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.ledger import FATES, Ledger, LedgerError
+from pipeline.training.event_fates import FATES, Ledger, LedgerError
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.state_dict import copied, digest
 from streams.operators.label_join import Outcome

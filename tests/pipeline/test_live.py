@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ledger import Ledger
-from pipeline.live import LiveBlocks, Stopped
 from pipeline.storage.offset_journal import Journal
+from pipeline.training.event_fates import Ledger
+from pipeline.training.journaled_source import LiveBlocks, Stopped
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.live_stream import LiveStream, Ranges, Unreachable
 from streams.core.stream import Cursor

@@ -12,8 +12,8 @@ import pytest
 
 from learners.base import Learner, LearnerConfig, Prediction
 from pipeline.evaluation.prequential import Prequential
-from pipeline.ledger import LedgerError
-from pipeline.loop import Loop, Source
+from pipeline.training.event_fates import LedgerError
+from pipeline.training.loop import Loop, Source
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State, copied, digest

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.loop import BLOCK
 from pipeline.pace import block_size, paced
+from pipeline.training.loop import BLOCK
 from streams.core.batch import Batch
 from streams.testing import Event, ManualClock, TestStream
 

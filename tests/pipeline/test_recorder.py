@@ -17,10 +17,10 @@ import yaml
 
 from pipeline.config import job as jobs
 from pipeline.config.job import JobError, LoadedJob
-from pipeline.live import LiveBlocks
 from pipeline.storage import recording_writer as recording
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder
+from pipeline.training.journaled_source import LiveBlocks
 from streams.core.batch import Batch, Dead
 from streams.core.live_stream import LiveStream, Ranges, ranges_of
 from streams.core.schema import Feature, Schema

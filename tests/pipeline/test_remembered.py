@@ -14,7 +14,7 @@ from learners.base import LearnerConfig, MemorySeen
 from learners.baselines.prior import Prior
 from pipeline.config import job as jobs
 from pipeline.evaluation.buffer_stats import Remembered, quantile
-from pipeline.run import Run
+from pipeline.training.run import Run
 from pipeline.watch import MetricRows
 from streams.core.schema import Feature, Schema
 
@@ -141,7 +141,7 @@ def test_beside_a_run(write_job: WriteJob, tmp_path: Path) -> None:
 
 
 def test_a_large_memory_is_looked_at_here_and_there(write_job: WriteJob) -> None:
-    from pipeline.build import build
+    from pipeline.training.builder import build
 
     job = write_job(learner={"buffer": {"capacity": 10_000, "recall": "forgetting-curve"}})
     parts = build(jobs.load(job))

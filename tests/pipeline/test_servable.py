@@ -17,9 +17,9 @@ import yaml
 import learners
 from learners.base import Learner, LearnerError, Prediction
 from learners.registry import find
-from pipeline.build import Parts, build
 from pipeline.config.job import load
 from pipeline.models.snapshot import Servable, Snapshot, schema_of
+from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch
 
 LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}  # type: ignore[type-abstract]

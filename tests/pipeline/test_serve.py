@@ -32,13 +32,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from learners.base import Prediction
-from pipeline.build import Parts, build
 from pipeline.config.job import load
 from pipeline.follow import Follower, ServeError, following, snapshot
 from pipeline.models.snapshot import Recipe, Servable, ServeConfig
 from pipeline.questions import BadEvents, Reader
 from pipeline.serve import Answered, Models, create_app, warm
 from pipeline.storage.checkpoints import read
+from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature, Schema
 

@@ -14,17 +14,17 @@ import pytest
 import yaml
 
 from pipeline import ship
-from pipeline.build import build
 from pipeline.config import job as jobs
 from pipeline.config.job import JobError
 from pipeline.ship import Shipment
+from pipeline.training.builder import build
 
 ROOT = Path(__file__).parents[2]
 LEARNER = "from learners.rehearsal.replay import Replay\n\n\nclass Mine(Replay):\n    pass\n"
 UNPACK = """
 import pickle, sys
 from pathlib import Path
-from pipeline.build import build
+from pipeline.training.builder import build
 loaded = pickle.loads(Path(sys.argv[1]).read_bytes()).unpack()
 build(loaded)
 for name in sys.argv[2:]:

@@ -13,9 +13,9 @@ import pytest
 
 from pipeline import watch
 from pipeline.config import job as jobs
-from pipeline.loop import Loop
 from pipeline.models.snapshot import Servable
-from pipeline.run import Run, Watcher
+from pipeline.training.loop import Loop
+from pipeline.training.run import Run, Watcher
 from pipeline.watch import Labels, MetricRows, Publisher
 
 WriteJob = Callable[..., Path]

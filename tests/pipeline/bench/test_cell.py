@@ -15,7 +15,7 @@ import pipeline.bench.cell
 from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
 from pipeline.bench.measured import Budget
 from pipeline.config.job import JobError
-from pipeline.run import RunError
+from pipeline.training.run import RunError
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")

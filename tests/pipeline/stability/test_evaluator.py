@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.build import Parts, build
 from pipeline.config.job import load
 from pipeline.models.snapshot import Snapshot
-from pipeline.run import Run, Watcher
 from pipeline.stability import evaluator as evaluators
 from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.storage.run_folder import HeldError, RunFolder
+from pipeline.training.builder import Parts, build
+from pipeline.training.run import Run, Watcher
 
 WriteJob = Callable[..., Path]
 HELD = {"share": 0.05, "every_events": 1000, "cut": {"events": 3000}}

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.build import Parts, build
 from pipeline.config.job import JobError, load
 from pipeline.evaluation.once_seen import OnceSeen, OnceSeenConfig, dense
 from pipeline.storage.checkpoints import read
+from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch
 from streams.core.state_dict import digest
 from streams.operators.holdout import HoldOut

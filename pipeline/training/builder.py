@@ -10,8 +10,8 @@ from pipeline.config.job import JobError, LoadedJob
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
-from pipeline.loop import Loop, Source
 from pipeline.models.snapshot import Recipe, Snapshot, recipe
+from pipeline.training.loop import Loop, Source
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Stream, StreamError

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 
 from learners.base import LearnerError, line
-from pipeline.build import Parts, build, state_digest
 from pipeline.config.job import JobError, LoadedJob, differences
 from pipeline.dead_letters.file_writer import Limit, TooManyDead
-from pipeline.ledger import LedgerError
-from pipeline.live import LiveBlocks, Stopped
-from pipeline.loop import Loop, Source
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder
 from pipeline.storage.run_folder import RunFolder
+from pipeline.training.builder import Parts, build, state_digest
+from pipeline.training.event_fates import LedgerError
+from pipeline.training.journaled_source import LiveBlocks, Stopped
+from pipeline.training.loop import Loop, Source
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State

@@ -11,7 +11,7 @@ from learners.base import Learner, LearnerError, Prediction
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment
-from pipeline.ledger import Ledger
+from pipeline.training.event_fates import Ledger
 from streams.core.batch import Array, Batch, Dead
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream

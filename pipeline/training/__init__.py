@@ -1,0 +1,1 @@
+"""A run: the loop, its source, checkpoints, resume and summary."""
