@@ -37,12 +37,12 @@ from ray.exceptions import (
 )
 
 from learners.base import line
-from pipeline.answers import Answers, Scores
 from pipeline.config.job import JobError
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.lag import Lag
 from pipeline.mlflow_run import load
 from pipeline.models.snapshot import Recipe, Snapshot
+from pipeline.serving.scoring import Answers, Scores
 from pipeline.ship import Shipment
 from pipeline.sources import RemoteBlocks
 from pipeline.stability.evaluator import Asking, Evaluator, score

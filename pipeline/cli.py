@@ -250,9 +250,9 @@ def serve(
     ] = 1.0,
 ) -> None:
     """Serves the newest model of a run, of one that goes on too, until Ctrl-C."""
-    from pipeline.follow import ServeError
-    from pipeline.follow import serve as serving
     from pipeline.models.snapshot import ServeConfig
+    from pipeline.serving.checkpoint_server import ServeError
+    from pipeline.serving.checkpoint_server import serve as serving
 
     console = Console(stderr=True)
     say = _saying(console)

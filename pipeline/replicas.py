@@ -24,11 +24,11 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from learners.base import line
-from pipeline.answers import Answers
 from pipeline.config.job import JobError
 from pipeline.models.snapshot import Recipe, Servable, ServeConfig
-from pipeline.posted import posted
-from pipeline.serve import Answered, Models, create_app, warm
+from pipeline.serving.app import Answered, Models, create_app, warm
+from pipeline.serving.labels import posted
+from pipeline.serving.scoring import Answers
 from pipeline.ship import Shipment
 from streams.operators.label_join import NONE
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import answers as module
-from pipeline.answers import Answers, Scores
+from pipeline.serving import scoring as module
+from pipeline.serving.scoring import Answers, Scores
 
 
 def ints(*values: int) -> np.ndarray:

@@ -25,12 +25,12 @@ import yaml
 
 from driving import Place, until
 from learners.base import Prediction
-from pipeline import posted
 from pipeline.config import job
-from pipeline.follow import Follower
 from pipeline.models.snapshot import Recipe, ServeConfig
-from pipeline.posted import BadLabels, Posted
-from pipeline.serve import Models, create_app
+from pipeline.serving import labels as posted
+from pipeline.serving.app import Models, create_app
+from pipeline.serving.checkpoint_server import Follower
+from pipeline.serving.labels import BadLabels, Posted
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.kafka.clients.producer import Message

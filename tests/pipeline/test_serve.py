@@ -33,10 +33,10 @@ from PIL import Image
 
 from learners.base import Prediction
 from pipeline.config.job import load
-from pipeline.follow import Follower, ServeError, following, snapshot
 from pipeline.models.snapshot import Recipe, Servable, ServeConfig
-from pipeline.questions import BadEvents, Reader
-from pipeline.serve import Answered, Models, create_app, warm
+from pipeline.serving.app import Answered, Models, create_app, warm
+from pipeline.serving.checkpoint_server import Follower, ServeError, following, snapshot
+from pipeline.serving.requests import BadEvents, Reader
 from pipeline.storage.checkpoints import read
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch, Ragged
@@ -770,7 +770,7 @@ def test_a_checkpoint_that_vanishes_while_it_is_read(
             shutil.rmtree(path)
         return read(path)
 
-    monkeypatch.setattr("pipeline.follow.read", vanishing)
+    monkeypatch.setattr("pipeline.serving.checkpoint_server.read", vanishing)
     follow = follower(elec2)
     assert follow.events == 512
 
@@ -816,11 +816,11 @@ def test_what_cannot_be_served_is_said_in_one_line(
     assert "cannot listen at 192.0.2.1" in refused(elec2, "--host", "192.0.2.1")
     older = Path("older")
     everlearn("run", write_job("older.yaml"), "--run-dir", older, "--max-events", 64)
-    monkeypatch.setattr("pipeline.follow.read", _without_recipe)
+    monkeypatch.setattr("pipeline.serving.checkpoint_server.read", _without_recipe)
     assert "written by an older everlearn, without the recipe" in refused(older)
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    monkeypatch.delitem(sys.modules, "pipeline.serve")
+    monkeypatch.delitem(sys.modules, "pipeline.serving.app")
     assert "pip install 'everlearn[serve]'" in refused(elec2)
 
 
@@ -850,7 +850,7 @@ def test_a_learner_of_ones_own_is_found_beside_the_job(
 ASK = """
 import sys
 from pathlib import Path
-from pipeline.follow import Follower
+from pipeline.serving.checkpoint_server import Follower
 from pipeline.models.snapshot import ServeConfig
 follow = Follower(Path(sys.argv[1]), ServeConfig(), print)
 follow.look()

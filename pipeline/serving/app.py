@@ -26,7 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from learners.base import Prediction
 from pipeline.models.snapshot import Recipe, Servable, ServeConfig
-from pipeline.openapi import (
+from pipeline.serving.labels import BadLabels, NotSent, Posted
+from pipeline.serving.openapi import (
     ACCEPTED,
     ANSWER,
     LABEL_REFUSALS,
@@ -35,9 +36,8 @@ from pipeline.openapi import (
     list_of,
     responses,
 )
-from pipeline.posted import BadLabels, NotSent, Posted
-from pipeline.questions import BadEvents, Question, Reader
-from pipeline.replies import (
+from pipeline.serving.requests import BadEvents, Question, Reader
+from pipeline.serving.responses import (
     Refused,
     body_of,
     error,

@@ -20,8 +20,8 @@ import orjson
 
 from learners.base import line
 from pipeline.config.job import LoadedJob
-from pipeline.questions import MOST_DETAILS
-from pipeline.replies import listed
+from pipeline.serving.requests import MOST_DETAILS
+from pipeline.serving.responses import listed
 from streams.core.settings import unknown
 from streams.core.stream import StreamError
 from streams.decoding.formats import python_values as cells

@@ -31,7 +31,7 @@ from streams.core.state_dict import State
 if TYPE_CHECKING:
     import uvicorn
 
-    from pipeline.serve import Models
+    from pipeline.serving.app import Models
 
 POLL_S = 1.0
 GRACE_S = 5
@@ -123,8 +123,8 @@ class Follower:
                 self._tell(line(error))
 
     def _enter(self, made: Recipe | None, name: str, servable: Servable | None = None) -> None:
-        from pipeline.posted import ONLY_READS
-        from pipeline.serve import Models, create_app
+        from pipeline.serving.app import Models, create_app
+        from pipeline.serving.labels import ONLY_READS
 
         self._models: Models = Models(servable)
         self._recipe = made
@@ -160,7 +160,7 @@ class Follower:
         return None
 
     def _servable(self, found: Checkpoint, seen: _Seen) -> tuple[Servable, Recipe]:
-        from pipeline.serve import warm
+        from pipeline.serving.app import warm
 
         if "recipe" not in found.about:
             raise ServeError(

@@ -1,0 +1,1 @@
+"""The HTTP server: requests, predictions, labels, and how they are scored."""
