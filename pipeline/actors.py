@@ -40,7 +40,6 @@ from learners.base import line
 from pipeline.config.job import JobError
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.lag import Lag
-from pipeline.mlflow_run import load
 from pipeline.models.snapshot import Recipe, Snapshot
 from pipeline.serving.scoring import Answers, Scores
 from pipeline.ship import Shipment
@@ -48,7 +47,8 @@ from pipeline.sources import RemoteBlocks
 from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import TOKEN, HeldError
-from pipeline.track import Status, TrackConfig, Tracker, check
+from pipeline.tracking.mlflow_client import load
+from pipeline.tracking.mlflow_delivery import Status, TrackConfig, Tracker, check
 from pipeline.training.builder import Parts
 from pipeline.training.journaled_source import Stopped
 from pipeline.training.loop import Loop

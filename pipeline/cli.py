@@ -330,7 +330,7 @@ def bench(
     from pipeline.bench.bench import RESULTS, Bench, budgets, tables
     from pipeline.bench.measured import Budget
     from pipeline.report.write import ReportError, write_report
-    from pipeline.track import TrackError
+    from pipeline.tracking.mlflow_delivery import TrackError
     from pipeline.training.run import RunError
 
     console = Console(stderr=True)

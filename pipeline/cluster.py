@@ -22,7 +22,6 @@ from learners.base import line
 from pipeline import actors, replicas
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.joining import connected, free_port
-from pipeline.mlflow_run import absolute
 from pipeline.progress import LiveProgress
 from pipeline.report.write import hang
 from pipeline.ship import Shipment
@@ -30,7 +29,8 @@ from pipeline.sources import SourceActor
 from pipeline.stability.evaluator import FINISH_S
 from pipeline.storage.checkpoints import Checkpoints
 from pipeline.storage.run_folder import HeldError, RunFolder
-from pipeline.track import ARTIFACTS, Status, TrackError, check, describe, tags
+from pipeline.tracking.mlflow_client import absolute
+from pipeline.tracking.mlflow_delivery import ARTIFACTS, Status, TrackError, check, describe, tags
 from pipeline.training.builder import Parts, build
 from pipeline.training.run import RunError, Say
 from streams.core.live_stream import LiveStream

@@ -14,7 +14,7 @@ from pipeline.pace import block_size, paced
 from pipeline.progress import LiveProgress
 from pipeline.report.write import hang
 from pipeline.stability.evaluator import Beside
-from pipeline.track import (
+from pipeline.tracking.mlflow_delivery import (
     ARTIFACTS,
     Status,
     TrackConfig,

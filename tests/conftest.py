@@ -117,7 +117,7 @@ def place() -> Iterator[Place]:
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database that MLflow has set up, which takes it seconds."""
-    from pipeline.mlflow_run import load
+    from pipeline.tracking.mlflow_client import load
 
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     load(f"sqlite:///{file}")

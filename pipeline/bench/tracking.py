@@ -9,8 +9,16 @@ from pydantic import ValidationError
 
 from pipeline.bench.cell import RESULT, Cell
 from pipeline.config.job import LoadedJob
-from pipeline.mlflow_run import Record, absolute, load, shown
-from pipeline.track import RECORD, TrackConfig, Tracker, TrackError, check, describe, tags
+from pipeline.tracking.mlflow_client import Record, absolute, load, shown
+from pipeline.tracking.mlflow_delivery import (
+    RECORD,
+    TrackConfig,
+    Tracker,
+    TrackError,
+    check,
+    describe,
+    tags,
+)
 from pipeline.training.run import Say
 
 

@@ -21,7 +21,7 @@ from learners.registry import UnknownKind, find
 from pipeline.evaluation.once_seen import OnceSeenConfig
 from pipeline.evaluation.probes import ProbesConfig
 from pipeline.models.snapshot import ServeConfig
-from pipeline.track import TrackConfig
+from pipeline.tracking.mlflow_delivery import TrackConfig
 from streams.core.settings import Settings, unknown
 from streams.core.stream import Stream, StreamConfig
 

@@ -14,7 +14,7 @@ from pipeline.config.job import flat
 from pipeline.evaluation.decay_fits import better
 from pipeline.report.findings import Result, RunFound, read_bench, read_run
 from pipeline.report.page import Page, Tile
-from pipeline.track import describe
+from pipeline.tracking.mlflow_delivery import describe
 
 _RUN = ("job.yaml", "metrics.jsonl", "summary.json")
 _BENCH = "results.json"

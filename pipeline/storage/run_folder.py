@@ -15,7 +15,7 @@ from pipeline.config.job import JobError, LoadedJob
 from pipeline.dead_letters.file_writer import DeadFile
 from pipeline.evaluation.buffer_stats import FILE
 from pipeline.storage.offset_journal import FILE as JOURNAL
-from pipeline.track import FILES, RECORD
+from pipeline.tracking.mlflow_delivery import FILES, RECORD
 
 STABILITY, EVALUATIONS = "stability.safetensors", "evaluations.jsonl"
 """What the evaluator remembers of probes, and the score of each segment at each evaluation."""

@@ -25,13 +25,20 @@ from urllib.request import urlopen
 import pytest
 from pydantic import ValidationError
 
-import pipeline.track
+import pipeline.tracking.mlflow_delivery
 from pipeline.config.job import flat
 from pipeline.evaluation.alerts import Alert
-from pipeline.mlflow_run import Record, load
 from pipeline.storage.metric_log import CHUNK, Rows, read_rows, waiting
 from pipeline.storage.run_folder import RunFolder
-from pipeline.track import TrackConfig, Tracker, TrackError, check, describe, tags
+from pipeline.tracking.mlflow_client import Record, load
+from pipeline.tracking.mlflow_delivery import (
+    TrackConfig,
+    Tracker,
+    TrackError,
+    check,
+    describe,
+    tags,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -252,13 +259,13 @@ def test_a_driver_that_is_missing_is_said_before_anything_starts() -> None:
 def test_without_mlflow_one_line_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    monkeypatch.setattr(pipeline.track, "find_spec", lambda name: None)
+    monkeypatch.setattr(pipeline.tracking.mlflow_delivery, "find_spec", lambda name: None)
     with pytest.raises(TrackError, match=r"pip install 'everlearn\[mlflow\]'"):
         Tracker(TrackConfig(uri="sqlite:///a.db"), folder, "job", {}, {}, print)
 
 
 def test_importing_the_module_does_not_import_mlflow() -> None:
-    code = "import sys, pipeline.track; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, pipeline.tracking.mlflow_delivery; sys.exit('mlflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -489,8 +496,8 @@ def test_deliveries_take_no_more_of_a_core_than_they_may(
 DIES = """
     import os, signal, sys
     from pathlib import Path
-    from pipeline.mlflow_run import MlflowRun
-    from pipeline.track import TrackConfig, Tracker
+    from pipeline.tracking.mlflow_client import MlflowRun
+    from pipeline.tracking.mlflow_delivery import TrackConfig, Tracker
 
     log, calls = MlflowRun.log, []
 

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("mlflow")
 
 from pipeline.bench.tracking import Tracking
-from pipeline.mlflow_run import load
-from pipeline.track import TrackError
+from pipeline.tracking.mlflow_client import load
+from pipeline.tracking.mlflow_delivery import TrackError
 
 Everlearn = Callable[..., Any]
 BENCH = ("bench", "split-digits", "--learner", "finetune", "--every", 100, "--out", "out")

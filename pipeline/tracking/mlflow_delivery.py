@@ -30,7 +30,8 @@ from pydantic import PositiveInt, field_validator
 
 from learners.base import line
 from pipeline.evaluation.alerts import Alert, Alerts, Webhooks
-from pipeline.mlflow_run import (
+from pipeline.storage.metric_log import read_rows, waiting
+from pipeline.tracking.mlflow_client import (
     BATCH,
     MlflowRun,
     Record,
@@ -41,7 +42,6 @@ from pipeline.mlflow_run import (
     shown,
     sqlite_file,
 )
-from pipeline.storage.metric_log import read_rows, waiting
 from streams.core.settings import Settings
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]

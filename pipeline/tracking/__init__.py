@@ -1,0 +1,1 @@
+"""Metrics and artifacts to MLflow, alerts to webhooks."""
