@@ -37,14 +37,15 @@ from ray.exceptions import (
 )
 
 from learners.base import line
+from pipeline.callbacks.consumer_lag import Lag
+from pipeline.callbacks.metric_writer import Labels, MetricRows, Publisher
+from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
 from pipeline.config.job import JobError
 from pipeline.dead_letters.topic_writer import Forwarder
-from pipeline.lag import Lag
 from pipeline.models.snapshot import Recipe, Snapshot
 from pipeline.serving.scoring import Answers, Scores
 from pipeline.ship import Shipment
 from pipeline.sources import RemoteBlocks
-from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import TOKEN, HeldError
 from pipeline.tracking.mlflow_client import load
@@ -53,7 +54,6 @@ from pipeline.training.builder import Parts
 from pipeline.training.journaled_source import Stopped
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run, Watcher
-from pipeline.watch import Labels, MetricRows, Publisher
 from streams.core.batch import Array, Ints
 from streams.core.stream import Cursor
 

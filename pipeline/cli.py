@@ -170,7 +170,7 @@ def _lead(
     where: _Where,
 ) -> None:
     """Runs the job that is loaded, to so many events."""
-    from pipeline.progress import LiveProgress, table
+    from pipeline.callbacks.progress import LiveProgress, table
     from pipeline.stopping import stopping_on_signals
     from pipeline.training.run import RunError
 

@@ -20,13 +20,13 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from learners.base import line
 from pipeline import actors, replicas
+from pipeline.callbacks.probe_evaluator import FINISH_S
+from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.joining import connected, free_port
-from pipeline.progress import LiveProgress
 from pipeline.report.write import hang
 from pipeline.ship import Shipment
 from pipeline.sources import SourceActor
-from pipeline.stability.evaluator import FINISH_S
 from pipeline.storage.checkpoints import Checkpoints
 from pipeline.storage.run_folder import HeldError, RunFolder
 from pipeline.tracking.mlflow_client import absolute

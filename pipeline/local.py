@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.callbacks.consumer_lag import Lag
+from pipeline.callbacks.metric_writer import MetricRows
+from pipeline.callbacks.probe_evaluator import Beside
+from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.dead_letters.topic_writer import Forwarder
-from pipeline.lag import Lag
 from pipeline.pace import block_size, paced
-from pipeline.progress import LiveProgress
 from pipeline.report.write import hang
-from pipeline.stability.evaluator import Beside
 from pipeline.tracking.mlflow_delivery import (
     ARTIFACTS,
     Status,
@@ -27,7 +28,6 @@ from pipeline.tracking.mlflow_delivery import (
 from pipeline.training.builder import Parts
 from pipeline.training.loop import BLOCK, Source
 from pipeline.training.run import Run, RunError, Say, Watcher
-from pipeline.watch import MetricRows
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream
 from streams.core.stream import Cursor

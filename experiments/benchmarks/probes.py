@@ -28,9 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pipeline.callbacks.probe_evaluator import Beside
 from pipeline.config import job as jobs
 from pipeline.models.snapshot import Snapshot
-from pipeline.stability.evaluator import Beside
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run, Watcher
 

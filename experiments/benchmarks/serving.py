@@ -22,12 +22,12 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.actors import TrainerActor
+from pipeline.callbacks.metric_writer import Publisher
+from pipeline.callbacks.progress import LiveProgress
 from pipeline.cluster import RayRun
 from pipeline.config import job as jobs
-from pipeline.progress import LiveProgress
 from pipeline.ship import Shipment
 from pipeline.training.loop import Loop
-from pipeline.watch import Publisher
 
 sys.path.append(str(Path(__file__).parents[1]))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.lag import Lag
+from pipeline.callbacks.consumer_lag import Lag
 from pipeline.training.event_fates import Ledger
 from streams.core.live_stream import Unreachable, ranges_of
 from streams.kafka.config import KafkaConfig

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.lag import Lag
+from pipeline.callbacks.consumer_lag import Lag
 from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, Ranges, Unreachable

@@ -12,10 +12,10 @@ import pytest
 
 from learners.base import LearnerConfig, MemorySeen
 from learners.baselines.prior import Prior
+from pipeline.callbacks.metric_writer import MetricRows
 from pipeline.config import job as jobs
 from pipeline.evaluation.buffer_stats import Remembered, quantile
 from pipeline.training.run import Run
-from pipeline.watch import MetricRows
 from streams.core.schema import Feature, Schema
 
 WriteJob = Callable[..., Path]

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import watch
+from pipeline.callbacks import metric_writer as watch
+from pipeline.callbacks.metric_writer import Labels, MetricRows, Publisher
 from pipeline.config import job as jobs
 from pipeline.models.snapshot import Servable
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run, Watcher
-from pipeline.watch import Labels, MetricRows, Publisher
 
 WriteJob = Callable[..., Path]
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.callbacks import probe_evaluator as evaluators
+from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
 from pipeline.config.job import load
 from pipeline.models.snapshot import Snapshot
-from pipeline.stability import evaluator as evaluators
-from pipeline.stability.evaluator import Asking, Evaluator, score
 from pipeline.storage.run_folder import HeldError, RunFolder
 from pipeline.training.builder import Parts, build
 from pipeline.training.run import Run, Watcher

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.callbacks.consumer_lag import Lag
 from pipeline.evaluation.buffer_stats import FILE, Remembered
-from pipeline.lag import Lag
 from pipeline.models.snapshot import Snapshot
 from pipeline.storage.metric_log import Rows
 from pipeline.training.builder import Parts

@@ -1,0 +1,1 @@
+"""Callbacks of a run: what observes it as it goes on."""
