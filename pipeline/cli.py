@@ -25,8 +25,8 @@ from pipeline.storage.run_folder import RunFolder
 from streams.produce.produce import command as produce
 
 if TYPE_CHECKING:
-    from pipeline.cluster import RayRun
-    from pipeline.local import LocalRun
+    from pipeline.runners.local import LocalRun
+    from pipeline.runners.ray.driver import RayRun
 
 app = typer.Typer(
     add_completion=False,
@@ -223,7 +223,7 @@ def _runner(
 ) -> LocalRun | RayRun:
     runner, address, rate, record = where
     if runner is Runner.local:
-        from pipeline.local import LocalRun
+        from pipeline.runners.local import LocalRun
 
         return LocalRun(loaded, folder, say, rate, record)
     if find_spec("ray") is None:
@@ -233,7 +233,7 @@ def _runner(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parts of Ray warn of other parts as they are imported
-        from pipeline.cluster import RayRun
+        from pipeline.runners.ray.driver import RayRun
 
     return RayRun(loaded, folder, say, address, rate, record)
 

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipeline.actors import TrainerActor
 from pipeline.callbacks.metric_writer import Publisher
 from pipeline.callbacks.progress import LiveProgress
-from pipeline.cluster import RayRun
 from pipeline.config import job as jobs
-from pipeline.ship import Shipment
+from pipeline.runners.ray.actors import TrainerActor
+from pipeline.runners.ray.driver import RayRun
+from pipeline.runners.ray.job_package import Shipment
 from pipeline.training.loop import Loop
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("ray")
 
-from pipeline.actors import Speaker, TrainerActor
 from pipeline.config.job import JobError
-from pipeline.ship import Shipment
+from pipeline.runners.ray.actors import Speaker, TrainerActor
+from pipeline.runners.ray.job_package import Shipment
 from pipeline.storage.run_folder import RunFolder
 
 SHIPMENT = Shipment({}, Path("job.yaml"), Path())

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import ship
 from pipeline.config import job as jobs
 from pipeline.config.job import JobError
-from pipeline.ship import Shipment
+from pipeline.runners.ray import job_package as ship
+from pipeline.runners.ray.job_package import Shipment
 from pipeline.training.builder import build
 
 ROOT = Path(__file__).parents[2]

@@ -43,9 +43,9 @@ from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
 from pipeline.config.job import JobError
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.models.snapshot import Recipe, Snapshot
+from pipeline.runners.ray.job_package import Shipment
+from pipeline.runners.ray.sources import RemoteBlocks
 from pipeline.serving.scoring import Answers, Scores
-from pipeline.ship import Shipment
-from pipeline.sources import RemoteBlocks
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import TOKEN, HeldError
 from pipeline.tracking.mlflow_client import load

@@ -15,7 +15,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from learners.base import line
 from pipeline.pace import block_size, paced
-from pipeline.ship import Shipment
+from pipeline.runners.ray.job_package import Shipment
 from pipeline.training.journaled_source import OutOfStep
 from pipeline.training.loop import BLOCK, Source
 from streams.core.batch import Batch

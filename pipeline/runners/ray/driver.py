@@ -19,14 +19,14 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from learners.base import line
-from pipeline import actors, replicas
 from pipeline.callbacks.probe_evaluator import FINISH_S
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import JobError, LoadedJob
-from pipeline.joining import connected, free_port
 from pipeline.report.write import hang
-from pipeline.ship import Shipment
-from pipeline.sources import SourceActor
+from pipeline.runners.ray import actors, replicas
+from pipeline.runners.ray.connection import connected, free_port
+from pipeline.runners.ray.job_package import Shipment
+from pipeline.runners.ray.sources import SourceActor
 from pipeline.storage.checkpoints import Checkpoints
 from pipeline.storage.run_folder import HeldError, RunFolder
 from pipeline.tracking.mlflow_client import absolute

@@ -1,0 +1,1 @@
+"""Runners: a run in this process, or as actors on Ray."""

@@ -1,0 +1,1 @@
+"""The Ray runner: its actors, its driver and its connection to a cluster."""
