@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy.stats import t as student
 
 from pipeline.bench.bench import Bench, spread
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 
 
 class Difference(NamedTuple):

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from experiments.comparison import Comparison, Difference, metric, table
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 
 RESULT = Path(__file__).parent / "results" / "power_law.md"
 BASE = "uniform"

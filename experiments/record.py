@@ -29,7 +29,7 @@ from rich.console import Console
 
 from pipeline.bench.bench import Bench, Results, spread
 from pipeline.bench.cell import Cell, built, job_of
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 
 HERE = Path(__file__).parent
 CHOSEN = HERE / "record.yaml"

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from experiments.comparison import Comparison, Difference, metric, table
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 
 RESULT = Path(__file__).parent / "results" / "view_batch.md"
 BASE, STRONG = "replay, weak views", "replay, strong views"

@@ -277,7 +277,7 @@ def report_page(
     ] = None,
 ) -> None:
     """Writes one HTML page of a run or a bench: curves, forgetting, segments; opens offline."""
-    from pipeline.report.write import ReportError, write_report
+    from pipeline.report.build import ReportError, write_report
 
     console = Console(stderr=True)
     say = _saying(console)
@@ -328,8 +328,8 @@ def bench(
 ) -> None:
     """Runs scenarios x learners x seeds: results.json, a table, and a page of pictures."""
     from pipeline.bench.bench import RESULTS, Bench, budgets, tables
-    from pipeline.bench.measured import Budget
-    from pipeline.report.write import ReportError, write_report
+    from pipeline.bench.measure import Budget
+    from pipeline.report.build import ReportError, write_report
     from pipeline.tracking.mlflow_delivery import TrackError
     from pipeline.training.run import RunError
 

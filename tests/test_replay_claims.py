@@ -20,7 +20,7 @@ from buffers.buffer import Buffer
 from buffers.recall.by_forgetting_curve import ForgettingCurve
 from learners.rehearsal.base import Rehearsal
 from pipeline.bench.cell import Cell, built, job_of, run_cell
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 from pipeline.training.builder import Parts
 
 pytest.importorskip("sklearn")

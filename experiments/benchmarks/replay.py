@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.bench.cell import Cell, job_of, run_cell
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 from streams.scenarios.stream import Scenario
 

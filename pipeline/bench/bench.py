@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
+from pipeline.bench.mlflow_runs import Tracking
 from pipeline.bench.processes import ProcessDiedError, in_processes
-from pipeline.bench.tracking import Tracking
 from pipeline.config.job import JobError
 from pipeline.storage.run_folder import RunFolder, write_whole
 from pipeline.training.run import RunError, Say

@@ -20,7 +20,7 @@ import yaml
 import learners
 from learners.base import Learner, LearnerError, line
 from learners.registry import UnknownKind, find
-from pipeline.bench.measured import Budget, Progress, Tested, measure
+from pipeline.bench.measure import Budget, Progress, Tested, measure
 from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
 from pipeline.storage.run_folder import RunFolder, write_whole
 from pipeline.training.builder import Parts, build

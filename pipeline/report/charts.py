@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pipeline.report.drawing import (
+from pipeline.report.plotting import (
     BLUE,
     DASHES,
     GREEN,
@@ -30,7 +30,7 @@ from pipeline.report.drawing import (
     style,
     thin,
 )
-from pipeline.report.findings import Curve, Evaluation, Mark, Result
+from pipeline.report.run_data import Curve, Evaluation, Mark, Result
 from streams.core.batch import Array
 
 CELLS = 200

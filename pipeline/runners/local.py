@@ -14,7 +14,7 @@ from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.pace import block_size, paced
-from pipeline.report.write import hang
+from pipeline.report.build import hang
 from pipeline.tracking.mlflow_delivery import (
     ARTIFACTS,
     Status,

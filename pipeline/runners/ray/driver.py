@@ -22,7 +22,7 @@ from learners.base import line
 from pipeline.callbacks.probe_evaluator import FINISH_S
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import JobError, LoadedJob
-from pipeline.report.write import hang
+from pipeline.report.build import hang
 from pipeline.runners.ray import actors, replicas
 from pipeline.runners.ray.connection import connected, free_port
 from pipeline.runners.ray.job_package import Shipment

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.bench.bench import Bench, budgets, spread, tables
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 from pipeline.config.job import JobError
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 
 import pipeline.bench.cell
 from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 from pipeline.config.job import JobError
 from pipeline.training.run import RunError
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import pipeline.bench.measured
+import pipeline.bench.measure
 from learners.base import Learner
 from learners.networks.optimizer import Descent
 from pipeline.bench.cell import Cell, job_of, run_cell
-from pipeline.bench.measured import Budget
+from pipeline.bench.measure import Budget
 from streams.core.batch import Batch
 from streams.scenarios.stream import Scenario, ScenarioConfig
 
@@ -136,7 +136,7 @@ def test_a_task_ends_when_its_events_have_been_learned_and_no_other(
     size: int,
     block: int,
 ) -> None:
-    monkeypatch.setattr(pipeline.bench.measured, "BLOCK", block)
+    monkeypatch.setattr(pipeline.bench.measure, "BLOCK", block)
     set_ = f"stream.batch_size={size}"
     given = found(tmp_path, "split-digits", "watcher_module:Watcher", set_, every=100)
     log = watcher()

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("mlflow")
 
-from pipeline.bench.tracking import Tracking
+from pipeline.bench.mlflow_runs import Tracking
 from pipeline.tracking.mlflow_client import load
 from pipeline.tracking.mlflow_delivery import TrackError
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.report import charts
-from pipeline.report.drawing import POINTS, thin
-from pipeline.report.findings import Curve, Evaluation, Mark, Result, Segment
+from pipeline.report.plotting import POINTS, thin
+from pipeline.report.run_data import Curve, Evaluation, Mark, Result, Segment
 from streams.core.batch import Array
 
 

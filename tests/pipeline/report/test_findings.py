@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.report.findings import EVALUATIONS, Mark, Segment, Since, read_bench, read_run
+from pipeline.report.run_data import EVALUATIONS, Mark, Segment, Since, read_bench, read_run
 from pipeline.storage.metric_log import Rows
 
 

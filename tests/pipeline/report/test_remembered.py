@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.decay_fits import Fit
-from pipeline.report import remembered
+from pipeline.report import buffer_charts as remembered
 from pipeline.report.charts import CELLS
-from pipeline.report.findings import Since
 from pipeline.report.histograms import Histogram
+from pipeline.report.run_data import Since
 
 
 def told(figure: Any) -> Any:

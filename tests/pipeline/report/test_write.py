@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.write import ReportError, write_report
+from pipeline.report.build import ReportError, write_report
 from pipeline.storage.metric_log import Rows
 
 EVIL = "<script>alert('x')</script> & \"co\""

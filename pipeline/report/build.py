@@ -12,8 +12,8 @@ import numpy as np
 from learners.base import line
 from pipeline.config.job import flat
 from pipeline.evaluation.decay_fits import better
-from pipeline.report.findings import Result, RunFound, read_bench, read_run
 from pipeline.report.page import Page, Tile
+from pipeline.report.run_data import Result, RunFound, read_bench, read_run
 from pipeline.tracking.mlflow_delivery import describe
 
 _RUN = ("job.yaml", "metrics.jsonl", "summary.json")
@@ -189,7 +189,7 @@ def _memory(page: Page, found: RunFound) -> None:
 
 def _once_seen(page: Page, found: RunFound) -> None:
     """How fast what was learned once is forgotten."""
-    from pipeline.report import remembered
+    from pipeline.report import buffer_charts as remembered
 
     since = found.evaluations[-1].once_seen if found.evaluations else ()
     figure = remembered.fading(since)
@@ -214,7 +214,7 @@ def _once_seen(page: Page, found: RunFound) -> None:
 
 def _replay(page: Page, found: RunFound) -> None:
     """How what is remembered was spread as the run went on."""
-    from pipeline.report import remembered
+    from pipeline.report import buffer_charts as remembered
 
     drawn = [
         (name, figure)

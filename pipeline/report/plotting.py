@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pipeline.report.findings import Curve, Mark
+from pipeline.report.run_data import Curve, Mark
 from streams.core.batch import Array, Ints
 
 POINTS = 2000

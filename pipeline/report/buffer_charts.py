@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 from pipeline.evaluation.decay_fits import Fit, error, fits
 from pipeline.evaluation.retention import wilson
 from pipeline.report.charts import CELLS
-from pipeline.report.drawing import BLUE, GREEN, VERMILLION, over_events, style
-from pipeline.report.findings import Since
 from pipeline.report.histograms import Histogram
+from pipeline.report.plotting import BLUE, GREEN, VERMILLION, over_events, style
+from pipeline.report.run_data import Since
 from streams.core.batch import Array
 
 _FITTED = {
