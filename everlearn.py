@@ -34,7 +34,7 @@ def main() -> None:
     if problem is not None:
         sys.stderr.write(problem + "\n")
         sys.exit(2)
-    from pipeline.cli import app
+    from pipeline.cli.app import app
 
     app()
 

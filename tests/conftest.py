@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
 @pytest.fixture
 def everlearn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Runs the command line in this process, and expects the exit status ``code``."""
-    from pipeline.cli import app
+    from pipeline.cli.app import app
 
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.config import job as jobs
 from streams.produce.produce import command as produce
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from learners.base import line
 from pipeline.models.snapshot import Recipe, Servable, ServeConfig, Snapshot
-from pipeline.stopping import handling
+from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder
 from streams.core.state_dict import State

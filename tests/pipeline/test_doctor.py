@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import doctor
+from pipeline.cli.app import doctor
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,9 +17,9 @@ import typer
 from rich.console import Console
 
 from learners.base import line
+from pipeline.cli.doctor import report
 from pipeline.config import job as jobs
 from pipeline.dead_letters import query as list_dead
-from pipeline.doctor import report
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import RunFolder
 from streams.produce.produce import command as produce
@@ -171,7 +171,7 @@ def _lead(
 ) -> None:
     """Runs the job that is loaded, to so many events."""
     from pipeline.callbacks.progress import LiveProgress, table
-    from pipeline.stopping import stopping_on_signals
+    from pipeline.signals import stopping_on_signals
     from pipeline.training.run import RunError
 
     console = Console(stderr=True)
