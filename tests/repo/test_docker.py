@@ -19,7 +19,7 @@ from pipeline.cli.app import app
 from pipeline.config import job as jobs
 from streams.produce.produce import command as produce
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 COMPOSE = ROOT / "docker" / "compose.yaml"
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
 if not (DATA / "mnist-train-images-idx3-ubyte.gz").exists():
     pytest.skip(f"no MNIST in {DATA}", allow_module_level=True)

@@ -11,7 +11,7 @@ import pytest
 from experiments import record
 from pipeline.bench.cell import Cell, built, job_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
 
 

@@ -25,7 +25,7 @@ from pipeline.training.builder import Parts
 
 pytest.importorskip("sklearn")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = "optimizer.kind=adam,optimizer.lr=0.003,buffer.capacity=100,steps=2,replay_size=8"
 """The setting for rules of recall: so little is rehearsed that it matters what."""
 LONG = "optimizer.lr=0.1,buffer.capacity=200,steps=8,replay_size=16"

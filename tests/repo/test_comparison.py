@@ -11,7 +11,7 @@ import torch
 from experiments import power_law, view_batch
 from experiments.comparison import Difference, metric, table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
 
 
