@@ -42,7 +42,7 @@ from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature, Schema
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0
 NONE = "no labels are taken here"
 Everlearn = Callable[..., Any]

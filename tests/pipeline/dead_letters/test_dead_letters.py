@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     from kafka import KafkaConsumer, KafkaProducer, TopicPartition
     from kafka.admin import KafkaAdminClient, NewTopic
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 T0 = 1_700_000_000
 
 

@@ -19,7 +19,7 @@ from pipeline.runners.ray import job_package as ship
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.training.builder import build
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 LEARNER = "from learners.rehearsal.replay import Replay\n\n\nclass Mine(Replay):\n    pass\n"
 UNPACK = """
 import pickle, sys

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.cli.app import doctor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_doctor_names_versions_and_remedies(everlearn: Callable[..., Any]) -> None:

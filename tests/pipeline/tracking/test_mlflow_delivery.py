@@ -40,7 +40,7 @@ from pipeline.tracking.mlflow_delivery import (
     tags,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
