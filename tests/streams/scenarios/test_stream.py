@@ -23,7 +23,7 @@ from streams.scenarios.datasets import load
 from streams.scenarios.layouts import SCENARIOS
 from streams.scenarios.stream import Scenario, ScenarioConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
 GRADUAL = {
     "dataset": "digits",

@@ -28,7 +28,7 @@ from streams.decoding.formats.json import JsonConfig
 from streams.produce.messages import Delay, Drift, Outgoing, Plan, ProduceError
 from streams.produce.produce import command, produce
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Sent(NamedTuple):

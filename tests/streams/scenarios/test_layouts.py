@@ -363,7 +363,7 @@ def test_named_scenarios_are_whole() -> None:
 
 def test_the_documentation_knows_them_all() -> None:
     """Its table says of each what the name stands for, to the letter."""
-    page = Path(__file__).parents[2] / "docs" / "scenarios.md"
+    page = Path(__file__).parents[3] / "docs" / "scenarios.md"
     found = re.findall(r"^\| `(\S+)` \| `(.*?)` \|", page.read_text(), re.M)
     assert dict(found) == {name: shown(settings) for name, settings in SCENARIOS.items()}
 

@@ -27,7 +27,7 @@ from streams.scenarios.datasets import Dataset, load
 from streams.scenarios.downloads import ORIGINS, Origin, find, kept
 from streams.scenarios.layouts import downloads as dataset_files
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
 NOWHERE = "http://127.0.0.1:9/"  # nobody listens there
 

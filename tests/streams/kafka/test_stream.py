@@ -734,7 +734,7 @@ def test_confluent_kafka_is_not_installed() -> None:
         "from streams.kafka.clients.consumer import connect\n"
         "connect('confluent-kafka', 'localhost:1', 'g', {})"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

@@ -381,7 +381,7 @@ def test_elec2_ships_inside_the_package(tmp_path: Path) -> None:
 
 
 def test_elec2_is_what_the_csv_holds(tmp_path: Path) -> None:
-    places = [os.environ.get("EVERLEARN_DATA"), Path(__file__).parents[3] / "shared" / "data"]
+    places = [os.environ.get("EVERLEARN_DATA"), Path(__file__).parents[4] / "shared" / "data"]
     found = [Path(p, "elec2.csv.gz") for p in places if p and Path(p, "elec2.csv.gz").is_file()]
     if not found:
         pytest.skip("no elec2.csv.gz in $EVERLEARN_DATA or ../shared/data")
