@@ -34,7 +34,7 @@ from streams.core.schema import Feature, Schema
 from streams.operators.label_join import Revealed
 from streams.operators.labels_in_rows import LabelsByEvents
 
-ELEC2 = Path(__file__).parents[2] / "streams" / "data" / "elec2.parquet"
+ELEC2 = Path(__file__).parents[3] / "streams" / "data" / "elec2.parquet"
 SCALED_LR = ["preprocessing.StandardScaler", "linear_model.LogisticRegression"]
 ARF = {"forest.ARFClassifier": {"n_models": 3, "seed": 1}}
 Event = tuple[dict[str, Any], Any]
