@@ -24,7 +24,7 @@ soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
 peers: $(STAMP)
-	$(BIN)/python experiments/elec2.py
+	$(BIN)/python experiments/studies/elec2.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""experiments/comparison.py by hand, and that the experiments which use it run."""
+"""experiments/studies/comparison.py by hand, and that the experiments which use it run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import power_law, view_batch
-from experiments.comparison import Difference, metric, table
+from experiments.studies import power_law, view_batch
+from experiments.studies.comparison import Difference, metric, table
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")

@@ -1,5 +1,5 @@
 """Forgetting that is measured online, on probes and with no task told, is the truth: a small part
-of experiments/online_truth.py, whose results have ten seeds of each."""
+of experiments/studies/online_truth.py, whose results have ten seeds of each."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments import record
+from experiments.studies import record
 from pipeline.bench.cell import Cell, built, job_of
 
 ROOT = Path(__file__).parents[2]

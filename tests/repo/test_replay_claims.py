@@ -69,7 +69,7 @@ def test_recall_by_forgetting_curve_is_not_worse_than_uniform_and_better_than_re
     20 seeds: uniform 0.877; minus uniform +0.012 ± 0.004 (standard error), minus reversed
     +0.039 ± 0.005. With the default floor of 0.1 +0.009 ± 0.003 and +0.022 ± 0.005.
     """
-    rules = {"curve": "forgetting-curve", "reversed": "experiments.controls:Reversed"}
+    rules = {"curve": "forgetting-curve", "reversed": "experiments.studies.controls:Reversed"}
     uniform = accuracy(f"replay:{SMALL}", 10, tmp_path)
     by_rule = {
         name: accuracy(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from buffers.recall.base import Outcome
 from buffers.recall.by_forgetting_curve import ForgettingCurve, retention
-from experiments.controls import Reversed
+from experiments.studies.controls import Reversed
 
 Times = st.floats(0, 1e4)
 Strengths = st.floats(1, 16)

@@ -54,7 +54,7 @@ def test_any_admission_goes_with_any_recall(admission: str, recall: str) -> None
         ("power-law", {"exponent": 2, "grain": 0.5, "horizon": 1000}),
         ("exponential", {"rate": 1.5, "horizon": None}),
         ("highest-loss", {"pool": 4}),
-        ("experiments.controls:Reversed", {"floor": 0.3}),
+        ("experiments.studies.controls:Reversed", {"floor": 0.3}),
     ],
 )
 def test_settings_are_those_of_the_rule(recall: str, settings: dict[str, Any]) -> None:

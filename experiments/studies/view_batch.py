@@ -7,8 +7,8 @@ as many steps, and make as many presentations in each: of new events, and of tho
 keeps. What tells the method from its parts: *replay* with each augmentation, *view-batch* without
 the distance between views, and with so many views that the recall interval is too long.
 
-    python experiments/view_batch.py [--seeds 3] [--events 3500] [--device cpu] [--out DIR]
-    python experiments/view_batch.py --smoke
+    python experiments/studies/view_batch.py [--seeds 3] [--events 3500] [--device cpu] [--out DIR]
+    python experiments/studies/view_batch.py --smoke
 
 Writes experiments/results/view_batch.md, after some twelve minutes on one core; with --smoke
 nothing, after a few steps of each arm. What stands in DIR already is not run again.
@@ -21,10 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.comparison import Comparison, Difference, metric, table
+from experiments.studies.comparison import Comparison, Difference, metric, table
 from pipeline.bench.measure import Budget
 
-RESULT = Path(__file__).parent / "results" / "view_batch.md"
+RESULT = Path(__file__).parents[1] / "results" / "view_batch.md"
 BASE, STRONG = "replay, weak views", "replay, strong views"
 FOUR, SIXTEEN = "view-batch, 4 views", "view-batch, 16 views"
 ALONE = "view-batch, 4 views, no distance"
@@ -42,7 +42,7 @@ SETTINGS = (
     "learner.replay_size=16",
     "learner.buffer.capacity=500",
     "learner.optimizer.lr=0.03",
-    "learner.model={kind: experiments.networks:SmallResNet, args: {stride: 2}}",
+    "learner.model={kind: experiments.studies.networks:SmallResNet, args: {stride: 2}}",
 )
 METRICS = {"acc": "ACC", "forgetting": "forgetting", "learning_accuracy": "learning accuracy"}
 CLAIMS = (
@@ -66,7 +66,7 @@ def compared(seeds: int, events: int, device: str, out: Path, tests: int) -> lis
         f"Split-CIFAR-10, {5 * events:,} events in one pass, a residual network of 77,000 weights,"
         f" batch 16 + 16, buffer 500, {steps:,} gradient steps with every arm; in %, mean and"
         f" standard deviation over {seeds} seeds, and paired differences with 95% intervals."
-        " Printed by `python experiments/view_batch.py`, which says what is compared, and why.",
+        " Printed by `python experiments/studies/view_batch.py`, which says what is compared, and why.",
         "",
         *table(found, METRICS, BASE, "acc"),
         "",

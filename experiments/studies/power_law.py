@@ -7,7 +7,7 @@ end, as if they might. *Power-law-MNIST*: five tasks of two digits in 30 phases,
 sooner the more recently they were seen: the environment that the method is made for. What counts
 there is the online accuracy, for it asks about a task as often as the environment does.
 
-    python experiments/power_law.py [--seeds 5] [--out DIR]
+    python experiments/studies/power_law.py [--seeds 5] [--out DIR]
 
 Writes experiments/results/power_law.md. What stands in DIR already is not run again.
 """
@@ -19,10 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.comparison import Comparison, Difference, metric, table
+from experiments.studies.comparison import Comparison, Difference, metric, table
 from pipeline.bench.measure import Budget
 
-RESULT = Path(__file__).parent / "results" / "power_law.md"
+RESULT = Path(__file__).parents[1] / "results" / "power_law.md"
 BASE = "uniform"
 ARMS = {
     BASE: "replay",
@@ -42,7 +42,7 @@ ABOUT = [
     "",
     "Replay with a reservoir of 1,000, 784-512-10, batch 10 + 10, one step; in %, mean and standard"
     " deviation over {seeds} seeds, and paired differences with 95% intervals. Printed by"
-    " `python experiments/power_law.py`, which says what is compared, and why.",
+    " `python experiments/studies/power_law.py`, which says what is compared, and why.",
 ]
 
 

@@ -9,7 +9,7 @@ of the second, it has from others like them.
 ``one task``: all digits, shuffled. ``random labels``: the same, each label any of ten: there is
 nothing to know but the events themselves. ``split``: two digits at a time.
 
-    python experiments/retention.py --seeds 3
+    python experiments/studies/retention.py --seeds 3
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ ABOUT = [
     " as old. *Beyond*: the difference, which is what is remembered of the events themselves, with"
     " a 95% interval. Each event is asked about once in each line. *Off*: squared distance of a fit"
     " to what was found, in standard errors; as many as there are times would be chance. Printed by"
-    " `python experiments/retention.py`, which says how.",
+    " `python experiments/studies/retention.py`, which says how.",
     "",
 ]
 NAMES = {"power": "power law", "exponential": "exponential"}
-RESULT = Path(__file__).parent / "results" / "retention.md"
+RESULT = Path(__file__).parents[1] / "results" / "retention.md"
 
 
 class Answers(NamedTuple):

@@ -4,9 +4,9 @@ One pass, micro-batches of 10, one gradient step for each, on the networks that 
 uses. Learners that remember have as many bytes of buffer as 1,000 events of replay take, and
 present as many remembered events in a step as there are new ones.
 
-    python experiments/record.py                 # writes experiments/results/record.md
-    python experiments/record.py --tune          # chooses the settings: experiments/record.yaml
-    python experiments/record.py split-mnist --seeds 1
+    python experiments/studies/record.py                 # writes experiments/results/record.md
+    python experiments/studies/record.py --tune          # chooses the settings: experiments/studies/record.yaml
+    python experiments/studies/record.py split-mnist --seeds 1
 
 Every learner is tuned in the same way and on the same grid of learning rates, on a fifth of the
 training rows that is held out (``stream.validation``); the test rows have no part in it. A run that
@@ -31,7 +31,7 @@ from pipeline.bench.bench import Bench, Results, spread
 from pipeline.bench.cell import Cell, built, job_of
 from pipeline.bench.measure import Budget
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 CHOSEN = HERE / "record.yaml"
 RESULT = HERE / "results" / "record.md"
 TUNING = HERE / "results" / "record_tuning.md"
@@ -264,7 +264,7 @@ def score(results: Results, learner: str) -> float:
 TUNING_HEAD = """# How the settings of the table of record were chosen
 
 By ACC at the end of one seed, on a fifth of the training rows that was held out; the learning rate
-of every learner, and what it has beside. Printed by `python experiments/record.py --tune`.
+of every learner, and what it has beside. Printed by `python experiments/studies/record.py --tune`.
 """
 RESULT_HEAD = """# The table of record
 
@@ -273,7 +273,7 @@ of buffer, indices and all, and present 10 remembered events in a step; `joint` 
 and is the reference, not a rival (and no bound where one pass is too short to learn from all of the
 past alike: it meets new events less often). Settings as [tuned](record_tuning.md) on held-out
 training rows; tests are of the test split. Images of CIFAR-10 are JPEG re-encoded. By `python
-experiments/record.py`.
+experiments/studies/record.py`.
 """
 
 

@@ -3,7 +3,7 @@
 One factor at a time from a common base, three seeds each; the half-life on a grid of powers of ten
 and their triples. Prints a table, and writes it to experiments/results/elec2_tuning.md.
 
-    python experiments/elec2_tuning.py
+    python experiments/studies/elec2_tuning.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from pipeline.config import job as jobs
 from pipeline.training.builder import build
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 EVENTS = 10_000
 SEEDS = (101, 102, 103)
 TRIALS: dict[str, list[str]] = {
@@ -63,7 +63,7 @@ def main() -> None:
         "# Elec2: settings on the first 10,000 events",
         "",
         "Prequential accuracy, labels 48 events late, mean ± standard deviation over seeds "
-        f"{', '.join(map(str, SEEDS))}. Printed by `python experiments/elec2_tuning.py`.",
+        f"{', '.join(map(str, SEEDS))}. Printed by `python experiments/studies/elec2_tuning.py`.",
         "",
         "| change from the job | accuracy |",
         "|---|---|",

@@ -5,7 +5,7 @@ experiences, online as the same events split into experiences of 10 by ``split_o
 Avalanche's metrics are its own; ours are worked out from the accuracies of the same model on the
 same tests, at the same five moments.
 
-    python experiments/avalanche_forgetting.py
+    python experiments/studies/avalanche_forgetting.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rules to compare those of the buffer with: ``recall: experiments.controls:Reversed``."""
+"""Rules to compare those of the buffer with: ``recall: experiments.studies.controls:Reversed``."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Every row goes through the same loop; river's estimators give there exactly what
 get features relative to the recent past (half-life 10 events, chosen on the first 10,000 events for
 our learner): they show what the scaling does, and what the learner does.
 
-    python experiments/elec2.py
+    python experiments/studies/elec2.py
 
 Prints a table, and writes it to experiments/results/elec2.md.
 """
@@ -21,7 +21,7 @@ import torch
 from pipeline.config import job as jobs
 from pipeline.training.builder import build
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RAW = "stream.standardise=null"
 SCALED_LR = "[preprocessing.StandardScaler, linear_model.LogisticRegression]"
 ROWS: list[tuple[str, str, list[str], tuple[int, ...]]] = [
@@ -72,7 +72,7 @@ def main() -> None:
         "# Elec2: 45,312 events, labels 48 events late",
         "",
         "Prequential accuracy (mean ± standard deviation over seeds) and events/s on one core."
-        " Printed by `python experiments/elec2.py`.",
+        " Printed by `python experiments/studies/elec2.py`.",
         "",
         "| learner | accuracy | kappa | events/s | seeds |",
         "|---|---|---|---|---|",

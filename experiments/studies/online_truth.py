@@ -12,7 +12,7 @@ forgetting by probes from the true one, at any evaluation?
 ``default``: the defaults, and 2% of events held out. How often does the logged 95% interval hold
 the true value?
 
-    python experiments/online_truth.py --seeds 10
+    python experiments/studies/online_truth.py --seeds 10
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         ("permuted-mnist", {"events": 6000, "tasks": {"tasks": 5}}),
     )
 }
-RESULT = Path(__file__).parent / "results" / "online_truth.md"
+RESULT = Path(__file__).parents[1] / "results" / "online_truth.md"
 ABOUT = [
     "# Forgetting online, on probes, and the truth",
     "",
@@ -57,7 +57,7 @@ ABOUT = [
     " population, at every evaluation of 10 seeds. *holds*: how often the logged 95% interval holds"
     " the true value (with the defaults: with as many probes as in the other settings they are no"
     " worse known than the population is by the other half of MNIST). Printed by"
-    " `python experiments/online_truth.py`, which says how.",
+    " `python experiments/studies/online_truth.py`, which says how.",
     "",
 ]
 HEAD = [
