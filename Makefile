@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test check soak peers format clean
 
 demo: $(STAMP)
-	$(BIN)/python experiments/demo.py
+	$(BIN)/python experiments/demo/demo.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not soak"

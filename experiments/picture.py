@@ -58,7 +58,7 @@ def settled(written: str) -> str:
 
 
 def main() -> None:
-    text = settled(capture([sys.executable, "experiments/demo.py", "--afresh"]))
+    text = settled(capture([sys.executable, "experiments/demo/demo.py", "--afresh"]))
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text("$ make demo", style="bold"))
     console.print(Text.from_ansi(text))

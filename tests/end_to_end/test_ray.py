@@ -27,7 +27,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from driving import ACTORS, ROOT, Driver, Place, until
-from experiments.client import Client, elec2_events
+from experiments.demo.client import Client, elec2_events
 from streams.core.batch import Batch
 from streams.core.live_stream import ranges_of
 from streams.core.stream import Cursor, Stream

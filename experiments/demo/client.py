@@ -3,7 +3,7 @@
 Each request asks about one event that is soon to come in the stream, by its position, so that the
 answer can be scored once its label is known.
 
-    python experiments/client.py --url http://127.0.0.1:8000 --rate 100 --seconds 20
+    python experiments/demo/client.py --url http://127.0.0.1:8000 --rate 100 --seconds 20
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow.parquet as pq
 
-ELEC2 = Path(__file__).parents[1] / "streams" / "data" / "elec2.parquet"
+ELEC2 = Path(__file__).parents[2] / "streams" / "data" / "elec2.parquet"
 
 
 @dataclass

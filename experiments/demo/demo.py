@@ -7,7 +7,7 @@ river model learns the same stream beside it. At the end there is a table.
 Kill it anywhere, `kill -9` included, and run it again: it goes on where it was, and the state
 digest at the end is that of a run that was never broken.
 
-    python experiments/demo.py [--afresh] [--rate 1000]
+    python experiments/demo/demo.py [--afresh] [--rate 1000]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from client import Client, elec2_events
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 JOBS = ROOT / "experiments" / "jobs"
 RUNS = Path("runs")
 RIVER = ("learner.model=linear_model.LogisticRegression", "stream.standardise.half_life=10")
