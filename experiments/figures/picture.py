@@ -1,7 +1,7 @@
 """Draws the pictures of the README from a real run of the demo: docs/images/demo.svg, as the
 terminal shows its end, and docs/images/mlflow.png, as MLflow shows its metrics (needs Chromium).
 
-python experiments/picture.py
+python experiments/figures/picture.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "images" / "demo.svg"
 PAGE = ROOT / "docs" / "images" / "mlflow.png"
 WIDTH = 110
@@ -67,7 +67,9 @@ def main() -> None:
     words = ["--db", "mlflow.db", "--experiment", "elec2", "--out", str(PAGE)]
     words += ["--metrics", "online/(accuracy|accuracy_window|no_change_accuracy)$"]
     words += ["served/(accuracy|accuracy_window|model_age_p99_s)$"]
-    subprocess.run([sys.executable, "experiments/screenshot.py", *words], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "experiments/figures/screenshot.py", *words], cwd=ROOT, check=True
+    )
 
 
 if __name__ == "__main__":

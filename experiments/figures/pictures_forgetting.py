@@ -3,7 +3,7 @@ docs/images: of experiments/jobs/forgetting.yaml, by finetuning and with replay,
 forgetting-mlflow.png, both on MLflow's own page, and forgetting-report.png, what `everlearn report`
 says of each; of experiments/jobs/elec2-live.yaml, forgetting-elec2.png, what it says of that.
 
-python experiments/pictures_forgetting.py [--runs DIR]
+python experiments/figures/pictures_forgetting.py [--runs DIR]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import screenshot
 from PIL import Image, ImageDraw, ImageFont
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 JOBS = ROOT / "experiments" / "jobs"
 IMAGES = ROOT / "docs" / "images"
 NETWORK = "model: {kind: mlp, hidden: [100]}, optimizer: {kind: sgd, lr: 0.05}"

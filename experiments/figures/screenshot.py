@@ -1,6 +1,6 @@
 """Draws docs/images/mlflow.png: the curves of a run, as MLflow's own page shows them.
 
-python experiments/screenshot.py --db mlflow.db --experiment elec2 --metrics online/ served/accuracy
+python experiments/figures/screenshot.py --db mlflow.db --experiment elec2 --metrics online/ served/accuracy
 
 Starts an MLflow server over a copy of the database, opens the newest run of the experiment in a
 Chromium without a window, waits until the charts are drawn, and stops both.
@@ -30,7 +30,7 @@ from typing import Any
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "images" / "mlflow.png"
 # On localhost MLflow opens an assistant over the page; under another name it does not.
 HOST = "mlflow.test"
