@@ -29,7 +29,7 @@ from pipeline.runners.ray.driver import RayRun
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.training.loop import Loop
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "demo"))
 
 from client import Asked, Client, elec2_events
 

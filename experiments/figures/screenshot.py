@@ -1,6 +1,7 @@
 """Draws docs/images/mlflow.png: the curves of a run, as MLflow's own page shows them.
 
-python experiments/figures/screenshot.py --db mlflow.db --experiment elec2 --metrics online/ served/accuracy
+    python experiments/figures/screenshot.py --db mlflow.db --experiment elec2 \\
+        --metrics online/ served/accuracy
 
 Starts an MLflow server over a copy of the database, opens the newest run of the experiment in a
 Chromium without a window, waits until the charts are drawn, and stops both.

@@ -1,9 +1,9 @@
 """Elec2, the whole stream, labels 48 events late: ours over five seeds, beside river's models.
 
 Every row goes through the same loop; river's estimators give there exactly what river's own
-``progressive_val_score(delay=48)`` gives (tests/learners/integrations/test_river.py). Rows marked *standardised*
-get features relative to the recent past (half-life 10 events, chosen on the first 10,000 events for
-our learner): they show what the scaling does, and what the learner does.
+``progressive_val_score(delay=48)`` gives (tests/learners/integrations/test_river.py). Rows marked
+*standardised* get features relative to the recent past (half-life 10 events, chosen on the first
+10,000 events for our learner): they show what the scaling does, and what the learner does.
 
     python experiments/studies/elec2.py
 

@@ -1,4 +1,4 @@
-"""Networks for experiments, for ``model: {kind: experiments.studies.networks:SmallResNet}`` in a job."""
+"""Networks for ``model: {kind: experiments.studies.networks:SmallResNet}`` in a job."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ uses. Learners that remember have as many bytes of buffer as 1,000 events of rep
 present as many remembered events in a step as there are new ones.
 
     python experiments/studies/record.py                 # writes experiments/results/record.md
-    python experiments/studies/record.py --tune          # chooses the settings: experiments/studies/record.yaml
+    python experiments/studies/record.py --tune          # chooses the settings: record.yaml
     python experiments/studies/record.py split-mnist --seeds 1
 
 Every learner is tuned in the same way and on the same grid of learning rates, on a fifth of the
@@ -32,7 +32,7 @@ from pipeline.bench.cell import Cell, built, job_of
 from pipeline.bench.measure import Budget
 
 HERE = Path(__file__).parents[1]
-CHOSEN = HERE / "record.yaml"
+CHOSEN = Path(__file__).with_name("record.yaml")
 RESULT = HERE / "results" / "record.md"
 TUNING = HERE / "results" / "record_tuning.md"
 CAPACITY = 1000

@@ -66,7 +66,7 @@ def compared(seeds: int, events: int, device: str, out: Path, tests: int) -> lis
         f"Split-CIFAR-10, {5 * events:,} events in one pass, a residual network of 77,000 weights,"
         f" batch 16 + 16, buffer 500, {steps:,} gradient steps with every arm; in %, mean and"
         f" standard deviation over {seeds} seeds, and paired differences with 95% intervals."
-        " Printed by `python experiments/studies/view_batch.py`, which says what is compared, and why.",
+        " Printed by `python experiments/studies/view_batch.py`.",
         "",
         *table(found, METRICS, BASE, "acc"),
         "",

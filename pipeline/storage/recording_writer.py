@@ -1,10 +1,10 @@
 """A live stream, teed into Parquet beside the training.
 
 Blocks go into a bounded queue; a thread turns them into the parts of a recording
-(``streams/recordings/stream.py``). A part counts once it is whole, on the disk, and by its name; the
-lines of the journal that its blocks are named by are on the disk before. So a part stays true for ever: a
-run that goes on, however it ended, reads the blocks after the last part again by the journal, and
-the recording equals the journal.
+(``streams/recordings/stream.py``). A part counts once it is whole, on the disk, and by its name;
+the lines of the journal that its blocks are named by are on the disk before. So a part stays true
+for ever: a run that goes on, however it ended, reads the blocks after the last part again by the
+journal, and the recording equals the journal.
 """
 
 from __future__ import annotations

@@ -535,7 +535,8 @@ def test_a_learner_that_does_wrong_is_told(
     body, said = WRONG_LEARNERS[name]
     module = f"wrong_{abs(hash(name))}"
     Path(f"{module}.py").write_text(
-        "from dataclasses import replace\nimport numpy as np\nfrom learners.baselines.prior import Prior\n"
+        "from dataclasses import replace\nimport numpy as np\n"
+        "from learners.baselines.prior import Prior\n"
         "class Wrong(Prior):\n"
         "    def predict(self, batch):\n"
         "        said = super().predict(batch)\n"

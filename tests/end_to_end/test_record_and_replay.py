@@ -26,7 +26,10 @@ with warnings.catch_warnings():
 
 PARTITIONS = 4
 # Parts of a fifth of a second, so that there are many.
-QUICK = "import pipeline.storage.recording_writer as r; r.PART_S = 0.2; from pipeline.cli.app import app; app()"
+QUICK = (
+    "import pipeline.storage.recording_writer as r; r.PART_S = 0.2; "
+    "from pipeline.cli.app import app; app()"
+)
 
 Send = Callable[[str, int, bytes], None]
 

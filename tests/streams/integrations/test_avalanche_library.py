@@ -30,7 +30,8 @@ def test_torchvision_comes_along() -> None:
 
 
 def test_it_is_imported_only_where_it_is_used() -> None:
-    code = "import sys, streams.integrations.avalanche, learners.integrations.avalanche, learners.integrations.avalanche_strategy;"
+    code = "import sys, streams.integrations.avalanche, learners.integrations.avalanche;"
+    code += "import learners.integrations.avalanche_strategy;"
     code += "print('avalanche' in sys.modules, 'torchvision' in sys.modules)"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)

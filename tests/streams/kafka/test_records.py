@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streams.core.stream import StreamError
 from streams.kafka.records import Fetched, Held, Messages, Place, Topics
-from streams.kafka.stream import records as module
+from streams.kafka import records as module
 
 TOPICS = Topics(["ev", "more"], "lab")
 PLACES: list[Place] = [("ev", 0), ("ev", 3), ("more", 0), ("lab", 1)]
