@@ -8,7 +8,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from learners.base import line
+from streams.core.errors import line
 from streams.core.settings import unknown
 
 T = TypeVar("T")

@@ -16,16 +16,16 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from learners.base import Learner, LearnerConfig, LearnerError, Prediction, line
+from learners.base import Learner, LearnerConfig, LearnerError, Prediction
 from learners.networks import modules as models
 from learners.networks.column_encoders import Inputs
 from learners.networks.optimizer import Adam, OptimizerConfig
 from learners.registry import UnknownKind, load_object
 from streams.core.batch import Batch
+from streams.core.errors import StreamError, line
 from streams.core.schema import Schema, Task
 from streams.core.settings import Settings
 from streams.core.state_dict import State
-from streams.core.stream import StreamError
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 
 ImportPath = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from learners.base import Learner, LearnerConfig, LearnerError, Prediction, line
+from learners.base import Learner, LearnerConfig, LearnerError, Prediction
 from learners.registry import UnknownKind, load_object
 from streams.core.batch import Array, Batch, ClassName, Features, Ragged
+from streams.core.errors import line
 from streams.core.schema import Schema, Task
 from streams.core.settings import unknown
 from streams.core.state_dict import State

@@ -12,9 +12,10 @@ import torch
 from pydantic import Discriminator, Field, PositiveInt, Tag
 from torch import Tensor, nn
 
-from learners.base import LearnerError, line
+from learners.base import LearnerError
 from learners.registry import UnknownKind, load_object
 from streams.core.batch import Array
+from streams.core.errors import line
 from streams.core.settings import Settings
 from streams.core.state_dict import State
 

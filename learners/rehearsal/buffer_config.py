@@ -11,8 +11,8 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError, field_validator
 from buffers.buffer import Buffer
 from buffers.recall.base import Recall
 from buffers.registry import ADMISSIONS, RECALLS
-from learners.base import line
 from learners.registry import UnknownKind, load_object
+from streams.core.errors import line
 from streams.core.settings import Settings, unknown
 
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 import learners
-from learners.base import Learner, LearnerError, line
+from learners.base import Learner, LearnerError
 from learners.registry import UnknownKind, find
 from pipeline.bench.measure import Budget, Progress, Tested, measure
 from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
@@ -26,8 +26,8 @@ from pipeline.storage.run_folder import RunFolder, write_whole
 from pipeline.training.builder import Parts, build
 from pipeline.training.event_fates import LedgerError
 from pipeline.training.run import RunError, versions
+from streams.core.errors import StreamError, line
 from streams.core.settings import unknown
-from streams.core.stream import StreamError
 from streams.scenarios.layouts import SCENARIOS
 
 FORMAT = 1

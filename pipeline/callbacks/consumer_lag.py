@@ -8,8 +8,9 @@ import time
 from pipeline.training.builder import Parts
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run, Watcher
+from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream
-from streams.core.stream import Cursor, StreamError
+from streams.core.stream import Cursor
 
 LOOK_S = 2.0
 """How often the stream is asked where it ends."""

@@ -19,7 +19,6 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from learners.base import line
 from pipeline.evaluation.once_seen_curve import Since
 from pipeline.evaluation.retention import Retention
 from pipeline.models.snapshot import Recipe, Snapshot, learner_of
@@ -28,6 +27,7 @@ from pipeline.storage.run_folder import EVALUATIONS, STABILITY
 from pipeline.training.builder import Parts
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run, Watcher
+from streams.core.errors import line
 from streams.core.state_dict import leaves, nested, pack
 
 ROWS = "stability.jsonl"

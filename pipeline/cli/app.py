@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.console import Console
 
-from learners.base import line
 from pipeline.cli.doctor import report
 from pipeline.config import job as jobs
 from pipeline.dead_letters import query as list_dead
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import RunFolder
+from streams.core.errors import line
 from streams.produce.produce import command as produce
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from pydantic import Field, PositiveInt, StringConstraints, ValidationError
 
 import learners
 import streams
-from learners.base import Learner, LearnerConfig, line
+from learners.base import Learner, LearnerConfig
 from learners.registry import UnknownKind, find
 from pipeline.evaluation.once_seen import OnceSeenConfig
 from pipeline.evaluation.probes import ProbesConfig
 from pipeline.models.snapshot import ServeConfig
 from pipeline.tracking.mlflow_delivery import TrackConfig
+from streams.core.errors import line
 from streams.core.settings import Settings, unknown
 from streams.core.stream import Stream, StreamConfig
 

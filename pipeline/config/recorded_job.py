@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.recordings.stream import About
 
 

@@ -17,12 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from learners.base import line
 from pipeline.config import job as jobs
 from pipeline.config.job import JobError
 from pipeline.dead_letters.file_writer import FILE, Letter, kind, letters
 from pipeline.dead_letters.reinjector import Injected, Injector
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError, line
 from streams.kafka.stream import Kafka
 
 SHOWN = 20

@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from learners.base import line
 from pipeline.config.job import JobError
 from pipeline.dead_letters.file_writer import Letter, letters
 from pipeline.storage.run_folder import FORWARDED
 from pipeline.training.builder import Parts
 from pipeline.training.run import Run, Watcher
+from streams.core.errors import StreamError, line
 from streams.core.live_stream import Unreachable
-from streams.core.stream import Cursor, StreamError
+from streams.core.stream import Cursor
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.records import Place
 from streams.kafka.stream import Kafka

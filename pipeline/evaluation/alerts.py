@@ -13,8 +13,8 @@ from urllib.request import Request, urlopen
 
 from pydantic import Field, field_validator, model_validator
 
-from learners.base import line
 from pipeline.storage.metric_log import Row
+from streams.core.errors import line
 from streams.core.settings import Settings
 
 TIMEOUT_S = 5.0

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from learners.base import line
 from pipeline.config.job import flat
 from pipeline.evaluation.decay_fits import better
 from pipeline.report.page import Page, Tile
 from pipeline.report.run_data import Result, RunFound, read_bench, read_run
 from pipeline.tracking.mlflow_delivery import describe
+from streams.core.errors import line
 
 _RUN = ("job.yaml", "metrics.jsonl", "summary.json")
 _BENCH = "results.json"

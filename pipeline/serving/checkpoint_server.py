@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from learners.base import line
 from pipeline.models.snapshot import Recipe, Servable, ServeConfig, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder
+from streams.core.errors import line
 from streams.core.state_dict import State
 
 if TYPE_CHECKING:

@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from learners.base import line
 from pipeline.config.job import LoadedJob
 from pipeline.serving.requests import MOST_DETAILS
 from pipeline.serving.responses import listed
+from streams.core.errors import StreamError, line
 from streams.core.settings import unknown
-from streams.core.stream import StreamError
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.factory import Field
 from streams.kafka.clients.producer import Message, Outbox

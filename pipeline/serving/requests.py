@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from learners.base import line
 from pipeline.models.snapshot import Recipe, schema_of
 from streams.core.batch import Array, Batch, Ints
+from streams.core.errors import StreamError, line
 from streams.core.schema import Feature
 from streams.core.settings import unknown
-from streams.core.stream import StreamError
 from streams.decoding.columns import Mask, identities, numbers, valid
 from streams.decoding.decoder import Columns, Decoder
 from streams.decoding.images import images

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from learners.base import line
+from streams.core.errors import line
 
 Headers = dict[str, str]
 Details = Sequence[Mapping[str, Any]]

@@ -28,9 +28,10 @@ from pipeline.config.job import JobError, LoadedJob, differences, values
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import HeldError, write_whole
 from streams.core.batch import Batch, Ragged
+from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.schema import Schema
-from streams.core.stream import Cursor, DeadLetters, Stream, StreamConfig, StreamError
+from streams.core.stream import Cursor, DeadLetters, Stream, StreamConfig
 from streams.recordings.stream import ABOUT, About, Part, parts, path_of
 from streams.recordings.table import table_of
 

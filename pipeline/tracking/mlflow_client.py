@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from learners.base import line
 from pipeline.storage.metric_log import Row
+from streams.core.errors import line
 
 BATCH = 1000
 """Metrics in one request: the most that MLflow takes. Of params it takes 100."""

@@ -28,7 +28,6 @@ from urllib.parse import urlsplit
 
 from pydantic import PositiveInt, field_validator
 
-from learners.base import line
 from pipeline.evaluation.alerts import Alert, Alerts, Webhooks
 from pipeline.storage.metric_log import read_rows, waiting
 from pipeline.tracking.mlflow_client import (
@@ -42,6 +41,7 @@ from pipeline.tracking.mlflow_client import (
     shown,
     sqlite_file,
 )
+from streams.core.errors import line
 from streams.core.settings import Settings
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]

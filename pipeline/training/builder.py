@@ -5,16 +5,17 @@ from __future__ import annotations
 from inspect import signature
 from typing import NamedTuple
 
-from learners.base import Learner, LearnerError, line
+from learners.base import Learner, LearnerError
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
 from pipeline.models.snapshot import Recipe, Snapshot, recipe
 from pipeline.training.loop import Loop, Source
+from streams.core.errors import StreamError, line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied, digest
-from streams.core.stream import Stream, StreamError
+from streams.core.stream import Stream
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import TimeOrder, UniqueIds
 from streams.operators.holdout import HoldOut

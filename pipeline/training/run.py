@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from learners.base import LearnerError, line
+from learners.base import LearnerError
 from pipeline.config.job import JobError, LoadedJob, differences
 from pipeline.dead_letters.file_writer import Limit, TooManyDead
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
@@ -30,9 +30,10 @@ from pipeline.training.event_fates import LedgerError
 from pipeline.training.journaled_source import LiveBlocks, Stopped
 from pipeline.training.loop import Loop, Source
 from streams.core.batch import Batch
+from streams.core.errors import StreamError, line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State
-from streams.core.stream import Cursor, Stream, StreamError
+from streams.core.stream import Cursor, Stream
 
 Say = Callable[[str], None]
 Blocks = Callable[[Source, Cursor], Iterable[Batch]]

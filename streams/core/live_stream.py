@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from streams.core.batch import Array, Batch, Ints, Labels
-from streams.core.stream import Cursor, Stream, StreamError
+from streams.core.errors import StreamError
+from streams.core.stream import Cursor, Stream
 
 Ranges = dict[str, tuple[int, int]]
 """Partition to the first position of a range in it and the one after the last; those of labels are

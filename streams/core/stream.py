@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from streams.core.batch import Batch
+from streams.core.errors import StreamError
 from streams.core.schema import Schema
 from streams.core.settings import Settings
 from streams.decoding.columns import Scalar
@@ -25,10 +26,6 @@ from streams.operators.standardise import StandardiseConfig
 Cursor = dict[str, int]
 """Partition to the offset of the next event to read; ``{}`` is the beginning. Labels that come on
 their own are partitions named ``labels/...``."""
-
-
-class StreamError(Exception):
-    """The stream cannot be read: the message names the place and the remedy."""
 
 
 class LabelDelay(Settings):

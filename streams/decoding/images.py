@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from streams.core.batch import Array
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.decoding.columns import Mask, is_bytes, lists, to_numpy, valid
 
 _CHANNELS = {"1": 1, "L": 1, "RGB": 3, "P": 3, "YCbCr": 3, "CMYK": 3, "RGBA": 4}

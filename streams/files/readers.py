@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from streams.core.batch import Ints
-from streams.core.stream import Cursor, StreamError
+from streams.core.errors import StreamError
+from streams.core.stream import Cursor
 from streams.decoding.columns import plain, seconds
 
 CSV_BLOCK_BYTES = 4 << 20

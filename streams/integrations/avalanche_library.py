@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 
 
 @cache

@@ -16,8 +16,9 @@ import pyarrow as pa
 from pydantic import PositiveInt
 
 from streams.core.batch import Batch
+from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema, Task
-from streams.core.stream import Cursor, Stream, StreamConfig, StreamError
+from streams.core.stream import Cursor, Stream, StreamConfig
 from streams.decoding.columns import Scalar, column_of
 from streams.decoding.decoder import Columns, Decoder, Named
 

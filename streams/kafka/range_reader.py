@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
+from streams.core.errors import StreamError
 from streams.core.live_stream import Unreachable
-from streams.core.stream import StreamError
 from streams.kafka.clients.consumer import Consumer
 from streams.kafka.records import BLOCK_BYTES, Fetched, Place
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from streams.core.batch import Array, Ints
-from streams.core.stream import Cursor, StreamError
+from streams.core.errors import StreamError
+from streams.core.stream import Cursor
 
 TOPIC_BITS = 16
 PIECE = 65_536

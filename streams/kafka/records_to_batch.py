@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from streams.core.batch import Array, Batch, Dead, Ints, Labels
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
 from streams.kafka.records import Messages

@@ -19,8 +19,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streams.core.errors import StreamError
 from streams.core.settings import unknown
-from streams.core.stream import StreamError
 from streams.decoding.columns import plain, seconds
 from streams.files.readers import PACKAGE_ROOT
 from streams.produce.faults import Poison

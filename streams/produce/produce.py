@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.produce.messages import Delay, Drift, Outgoing, Plan, ProduceError
 from streams.produce.senders import Confluent, KafkaPython, Sender, SendError, prepare
 

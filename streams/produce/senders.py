@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from learners.base import line
+from streams.core.errors import line
 from streams.produce.messages import Message, ProduceError
 
 REACH_S = 10.0

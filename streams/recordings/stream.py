@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError, field_validator
 
 from streams.core.batch import Batch, ClassName
+from streams.core.errors import StreamError
 from streams.core.live_stream import Ranges, before, ranges_of, reached, rest_of
 from streams.core.pacing import pause
 from streams.core.schema import Feature, FeatureKind, Schema, Task
 from streams.core.settings import Settings
-from streams.core.stream import Cursor, Stream, StreamConfig, StreamError
+from streams.core.stream import Cursor, Stream, StreamConfig
 from streams.decoding.columns import Scalar, stated
 from streams.recordings.table import blocks_of
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streams.core.batch import Array, Batch, ClassName, Column, Dead, Features, Labels, Ragged
+from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
-from streams.core.stream import StreamError
 
 EVENT, LABEL, DEAD, DEAD_LABEL, END = range(5)
 WHAT = pa.array(["event", "label", "dead", "dead label", "end"])

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from streams.core.batch import Array, Ints, Ragged
+from streams.core.errors import StreamError
 from streams.core.schema import Feature
 from streams.core.settings import unknown
-from streams.core.stream import StreamError
 from streams.operators.holdout import mix
 from streams.scenarios.downloads import cache, checksum_of, find, kept
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from streams.core.batch import Array
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 
 log = logging.getLogger(__name__)
 

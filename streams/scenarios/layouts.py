@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
 from streams.core.batch import Ints
+from streams.core.errors import StreamError
 from streams.core.settings import Settings
-from streams.core.stream import StreamError
 from streams.scenarios.datasets import Dataset
 from streams.scenarios.plans import (
     HeldOut,

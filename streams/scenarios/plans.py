@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streams.core.batch import Array, Ints
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.scenarios.datasets import Dataset
 from streams.scenarios.transforms import Transform
 

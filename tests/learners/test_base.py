@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learners.base import LINE_LENGTH, line
+from streams.core.errors import LINE_LENGTH, line
 
 
 class MuteError(Exception):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import streams.testing
 from streams.core.batch import Batch, Ragged
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.testing import Abort, Aborted, End, Event, Label, ManualClock, Pause, TestStream
 
 

@@ -36,7 +36,6 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from learners.base import line
 from pipeline.callbacks.consumer_lag import Lag
 from pipeline.callbacks.metric_writer import Labels, MetricRows, Publisher
 from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
@@ -55,6 +54,7 @@ from pipeline.training.journaled_source import Stopped
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run, Watcher
 from streams.core.batch import Array, Ints
+from streams.core.errors import line
 from streams.core.stream import Cursor
 
 PROBES_SHARE = 0.1

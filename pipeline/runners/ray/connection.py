@@ -16,8 +16,8 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError, RayError
 
-from learners.base import line
 from pipeline.config.job import JobError
+from streams.core.errors import line
 
 REACH_S = 5.0
 """How long a cluster may take to accept a connection."""

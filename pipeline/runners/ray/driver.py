@@ -18,7 +18,6 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from learners.base import line
 from pipeline.callbacks.probe_evaluator import FINISH_S
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import JobError, LoadedJob
@@ -33,6 +32,7 @@ from pipeline.tracking.mlflow_client import absolute
 from pipeline.tracking.mlflow_delivery import ARTIFACTS, Status, TrackError, check, describe, tags
 from pipeline.training.builder import Parts, build
 from pipeline.training.run import RunError, Say
+from streams.core.errors import line
 from streams.core.live_stream import LiveStream
 
 TURN_S = 0.25

@@ -23,13 +23,13 @@ from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from learners.base import line
 from pipeline.config.job import JobError
 from pipeline.models.snapshot import Recipe, Servable, ServeConfig
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.serving.app import Answered, Models, create_app, warm
 from pipeline.serving.labels import posted
 from pipeline.serving.scoring import Answers
+from streams.core.errors import line
 from streams.operators.label_join import NONE
 
 CPUS = 0.1

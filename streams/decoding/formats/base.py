@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from streams.core.errors import StreamError
 from streams.core.settings import Settings
-from streams.core.stream import StreamError
 from streams.decoding.columns import Mask
 
 FieldKind = Literal["number", "integer", "boolean", "text", "vector", "image", "time"]

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 
 Framing = Literal["plain", "confluent"]
 """``confluent``: the magic byte 0 and 4 bytes of the schema's id stand before what a message holds.

@@ -12,8 +12,8 @@ import pyarrow as pa
 from pydantic import PositiveInt, field_validator
 
 from streams.core.batch import Array
+from streams.core.errors import StreamError
 from streams.core.settings import unknown
-from streams.core.stream import StreamError
 from streams.decoding.columns import Mask
 from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows, table_of
 

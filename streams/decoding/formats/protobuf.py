@@ -7,8 +7,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from streams.core.errors import StreamError
 from streams.core.settings import unknown
-from streams.core.stream import StreamError
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows
 from streams.decoding.formats.extras import (

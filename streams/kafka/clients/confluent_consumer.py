@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from streams.core.errors import StreamError
 from streams.core.live_stream import Unreachable
-from streams.core.stream import StreamError
 from streams.kafka.clients.consumer import REACH_S, Assigned, Consumer
 from streams.kafka.records import Fetched, Place
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from streams.core.errors import StreamError
 from streams.core.live_stream import Unreachable
-from streams.core.stream import StreamError
 from streams.kafka.clients.producer import LARGEST, QUIET_S, REACH_S, SEND_S, Message, Outbox
 from streams.kafka.records import Place
 

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from streams.core.errors import StreamError
 from streams.core.live_stream import Unreachable
 from streams.core.settings import unknown
-from streams.core.stream import StreamError
 from streams.kafka.records import Fetched, Place
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
+from streams.core.errors import StreamError
 from streams.core.live_stream import Unreachable
-from streams.core.stream import StreamError
 from streams.kafka.clients.consumer import TRANSACTIONS, heard, version_of
 from streams.kafka.records import Place
 

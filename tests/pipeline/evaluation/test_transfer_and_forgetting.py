@@ -552,7 +552,7 @@ def test_weights_of_one_task_alone_leave_it_as_it_was() -> None:
 
 
 def avalanche_metrics() -> Any:
-    from streams.core.stream import StreamError
+    from streams.core.errors import StreamError
     from streams.integrations.avalanche import import_avalanche
 
     try:

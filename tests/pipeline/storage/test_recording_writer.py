@@ -22,9 +22,10 @@ from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder
 from pipeline.training.journaled_source import LiveBlocks
 from streams.core.batch import Batch, Dead
+from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, Ranges, ranges_of
 from streams.core.schema import Feature, Schema
-from streams.core.stream import Cursor, StreamConfig, StreamError
+from streams.core.stream import Cursor, StreamConfig
 from streams.recordings.stream import About, Recording, RecordingConfig, parts
 
 

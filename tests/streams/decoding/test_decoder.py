@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from streams.core.batch import Batch, Dead, Ragged
+from streams.core.errors import StreamError
 from streams.core.schema import Feature, FeatureKind, Schema
-from streams.core.stream import StreamError
 from streams.decoding.columns import column_of, numbers, seconds
 from streams.decoding.decoder import Columns, Decoder, Named
 from streams.decoding.images import image_shape

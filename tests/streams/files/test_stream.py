@@ -22,8 +22,9 @@ from pydantic import ValidationError
 import streams.files.readers
 import streams.files.stream
 from streams.core.batch import Batch, Ragged
+from streams.core.errors import StreamError
 from streams.core.schema import Feature
-from streams.core.stream import Cursor, StreamError
+from streams.core.stream import Cursor
 from streams.files.stream import Recorded, RecordedConfig
 
 

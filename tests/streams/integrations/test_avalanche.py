@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from streams.core.batch import Batch
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.integrations.avalanche import AvalancheConfig, AvalancheStream, schema_of
 from streams.integrations.avalanche_library import import_avalanche
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 
 

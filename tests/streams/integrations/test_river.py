@@ -14,7 +14,7 @@ from river import datasets
 from river.datasets import synth
 
 from streams.core.batch import Batch, Ragged
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.integrations.river import River, RiverConfig
 
 HERE = Path()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.stream import StreamError
-from streams.kafka.records import Fetched, Held, Messages, Place, Topics
+from streams.core.errors import StreamError
 from streams.kafka import records as module
+from streams.kafka.records import Fetched, Held, Messages, Place, Topics
 
 TOPICS = Topics(["ev", "more"], "lab")
 PLACES: list[Place] = [("ev", 0), ("ev", 3), ("more", 0), ("lab", 1)]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.core.batch import Batch
+from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
-from streams.core.stream import StreamError
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, Named
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.json import JsonConfig

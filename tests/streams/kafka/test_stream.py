@@ -22,8 +22,8 @@ import pytest
 from pydantic import ValidationError
 
 from streams.core.batch import Batch
+from streams.core.errors import StreamError
 from streams.core.live_stream import Ranges, Unreachable, ranges_of, reached
-from streams.core.stream import StreamError
 from streams.kafka.clients.consumer import connect
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Fetched, Place
@@ -739,7 +739,7 @@ def test_confluent_kafka_is_not_installed() -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "streams.core.stream.StreamError: stream.library: confluent-kafka is not installed: pip "
+        "streams.core.errors.StreamError: stream.library: confluent-kafka is not installed: pip "
         "install 'everlearn[confluent]', or take kafka-python"
     )
 

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.core.batch import Batch, Dead, Labels, Ragged
+from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, rest_of
 from streams.core.schema import Feature, Schema
-from streams.core.stream import Cursor, StreamError
+from streams.core.stream import Cursor
 from streams.operators.label_encoder import Vocabulary
 from streams.operators.microbatch import cut
 from streams.recordings.stream import About, Part, Recording, RecordingConfig, path_of, timed

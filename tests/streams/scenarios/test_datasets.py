@@ -22,7 +22,7 @@ import pooch
 import pytest
 
 from streams.core.batch import Ragged
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.scenarios.datasets import Dataset, load
 from streams.scenarios.downloads import ORIGINS, Origin, find, kept
 from streams.scenarios.layouts import downloads as dataset_files

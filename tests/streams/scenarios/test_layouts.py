@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.stats import chisquare
 
 from streams.core.batch import Ragged
+from streams.core.errors import StreamError
 from streams.core.schema import Feature
-from streams.core.stream import StreamError
 from streams.scenarios.datasets import DATASETS, Dataset
 from streams.scenarios.layouts import SCENARIOS, Layout, PowerLawTasks, Tasks, make_plan
 from streams.scenarios.plans import Plan

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.core.batch import Array, Batch, Ragged
+from streams.core.errors import StreamError
 from streams.core.schema import Feature
-from streams.core.stream import StreamError
 from streams.operators.label_encoder import Vocabulary
 from streams.scenarios.datasets import load
 from streams.scenarios.layouts import SCENARIOS

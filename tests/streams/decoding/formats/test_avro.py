@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.decoding.formats.avro import AvroConfig
 from streams.decoding.formats.factory import Field, FieldKind, Format, make
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.decoding.formats.factory import (
     FORMATS,
     AnyFormatConfig,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from streams.core.stream import StreamError
+from streams.core.errors import StreamError
 from streams.decoding.formats.factory import Field, Format, make
 from streams.decoding.formats.frames import FramesConfig
 

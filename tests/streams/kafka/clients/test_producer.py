@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from streams.core.errors import StreamError
 from streams.core.live_stream import Unreachable
-from streams.core.stream import StreamError
 from streams.kafka.clients.producer import Message, Outbox, outbox
 
 with warnings.catch_warnings():

@@ -1,0 +1,29 @@
+"""Errors of streams, and the text of an error on one line."""
+
+from __future__ import annotations
+
+import re
+
+
+class StreamError(Exception):
+    """The stream cannot be read: the message names the place and the remedy."""
+
+
+LINE_LENGTH = 500
+
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+
+
+def line(error: BaseException | str) -> str:
+    """What an error says, in one line that a terminal shows as it is: without escape sequences and
+    control characters."""
+    try:
+        text = str(error)
+    except Exception:  # an error of a user's class that cannot even say what it is
+        text = ""
+    text = " ".join(_ESCAPES.sub("", text).split())
+    text = "".join(character for character in text if character.isprintable())
+    if len(text) > LINE_LENGTH:
+        text = text[: LINE_LENGTH - 3] + "..."
+    return text or type(error).__name__
