@@ -23,9 +23,10 @@ import pyarrow as pa
 
 from streams.core.batch import Batch, ClassName, Labels
 from streams.core.errors import StreamError
-from streams.core.schema import Feature, FeatureKind, Schema, Task
-from streams.core.stream import Cursor, Stream, StreamConfig
-from streams.decoding.columns import Scalar, column_of, first_seen
+from streams.core.schema import Feature, FeatureKind, Scalar, Schema, Task
+from streams.core.stream import Cursor, Stream
+from streams.core.stream_config import StreamConfig
+from streams.decoding.columns import column_of, first_seen
 from streams.decoding.decoder import Columns, Decoder, Named
 
 

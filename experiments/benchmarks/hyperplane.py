@@ -9,7 +9,8 @@ import numpy as np
 
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
-from streams.core.stream import Cursor, Stream, StreamConfig
+from streams.core.stream import Cursor, Stream
+from streams.core.stream_config import StreamConfig
 
 CHUNK = 4096  # events drawn from one seed, so that any position can be reached at once
 

@@ -30,7 +30,8 @@ from pipeline.training.run import Run
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream, Ranges
 from streams.core.schema import Feature, Schema
-from streams.core.stream import Cursor, StreamConfig
+from streams.core.stream import Cursor
+from streams.core.stream_config import StreamConfig
 from streams.recordings.stream import Recording, RecordingConfig
 
 RESULT = Path(__file__).parents[1] / "results" / "recording.md"

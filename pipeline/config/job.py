@@ -24,7 +24,8 @@ from pipeline.models.snapshot import ServeConfig
 from pipeline.tracking.mlflow_delivery import TrackConfig
 from streams.core.errors import line
 from streams.core.settings import Settings, unknown
-from streams.core.stream import Stream, StreamConfig
+from streams.core.stream import Stream
+from streams.core.stream_config import StreamConfig
 
 MAX_BYTES = 1_000_000
 """The largest job file that is read."""

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from streams.core.batch import Batch, Dead
-from streams.core.stream import DeadLetters
+from streams.core.stream_config import DeadLetters
 
 FILE = "dead.jsonl"
 SHOWN = 3

@@ -16,9 +16,10 @@ from pydantic import Field
 
 from pipeline.evaluation.probes import corrected
 from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.hashing import mix
 from streams.core.settings import Settings
 from streams.core.state_dict import State, pack, unpack
-from streams.operators.holdout import HoldOut, mix
+from streams.operators.holdout import HoldOut
 
 _CHOSEN, _STAY = 0x6F6E6365, 0x73746179  # other hashes than those of probes, and than each other
 _AT_ONCE = 256  # events are folded in

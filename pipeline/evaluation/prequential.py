@@ -14,9 +14,9 @@ from itertools import groupby
 import numpy as np
 
 from streams.core.batch import Array, Ints
+from streams.core.hashing import mix
 from streams.core.schema import Task
 from streams.core.state_dict import State
-from streams.operators.holdout import mix
 from streams.operators.label_join import Outcome, no_labels
 
 _FOLD = 512  # outcomes are folded in blocks of this many, wherever the micro-batches end

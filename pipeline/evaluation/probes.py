@@ -18,9 +18,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.evaluation.adwin import Adwin
 from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.hashing import mix
 from streams.core.settings import Settings
 from streams.core.state_dict import State, pack, unpack
-from streams.operators.holdout import HoldOut, mix
+from streams.operators.holdout import HoldOut
 from streams.operators.label_join import Held, Outcome, no_labels
 
 _ERRORS = 8  # outcomes that are averaged into one value for the drift detector

@@ -23,7 +23,8 @@ from streams.core.schema import Feature, Schema
 from streams.core.settings import Settings
 from streams.core.state_dict import State
 from streams.core.stream import Stream
-from streams.operators.standardise import Standardise, StandardiseConfig
+from streams.core.stream_config import StandardiseConfig
+from streams.operators.standardise import Standardise
 
 Recipe = dict[str, Any]
 

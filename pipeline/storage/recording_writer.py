@@ -31,7 +31,8 @@ from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.schema import Schema
-from streams.core.stream import Cursor, DeadLetters, Stream, StreamConfig
+from streams.core.stream import Cursor, Stream
+from streams.core.stream_config import DeadLetters, StreamConfig
 from streams.recordings.stream import ABOUT, About, Part, parts, path_of
 from streams.recordings.table import table_of
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streams.core.batch import Array, Batch
+from streams.core.hashing import mix
 from streams.core.state_dict import State
 from streams.core.stream import Cursor
-from streams.operators.holdout import mix
 from streams.operators.label_join import Outcome
 
 FATES = ("learned", "probe", "expired", "dead", "unlabelled")

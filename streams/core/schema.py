@@ -48,3 +48,6 @@ class Schema:
             raise ValueError("a stream of mixed columns has no row shape")
         first = self.features[0]
         return first.shape if first.kind in ("vector", "image") else (len(self.features),)
+
+
+Scalar = Literal["str", "int", "float", "bool"]

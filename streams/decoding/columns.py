@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from streams.core.batch import Array, ClassName, Floats, Ints, Ragged
+from streams.core.schema import Scalar
 
 Mask = NDArray[np.bool_]
-Scalar = Literal["str", "int", "float", "bool"]
 
 _PLAIN_NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from streams.core.batch import Array, Batch, ClassName, Column, Dead, Features, Floats, Ints, Ragged
-from streams.core.schema import Feature, Schema
+from streams.core.schema import Feature, Scalar, Schema
 from streams.decoding.columns import (
     Mask,
-    Scalar,
     as_text,
     identities,
     numbers,

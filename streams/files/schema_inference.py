@@ -14,9 +14,9 @@ import pyarrow.types as pt
 
 from streams.core.batch import ClassName
 from streams.core.errors import StreamError
-from streams.core.schema import Feature, FeatureKind, Task
+from streams.core.schema import Feature, FeatureKind, Scalar, Task
 from streams.core.settings import unknown
-from streams.decoding.columns import Scalar, numbers, plain, whole
+from streams.decoding.columns import numbers, plain, whole
 from streams.decoding.decoder import Named
 from streams.decoding.images import image_bytes, image_shape
 from streams.files.readers import Csv, File

@@ -22,7 +22,8 @@ from streams.core.batch import Array, Batch, ClassName, Dead, Ints, Labels
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Schema, Task
 from streams.core.settings import Settings
-from streams.core.stream import Cursor, LabelDelay, Stream, StreamConfig
+from streams.core.stream import Cursor, Stream
+from streams.core.stream_config import LabelDelay, StreamConfig
 from streams.decoding.columns import first_seen, stated
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, Named
 from streams.files.readers import File, open_files, seek

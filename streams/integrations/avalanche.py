@@ -18,7 +18,8 @@ from streams.core.batch import Array, Batch, ClassName, Dead, Ints
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
 from streams.core.settings import unknown
-from streams.core.stream import Cursor, Stream, StreamConfig
+from streams.core.stream import Cursor, Stream
+from streams.core.stream_config import StreamConfig
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche, one_line
 
 

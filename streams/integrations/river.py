@@ -17,9 +17,10 @@ from pydantic import PositiveInt
 
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
-from streams.core.schema import Feature, Schema, Task
-from streams.core.stream import Cursor, Stream, StreamConfig
-from streams.decoding.columns import Scalar, column_of
+from streams.core.schema import Feature, Scalar, Schema, Task
+from streams.core.stream import Cursor, Stream
+from streams.core.stream_config import StreamConfig
+from streams.decoding.columns import column_of
 from streams.decoding.decoder import Columns, Decoder, Named
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind
 from streams.core.settings import Settings, unknown
-from streams.core.stream import DeadLetters, LabelDelay, StreamConfig
+from streams.core.stream_config import DeadLetters, LabelDelay, StreamConfig
 from streams.decoding.columns import stated
 from streams.decoding.formats.factory import AnyFormatConfig
 from streams.decoding.formats.json import JsonConfig

@@ -20,9 +20,8 @@ import numpy as np
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, Ranges, Unreachable
-from streams.core.schema import Feature, FeatureKind, Schema
+from streams.core.schema import Feature, FeatureKind, Scalar, Schema
 from streams.core.stream import Cursor
-from streams.decoding.columns import Scalar
 from streams.decoding.decoder import Columns, Decoder, Named
 from streams.decoding.formats.factory import Field, FieldKind, make
 from streams.kafka.clients.consumer import Consumer, connect

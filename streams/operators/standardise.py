@@ -8,21 +8,13 @@ from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
-from pydantic import PositiveFloat
 
 from streams.core.batch import Array, Batch
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema
-from streams.core.settings import Settings
 from streams.core.state_dict import State
+from streams.core.stream_config import StandardiseConfig
 from streams.operators.base import Operator
-
-
-class StandardiseConfig(Settings):
-    """``half_life``: events after which the weight of an event in mean and variance has halved;
-    left out, all events weigh alike."""
-
-    half_life: PositiveFloat | None = None
 
 
 class Standardise(Operator):

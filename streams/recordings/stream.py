@@ -24,10 +24,11 @@ from streams.core.batch import Batch, ClassName
 from streams.core.errors import StreamError
 from streams.core.live_stream import Ranges, before, ranges_of, reached, rest_of
 from streams.core.pacing import pause
-from streams.core.schema import Feature, FeatureKind, Schema, Task
+from streams.core.schema import Feature, FeatureKind, Scalar, Schema, Task
 from streams.core.settings import Settings
-from streams.core.stream import Cursor, Stream, StreamConfig
-from streams.decoding.columns import Scalar, stated
+from streams.core.stream import Cursor, Stream
+from streams.core.stream_config import StreamConfig
+from streams.decoding.columns import stated
 from streams.recordings.table import blocks_of
 
 ABOUT = "recording.json"

@@ -18,9 +18,9 @@ import numpy as np
 
 from streams.core.batch import Array, Ints, Ragged
 from streams.core.errors import StreamError
+from streams.core.hashing import mix
 from streams.core.schema import Feature
 from streams.core.settings import unknown
-from streams.operators.holdout import mix
 from streams.scenarios.downloads import cache, checksum_of, find, kept
 
 

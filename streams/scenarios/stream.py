@@ -12,7 +12,8 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from streams.core.batch import Array, Batch, Features, Ints, Ragged
 from streams.core.schema import Schema
 from streams.core.settings import unknown
-from streams.core.stream import Cursor, Stream, StreamConfig
+from streams.core.stream import Cursor, Stream
+from streams.core.stream_config import StreamConfig
 from streams.scenarios.datasets import DATASETS, load, validated
 from streams.scenarios.layouts import SCENARIOS, Tasks, make_plan
 

@@ -24,7 +24,7 @@ import yaml
 
 from pipeline.dead_letters.file_writer import DeadFile, Letter, Limit, TooManyDead, kind, letters
 from streams.core.batch import Batch, Dead, Labels
-from streams.core.stream import DeadLetters
+from streams.core.stream_config import DeadLetters
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pipeline.evaluation.probes import Probes, ProbesConfig, Segment
 from pipeline.storage.checkpoints import read
 from streams.core.batch import Array, Batch
+from streams.core.hashing import mix
 from streams.core.state_dict import digest
-from streams.operators.holdout import mix
 from streams.operators.label_join import NONE, Held, Outcome
 
 

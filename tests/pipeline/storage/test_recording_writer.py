@@ -25,7 +25,8 @@ from streams.core.batch import Batch, Dead
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, Ranges, ranges_of
 from streams.core.schema import Feature, Schema
-from streams.core.stream import Cursor, StreamConfig
+from streams.core.stream import Cursor
+from streams.core.stream_config import StreamConfig
 from streams.recordings.stream import About, Recording, RecordingConfig, parts
 
 

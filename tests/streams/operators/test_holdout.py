@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from streams.core.batch import Array, Batch, Ints
-from streams.operators.holdout import HoldOut, mix
+from streams.core.hashing import mix
+from streams.operators.holdout import HoldOut
 
 
 def chosen(ids: Ints, share: float, seed: int) -> Array:

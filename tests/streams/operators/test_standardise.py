@@ -12,7 +12,8 @@ from streams.core.batch import Batch, Ragged
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
-from streams.operators.standardise import Standardise, StandardiseConfig
+from streams.core.stream_config import StandardiseConfig
+from streams.operators.standardise import Standardise
 
 NUMBERS = Schema(tuple(Feature(name, "numeric") for name in "abc"), "classification")
 MIXED = Schema(

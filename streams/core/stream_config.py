@@ -1,0 +1,87 @@
+"""The settings that every stream has."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from streams.core.settings import Settings
+
+
+class LabelDelay(Settings):
+    """When the label of an event becomes known; exactly one of the three is stated.
+
+    ``events: d``: just before the d-th event after it is predicted (0 and 1 alike: before the next
+    event). ``seconds: s``: once event time has moved on by s. ``column: c``: at the event time that
+    stands in column c of its row (empty: never).
+    """
+
+    events: NonNegativeInt | None = None
+    seconds: NonNegativeFloat | None = None
+    column: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> LabelDelay:
+        if sum(v is not None for v in (self.events, self.seconds, self.column)) != 1:
+            raise ValueError("state one of events, seconds and column")
+        return self
+
+
+class DeadLetters(Settings):
+    """When dead events are too many.
+
+    Attributes:
+        share: the run stops when more than this share of the last ``of`` events (or of the last
+            ``of`` labels, which come on their own) are dead; with 1 it never does.
+        of: how many are looked at.
+    """
+
+    share: float = Field(1.0, ge=0, le=1)
+    of: PositiveInt = 1000
+
+
+class StreamConfig(Settings):
+    """Settings that every stream has, as they stand in a job under ``stream:``.
+
+    Attributes:
+        kind: the name of the stream, or the import path of a user's class.
+        batch_size: events in a micro-batch.
+        label_delay: when labels become known, for labels that stand in the rows of their events.
+        wait: an event whose label has not come after this many later events expires; it bounds the
+            memory of awaited events. For labels in the rows it must exceed the delay.
+        id_window: an id seen before within this many events is a duplicate, set aside as dead.
+            Checked only where events have ids of their own.
+        lateness: how many seconds event time may step back before an event is set aside as dead.
+        within: an event whose label has not come when event time has moved on by so many seconds
+            (and ``lateness``) expires; for labels that arrive on their own. ``wait`` holds as well.
+        standardise: scale numeric features by the recent past, before anything sees them.
+        dead_letters: what becomes of dead events, beside ``dead.jsonl``.
+    """
+
+    beside: ClassVar[frozenset[str]] = frozenset(("dead_letters",))
+    """Settings that are no part of what a job is: they may change when a run goes on."""
+
+    kind: str
+    batch_size: PositiveInt = 32
+    label_delay: LabelDelay = Field(default_factory=lambda: LabelDelay(events=0))
+    wait: PositiveInt = 100_000
+    id_window: PositiveInt = 100_000
+    lateness: NonNegativeFloat = 0.0
+    within: PositiveFloat | None = None
+    standardise: StandardiseConfig | None = None
+    dead_letters: DeadLetters = DeadLetters()
+
+
+class StandardiseConfig(Settings):
+    """``half_life``: events after which the weight of an event in mean and variance has halved;
+    left out, all events weigh alike."""
+
+    half_life: PositiveFloat | None = None
