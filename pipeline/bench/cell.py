@@ -28,7 +28,7 @@ from pipeline.training.event_fates import LedgerError
 from pipeline.training.run import RunError, versions
 from streams.core.errors import StreamError, line
 from streams.core.settings import unknown
-from streams.scenarios.layouts import SCENARIOS
+from streams.scenarios.catalog import SCENARIOS
 
 FORMAT = 1
 """Of a cell's result; one of another format is run anew."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
 from streams.core.errors import StreamError
-from streams.recordings.stream import About
+from streams.recordings.manifest import About
 
 
 def replayed(

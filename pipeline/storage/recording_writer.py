@@ -33,7 +33,7 @@ from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.schema import Schema
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import DeadLetters, StreamConfig
-from streams.recordings.stream import ABOUT, About, Part, parts, path_of
+from streams.recordings.manifest import ABOUT, About, Part, parts, path_of
 from streams.recordings.table import table_of
 
 PART_ROWS = 65_536

@@ -17,7 +17,8 @@ from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Stream
 from streams.operators.base import Operator
-from streams.operators.drop_duplicates import TimeOrder, UniqueIds
+from streams.operators.drop_duplicates import UniqueIds
+from streams.operators.drop_late import TimeOrder
 from streams.operators.holdout import HoldOut
 from streams.operators.label_encoder import Vocabulary
 from streams.operators.label_join import LabelJoin

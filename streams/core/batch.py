@@ -329,3 +329,26 @@ def _pick(column: Any, rows: slice | Array) -> Any:
     if isinstance(column, Ragged) and not isinstance(rows, slice):
         return column.take(rows)
     return column[rows]
+
+
+def set_aside(batch: Batch, rows: NDArray[np.bool_], reasons: list[str]) -> Batch:
+    """The batch without the rows where the mask holds; each of them is dead for its reason."""
+    kept = batch.take(~rows)
+    before = np.zeros(len(batch) + 1, np.int64)  # rows kept before each row
+    np.cumsum(~rows, out=before[1:])
+    dead = [replace(d, before=int(before[d.before])) for d in batch.dead]
+    for row, reason in zip(np.flatnonzero(rows).tolist(), reasons, strict=True):
+        dead.append(
+            Dead(
+                partition=int(batch.partition[row]),
+                offset=int(batch.offset[row]),
+                reason=reason,
+                id=int(batch.ids[row]),
+                before=int(before[row]),
+            )
+        )
+    arrivals = batch.arrivals
+    if arrivals is not None:
+        arrivals = replace(arrivals, before=before[arrivals.before])
+    dead.sort(key=lambda d: (d.before, d.partition, d.offset))
+    return replace(kept, arrivals=arrivals, dead=tuple(dead))

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.core.batch import Array, Batch, Dead, Ints, Labels
+from streams.core.batch import Array, Batch, Dead, Ints, Labels, set_aside
 from streams.core.errors import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
 from streams.kafka.records import Messages
-from streams.operators.drop_duplicates import set_aside
 
 Reader = tuple[Format, Decoder]
 """What turns values into a table, and a table into a batch."""

@@ -6,7 +6,6 @@ Each is a pure function of a data set, its settings and a seed, and gives a ``Pl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -300,65 +299,3 @@ def _places(data: Dataset) -> int:
             f"stream.tasks: {data.name} is text, and has no features that could be permuted"
         )
     return int(np.prod(data.feature.shape[-2:]))
-
-
-SCENARIOS: Mapping[str, Mapping[str, Any]] = {
-    "split-mnist": {"dataset": "mnist", "tasks": {"kind": "split", "tasks": 5}},
-    "permuted-mnist": {
-        "dataset": "mnist",
-        "tasks": {"kind": "permuted", "tasks": 10},
-        "events": 6000,
-    },
-    "rotated-mnist": {
-        "dataset": "mnist",
-        "tasks": {"kind": "rotated", "tasks": 10},
-        "events": 6000,
-    },
-    "split-fashion-mnist": {"dataset": "fashion-mnist", "tasks": {"kind": "split", "tasks": 5}},
-    "permuted-fashion-mnist": {
-        "dataset": "fashion-mnist",
-        "tasks": {"kind": "permuted", "tasks": 10},
-        "events": 6000,
-    },
-    "rotated-fashion-mnist": {
-        "dataset": "fashion-mnist",
-        "tasks": {"kind": "rotated", "tasks": 10},
-        "events": 6000,
-    },
-    "split-cifar-10": {"dataset": "cifar-10", "tasks": {"kind": "split", "tasks": 5}},
-    "split-digits": {"dataset": "digits", "tasks": {"kind": "split", "tasks": 5}},
-    "permuted-digits": {"dataset": "digits", "tasks": {"kind": "permuted", "tasks": 5}},
-    "outdoor": {"dataset": "outdoor", "tasks": {"kind": "split", "tasks": 10}},
-    "clinc150": {"dataset": "clinc150", "tasks": {"kind": "split", "tasks": 10}},
-    "blurry-mnist": {
-        "dataset": "mnist",
-        "tasks": {"kind": "blurry", "tasks": 5, "disjoint": 0.5, "blur": 0.1},
-    },
-    "power-law-mnist": {
-        "dataset": "mnist",
-        "tasks": {"kind": "power-law", "tasks": 5, "phases": 30, "exponent": 1.0},
-        "events": 2000,
-    },
-    "sudden-drift-mnist": {
-        "dataset": "mnist",
-        "tasks": {"kind": "drift", "shape": "sudden", "concepts": 4},
-        "events": 5000,
-    },
-    "gradual-drift-mnist": {
-        "dataset": "mnist",
-        "tasks": {"kind": "drift", "shape": "gradual", "concepts": 4, "width": 2000},
-        "events": 5000,
-    },
-    "recurring-drift-mnist": {
-        "dataset": "mnist",
-        "tasks": {"kind": "drift", "shape": "recurring", "concepts": 3, "phases": 9},
-        "events": 3000,
-    },
-    "noisy-mnist": {
-        "dataset": "mnist",
-        "tasks": {"kind": "split", "tasks": 5},
-        "label_noise": 0.2,
-    },
-    "iid-mnist": {"dataset": "mnist", "tasks": {"kind": "iid"}},
-}
-"""Scenarios by name: the settings that a name stands for."""

@@ -14,8 +14,9 @@ from streams.core.schema import Schema
 from streams.core.settings import unknown
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
+from streams.scenarios.catalog import SCENARIOS
 from streams.scenarios.datasets import DATASETS, load, validated
-from streams.scenarios.layouts import SCENARIOS, Tasks, make_plan
+from streams.scenarios.layouts import Tasks, make_plan
 
 
 class ScenarioConfig(StreamConfig):
@@ -25,7 +26,7 @@ class ScenarioConfig(StreamConfig):
     key, as long as their kind is the same.
 
     Attributes:
-        name: one of those in ``streams.scenarios.layouts.SCENARIOS``.
+        name: one of those in ``streams.scenarios.catalog.SCENARIOS``.
         dataset: one of those in ``streams.scenarios.datasets.DATASETS``.
         tasks: the kind of scenario and its settings.
         events: at most so many in a phase; None: as many as there are.

@@ -27,7 +27,8 @@ from streams.core.live_stream import LiveStream, Ranges, ranges_of
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor
 from streams.core.stream_config import StreamConfig
-from streams.recordings.stream import About, Recording, RecordingConfig, parts
+from streams.recordings.manifest import About, parts
+from streams.recordings.stream import Recording, RecordingConfig
 
 
 class Counting(LiveStream):

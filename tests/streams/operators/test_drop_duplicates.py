@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, Dead, Labels, set_aside
 from streams.core.state_dict import copied, digest
 from streams.operators.base import Operator
-from streams.operators.drop_duplicates import TimeOrder, UniqueIds, set_aside
+from streams.operators.drop_duplicates import UniqueIds
+from streams.operators.drop_late import TimeOrder
 
 
 def batch(ids: list[int], time: list[float] | None = None) -> Batch:

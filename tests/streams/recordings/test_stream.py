@@ -21,7 +21,8 @@ from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor
 from streams.operators.label_encoder import Vocabulary
 from streams.operators.microbatch import cut
-from streams.recordings.stream import About, Part, Recording, RecordingConfig, path_of, timed
+from streams.recordings.manifest import About, Part, path_of
+from streams.recordings.stream import Recording, RecordingConfig, timed
 from streams.recordings.table import blocks_of, columns_of, table_of
 
 NUMBERS = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")

@@ -15,8 +15,9 @@ from scipy.stats import chisquare
 from streams.core.batch import Ragged
 from streams.core.errors import StreamError
 from streams.core.schema import Feature
+from streams.scenarios.catalog import SCENARIOS
 from streams.scenarios.datasets import DATASETS, Dataset
-from streams.scenarios.layouts import SCENARIOS, Layout, PowerLawTasks, Tasks, make_plan
+from streams.scenarios.layouts import Layout, PowerLawTasks, Tasks, make_plan
 from streams.scenarios.plans import Plan
 from streams.scenarios.transforms import Permuted, Rotated
 

@@ -19,8 +19,8 @@ from streams.core.batch import Array, Batch, Ragged
 from streams.core.errors import StreamError
 from streams.core.schema import Feature
 from streams.operators.label_encoder import Vocabulary
+from streams.scenarios.catalog import SCENARIOS
 from streams.scenarios.datasets import load
-from streams.scenarios.layouts import SCENARIOS
 from streams.scenarios.stream import Scenario, ScenarioConfig
 
 ROOT = Path(__file__).parents[3]
