@@ -13,7 +13,6 @@ from pipeline.callbacks.probe_evaluator import Beside
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import JobError, LoadedJob
 from pipeline.dead_letters.topic_writer import Forwarder
-from pipeline.pace import block_size, paced
 from pipeline.report.build import hang
 from pipeline.tracking.mlflow_delivery import (
     ARTIFACTS,
@@ -30,6 +29,7 @@ from pipeline.training.loop import BLOCK, Source
 from pipeline.training.run import Run, RunError, Say, Watcher
 from streams.core.batch import Batch
 from streams.core.live_stream import LiveStream
+from streams.core.pacing import block_size, paced
 from streams.core.stream import Cursor
 
 

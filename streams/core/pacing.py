@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from streams.core.batch import Batch
@@ -19,3 +20,27 @@ def pause(
         sleep(min(wait, STEP_S))
         if wait > STEP_S:
             yield replace(before[:0], arrivals=None, dead=(), classes=(), ends=False)
+
+
+def block_size(rate: float | None, most: int) -> int:
+    """Events in a block: at a pace they come in small ones, fifty a second."""
+    return most if rate is None else min(most, max(1, int(rate / 50)))
+
+
+def paced(
+    blocks: Iterable[Batch],
+    rate: float | None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Batch]:
+    """The blocks, no earlier than ``rate`` events a second have them; None: as fast as they come.
+    A reader that falls behind is not hurried to catch up by more than a second. While nothing is
+    due, blocks without anything in them come now and then."""
+    if rate is None:
+        yield from blocks
+        return
+    due = clock()
+    for block in blocks:
+        due = max(due + block.events / rate, clock() - 1.0)
+        yield from pause(due, block, clock, sleep)
+        yield block

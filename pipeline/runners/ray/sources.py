@@ -13,13 +13,13 @@ import ray
 import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-from pipeline.pace import block_size, paced
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.training.journaled_source import OutOfStep
 from pipeline.training.loop import BLOCK, Source
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, line
 from streams.core.live_stream import LiveStream, ranges_of
+from streams.core.pacing import block_size, paced
 from streams.core.stream import Cursor
 
 AHEAD = 4

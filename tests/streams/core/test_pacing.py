@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.pace import block_size, paced
 from pipeline.training.loop import BLOCK
 from streams.core.batch import Batch
+from streams.core.pacing import block_size, paced
 from streams.testing import Event, ManualClock, TestStream
 
 
