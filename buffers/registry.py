@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from buffers.admission.base import Admission, ClassBalanced, RandomInsert, Reservoir, Ring
+from buffers.admission.base import Admission
+from buffers.admission.class_balanced import ClassBalanced
 from buffers.admission.herding import Herding
+from buffers.admission.reservoir import Reservoir
+from buffers.admission.ring import RandomInsert, Ring
 from buffers.recall.base import Recall, Uniform
 from buffers.recall.by_age import Exponential, PowerLaw
 from buffers.recall.by_forgetting_curve import ForgettingCurve

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from buffers.admission.base import NOBODY, Array, ClassBalanced, Ints, Placed
+from buffers.admission.base import NOBODY, Array, Ints, Placed
+from buffers.admission.class_balanced import ClassBalanced
 
 Floats = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.admission.base import Ring
+from buffers.admission.ring import Ring
 from buffers.buffer import Buffer
 from buffers.recall.base import Ints, Outcome, Uniform
 from buffers.registry import ADMISSIONS, RECALLS

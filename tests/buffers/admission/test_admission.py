@@ -7,14 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.admission.base import (
-    MAX_CLASSES,
-    Admission,
-    ClassBalanced,
-    RandomInsert,
-    Reservoir,
-    Ring,
-)
+from buffers.admission.base import MAX_CLASSES, Admission
+from buffers.admission.class_balanced import ClassBalanced
+from buffers.admission.reservoir import Reservoir
+from buffers.admission.ring import RandomInsert, Ring
 from buffers.registry import ADMISSIONS
 
 Cuts = st.lists(st.integers(0, 40), max_size=12)

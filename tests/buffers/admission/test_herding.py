@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from buffers.admission.base import ClassBalanced
+from buffers.admission.class_balanced import ClassBalanced
 from buffers.admission.herding import Herding
 
 

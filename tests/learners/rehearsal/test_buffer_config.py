@@ -95,7 +95,7 @@ def test_settings_are_those_of_the_rule(recall: str, settings: dict[str, Any]) -
         (f"{__name__}:Exits", "cannot be made: SystemExit: 3"),
         (f"{__name__}:OneView", "cannot be made: TypeError"),
         ("forgeting-curve", "did you mean 'forgetting-curve'?"),
-        ("buffers.admission.base:Ring", "not a subclass of buffers.recall.base.Recall"),
+        ("buffers.admission.ring:Ring", "not a subclass of buffers.recall.base.Recall"),
     ],
 )
 def test_what_does_not_fit_is_named(recall: Any, message: str) -> None:
