@@ -20,7 +20,7 @@ from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_
 from pipeline.bench.measure import Budget
 from pipeline.bench.mlflow_runs import Tracking
 from pipeline.bench.processes import ProcessDiedError, in_processes
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from pipeline.storage.run_folder import RunFolder, write_whole
 from pipeline.training.run import RunError, Say
 

@@ -21,7 +21,9 @@ import learners
 from learners.base import Learner, LearnerError
 from learners.registry import UnknownKind, find
 from pipeline.bench.measure import Budget, Progress, Tested, measure
-from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob, check, importable, override
+from pipeline.config.yaml_file import values
 from pipeline.storage.run_folder import RunFolder, write_whole
 from pipeline.training.builder import Parts, build
 from pipeline.training.event_fates import LedgerError

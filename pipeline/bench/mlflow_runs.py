@@ -9,16 +9,9 @@ from pydantic import ValidationError
 
 from pipeline.bench.cell import RESULT, Cell
 from pipeline.config.job import LoadedJob
+from pipeline.config.sections import TrackConfig
 from pipeline.tracking.mlflow_client import Record, absolute, load, shown
-from pipeline.tracking.mlflow_delivery import (
-    RECORD,
-    TrackConfig,
-    Tracker,
-    TrackError,
-    check,
-    describe,
-    tags,
-)
+from pipeline.tracking.mlflow_delivery import RECORD, Tracker, TrackError, check, describe, tags
 from pipeline.training.run import Say
 
 

@@ -250,7 +250,7 @@ def serve(
     ] = 1.0,
 ) -> None:
     """Serves the newest model of a run, of one that goes on too, until Ctrl-C."""
-    from pipeline.models.snapshot import ServeConfig
+    from pipeline.config.sections import ServeConfig
     from pipeline.serving.checkpoint_server import ServeError
     from pipeline.serving.checkpoint_server import serve as serving
 

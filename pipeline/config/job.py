@@ -7,7 +7,6 @@ import re
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,52 +17,18 @@ import learners
 import streams
 from learners.base import Learner, LearnerConfig
 from learners.registry import UnknownKind, find
-from pipeline.evaluation.once_seen import OnceSeenConfig
-from pipeline.evaluation.probes import ProbesConfig
-from pipeline.models.snapshot import ServeConfig
-from pipeline.tracking.mlflow_delivery import TrackConfig
+from pipeline.config.errors import JobError
+from pipeline.config.sections import (
+    Checkpointing,
+    Evaluate,
+    ServeConfig,
+    TrackConfig,
+)
+from pipeline.config.yaml_file import _Loader, _yaml, values
 from streams.core.errors import line
 from streams.core.settings import Settings, unknown
 from streams.core.stream import Stream
 from streams.core.stream_config import StreamConfig
-
-MAX_BYTES = 1_000_000
-"""The largest job file that is read."""
-MAX_DEPTH = 100
-MAX_VALUES = 100_000
-"""How deep a job may be nested, and how many values it may hold once anchors are filled in."""
-
-
-class JobError(Exception):
-    """The job cannot be run as it stands; one line for each thing to mend."""
-
-
-class Evaluate(Settings):
-    """How the learner is scored.
-
-    Attributes:
-        window: events in the sliding window.
-        fading: fading factor; about 1 / (1 - fading) events count.
-        probes: events held out, to see later what is forgotten.
-        once_seen: events learned once and never rehearsed, to see how fast that is.
-    """
-
-    window: PositiveInt = 1000
-    fading: float = Field(0.999, gt=0, lt=1)
-    probes: ProbesConfig = ProbesConfig()
-    once_seen: OnceSeenConfig = OnceSeenConfig()
-
-    @property
-    def asks(self) -> bool:
-        """Whether there are events to be asked about as the run goes on."""
-        return self.probes.share > 0 or self.once_seen.share > 0
-
-
-class Checkpointing(Settings):
-    """When state is written: each time so many events have come in; the newest ``keep`` stay."""
-
-    every_events: PositiveInt = 5000
-    keep: PositiveInt = 3
 
 
 class Job(Settings):
@@ -169,11 +134,6 @@ def importable(folder: Path) -> None:
         importlib.invalidate_caches()
 
 
-def values(file: Path) -> Any:
-    """What a YAML file says, if it is all plain values. Raises ``JobError``."""
-    return _yaml(_text(file), f"{file}")
-
-
 def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
     """Validates a job; the settings of stream and learner by the classes that it names."""
     problems: list[str] = []
@@ -274,68 +234,6 @@ def override(raw: dict[str, Any], setting: str) -> None:
     inside[last] = _yaml(text, given)
 
 
-def _text(file: Path) -> str:
-    try:
-        if file.exists() and not file.is_file() and not file.is_dir():
-            raise JobError(f"{file}: not a regular file")
-        with file.open("rb") as opened:
-            raw = opened.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise JobError(f"{file}: more than {MAX_BYTES:,} bytes: this is no job")
-        return raw.decode()
-    except OSError as error:
-        raise JobError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise JobError(f"{file}: not a text file") from None
-
-
-def _yaml(text: str, place: str) -> Any:
-    """What a text says as YAML, if it is all plain values. Raises ``JobError``."""
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except RecursionError:
-        raise JobError(f"{place}: nested too deep") from None
-    except yaml.YAMLError as error:
-        raise JobError(f"{place}: not YAML: {line(error)}") from None
-    except Exception as error:  # ValueError, TypeError, KeyError, ...: a date that is none
-        raise JobError(f"{place}: not YAML: a value cannot be read: {line(error)}") from None
-    _plain(value, place)
-    return value
-
-
-def _plain(value: Any, place: str) -> None:
-    """Raises ``JobError`` for what cannot be checked, shown and kept as JSON."""
-    level, count = [value], 0
-    for _ in range(MAX_DEPTH):
-        count += len(level)
-        if count > MAX_VALUES:
-            raise JobError(f"{place}: more than {MAX_VALUES:,} values: this is no job")
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += [*item.keys(), *item.values()]
-            elif isinstance(item, list):
-                inner += item
-            elif not isinstance(item, str | int | float | date | None):
-                raise JobError(f"{place}: a {type(item).__name__} is none of the values of a job")
-            elif isinstance(item, str) and not _encodes(item):
-                raise JobError(f"{place}: {_shown(item)} is no text in Unicode")
-            elif isinstance(item, int) and item.bit_length() > 1024:
-                raise JobError(f"{place}: an integer of {item.bit_length():,} bits is too large")
-        if not inner:
-            return
-        level = inner
-    raise JobError(f"{place}: nested more than {MAX_DEPTH} deep")
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _shown(value: Any) -> str:
     """A value as it stands in a message: never long, and in one line."""
     return line(_SHORT.repr(value))
@@ -357,28 +255,6 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 _SHORT.maxdict = _SHORT.maxlist = 10
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: ``3e-4`` is a number, and a key given twice is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key is a word, not a list or a mapping", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"),

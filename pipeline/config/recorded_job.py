@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.job import JobError, LoadedJob, check, importable, override, values
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob, check, importable, override
+from pipeline.config.yaml_file import values
 from streams.core.errors import StreamError
 from streams.recordings.manifest import About
 

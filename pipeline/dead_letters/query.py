@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import job as jobs
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import FILE, Letter, kind, letters
 from pipeline.dead_letters.reinjector import Injected, Injector
 from streams.core.errors import StreamError, line

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import Letter
 from pipeline.storage.run_folder import INJECTED
 from streams.kafka.clients.producer import Message, Outbox

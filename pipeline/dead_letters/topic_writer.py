@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import Letter, letters
 from pipeline.storage.run_folder import FORWARDED
 from pipeline.training.builder import Parts

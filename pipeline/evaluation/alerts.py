@@ -11,70 +11,14 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from pydantic import Field, field_validator, model_validator
-
+from pipeline.config.sections import Alert
 from pipeline.storage.metric_log import Row
 from streams.core.errors import line
-from streams.core.settings import Settings
 
 TIMEOUT_S = 5.0
 """How long the receiver of a webhook may take to answer."""
 QUEUED = 100
 """Posts that may wait for a slow receiver; more are dropped, and said to be."""
-
-
-class Alert(Settings):
-    """A threshold on a metric.
-
-    Attributes:
-        metric: its name, as in ``online/accuracy_window``.
-        above: fires when the metric is larger than this.
-        below: fires when it is smaller than this. Exactly one of the two is given.
-        after_events: fires for no step before this one: a learner begins badly.
-        webhook: http or https address that a JSON message is posted to; None: none.
-    """
-
-    metric: str = Field(min_length=1)
-    above: float | None = None
-    below: float | None = None
-    after_events: int = Field(0, ge=0)
-    webhook: str | None = None
-
-    @field_validator("webhook")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                parts = urlsplit(value)
-                known = parts.scheme in ("http", "https") and bool(parts.hostname)
-                _ = parts.port  # raises where it is none
-            except ValueError:
-                known = False
-            if not known:
-                raise ValueError("an address that begins with http:// or https:// is wanted")
-        return value
-
-    @model_validator(mode="after")
-    def _one_threshold(self) -> Alert:
-        if (self.above is None) == (self.below is None):
-            raise ValueError("exactly one of above and below is wanted")
-        return self
-
-    @property
-    def rule(self) -> str:
-        """The threshold in words, as in ``below 0.8``."""
-        return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
-
-    @property
-    def key(self) -> str:
-        """What tells this alert from the others, also after a restart."""
-        return f"{self.metric} {self.rule}"
-
-    def violated(self, value: float) -> bool:
-        """Whether a value is beyond the threshold."""
-        if self.above is not None:
-            return value > self.above
-        return self.below is not None and value < self.below
 
 
 class Change(NamedTuple):

@@ -12,31 +12,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
+from pipeline.config.sections import OnceSeenConfig
 from pipeline.evaluation.probes import corrected
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.hashing import mix
-from streams.core.settings import Settings
 from streams.core.state_dict import State, pack, unpack
 from streams.operators.holdout import HoldOut
 
 _CHOSEN, _STAY = 0x6F6E6365, 0x73746179  # other hashes than those of probes, and than each other
 _AT_ONCE = 256  # events are folded in
-
-
-class OnceSeenConfig(Settings):
-    """Events that are learned once, never rehearsed, and asked about whenever probes are, or would
-    be (``probes.every_events``).
-
-    Attributes:
-        share: of all events, chosen by a hash of (seed, id); 0: none.
-        capacity: about so many are kept: of the last hundred about as many as of the nine hundred
-            before them, and of the nine thousand before those.
-    """
-
-    share: float = Field(0.0, ge=0, lt=1)
-    capacity: int = Field(2000, ge=100)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from pipeline.config.sections import ProbesConfig
 from pipeline.evaluation.adwin import Adwin
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.hashing import mix
-from streams.core.settings import Settings
 from streams.core.state_dict import State, pack, unpack
 from streams.operators.holdout import HoldOut
 from streams.operators.label_join import Held, Outcome, no_labels
@@ -27,52 +26,6 @@ from streams.operators.label_join import Held, Outcome, no_labels
 _ERRORS = 8  # outcomes that are averaged into one value for the drift detector
 _AT_ONCE = 256  # micro-batches with probes are folded in; one by one costs several times as much
 _CHOICE = 0x70726F62  # another hash than that by which probes are chosen
-
-
-class Cut(Settings):
-    """Where one segment ends and the next begins; exactly one of the three is stated.
-
-    Attributes:
-        events: after so many events.
-        seconds: after so much event time.
-        drift: where the error of predictions changes, by ADWIN at this significance (0.002 is
-            usual); of classification.
-    """
-
-    events: PositiveInt | None = None
-    seconds: PositiveFloat | None = None
-    drift: float | None = Field(None, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _one(self) -> Cut:
-        if sum(v is not None for v in (self.events, self.seconds, self.drift)) != 1:
-            raise ValueError("state one of events, seconds and drift")
-        return self
-
-
-class ProbesConfig(Settings):
-    """Events held out: predicted and scored, never learned, and asked about again later.
-
-    Attributes:
-        share: of all events, chosen by a hash of (seed, id); 0: none.
-        every_events: they are asked about each time so many events have come in, and whenever a
-            segment ends.
-        capacity: probes that are kept in all; this bounds the memory and the cost of an evaluation.
-        segments: segments that have ended are at most so many, an even number.
-        cut: where segments end, to begin with.
-    """
-
-    share: float = Field(0.0, ge=0, lt=1)
-    every_events: PositiveInt = 2000
-    capacity: int = Field(5000, ge=100)
-    segments: int = Field(10, ge=2, le=1000, multiple_of=2)
-    cut: Cut = Cut(events=2000)
-
-    @model_validator(mode="after")
-    def _enough(self) -> ProbesConfig:
-        if self.capacity <= self.segments:
-            raise ValueError("capacity: of each segment one must be kept, and of the running one")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

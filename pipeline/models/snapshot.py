@@ -11,8 +11,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import Field, PositiveInt
-
 import learners
 from learners.base import Learner, LearnerError, Prediction
 from learners.registry import UnknownKind, find
@@ -20,34 +18,12 @@ from pipeline.evaluation.once_seen import Kept
 from pipeline.evaluation.probes import Segment
 from streams.core.batch import Batch, ClassName
 from streams.core.schema import Feature, Schema
-from streams.core.settings import Settings
 from streams.core.state_dict import State
 from streams.core.stream import Stream
 from streams.core.stream_config import StandardiseConfig
 from streams.operators.standardise import Standardise
 
 Recipe = dict[str, Any]
-
-
-class ServeConfig(Settings):
-    """How the model answers while it learns.
-
-    Attributes:
-        host: the address it listens at; by default nobody outside this machine reaches it.
-        port: 0 takes a free one.
-        replicas: processes that answer.
-        route: prefix of the paths. By default none on a Ray of our own, and ``/NAME`` of the job on
-            a cluster, where there may be others.
-        max_events: events in one request.
-        max_bytes: of one request.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    replicas: PositiveInt = 1
-    route: str | None = Field(None, pattern=r"^/[\w./-]*$")
-    max_events: PositiveInt = 1000
-    max_bytes: PositiveInt = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

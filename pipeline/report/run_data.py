@@ -20,7 +20,8 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config.job import flat
-from pipeline.evaluation.alerts import Alert, Alerts
+from pipeline.config.sections import Alert
+from pipeline.evaluation.alerts import Alerts
 from pipeline.evaluation.buffer_stats import FILE
 from pipeline.report.histograms import Histogram, histograms
 from pipeline.storage.metric_log import Row, read_rows

@@ -11,13 +11,14 @@ from pipeline.callbacks.consumer_lag import Lag
 from pipeline.callbacks.metric_writer import MetricRows
 from pipeline.callbacks.probe_evaluator import Beside
 from pipeline.callbacks.progress import LiveProgress
-from pipeline.config.job import JobError, LoadedJob
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob
+from pipeline.config.sections import TrackConfig
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.report.build import hang
 from pipeline.tracking.mlflow_delivery import (
     ARTIFACTS,
     Status,
-    TrackConfig,
     Tracker,
     TrackError,
     check,

@@ -25,7 +25,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from learners.base import Prediction
-from pipeline.models.snapshot import Recipe, Servable, ServeConfig
+from pipeline.config.sections import ServeConfig
+from pipeline.models.snapshot import Recipe, Servable
 from pipeline.serving.labels import BadLabels, NotSent, Posted
 from pipeline.serving.openapi import (
     ACCEPTED,

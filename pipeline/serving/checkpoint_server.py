@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from pipeline.models.snapshot import Recipe, Servable, ServeConfig, Snapshot
+from pipeline.config.sections import ServeConfig
+from pipeline.models.snapshot import Recipe, Servable, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from streams.core.live_stream import Ranges, reached
 from streams.core.stream import Cursor
 

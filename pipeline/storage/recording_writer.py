@@ -24,7 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.job import JobError, LoadedJob, differences, values
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob, differences
+from pipeline.config.yaml_file import values
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import HeldError, write_whole
 from streams.core.batch import Batch, Ragged

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.job import JobError, LoadedJob
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob
 from pipeline.dead_letters.file_writer import DeadFile
 from pipeline.evaluation.buffer_stats import FILE
 from pipeline.storage.offset_journal import FILE as JOURNAL

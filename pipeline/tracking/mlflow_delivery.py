@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import PositiveInt, field_validator
-
-from pipeline.evaluation.alerts import Alert, Alerts, Webhooks
+from pipeline.config.sections import Alert, TrackConfig
+from pipeline.evaluation.alerts import Alerts, Webhooks
 from pipeline.storage.metric_log import read_rows, waiting
 from pipeline.tracking.mlflow_client import (
     BATCH,
@@ -42,7 +41,6 @@ from pipeline.tracking.mlflow_client import (
     sqlite_file,
 )
 from streams.core.errors import line
-from streams.core.settings import Settings
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]
 
@@ -63,42 +61,6 @@ START_S = (5.0, 60.0)
 seconds to set up, and had better do so before the run begins."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-class TrackConfig(Settings):
-    """Where a run is tracked.
-
-    Attributes:
-        uri: of MLflow: ``sqlite:///FILE`` (from the folder where the command is given; with four
-            slashes from the root), ``http://...``, ``postgresql://...``, ``mysql://...``.
-        experiment: of MLflow; None: the name of the job.
-        every_events: metrics are written each time so many events have come in.
-        alerts: thresholds on metrics.
-    """
-
-    uri: str
-    experiment: str | None = None
-    every_events: PositiveInt = 1000
-    alerts: tuple[Alert, ...] = ()
-
-    @field_validator("uri")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        wanted = "sqlite:///mlflow.db, http://HOST:PORT, postgresql://... or mysql://... is wanted"
-        try:
-            parts = urlsplit(value)
-            _ = parts.port  # raises where it is none
-        except ValueError:
-            raise ValueError(wanted) from None
-        scheme = parts.scheme.partition("+")[0]
-        if scheme == "file" or "://" not in value:
-            raise ValueError(f"MLflow keeps no runs in a plain folder any more: {wanted}")
-        if parts.scheme == "sqlite":
-            if not value.startswith("sqlite:///") or not parts.path.strip("/"):
-                raise ValueError("three slashes and a file are wanted, as in sqlite:///mlflow.db")
-        elif scheme not in ("http", "https", "postgresql", "mysql", "mssql") or not parts.hostname:
-            raise ValueError(wanted)
-        return value
 
 
 def check(config: TrackConfig) -> None:

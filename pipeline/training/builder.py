@@ -6,7 +6,8 @@ from inspect import signature
 from typing import NamedTuple
 
 from learners.base import Learner, LearnerError
-from pipeline.config.job import JobError, LoadedJob
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes

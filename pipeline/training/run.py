@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from learners.base import LearnerError
-from pipeline.config.job import JobError, LoadedJob, differences
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob, differences
 from pipeline.dead_letters.file_writer import Limit, TooManyDead
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.storage.offset_journal import Journal

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.job import MAX_BYTES, JobError, load
+from pipeline.config.errors import JobError
+from pipeline.config.job import load
+from pipeline.config.yaml_file import MAX_BYTES
 from pipeline.training.builder import build
 
 Everlearn = Callable[..., Any]

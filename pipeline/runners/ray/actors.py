@@ -39,7 +39,8 @@ from ray.exceptions import (
 from pipeline.callbacks.consumer_lag import Lag
 from pipeline.callbacks.metric_writer import Labels, MetricRows, Publisher
 from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
+from pipeline.config.sections import TrackConfig
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.models.snapshot import Recipe, Snapshot
 from pipeline.runners.ray.job_package import Shipment
@@ -48,7 +49,7 @@ from pipeline.serving.scoring import Answers, Scores
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import TOKEN, HeldError
 from pipeline.tracking.mlflow_client import load
-from pipeline.tracking.mlflow_delivery import Status, TrackConfig, Tracker, check
+from pipeline.tracking.mlflow_delivery import Status, Tracker, check
 from pipeline.training.builder import Parts
 from pipeline.training.journaled_source import Stopped
 from pipeline.training.loop import Loop

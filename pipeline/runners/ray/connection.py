@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError, RayError
 
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from streams.core.errors import line
 
 REACH_S = 5.0

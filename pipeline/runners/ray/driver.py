@@ -20,7 +20,8 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from pipeline.callbacks.probe_evaluator import FINISH_S
 from pipeline.callbacks.progress import LiveProgress
-from pipeline.config.job import JobError, LoadedJob
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob
 from pipeline.report.build import hang
 from pipeline.runners.ray import actors, replicas
 from pipeline.runners.ray.connection import connected, free_port

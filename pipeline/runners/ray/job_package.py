@@ -20,7 +20,8 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.config import job as jobs
-from pipeline.config.job import JobError, LoadedJob
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob
 
 MAX_BYTES = 10_000_000
 """Source code that is shipped, at most."""

@@ -23,8 +23,9 @@ from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.config.job import JobError
-from pipeline.models.snapshot import Recipe, Servable, ServeConfig
+from pipeline.config.errors import JobError
+from pipeline.config.sections import ServeConfig
+from pipeline.models.snapshot import Recipe, Servable
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.serving.app import Answered, Models, create_app, warm
 from pipeline.serving.labels import posted

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pipeline.bench.bench import Bench, budgets, spread, tables
 from pipeline.bench.measure import Budget
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 
 ROOT = Path(__file__).parents[2]
 Everlearn = Callable[..., Any]

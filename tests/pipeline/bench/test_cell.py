@@ -14,7 +14,7 @@ import pytest
 import pipeline.bench.cell
 from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
 from pipeline.bench.measure import Budget
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from pipeline.training.run import RunError
 
 ROOT = Path(__file__).parents[2]

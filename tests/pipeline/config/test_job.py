@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.job import JobError, differences, load
+from pipeline.config.errors import JobError
+from pipeline.config.job import differences, load
 
 WriteJob = Callable[..., Path]
 

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config.job import JobError, load
-from pipeline.evaluation.once_seen import OnceSeen, OnceSeenConfig, dense
+from pipeline.config.errors import JobError
+from pipeline.config.job import load
+from pipeline.config.sections import OnceSeenConfig
+from pipeline.evaluation.once_seen import OnceSeen, dense
 from pipeline.storage.checkpoints import read
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch

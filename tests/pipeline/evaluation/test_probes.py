@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.probes import Probes, ProbesConfig, Segment
+from pipeline.config.sections import ProbesConfig
+from pipeline.evaluation.probes import Probes, Segment
 from pipeline.storage.checkpoints import read
 from streams.core.batch import Array, Batch
 from streams.core.hashing import mix

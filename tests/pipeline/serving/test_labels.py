@@ -26,7 +26,8 @@ import yaml
 from driving import Place, until
 from learners.base import Prediction
 from pipeline.config import job
-from pipeline.models.snapshot import Recipe, ServeConfig
+from pipeline.config.sections import ServeConfig
+from pipeline.models.snapshot import Recipe
 from pipeline.serving import labels as posted
 from pipeline.serving.app import Models, create_app
 from pipeline.serving.checkpoint_server import Follower

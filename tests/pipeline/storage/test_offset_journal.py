@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from pipeline.storage.offset_journal import Entry, Journal
 from streams.core.live_stream import Ranges
 from streams.core.stream import Cursor

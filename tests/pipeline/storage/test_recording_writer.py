@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from pipeline.config import job as jobs
-from pipeline.config.job import JobError, LoadedJob
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob
 from pipeline.storage import recording_writer as recording
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder

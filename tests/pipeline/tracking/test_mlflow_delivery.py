@@ -27,18 +27,11 @@ from pydantic import ValidationError
 
 import pipeline.tracking.mlflow_delivery
 from pipeline.config.job import flat
-from pipeline.evaluation.alerts import Alert
+from pipeline.config.sections import Alert, TrackConfig
 from pipeline.storage.metric_log import CHUNK, Rows, read_rows, waiting
 from pipeline.storage.run_folder import RunFolder
 from pipeline.tracking.mlflow_client import Record, load
-from pipeline.tracking.mlflow_delivery import (
-    TrackConfig,
-    Tracker,
-    TrackError,
-    check,
-    describe,
-    tags,
-)
+from pipeline.tracking.mlflow_delivery import Tracker, TrackError, check, describe, tags
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from pipeline.runners.ray.actors import Speaker, TrainerActor
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.storage.run_folder import RunFolder

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline.config import job as jobs
-from pipeline.config.job import JobError
+from pipeline.config.errors import JobError
 from pipeline.runners.ray import job_package as ship
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.training.builder import build
