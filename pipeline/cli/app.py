@@ -17,12 +17,12 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.doctor import report
+from pipeline.cli.produce import command as produce
 from pipeline.config import job as jobs
 from pipeline.dead_letters import query as list_dead
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import RunFolder
 from streams.core.errors import line
-from streams.produce.produce import command as produce
 
 if TYPE_CHECKING:
     from pipeline.runners.local import LocalRun

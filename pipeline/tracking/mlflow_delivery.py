@@ -27,7 +27,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pipeline.config.sections import Alert, TrackConfig
-from pipeline.evaluation.alerts import Alerts, Webhooks
+from pipeline.evaluation.alerts import Alerts
 from pipeline.storage.metric_log import read_rows, waiting
 from pipeline.tracking.mlflow_client import (
     BATCH,
@@ -40,6 +40,7 @@ from pipeline.tracking.mlflow_client import (
     shown,
     sqlite_file,
 )
+from pipeline.tracking.webhooks import Webhooks
 from streams.core.errors import line
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]

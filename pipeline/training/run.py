@@ -21,7 +21,7 @@ import torch
 from learners.base import LearnerError
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
-from pipeline.dead_letters.file_writer import Limit, TooManyDead
+from pipeline.dead_letters.limit import Limit, TooManyDead
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder

@@ -16,8 +16,8 @@ import typer
 import yaml
 
 from pipeline.cli.app import app
+from pipeline.cli.produce import command as produce
 from pipeline.config import job as jobs
-from streams.produce.produce import command as produce
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"

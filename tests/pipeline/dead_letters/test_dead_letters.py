@@ -22,7 +22,8 @@ import orjson
 import pytest
 import yaml
 
-from pipeline.dead_letters.file_writer import DeadFile, Letter, Limit, TooManyDead, kind, letters
+from pipeline.dead_letters.file_writer import DeadFile, Letter, kind, letters
+from pipeline.dead_letters.limit import Limit, TooManyDead
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.stream_config import DeadLetters
 

@@ -22,11 +22,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from pipeline.cli.produce import command
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.frames import FramesConfig
 from streams.decoding.formats.json import JsonConfig
 from streams.produce.messages import Delay, Drift, Outgoing, Plan, ProduceError
-from streams.produce.produce import command, produce
+from streams.produce.produce import produce
 
 ROOT = Path(__file__).parents[3]
 
@@ -430,7 +431,7 @@ IMPATIENT = """
 import typer, streams.produce.produce, streams.produce.senders
 streams.produce.senders.REACH_S, streams.produce.senders.DELIVERY_S = 1.0, 1.5
 app = typer.Typer()
-app.command()(streams.produce.produce.command)
+app.command()(pipeline.cli.produce.command)
 app()
 """
 
