@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 from pipeline.config import job as jobs
+from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
+from pipeline.training.run import Run
 
 RESULT = Path(__file__).parents[1] / "results" / "long_run.md"
 HEAD = [

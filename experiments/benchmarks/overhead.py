@@ -32,8 +32,9 @@ from torch import nn
 
 from pipeline.config import job as jobs
 from pipeline.training.builder import build
+from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
+from pipeline.training.run import Run
 from streams.core.batch import Batch
 from streams.operators.label_join import Revealed
 

@@ -31,8 +31,9 @@ import torch
 from pipeline.callbacks.probe_evaluator import Beside
 from pipeline.config import job as jobs
 from pipeline.models.snapshot import Snapshot
+from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
+from pipeline.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "experiments" / "jobs" / "elec2.yaml"

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipeline.callbacks.metric_writer import Publisher
 from pipeline.callbacks.progress import LiveProgress
+from pipeline.callbacks.snapshot_publisher import Publisher
 from pipeline.config import job as jobs
 from pipeline.runners.ray.actors import TrainerActor
 from pipeline.runners.ray.driver import RayRun

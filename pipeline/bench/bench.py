@@ -22,7 +22,8 @@ from pipeline.bench.mlflow_runs import Tracking
 from pipeline.bench.processes import ProcessDiedError, in_processes
 from pipeline.config.errors import JobError
 from pipeline.storage.run_folder import RunFolder, write_whole
-from pipeline.training.run import RunError, Say
+from pipeline.training.callback import Say
+from pipeline.training.errors import RunError
 
 RESULTS = "results.json"
 COLUMNS = (

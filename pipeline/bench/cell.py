@@ -26,8 +26,9 @@ from pipeline.config.job import LoadedJob, check, importable, override
 from pipeline.config.yaml_file import values
 from pipeline.storage.run_folder import RunFolder, write_whole
 from pipeline.training.builder import Parts, build
+from pipeline.training.errors import RunError
 from pipeline.training.event_fates import LedgerError
-from pipeline.training.run import RunError, versions
+from pipeline.training.versions import versions
 from streams.core.errors import StreamError, line
 from streams.core.settings import unknown
 from streams.scenarios.catalog import SCENARIOS

@@ -12,7 +12,7 @@ from pipeline.config.job import LoadedJob
 from pipeline.config.sections import TrackConfig
 from pipeline.tracking.mlflow_client import Record, absolute, load, shown
 from pipeline.tracking.mlflow_delivery import RECORD, Tracker, TrackError, check, describe, tags
-from pipeline.training.run import Say
+from pipeline.training.callback import Say
 
 
 class Tracking:

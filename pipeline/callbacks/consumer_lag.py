@@ -6,8 +6,9 @@ import threading
 import time
 
 from pipeline.training.builder import Parts
+from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
+from pipeline.training.run import Run
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream
 from streams.core.stream import Cursor

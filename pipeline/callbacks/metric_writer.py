@@ -4,25 +4,16 @@ what was served. Each looks at the clock or the count after a micro-batch, and w
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable
-
-import numpy as np
 
 from pipeline.callbacks.consumer_lag import Lag
 from pipeline.evaluation.buffer_stats import FILE, Remembered
-from pipeline.models.snapshot import Snapshot
 from pipeline.storage.metric_log import Rows
 from pipeline.training.builder import Parts
+from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
-from streams.core.batch import Array, Ints
+from pipeline.training.run import Run
 
-PUBLISH_S = 0.1
-"""A snapshot is taken at most so often; with the time it takes to fetch and to warm it, what is
-served stays well within a second of what is learned."""
-_SHARE = 0.02  # of the training thread that snapshots may take, however large the model
 _ROWS_SHARE, _ROWS_FREE_S = 0.003, 0.04  # and rows of metrics, however fast the stream
 
 
@@ -80,91 +71,6 @@ class MetricRows(Watcher):
         self._rows.write(loop.events, {**loop.results(), **memory, **system})
         if self._histograms is not None and histograms:
             self._histograms.write(loop.events, histograms)
-
-
-class Publisher(Watcher):
-    """Takes a snapshot ten times a second, and hands the newest to whoever waits for one.
-
-    A model whose snapshot takes long is copied less often, so that no more than 2% of the training
-    goes into it. Threads may wait in ``newer`` while the run goes on.
-    """
-
-    def __init__(self, every_s: float = PUBLISH_S) -> None:
-        self.every_s = every_s
-        self._parts: Parts | None = None
-        self._due = 0.0
-        self._events = -1
-        self._number = 0
-        self._newest: Snapshot | None = None
-        self._changed = threading.Condition()
-
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._parts = parts
-        if parts.loop.events or parts.loop.learner.version:  # resumed, or warm: there is a model
-            self._publish()
-
-    def __call__(self, loop: Loop) -> None:
-        if time.monotonic() >= self._due:
-            self._publish()
-
-    def idle(self) -> None:
-        """Nothing more to learn just now: what was learned last is not kept back."""
-        if self._parts is not None and self._parts.loop.events != self._events:
-            self._publish()
-
-    def end(self, loop: Loop) -> None:
-        self._publish()
-
-    def newer(self, than: int, timeout: float) -> tuple[int, Snapshot] | None:
-        """The newest snapshot and its number, once that is above ``than``; None after ``timeout``
-        seconds without one."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._number > than, timeout):
-                return None
-            assert self._newest is not None
-            return self._number, self._newest
-
-    def _publish(self) -> None:
-        assert self._parts is not None
-        start = time.monotonic()
-        snapshot = self._parts.snapshot(self._parts.loop.results())
-        with self._changed:
-            self._number, self._newest = self._number + 1, snapshot
-            self._changed.notify_all()
-        self._events = snapshot.events
-        now = time.monotonic()
-        self._due = now + max(self.every_s, (now - start) / _SHARE)
-
-
-class Labels(Watcher):
-    """Hands on ids and labels as they become known, some at a time, with the version of the last
-    model that had not learned them: what was served is scored by them."""
-
-    def __init__(self, send: Callable[[Ints, Array, Ints], None], every_s: float = 0.25) -> None:
-        self.send = send
-        self.every_s = every_s
-        self._due = 0.0
-
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        parts.loop.outcomes = []
-
-    def __call__(self, loop: Loop) -> None:
-        if loop.outcomes and time.monotonic() >= self._due:
-            self._send(loop)
-
-    def end(self, loop: Loop) -> None:
-        loop.score()
-        self._send(loop)
-
-    def _send(self, loop: Loop) -> None:
-        self._due = time.monotonic() + self.every_s
-        outcomes, loop.outcomes = loop.outcomes, []
-        if outcomes:
-            self.send(
-                np.concatenate([outcome.ids for _, outcome in outcomes]),
-                np.concatenate([outcome.y for _, outcome in outcomes]),
-                np.concatenate([np.full(len(outcome.ids), before) for before, outcome in outcomes]),
-            )
 
 
 def resident_mb() -> float:

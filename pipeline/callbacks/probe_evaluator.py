@@ -21,12 +21,14 @@ from safetensors.numpy import save_file
 
 from pipeline.evaluation.once_seen_curve import Since
 from pipeline.evaluation.retention import Retention
-from pipeline.models.snapshot import Recipe, Snapshot, learner_of
+from pipeline.models.recipe import Recipe, learner_of
+from pipeline.models.snapshot import Snapshot
 from pipeline.storage.metric_log import Rows
 from pipeline.storage.run_folder import EVALUATIONS, STABILITY
 from pipeline.training.builder import Parts
+from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
+from pipeline.training.run import Run
 from streams.core.errors import line
 from streams.core.state_dict import leaves, nested, pack
 

@@ -10,8 +10,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from pipeline.training.builder import Parts
+from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
+from pipeline.training.run import Run
 
 _HEADLINES = (
     ("online/accuracy", "accuracy"),

@@ -172,7 +172,7 @@ def _lead(
     """Runs the job that is loaded, to so many events."""
     from pipeline.callbacks.progress import LiveProgress, table
     from pipeline.signals import stopping_on_signals
-    from pipeline.training.run import RunError
+    from pipeline.training.errors import RunError
 
     console = Console(stderr=True)
     say = _saying(console)
@@ -331,7 +331,7 @@ def bench(
     from pipeline.bench.measure import Budget
     from pipeline.report.build import ReportError, write_report
     from pipeline.tracking.mlflow_delivery import TrackError
-    from pipeline.training.run import RunError
+    from pipeline.training.errors import RunError
 
     console = Console(stderr=True)
     say = _saying(console)

@@ -16,7 +16,8 @@ from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import Letter, letters
 from pipeline.storage.run_folder import FORWARDED
 from pipeline.training.builder import Parts
-from pipeline.training.run import Run, Watcher
+from pipeline.training.callback import Watcher
+from pipeline.training.run import Run
 from streams.core.errors import StreamError, line
 from streams.core.live_stream import Unreachable
 from streams.core.stream import Cursor

@@ -9,27 +9,18 @@ from typing import Any
 
 from pipeline.callbacks.consumer_lag import Lag
 from pipeline.callbacks.metric_writer import MetricRows
+from pipeline.callbacks.offset_commits import Committing
 from pipeline.callbacks.probe_evaluator import Beside
 from pipeline.callbacks.progress import LiveProgress
-from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
-from pipeline.config.sections import TrackConfig
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.report.build import hang
-from pipeline.tracking.mlflow_delivery import (
-    ARTIFACTS,
-    Status,
-    Tracker,
-    TrackError,
-    check,
-    describe,
-    tags,
-)
-from pipeline.training.builder import Parts
+from pipeline.tracking.callback import Tracking
+from pipeline.training.callback import Say, Watcher
+from pipeline.training.errors import RunError
 from pipeline.training.loop import BLOCK, Source
-from pipeline.training.run import Run, RunError, Say, Watcher
+from pipeline.training.run import Run
 from streams.core.batch import Batch
-from streams.core.live_stream import LiveStream
 from streams.core.pacing import block_size, paced
 from streams.core.stream import Cursor
 
@@ -103,50 +94,3 @@ class LocalRun:
 
     def _blocks(self, source: Source, cursor: Cursor) -> Iterator[Batch]:
         return paced(source.blocks(cursor, block_size(self.rate, BLOCK)), self.rate)
-
-
-class Committing(Watcher):
-    """Tells a live stream what checkpoints hold."""
-
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._stream = parts.stream
-
-    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
-        if isinstance(self._stream, LiveStream):
-            self._stream.commit(cursor)
-
-
-class Tracking(Watcher):
-    """Starts the tracker once the folder is held, before the first event.
-
-    Raises ``JobError`` where tracking cannot work.
-    """
-
-    def __init__(self, loaded: LoadedJob, config: TrackConfig, say: Say) -> None:
-        self._loaded = loaded
-        self._config = config
-        self._say = say
-        self._tracker: Tracker | None = None
-        try:
-            check(config)
-        except TrackError as error:
-            raise JobError(f"{loaded.file}: {error}") from None
-
-    @property
-    def run_id(self) -> str | None:
-        return None if self._tracker is None else self._tracker.run_id
-
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        job = self._loaded.job
-        params = describe(self._loaded.values())
-        about = (job.name, params, tags(self._loaded.folder), self._say)
-        try:
-            tracker = Tracker(self._config, run.folder.path, *about)
-            tracker.start()
-        except TrackError as error:
-            raise JobError(f"{self._loaded.file}: {error}") from None
-        self._tracker = tracker
-
-    def finish(self, status: Status, run: Run) -> None:
-        if self._tracker is not None:
-            self._tracker.close(status, [run.folder.path / name for name in ARTIFACTS])

@@ -26,7 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from learners.base import Prediction
 from pipeline.config.sections import ServeConfig
-from pipeline.models.snapshot import Recipe, Servable
+from pipeline.models.recipe import Recipe
+from pipeline.models.snapshot import Servable
 from pipeline.serving.labels import BadLabels, NotSent, Posted
 from pipeline.serving.openapi import (
     ACCEPTED,

@@ -22,7 +22,8 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline.config.sections import ServeConfig
-from pipeline.models.snapshot import Recipe, Servable, Snapshot
+from pipeline.models.recipe import Recipe
+from pipeline.models.snapshot import Servable, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder

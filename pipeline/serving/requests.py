@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.models.snapshot import Recipe, schema_of
+from pipeline.models.recipe import Recipe, schema_of
 from streams.core.batch import Array, Batch, Ints
 from streams.core.errors import StreamError, line
 from streams.core.schema import Feature

@@ -11,7 +11,8 @@ from pipeline.config.job import LoadedJob
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
-from pipeline.models.snapshot import Recipe, Snapshot, recipe
+from pipeline.models.recipe import Recipe, recipe
+from pipeline.models.snapshot import Snapshot
 from pipeline.training.loop import Loop, Source
 from streams.core.errors import StreamError, line
 from streams.core.live_stream import LiveStream

@@ -7,12 +7,10 @@ in, and so is whoever watches; neither leaves a trace in the state.
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,48 +25,24 @@ from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder
 from pipeline.storage.run_folder import RunFolder
 from pipeline.training.builder import Parts, build, state_digest
+from pipeline.training.callback import Say, Watcher
+from pipeline.training.errors import RunError
 from pipeline.training.event_fates import LedgerError
 from pipeline.training.journaled_source import LiveBlocks, Stopped
-from pipeline.training.loop import Loop, Source
+from pipeline.training.loop import Source
+from pipeline.training.versions import versions
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream
 
-Say = Callable[[str], None]
 Blocks = Callable[[Source, Cursor], Iterable[Batch]]
 
 
 LIVE_S = 60.0
 """A live stream may be slow: after so many seconds a checkpoint is written however few events came,
 so that little is to be read again."""
-
-
-class RunError(Exception):
-    """The run failed; its state is kept, and the message says how to go on."""
-
-
-class Watcher:
-    """Is shown a run as it goes on. It may look at everything, and changes nothing."""
-
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        """Before the first micro-batch; events to come in all, where that is known."""
-
-    def __call__(self, loop: Loop) -> None:
-        """After every micro-batch."""
-
-    def end(self, loop: Loop) -> None:
-        """After the last."""
-
-    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
-        """A checkpoint is on the disk that holds all before the cursor, with so many bytes of dead
-        events. Called in the thread that wrote it."""
-
-    def close(self) -> dict[str, float]:
-        """The run is over, well or not, and its folder is still held; metrics to be told with its
-        others."""
-        return {}
 
 
 class Run:
@@ -448,15 +422,3 @@ def _total(stream: Stream, max_events: int | None) -> int | None:
     except TypeError:
         return max_events
     return length if max_events is None else min(length, max_events)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """What the last bits of a result hang on."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("everlearn", "torch", "numpy", "river"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "checkout"
-    return found

@@ -37,12 +37,15 @@ from ray.exceptions import (
 )
 
 from pipeline.callbacks.consumer_lag import Lag
-from pipeline.callbacks.metric_writer import Labels, MetricRows, Publisher
+from pipeline.callbacks.label_feed import Labels
+from pipeline.callbacks.metric_writer import MetricRows
 from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
+from pipeline.callbacks.snapshot_publisher import Publisher
 from pipeline.config.errors import JobError
 from pipeline.config.sections import TrackConfig
 from pipeline.dead_letters.topic_writer import Forwarder
-from pipeline.models.snapshot import Recipe, Snapshot
+from pipeline.models.recipe import Recipe
+from pipeline.models.snapshot import Snapshot
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.runners.ray.sources import RemoteBlocks
 from pipeline.serving.scoring import Answers, Scores
@@ -51,9 +54,10 @@ from pipeline.storage.run_folder import TOKEN, HeldError
 from pipeline.tracking.mlflow_client import load
 from pipeline.tracking.mlflow_delivery import Status, Tracker, check
 from pipeline.training.builder import Parts
+from pipeline.training.callback import Watcher
 from pipeline.training.journaled_source import Stopped
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
+from pipeline.training.run import Run
 from streams.core.batch import Array, Ints
 from streams.core.errors import line
 from streams.core.stream import Cursor

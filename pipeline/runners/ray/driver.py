@@ -32,7 +32,8 @@ from pipeline.storage.run_folder import HeldError, RunFolder
 from pipeline.tracking.mlflow_client import absolute
 from pipeline.tracking.mlflow_delivery import ARTIFACTS, Status, TrackError, check, describe, tags
 from pipeline.training.builder import Parts, build
-from pipeline.training.run import RunError, Say
+from pipeline.training.callback import Say
+from pipeline.training.errors import RunError
 from streams.core.errors import line
 from streams.core.live_stream import LiveStream
 

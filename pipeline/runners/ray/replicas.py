@@ -25,7 +25,8 @@ from ray.serve.schema import LoggingConfig
 
 from pipeline.config.errors import JobError
 from pipeline.config.sections import ServeConfig
-from pipeline.models.snapshot import Recipe, Servable
+from pipeline.models.recipe import Recipe
+from pipeline.models.snapshot import Servable
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.serving.app import Answered, Models, create_app, warm
 from pipeline.serving.labels import posted

@@ -15,7 +15,7 @@ import pipeline.bench.cell
 from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
 from pipeline.bench.measure import Budget
 from pipeline.config.errors import JobError
-from pipeline.training.run import RunError
+from pipeline.training.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from pipeline.callbacks import metric_writer as watch
-from pipeline.callbacks.metric_writer import Labels, MetricRows, Publisher
+from pipeline.callbacks.label_feed import Labels
+from pipeline.callbacks.metric_writer import MetricRows
+from pipeline.callbacks.snapshot_publisher import Publisher
 from pipeline.config import job as jobs
 from pipeline.models.snapshot import Servable
+from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run, Watcher
+from pipeline.training.run import Run
 
 WriteJob = Callable[..., Path]
 

@@ -18,7 +18,8 @@ from pipeline.config.job import load
 from pipeline.models.snapshot import Snapshot
 from pipeline.storage.run_folder import HeldError, RunFolder
 from pipeline.training.builder import Parts, build
-from pipeline.training.run import Run, Watcher
+from pipeline.training.callback import Watcher
+from pipeline.training.run import Run
 
 WriteJob = Callable[..., Path]
 HELD = {"share": 0.05, "every_events": 1000, "cut": {"events": 3000}}

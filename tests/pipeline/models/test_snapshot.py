@@ -18,7 +18,8 @@ import learners
 from learners.base import Learner, LearnerError, Prediction
 from learners.registry import find
 from pipeline.config.job import load
-from pipeline.models.snapshot import Servable, Snapshot, schema_of
+from pipeline.models.recipe import schema_of
+from pipeline.models.snapshot import Servable, Snapshot
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch
 

@@ -34,7 +34,8 @@ from PIL import Image
 from learners.base import Prediction
 from pipeline.config.job import load
 from pipeline.config.sections import ServeConfig
-from pipeline.models.snapshot import Recipe, Servable
+from pipeline.models.recipe import Recipe
+from pipeline.models.snapshot import Servable
 from pipeline.serving.app import Answered, Models, create_app, warm
 from pipeline.serving.checkpoint_server import Follower, ServeError, following, snapshot
 from pipeline.serving.requests import BadEvents, Reader

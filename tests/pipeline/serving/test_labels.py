@@ -27,7 +27,7 @@ from driving import Place, until
 from learners.base import Prediction
 from pipeline.config import job
 from pipeline.config.sections import ServeConfig
-from pipeline.models.snapshot import Recipe
+from pipeline.models.recipe import Recipe
 from pipeline.serving import labels as posted
 from pipeline.serving.app import Models, create_app
 from pipeline.serving.checkpoint_server import Follower
