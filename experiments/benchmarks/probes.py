@@ -30,6 +30,7 @@ import torch
 
 from pipeline.callbacks.probe_evaluator import Beside
 from pipeline.config import job as jobs
+from pipeline.config.errors import JobError
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
@@ -163,7 +164,7 @@ def main() -> None:
                     [*pair(job, settings, Path(place) / f"{times}-{segments}-{i}")]
                     for i in range(rounds)
                 ]
-            except jobs.JobError as error:
+            except JobError as error:
                 print(error)
                 continue
             without, with_, evaluations, one = (

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.console import Console
 
+from pipeline.cli.dead_letters import command as dead_letters
 from pipeline.cli.doctor import report
 from pipeline.cli.produce import command as produce
 from pipeline.config import job as jobs
-from pipeline.dead_letters import query as list_dead
+from pipeline.config.errors import JobError
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import RunFolder
 from streams.core.errors import line
@@ -179,7 +180,7 @@ def _lead(
 
     try:
         if resume and warm_from is not None:
-            raise jobs.JobError("--resume and --warm-from exclude each other")
+            raise JobError("--resume and --warm-from exclude each other")
         loaded, max_events = load()
         folder = run_dir or Path("runs") / loaded.job.name
         if resume and not RunFolder(folder).begun:
@@ -190,7 +191,7 @@ def _lead(
         going = _runner(where, loaded, folder, say)
         with stopping_on_signals(going, say), LiveProgress(console) as progress:
             summary = going.run(resume, warm_from, max_events, progress)
-    except jobs.JobError as error:
+    except JobError as error:
         for problem in str(error).splitlines():
             say(problem)
         sys.exit(2)
@@ -227,7 +228,7 @@ def _runner(
 
         return LocalRun(loaded, folder, say, rate, record)
     if find_spec("ray") is None:
-        raise jobs.JobError(
+        raise JobError(
             "--runner ray: Ray is not installed: pip install 'everlearn[ray]', or leave out "
             "--runner for a run in this process"
         )
@@ -340,7 +341,7 @@ def bench(
         budget = Budget(every, tests or None)
         benching = Bench(scenarios, learner, seeds, out, set_ or [], budget, workers, track)
         results = benching.run(console, say)
-    except (jobs.JobError, TrackError) as error:
+    except (JobError, TrackError) as error:
         for problem in str(error).splitlines():
             say(problem)
         sys.exit(2)
@@ -366,7 +367,7 @@ def bench(
         say(f"written to {out / RESULTS}; {error}")
 
 
-app.command("dead-letters")(list_dead.command)
+app.command("dead-letters")(dead_letters)
 
 
 app.command("produce")(produce)

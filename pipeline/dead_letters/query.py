@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
+from pipeline.config.yaml_file import values
 from pipeline.dead_letters.file_writer import FILE, Letter, letters
 from streams.core.errors import line
 from streams.kafka.stream import Kafka
@@ -33,7 +34,7 @@ class RunJob:
         self.file = folder / "job.yaml"
         if not (folder / FILE).is_file() or not self.file.is_file():
             raise JobError(f"{folder}: no run has been here: job.yaml and {FILE} are wanted")
-        raw = jobs.values(self.file)
+        raw = values(self.file)
         if not isinstance(raw, dict):
             raise JobError(f"{self.file}: a job is a mapping with name, stream and learner")
         for setting in overrides:

@@ -17,7 +17,6 @@ from streams.core.live_stream import Ranges
 from streams.core.schema import Feature, FeatureKind, Scalar, Schema, Task
 from streams.core.settings import Settings
 from streams.core.stream import Cursor
-from streams.recordings.stream import _unreadable
 
 ABOUT = "recording.json"
 
@@ -125,7 +124,7 @@ class Part(NamedTuple):
                 tuple(said["journal"]),
             )
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
 
 
 def path_of(folder: Path, block: int) -> Path:
@@ -142,3 +141,7 @@ def parts(folder: Path) -> list[Part]:
             raise StreamError(f"{path_of(folder, wanted)} is missing: put it back")
         wanted = part.blocks[1]
     return found
+
+
+def unreadable(path: Path, error: Exception) -> StreamError:
+    return StreamError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")

@@ -26,7 +26,7 @@ from streams.core.pacing import pause
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import stated
-from streams.recordings.manifest import About, Part, parts
+from streams.recordings.manifest import About, Part, unreadable, parts
 from streams.recordings.table import blocks_of
 
 SLICE_S = 0.02
@@ -216,8 +216,4 @@ def _table(path: Path) -> pa.Table:
     try:
         return pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> StreamError:
-    return StreamError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")
+        raise unreadable(path, error) from None

@@ -24,11 +24,11 @@ from pydantic import ValidationError
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.live_stream import Ranges, Unreachable, ranges_of, reached
+from streams.kafka import range_reader as reread
 from streams.kafka.clients.consumer import connect
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Fetched, Place
 from streams.kafka.stream import Kafka
-from streams.kafka.stream import range_reader as reread
 from streams.kafka.stream import stream as module
 from streams.kafka.stream.clients import consumer as consumers
 

@@ -23,9 +23,9 @@ import pytest
 
 from streams.core.batch import Ragged
 from streams.core.errors import StreamError
+from streams.scenarios import downloads as dataset_files
 from streams.scenarios.datasets import Dataset, load
 from streams.scenarios.downloads import ORIGINS, Origin, find, kept
-from streams.scenarios.layouts import downloads as dataset_files
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
