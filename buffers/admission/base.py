@@ -96,16 +96,16 @@ class Admission(ABC):
         """Slot s is slot renamed[s] from now on, or free where that is -1."""
 
 
-def _arrays(placed: dict[int, int]) -> Placed:
+def arrays(placed: dict[int, int]) -> Placed:
     """(rows, slots) of a mapping slot -> row, which keeps the later of two rows for one slot."""
     rows = np.fromiter(placed.values(), np.int64, len(placed))
     return rows, np.fromiter(placed.keys(), np.int64, len(placed))
 
 
-def _ints(slots: array[int]) -> Ints:
+def ints(slots: array[int]) -> Ints:
     # A copy: an array with a view on it cannot grow.
     return np.array(slots, np.int64)
 
 
-def _slots(values: Array) -> array[int]:
+def slots_of(values: Array) -> array[int]:
     return array("q", values.astype(np.int64).tobytes())

@@ -16,9 +16,9 @@ from buffers.admission.base import (
     Array,
     Ints,
     Placed,
-    _arrays,
-    _ints,
-    _slots,
+    arrays,
+    ints,
+    slots_of,
 )
 
 
@@ -80,7 +80,7 @@ class ClassBalanced(Admission):
             slot = self._seat(grown + row, code, draw, seen)
             if slot is not None:
                 placed[slot] = grown + row
-        return _arrays(placed) if placed else NOBODY
+        return arrays(placed) if placed else NOBODY
 
     def relabel(self, slots: Ints, old: Array, new: Array) -> None:
         after = self._codes({"y": new})
@@ -98,7 +98,7 @@ class ClassBalanced(Admission):
     def state(self) -> dict[str, Any]:
         return {
             **super().state(),
-            "slots": np.concatenate([NOBODY[0], *map(_ints, self._slots)]),
+            "slots": np.concatenate([NOBODY[0], *map(ints, self._slots)]),
             "sizes": np.array([len(slots) for slots in self._slots], np.int64),
             "offered": self._offered.copy(),
             "full": np.array(sorted(self._full), np.int64),
@@ -107,7 +107,7 @@ class ClassBalanced(Admission):
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         parts = np.split(np.asarray(state["slots"]), np.cumsum(state["sizes"])[:-1])
-        self._slots = [_slots(part) for part in parts[: len(state["sizes"])]]
+        self._slots = [slots_of(part) for part in parts[: len(state["sizes"])]]
         self._offered = np.array(state["offered"], np.int64)
         self._full = set(state["full"].tolist())
         self._recount()
@@ -164,11 +164,11 @@ class ClassBalanced(Admission):
     def _rename(self, renamed: Ints) -> None:
         for code, slots in enumerate(self._slots):
             if slots:
-                after = renamed[_ints(slots)]
+                after = renamed[ints(slots)]
                 kept = after[after >= 0]
                 # Of the rows seen, as large a share is gone as of the rows stored.
                 self._offered[code] = int(self._offered[code]) * len(kept) // len(slots)
-                self._slots[code] = _slots(kept)
+                self._slots[code] = slots_of(kept)
         self._reopen()
 
     def _reopen(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from buffers.admission.base import NOBODY, Admission, Array, Placed, _arrays
+from buffers.admission.base import NOBODY, Admission, Array, Placed, arrays
 
 
 class Reservoir(Admission):
@@ -36,4 +36,4 @@ class Reservoir(Admission):
             else:
                 placed[self.filled] = grown + row
                 self.filled += 1
-        return _arrays(placed)
+        return arrays(placed)

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from pipeline.bench.cell import RESULT, Cell
 from pipeline.config.job import LoadedJob
 from pipeline.config.sections import TrackConfig
+from pipeline.storage.run_folder import TRACK_RECORD
 from pipeline.tracking.mlflow_client import Record, absolute, load, shown
-from pipeline.tracking.mlflow_delivery import RECORD, Tracker, TrackError, check, describe, tags
+from pipeline.tracking.mlflow_delivery import Tracker, TrackError, check, describe, tags
 from pipeline.training.callback import Say
 
 
@@ -49,7 +50,7 @@ class Tracking:
     def _told(self, folder: Path) -> bool:
         uri = absolute(self.uri)
         try:
-            record = Record.read(folder / RECORD)
+            record = Record.read(folder / TRACK_RECORD)
         except ValueError:
             return False
         if record is None or record.run_id is None or record.uri != shown(uri):

@@ -7,8 +7,9 @@ import os
 import time
 
 from pipeline.callbacks.consumer_lag import Lag
-from pipeline.evaluation.buffer_stats import FILE, Remembered
+from pipeline.evaluation.buffer_stats import Remembered
 from pipeline.storage.metric_log import Rows
+from pipeline.storage.run_folder import REPLAY_HISTOGRAMS
 from pipeline.training.builder import Parts
 from pipeline.training.callback import Watcher
 from pipeline.training.loop import Loop
@@ -37,7 +38,7 @@ class MetricRows(Watcher):
         self._remembered = Remembered(parts.loop.learner)
         self._histograms: Rows | None = None
         if self._remembered.there:
-            self._histograms = Rows(run.folder.path / FILE, run.say)
+            self._histograms = Rows(run.folder.path / REPLAY_HISTOGRAMS, run.say)
         self._due = (parts.loop.events // self.every + 1) * self.every
         self._began = self._then = time.perf_counter()
         self._before = parts.loop.events

@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config.errors import JobError
-from pipeline.dead_letters.file_writer import FILE, Letter, kind
+from pipeline.dead_letters.file_writer import Letter, kind
 from pipeline.dead_letters.query import BYTES_SHOWN, KINDS_SHOWN, SHOWN, Chosen, RunJob
 from pipeline.dead_letters.reinjector import Injected, Injector
+from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.errors import StreamError, line
 
 
@@ -64,9 +65,11 @@ def command(
             raise JobError("--inject: say which: --all, or --reason TEXT, or --at PLACE")
         run = RunJob(run_dir, set_ or [])
         chosen = Chosen(reason, frozenset(at or ()), run.namer())
-        found: Any = list(chosen.among(run_dir / FILE)) if inject or at else None
+        found: Any = list(chosen.among(run_dir / DEAD_LETTERS)) if inject or at else None
         if at and (unknown := chosen.at - {chosen.name(x) for x in found}):
-            raise JobError(f"--at {line(min(unknown))}: no such dead letter in {run_dir / FILE}")
+            raise JobError(
+                f"--at {line(min(unknown))}: no such dead letter in {run_dir / DEAD_LETTERS}"
+            )
         stream = run.stream() if inject else None
     except (JobError, StreamError, OSError) as error:
         for problem in str(error).splitlines():
@@ -76,9 +79,9 @@ def command(
         if stream is not None:
             Console().print(_told(Injector(run_dir, stream).inject(found, dry_run), dry_run))
         elif json_:
-            _lines(chosen, run_dir / FILE, limit)
+            _lines(chosen, run_dir / DEAD_LETTERS, limit)
         else:
-            _tables(chosen, run_dir / FILE, limit or SHOWN)
+            _tables(chosen, run_dir / DEAD_LETTERS, limit or SHOWN)
     except (JobError, StreamError, OSError) as error:
         say(f"{line(error)}. The same command goes on" if inject else line(error))
         sys.exit(1)

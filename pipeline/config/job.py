@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
-import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from pipeline.config.sections import (
     ServeConfig,
     TrackConfig,
 )
-from pipeline.config.yaml_file import _Loader, _yaml, values
+from pipeline.config.yaml_file import parse, shown, values
 from streams.core.errors import line
 from streams.core.settings import Settings, unknown
 from streams.core.stream import Stream
@@ -176,7 +174,7 @@ def _class(
 ) -> Any:
     spec = data.get(part)
     if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
-        given = "nothing" if spec is None else _shown(spec)
+        given = "nothing" if spec is None else shown(spec)
         problems.append(f"{file}: {part}: {given} given; a mapping with a kind is wanted")
         return None
     try:
@@ -210,11 +208,9 @@ def _lines(error: ValidationError, file: Path, data: Any, at: tuple[str, ...]) -
             kinds = [kind.strip(" '") for kind in found["ctx"]["expected_tags"].split(",")]
             lines.append(f"{place}.kind: {unknown(str(found['ctx']['tag']), kinds)}")
         elif found["type"] == "union_tag_invalid":
-            lines.append(
-                f"{place}: {_shown(found['input'])} given; a mapping with a kind is wanted"
-            )
+            lines.append(f"{place}: {shown(found['input'])} given; a mapping with a kind is wanted")
         else:
-            lines.append(f"{place}: {_shown(found['input'])} given; {message} is accepted")
+            lines.append(f"{place}: {shown(found['input'])} given; {message} is accepted")
     return lines
 
 
@@ -229,14 +225,9 @@ def override(raw: dict[str, Any], setting: str) -> None:
     for parent in parents:
         inner = inside.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise JobError(f"{given}: {line(parent)} is {_shown(inner)}, and has no keys in it")
+            raise JobError(f"{given}: {line(parent)} is {shown(inner)}, and has no keys in it")
         inside = inner
-    inside[last] = _yaml(text, given)
-
-
-def _shown(value: Any) -> str:
-    """A value as it stands in a message: never long, and in one line."""
-    return line(_SHORT.repr(value))
+    inside[last] = parse(text, given)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -248,15 +239,3 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
-_SHORT.maxdict = _SHORT.maxlist = 10
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,6 @@ from typing import Any
 import yaml
 
 from pipeline.config.errors import JobError
-from pipeline.config.job import _shown
 from streams.core.errors import line
 
 MAX_BYTES = 1_000_000
@@ -25,7 +26,7 @@ MAX_VALUES = 100_000
 
 def values(file: Path) -> Any:
     """What a YAML file says, if it is all plain values. Raises ``JobError``."""
-    return _yaml(_text(file), f"{file}")
+    return parse(_text(file), f"{file}")
 
 
 def _text(file: Path) -> str:
@@ -43,7 +44,7 @@ def _text(file: Path) -> str:
         raise JobError(f"{file}: not a text file") from None
 
 
-def _yaml(text: str, place: str) -> Any:
+def parse(text: str, place: str) -> Any:
     """What a text says as YAML, if it is all plain values. Raises ``JobError``."""
     try:
         value = yaml.load(text, Loader=_Loader)
@@ -73,7 +74,7 @@ def _plain(value: Any, place: str) -> None:
             elif not isinstance(item, str | int | float | date | None):
                 raise JobError(f"{place}: a {type(item).__name__} is none of the values of a job")
             elif isinstance(item, str) and not _encodes(item):
-                raise JobError(f"{place}: {_shown(item)} is no text in Unicode")
+                raise JobError(f"{place}: {shown(item)} is no text in Unicode")
             elif isinstance(item, int) and item.bit_length() > 1024:
                 raise JobError(f"{place}: an integer of {item.bit_length():,} bits is too large")
         if not inner:
@@ -112,3 +113,18 @@ class _Loader(yaml.SafeLoader):
 _Loader.yaml_implicit_resolvers = {
     first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxdict = _SHORT.maxlist = 10
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a message: never long, and in one line."""
+    return line(_SHORT.repr(value))

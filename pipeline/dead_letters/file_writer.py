@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.batch import Dead
 
-FILE = "dead.jsonl"
 SHOWN = 3
 """Kinds of reason that are named where there are too many."""
 
@@ -30,7 +30,7 @@ class DeadFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
+        self.path = folder / DEAD_LETTERS
         self.bytes = 0
         self._file: IO[bytes] | None = None
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dead_letters.file_writer import FILE, SHOWN, kind
+from pipeline.dead_letters.file_writer import SHOWN, kind
+from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.batch import Batch, Dead
 from streams.core.stream_config import DeadLetters
 
@@ -68,8 +69,8 @@ class Limit:
         return (
             f"{len(dead):,} of the last {self._settings.of:,} {what} are dead ({reasons}{more}), "
             f"as {self._place(last.partition, label)}/{last.offset}: {last.reason[:200]}. Look at "
-            f"{FILE} (everlearn dead-letters), then mend what writes them, or the job, or raise "
-            "stream.dead_letters.share"
+            f"{DEAD_LETTERS} (everlearn dead-letters), then mend what writes them, or the job, or "
+            "raise stream.dead_letters.share"
         )
 
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.config.yaml_file import values
-from pipeline.dead_letters.file_writer import FILE, Letter, letters
+from pipeline.dead_letters.file_writer import Letter, letters
+from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.errors import line
 from streams.kafka.stream import Kafka
 
@@ -32,8 +33,10 @@ class RunJob:
     def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder = folder
         self.file = folder / "job.yaml"
-        if not (folder / FILE).is_file() or not self.file.is_file():
-            raise JobError(f"{folder}: no run has been here: job.yaml and {FILE} are wanted")
+        if not (folder / DEAD_LETTERS).is_file() or not self.file.is_file():
+            raise JobError(
+                f"{folder}: no run has been here: job.yaml and {DEAD_LETTERS} are wanted"
+            )
         raw = values(self.file)
         if not isinstance(raw, dict):
             raise JobError(f"{self.file}: a job is a mapping with name, stream and learner")

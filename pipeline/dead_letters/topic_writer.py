@@ -88,9 +88,9 @@ class Forwarder(Watcher):
         if not isinstance(stream, Kafka) or (topic := stream.config.dead_letters.topic) is None:
             return
         self._run, self._stream, self._topic = run, stream, topic
-        self._file = run.folder.dead.path
+        self._file = run.dead.path
         self._state = run.folder.path / FORWARDED
-        self._until = run.folder.dead.bytes
+        self._until = run.dead.bytes
         if run.resumed_from is None:
             self._check()
         self._thread = threading.Thread(target=self._deliver, daemon=True)

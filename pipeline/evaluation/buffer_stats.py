@@ -15,7 +15,6 @@ import numpy as np
 from learners.base import Learner
 from streams.core.batch import Array, Ints
 
-FILE = "replay.jsonl"
 _SHARES = ("retention",)
 _LEVELS = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 _TWENTIETHS = np.arange(21) / 20

@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from pipeline.config.job import flat
 from pipeline.config.sections import Alert
 from pipeline.evaluation.alerts import Alerts
-from pipeline.evaluation.buffer_stats import FILE
 from pipeline.report.histograms import Histogram, histograms
 from pipeline.storage.metric_log import Row, read_rows
+from pipeline.storage.run_folder import REPLAY_HISTOGRAMS
 from streams.core.batch import Array
 
 ROWS = ("metrics.jsonl", "served.jsonl", "stability.jsonl")
@@ -179,7 +179,7 @@ def read_run(folder: Path) -> RunFound:
     evaluations, drifts = _evaluations(folder / "evaluations.jsonl", _by_drift(job))
     marks += [Mark(at, "drift", "drift") for at in drifts]
     summary = _mapping(json.loads, folder / "summary.json")
-    found = histograms(_rows(folder / FILE))
+    found = histograms(_rows(folder / REPLAY_HISTOGRAMS))
     return RunFound(job, summary, curves, evaluations, sorted(marks), found)
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.config.errors import JobError
+from pipeline.storage.run_folder import JOURNAL
 from streams.core.live_stream import Ranges, reached
 from streams.core.stream import Cursor
 
-FILE = "journal.jsonl"
 _REMEDY = "restore the file, or start another run (another --run-dir)"
 
 
@@ -40,7 +40,7 @@ class Journal:
     """The journal in a run folder. Raises ``JobError`` where it cannot be read."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
+        self.path = folder / JOURNAL
         self.start: Cursor = {}
         self.stop: Cursor | None = None
         self.fingerprint: dict[str, Any] = {}  # of the job that began it

@@ -13,11 +13,17 @@ from typing import Any
 
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
-from pipeline.dead_letters.file_writer import DeadFile
-from pipeline.evaluation.buffer_stats import FILE
-from pipeline.storage.offset_journal import FILE as JOURNAL
-from pipeline.tracking.mlflow_delivery import FILES, RECORD
 
+DEAD_LETTERS = "dead.jsonl"
+"""Events and labels set aside, one JSON line each."""
+JOURNAL = "journal.jsonl"
+"""The ranges of offsets that a live run has read."""
+METRIC_FILES = ("metrics.jsonl", "served.jsonl", "stability.jsonl")
+"""Rows of metrics: the queue to MLflow."""
+REPLAY_HISTOGRAMS = "replay.jsonl"
+"""Recall intervals, strengths and retention of the buffer, as histograms."""
+TRACK_RECORD = "track.json"
+"""How far the metric files are delivered to MLflow."""
 STABILITY, EVALUATIONS = "stability.safetensors", "evaluations.jsonl"
 """What the evaluator remembers of probes, and the score of each segment at each evaluation."""
 FORWARDED, INJECTED = "dead-topic.json", "injected.jsonl"
@@ -27,7 +33,7 @@ TOKEN = ".driver"
 on another machine."""
 
 
-_TOLD = ("served.json", FILE, STABILITY, EVALUATIONS, "summary.json", "report.html")
+_TOLD = ("served.json", REPLAY_HISTOGRAMS, STABILITY, EVALUATIONS, "summary.json", "report.html")
 
 
 class RunFolder:
@@ -36,7 +42,6 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.dead = DeadFile(path)
 
     @property
     def checkpoints(self) -> Path:
@@ -65,10 +70,7 @@ class RunFolder:
                 raise HeldError(
                     f"{self.path} is held by another run: wait for it, or choose another --run-dir"
                 ) from None
-            try:
-                yield
-            finally:
-                self.dead.close()
+            yield
 
     def check(self, resume: bool) -> None:
         """Raises ``JobError`` where there is a run already, and it is not to go on."""
@@ -92,7 +94,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Takes away what an earlier run told of itself, which had no checkpoint to go on from."""
-        for name in (*FILES, RECORD, *_TOLD, FORWARDED, INJECTED, JOURNAL):
+        for name in (*METRIC_FILES, TRACK_RECORD, *_TOLD, FORWARDED, INJECTED, JOURNAL):
             (self.path / name).unlink(missing_ok=True)
 
     def write_summary(self, summary: dict[str, Any]) -> None:

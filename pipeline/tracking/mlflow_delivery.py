@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 from pipeline.config.sections import Alert, TrackConfig
 from pipeline.evaluation.alerts import Alerts
 from pipeline.storage.metric_log import read_rows, waiting
+from pipeline.storage.run_folder import METRIC_FILES, TRACK_RECORD
 from pipeline.tracking.mlflow_client import (
     BATCH,
     MlflowRun,
@@ -45,10 +46,6 @@ from streams.core.errors import line
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]
 
-FILES = ("metrics.jsonl", "served.jsonl", "stability.jsonl")
-"""Files of rows in a run folder: the trainer's, and the evaluator's of what was served and of what
-is forgotten."""
-RECORD = "track.json"
 ARTIFACTS = ("summary.json", "report.html", "replay.jsonl", "dead.jsonl", "error.log")
 """Files of a run folder that hang in the MLflow run at the end, beside job.yaml."""
 POLL_S = 0.5
@@ -167,7 +164,9 @@ class Tracker:
         self._thread.join(timeout)
         self._webhooks.close(min(timeout, 1.0))
         if not self._ended:
-            rows = sum(waiting(self.folder / f, self._record.delivered.get(f, 0)) for f in FILES)
+            rows = sum(
+                waiting(self.folder / f, self._record.delivered.get(f, 0)) for f in METRIC_FILES
+            )
             what = f"{rows:,} rows of metrics wait" if rows else "the end of the run waits"
             self.say(
                 f"{self._place} was not told all: {what} in {self.folder}. The same command with "
@@ -195,7 +194,9 @@ class Tracker:
     def _due(self) -> bool:
         if self._trouble or self._more or self._record.tags:
             return True
-        new = sum(max(0, _size(self.folder / f) - self._record.delivered.get(f, 0)) for f in FILES)
+        new = sum(
+            max(0, _size(self.folder / f) - self._record.delivered.get(f, 0)) for f in METRIC_FILES
+        )
         if not new:
             self._gathering = None
             return False
@@ -214,7 +215,8 @@ class Tracker:
             # A reason may read otherwise each time; that which stands before it does not.
             new = self._trouble is None or told.partition("(")[0] != self._trouble.partition("(")[0]
             if new and time.monotonic() < self._deadline:
-                wait = f"metrics wait in {self.folder / FILES[0]} and are delivered when it is back"
+                file = self.folder / METRIC_FILES[0]
+                wait = f"metrics wait in {file} and are delivered when it is back"
                 self._say_once(f"{told}: {wait}")
             self._trouble = told
             self._pause = min(max(BACKOFF_S[0], 2 * self._pause), BACKOFF_S[1])
@@ -234,7 +236,7 @@ class Tracker:
         self._gathering = None
         self._more = True
         while self._more:
-            left = [self._deliver(run_id, file) for file in FILES]
+            left = [self._deliver(run_id, file) for file in METRIC_FILES]
             self._more = any(left)
             if not self._closing.is_set() or time.monotonic() > self._deadline:
                 break
@@ -276,7 +278,7 @@ class Tracker:
     def _watch(self) -> None:
         """Shows new rows to the alerts, whether MLflow is there or not."""
         record = self._record
-        for file in FILES if self._alerts.alerts else ():
+        for file in METRIC_FILES if self._alerts.alerts else ():
             path = self.folder / file
             while True:
                 offset = record.seen.get(file, 0)
@@ -302,7 +304,7 @@ class Tracker:
 
     def _take_up(self, uri: str, experiment: str) -> Record:
         new = Record(uri, experiment)
-        file = self.folder / RECORD
+        file = self.folder / TRACK_RECORD
         try:
             old = Record.read(file)
         except ValueError as error:
@@ -320,9 +322,9 @@ class Tracker:
 
     def _keep(self) -> None:
         try:
-            self._record.write(self.folder / RECORD)
+            self._record.write(self.folder / TRACK_RECORD)
         except OSError as error:  # rows would be delivered once more, which does no harm
-            self._say_once(f"{self.folder / RECORD} cannot be written: {line(error)}")
+            self._say_once(f"{self.folder / TRACK_RECORD} cannot be written: {line(error)}")
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

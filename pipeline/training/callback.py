@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pipeline.training.builder import Parts
 from pipeline.training.loop import Loop
-from pipeline.training.run import Run
 from streams.core.stream import Cursor
+
+if TYPE_CHECKING:
+    from pipeline.training.run import Run
 
 Say = Callable[[str], None]
 

@@ -19,6 +19,7 @@ import torch
 from learners.base import LearnerError
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
+from pipeline.dead_letters.file_writer import DeadFile
 from pipeline.dead_letters.limit import Limit, TooManyDead
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.storage.offset_journal import Journal
@@ -70,6 +71,7 @@ class Run:
         self.runner = runner
         self.stopping = False
         self.resumed_from: str | None = None
+        self.dead = DeadFile(folder)
         self.checkpoints = Checkpoints(self.folder.checkpoints, loaded.job.checkpoint.keep, say)
         self.journal = Journal(folder)
         self._journal_at: tuple[int, int] | None = None  # that the checkpoint begun from names
@@ -108,6 +110,7 @@ class Run:
                     self._recorder.drop()
                 self.checkpoints.close()
                 self.journal.close()
+                self.dead.close()
             if told:
                 summary["metrics"] |= told
                 self.folder.write_summary(summary)
@@ -186,7 +189,7 @@ class Run:
                 for watcher in watchers:
                     watcher(loop)
                 dead, loop.dead = loop.dead, []
-                self.folder.dead.write(dead)
+                self.dead.write(dead)
                 try:
                     too_many.add(batch, dead)
                 except TooManyDead:
@@ -259,9 +262,9 @@ class Run:
 
     def _checkpoint(self, parts: Parts, finished: bool) -> State:
         parts.loop.learner.verify()
-        self.folder.dead.sync()
+        self.dead.sync()
         state = parts.state()
-        state["dead_bytes"] = self.folder.dead.bytes
+        state["dead_bytes"] = self.dead.bytes
         about = {
             "job": self.loaded.job.name,
             "fingerprint": self._fingerprint(parts),
@@ -271,7 +274,7 @@ class Run:
             "finished": finished,
             "warm_from": self._warm_from,
         }
-        cursor, dead_bytes = parts.loop.ledger.cursor(), self.folder.dead.bytes
+        cursor, dead_bytes = parts.loop.ledger.cursor(), self.dead.bytes
         if isinstance(parts.stream, LiveStream):
             about["journal"] = self.journal.position(cursor)
             self.journal.sync()
@@ -330,7 +333,7 @@ class Run:
         except CheckpointError as error:
             raise JobError(str(error)) from None
         if found is None:
-            self.folder.dead.open(0)
+            self.dead.open(0)
             self._begin_live(parts)
             return False
         self._same_job(found, parts)
@@ -340,7 +343,7 @@ class Run:
         if isinstance(parts.stream, LiveStream):
             offset, number = found.about["journal"]
             self._journal_at = (offset, number)
-        if not self.folder.dead.open(found.state["dead_bytes"]):
+        if not self.dead.open(found.state["dead_bytes"]):
             self.say(
                 "dead.jsonl is shorter than it was: events set aside earlier are no more in it"
             )

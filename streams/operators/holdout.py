@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.core.batch import Batch, Ints
-from streams.core.hashing import _U64, mix
+from streams.core.hashing import U64, mix
 
 
 class HoldOut:
@@ -19,7 +19,7 @@ class HoldOut:
     """
 
     def __init__(self, share: float, seed: int) -> None:
-        self._below = _U64(min(int(share * 2**64), 2**64 - 1))
+        self._below = U64(min(int(share * 2**64), 2**64 - 1))
         self._seed = seed
 
     def apply(self, block: Batch) -> Batch:

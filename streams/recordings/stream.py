@@ -26,7 +26,7 @@ from streams.core.pacing import pause
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import stated
-from streams.recordings.manifest import About, Part, unreadable, parts
+from streams.recordings.manifest import About, Part, parts, unreadable
 from streams.recordings.table import blocks_of
 
 SLICE_S = 0.02

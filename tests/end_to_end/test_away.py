@@ -20,7 +20,7 @@ from pipeline.training.event_fates import Ledger
 from streams.core.live_stream import Unreachable, ranges_of
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import Kafka
-from streams.kafka.stream import stream as module
+from streams.kafka import stream as module
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

@@ -34,10 +34,10 @@ from pipeline.serving.checkpoint_server import Follower
 from pipeline.serving.labels import BadLabels, Posted
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
+from streams.kafka.clients import producer as outbox
 from streams.kafka.clients.producer import Message
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import Kafka
-from streams.kafka.stream.clients import producer as outbox
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going

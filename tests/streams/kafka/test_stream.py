@@ -25,12 +25,12 @@ from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.live_stream import Ranges, Unreachable, ranges_of, reached
 from streams.kafka import range_reader as reread
+from streams.kafka import stream as module
+from streams.kafka.clients import consumer as consumers
 from streams.kafka.clients.consumer import connect
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Fetched, Place
 from streams.kafka.stream import Kafka
-from streams.kafka.stream import stream as module
-from streams.kafka.stream.clients import consumer as consumers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -273,7 +273,7 @@ def test_a_topic_that_is_not_there(broker: str, producer: Any, library: str) -> 
 def test_nobody_there(library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.setattr(consumers, "REACH_S", 0.7)
     if library == "confluent-kafka":
-        from streams.kafka.stream.clients import confluent_consumer as broker_confluent
+        from streams.kafka.clients import confluent_consumer as broker_confluent
 
         monkeypatch.setattr(broker_confluent, "REACH_S", 0.7)
     kafka = stream(Topic("127.0.0.1:1", None, "t"), library)
