@@ -14,7 +14,7 @@ from streams.core.settings import unknown
 T = TypeVar("T")
 
 
-class UnknownKind(LookupError):  # noqa: N818 (it is what happened)
+class UnknownKindError(LookupError):  # noqa: N818 (it is what happened)
     """No class has that name; the message says which names there are."""
 
 
@@ -22,7 +22,7 @@ def find(kinds: Mapping[str, str], base: type[T], kind: str) -> type[T]:
     """Return the class of that ``kind``, by a table of kinds or at an import path.
 
     ``kinds`` gives the import path (``module:Class``) of each kind; the module is imported only
-    now. A ``kind`` with a colon is an import path itself. Raises ``UnknownKind``.
+    now. A ``kind`` with a colon is an import path itself. Raises ``UnknownKindError``.
     """
     if kind in kinds:
         cls: type[T] = load_object(kinds[kind])
@@ -30,34 +30,34 @@ def find(kinds: Mapping[str, str], base: type[T], kind: str) -> type[T]:
     if ":" in kind:
         loaded = load_object(kind)
         if not (inspect.isclass(loaded) and issubclass(loaded, base)):
-            raise UnknownKind(f"{kind} is not a subclass of {base.__module__}.{base.__name__}")
+            raise UnknownKindError(f"{kind} is not a subclass of {base.__module__}.{base.__name__}")
         if missing := sorted(getattr(loaded, "__abstractmethods__", ())):
-            raise UnknownKind(f"{kind} is abstract: it does not define {', '.join(missing)}")
+            raise UnknownKindError(f"{kind} is abstract: it does not define {', '.join(missing)}")
         return loaded
     names = unknown(kind, sorted(kinds))
-    raise UnknownKind(f"{names}, or the import path of a class (module:Class)")
+    raise UnknownKindError(f"{names}, or the import path of a class (module:Class)")
 
 
 def load_object(path: str) -> Any:
-    """The object at the import path ``module:name``. Raises ``UnknownKind``."""
+    """The object at the import path ``module:name``. Raises ``UnknownKindError``."""
     module_name, _, name = path.partition(":")
     if not (module_name and name):
-        raise UnknownKind(f"{path!r} is not an import path (module:name)")
+        raise UnknownKindError(f"{path!r} is not an import path (module:name)")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever a user's module does as it is imported
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
             f"{error.name}."
         ):
-            raise UnknownKind(
+            raise UnknownKindError(
                 f"no module named {module_name!r}: import paths start from the folder of the job "
                 "file"
             ) from None
-        raise UnknownKind(
+        raise UnknownKindError(
             f"module {module_name!r} cannot be imported: {type(error).__name__}: {line(error)}"
         ) from error
     try:
         return operator.attrgetter(name)(module)
     except Exception:  # an AttributeError, or what a module's own __getattr__ raises
         names = [n for n in vars(module) if not n.startswith("_")]
-        raise UnknownKind(f"module {module_name!r} has no {unknown(name, names)}") from None
+        raise UnknownKindError(f"module {module_name!r} has no {unknown(name, names)}") from None

@@ -6,7 +6,7 @@
 1
 >>> next(blocks)
 Traceback (most recent call last):
-streams.testing.Aborted: item 1
+streams.testing.AbortedError: item 1
 >>> len(next(stream.read({"0": 1}, 8)))
 1
 """
@@ -30,7 +30,7 @@ from streams.decoding.columns import column_of, first_seen
 from streams.decoding.decoder import Columns, Decoder, Named
 
 
-class Aborted(Exception):  # noqa: N818 (what happened, as KeyboardInterrupt is)
+class AbortedError(Exception):  # noqa: N818 (what happened, as KeyboardInterrupt is)
     """The stream broke off at an ``Abort`` mark, as a killed process would."""
 
 
@@ -64,7 +64,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Raises ``Aborted`` the first time that it is reached, and is passed over from then on."""
+    """Raises ``AbortedError`` the first time that it is reached, and is passed over from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ class TestStream(Stream):
                 self.clock.sleep(item.seconds)
             if isinstance(item, Abort) and index not in self._broken:
                 self._broken.add(index)
-                raise Aborted(f"item {index}")
+                raise AbortedError(f"item {index}")
         if hi > lo or beside:
             yield self._block(lo, hi, beside)
 

@@ -20,7 +20,7 @@ from learners.base import Learner, LearnerConfig, LearnerError, Prediction
 from learners.networks import modules as models
 from learners.networks.column_encoders import Inputs
 from learners.networks.optimizer import Adam, OptimizerConfig
-from learners.registry import UnknownKind, load_object
+from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, line
 from streams.core.schema import Schema, Task
@@ -334,7 +334,7 @@ def _make(where: str, path: str, args: dict[str, Any], told: dict[str, Any]) -> 
         return make(**{**told, **named})
     except LearnerError:
         raise
-    except UnknownKind as error:
+    except UnknownKindError as error:
         raise LearnerError(f"{where}: {error}") from None
     except (Exception, SystemExit) as error:  # whatever a constructor may raise
         raise LearnerError(

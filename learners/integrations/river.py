@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from learners.base import Learner, LearnerConfig, LearnerError, Prediction
-from learners.registry import UnknownKind, load_object
+from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Array, Batch, ClassName, Features, Ragged
 from streams.core.errors import line
 from streams.core.schema import Schema, Task
@@ -235,7 +235,7 @@ def build(spec: Spec, seed: int) -> Any:
     if ":" in path:
         try:
             make = load_object(path)
-        except UnknownKind as error:
+        except UnknownKindError as error:
             raise LearnerError(f"learner.model: {error}") from None
     else:
         make = _named(path)

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, PositiveInt, Tag
 from torch import Tensor, nn
 
 from learners.base import LearnerError
-from learners.registry import UnknownKind, load_object
+from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Array
 from streams.core.errors import line
 from streams.core.settings import Settings
@@ -75,7 +75,7 @@ class UserModule(Settings):
             if "shape" in inspect.signature(make).parameters:
                 args.setdefault("shape", shape)
             module = make(**args)
-        except UnknownKind as error:
+        except UnknownKindError as error:
             raise ValueError(str(error)) from error
         except (Exception, SystemExit) as error:  # whatever a user's module may raise
             raise ValueError(

@@ -11,7 +11,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError, field_validator
 from buffers.buffer import Buffer
 from buffers.recall.base import Recall
 from buffers.registry import ADMISSIONS, RECALLS
-from learners.registry import UnknownKind, load_object
+from learners.registry import UnknownKindError, load_object
 from streams.core.errors import line
 from streams.core.settings import Settings, unknown
 
@@ -109,7 +109,7 @@ def _rule(name: Any) -> type[Recall]:
     if isinstance(name, str) and ":" in name:
         try:
             found = load_object(name)
-        except UnknownKind as error:
+        except UnknownKindError as error:
             raise ValueError(str(error)) from None
         if not (inspect.isclass(found) and issubclass(found, Recall)):
             raise ValueError(f"{name} is not a subclass of buffers.recall.base.Recall")

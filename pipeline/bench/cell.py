@@ -19,7 +19,7 @@ import yaml
 
 import learners
 from learners.base import Learner, LearnerError
-from learners.registry import UnknownKind, find
+from learners.registry import UnknownKindError, find
 from pipeline.bench.measure import Budget, Progress, Tested, measure
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, check, importable, override
@@ -158,7 +158,7 @@ def _shared(kind: str, dataset: str) -> dict[str, Any]:
     """What all learners of a data set have alike, as far as this one knows it."""
     try:
         known = find(learners.KINDS, Learner, kind).Config.model_fields  # type: ignore[type-abstract]
-    except UnknownKind:
+    except UnknownKindError:
         return {}  # the check of the job will say so
     if "steps" not in known:  # another family, whose keys mean something else
         return {}

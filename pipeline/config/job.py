@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, StringConstraints, ValidationError
 import learners
 import streams
 from learners.base import Learner, LearnerConfig
-from learners.registry import UnknownKind, find
+from learners.registry import UnknownKindError, find
 from pipeline.config.errors import JobError
 from pipeline.config.sections import (
     Checkpointing,
@@ -179,7 +179,7 @@ def _class(
         return None
     try:
         return find(kinds, base, spec["kind"])
-    except UnknownKind as error:
+    except UnknownKindError as error:
         problems.append(f"{file}: {part}.kind: {line(error)}")
         return None
 

@@ -15,11 +15,11 @@ from streams.core.batch import Batch, Dead
 from streams.core.stream_config import DeadLetters
 
 
-class TooManyDead(Exception):  # noqa: N818 (it is what happened)
+class TooManyDeadLettersError(Exception):  # noqa: N818 (it is what happened)
     """So many events are dead that something must be wrong with the stream, or with the job."""
 
 
-class Limit:
+class DeadLetterLimit:
     """Stops a run of which too much is dead.
 
     It goes by the events in their order, wherever micro-batches end; labels that come on their own
@@ -36,7 +36,7 @@ class Limit:
         self._windows = {False: _Window(settings.of), True: _Window(settings.of)}
 
     def add(self, batch: Batch, dead: Sequence[Dead]) -> None:
-        """A micro-batch as it came, and all of it that is dead. Raises ``TooManyDead``."""
+        """A micro-batch as it came, and all of it that is dead. Raises ``TooManyDeadLettersError``."""
         arrivals = batch.arrivals
         if dead:
             events = [d for d in dead if not d.label]
@@ -58,7 +58,9 @@ class Limit:
         window = self._windows[label]
         for i, d in enumerate(dead):
             if window.add(int(alive[i]) + i, d) > share * of:
-                raise TooManyDead(self._told(label, [found for _, found in window.dead]))
+                raise TooManyDeadLettersError(
+                    self._told(label, [found for _, found in window.dead])
+                )
 
     def _told(self, label: bool, dead: Sequence[Dead]) -> str:
         what = "labels" if label else "events"

@@ -19,7 +19,7 @@ from pipeline.training.builder import Parts
 from pipeline.training.callback import Watcher
 from pipeline.training.run import Run
 from streams.core.errors import StreamError, line
-from streams.core.live_stream import Unreachable
+from streams.core.live_stream import BrokerUnavailableError
 from streams.core.stream import Cursor
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.records import Place
@@ -100,7 +100,7 @@ class Forwarder(Watcher):
         """Raises ``JobError`` where there is no such topic."""
         try:
             self._stream.outbox().ends(self._topic)
-        except Unreachable:
+        except BrokerUnavailableError:
             pass  # it may come
         except StreamError as error:
             raise JobError(f"{self._run.loaded.file}: stream.dead_letters.topic: {error}") from None

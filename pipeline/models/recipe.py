@@ -6,7 +6,7 @@ from typing import Any
 
 import learners
 from learners.base import Learner, LearnerError
-from learners.registry import UnknownKind, find
+from learners.registry import UnknownKindError, find
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Stream
 from streams.core.stream_config import StandardiseConfig
@@ -46,6 +46,6 @@ def learner_of(made: Recipe) -> Learner:
     settings = made["learner"]
     try:
         cls = find(learners.KINDS, Learner, settings["kind"])  # type: ignore[type-abstract]
-    except UnknownKind as error:
+    except UnknownKindError as error:
         raise LearnerError(f"learner.kind: {error}") from None
     return cls(cls.Config.model_validate(settings), schema_of(made), made["seed"])

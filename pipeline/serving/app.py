@@ -28,7 +28,7 @@ from learners.base import Prediction
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import Servable
-from pipeline.serving.labels import BadLabels, NotSent, Posted
+from pipeline.serving.labels import InvalidLabelsError, LabelProducer, LabelsNotAcknowledgedError
 from pipeline.serving.openapi import (
     ACCEPTED,
     ANSWER,
@@ -38,9 +38,9 @@ from pipeline.serving.openapi import (
     list_of,
     responses,
 )
-from pipeline.serving.requests import BadEvents, Question, Reader
+from pipeline.serving.requests import InvalidEventsError, PredictRequest, Reader
 from pipeline.serving.responses import (
-    Refused,
+    HTTPError,
     body_of,
     error,
     http_error,
@@ -101,7 +101,7 @@ def create_app(
     recipe: Recipe | None,
     config: ServeConfig,
     name: str,
-    labels: Posted | str,
+    labels: LabelProducer | str,
     record: Record | None = None,
 ) -> FastAPI:
     """The application that answers with the model in ``models``.
@@ -163,7 +163,7 @@ def create_app(
     route("GET /model", desk.model, what, responses(200, "the model", OBJECT, early))
     what = "Whether there is a model"
     route("GET /healthz", desk.health, what, responses(200, "there is", OBJECT, early))
-    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(HTTPError, refused)
     app.add_exception_handler(HTTPException, http_error)
     app.add_middleware(_Guard, models=models)
     return app
@@ -180,7 +180,7 @@ def warm(servable: Servable) -> None:
     _body(question, servable.answer(question.batch), servable)
 
 
-def _closing(labels: Posted | str) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _closing(labels: LabelProducer | str) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """With the application ends what it sends labels with."""
 
     @asynccontextmanager
@@ -201,7 +201,7 @@ class _Desk:
         reader: Reader | None,
         config: ServeConfig,
         name: str,
-        labels: Posted | str,
+        labels: LabelProducer | str,
         record: Record | None,
     ) -> None:
         self._models = models
@@ -222,7 +222,7 @@ class _Desk:
             body = await body_of(request, self._config.max_bytes)
             servable, _ = self._present()  # the newest, and this one to the end
             content, question, said = await self._ask(servable, reader, body)
-        except (Refused, ClientDisconnect):  # asked too early or wrongly, or nobody waits
+        except (HTTPError, ClientDisconnect):  # asked too early or wrongly, or nobody waits
             raise
         except Exception:
             self._models.failed += 1
@@ -242,13 +242,13 @@ class _Desk:
     async def labels(self, request: Request) -> Response:
         """Takes labels before there is a model too: it may be those that it waits for."""
         if isinstance(self._labels, str):
-            raise Refused(409, self._labels)
+            raise HTTPError(409, self._labels)
         body = await body_of(request, self._config.max_bytes)
         try:
             accepted = await self._labels.accept(body, self._config.max_events)
-        except BadLabels as error:
-            raise Refused(422, str(error), error.details) from None
-        except NotSent as error:
+        except InvalidLabelsError as error:
+            raise HTTPError(422, str(error), error.details) from None
+        except LabelsNotAcknowledgedError as error:
             raise later(str(error), LABELS_AFTER_S) from None
         return reply(json_bytes({"accepted": accepted}), 202)
 
@@ -289,7 +289,7 @@ class _Desk:
 
     async def _ask(
         self, servable: Servable, reader: Reader, body: bytes
-    ) -> tuple[bytes, Question, Prediction]:
+    ) -> tuple[bytes, PredictRequest, Prediction]:
         small = len(body) <= INLINE_BYTES and body.count(b"{") <= INLINE_EVENTS
         if small and not self._queued:
             return self._answer(servable, reader, body)
@@ -302,12 +302,12 @@ class _Desk:
 
     def _answer(
         self, servable: Servable, reader: Reader, body: bytes
-    ) -> tuple[bytes, Question, Prediction]:
+    ) -> tuple[bytes, PredictRequest, Prediction]:
         events = listed(body, self._config.max_events, "events", _parsed)
         try:
             question = reader.read(events)
-        except BadEvents as error:
-            raise Refused(422, str(error), error.details) from None
+        except InvalidEventsError as error:
+            raise HTTPError(422, str(error), error.details) from None
         said = servable.answer(question.batch)
         return _body(question, said, servable), question, said
 
@@ -345,7 +345,7 @@ class _Guard:
             await failed(scope, receive, named)
 
 
-def _body(question: Question, said: Prediction, servable: Servable) -> bytes:
+def _body(question: PredictRequest, said: Prediction, servable: Servable) -> bytes:
     """The answer as JSON: null where the model cannot say yet, and no NaN."""
     value: list[Any] = said.value.tolist()
     probabilities = None

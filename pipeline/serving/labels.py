@@ -48,7 +48,7 @@ _UNSURE = (
 )
 
 
-class BadLabels(Exception):  # noqa: N818 (what they are)
+class InvalidLabelsError(Exception):  # noqa: N818 (what they are)
     """Labels of a request cannot be read, and none was sent.
 
     ``details`` has ``{"label": index, "reason": text}`` for the first of them, in order.
@@ -61,12 +61,12 @@ class BadLabels(Exception):  # noqa: N818 (what they are)
         self.details = [{"label": row, "reason": line(wrong[row])} for row in first]
 
 
-class NotSent(Exception):  # noqa: N818 (what became of them)
+class LabelsNotAcknowledgedError(Exception):  # noqa: N818 (what became of them)
     """The broker has not said that it has all the labels of a request: the message says whether it
     may have some."""
 
 
-class Posted:
+class LabelProducer:
     """Checks labels as the stream will read them, and sends them to the topic of its labels.
 
     ``accept`` is called on an event loop, and holds it up for nothing: labels are checked in one
@@ -107,19 +107,21 @@ class Posted:
             sent = asyncio.wrap_future(self._sender.put(messages))
             large = await asyncio.wait_for(sent, WAIT_S)
         except TimeoutError:
-            raise NotSent(f"the broker has not answered within {WAIT_S:g} s{_UNSURE}") from None
+            raise LabelsNotAcknowledgedError(
+                f"the broker has not answered within {WAIT_S:g} s{_UNSURE}"
+            ) from None
         except StreamError as error:
-            raise NotSent(f"{line(error)}{_UNSURE}") from None
+            raise LabelsNotAcknowledgedError(f"{line(error)}{_UNSURE}") from None
         if large:
             why = "too large for the broker (the others were sent)"
-            raise BadLabels(dict.fromkeys(large, why), len(messages), "were not sent")
+            raise InvalidLabelsError(dict.fromkeys(large, why), len(messages), "were not sent")
         return len(messages)
 
     def _read(self, body: bytes, most: int) -> list[Message]:
         return self.messages(listed(body, most, "labels", orjson.loads))
 
     def messages(self, given: Sequence[Any]) -> list[Message]:
-        """The messages of labels, which may be anything that JSON can say. Raises ``BadLabels``."""
+        """The messages of labels, which may be anything that JSON can say. Raises ``InvalidLabelsError``."""
         if not given:
             return []
         n, now = len(given), time.time()
@@ -219,10 +221,10 @@ class _Sender:
 
     def put(self, messages: list[Message]) -> Future[list[int]]:
         """To be sent after all that were put before. Cancelled before its turn, it is not sent.
-        Raises ``NotSent`` where too much is waiting."""
+        Raises ``LabelsNotAcknowledgedError`` where too much is waiting."""
         with self._changed:
             if self._posts and self._waiting + len(messages) > WAITING:
-                raise NotSent(
+                raise LabelsNotAcknowledgedError(
                     f"{self._waiting:,} labels are waiting to be sent, so none of these was"
                 )
             post = _Post(messages, Future())
@@ -272,7 +274,7 @@ class _Sender:
             box.close()
 
 
-def posted(loaded: LoadedJob) -> Posted | str:
+def posted(loaded: LoadedJob) -> LabelProducer | str:
     """What takes the labels that are posted to the server of a job; a text: why it takes none."""
     config, kind = loaded.job.stream, loaded.job.stream.kind
     if not isinstance(config, KafkaConfig):
@@ -287,14 +289,14 @@ def posted(loaded: LoadedJob) -> Posted | str:
             "topic of their own for them (stream.labels)"
         )
     try:
-        return Posted(Kafka(config, loaded.folder))
+        return LabelProducer(Kafka(config, loaded.folder))
     except StreamError as error:  # a file that is not on this machine: it answers all the same
         return f"labels cannot be written here: {line(error)}"
 
 
 def _check(wrong: Mapping[int, str], labels: int) -> None:
     if wrong:
-        raise BadLabels(wrong, labels)
+        raise InvalidLabelsError(wrong, labels)
 
 
 def _json_schema(field: Field) -> dict[str, Any]:

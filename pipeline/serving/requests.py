@@ -34,7 +34,7 @@ _NEAREST_OF = 100  # columns among which the nearest to a misspelt one is looked
 _NUMBERS = {int, float, bool}
 
 
-class BadEvents(Exception):  # noqa: N818 (what they are)
+class InvalidEventsError(Exception):  # noqa: N818 (what they are)
     """Events of a request cannot be read.
 
     ``details`` has ``{"event": index, "reason": text}`` for the first of them, in order.
@@ -47,7 +47,7 @@ class BadEvents(Exception):  # noqa: N818 (what they are)
         self.details = [{"event": row, "reason": line(wrong[row])} for row in first]
 
 
-class Question(NamedTuple):
+class PredictRequest(NamedTuple):
     """The n events of a request.
 
     Attributes:
@@ -80,8 +80,8 @@ class Reader:
         self._id_type = made["id_type"]
         self._decode = Decoder(self.schema, Columns(), made["dtype"])
 
-    def read(self, events: Sequence[Any]) -> Question:
-        """The events, which may be anything that JSON can say. Raises ``BadEvents``."""
+    def read(self, events: Sequence[Any]) -> PredictRequest:
+        """The events, which may be anything that JSON can say. Raises ``InvalidEventsError``."""
         n = len(events)
         refused = _Refused()
         for row, event in enumerate(events):
@@ -104,7 +104,7 @@ class Reader:
         for dead in batch.dead:
             refused.add(dead.offset, lambda dead=dead: dead.reason)
         refused.check(n)
-        return Question(replace(batch, ids=ids), given, named)
+        return PredictRequest(replace(batch, ids=ids), given, named)
 
     def _ids(self, given: Sequence[Any], refused: _Refused) -> tuple[Ints, Mask]:
         """(n,) the ids as the stream names events, and where there are any."""
@@ -185,7 +185,7 @@ class _Refused:
         if self._wrong:
             told = sorted(self._wrong)[:MOST_DETAILS]
             wrong = dict.fromkeys(self._wrong, "") | {row: self._wrong[row]() for row in told}
-            raise BadEvents(wrong, events)
+            raise InvalidEventsError(wrong, events)
 
 
 def _column(feature: Feature, cells: list[Any], refused: _Refused) -> pa.Array:

@@ -16,7 +16,7 @@ Details = Sequence[Mapping[str, Any]]
 ROUTES = "POST /predict, POST /labels, GET /model, GET /healthz and GET /docs"
 
 
-class Refused(Exception):  # noqa: N818 (what becomes of a request)
+class HTTPError(Exception):  # noqa: N818 (what becomes of a request)
     """A request that is not answered: status, reason, and details of it."""
 
     def __init__(
@@ -28,36 +28,36 @@ class Refused(Exception):  # noqa: N818 (what becomes of a request)
         self.headers = headers
 
 
-def later(reason: str, seconds: int, status: int = 503) -> Refused:
+def later(reason: str, seconds: int, status: int = 503) -> HTTPError:
     """It is worth while to ask again after so many seconds."""
-    return Refused(status, reason, headers={"Retry-After": str(seconds)})
+    return HTTPError(status, reason, headers={"Retry-After": str(seconds)})
 
 
 async def body_of(request: Request, most: int) -> bytes:
-    """The body, of at most so many bytes. Raises ``Refused``."""
+    """The body, of at most so many bytes. Raises ``HTTPError``."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > most:
-        raise Refused(413, f"{length[:20]} bytes given; at most {most:,} in one request")
+        raise HTTPError(413, f"{length[:20]} bytes given; at most {most:,} in one request")
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > most:  # it may go on for ever: the rest is not waited for
             close = {"Connection": "close"}
-            raise Refused(413, f"at most {most:,} bytes in one request", headers=close)
+            raise HTTPError(413, f"at most {most:,} bytes in one request", headers=close)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
 def listed(body: bytes, most: int, what: str, parse: Callable[[bytes], Any]) -> list[Any]:
-    """The list in a body, of at most so many items. Raises ``Refused``."""
+    """The list in a body, of at most so many items. Raises ``HTTPError``."""
     try:
         found = parse(body)
     except ValueError as error:  # nesting beyond what it reads is one as well
-        raise Refused(400, f"not JSON: {line(error)}") from None
+        raise HTTPError(400, f"not JSON: {line(error)}") from None
     if not isinstance(found, list):
-        raise Refused(422, f"a JSON list of {what} is wanted: [{{...}}, ...]")
+        raise HTTPError(422, f"a JSON list of {what} is wanted: [{{...}}, ...]")
     if len(found) > most:
-        raise Refused(413, f"{len(found):,} {what} given; at most {most:,} in one request")
+        raise HTTPError(413, f"{len(found):,} {what} given; at most {most:,} in one request")
     return found
 
 
@@ -77,7 +77,7 @@ def error(
 
 
 async def refused(request: Request, error_: Exception) -> Response:
-    assert isinstance(error_, Refused)
+    assert isinstance(error_, HTTPError)
     return error(error_.status, str(error_), error_.details, error_.headers)
 
 

@@ -28,7 +28,7 @@ from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
 from pipeline.config.yaml_file import values
 from pipeline.storage.offset_journal import Journal
-from pipeline.storage.run_folder import HeldError, write_whole
+from pipeline.storage.run_folder import FolderLockedError, write_whole
 from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, ranges_of
@@ -127,7 +127,7 @@ class Recorder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HeldError(
+            raise FolderLockedError(
                 f"{self.folder} is being recorded into by another run: choose another --to"
             ) from None
 

@@ -67,7 +67,7 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise HeldError(
+                raise FolderLockedError(
                     f"{self.path} is held by another run: wait for it, or choose another --run-dir"
                 ) from None
             yield
@@ -118,7 +118,7 @@ class RunFolder:
         return log
 
 
-class HeldError(JobError):
+class FolderLockedError(JobError):
     """Another process holds the folder."""
 
 

@@ -12,9 +12,9 @@ from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder
 from streams.core.batch import Batch
 from streams.core.live_stream import (
+    BrokerUnavailableError,
     LiveStream,
     Ranges,
-    Unreachable,
     before,
     ranges_of,
     reached,
@@ -27,11 +27,11 @@ T = TypeVar("T")
 RETRY_S = 0.5
 
 
-class Stopped(Exception):  # noqa: N818 (it is what happened)
+class RunStoppedError(Exception):  # noqa: N818 (it is what happened)
     """Raised where blocks come from: the run was asked to stop while it waited for one."""
 
 
-class OutOfStep(Exception):  # noqa: N818 (it is what happened)
+class OutOfStepError(Exception):  # noqa: N818 (it is what happened)
     """A block is not the one that comes next: whoever reads is to begin anew."""
 
 
@@ -67,7 +67,7 @@ class LiveBlocks:
 
     def blocks(self, cursor: Cursor, at: tuple[int, int] | None) -> Iterator[Batch]:
         """From ``cursor``, which stands in the block that the journal has at ``at``. They end where
-        the journal says that the run does; raises ``Stopped``."""
+        the journal says that the run does; raises ``RunStoppedError``."""
         learned, cursor = cursor, dict(cursor)
         first = at
         if at is not None and self.recorder is not None:
@@ -85,7 +85,7 @@ class LiveBlocks:
                     yield block
                     if stop is not None and reached(cursor, stop):
                         return
-            except OutOfStep:
+            except OutOfStepError:
                 continue
 
     def _stop(self) -> Cursor | None:
@@ -95,7 +95,7 @@ class LiveBlocks:
         return self.journal.stop or self._tried(self.stream.stop)
 
     def catch_up(self, recorder: Recorder) -> None:
-        """Has the recorder take all that the journal names. Raises ``Stopped``."""
+        """Has the recorder take all that the journal names. Raises ``RunStoppedError``."""
         for number, ranges, ends in self.journal.go_on(recorder.wanted):
             recorder.put(number, replace(self._again(ranges), ends=ends), self.journal.end)
 
@@ -103,7 +103,7 @@ class LiveBlocks:
         """New blocks; the cursor moves with them."""
         for block in self.read(dict(cursor)):
             if self.stopping():
-                raise Stopped
+                raise RunStoppedError
             if stop is not None:
                 block = before(block, stop)
             ranges = ranges_of(block)
@@ -111,7 +111,7 @@ class LiveBlocks:
                 continue
             for name, (first, _) in ranges.items():
                 if first < cursor.get(name, first):  # another reader has given it already
-                    raise OutOfStep
+                    raise OutOfStepError
             self._record(self.journal.write(ranges, block.ends), block)
             cursor |= _after(ranges)
             yield block
@@ -124,17 +124,17 @@ class LiveBlocks:
         return self._tried(partial(self.stream.again, ranges))
 
     def _tried(self, ask: Callable[[], T]) -> T:
-        """What the stream answers, once it can be reached. Raises ``Stopped``."""
+        """What the stream answers, once it can be reached. Raises ``RunStoppedError``."""
         told = False
         while True:
             try:
                 return ask()
-            except Unreachable as error:
+            except BrokerUnavailableError as error:
                 if not told:
                     self.say(f"{error}; the run waits, and goes on when it is back")
                     told = True
                 if self.stopping():
-                    raise Stopped from None
+                    raise RunStoppedError from None
                 time.sleep(RETRY_S)
 
 

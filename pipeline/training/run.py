@@ -20,7 +20,7 @@ from learners.base import LearnerError
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
 from pipeline.dead_letters.file_writer import DeadFile
-from pipeline.dead_letters.limit import Limit, TooManyDead
+from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder
@@ -29,7 +29,7 @@ from pipeline.training.builder import Parts, build, state_digest
 from pipeline.training.callback import Say, Watcher
 from pipeline.training.errors import RunError
 from pipeline.training.event_fates import LedgerError
-from pipeline.training.journaled_source import LiveBlocks, Stopped
+from pipeline.training.journaled_source import LiveBlocks, RunStoppedError
 from pipeline.training.loop import Source
 from pipeline.training.versions import versions
 from streams.core.batch import Batch
@@ -154,7 +154,13 @@ class Run:
             return self._close(parts, finished, time.perf_counter() - started, first)
         except JobError:  # of one who was to watch: nothing was begun
             raise
-        except (StreamError, LearnerError, CheckpointError, LedgerError, TooManyDead) as error:
+        except (
+            StreamError,
+            LearnerError,
+            CheckpointError,
+            LedgerError,
+            TooManyDeadLettersError,
+        ) as error:
             raise self._failed(f"{self.loaded.file}: {error}") from None
         except OSError as error:
             where = error.filename or self.folder.path
@@ -177,13 +183,13 @@ class Run:
         loop, every = parts.loop, self.loaded.job.checkpoint.every_events
         limit = float("inf") if max_events is None else max_events
         due = (loop.events // every + 1) * every
-        too_many = Limit(self.loaded.job.stream.dead_letters, parts.stream.place_name)
+        too_many = DeadLetterLimit(self.loaded.job.stream.dead_letters, parts.stream.place_name)
         live, since = isinstance(parts.stream, LiveStream), time.monotonic()
         finished = False
         if loop.events >= limit:
             self._catch_up(parts, finished)
             return False
-        with suppress(Stopped):
+        with suppress(RunStoppedError):
             for batch in parts.source.batches(self._blocks(parts, blocks)):
                 loop.step(batch)
                 for watcher in watchers:
@@ -192,7 +198,7 @@ class Run:
                 self.dead.write(dead)
                 try:
                     too_many.add(batch, dead)
-                except TooManyDead:
+                except TooManyDeadLettersError:
                     self._checkpoint(parts, finished=False)
                     raise
                 now = time.monotonic()
@@ -222,10 +228,10 @@ class Run:
 
     def _until_stopped(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
         """The blocks, but for those without anything in them: with these a stream that waits lets
-        the run be stopped. Raises ``Stopped``."""
+        the run be stopped. Raises ``RunStoppedError``."""
         for block in blocks:
             if self.stopping:
-                raise Stopped
+                raise RunStoppedError
             if len(block) or block.dead or block.arrivals is not None or block.ends:
                 yield block
 
@@ -237,7 +243,7 @@ class Run:
         """Nothing is left to learn, but some of it may be left to record."""
         if self._recorder is None or not isinstance(parts.stream, LiveStream):
             return
-        with suppress(Stopped):
+        with suppress(RunStoppedError):
             self._live(parts.stream, parts.source.blocks).catch_up(self._recorder)
             ledger = parts.loop.ledger
             self._recorder.close(ledger.events, finished, ledger.cursor())

@@ -17,7 +17,7 @@ Ranges = dict[str, tuple[int, int]]
 named ``labels/...``."""
 
 
-class Unreachable(StreamError):  # noqa: N818 (it is what happened)
+class BrokerUnavailableError(StreamError):  # noqa: N818 (it is what happened)
     """Nobody answers where the stream comes from: it is worth while to wait, and to try again."""
 
 
@@ -53,7 +53,7 @@ class LiveStream(Stream):
     @abstractmethod
     def end(self) -> Cursor:
         """The position after the last that there is now, of every partition. May be called in
-        another thread than ``read``. Raises ``Unreachable``."""
+        another thread than ``read``. Raises ``BrokerUnavailableError``."""
 
     @abstractmethod
     def again(self, ranges: Ranges) -> Batch:

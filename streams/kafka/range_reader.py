@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from streams.core.errors import StreamError
-from streams.core.live_stream import Unreachable
+from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.consumer import Consumer
 from streams.kafka.records import BLOCK_BYTES, Fetched, Place
 
@@ -48,7 +48,7 @@ class Rereader:
     def __call__(self, wanted: Spans, patience: float) -> list[Fetched]:
         """The messages of these ranges.
 
-        Raises ``Unreachable`` when nothing has come for ``patience`` seconds; asked once more, it
+        Raises ``BrokerUnavailableError`` when nothing has come for ``patience`` seconds; asked once more, it
         goes on where it was. Raises ``StreamError`` where they are gone.
         """
         self._aim(wanted)
@@ -127,7 +127,7 @@ class Rereader:
         self._assign(self._reading - set(others))
 
     def _silence(self, wanted: Spans, missing: Collection[Place]) -> StreamError:
-        """Why nothing comes. Raises ``Unreachable`` where the broker does not answer."""
+        """Why nothing comes. Raises ``BrokerUnavailableError`` where the broker does not answer."""
         places = sorted(missing)
         ends = self._consumer.after(places)
         for place in places:
@@ -138,7 +138,7 @@ class Rereader:
                     "another run"
                 )
         named = ", ".join(f"{topic}/{number}" for topic, number in places)
-        return Unreachable(
+        return BrokerUnavailableError(
             f"stream.servers: {self._servers} does not give again what was read of {named}"
         )
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
-from streams.core.live_stream import LiveStream, Ranges, Unreachable
+from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.schema import Feature, FeatureKind, Scalar, Schema
 from streams.core.stream import Cursor
 from streams.decoding.decoder import Columns, Decoder, Named
@@ -170,7 +170,7 @@ class Kafka(LiveStream):
                         block = self._block(pieces)
                         # Labels, and what is dead, do not wait for an event to come.
                         yield replace(block, ends=ends or not len(block))
-            except Unreachable:  # it comes back, and reading goes on where it was
+            except BrokerUnavailableError:  # it comes back, and reading goes on where it was
                 yield nothing
                 time.sleep(IDLE_S)
 
@@ -192,7 +192,7 @@ class Kafka(LiveStream):
         return "{}/{}".format(*self.place(partition, label))
 
     def values(self, positions: Iterable[tuple[Place, int]]) -> dict[tuple[Place, int], bytes]:
-        """The bytes of messages, as far as they are still to be had. Raises ``Unreachable``."""
+        """The bytes of messages, as far as they are still to be had. Raises ``BrokerUnavailableError``."""
         found: dict[tuple[Place, int], bytes] = {}
         by_place: dict[Place, list[int]] = {}
         for place, offset in sorted(set(positions)):
@@ -204,7 +204,7 @@ class Kafka(LiveStream):
                 reached = (int(near[0]), int(near[-1]) + 1)
                 try:
                     pieces = self._read_again({place: reached}, VALUES_S)
-                except Unreachable:
+                except BrokerUnavailableError:
                     raise
                 except StreamError:  # deleted since
                     continue
@@ -221,14 +221,14 @@ class Kafka(LiveStream):
     def _read_again(
         self, wanted: Mapping[Place, tuple[int, int]], patience: float
     ) -> list[Fetched]:
-        """The messages of these ranges. Raises ``Unreachable`` where nothing comes for so many
+        """The messages of these ranges. Raises ``BrokerUnavailableError`` where nothing comes for so many
         seconds, ``StreamError`` where they are gone."""
         if not wanted:
             return []
         reread = self._rereading = self._rereading or Rereader(self._connect(), self._servers)
         try:
             return reread(wanted, patience)
-        except Unreachable:
+        except BrokerUnavailableError:
             raise
         except StreamError:
             self._rereading = None

@@ -17,10 +17,10 @@ import pytest
 
 from pipeline.callbacks.consumer_lag import Lag
 from pipeline.training.event_fates import Ledger
-from streams.core.live_stream import Unreachable, ranges_of
+from streams.core.live_stream import BrokerUnavailableError, ranges_of
+from streams.kafka import stream as module
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import Kafka
-from streams.kafka import stream as module
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -103,7 +103,9 @@ def test_a_broker_dies_and_comes_back(
             until(lambda: len(ids) == 20 or wrong)
             kafka.kill()
             until(lambda: said)
-            with pytest.raises(Unreachable, match=rf"^stream\.servers: .*{kafka.servers}"):
+            with pytest.raises(
+                BrokerUnavailableError, match=rf"^stream\.servers: .*{kafka.servers}"
+            ):
                 stream.again(ranges_of(blocks[0]))
             kafka.start()
             send(kafka.servers, "ev", 20, 20)

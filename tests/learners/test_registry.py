@@ -12,7 +12,7 @@ import learners
 import streams
 from learners import KINDS
 from learners.base import Learner
-from learners.registry import UnknownKind, find, load_object
+from learners.registry import UnknownKindError, find, load_object
 from learners.rehearsal.der_plus_plus import DerPlusPlus
 from learners.rehearsal.replay import Replay
 from streams.core.stream import Stream
@@ -65,7 +65,7 @@ def test_kinds_names_every_class_with_a_kind(
     ],
 )
 def test_an_unknown_name_is_an_error_that_names_the_nearest(kind: str, says: str) -> None:
-    with pytest.raises(UnknownKind, match=says) as error:
+    with pytest.raises(UnknownKindError, match=says) as error:
         find(KINDS, Learner, kind)
     assert "\n" not in str(error.value)
 
@@ -75,7 +75,7 @@ def test_a_module_that_lacks_one_of_its_own_says_which(
 ) -> None:
     (tmp_path / "mine_too.py").write_text("import mine\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UnknownKind, match=r"'mine_too' cannot be imported: .*'mine'"):
+    with pytest.raises(UnknownKindError, match=r"'mine_too' cannot be imported: .*'mine'"):
         load_object("mine_too:Thing")
     sys.modules.pop("mine_too", None)
 
@@ -95,7 +95,7 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(
 ) -> None:
     (tmp_path / "broken_one.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UnknownKind, match=says) as error:
+    with pytest.raises(UnknownKindError, match=says) as error:
         find(KINDS, Learner, "broken_one:Thing")
     assert "broken_one" in str(error.value)
     assert str(error.value).isprintable()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import streams.testing
 from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
-from streams.testing import Abort, Aborted, End, Event, Label, ManualClock, Pause, TestStream
+from streams.testing import Abort, AbortedError, End, Event, Label, ManualClock, Pause, TestStream
 
 
 def rows(blocks: Any) -> list[tuple[Any, ...]]:
@@ -73,17 +73,17 @@ def test_abort_breaks_off_once_and_what_came_before_is_delivered() -> None:
     stream = TestStream([Event([0]), Event([1]), Abort(), Event([2]), Abort(), Abort(), End()])
     blocks = stream.read({}, 10)
     assert len(next(blocks)) == 2
-    with pytest.raises(Aborted, match="item 2"):
+    with pytest.raises(AbortedError, match="item 2"):
         next(blocks)
     for index in (4, 5):
-        with pytest.raises(Aborted, match=f"item {index}"):
+        with pytest.raises(AbortedError, match=f"item {index}"):
             list(stream.read({"0": 2}, 10))
     assert rows(stream.read({}, 10)) == [("event", i, None) for i in range(3)]
 
 
 def test_a_mark_before_the_cursor_is_passed() -> None:
     items = [Event([0]), Abort(), Event([1]), Abort(), Event([2])]
-    with pytest.raises(Aborted, match="item 3"):
+    with pytest.raises(AbortedError, match="item 3"):
         list(TestStream(items).read({"0": 2}, 10))
     assert len(list(TestStream(items).read({"0": 3}, 10))) == 0
 
@@ -116,7 +116,7 @@ def test_any_cut_and_any_cursor_tell_one_story(
                 if part is not block:
                     at = 1_000
                     break
-        except Aborted:
+        except AbortedError:
             continue
     seen += stream.read(cursor, again)
 

@@ -50,12 +50,12 @@ from pipeline.runners.ray.job_package import Shipment
 from pipeline.runners.ray.sources import RemoteBlocks
 from pipeline.serving.scoring import Answers, Scores
 from pipeline.storage.metric_log import Rows
-from pipeline.storage.run_folder import TOKEN, HeldError
+from pipeline.storage.run_folder import TOKEN, FolderLockedError
 from pipeline.tracking.mlflow_client import load
 from pipeline.tracking.mlflow_delivery import Status, Tracker, check
 from pipeline.training.builder import Parts
 from pipeline.training.callback import Watcher
-from pipeline.training.journaled_source import Stopped
+from pipeline.training.journaled_source import RunStoppedError
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 from streams.core.batch import Array, Ints
@@ -158,7 +158,7 @@ class TrainerActor(Speaker):
             run.stopping = self._stopping
             try:
                 return run.run(True, warm_from, max_events, watchers, blocks)
-            except HeldError:
+            except FolderLockedError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)  # the process before this one is dying
@@ -178,7 +178,7 @@ class TrainerActor(Speaker):
 
     def _idle(self) -> None:
         if self._stopping:
-            raise Stopped
+            raise RunStoppedError
         self._publisher.idle()
 
     def stop(self) -> None:

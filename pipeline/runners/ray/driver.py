@@ -28,7 +28,7 @@ from pipeline.runners.ray.connection import connected, free_port
 from pipeline.runners.ray.job_package import Shipment
 from pipeline.runners.ray.sources import SourceActor
 from pipeline.storage.checkpoints import Checkpoints
-from pipeline.storage.run_folder import HeldError, RunFolder
+from pipeline.storage.run_folder import FolderLockedError, RunFolder
 from pipeline.tracking.mlflow_client import absolute
 from pipeline.tracking.mlflow_delivery import ARTIFACTS, Status, TrackError, check, describe, tags
 from pipeline.training.builder import Parts, build
@@ -154,7 +154,7 @@ class RayRun:
                     self.folder.check(resume)
                     self.folder.begin(token, resume)
                 return
-            except HeldError:
+            except FolderLockedError:
                 if self.stopping or time.monotonic() >= deadline:
                     raise
                 time.sleep(TURN_S)

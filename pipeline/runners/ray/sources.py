@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from pipeline.runners.ray.job_package import Shipment
-from pipeline.training.journaled_source import OutOfStep
+from pipeline.training.journaled_source import OutOfStepError
 from pipeline.training.loop import BLOCK, Source
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, line
@@ -54,7 +54,7 @@ class SourceActor:
 
     def next(self, reading: str, number: int, cursor: Cursor) -> tuple[Batch, Cursor] | None:
         """Block ``number`` of a reading that began at ``cursor``, and the positions after it; None
-        at the true end of the stream. Raises ``OutOfStep``, and ``StreamError`` as the stream
+        at the true end of the stream. Raises ``OutOfStepError``, and ``StreamError`` as the stream
         does."""
         if number == 0 and reading != self._reading:
             most = LIVE_BLOCK if isinstance(self._stream, LiveStream) else BLOCK
@@ -62,7 +62,7 @@ class SourceActor:
             self._blocks = paced(blocks, self._rate)
             self._reading, self._number = reading, 0
         if reading != self._reading or number != self._number:
-            raise OutOfStep
+            raise OutOfStepError
         self._number += 1
         for block in self._blocks:
             return block, {name: after for name, (_, after) in ranges_of(block).items()}
@@ -102,7 +102,7 @@ class RemoteBlocks:
                     deaths = 0
                 return
             except RayTaskError as error:
-                if not isinstance(error.cause, OutOfStep):
+                if not isinstance(error.cause, OutOfStepError):
                     raise error.cause from None
             except RayError as error:  # it died, or the machine that it ran on with its blocks
                 deaths += 1

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from streams.core.errors import StreamError
-from streams.core.live_stream import Unreachable
+from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.consumer import REACH_S, Assigned, Consumer
 from streams.kafka.records import Fetched, Place
 
@@ -245,7 +245,7 @@ class Confluent(Consumer):
             error = caught.args[0]
             if self._refused or self._is(error, self._final) or error.fatal():
                 raise StreamError(f"stream.client: {self._refused or error.str()}") from None
-            raise Unreachable(
+            raise BrokerUnavailableError(
                 f"stream.servers: no answer from Kafka at {self._servers} ({error.str()})"
             ) from None
         except (ValueError, TypeError, RuntimeError) as error:

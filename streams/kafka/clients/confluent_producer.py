@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from streams.core.errors import StreamError
-from streams.core.live_stream import Unreachable
+from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.producer import LARGEST, QUIET_S, REACH_S, SEND_S, Message, Outbox
 from streams.kafka.records import Place
 
@@ -66,7 +66,7 @@ class Confluent(Outbox):
                     headers = {name: value or b"" for name, value in record.headers() or ()}
                     yield Message(*place, record.key(), record.value(), headers)
                 if time.monotonic() - quiet > 2 * REACH_S:
-                    raise Unreachable(f"no answer from Kafka at {self._servers}")
+                    raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
 
     def send(self, messages: Sequence[Message]) -> list[int]:
         large: list[int] = []
@@ -109,7 +109,7 @@ class Confluent(Outbox):
                 if failed:
                     raise self._kafka.KafkaException(failed[0])
                 if left:
-                    raise Unreachable(f"no answer from Kafka at {self._servers}")
+                    raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
             except BaseException:
                 self.close()  # or what is left in it would come there later
                 raise
@@ -137,7 +137,7 @@ class Confluent(Outbox):
     def _bounds(self, consumer: Any, place: Place) -> tuple[int, int]:
         found = consumer.get_watermark_offsets(self._kafka.TopicPartition(*place), timeout=REACH_S)
         if found is None:
-            raise Unreachable(f"no answer from Kafka at {self._servers}")
+            raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
         return int(found[0]), int(found[1])
 
     def _settings(self, more: dict[str, Any]) -> dict[str, Any]:
@@ -166,4 +166,6 @@ class Confluent(Outbox):
             what = " ".join(str(told).split())
             if code in final:
                 raise StreamError(f"stream.client: {self._servers}: {what}") from None
-            raise Unreachable(f"no answer from Kafka at {self._servers} ({what})") from None
+            raise BrokerUnavailableError(
+                f"no answer from Kafka at {self._servers} ({what})"
+            ) from None

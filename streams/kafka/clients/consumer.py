@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from streams.core.errors import StreamError
-from streams.core.live_stream import Unreachable
+from streams.core.live_stream import BrokerUnavailableError
 from streams.core.settings import unknown
 from streams.kafka.records import Fetched, Place
 
@@ -40,7 +40,7 @@ class Consumer(ABC):
         group: whose member it is, or for whom it commits.
         options: passed on to the library that does the work.
 
-    Raises ``Unreachable`` where no broker answers, and ``StreamError`` for what no waiting mends;
+    Raises ``BrokerUnavailableError`` where no broker answers, and ``StreamError`` for what no waiting mends;
     so do all methods.
     """
 
@@ -257,7 +257,7 @@ class KafkaPython(Consumer):
         except (ValueError, TypeError, AssertionError, ImportError) as error:
             raise StreamError(f"stream.client: {_said(error)}") from None
         except (errors.KafkaError, OSError) as error:
-            raise Unreachable(
+            raise BrokerUnavailableError(
                 f"stream.servers: no answer from Kafka at {self._servers} ({_said(error)})"
             ) from None
 

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
 from streams.core.errors import StreamError
-from streams.core.live_stream import Unreachable
+from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.consumer import TRANSACTIONS, heard, version_of
 from streams.kafka.records import Place
 
@@ -47,7 +47,7 @@ class Outbox(ABC):
     Attributes:
         headers: whether messages may have headers there.
 
-    All methods raise ``Unreachable`` where no broker answers, and ``StreamError`` for what no
+    All methods raise ``BrokerUnavailableError`` where no broker answers, and ``StreamError`` for what no
     waiting mends.
     """
 
@@ -124,7 +124,7 @@ class KafkaPython(Outbox):
                         place = (record.topic, record.partition)
                         yield Message(*place, record.key, record.value, headers)
                 if time.monotonic() - quiet > 2 * REACH_S:
-                    raise Unreachable(f"no answer from Kafka at {self._servers}")
+                    raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
 
     def send(self, messages: Sequence[Message]) -> list[int]:
         large: list[int] = []
@@ -219,7 +219,9 @@ class KafkaPython(Outbox):
         ) as error:
             raise StreamError(f"stream.client: {self._servers}: {_said(error)}") from None
         except (errors.KafkaError, OSError) as error:
-            raise Unreachable(f"no answer from Kafka at {self._servers} ({_said(error)})") from None
+            raise BrokerUnavailableError(
+                f"no answer from Kafka at {self._servers} ({_said(error)})"
+            ) from None
 
 
 def outbox(library: str, servers: str, options: Mapping[str, Any]) -> Outbox:

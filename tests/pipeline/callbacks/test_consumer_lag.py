@@ -14,7 +14,7 @@ import pytest
 from pipeline.callbacks.consumer_lag import Lag
 from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch
-from streams.core.live_stream import LiveStream, Ranges, Unreachable
+from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.stream import Cursor, Stream
 
 
@@ -34,7 +34,7 @@ class Ends(LiveStream):
         self.threads.add(threading.get_ident())
         end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
         if end is None:
-            raise Unreachable("stream.servers: nobody")
+            raise BrokerUnavailableError("stream.servers: nobody")
         return dict(end)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from pipeline.callbacks import probe_evaluator as evaluators
 from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
 from pipeline.config.job import load
 from pipeline.models.snapshot import Snapshot
-from pipeline.storage.run_folder import HeldError, RunFolder
+from pipeline.storage.run_folder import FolderLockedError, RunFolder
 from pipeline.training.builder import Parts, build
 from pipeline.training.callback import Watcher
 from pipeline.training.run import Run
@@ -271,7 +271,7 @@ class Lock(Watcher):
         try:
             with self.folder.held():
                 pass
-        except HeldError:
+        except FolderLockedError:
             self.refused = True
         return {"online/told": 1.0}
 

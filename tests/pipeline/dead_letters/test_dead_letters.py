@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from pipeline.dead_letters.file_writer import DeadFile, Letter, kind, letters
-from pipeline.dead_letters.limit import Limit, TooManyDead
+from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
 from streams.core.batch import Batch, Dead, Labels
 from streams.core.stream_config import DeadLetters
 
@@ -134,8 +134,10 @@ def rows(n: int, dead: Iterable[Dead] = (), labels: Iterable[int] | None = None)
     )  # fmt: skip
 
 
-def limit(share: float, of: int) -> Limit:
-    return Limit(DeadLetters(share=share, of=of), lambda partition, label: f"p{partition}")
+def limit(share: float, of: int) -> DeadLetterLimit:
+    return DeadLetterLimit(
+        DeadLetters(share=share, of=of), lambda partition, label: f"p{partition}"
+    )
 
 
 def dead(*before: int, label: bool = False) -> list[Dead]:
@@ -145,7 +147,9 @@ def dead(*before: int, label: bool = False) -> list[Dead]:
 def test_more_than_the_share_of_the_last_events_stops() -> None:
     some = limit(0.5, 4)
     some.add(rows(4, bad := dead(1, 2)), bad)  # . x . x . .
-    with pytest.raises(TooManyDead, match=r"3 of the last 4 events are dead \(3 x no JSON\)") as e:
+    with pytest.raises(
+        TooManyDeadLettersError, match=r"3 of the last 4 events are dead \(3 x no JSON\)"
+    ) as e:
         some.add(rows(1, bad := dead(0, 0, 0)), bad)  # [. . x x x]: 3 of the last 4 is too many
     assert "p0/102: no JSON: 2" in str(e.value)
 
@@ -163,7 +167,7 @@ def test_it_goes_by_the_order_of_events_and_not_by_micro_batches() -> None:
             bad = [replace(d, before=b) for d, b in zip(bad, before, strict=True)]
             try:
                 some.add(rows(len(part) - len(bad), bad), bad)
-            except TooManyDead as error:
+            except TooManyDeadLettersError as error:
                 return int(str(error).split("p0/")[1].split(":")[0])
         return None
 
@@ -185,13 +189,13 @@ def test_labels_are_counted_apart() -> None:
     bad = dead(0, 0, label=True)
     some.add(rows(50, bad), bad)  # . . x x
     bad = dead(0, label=True)
-    with pytest.raises(TooManyDead, match="3 of the last 4 labels"):
+    with pytest.raises(TooManyDeadLettersError, match="3 of the last 4 labels"):
         some.add(rows(50, bad), bad)
 
 
 def test_what_is_dead_in_the_trainer_counts() -> None:
     some = limit(0.5, 2)
-    with pytest.raises(TooManyDead):
+    with pytest.raises(TooManyDeadLettersError):
         some.add(rows(2), dead(0, 0))  # two came; both were set aside after
 
 

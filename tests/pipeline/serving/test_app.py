@@ -38,7 +38,7 @@ from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import Servable
 from pipeline.serving.app import Answered, Models, create_app, warm
 from pipeline.serving.checkpoint_server import Follower, ServeError, following, snapshot
-from pipeline.serving.requests import BadEvents, Reader
+from pipeline.serving.requests import InvalidEventsError, Reader
 from pipeline.storage.checkpoints import read
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch, Ragged
@@ -575,7 +575,7 @@ def test_an_event_is_read_as_it_would_be_alone(events: list[dict[str, Any]], ids
         """Rows and ids, or what is wrong with which event."""
         try:
             question = reader.read(asked)
-        except BadEvents as error:
+        except InvalidEventsError as error:
             return None, {d["event"]: d["reason"] for d in error.details}
         batch = question.batch
         return list(zip(rows(batch, reader.schema), batch.ids.tolist(), strict=True)), {}
@@ -589,7 +589,7 @@ def test_an_event_is_read_as_it_would_be_alone(events: list[dict[str, Any]], ids
 def test_a_number_beyond_the_floats_of_the_stream_is_refused() -> None:
     reader = Reader({**STUB, "dtype": "float32"})
     assert reader.read([{"x": 0.1}]).batch.x.dtype == np.float32  # type: ignore[union-attr]
-    with pytest.raises(BadEvents) as caught:
+    with pytest.raises(InvalidEventsError) as caught:
         reader.read([{"x": 1}, {"x": 1e300}])
     assert caught.value.details[0]["event"] == 1
 

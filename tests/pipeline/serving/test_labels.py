@@ -31,7 +31,7 @@ from pipeline.models.recipe import Recipe
 from pipeline.serving import labels as posted
 from pipeline.serving.app import Models, create_app
 from pipeline.serving.checkpoint_server import Follower
-from pipeline.serving.labels import BadLabels, Posted
+from pipeline.serving.labels import InvalidLabelsError, LabelProducer
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.kafka.clients import producer as outbox
@@ -103,7 +103,7 @@ def stream(servers: str, topic: str, **changes: Any) -> Kafka:
 
 
 @contextmanager
-def serving(labels: Posted | str, **limits: Any) -> Iterator[int]:
+def serving(labels: LabelProducer | str, **limits: Any) -> Iterator[int]:
     """A port at which labels are taken; there is a model from the start."""
     models = Models(Stub())  # type: ignore[arg-type]
     app = create_app(models, STUB, ServeConfig(**limits), "stub", labels)
@@ -153,7 +153,7 @@ def messages(servers: str, topic: str, wanted: int) -> list[tuple[int, bytes, by
 
 
 def test_labels_come_to_the_topic_by_the_hash_of_their_ids(broker: str, topic: str) -> None:
-    with serving(Posted(stream(broker, topic))) as port:
+    with serving(LabelProducer(stream(broker, topic))) as port:
         first = ask(port, "/labels", [{"id": i, "y": "no"} for i in range(40)])
         assert (first.status, first.body) == (202, {"accepted": 40})
         assert ask(port, "/labels", [{"y": "yes", "id": 7}]).body == {"accepted": 1}
@@ -182,7 +182,7 @@ def test_a_time_is_now_unless_it_is_given(broker: str, topic: str) -> None:
         {"id": "s", "a.y": "b", "at.known": None},
     ]
     before = time.time()
-    with serving(Posted(kafka)) as port:
+    with serving(LabelProducer(kafka)) as port:
         assert ask(port, "/labels", given).status == 202
     after = time.time()
     found = {key: json.loads(value) for _, key, value in messages(broker, topic, 4)}
@@ -195,7 +195,7 @@ def test_a_time_is_now_unless_it_is_given(broker: str, topic: str) -> None:
 def test_many_at_once_each_come_once(broker: str, topic: str, library: str) -> None:
     if library == "confluent-kafka":
         pytest.importorskip("confluent_kafka", reason="pip install 'everlearn[confluent]'")
-    labels = Posted(stream(broker, topic, library=library))
+    labels = LabelProducer(stream(broker, topic, library=library))
     with serving(labels) as port, ThreadPoolExecutor(16) as pool:
         posts = [[{"id": 100 * k + i, "y": "a"} for i in range(50)] for k in range(32)]
         replies = list(pool.map(lambda given: ask(port, "/labels", given), posts))
@@ -231,12 +231,12 @@ def test_what_a_message_of_the_format_cannot_hold_is_refused(
         pytest.importorskip("fastavro", reason="pip install 'everlearn[avro]'")
     Path("label.avsc").write_text(json.dumps(AVRO))
     kafka = stream("127.0.0.1:9", "t", labels={"format": format_}, label=label)
-    with closing(Posted(kafka)) as labels:
+    with closing(LabelProducer(kafka)) as labels:
         (message,) = labels.messages([{"id": 2**31 - 1, "y": y}])
         assert message.key == b"2147483647"
         assert message.value == wanted
         given = [{"id": 1, "y": y}, {"id": bad[0], "y": bad[1]}, {"id": 3, "y": y}]
-        with pytest.raises(BadLabels, match="1 of 3 labels cannot be read") as refused:
+        with pytest.raises(InvalidLabelsError, match="1 of 3 labels cannot be read") as refused:
             labels.messages(given)
         (detail,) = refused.value.details
         assert detail["label"] == 1
@@ -244,10 +244,10 @@ def test_what_a_message_of_the_format_cannot_hold_is_refused(
 
 
 def test_a_regression_target_is_a_number() -> None:
-    with closing(Posted(stream("127.0.0.1:9", "t", label={"task": "regression"}))) as labels:
+    with closing(LabelProducer(stream("127.0.0.1:9", "t", label={"task": "regression"}))) as labels:
         (message,) = labels.messages([{"id": 1, "y": 2}])
         assert json.loads(message.value or b"") == {"id": 1, "y": 2.0}
-        with pytest.raises(BadLabels) as refused:
+        with pytest.raises(InvalidLabelsError) as refused:
             labels.messages([{"id": 1, "y": "2"}])
     assert refused.value.details[0]["reason"] == "column 'y' holds '2'; expected a finite number"
 
@@ -282,7 +282,7 @@ BAD: list[tuple[Any, int, str]] = [
 def test_one_that_cannot_be_read_refuses_all(broker: str, topic: str) -> None:
     kafka = stream(broker, topic, label={"classes": ["no", "yes"]}, max_bytes=100)
     good = {"id": 1, "y": "yes"}
-    with serving(Posted(kafka), max_events=20, max_bytes=5000) as port:
+    with serving(LabelProducer(kafka), max_events=20, max_bytes=5000) as port:
         for body, status, reason in BAD:
             reply = ask(port, "/labels", body)
             assert reply.status == status, (body, reply)
@@ -302,9 +302,9 @@ def test_one_that_cannot_be_read_refuses_all(broker: str, topic: str) -> None:
 
 def test_one_that_is_too_large_for_the_stream_is_refused() -> None:
     kafka = stream("127.0.0.1:9", "t", id_type="str", max_bytes=50)
-    with closing(Posted(kafka)) as labels:
+    with closing(LabelProducer(kafka)) as labels:
         assert labels.messages([{"id": "a", "y": "b" * 20}])
-        with pytest.raises(BadLabels) as refused:
+        with pytest.raises(InvalidLabelsError) as refused:
             labels.messages([{"id": "a", "y": "b" * 50}])
     assert "expected at most 50 (stream.max_bytes)" in refused.value.details[0]["reason"]
 
@@ -345,7 +345,7 @@ def test_the_documentation_names_the_fields() -> None:
     kafka = stream(
         "127.0.0.1:9", "t", labels={"time": "at"}, label={"type": "int", "classes": [3, 5]}
     )
-    with serving(Posted(kafka)) as port:
+    with serving(LabelProducer(kafka)) as port:
         found = ask(port, "/openapi.json").body["paths"]["/labels"]["post"]
     content = found["requestBody"]["content"]["application/json"]
     label = content["schema"]["items"]
@@ -355,7 +355,7 @@ def test_the_documentation_names_the_fields() -> None:
     assert label["properties"]["y"] == {"enum": [3, 5]}
     assert label["properties"]["at"]["type"] == ["number", "string"]
     assert {"202", "400", "409", "413", "422", "500", "503"} == found["responses"].keys()
-    with closing(Posted(kafka)) as labels:
+    with closing(LabelProducer(kafka)) as labels:
         assert labels.messages(content["example"])
 
 
@@ -378,7 +378,7 @@ def test_a_broker_that_goes_and_comes_back(brokers: Any, tmp_path: Path) -> None
     at = brokers.free_port()
     kafka = stream(f"127.0.0.1:{at}", "labels")
     given = [{"id": 1, "y": "no"}]
-    with serving(Posted(kafka)) as port:
+    with serving(LabelProducer(kafka)) as port:
         with brokers.tansu(tmp_path, at) as servers:
             brokers.make_topics(servers, "labels", partitions=4)
             until(lambda: ask(port, "/labels", given).status == 202)
@@ -407,7 +407,7 @@ def test_no_more_wait_than_there_is_room_for(brokers: Any, monkeypatch: pytest.M
     monkeypatch.setattr(posted, "WAITING", 5)
     kafka = stream(f"127.0.0.1:{brokers.free_port()}", "labels")
     given = [{"id": i, "y": "no"} for i in range(3)]
-    with serving(Posted(kafka)) as port, ThreadPoolExecutor(6) as pool:
+    with serving(LabelProducer(kafka)) as port, ThreadPoolExecutor(6) as pool:
         replies = [*pool.map(lambda _: ask(port, "/labels", given), range(6))]
     assert [reply.status for reply in replies] == [503] * 6
     crowded = "3 labels are waiting to be sent, so none of these was"

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.storage.offset_journal import Journal
 from pipeline.training.event_fates import Ledger
-from pipeline.training.journaled_source import LiveBlocks, Stopped
+from pipeline.training.journaled_source import LiveBlocks, RunStoppedError
 from streams.core.batch import Batch, Dead, Labels
-from streams.core.live_stream import LiveStream, Ranges, Unreachable
+from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.stream import Cursor
 from streams.kafka.records import Fetched, Held, Place, Topics
 from streams.operators import microbatch as cutting
@@ -54,7 +54,7 @@ class Memory(LiveStream):
         self.asked.append(ranges)
         if self.away:
             self.away -= 1
-            raise Unreachable("nobody is there")
+            raise BrokerUnavailableError("nobody is there")
         places = {TOPICS.place(name): slice(*positions) for name, positions in ranges.items()}
         return self.block([self.held[place].rows(rows) for place, rows in places.items()])
 
@@ -221,7 +221,7 @@ def test_asked_to_stop_while_nobody_answers(tmp_path: Path) -> None:
     list(blocks.blocks(stream.start(), None))
     stream.away = 99
     blocks, _ = live(stream, tmp_path, stopping=lambda: True)
-    with pytest.raises(Stopped):
+    with pytest.raises(RunStoppedError):
         next(blocks.blocks(stream.start(), None))
 
 
@@ -235,7 +235,7 @@ def test_asked_to_stop_while_nothing_comes(tmp_path: Path) -> None:
     asked = iter([False, False, True])
     blocks, _ = live(stream, tmp_path, idle, lambda: next(asked))
     blocks.journal.begin(stream.start(), None)
-    with pytest.raises(Stopped):
+    with pytest.raises(RunStoppedError):
         next(blocks.blocks(stream.start(), None))
     assert len((tmp_path / "journal.jsonl").read_bytes().splitlines()) == 1
 

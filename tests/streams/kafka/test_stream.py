@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
-from streams.core.live_stream import Ranges, Unreachable, ranges_of, reached
+from streams.core.live_stream import BrokerUnavailableError, Ranges, ranges_of, reached
 from streams.kafka import range_reader as reread
 from streams.kafka import stream as module
 from streams.kafka.clients import consumer as consumers
@@ -279,7 +279,9 @@ def test_nobody_there(library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any)
     kafka = stream(Topic("127.0.0.1:1", None, "t"), library)
     began = time.monotonic()
     for call in (kafka.start, kafka.end, lambda: kafka.again({"0": (0, 1)})):
-        with pytest.raises(Unreachable, match=r"stream\.servers: no answer .* 127\.0\.0\.1:1 \("):
+        with pytest.raises(
+            BrokerUnavailableError, match=r"stream\.servers: no answer .* 127\.0\.0\.1:1 \("
+        ):
             call()
     block = next(iter(kafka.read({"0": 0}, 10)))  # waits, and says that it does
     assert len(block) == 0
@@ -305,7 +307,7 @@ def test_an_option_that_is_none(
     kafka = stream(Topic(broker, None, "t"), library, client=client)
     with pytest.raises(StreamError, match=rf"^stream\.client: .*({said})".replace("_", ".")) as e:
         kafka.start()
-    assert not isinstance(e.value, Unreachable)
+    assert not isinstance(e.value, BrokerUnavailableError)
 
 
 def test_messages_that_do_not_come_again(
@@ -320,10 +322,10 @@ def test_messages_that_do_not_come_again(
     )
     with pytest.raises(StreamError, match=gone) as caught:
         kafka.again({"0": (0, 2)})
-    assert not isinstance(caught.value, Unreachable)
+    assert not isinstance(caught.value, BrokerUnavailableError)
     assert kafka.again({"0": (0, 1)}).ids.tolist() == [0]
     monkeypatch.setattr(type(kafka._connect()), "after", lambda _, places: dict.fromkeys(places, 9))
-    with pytest.raises(Unreachable, match=rf"does not give again .* {events.name}/0"):
+    with pytest.raises(BrokerUnavailableError, match=rf"does not give again .* {events.name}/0"):
         kafka.again({"0": (0, 2)})
     events.send(0, event(1))
     assert kafka.again({"0": (0, 2)}).ids.tolist() == [0, 1]  # goes on where it was
@@ -377,14 +379,14 @@ def test_what_comes_too_soon_is_kept_within_bounds(
     monkeypatch.setattr(type(kafka._connect()), "after", lambda _, places: dict.fromkeys(places, 9))
     both = {"0": (2, 4), "1": (0, 2)}
     for _ in range(5):
-        with pytest.raises(Unreachable):
+        with pytest.raises(BrokerUnavailableError):
             kafka.again(both)
     assert told[-1] == {(events.name, 1): told[-1][events.name, 1]}
     sent = threading.Timer(0.2, events.send, (1, event(21)))
     sent.start()
     until_given: list[int] = []
     while not until_given:
-        with suppress(Unreachable):
+        with suppress(BrokerUnavailableError):
             until_given = kafka.again(both).ids.tolist()
     sent.join()
     assert sorted(until_given) == [2, 3, 20, 21]
@@ -461,7 +463,7 @@ def test_an_option_that_would_look_as_if_nobody_were_there(
     def refused(**client: Any) -> str:
         with pytest.raises(StreamError) as caught:
             stream(Topic(broker, None, "t"), library, client=client).start()
-        assert not isinstance(caught.value, Unreachable)
+        assert not isinstance(caught.value, BrokerUnavailableError)
         return str(caught.value)
 
     started = time.monotonic()
@@ -495,7 +497,7 @@ def test_why_a_broker_that_is_there_is_not_come_to_terms_with(
     client |= {"sasl_plain_username": "u", "sasl_plain_password": "hunter2"}
     with pytest.raises(StreamError, match=r"^stream\.client: .*UnsupportedSaslMech") as caught:
         connect("kafka-python", broker, "g", client)
-    assert not isinstance(caught.value, Unreachable)
+    assert not isinstance(caught.value, BrokerUnavailableError)
     assert "hunter2" not in str(caught.value)
 
 

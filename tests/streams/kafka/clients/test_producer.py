@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streams.core.errors import StreamError
-from streams.core.live_stream import Unreachable
+from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.producer import Message, Outbox, outbox
 
 with warnings.catch_warnings():
@@ -85,8 +85,8 @@ def test_nobody_there(library: str, brokers: Any, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(f"{module}.REACH_S", 0.5)
         monkeypatch.setattr(f"{module}.SEND_S", 1.5)
     box = outbox(library, f"127.0.0.1:{brokers.free_port()}", {})
-    with pytest.raises(Unreachable, match="no answer from Kafka at 127"):
+    with pytest.raises(BrokerUnavailableError, match="no answer from Kafka at 127"):
         box.ends("t")
-    with pytest.raises(Unreachable, match="no answer from Kafka at 127"):
+    with pytest.raises(BrokerUnavailableError, match="no answer from Kafka at 127"):
         box.send(messages("t", 0))
     box.close()
