@@ -31,7 +31,7 @@ from streams.core.batch import Array, Batch, ClassName, Features, Ints, Ragged
 from streams.core.schema import Feature, FeatureKind, Schema, Task
 from streams.core.state_dict import State, copied, digest, leaves
 from streams.operators.label_join import Revealed
-from streams.operators.labels_in_rows import LabelsByEvents
+from streams.operators.labels_in_rows import DelayByEvents
 
 Make = Callable[[Schema, int], Learner]
 NAMES: tuple[ClassName, ...] = ("a", "b", "c")
@@ -152,7 +152,7 @@ class Run:
     def __init__(self, learner: Learner, delay: int = 5) -> None:
         self.learner = learner
         segments = learner.needs_boundaries
-        self.join = LabelsByEvents(delay, delay + 10_000, segments, learner.per_event)
+        self.join = DelayByEvents(delay, delay + 10_000, segments, learner.per_event)
         self.said: list[Prediction] = []
 
     def step(self, batch: Batch, labels: bool = True) -> Prediction:

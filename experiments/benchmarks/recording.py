@@ -32,7 +32,7 @@ from streams.core.live_stream import LiveStream, Ranges
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor
 from streams.core.stream_config import StreamConfig
-from streams.recordings.stream import Recording, RecordingConfig
+from streams.recordings.stream import RecordingConfig, RecordingStream
 
 RESULT = Path(__file__).parents[1] / "results" / "recording.md"
 BLOCK, FEATURES = 4096, 20
@@ -109,7 +109,7 @@ def once(learner: str, folder: Path, record: bool) -> Cost:
     thread, process = time.thread_time() - thread, time.process_time() - process
     size = 0.0
     if record:
-        read = Recording(RecordingConfig(kind="recording", path=str(folder / "rec")), folder)
+        read = RecordingStream(RecordingConfig(kind="recording", path=str(folder / "rec")), folder)
         assert len(read) >= EVENTS
         size = sum(part.path.stat().st_size for part in read.parts) / len(read)
     return Cost(summary["events_per_s"], thread / EVENTS * 1e6, process / EVENTS * 1e6, size)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from pipeline.bench.cell import Cell, job_of, run_cell
 from pipeline.bench.measure import Budget
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche
-from streams.scenarios.stream import Scenario
+from streams.scenarios.stream import ScenarioStream
 
 RESULT = Path(__file__).parents[1] / "results" / "replay_speed.md"
 SLICE = 1000
@@ -68,7 +68,7 @@ def events_of(seed: int, events: int) -> Events:
     """The events of the stream that the bench reads, in its order."""
     loaded = job_of(Cell("split-mnist", "replay", seed), [f"stream.events={events}"])
     stream = loaded.stream(loaded.job.stream, loaded.folder)
-    assert isinstance(stream, Scenario)
+    assert isinstance(stream, ScenarioStream)
     whole = next(iter(stream.read({}, len(stream))))
     assert isinstance(whole.x, np.ndarray)
     assert whole.y is not None

@@ -32,7 +32,7 @@ from pipeline.config.job import load
 from pipeline.evaluation.probes import Segment
 from pipeline.evaluation.retention import Retention
 from pipeline.training.builder import Parts, build
-from streams.scenarios.stream import Scenario
+from streams.scenarios.stream import ScenarioStream
 
 DRAWS = 3
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ class Point:
 class Population:
     """For every event of a scenario some like it that are not of the stream."""
 
-    def __init__(self, stream: Scenario, seed: int) -> None:
+    def __init__(self, stream: ScenarioStream, seed: int) -> None:
         rng = np.random.default_rng(seed)
         plan, data = stream.plan, stream.data
         self.index = np.arange(DRAWS * len(plan))
@@ -123,7 +123,7 @@ def points(setting: str, learner: str, seed: int, folder: Path) -> Iterator[Poin
     """Evaluations of one run, as they come."""
     parts = made(setting, learner, seed, folder)
     loop, stream = parts.loop, parts.stream
-    assert isinstance(stream, Scenario)
+    assert isinstance(stream, ScenarioStream)
     assert loop.probes is not None
     population = Population(stream, seed)
     probes, truth = Retention("classification"), Retention("classification")

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from streams.core.errors import StreamError
-from streams.produce.messages import Delay, Drift, Plan, ProduceError
+from streams.produce.messages import Delay, Drift, ProduceError, ProducePlan
 from streams.produce.produce import produce
 from streams.produce.senders import SendError
 
@@ -78,7 +78,7 @@ def command(
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it is told below
     logging.getLogger("confluent_kafka").setLevel(logging.CRITICAL)
     try:
-        plan = Plan(
+        plan = ProducePlan(
             file,
             id_,
             time_,

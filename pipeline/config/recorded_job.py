@@ -11,7 +11,7 @@ from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, check, importable, override
 from pipeline.config.yaml_file import values
 from streams.core.errors import StreamError
-from streams.recordings.manifest import About
+from streams.recordings.manifest import RecordingManifest
 
 
 def replayed(
@@ -30,7 +30,7 @@ def replayed(
     """
     file = folder / "job.yaml"
     try:
-        about = About.read(folder)
+        about = RecordingManifest.read(folder)
     except StreamError as error:
         raise JobError(str(error)) from None
     raw = values(file)

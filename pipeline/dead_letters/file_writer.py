@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.storage.run_folder import DEAD_LETTERS
-from streams.core.batch import Dead
+from streams.core.batch import DeadLetter
 
 SHOWN = 3
 """Kinds of reason that are named where there are too many."""
@@ -44,7 +44,7 @@ class DeadFile:
         self._file = self.path.open("ab")
         return whole
 
-    def write(self, dead: Sequence[Dead]) -> None:
+    def write(self, dead: Sequence[DeadLetter]) -> None:
         for d in dead:
             assert self._file is not None
             entry: dict[str, Any] = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.dead_letters.file_writer import SHOWN, kind
 from pipeline.storage.run_folder import DEAD_LETTERS
-from streams.core.batch import Batch, Dead
+from streams.core.batch import Batch, DeadLetter
 from streams.core.stream_config import DeadLetters
 
 
@@ -35,7 +35,7 @@ class DeadLetterLimit:
         self._place = place
         self._windows = {False: _Window(settings.of), True: _Window(settings.of)}
 
-    def add(self, batch: Batch, dead: Sequence[Dead]) -> None:
+    def add(self, batch: Batch, dead: Sequence[DeadLetter]) -> None:
         """A micro-batch as it came, and all of it that is dead. Raises ``TooManyDeadLettersError``."""
         arrivals = batch.arrivals
         if dead:
@@ -50,7 +50,7 @@ class DeadLetterLimit:
         self._windows[False].seen += batch.events
         self._windows[True].seen += labels_dead + (0 if arrivals is None else len(arrivals))
 
-    def _look(self, label: bool, dead: Sequence[Dead], alive: np.ndarray[Any, Any]) -> None:
+    def _look(self, label: bool, dead: Sequence[DeadLetter], alive: np.ndarray[Any, Any]) -> None:
         """``alive`` (n,): how many of the micro-batch that are alive come before each of the n."""
         share, of = self._settings.share, self._settings.of
         if share == 1:
@@ -62,7 +62,7 @@ class DeadLetterLimit:
                     self._told(label, [found for _, found in window.dead])
                 )
 
-    def _told(self, label: bool, dead: Sequence[Dead]) -> str:
+    def _told(self, label: bool, dead: Sequence[DeadLetter]) -> str:
         what = "labels" if label else "events"
         counts = Counter(kind(d.reason) for d in dead)
         reasons = "; ".join(f"{n:,} x {reason}" for reason, n in counts.most_common(SHOWN))
@@ -82,9 +82,9 @@ class _Window:
     def __init__(self, of: int) -> None:
         self.of = of
         self.seen = 0  # before the micro-batch at hand
-        self.dead: deque[tuple[int, Dead]] = deque()
+        self.dead: deque[tuple[int, DeadLetter]] = deque()
 
-    def add(self, position: int, dead: Dead) -> int:
+    def add(self, position: int, dead: DeadLetter) -> int:
         """One that stands at a position of the micro-batch at hand; how many there are now."""
         at = self.seen + position
         self.dead.append((at, replace(dead, value=None)))  # bytes would take memory

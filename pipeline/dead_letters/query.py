@@ -16,7 +16,7 @@ from pipeline.config.yaml_file import values
 from pipeline.dead_letters.file_writer import Letter, letters
 from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.errors import line
-from streams.kafka.stream import Kafka
+from streams.kafka.stream import KafkaStream
 
 SHOWN = 20
 """Letters in the table where it is not said how many."""
@@ -50,7 +50,7 @@ class RunJob:
         stream = self._raw["stream"]
         if not self._kafka:
             return lambda x: f"{'labels/' if x.label else ''}{x.partition}/{x.offset}"
-        topics = Kafka.topics(self._config(stream))
+        topics = KafkaStream.topics(self._config(stream))
 
         def name(letter: Letter) -> str:
             prefix = "labels/" if letter.label else ""
@@ -59,7 +59,7 @@ class RunJob:
 
         return name
 
-    def stream(self) -> Kafka:
+    def stream(self) -> KafkaStream:
         """The stream, to read from and to send to."""
         raw = self._raw["stream"]
         if not self._kafka:
@@ -75,11 +75,11 @@ class RunJob:
                     f"add --set stream.client.{name}='${{NAME}}' with the name of a variable that "
                     "holds it"
                 )
-        return Kafka(config, self._modules())
+        return KafkaStream(config, self._modules())
 
     def _config(self, raw: dict[str, Any]) -> Any:
         try:
-            return Kafka.Config.model_validate(raw)
+            return KafkaStream.Config.model_validate(raw)
         except ValidationError as error:
             raise JobError(f"{self.file}: stream: {line(error)}") from None
 

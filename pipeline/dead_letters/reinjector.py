@@ -15,7 +15,7 @@ from pipeline.dead_letters.file_writer import Letter
 from pipeline.storage.run_folder import INJECTED
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.records import Place
-from streams.kafka.stream import Kafka
+from streams.kafka.stream import KafkaStream
 
 HEADER = "everlearn-reinjected"
 AT_ONCE = 500
@@ -42,7 +42,7 @@ class Injector:
     Raises ``JobError``, ``StreamError`` and ``OSError``.
     """
 
-    def __init__(self, folder: Path, stream: Kafka) -> None:
+    def __init__(self, folder: Path, stream: KafkaStream) -> None:
         self._file = folder / INJECTED
         self._stream = stream
 

@@ -23,7 +23,7 @@ from streams.core.live_stream import BrokerUnavailableError
 from streams.core.stream import Cursor
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.records import Place
-from streams.kafka.stream import Kafka
+from streams.kafka.stream import KafkaStream
 
 AT_ONCE = 500
 """Letters in a round; after each it is written down how far they have come."""
@@ -85,7 +85,10 @@ class Forwarder(Watcher):
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
         stream = parts.stream
-        if not isinstance(stream, Kafka) or (topic := stream.config.dead_letters.topic) is None:
+        if (
+            not isinstance(stream, KafkaStream)
+            or (topic := stream.config.dead_letters.topic) is None
+        ):
             return
         self._run, self._stream, self._topic = run, stream, topic
         self._file = run.dead.path

@@ -21,7 +21,7 @@ from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.hashing import mix
 from streams.core.state_dict import State, pack, unpack
 from streams.operators.holdout import HoldOut
-from streams.operators.label_join import Held, Outcome, no_labels
+from streams.operators.label_join import LabelledProbes, Outcome, no_labels
 
 _ERRORS = 8  # outcomes that are averaged into one value for the drift detector
 _AT_ONCE = 256  # micro-batches with probes are folded in; one by one costs several times as much
@@ -70,7 +70,7 @@ class Probes:
         self.cuts = 0  # segments that have ended, those merged since among them
         self._starts = [0]
         self._kept: list[tuple[Batch | None, Ints]] = [_NOTHING]
-        self._waiting: list[Held] = []
+        self._waiting: list[LabelledProbes] = []
 
     def enter(self, batch: Batch) -> None:
         """A micro-batch is about to be predicted: segments end where they are to end."""
@@ -147,7 +147,7 @@ class Probes:
         self._kept.append(_NOTHING)
         self.cuts += 1
 
-    def add(self, held: Held) -> None:
+    def add(self, held: LabelledProbes) -> None:
         """Takes in probes whose label has come."""
         self._waiting.append(held)
         if len(self._waiting) >= _AT_ONCE and self._drift is None:

@@ -28,7 +28,7 @@ from streams.decoding.formats.factory import Field
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Messages
-from streams.kafka.stream import Kafka
+from streams.kafka.stream import KafkaStream
 
 WAIT_S = 5.0
 """How long a request waits for the broker."""
@@ -73,7 +73,7 @@ class LabelProducer:
     thread and sent in another, those of all requests that have come by then at once.
     """
 
-    def __init__(self, stream: Kafka) -> None:
+    def __init__(self, stream: KafkaStream) -> None:
         apart = stream.config.labels
         assert apart is not None
         self._topic = apart.topic
@@ -289,7 +289,7 @@ def posted(loaded: LoadedJob) -> LabelProducer | str:
             "topic of their own for them (stream.labels)"
         )
     try:
-        return LabelProducer(Kafka(config, loaded.folder))
+        return LabelProducer(KafkaStream(config, loaded.folder))
     except StreamError as error:  # a file that is not on this machine: it answers all the same
         return f"labels cannot be written here: {line(error)}"
 

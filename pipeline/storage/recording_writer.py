@@ -35,7 +35,7 @@ from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.schema import Schema
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import DeadLetters, StreamConfig
-from streams.recordings.manifest import ABOUT, About, Part, parts, path_of
+from streams.recordings.manifest import ABOUT, Part, RecordingManifest, parts, path_of
 from streams.recordings.table import table_of
 
 PART_ROWS = 65_536
@@ -75,7 +75,7 @@ class Recorder:
         self.journal = journal
         self.say = say
         self.wanted: tuple[int, int] | None = None
-        self._about: About | None = None
+        self._about: RecordingManifest | None = None
         self._next = 0  # number of the block that comes next
         self._hash = hashlib.sha256()  # of the journal, up to the last part
         self._hashed = 0
@@ -109,7 +109,7 @@ class Recorder:
         try:
             there = parts(self.folder)
             if there:
-                self._same(there[-1], About.read(self.folder), about, loaded)
+                self._same(there[-1], RecordingManifest.read(self.folder), about, loaded)
         except StreamError as error:
             raise JobError(str(error)) from None
         if there or self._begun():
@@ -131,7 +131,9 @@ class Recorder:
                 f"{self.folder} is being recorded into by another run: choose another --to"
             ) from None
 
-    def _same(self, last: Part, there: About, about: About, loaded: LoadedJob) -> None:
+    def _same(
+        self, last: Part, there: RecordingManifest, about: RecordingManifest, loaded: LoadedJob
+    ) -> None:
         """Goes on after the last part. Raises ``JobError`` where it is not of this run."""
         end, digest = last.journal
         with self.journal.open("rb") as file:
@@ -321,7 +323,7 @@ class Recorder:
 
 def _about(
     loaded: LoadedJob, stream: Stream, start: dict[str, int], warm_from: str | None
-) -> About:
+) -> RecordingManifest:
     schema = stream.schema
     general = loaded.job.stream.model_dump(
         mode="json", include=set(StreamConfig.model_fields) - {"kind"}
@@ -329,7 +331,7 @@ def _about(
     general["dead_letters"] = {
         name: general["dead_letters"][name] for name in DeadLetters.model_fields
     }
-    return About(
+    return RecordingManifest(
         features=tuple((f.name, f.kind, f.shape) for f in schema.features),
         task=schema.task,
         classes=schema.classes,

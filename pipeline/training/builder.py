@@ -19,13 +19,13 @@ from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Stream
 from streams.operators.base import Operator
-from streams.operators.drop_duplicates import UniqueIds
-from streams.operators.drop_late import TimeOrder
+from streams.operators.drop_duplicates import DropDuplicates
+from streams.operators.drop_late import DropLate
 from streams.operators.holdout import HoldOut
-from streams.operators.label_encoder import Vocabulary
+from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin
-from streams.operators.labels_by_id import LabelsById
-from streams.operators.labels_in_rows import LabelsByEvents, LabelsByTime
+from streams.operators.labels_by_id import JoinById
+from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
 from streams.operators.standardise import Standardise
 
 
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
     """A job, built."""
 
     stream: Stream
-    vocabulary: Vocabulary
+    vocabulary: LabelEncoder
     source: Source
     loop: Loop
     recipe: Recipe
@@ -71,12 +71,12 @@ def build(loaded: LoadedJob) -> Parts:
         making = "operators"
         operators: list[Operator] = []
         if stream.has_ids:
-            operators.append(UniqueIds(job.stream.id_window))
+            operators.append(DropDuplicates(job.stream.id_window))
         if stream.has_time:
-            operators.append(TimeOrder(job.stream.lateness, stream.side_by_side))
+            operators.append(DropLate(job.stream.lateness, stream.side_by_side))
         if job.stream.standardise is not None:
             operators.append(Standardise(job.stream.standardise, schema))
-        vocabulary = Vocabulary(schema.classes)
+        vocabulary = LabelEncoder(schema.classes)
         held = job.evaluate.probes
         if held.cut.drift is not None and schema.task == "regression":
             raise LearnerError("evaluate.probes.cut.drift: it is for classification")
@@ -129,15 +129,15 @@ def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
     if stream.has_arrivals:
         numeric = stream.schema.task == "regression"
         window = (settings.id_window, settings.within, settings.lateness)
-        return LabelsById(settings.wait, segments, exact, numeric, *window)
+        return JoinById(settings.wait, segments, exact, numeric, *window)
     if settings.within is not None:
         raise StreamError(
             "stream.within: for labels that arrive on their own; in the rows of their events they "
             "come after label_delay, and wait is the bound"
         )
     if delay.events is not None:
-        return LabelsByEvents(delay.events, settings.wait, segments, exact)
-    return LabelsByTime(delay.seconds, settings.wait, segments, exact)
+        return DelayByEvents(delay.events, settings.wait, segments, exact)
+    return DelayByEventTime(delay.seconds, settings.wait, segments, exact)
 
 
 def state_digest(state: State) -> str:

@@ -12,13 +12,13 @@ from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment
 from pipeline.training.event_fates import Ledger
-from streams.core.batch import Array, Batch, Dead
+from streams.core.batch import Array, Batch, DeadLetter
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream
 from streams.operators.base import Operator
 from streams.operators.holdout import HoldOut
-from streams.operators.label_encoder import Vocabulary
-from streams.operators.label_join import LabelJoin, Outcome, Revealed, Settled, outcome_of
+from streams.operators.label_encoder import LabelEncoder
+from streams.operators.label_join import LabelJoin, Outcome, Revealed, ScoredRows, outcome_of
 from streams.operators.microbatch import cut
 
 BLOCK = 4096  # rows read at a time
@@ -29,7 +29,7 @@ class Source:
     """Micro-batches of a stream, read, numbered and marked block by block, ahead of the learner."""
 
     def __init__(
-        self, stream: Stream, size: int, vocabulary: Vocabulary, hold_out: HoldOut | None = None
+        self, stream: Stream, size: int, vocabulary: LabelEncoder, hold_out: HoldOut | None = None
     ) -> None:
         self.stream = stream
         self.size = size
@@ -76,9 +76,9 @@ class Loop:
         self.ledger = Ledger(gapless)
         self.probes = probes
         self.once_seen = once_seen
-        self._settled: list[Settled] = []
+        self._settled: list[ScoredRows] = []
         self._seen: list[int] = []  # by the probes, after each of those
-        self.dead: list[Dead] = []  # set aside since somebody last took them away
+        self.dead: list[DeadLetter] = []  # set aside since somebody last took them away
         # Scored since then, each with the learner's version before; None: nobody takes them.
         self.outcomes: list[tuple[int, Outcome]] | None = None
         self._version = 0  # of the learner, when outcomes were last scored
@@ -127,7 +127,7 @@ class Loop:
                 self.outcomes.append((self._version, outcome))
         self._version = self.learner.version
 
-    def _settle(self, settled: Settled) -> None:
+    def _settle(self, settled: ScoredRows) -> None:
         self._settled.append(settled)
         if self.probes is not None:
             self._seen.append(self.probes.seen)
@@ -194,7 +194,7 @@ class Loop:
             "probes": {} if self.probes is None else self.probes.state(),
         }
 
-    def load(self, state: State, vocabulary: Vocabulary) -> None:
+    def load(self, state: State, vocabulary: LabelEncoder) -> None:
         self.learner.load(self.learner.migrate(state["learner"]))
         self.join.load(state["join"], vocabulary.classes)
         for i, operator in enumerate(self.operators):

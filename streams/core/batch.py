@@ -75,7 +75,7 @@ Features = Array | Mapping[str, Column]
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class DeadLetter:
     """An event that cannot be read: where it stands, and why. Kept, never learned.
 
     ``value`` is what stood there, where the stream can tell; with ``label`` it was a label, which
@@ -161,7 +161,7 @@ class Batch:
     probe: NDArray[np.bool_] | None = None
     classes: tuple[ClassName, ...] = ()
     arrivals: Labels | None = None
-    dead: tuple[Dead, ...] = ()
+    dead: tuple[DeadLetter, ...] = ()
     ends: bool = False
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ class Batch:
             dead,
         )
 
-    def _beside(self, start: int, stop: int) -> tuple[Labels | None, tuple[Dead, ...]]:
+    def _beside(self, start: int, stop: int) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
         end = stop + 1 if stop == len(self) else stop
         dead = tuple(
             replace(d, before=d.before - start) for d in self.dead if start <= d.before < end
@@ -298,7 +298,7 @@ class Batch:
         )
 
 
-def _beside(batches: Sequence[Batch]) -> tuple[Labels | None, tuple[Dead, ...]]:
+def _beside(batches: Sequence[Batch]) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
     """What stands beside the rows of batches in a row."""
     if not any(b.arrivals or b.dead for b in batches):
         return None, ()
@@ -339,7 +339,7 @@ def set_aside(batch: Batch, rows: NDArray[np.bool_], reasons: list[str]) -> Batc
     dead = [replace(d, before=int(before[d.before])) for d in batch.dead]
     for row, reason in zip(np.flatnonzero(rows).tolist(), reasons, strict=True):
         dead.append(
-            Dead(
+            DeadLetter(
                 partition=int(batch.partition[row]),
                 offset=int(batch.offset[row]),
                 reason=reason,

@@ -1,6 +1,6 @@
 """From columns of a table to a ``Batch``: vectorised, with every bad row set aside by reason.
 
-A row that cannot be read becomes ``Dead`` and its reason names the column, what it holds and what
+A row that cannot be read becomes ``DeadLetter`` and its reason names the column, what it holds and what
 was expected; nothing in a row raises. What becomes of a row depends on that row alone, so the
 result is the same however the stream is cut into blocks.
 """
@@ -17,7 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from streams.core.batch import Array, Batch, ClassName, Column, Dead, Features, Floats, Ints, Ragged
+from streams.core.batch import (
+    Array,
+    Batch,
+    ClassName,
+    Column,
+    DeadLetter,
+    Features,
+    Floats,
+    Ints,
+    Ragged,
+)
 from streams.core.schema import Feature, Scalar, Schema
 from streams.decoding.columns import (
     Mask,
@@ -78,7 +88,7 @@ class Decoder:
         partition: Array,
         offset: Ints,
         position: Floats,
-        aside: Sequence[Dead] = (),
+        aside: Sequence[DeadLetter] = (),
     ) -> Batch:
         """The batch of the m rows of ``table``, less the bad ones.
 
@@ -272,15 +282,25 @@ class _Refused:
         return keep
 
     def dead(
-        self, keep: Mask | None, ids: Ints, partition: Array, offset: Ints, aside: Sequence[Dead]
-    ) -> tuple[Dead, ...]:
+        self,
+        keep: Mask | None,
+        ids: Ints,
+        partition: Array,
+        offset: Ints,
+        aside: Sequence[DeadLetter],
+    ) -> tuple[DeadLetter, ...]:
         if not aside and not self._reasons:
             return ()
         alive = np.zeros(self.rows + 1, np.int64)
         np.cumsum(np.ones(self.rows) if keep is None else keep, out=alive[1:])
         found = [(d.before, replace(d, before=int(alive[d.before]))) for d in aside]
         found += [
-            (row, Dead(int(partition[row]), int(offset[row]), why, int(ids[row]), int(alive[row])))
+            (
+                row,
+                DeadLetter(
+                    int(partition[row]), int(offset[row]), why, int(ids[row]), int(alive[row])
+                ),
+            )
             for row, why in sorted(self._reasons.items())
         ]
         # A row set aside at b stands before row b: the sort is stable, and asides come first.

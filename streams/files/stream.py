@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import field_validator, model_validator
 
-from streams.core.batch import Array, Batch, ClassName, Dead, Ints, Labels
+from streams.core.batch import Array, Batch, ClassName, DeadLetter, Ints, Labels
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Schema, Task
 from streams.core.settings import Settings
@@ -142,7 +142,7 @@ class RecordedConfig(StreamConfig):
         return self
 
 
-class Recorded(Stream):
+class FileStream(Stream):
     """Events from Parquet and CSV files.
 
     Attributes:
@@ -313,5 +313,5 @@ def _carry(batch: Batch, due: Sequence[tuple[Batch, Ints]]) -> Batch:
     return replace(batch, arrivals=arrivals, classes=classes)
 
 
-def _malformed(partition: int, offset: int, why: str, before: int) -> Dead:
-    return Dead(partition, offset, why, (partition << POSITION_BITS) + offset, before)
+def _malformed(partition: int, offset: int, why: str, before: int) -> DeadLetter:
+    return DeadLetter(partition, offset, why, (partition << POSITION_BITS) + offset, before)

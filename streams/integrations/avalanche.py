@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from streams.core.batch import Array, Batch, ClassName, Dead, Ints
+from streams.core.batch import Array, Batch, ClassName, DeadLetter, Ints
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
 from streams.core.settings import unknown
@@ -23,7 +23,7 @@ from streams.core.stream_config import StreamConfig
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche, one_line
 
 
-class AvalancheConfig(StreamConfig):
+class AvalancheStreamConfig(StreamConfig):
     """Settings of a stream made of an Avalanche benchmark.
 
     Attributes:
@@ -63,10 +63,10 @@ class AvalancheStream(Stream):
     """
 
     kind = "avalanche"
-    Config = AvalancheConfig
+    Config = AvalancheStreamConfig
     dtype = "float32"
 
-    def __init__(self, config: AvalancheConfig, folder: Path) -> None:
+    def __init__(self, config: AvalancheStreamConfig, folder: Path) -> None:
         self.config = config
         self._online = import_avalanche().benchmarks.OnlineCLExperience
         self._random = OwnRandom(config.seed)
@@ -206,7 +206,9 @@ class AvalancheStream(Stream):
         good[list(found)] = False
         wanted = f"{self._feature.kind} {'x'.join(map(str, shape))}"
         dead = tuple(
-            Dead(0, int(offset[i]), f"x holds {held}; expected {wanted}", int(offset[i]), before)
+            DeadLetter(
+                0, int(offset[i]), f"x holds {held}; expected {wanted}", int(offset[i]), before
+            )
             for i, held in sorted(found.items())
             for before in [int(good[:i].sum())]
         )
@@ -261,7 +263,7 @@ def schema_of(
     return Schema((feature,), "classification", tuple(sorted(found)))
 
 
-def _made(config: AvalancheConfig) -> dict[str, Any]:
+def _made(config: AvalancheStreamConfig) -> dict[str, Any]:
     """The streams of the benchmark by name."""
     where = f"stream.benchmark: {config.benchmark}"
     module, _, name = config.benchmark.partition(":")

@@ -24,7 +24,7 @@ from streams.decoding.columns import column_of
 from streams.decoding.decoder import Columns, Decoder, Named
 
 
-class RiverConfig(StreamConfig):
+class RiverStreamConfig(StreamConfig):
     """Settings of a river stream.
 
     Attributes:
@@ -40,7 +40,7 @@ class RiverConfig(StreamConfig):
     limit: PositiveInt | None = None
 
 
-class River(Stream):
+class RiverStream(Stream):
     """Events of a river data set: numbers, booleans and dates are numeric, all else categorical.
 
     The features are those of the first event; one that a later event lacks makes it dead. There is
@@ -49,9 +49,9 @@ class River(Stream):
     """
 
     kind = "river"
-    Config = RiverConfig
+    Config = RiverStreamConfig
 
-    def __init__(self, config: RiverConfig, folder: Path) -> None:
+    def __init__(self, config: RiverStreamConfig, folder: Path) -> None:
         self.config = config
         self._class = _find(config.dataset)
         dataset = self._dataset()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.core.batch import Array, Batch, Dead, Ints, Labels, set_aside
+from streams.core.batch import Array, Batch, DeadLetter, Ints, Labels, set_aside
 from streams.core.errors import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
@@ -112,7 +112,7 @@ class Blocks:
         table, bad = format.read(values)
         alive = np.ones(len(values), np.bool_)
         alive[[i for i, _ in bad]] = False
-        aside: list[Dead] = []
+        aside: list[DeadLetter] = []
         if bad:
             place = np.zeros(len(values) + 1, np.int64)
             np.cumsum(alive, out=place[1:])
@@ -122,7 +122,7 @@ class Blocks:
                     why = f"{sizes[i]:,} bytes; expected at most {most:,} (stream.max_bytes)"
                 where = int(messages.partition[i]), int(messages.offset[i])
                 aside.append(
-                    Dead(*where, why, (where[0] << POSITION_BITS) + where[1], int(place[i]))
+                    DeadLetter(*where, why, (where[0] << POSITION_BITS) + where[1], int(place[i]))
                 )
         partition, offset, time = (column[alive] for column in messages[1:4])
         # Without a time stamp a label's time is unknown; an event's has to be some time.
@@ -135,7 +135,7 @@ class Blocks:
         return batch, alive
 
 
-def _with_values(dead: Iterable[Dead], messages: Messages) -> list[Dead]:
+def _with_values(dead: Iterable[DeadLetter], messages: Messages) -> list[DeadLetter]:
     return [
         d
         if d.value is not None

@@ -45,7 +45,7 @@ LAST_S = 2.0
 """How long the last positions may take to be told to Kafka."""
 
 
-class Kafka(LiveStream):
+class KafkaStream(LiveStream):
     """Events, and labels, from topics.
 
     Attributes:

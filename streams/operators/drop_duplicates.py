@@ -13,7 +13,7 @@ from streams.core.state_dict import State
 from streams.operators.base import Operator
 
 
-class UniqueIds(Operator):
+class DropDuplicates(Operator):
     """Sets aside an event whose id was seen within the last ``window`` events.
 
     The window moves by whole micro-batches, so it is at least ``window`` and at most that and one

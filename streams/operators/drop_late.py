@@ -11,7 +11,7 @@ from streams.core.state_dict import State
 from streams.operators.base import Operator
 
 
-class TimeOrder(Operator):
+class DropLate(Operator):
     """Sets aside an event whose time is more than ``lateness`` seconds before the latest seen: of
     the whole stream, or, where partitions are written and read side by side, of its partition."""
 

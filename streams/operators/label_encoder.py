@@ -13,7 +13,7 @@ from streams.core.stream import Cursor
 _NEW = -2
 
 
-class Vocabulary:
+class LabelEncoder:
     """Turns the class codes of each block into codes of one numbering for the whole stream.
 
     A class gets the next code when it first appears, so that the code of an event depends on

@@ -21,7 +21,7 @@ from streams.core.state_dict import State, pack, unpack
 NONE = np.empty(0, np.int64)
 
 
-class Held(NamedTuple):
+class LabelledProbes(NamedTuple):
     """Probes whose label has become known: ``rows`` (p,) of a ``batch``, and ``place`` (p,), how
     many events had been pushed before each."""
 
@@ -45,7 +45,7 @@ class Revealed:
     batch: Batch
     before: Ints
     corrected: tuple[Ints, Array] | None = None
-    probes: Held | None = None
+    probes: LabelledProbes | None = None
 
     def __len__(self) -> int:
         return len(self.before)
@@ -139,7 +139,7 @@ class Chunk:
 Pieces = list[tuple[Chunk, slice | Ints]]
 
 
-class Picked(NamedTuple):
+class ReadyRows(NamedTuple):
     """Rows of chunks that leave, piece by piece, and the order in which they do."""
 
     pieces: Pieces
@@ -149,7 +149,7 @@ class Picked(NamedTuple):
     corrected: tuple[Ints, Array] | None = None
 
 
-class Settled(NamedTuple):
+class ScoredRows(NamedTuple):
     """What one micro-batch settled, by reference: many are made into an ``Outcome`` at once, which
     costs far less than one by one."""
 
@@ -164,7 +164,7 @@ class Settled(NamedTuple):
         return outcome_of([self])
 
 
-def outcome_of(settled: Sequence[Settled]) -> Outcome:
+def outcome_of(settled: Sequence[ScoredRows]) -> Outcome:
     """The outcomes of one or more micro-batches, in their order."""
     lag = np.concatenate([s.lag for s in settled])
     y = np.concatenate([s.y for s in settled])
@@ -183,7 +183,7 @@ def outcome_of(settled: Sequence[Settled]) -> Outcome:
     return Outcome(ids, y, value, proba, no_change, lag, *fates)
 
 
-def _selection(settled: Sequence[Settled]) -> Ints | None:
+def _selection(settled: Sequence[ScoredRows]) -> Ints | None:
     """Which of the joined rows stay, in which order; None: all, as they stand."""
     if all(s.order is None and s.mask is None for s in settled):
         return None
@@ -223,10 +223,10 @@ class LabelJoin(ABC):
         self._next = 0  # number of the next chunk
         self._pushed = 0  # events pushed so far
         self._last: Array = NONE  # (1,) the last label known; empty before the first micro-batch
-        self._settling: tuple[Chunk, Settled] | None = None
+        self._settling: tuple[Chunk, ScoredRows] | None = None
 
     @abstractmethod
-    def _pick(self, chunk: Chunk, batch: Batch) -> Picked | None:
+    def _pick(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
         """The rows whose label is known by the end of ``batch``, which ``chunk`` holds."""
 
     def __len__(self) -> int:
@@ -248,7 +248,7 @@ class LabelJoin(ABC):
         expired = np.concatenate([c.batch.ids[rows] for c, rows in gone]) if gone else NONE
         return self._reveal(chunk, picked, expired)
 
-    def settle(self, value: Array, proba: Array | None) -> Settled:
+    def settle(self, value: Array, proba: Array | None) -> ScoredRows:
         """Predictions that have met their labels.
 
         Args:
@@ -260,14 +260,14 @@ class LabelJoin(ABC):
         newest.value, newest.proba = value, proba
         return settled
 
-    def finish(self, size: int) -> Iterator[tuple[Revealed, Settled]]:
+    def finish(self, size: int) -> Iterator[tuple[Revealed, ScoredRows]]:
         """What waits at the true end of the stream: labels in the rows are known now, in their
         order, ``size`` rows at a time; the other events have none."""
         for picked in self._remaining(size):
             nothing = Chunk(-1, picked.pieces[0][0].batch[:0], NONE)
             yield self._reveal(nothing, picked, NONE), self.settle(NONE, None)
 
-    def _remaining(self, size: int) -> Iterator[Picked]:
+    def _remaining(self, size: int) -> Iterator[ReadyRows]:
         chunks = [*self._chunks.values()]
         self._chunks.clear()
         if not chunks:
@@ -281,7 +281,7 @@ class LabelJoin(ABC):
         rest.proba = _join_proba(pieces)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            yield Picked([(rest, rows)], np.zeros(len(rows), np.int64), None, y[rows])
+            yield ReadyRows([(rest, rows)], np.zeros(len(rows), np.int64), None, y[rows])
 
     @abstractmethod
     def _last_labels(self, pieces: Pieces) -> tuple[Array, Ints]:
@@ -313,14 +313,14 @@ class LabelJoin(ABC):
         if not chunk.waiting:
             del self._chunks[chunk.number]
 
-    def _reveal(self, chunk: Chunk, picked: Picked | None, expired: Ints) -> Revealed:
+    def _reveal(self, chunk: Chunk, picked: ReadyRows | None, expired: Ints) -> Revealed:
         n = len(chunk.batch)
         corrected = None if picked is None else picked.corrected
         if picked is None or not picked.pieces:
             none = self._last[:0]
             chunk.know(self._last, NONE, none)
             fates = (NONE, NONE, NONE, expired)
-            self._settling = (chunk, Settled([], None, none, None, NONE, fates))
+            self._settling = (chunk, ScoredRows([], None, none, None, NONE, fates))
             return Revealed(replace(chunk.batch[:0], y=none), NONE, corrected)
         batch = Batch.gather([(c.batch, rows) for c, rows in picked.pieces])
         if picked.order is not None:
@@ -343,11 +343,11 @@ class LabelJoin(ABC):
             rows = np.flatnonzero(batch.probe)
             others = np.flatnonzero(~batch.probe)
             learn, learn_before = batch.take(others), before[others]
-            probes = Held(batch, rows, _arrived(picked, mask)[rows])
+            probes = LabelledProbes(batch, rows, _arrived(picked, mask)[rows])
             probe = batch.ids[rows]
         fates = (learn.ids, probe, unlabelled, expired)
         lag = np.zeros_like(before) if self.exact else n - before
-        self._settling = (chunk, Settled(picked.pieces, picked.order, y, mask, lag, fates))
+        self._settling = (chunk, ScoredRows(picked.pieces, picked.order, y, mask, lag, fates))
         return Revealed(learn, learn_before, corrected, probes)
 
     def _shown(self, batch: Batch) -> Batch:
@@ -401,7 +401,7 @@ class LabelJoin(ABC):
             chunk.proba = state["proba"][cut, :width] if width >= 0 else None
 
 
-def _arrived(picked: Picked, mask: NDArray[np.bool_] | None) -> Ints:
+def _arrived(picked: ReadyRows, mask: NDArray[np.bool_] | None) -> Ints:
     """(m,) events pushed before each of those that are revealed."""
     index = np.concatenate([c.index[rows] for c, rows in picked.pieces])
     index = index if picked.order is None else index[picked.order]

@@ -16,10 +16,10 @@ from streams.operators.label_join import (
     NONE,
     Chunk,
     LabelJoin,
-    Picked,
     Pieces,
+    ReadyRows,
     Revealed,
-    Settled,
+    ScoredRows,
     no_label,
     no_labels,
 )
@@ -28,7 +28,7 @@ _ROW_BITS = 32  # an awaiting row is named by (number of its chunk << 32 | row)
 _ROW = 2**_ROW_BITS - 1
 
 
-class Agenda:
+class TimerQueue:
     """Names by the time when each must be looked at; a NaN is never. Names that are no longer
     wanted may stay in it: it is made anew from those that are before they outnumber them."""
 
@@ -54,7 +54,7 @@ class Agenda:
 
 
 @dataclass(slots=True)
-class Turn:
+class JoinStep:
     """One micro-batch of n events on its way through the join.
 
     Attributes:
@@ -80,7 +80,7 @@ class Turn:
         self.where[i] = at
 
 
-class LabelsById(LabelJoin):
+class JoinById(LabelJoin):
     """Labels that arrive on their own.
 
     * The first label of an event wins.
@@ -139,14 +139,14 @@ class LabelsById(LabelJoin):
         self._where: dict[int, int] = {}  # id -> awaiting row
         self._past: OrderedDict[int, float | None] = OrderedDict()  # id -> label; None: expired
         self._early: OrderedDict[int, tuple[float, float]] = OrderedDict()  # id -> label, its time
-        self._ending = Agenda(self._first_ends)  # numbers of chunks
-        self._aging = Agenda(lambda: ((t + self._span, i) for i, (_, t) in self._early.items()))
+        self._ending = TimerQueue(self._first_ends)  # numbers of chunks
+        self._aging = TimerQueue(lambda: ((t + self._span, i) for i, (_, t) in self._early.items()))
 
-    def _pick(self, chunk: Chunk, batch: Batch) -> Picked | None:
+    def _pick(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
         n = len(batch)
         clock = [self._now, *np.fmax.accumulate(np.fmax(batch.time, self._now)).tolist()]
         start = self._pushed - n
-        turn = Turn(batch.ids.tolist(), chunk.number << _ROW_BITS, start, clock)
+        turn = JoinStep(batch.ids.tolist(), chunk.number << _ROW_BITS, start, clock)
         arrivals = batch.arrivals
         if arrivals is not None:
             given = ~no_labels(arrivals.y)
@@ -174,7 +174,7 @@ class LabelsById(LabelJoin):
             self._plan(chunk)
         return self._picked(turn)
 
-    def _come(self, turn: Turn, stop: int) -> None:
+    def _come(self, turn: JoinStep, stop: int) -> None:
         """The events up to row ``stop`` of the micro-batch have been predicted."""
         come, turn.come = turn.come, stop
         if not self._early:
@@ -189,14 +189,14 @@ class LabelsById(LabelJoin):
                 self.counts["stray"] += held is not None
                 self._where[i] = turn.base + row
 
-    def _has_ended(self, turn: Turn, at: int, before: int) -> bool:
+    def _has_ended(self, turn: JoinStep, at: int, before: int) -> bool:
         """Whether the event of an awaiting row no longer waits just before a row."""
         chunk, row = self._chunks[at >> _ROW_BITS], at & _ROW
         if turn.start + before - chunk.index.item(row) > self.wait:
             return True
         return turn.clock[before] > chunk.batch.time.item(row) + self._span
 
-    def _unexpected(self, turn: Turn, i: int, y: float, time: float, before: int) -> None:
+    def _unexpected(self, turn: JoinStep, i: int, y: float, time: float, before: int) -> None:
         """A label whose event does not wait (any more, or yet)."""
         if i in turn.where:
             at = turn.where[i]
@@ -246,7 +246,7 @@ class LabelsById(LabelJoin):
                 del self._early[i]
                 self.counts["stray"] += 1
 
-    def _picked(self, turn: Turn) -> Picked | None:
+    def _picked(self, turn: JoinStep) -> ReadyRows | None:
         found, corrected, corrections = turn.found, turn.corrected, None
         if corrected:
             corrections = (
@@ -254,7 +254,7 @@ class LabelsById(LabelJoin):
                 np.fromiter(corrected.values(), self._dtype, len(corrected)),
             )
         if not found:
-            return None if corrections is None else Picked([], NONE, corrected=corrections)
+            return None if corrections is None else ReadyRows([], NONE, corrected=corrections)
         by_time = sorted(found.items(), key=lambda item: item[1][2])
         self._remember((i, corrected.get(i, y)) for _, (i, y, _) in by_time)
         at = np.array([row for row, _ in by_time], np.int64)
@@ -270,7 +270,7 @@ class LabelsById(LabelJoin):
             self._close(home, rows[part])
         back = np.empty_like(by_chunk)
         back[by_chunk] = np.arange(len(by_chunk))
-        return Picked(pieces, before, back, y, corrections)
+        return ReadyRows(pieces, before, back, y, corrections)
 
     def _remember(self, labels: Iterable[tuple[int, float | None]]) -> None:
         for i, y in labels:
@@ -316,7 +316,7 @@ class LabelsById(LabelJoin):
             return math.nan
         return float(np.fmin.reduce(chunk.batch.time[chunk.open_rows()])) + self._span
 
-    def finish(self, size: int) -> Iterator[tuple[Revealed, Settled]]:
+    def finish(self, size: int) -> Iterator[tuple[Revealed, ScoredRows]]:
         self.counts["stray"] += len(self._early)
         self._early.clear()
         self._where.clear()

@@ -8,10 +8,10 @@ import numpy as np
 
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.state_dict import State
-from streams.operators.label_join import Chunk, LabelJoin, Picked, Pieces, no_label
+from streams.operators.label_join import Chunk, LabelJoin, Pieces, ReadyRows, no_label
 
 
-class LabelsByEvents(LabelJoin):
+class DelayByEvents(LabelJoin):
     """Labels in the rows: that of event i is known just before event i + ``delay`` is predicted,
     or, with delay 0, right after its own prediction."""
 
@@ -22,12 +22,12 @@ class LabelsByEvents(LabelJoin):
         self.delay = delay
         self._given = 0
 
-    def _pick(self, chunk: Chunk, batch: Batch) -> Picked | None:
+    def _pick(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
         m = self._pushed - self.delay - self._given
         if m <= 0:
             return None
         first = self._given + max(self.delay, 1) - (self._pushed - len(batch))
-        return Picked(self._take(m), np.arange(first, first + m))
+        return ReadyRows(self._take(m), np.arange(first, first + m))
 
     def _take(self, m: int) -> Pieces:
         pieces: Pieces = []
@@ -57,7 +57,7 @@ class LabelsByEvents(LabelJoin):
         self._given = state["given"]
 
 
-class LabelsByTime(LabelJoin):
+class DelayByEventTime(LabelJoin):
     """Labels in the rows: known just before the first event whose time has come to ``due``.
 
     ``delay`` seconds after the event; None: at the ``due`` of each row (NaN: never).
@@ -71,7 +71,7 @@ class LabelsByTime(LabelJoin):
         self._now = -np.inf
         self._first_due: list[tuple[float, int]] = []  # heap of (earliest due in chunk, its number)
 
-    def _pick(self, chunk: Chunk, batch: Batch) -> Picked | None:
+    def _pick(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
         n = len(batch)
         if not n:
             return None
@@ -106,7 +106,7 @@ class LabelsByTime(LabelJoin):
         before = np.searchsorted(time, due)
         before = np.maximum(before, index - (self._pushed - n) + 1)  # not before its own prediction
         order = np.lexsort((index, due, before))
-        return Picked([*pieces], before[order], order)
+        return ReadyRows([*pieces], before[order], order)
 
     def _plan(self, chunk: Chunk) -> None:
         assert chunk.due is not None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.core.batch import Batch, Dead
+from streams.core.batch import Batch, DeadLetter
 
 STREAK = 4096  # dead events
 
@@ -93,7 +93,7 @@ def _streak(block: Batch, streak: int) -> tuple[int, int] | None:
     return None
 
 
-def _dead(block: Batch, labels: bool) -> tuple[Dead, ...]:
+def _dead(block: Batch, labels: bool) -> tuple[DeadLetter, ...]:
     """The dead ones of a block that are labels, or those that are events."""
     return tuple(d for d in block.dead if d.label is labels)
 

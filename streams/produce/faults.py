@@ -13,7 +13,7 @@ LARGE_BYTES = 200_000
 ABSURD_TIME = 1e18  # some 30 billion years from now
 
 
-class Poison:
+class FaultInjector:
     """Makes bad messages out of good ones, each of another kind at random.
 
     No reader of the fields that the good ones have can take one for an event: in the right types

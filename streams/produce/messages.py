@@ -23,7 +23,7 @@ from streams.core.errors import StreamError
 from streams.core.settings import unknown
 from streams.decoding.columns import plain, seconds
 from streams.files.readers import PACKAGE_ROOT
-from streams.produce.faults import Poison
+from streams.produce.faults import FaultInjector
 from streams.produce.table import Table, floats, values
 
 BLOCK_ROWS = 4096
@@ -34,7 +34,7 @@ class ProduceError(Exception):
     """Nothing can be sent: the message names the place and the remedy."""
 
 
-class Message(NamedTuple):
+class ProducedMessage(NamedTuple):
     """``label``: it goes to the topic of labels."""
 
     label: bool
@@ -85,7 +85,7 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ProducePlan:
     """What is sent.
 
     Attributes:
@@ -113,7 +113,7 @@ class Plan:
     seed: int = 0
 
 
-class Outgoing:
+class MessageGenerator:
     """The messages of a plan.
 
     Attributes:
@@ -124,7 +124,7 @@ class Outgoing:
         ProduceError: the file cannot be read, or has not what the plan names.
     """
 
-    def __init__(self, plan: Plan, partitions: int) -> None:
+    def __init__(self, plan: ProducePlan, partitions: int) -> None:
         self.plan, self.partitions = plan, partitions
         self.events = self.labels = self.skipped = 0
         # As a job finds its files: from here, else from where the packages lie.
@@ -150,7 +150,7 @@ class Outgoing:
         self._spread = self._deviations() if any(d.kind == "shift" for d in plan.drift) else {}
         self._next = self._classes() if any(d.kind == "swap" for d in plan.drift) else {}
         roles = (plan.id or "id", plan.time, self._features)
-        self.poison = Poison(plan.poison, plan.seed, self._frame, *roles)
+        self.poison = FaultInjector(plan.poison, plan.seed, self._frame, *roles)
         self._held: list[tuple[float, int, Any, Any]] = []  # heap of (due, event, id, label)
         self._now = -math.inf
 
@@ -178,7 +178,7 @@ class Outgoing:
             described[name] = [dtype.base.name, *dtype.shape] if dtype.shape else dtype.name
         return described
 
-    def chunks(self, size: int) -> Iterator[tuple[int, list[Message]]]:
+    def chunks(self, size: int) -> Iterator[tuple[int, list[ProducedMessage]]]:
         """Messages of at most ``size`` events at a time, and of how many; the labels that are
         still awaited at the end come with none."""
         plan = self.plan
@@ -208,7 +208,7 @@ class Outgoing:
                 shift += (last - first) * (1 + 1 / max(1, self.events - begun - 1))
         yield 0, self._due(math.inf)
 
-    def _messages(self, rows: pa.RecordBatch, time: Any) -> list[Message]:
+    def _messages(self, rows: pa.RecordBatch, time: Any) -> list[ProducedMessage]:
         plan, n, start = self.plan, rows.num_rows, self.events
         columns = {name: self._table.column(rows, name) for name in self._features}
         label: list[Any] = [None] * n
@@ -226,7 +226,7 @@ class Outgoing:
         if plan.label is not None and not plan.labels:
             fields[plan.label] = label
         encoded = self._encoded(fields, columns)
-        found: list[Message] = []
+        found: list[ProducedMessage] = []
         for row in range(n):
             event = start + row
             if time is not None:
@@ -236,8 +236,8 @@ class Outgoing:
                 found += self._due(due)
             partition = event % self.partitions
             if bad := self.poison.of_event(encoded[row]):
-                found.append(Message(False, partition, None, bad))
-            found.append(Message(False, partition, str(ids[row]).encode(), encoded[row]))
+                found.append(ProducedMessage(False, partition, None, bad))
+            found.append(ProducedMessage(False, partition, str(ids[row]).encode(), encoded[row]))
             if plan.labels and label[row] is not None and label[row] == label[row]:
                 until = float(event + max(1, plan.delay.events))
                 if plan.delay.seconds is not None:
@@ -246,7 +246,7 @@ class Outgoing:
         self.events += n
         return found
 
-    def _due(self, until: float) -> list[Message]:
+    def _due(self, until: float) -> list[ProducedMessage]:
         """The labels that are due."""
         found = []
         while self._held and self._held[0][0] <= until:
@@ -257,8 +257,8 @@ class Outgoing:
             value = _json(message)
             partition = event % self.partitions
             if bad := self.poison.of_label(value):
-                found.append(Message(True, partition, None, bad))
-            found.append(Message(True, partition, str(i).encode(), value))
+                found.append(ProducedMessage(True, partition, None, bad))
+            found.append(ProducedMessage(True, partition, str(i).encode(), value))
             self.labels += 1
         return found
 

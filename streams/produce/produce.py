@@ -7,14 +7,14 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from streams.produce.messages import Outgoing, Plan, ProduceError
+from streams.produce.messages import MessageGenerator, ProduceError, ProducePlan
 from streams.produce.senders import Confluent, KafkaPython, Sender, prepare
 
 CHUNK_EVENTS = 2048
 
 
 def produce(
-    plan: Plan,
+    plan: ProducePlan,
     servers: str,
     topic: str,
     labels_topic: str | None = None,
@@ -43,7 +43,7 @@ def produce(
     """
     if fast and find_spec("confluent_kafka") is None:
         raise ProduceError("--fast: confluent-kafka is not installed: pip install confluent-kafka")
-    out = Outgoing(plan, 1)  # the file before the broker: it is the nearer of the two
+    out = MessageGenerator(plan, 1)  # the file before the broker: it is the nearer of the two
     topics = [topic] if labels_topic is None else [topic, labels_topic]
     out.partitions = prepare(servers, topics, partitions)
     sender: Sender = Confluent(servers) if fast else KafkaPython(servers)
@@ -71,7 +71,7 @@ def produce(
 
 
 def _send(
-    out: Outgoing,
+    out: MessageGenerator,
     sender: Sender,
     topics: list[str],
     rate: float | None,

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from streams.core.errors import line
-from streams.produce.messages import Message, ProduceError
+from streams.produce.messages import ProducedMessage, ProduceError
 
 REACH_S = 10.0
 """How long a broker may take to answer before it counts as away."""
@@ -30,7 +30,7 @@ class Sender(ABC):
     """Hands messages to Kafka, in the order of each partition."""
 
     @abstractmethod
-    def send(self, messages: list[tuple[str, Message]]) -> None:
+    def send(self, messages: list[tuple[str, ProducedMessage]]) -> None:
         """Messages and their topics. Raises ``SendError`` once one was not taken."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class KafkaPython(Sender):
             allow_auto_create_topics=False,
         )
 
-    def send(self, messages: list[tuple[str, Message]]) -> None:
+    def send(self, messages: list[tuple[str, ProducedMessage]]) -> None:
         send = self._producer.send
         with self._failing():
             self._chunks.append(
@@ -105,7 +105,7 @@ class Confluent(Sender):
             logger=logging.getLogger("confluent_kafka"),
         )
 
-    def send(self, messages: list[tuple[str, Message]]) -> None:
+    def send(self, messages: list[tuple[str, ProducedMessage]]) -> None:
         produce = self._producer.produce
         for topic, message in messages:
             while True:

@@ -24,7 +24,7 @@ ABOUT = "recording.json"
 _KEY = b"everlearn"
 
 
-class About(Settings):
+class RecordingManifest(Settings):
     """What ``recording.json`` says.
 
     Attributes:
@@ -64,7 +64,7 @@ class About(Settings):
         return Schema(tuple(Feature(*f) for f in self.features), self.task, self.classes)
 
     @classmethod
-    def read(cls, folder: Path) -> About:
+    def read(cls, folder: Path) -> RecordingManifest:
         """Raises ``StreamError``."""
         file = folder / ABOUT
         try:

@@ -26,7 +26,7 @@ from streams.core.pacing import pause
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import stated
-from streams.recordings.manifest import About, Part, parts, unreadable
+from streams.recordings.manifest import Part, RecordingManifest, parts, unreadable
 from streams.recordings.table import blocks_of
 
 SLICE_S = 0.02
@@ -69,7 +69,7 @@ class RecordingConfig(StreamConfig):
         return None if start is None else stated(start)
 
 
-class Recording(Stream):
+class RecordingStream(Stream):
     """The parts that are there as it is made."""
 
     kind = "recording"
@@ -79,7 +79,7 @@ class Recording(Stream):
         self.config = config
         stated = Path(config.path).expanduser()
         self.path = folder / stated if (folder / stated).exists() else stated.absolute()
-        self.about = about = About.read(self.path)
+        self.about = about = RecordingManifest.read(self.path)
         self.schema = about.schema_
         self.has_ids = about.has_ids
         self.has_time = about.has_time

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.core.batch import Array, Batch, ClassName, Column, Dead, Features, Labels, Ragged
+from streams.core.batch import Array, Batch, ClassName, Column, DeadLetter, Features, Labels, Ragged
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
 
@@ -329,7 +329,7 @@ def _arrivals(table: pa.Table, what: Array, labels: Array) -> Labels | None:
     )
 
 
-def _dead(table: pa.Table, what: Array, is_dead: Array) -> list[Dead]:
+def _dead(table: pa.Table, what: Array, is_dead: Array) -> list[DeadLetter]:
     if not is_dead.any():
         return []
     rows = table.select(["_partition", "_offset", "_reason", "id", "_value"])
@@ -337,7 +337,7 @@ def _dead(table: pa.Table, what: Array, is_dead: Array) -> list[Dead]:
     before: list[int] = np.cumsum(what == EVENT)[is_dead].tolist()
     of_labels: list[bool] = (what[is_dead] == DEAD_LABEL).tolist()
     return [
-        Dead(partition, offset, reason, id_, row, value, label)
+        DeadLetter(partition, offset, reason, id_, row, value, label)
         for partition, offset, reason, id_, value, row, label in zip(
             *columns, before, of_labels, strict=True
         )

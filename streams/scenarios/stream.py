@@ -78,7 +78,7 @@ class ScenarioConfig(StreamConfig):
         return self
 
 
-class Scenario(Stream):
+class ScenarioStream(Stream):
     """Events of a data set in the order of a plan; an event's id and time are its row in it.
 
     Attributes:

@@ -20,7 +20,7 @@ from pipeline.training.event_fates import Ledger
 from streams.core.live_stream import BrokerUnavailableError, ranges_of
 from streams.kafka import stream as module
 from streams.kafka.config import KafkaConfig
-from streams.kafka.stream import Kafka
+from streams.kafka.stream import KafkaStream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -69,7 +69,7 @@ def test_a_broker_dies_and_comes_back(
             label="y",
             client=OLD | {"bootstrap_timeout_ms": 1000},
         )
-        stream = Kafka(config, tmp_path)
+        stream = KafkaStream(config, tmp_path)
         ids: list[int] = []
         at = stream.start()
         assert at == {"0": 0, "1": 0}
@@ -94,7 +94,7 @@ def test_a_broker_dies_and_comes_back(
         lag = Lag(every_s=0.1)
         run: Any = SimpleNamespace(say=said.append)
         parts: Any = SimpleNamespace(
-            stream=Kafka(config, tmp_path), loop=SimpleNamespace(ledger=Ledger())
+            stream=KafkaStream(config, tmp_path), loop=SimpleNamespace(ledger=Ledger())
         )
         lag.begin(run, parts, None)
         thread = threading.Thread(target=read)

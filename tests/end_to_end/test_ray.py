@@ -31,7 +31,7 @@ from experiments.demo.client import Client, elec2_events
 from streams.core.batch import Batch
 from streams.core.live_stream import ranges_of
 from streams.core.stream import Cursor, Stream
-from streams.files.stream import Recorded, RecordedConfig
+from streams.files.stream import FileStream, RecordedConfig
 
 pytest.importorskip("ray")
 
@@ -567,9 +567,9 @@ def test_an_odd_stream_whose_source_is_killed_in_parts_and_warm(
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+def odd(tmp_path_factory: pytest.TempPathFactory) -> FileStream:
     settings = odd_stream(tmp_path_factory.mktemp("odd") / "data")
-    return Recorded(RecordedConfig.model_validate(settings), Path())
+    return FileStream(RecordedConfig.model_validate(settings), Path())
 
 
 def rest(stream: Stream, cursor: Cursor, size: int) -> tuple[list[Any], list[Any]]:
@@ -598,7 +598,9 @@ def rest(stream: Stream, cursor: Cursor, size: int) -> tuple[list[Any], list[Any
 @example(1000, 40, 5)  # the cut lies in a row of dead events
 @example(5000, 97, 0)
 @settings(max_examples=6)
-def test_reading_goes_on_after_any_block(odd: Recorded, size: int, other: int, blocks: int) -> None:
+def test_reading_goes_on_after_any_block(
+    odd: FileStream, size: int, other: int, blocks: int
+) -> None:
     cursor: Cursor = {}
     came: list[Batch] = []
     for block in islice(odd.read({}, size), blocks):

@@ -17,14 +17,14 @@ from torch import nn
 
 from learners.base import Learner, LearnerError, Prediction
 from learners.baselines.prior import Prior
-from learners.integrations.avalanche import AvalancheConfig, AvalancheLearner
+from learners.integrations.avalanche import AvalancheLearner, AvalancheStreamConfig
 from learners.integrations.avalanche_strategy import as_strategy
 from learners.rehearsal.replay import Replay
 from pipeline.evaluation.transfer_and_forgetting import Continual, continual
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
-from streams.integrations.avalanche import AvalancheConfig as StreamConfig
 from streams.integrations.avalanche import AvalancheStream
+from streams.integrations.avalanche import AvalancheStreamConfig as StreamConfig
 from streams.integrations.avalanche_library import import_avalanche
 from streams.operators.label_join import Revealed
 
@@ -63,7 +63,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learner(schema: Schema = SCHEMA, seed: int = 1, **settings: Any) -> AvalancheLearner:
-    config = AvalancheConfig.model_validate({"kind": "avalanche", **settings})
+    config = AvalancheStreamConfig.model_validate({"kind": "avalanche", **settings})
     return AvalancheLearner(config, schema, seed)
 
 

@@ -32,7 +32,7 @@ from learners.integrations.river import River, RiverConfig, build
 from streams.core.batch import Batch, ClassName, Ragged
 from streams.core.schema import Feature, Schema
 from streams.operators.label_join import Revealed
-from streams.operators.labels_in_rows import LabelsByEvents
+from streams.operators.labels_in_rows import DelayByEvents
 
 ELEC2 = Path(__file__).parents[3] / "streams" / "data" / "elec2.parquet"
 SCALED_LR = ["preprocessing.StandardScaler", "linear_model.LogisticRegression"]
@@ -85,7 +85,7 @@ def scored(
 ) -> Any:
     """The metric of river, told of what our loop's machinery gives, in the order of the labels;
     where nothing was predicted, of ``unsaid``, or nothing."""
-    join = LabelsByEvents(delay, delay + 1000, exact=learner.per_event)
+    join = DelayByEvents(delay, delay + 1000, exact=learner.per_event)
     outcomes = []
     for batch in known.batch.micro_batches(size):
         revealed = join.push(batch)

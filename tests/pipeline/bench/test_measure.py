@@ -19,7 +19,7 @@ from learners.networks.optimizer import Descent
 from pipeline.bench.cell import Cell, job_of, run_cell
 from pipeline.bench.measure import Budget
 from streams.core.batch import Batch
-from streams.scenarios.stream import Scenario, ScenarioConfig
+from streams.scenarios.stream import ScenarioConfig, ScenarioStream
 
 BORDERS = [269, 538, 809, 1078, 1343]  # of split-digits
 WATCHER = """
@@ -86,7 +86,7 @@ def scenario(tmp_path: Path, **tasks: Any) -> str:
     return str(file)
 
 
-def plain(learner: Learner, stream: Scenario, size: int) -> np.ndarray[Any, Any]:
+def plain(learner: Learner, stream: ScenarioStream, size: int) -> np.ndarray[Any, Any]:
     """(phases, tasks) accuracy after each phase, with nothing of the pipeline."""
     (everything,) = stream.read({}, len(stream))
     tests = [stream.task_test(task) for task in range(stream.tasks)]
@@ -112,7 +112,7 @@ def right(learner: Learner, test: Batch) -> float:
 def test_the_numbers_are_those_of_a_plain_loop(tmp_path: Path, learner: str, size: int) -> None:
     given = found(tmp_path, "split-digits", learner, f"stream.batch_size={size}", seed=3)
     loaded = job_of(Cell("split-digits", learner, 3), [f"stream.batch_size={size}"])
-    stream = Scenario(ScenarioConfig(kind="scenario", name="split-digits", seed=3), Path())
+    stream = ScenarioStream(ScenarioConfig(kind="scenario", name="split-digits", seed=3), Path())
     a = plain(loaded.learner(loaded.job.learner, stream.schema, 3), stream, size)
     k = 5
     for i in range(k):
@@ -187,7 +187,7 @@ def test_classes_that_appear_as_they_come_are_told_apart_by_name(tmp_path: Path)
     # No-change gives the last label: of a task of two classes it knows the share of that one.
     given = found(tmp_path, "split-digits", "no-change", *sets)
     tasks = {"kind": "split", "shuffle_classes": True}
-    stream = Scenario(
+    stream = ScenarioStream(
         ScenarioConfig.model_validate({"kind": "scenario", "name": "split-digits", "tasks": tasks}),
         Path(),
     )
@@ -202,7 +202,7 @@ def test_forward_transfer_is_against_the_untrained_model(tmp_path: Path) -> None
     given = found(tmp_path, "permuted-digits", "replay", "stream.events=200")
     loaded = job_of(Cell("permuted-digits", "replay", 0), ["stream.events=200"])
     config = ScenarioConfig(kind="scenario", name="permuted-digits", events=200)
-    stream = Scenario(config, Path())
+    stream = ScenarioStream(config, Path())
     learner = loaded.learner(loaded.job.learner, stream.schema, 0)
     untrained = [right(learner, stream.task_test(task)) for task in range(5)]
     a = plain(learner, stream, 10)
@@ -277,7 +277,7 @@ def test_budgets(
 
 def test_tests_are_seen_as_the_stream_is(tmp_path: Path, watcher: Callable[[], Any]) -> None:
     found(tmp_path, "split-digits", "watcher_module:Watcher", "stream.standardise={}")
-    stream = Scenario(ScenarioConfig(kind="scenario", name="split-digits"), Path())
+    stream = ScenarioStream(ScenarioConfig(kind="scenario", name="split-digits"), Path())
     asked = [batch.x for learned, batch in watcher().asked if learned == 1343]
     scaled = np.concatenate(asked)
     raw = np.concatenate([stream.task_test(task).x for task in range(5)])

@@ -24,7 +24,7 @@ import yaml
 
 from pipeline.dead_letters.file_writer import DeadFile, Letter, kind, letters
 from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
-from streams.core.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.stream_config import DeadLetters
 
 with warnings.catch_warnings():
@@ -42,7 +42,7 @@ T0 = 1_700_000_000
 def test_a_line_without_bytes_is_as_it_always_was(tmp_path: Path) -> None:
     file = DeadFile(tmp_path)
     assert file.open(0)
-    file.write([Dead(0, 3, "column 'a' holds 'x'; expected a finite number", 7)])
+    file.write([DeadLetter(0, 3, "column 'a' holds 'x'; expected a finite number", 7)])
     file.sync()
     text = (tmp_path / "dead.jsonl").read_bytes()
     assert text == (
@@ -57,7 +57,9 @@ def test_labels_and_bytes_come_back(tmp_path: Path) -> None:
     file = DeadFile(tmp_path)
     file.open(0)
     value = bytes(range(256))
-    file.write([Dead(1, 5, "no", 1, value=value, label=True), Dead(1, 6, "so", 2, value=b"")])
+    file.write(
+        [DeadLetter(1, 5, "no", 1, value=value, label=True), DeadLetter(1, 6, "so", 2, value=b"")]
+    )
     file.sync()
     one, two = letters(file.path)
     assert one == Letter(1, 5, 1, "no", True, value, one.end)
@@ -70,13 +72,13 @@ def test_labels_and_bytes_come_back(tmp_path: Path) -> None:
 def test_it_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     first = DeadFile(tmp_path)
     first.open(0)
-    first.write([Dead(0, 0, "a", 0)])
+    first.write([DeadLetter(0, 0, "a", 0)])
     kept = first.bytes
-    first.write([Dead(0, 1, "b", 1)])
+    first.write([DeadLetter(0, 1, "b", 1)])
     first.close()
     again = DeadFile(tmp_path)
     assert again.open(kept)
-    again.write([Dead(0, 2, "c", 2)])
+    again.write([DeadLetter(0, 2, "c", 2)])
     again.close()
     assert [x.offset for x in letters(again.path)] == [0, 2]
     longer = DeadFile(tmp_path)
@@ -122,7 +124,7 @@ def test_kinds_of_reason(reason: str, wanted: str) -> None:
 # ---- the limit
 
 
-def rows(n: int, dead: Iterable[Dead] = (), labels: Iterable[int] | None = None) -> Batch:
+def rows(n: int, dead: Iterable[DeadLetter] = (), labels: Iterable[int] | None = None) -> Batch:
     column = np.arange(n)
     arrivals = None
     if labels is not None:
@@ -140,8 +142,10 @@ def limit(share: float, of: int) -> DeadLetterLimit:
     )
 
 
-def dead(*before: int, label: bool = False) -> list[Dead]:
-    return [Dead(0, 100 + i, f"no JSON: {i}", i, b, label=label) for i, b in enumerate(before)]
+def dead(*before: int, label: bool = False) -> list[DeadLetter]:
+    return [
+        DeadLetter(0, 100 + i, f"no JSON: {i}", i, b, label=label) for i, b in enumerate(before)
+    ]
 
 
 def test_more_than_the_share_of_the_last_events_stops() -> None:
@@ -163,7 +167,7 @@ def test_it_goes_by_the_order_of_events_and_not_by_micro_batches() -> None:
         for start in range(0, len(marks), size):
             part = marks[start : start + size]
             before = [sum(not m for m in part[:i]) for i, m in enumerate(part) if m]
-            bad = [Dead(0, start + i, "r", 0, 0) for i, m in enumerate(part) if m]
+            bad = [DeadLetter(0, start + i, "r", 0, 0) for i, m in enumerate(part) if m]
             bad = [replace(d, before=b) for d, b in zip(bad, before, strict=True)]
             try:
                 some.add(rows(len(part) - len(bad), bad), bad)

@@ -17,10 +17,10 @@ import pytest
 from pipeline.dead_letters.file_writer import DeadFile
 from pipeline.dead_letters.topic_writer import Forwarder
 from pipeline.storage.run_folder import FORWARDED
-from streams.core.batch import Dead
+from streams.core.batch import DeadLetter
 from streams.kafka.clients.producer import SEND_S
 from streams.kafka.config import KafkaConfig
-from streams.kafka.stream import Kafka
+from streams.kafka.stream import KafkaStream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -71,11 +71,11 @@ def test_a_broker_without_headers_goes_away_and_comes_back(
             resumed_from=None,
             loaded=SimpleNamespace(file="job.yaml", job=SimpleNamespace(name="old")),
         )
-        parts: Any = SimpleNamespace(stream=Kafka(config, tmp_path))
+        parts: Any = SimpleNamespace(stream=KafkaStream(config, tmp_path))
 
         def kept(forwarder: Forwarder, first: int, n: int) -> None:
             file.write(
-                [Dead(0, i, f"why {i}", i, value=b"%d" % i) for i in range(first, first + n)]
+                [DeadLetter(0, i, f"why {i}", i, value=b"%d" % i) for i in range(first, first + n)]
             )
             file.sync()
             forwarder.kept({}, file.bytes)

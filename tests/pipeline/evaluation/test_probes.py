@@ -18,7 +18,7 @@ from pipeline.storage.checkpoints import read
 from streams.core.batch import Array, Batch
 from streams.core.hashing import mix
 from streams.core.state_dict import digest
-from streams.operators.label_join import NONE, Held, Outcome
+from streams.operators.label_join import NONE, LabelledProbes, Outcome
 
 
 def events(start: int, stop: int, time: Array | None = None) -> Batch:
@@ -44,7 +44,7 @@ def fed(
         probes.enter(batch)
         mine = batch.offset % every == 0
         if mine.any():
-            probes.add(Held(batch, np.flatnonzero(mine), batch.offset[mine]))
+            probes.add(LabelledProbes(batch, np.flatnonzero(mine), batch.offset[mine]))
         if folding:
             probes.fold()
     return probes
@@ -145,7 +145,7 @@ def through(probes: Probes, start: int, stop: int) -> Probes:
         batch = events(at, min(at + 32, stop))
         probes.enter(batch)
         mine = np.flatnonzero(batch.offset % 4 == 0)
-        probes.add(Held(batch, mine, batch.offset[mine]))
+        probes.add(LabelledProbes(batch, mine, batch.offset[mine]))
         assert batch.y is not None
         value = np.where(wrong[batch.offset], 1 - batch.y, batch.y)
         none = (NONE, NONE, NONE, NONE)

@@ -37,7 +37,7 @@ from streams.core.schema import Feature, Schema
 from streams.kafka.clients import producer as outbox
 from streams.kafka.clients.producer import Message
 from streams.kafka.config import KafkaConfig
-from streams.kafka.stream import Kafka
+from streams.kafka.stream import KafkaStream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -88,7 +88,7 @@ def ask(port: int, path: str, body: Any = None) -> Reply:
     return Reply(response.status, headers, said, time.perf_counter() - began)
 
 
-def stream(servers: str, topic: str, **changes: Any) -> Kafka:
+def stream(servers: str, topic: str, **changes: Any) -> KafkaStream:
     """Labels ``{id, y}`` on ``topic``, changed as asked."""
     labels = {"topic": topic, "id": "id", "label": "y"} | changes.pop("labels", {})
     settings: dict[str, Any] = {
@@ -99,7 +99,7 @@ def stream(servers: str, topic: str, **changes: Any) -> Kafka:
         "id": "id",
         "labels": labels,
     }
-    return Kafka(KafkaConfig.model_validate(settings | changes), Path())
+    return KafkaStream(KafkaConfig.model_validate(settings | changes), Path())
 
 
 @contextmanager

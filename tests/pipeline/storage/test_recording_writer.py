@@ -22,14 +22,14 @@ from pipeline.storage import recording_writer as recording
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import Recorder
 from pipeline.training.journaled_source import LiveBlocks
-from streams.core.batch import Batch, Dead
+from streams.core.batch import Batch, DeadLetter
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, Ranges, ranges_of
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor
 from streams.core.stream_config import StreamConfig
-from streams.recordings.manifest import About, parts
-from streams.recordings.stream import Recording, RecordingConfig
+from streams.recordings.manifest import RecordingManifest, parts
+from streams.recordings.stream import RecordingConfig, RecordingStream
 
 
 class Counting(LiveStream):
@@ -61,7 +61,7 @@ class Counting(LiveStream):
 
 def block(start: int, stop: int) -> Batch:
     offset = np.arange(start, stop)
-    dead = (Dead(0, start, "bad", 0, 0, b"?"),) if start % 5 == 0 else ()
+    dead = (DeadLetter(0, start, "bad", 0, 0, b"?"),) if start % 5 == 0 else ()
     if dead:
         offset = offset[1:]
     x = offset[:, None].astype(np.float64)
@@ -136,7 +136,7 @@ def test_it_holds_the_blocks_of_the_journal(tmp_path: Path) -> None:
     assert part.ranges == {"0": (0, 33)}
     assert part.events == 33
     assert part.latest == 32.0
-    read = Recording(RecordingConfig(kind="recording", path="rec"), tmp_path)
+    read = RecordingStream(RecordingConfig(kind="recording", path="rec"), tmp_path)
     assert read.origin() == {"0": 0}
     assert read.side_by_side
     assert sum(b.events for b in read.read({}, 5)) == len(read) == 33
@@ -243,21 +243,30 @@ def test_a_disk_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_end_is_told_and_taken_back(tmp_path: Path) -> None:
     live, about = Live(tmp_path / "run"), tmp_path / "rec"
     live.recorder.begin(live.job, live.stream, live.journal)
-    assert About.read(about).events is None
+    assert RecordingManifest.read(about).events is None
     live.recorder.put(0, block(0, 3), live.journal.end)
     live.recorder.close(2, False, {"0": 2})
     live.recorder.drop()
-    assert (About.read(about).events, About.read(about).finished) == (2, False)
-    assert About.read(about).cursor == {"0": 2}
+    assert (RecordingManifest.read(about).events, RecordingManifest.read(about).finished) == (
+        2,
+        False,
+    )
+    assert RecordingManifest.read(about).cursor == {"0": 2}
     on = Live(tmp_path / "run", begin=False)
     on.recorder.begin(on.job, on.stream, on.journal)
-    assert About.read(about).events == 2  # nothing has come yet
+    assert RecordingManifest.read(about).events == 2  # nothing has come yet
     list(on.journal.go_on(None))
     on.recorder.put(1, block(3, 6), on.journal.end)
-    assert (About.read(about).events, About.read(about).cursor) == (None, None)
+    assert (RecordingManifest.read(about).events, RecordingManifest.read(about).cursor) == (
+        None,
+        None,
+    )
     on.recorder.close(6, True, {"0": 6})
     on.recorder.drop()
-    assert (About.read(about).events, About.read(about).finished) == (6, True)
+    assert (RecordingManifest.read(about).events, RecordingManifest.read(about).finished) == (
+        6,
+        True,
+    )
     live.journal.close()
     on.journal.close()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.training.event_fates import FATES, Ledger, LedgerError
-from streams.core.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.state_dict import copied, digest
 from streams.operators.label_join import Outcome
 
@@ -40,7 +40,7 @@ def test_the_books_balance() -> None:
     ids = []
     for first in range(0, 20_000, 32):
         part = batch(first, 30)
-        dead = tuple(Dead(0, first + 30 + k, "why", -first - k - 1, 30) for k in range(2))
+        dead = tuple(DeadLetter(0, first + 30 + k, "why", -first - k - 1, 30) for k in range(2))
         ledger.enter(replace(part, dead=dead))
         ids.append(part.ids)
         if len(ids) == 10:
@@ -122,7 +122,7 @@ def test_positions_read_twice(parts: list[tuple[int, int]], position: int, folde
 
 def test_a_dead_event_read_twice() -> None:
     ledger = Ledger()
-    ledger.enter(replace(batch(0, 4), dead=(Dead(0, 2, "why", 2),)))
+    ledger.enter(replace(batch(0, 4), dead=(DeadLetter(0, 2, "why", 2),)))
     with pytest.raises(LedgerError, match="position 2 was read a second time"):
         ledger.fold()
 
@@ -151,7 +151,7 @@ def test_positions_passed_over(parts: list[tuple[int, int]], gap: str, resumed: 
 def test_dead_events_leave_no_gap_and_labels_may() -> None:
     ledger, at = Ledger(), np.array([3, 9, 40], np.int64)
     arrivals = Labels(at, at, at / 1.0, np.zeros(3, np.int32), at, np.zeros(3, np.int64))
-    dead = (Dead(0, 9, "why", 0), Dead(0, 14, "why", 4))
+    dead = (DeadLetter(0, 9, "why", 0), DeadLetter(0, 14, "why", 4))
     ledger.enter(replace(batch(10, 4), dead=dead, arrivals=arrivals))
     ledger.enter(batch(15, 5))
     assert ledger.cursor() == {"0": 20, "labels/0": 41}
@@ -163,7 +163,7 @@ def test_cursor_over_partitions_gaps_and_labels() -> None:
     two = Batch.concat([batch(10, 3, 0), batch(5, 2, 1), batch(20, 1, 0)])
     at = np.array([3, 4], np.int64)
     arrivals = Labels(at, at, at / 1.0, np.array([0, 0], np.int32), at, at)
-    dead = (Dead(2, 7, "why", 1), Dead(1, 9, "why", 2))
+    dead = (DeadLetter(2, 7, "why", 1), DeadLetter(1, 9, "why", 2))
     ledger.enter(replace(two, arrivals=arrivals, dead=dead))
     assert ledger.cursor() == {"0": 21, "1": 10, "2": 8, "labels/0": 5}
     assert ledger.state()["positions"] == [
@@ -212,15 +212,15 @@ def test_batches_are_let_go_while_no_label_comes() -> None:
     assert sum(len(batch) for batch in ledger._batches) <= 8192
 
 
-def dead_label(partition: int, offset: int, before: int = 0) -> Dead:
-    return Dead(partition, offset, "why", -1, before, label=True)
+def dead_label(partition: int, offset: int, before: int = 0) -> DeadLetter:
+    return DeadLetter(partition, offset, "why", -1, before, label=True)
 
 
 def test_a_dead_label_is_no_event() -> None:
     ledger = Ledger()
     ledger.begin({"0": 5, "labels/0": 3})
     part = batch(5, 2)
-    ledger.enter(replace(part, dead=(dead_label(0, 3), Dead(0, 7, "why", -7, 2))))
+    ledger.enter(replace(part, dead=(dead_label(0, 3), DeadLetter(0, 7, "why", -7, 2))))
     ledger.settle(fates(learned=part.ids))
     assert ledger.events == 3
     assert ledger.fates()["dead"] == 1

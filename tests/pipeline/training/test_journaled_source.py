@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.storage.offset_journal import Journal
 from pipeline.training.event_fates import Ledger
 from pipeline.training.journaled_source import LiveBlocks, RunStoppedError
-from streams.core.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.stream import Cursor
 from streams.kafka.records import Fetched, Held, Place, Topics
@@ -88,9 +88,9 @@ class Memory(LiveStream):
             at[label],
         )
         dead = tuple(
-            Dead(int(m.partition[i]), int(m.offset[i]), "why", int(-m.offset[i]), int(at[i]))
+            DeadLetter(int(m.partition[i]), int(m.offset[i]), "why", int(-m.offset[i]), int(at[i]))
             if not m.label[i]
-            else Dead(int(m.partition[i]), int(m.offset[i]), "why", 0, int(at[i]), label=True)
+            else DeadLetter(int(m.partition[i]), int(m.offset[i]), "why", 0, int(at[i]), label=True)
             for i in np.flatnonzero(bad)
         )
         ids = m.offset[live] * 10 + m.partition[live]

@@ -14,16 +14,16 @@ from learners.base import Learner, LearnerConfig, Prediction
 from pipeline.evaluation.prequential import Prequential
 from pipeline.training.event_fates import LedgerError
 from pipeline.training.loop import Loop, Source
-from streams.core.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Cursor, Stream
-from streams.operators.drop_duplicates import UniqueIds
+from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.holdout import HoldOut
-from streams.operators.label_encoder import Vocabulary
+from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin
-from streams.operators.labels_by_id import LabelsById
-from streams.operators.labels_in_rows import LabelsByEvents, LabelsByTime
+from streams.operators.labels_by_id import JoinById
+from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
 
 SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
 N = 300
@@ -88,7 +88,7 @@ class Events(Stream):
             block = self.rows[a : a + 37]
             bad = block.offset % 11 == 10
             dead = tuple(
-                Dead(0, int(o), "bad", int(o), int((~bad[: o - a]).sum()))
+                DeadLetter(0, int(o), "bad", int(o), int((~bad[: o - a]).sum()))
                 for o in block.offset[bad].tolist()
             )
             kept = block.take(~bad)
@@ -99,14 +99,14 @@ FIELDS = ("ids", "time", "x", "partition", "offset", "y", "segment", "classes")
 
 
 def build(size: int, join: LabelJoin, learner: Learner, share: float = 0.1) -> tuple[Source, Loop]:
-    vocabulary = Vocabulary()
+    vocabulary = LabelEncoder()
     source = Source(Events(), size, vocabulary, HoldOut(share, 1) if share else None)
-    return source, Loop([UniqueIds(1000)], join, learner, Prequential("classification", 50))
+    return source, Loop([DropDuplicates(1000)], join, learner, Prequential("classification", 50))
 
 
 def fed(size: int, delay: int = 5, share: float = 0.1) -> tuple[Loop, Recorder]:
     learner = Recorder()
-    source, loop = build(size, LabelsByEvents(delay, 1000, exact=True), learner, share)
+    source, loop = build(size, DelayByEvents(delay, 1000, exact=True), learner, share)
     for batch in source.read({}):
         loop.step(batch)
     loop.finish(size)
@@ -172,7 +172,7 @@ def test_the_last_label_is_the_no_change_baseline() -> None:
 @pytest.mark.parametrize("boundaries", [False, True])
 def test_segments_are_shown_to_those_who_declare_it(boundaries: bool) -> None:
     learner = Recorder(False, boundaries)
-    source, loop = build(32, LabelsByTime(20.0, 1000, boundaries), learner)
+    source, loop = build(32, DelayByEventTime(20.0, 1000, boundaries), learner)
     for batch in source.read({}):
         loop.step(batch)
     loop.finish(32)
@@ -182,7 +182,7 @@ def test_segments_are_shown_to_those_who_declare_it(boundaries: bool) -> None:
 @pytest.mark.parametrize("stop", range(0, 11, 2))
 def test_state_goes_on_from_any_micro_batch(stop: int) -> None:
     def fresh() -> tuple[Source, Loop]:
-        return build(32, LabelsByEvents(48, 1000, exact=True), Recorder())
+        return build(32, DelayByEvents(48, 1000, exact=True), Recorder())
 
     source, loop = fresh()
     steps = source.read({})
@@ -207,7 +207,7 @@ def test_state_goes_on_from_any_micro_batch(stop: int) -> None:
 
 
 def test_a_join_that_mixes_up_events_is_found_out() -> None:
-    join = LabelsByEvents(5, 1000)
+    join = DelayByEvents(5, 1000)
     source, loop = build(32, join, Recorder())
     for k, batch in enumerate(source.read({})):
         loop.step(batch)
@@ -219,7 +219,7 @@ def test_a_join_that_mixes_up_events_is_found_out() -> None:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("make", [LabelsByEvents, LabelsByTime])
+@pytest.mark.parametrize("make", [DelayByEvents, DelayByEventTime])
 def test_micro_batches_without_rows_change_nothing(make: Any, exact: bool) -> None:
     """Dead events alone, before, between and after the others."""
     diaries = []
@@ -229,10 +229,10 @@ def test_micro_batches_without_rows_change_nothing(make: Any, exact: bool) -> No
         loop.ledger.gapless = False
         for k, batch in enumerate(source.read({})):
             if dead:
-                loop.step(replace(batch[:0], dead=(Dead(1, k, "why", -k - 1),)))
+                loop.step(replace(batch[:0], dead=(DeadLetter(1, k, "why", -k - 1),)))
             loop.step(batch)
         if dead:
-            loop.step(replace(batch[:0], dead=(Dead(1, k + 1, "why", -k - 2),)))
+            loop.step(replace(batch[:0], dead=(DeadLetter(1, k + 1, "why", -k - 2),)))
         loop.finish(16)
         assert loop.ledger.fates()["dead"] >= dead * (k + 2)
         diaries.append((learner.diary, loop.metrics.results()))
@@ -241,9 +241,9 @@ def test_micro_batches_without_rows_change_nothing(make: Any, exact: bool) -> No
 
 def test_labels_are_learned_from_a_micro_batch_without_rows() -> None:
     learner = Recorder()
-    vocabulary = Vocabulary()
+    vocabulary = LabelEncoder()
     source = Source(Events(), 16, vocabulary)
-    loop = Loop([], LabelsById(1000, exact=True), learner, Prequential("classification", 50))
+    loop = Loop([], JoinById(1000, exact=True), learner, Prequential("classification", 50))
     batch = next(source.read({}))
     loop.step(replace(batch, y=None))
     at, zero = batch.ids[3:6], np.zeros(3, np.int64)
@@ -254,7 +254,7 @@ def test_labels_are_learned_from_a_micro_batch_without_rows() -> None:
 
 
 def test_events_passed_over_are_an_error() -> None:
-    source, loop = build(16, LabelsByEvents(5, 1000), Recorder())
+    source, loop = build(16, DelayByEvents(5, 1000), Recorder())
     steps = source.read({})
     loop.step(next(steps))
     next(steps)

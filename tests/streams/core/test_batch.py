@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, Dead, Labels, Ragged
+from streams.core.batch import Batch, DeadLetter, Labels, Ragged
 
 texts = st.lists(st.text(max_size=5), max_size=12)
 
@@ -43,7 +43,9 @@ def make(n: int, before_dead: list[int], before_labels: list[int], mixed: bool) 
         )
         if m
         else None,
-        dead=tuple(Dead(0, 100 + i, f"d{i}", i, b) for i, b in enumerate(sorted(before_dead))),
+        dead=tuple(
+            DeadLetter(0, 100 + i, f"d{i}", i, b) for i, b in enumerate(sorted(before_dead))
+        ),
     )
 
 

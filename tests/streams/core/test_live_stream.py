@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.live_stream import before, ranges_of, reached, rest_of
 
 Item = tuple[str, int, int]
@@ -25,7 +25,7 @@ def block(items: list[Item], ends: bool = False) -> Batch:
             labels.append((partition, offset, len(rows)))
         else:
             wrong = what == "dead label"
-            dead.append(Dead(partition, offset, "why", 0, len(rows), b"?", wrong))
+            dead.append(DeadLetter(partition, offset, "why", 0, len(rows), b"?", wrong))
     at = np.array([offset for _, offset in rows], np.int64)
     part = np.array([partition for partition, _ in rows], np.int32)
     arrivals = None

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from streams.core.batch import Batch, Dead, Ragged
+from streams.core.batch import Batch, DeadLetter, Ragged
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, FeatureKind, Schema
 from streams.decoding.columns import column_of, numbers, seconds
@@ -35,7 +35,7 @@ def decode(
     task: Any = "classification",
     classes: tuple[Any, ...] = (),
     dtype: Any = np.float64,
-    aside: tuple[Dead, ...] = (),
+    aside: tuple[DeadLetter, ...] = (),
 ) -> Batch:
     arrays = {k: v if isinstance(v, pa.Array) else column_of(v) for k, v in table.items()}
     rows = pa.RecordBatch.from_arrays(list(arrays.values()), list(arrays))
@@ -371,7 +371,7 @@ def test_bad_feature(column: Any, kind: FeatureKind, held: str, expected: str, a
     batch = decode(table, feature, *others)
     reason = f"column 'f' holds {held}; expected {expected}"
     position = (PARTITION << 40) + OFFSET + 1
-    assert batch.dead == (Dead(PARTITION, OFFSET + 1, reason, position, 1),)
+    assert batch.dead == (DeadLetter(PARTITION, OFFSET + 1, reason, position, 1),)
     assert batch.offset.tolist() == [OFFSET, OFFSET + 2]
     x = batch.x if isinstance(batch.x, np.ndarray) else batch.x["f"]
     assert len(x) == 2
@@ -438,7 +438,7 @@ def test_bad_id_time_or_label(role: str, column: Any, held: str, expected: str) 
     )
     reason = f"column 'c' holds {held}; expected {expected}"
     position = (PARTITION << 40) + OFFSET + 1
-    assert batch.dead == (Dead(PARTITION, OFFSET + 1, reason, position, 1),)
+    assert batch.dead == (DeadLetter(PARTITION, OFFSET + 1, reason, position, 1),)
     assert batch.offset.tolist() == [OFFSET, OFFSET + 2]
 
 
@@ -459,7 +459,7 @@ def test_many_dead_rows_stand_before_the_rows_that_are_left() -> None:
 
 
 def test_rows_that_were_set_aside_before_keep_their_place() -> None:
-    aside = tuple(Dead(PARTITION, 50 + b, "malformed", 0, b) for b in (0, 1, 2, 3))
+    aside = tuple(DeadLetter(PARTITION, 50 + b, "malformed", 0, b) for b in (0, 1, 2, 3))
     batch = decode({"a": [1.0, None, 2.0]}, A, aside=aside)
     assert [(d.offset, d.before) for d in batch.dead] == [
         (50, 0),

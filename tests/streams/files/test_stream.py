@@ -25,12 +25,12 @@ from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
 from streams.core.schema import Feature
 from streams.core.stream import Cursor
-from streams.files.stream import Recorded, RecordedConfig
+from streams.files.stream import FileStream, RecordedConfig
 
 
-def recorded(folder: Path, path: Any, **settings: Any) -> Recorded:
+def recorded(folder: Path, path: Any, **settings: Any) -> FileStream:
     settings.setdefault("label", "y")
-    return Recorded(RecordedConfig(kind="recorded", path=path, **settings), folder)
+    return FileStream(RecordedConfig(kind="recorded", path=path, **settings), folder)
 
 
 def csv(path: Path, text: str) -> Path:
@@ -121,7 +121,7 @@ def as_csv(columns: dict[str, list[Any]], malformed: bool) -> str:
 @pytest.fixture(scope="module")
 def streams_of_all_sorts(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, Callable[[], Recorded]]]:
+) -> Iterator[dict[str, Callable[[], FileStream]]]:
     folder = tmp_path_factory.mktemp("recorded")
     for p, n in enumerate((37, 60, 1)):
         columns = rows_of_many_kinds(n, p)
@@ -141,7 +141,7 @@ def streams_of_all_sorts(
     full = {"id": "id", "time": "t", "features": features, "label_delay": {"column": "d"}}
     files = ["0", "1", "2"]
 
-    def of(suffix: str, **settings: Any) -> Callable[[], Recorded]:
+    def of(suffix: str, **settings: Any) -> Callable[[], FileStream]:
         names = [f"{'bad' if suffix == '.csv.gz' else ''}{name}{suffix}" for name in files]
         return lambda: recorded(folder, names, **settings)
 
@@ -180,7 +180,7 @@ def streams_of_all_sorts(
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 120))
 def test_any_cut_and_any_cursor_tell_one_story(
-    streams_of_all_sorts: dict[str, Callable[[], Recorded]],
+    streams_of_all_sorts: dict[str, Callable[[], FileStream]],
     sort: str,
     size: int,
     again: int,

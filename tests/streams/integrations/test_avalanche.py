@@ -16,7 +16,7 @@ from PIL import Image
 
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
-from streams.integrations.avalanche import AvalancheConfig, AvalancheStream, schema_of
+from streams.integrations.avalanche import AvalancheStream, AvalancheStreamConfig, schema_of
 from streams.integrations.avalanche_library import import_avalanche
 
 HERE = Path()
@@ -31,7 +31,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stream(name: str = "classes", **settings: Any) -> AvalancheStream:
     config = {"kind": "avalanche", "benchmark": f"own_benchmarks:{name}", **settings}
-    return AvalancheStream(AvalancheConfig.model_validate(config), HERE)
+    return AvalancheStream(AvalancheStreamConfig.model_validate(config), HERE)
 
 
 class Rows(torch.utils.data.Dataset[Any]):

@@ -15,13 +15,13 @@ from river.datasets import synth
 
 from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
-from streams.integrations.river import River, RiverConfig
+from streams.integrations.river import RiverStream, RiverStreamConfig
 
 HERE = Path()
 
 
-def river(dataset: str, **settings: Any) -> River:
-    return River(RiverConfig(kind="river", dataset=dataset, **settings), HERE)
+def river(dataset: str, **settings: Any) -> RiverStream:
+    return RiverStream(RiverStreamConfig(kind="river", dataset=dataset, **settings), HERE)
 
 
 def test_events_are_rivers_own() -> None:

@@ -30,7 +30,7 @@ from streams.kafka.clients import consumer as consumers
 from streams.kafka.clients.consumer import connect
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Fetched, Place
-from streams.kafka.stream import Kafka
+from streams.kafka.stream import KafkaStream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -87,7 +87,7 @@ def topic(broker: str, producer: Any) -> Callable[..., Topic]:
     return create
 
 
-def stream(events: Topic, library: str, labels: Topic | None = None, **changes: Any) -> Kafka:
+def stream(events: Topic, library: str, labels: Topic | None = None, **changes: Any) -> KafkaStream:
     about: dict[str, Any] = {
         "kind": "kafka",
         "servers": events.servers,
@@ -101,7 +101,7 @@ def stream(events: Topic, library: str, labels: Topic | None = None, **changes: 
         about["label"] = "y"
     else:
         about["labels"] = {"topic": labels.name, **LABELS}
-    return Kafka(KafkaConfig(**(about | changes)), Path())
+    return KafkaStream(KafkaConfig(**(about | changes)), Path())
 
 
 def event(i: int, a: Any = None, **more: Any) -> bytes:
@@ -124,7 +124,10 @@ def told(batch: Batch) -> Any:
 
 
 def read(
-    kafka: Kafka, until: Mapping[str, int], cursor: Mapping[str, int] | None = None, size: int = 10
+    kafka: KafkaStream,
+    until: Mapping[str, int],
+    cursor: Mapping[str, int] | None = None,
+    size: int = 10,
 ) -> list[Batch]:
     """Blocks up to a position."""
     at = dict(kafka.start() if cursor is None else cursor)
@@ -332,7 +335,7 @@ def test_messages_that_do_not_come_again(
     kafka.close()
 
 
-def assigned(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> list[dict[Place, int]]:
+def assigned(kafka: KafkaStream, monkeypatch: pytest.MonkeyPatch) -> list[dict[Place, int]]:
     """What its consumers are told to read, from now on."""
     kind, told = type(kafka._connect()), []
     assign = kind.assign

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, Dead, Labels, set_aside
+from streams.core.batch import Batch, DeadLetter, Labels, set_aside
 from streams.core.state_dict import copied, digest
 from streams.operators.base import Operator
-from streams.operators.drop_duplicates import UniqueIds
-from streams.operators.drop_late import TimeOrder
+from streams.operators.drop_duplicates import DropDuplicates
+from streams.operators.drop_late import DropLate
 
 
 def batch(ids: list[int], time: list[float] | None = None) -> Batch:
@@ -39,7 +39,7 @@ def apply(operator: Operator, rows: Batch) -> Batch:
 def test_unique_ids(ids: list[int], size: int) -> None:
     """Within the window every second one is found; far beyond it none is."""
     window = 10
-    operator = UniqueIds(window)
+    operator = DropDuplicates(window)
     fresh: list[int] = []  # all that passed so far, in order
     for part in batch(ids).micro_batches(size):
         out = apply(operator, part)
@@ -58,14 +58,14 @@ def test_unique_ids(ids: list[int], size: int) -> None:
 
 
 def test_what_a_duplicate_says() -> None:
-    out = apply(UniqueIds(50), batch([1, 2, 1]))
+    out = apply(DropDuplicates(50), batch([1, 2, 1]))
     assert out.dead == (
-        Dead(0, 102, "duplicate id 1: seen before within the last 50 events", 1, 2),
+        DeadLetter(0, 102, "duplicate id 1: seen before within the last 50 events", 1, 2),
     )
 
 
 def test_a_source_that_repeats_itself_for_ever_takes_no_memory() -> None:
-    operator = UniqueIds(100)
+    operator = DropDuplicates(100)
     for _ in range(50):
         apply(operator, batch([1, 2, 3]))
     assert operator.state()["lengths"].tolist() == [3]
@@ -73,7 +73,7 @@ def test_a_source_that_repeats_itself_for_ever_takes_no_memory() -> None:
 
 @given(st.lists(st.integers(-20, 20), max_size=40), st.integers(1, 9), st.integers(0, 8))
 def test_time_order(time: list[int], size: int, lateness: int) -> None:
-    operator = TimeOrder(lateness)
+    operator = DropLate(lateness)
     kept, latest = [], -np.inf
     for t in time:
         if t >= latest - lateness:
@@ -88,7 +88,7 @@ def test_time_order(time: list[int], size: int, lateness: int) -> None:
 
 
 def test_what_time_that_goes_back_says() -> None:
-    out = apply(TimeOrder(2), batch([1, 2, 3], [10, 8, 7.5]))
+    out = apply(DropLate(2), batch([1, 2, 3], [10, 8, 7.5]))
     assert [d.reason for d in out.dead] == [
         "time goes back: 7.5 is 2.5 s before 10, the latest seen, and lateness is 2 s"
     ]
@@ -102,7 +102,7 @@ def test_set_aside_keeps_what_stands_beside(data: st.DataObject, n: int) -> None
     dead, labels = data.draw(places), np.array(data.draw(places), np.int64)
     rows = replace(
         batch(list(range(n))),
-        dead=tuple(Dead(0, k, "old", k, before) for k, before in enumerate(dead)),
+        dead=tuple(DeadLetter(0, k, "old", k, before) for k, before in enumerate(dead)),
         arrivals=Labels(*(labels,) * 5, before=labels),
     )
     out = set_aside(rows, mask, ["new"] * int(mask.sum()))
@@ -117,7 +117,7 @@ def test_set_aside_keeps_what_stands_beside(data: st.DataObject, n: int) -> None
     assert [d.before for d in out.dead] == sorted(d.before for d in out.dead)
 
 
-@pytest.mark.parametrize("make", [lambda: UniqueIds(7), lambda: TimeOrder(1.0)])
+@pytest.mark.parametrize("make", [lambda: DropDuplicates(7), lambda: DropLate(1.0)])
 def test_state_goes_on_from_any_micro_batch(make: Callable[[], Operator]) -> None:
     rng = np.random.default_rng(0)
     ids = [*[3] * 4, *rng.integers(0, 12, 60).tolist()]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.core.batch import Batch, Labels
-from streams.operators.label_encoder import Vocabulary
+from streams.operators.label_encoder import LabelEncoder
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -62,7 +62,7 @@ def test_vocabulary(
             known.append(name)
         wanted.append(-1 if name is None else known.index(name))
 
-    vocabulary = Vocabulary(declared)
+    vocabulary = LabelEncoder(declared)
     done = [vocabulary.apply(b) for b in blocks]
     codes = [c for b in done for c in (b.arrivals if apart else b).y.tolist()]  # type: ignore[union-attr]
     assert codes == wanted
@@ -73,11 +73,11 @@ def test_vocabulary(
     # At any cursor: as if no more had been read; and what goes on from there gets the same codes.
     stop = data.draw(st.integers(0, len(labels)))
     cursor = {partition: stop}
-    fresh = Vocabulary(declared)
+    fresh = LabelEncoder(declared)
     half = block(0, labels[:stop], list(range(len(NAMES))))
     fresh.apply(as_arrivals(half) if apart else half)
     assert vocabulary.state(cursor) == fresh.state(cursor)
-    resumed = Vocabulary(declared)
+    resumed = LabelEncoder(declared)
     resumed.load(vocabulary.state(cursor))
     rest = block(stop, labels[stop:], list(range(len(NAMES))))
     rest = resumed.apply(as_arrivals(rest) if apart else rest)
@@ -89,7 +89,7 @@ def test_vocabulary(
 def test_a_name_twice_in_a_block_is_one_class() -> None:
     at = np.arange(3, dtype=np.int64)
     twice = Batch(at, at / 1.0, at[:, None], at.astype(np.int32), at, at, classes=("a", "b", "a"))
-    done = Vocabulary().apply(twice)
+    done = LabelEncoder().apply(twice)
     assert done.y is not None
     assert done.y.tolist() == [0, 1, 0]
     assert done.classes == ("a", "b")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from streams.core.batch import Batch, Labels, Ragged
 from streams.core.state_dict import copied, digest
 from streams.operators.label_join import LabelJoin
-from streams.operators.labels_by_id import LabelsById
-from streams.operators.labels_in_rows import LabelsByEvents, LabelsByTime
+from streams.operators.labels_by_id import JoinById
+from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
 
 SIZES = (1, 7, 32)
 Trace = list[tuple[Any, ...]]
@@ -200,7 +200,7 @@ def test_by_events(delay: int, numeric: bool) -> None:
     batch = events(150, delay, numeric)
     plain = of_events(batch, delay, 1000, numeric)
     for size in SIZES:
-        same(run(LabelsByEvents(delay, 1000, exact=True), batch, size, numeric), plain)
+        same(run(DelayByEvents(delay, 1000, exact=True), batch, size, numeric), plain)
 
 
 @given(st.integers(0, 9), st.integers(0, 70), st.integers(1, 20), st.integers(0, 99))
@@ -208,7 +208,7 @@ def test_by_events(delay: int, numeric: bool) -> None:
 def test_by_events_at_any_size(delay: int, n: int, size: int, seed: int) -> None:
     batch = events(n, seed)
     same(
-        run(LabelsByEvents(delay, delay + 1, exact=True), batch, size),
+        run(DelayByEvents(delay, delay + 1, exact=True), batch, size),
         of_events(batch, delay, delay + 1),
     )
 
@@ -220,7 +220,7 @@ def test_by_time(delay: float, wait: int, numeric: bool) -> None:
     batch = events(120, int(delay) % 7, numeric)
     plain = of_time(batch, batch.time + delay, wait, numeric)
     for size in SIZES:
-        same(run(LabelsByTime(delay, wait, exact=True), batch, size, numeric), plain)
+        same(run(DelayByEventTime(delay, wait, exact=True), batch, size, numeric), plain)
 
 
 @given(st.integers(0, 80), st.integers(1, 20), st.integers(1, 30), st.integers(0, 99))
@@ -232,7 +232,7 @@ def test_by_due_column(n: int, size: int, wait: int, seed: int) -> None:
     time = batch.time - rng.integers(0, 3, n)
     due = time + rng.choice([-5.0, 0.0, 1.0, 4.0, 20.0, np.nan], n)
     batch = replace(batch, time=time, due=due)
-    same(run(LabelsByTime(None, wait, exact=True), batch, size), of_time(batch, due, wait))
+    same(run(DelayByEventTime(None, wait, exact=True), batch, size), of_time(batch, due, wait))
 
 
 class ById(Simulator):
@@ -322,7 +322,7 @@ def test_by_id(n: int, size: int, wait: int, seed: int) -> None:
     if len(plain.early) + plain.counts["early"] > wait:
         wait = 1000  # how many early labels are held may depend on the cuts; see the test below
         plain = ById(batch, wait, numeric).go()
-    join = LabelsById(wait, exact=True, numeric=numeric)
+    join = JoinById(wait, exact=True, numeric=numeric)
     done = run(join, batch, size, numeric)
     same(done, plain)
     assert join.counts == plain.counts
@@ -344,7 +344,7 @@ def four(*rows: tuple[int, int, int]) -> Batch:
 
 def test_a_correction_within_the_micro_batch_replaces() -> None:
     rows = (1, 5, 0), (2, 8, 1), (3, 5, 2)
-    join = LabelsById(10)
+    join = JoinById(10)
     revealed = join.push(four(*rows))
     assert list(zip(revealed.batch.ids, revealed.batch.y, revealed.before, strict=True)) == [
         (8, 1, 2),
@@ -354,7 +354,7 @@ def test_a_correction_within_the_micro_batch_replaces() -> None:
     # The baseline knows no label before its time.
     assert join.settle(np.zeros(4, np.int64), None).outcome().no_change.tolist() == [-1, -1]
 
-    exact = LabelsById(10, exact=True)
+    exact = JoinById(10, exact=True)
     revealed = exact.push(four(*rows))
     assert revealed.batch.y.tolist() == [0, 1]  # type: ignore[union-attr]
     assert [c.tolist() for c in revealed.corrected or ()] == [[5], [2]]
@@ -363,7 +363,7 @@ def test_a_correction_within_the_micro_batch_replaces() -> None:
 
 
 def test_a_class_that_is_new_when_the_label_comes_has_its_name() -> None:
-    join = LabelsById(10)
+    join = JoinById(10)
     first = replace(four((4, 99, 0)), classes=("a",))
     join.push(first)
     join.settle(np.zeros(4, np.int64), None)
@@ -375,7 +375,7 @@ def test_a_class_that_is_new_when_the_label_comes_has_its_name() -> None:
 
 def test_an_id_that_comes_back_while_it_waits() -> None:
     """Labels go to the newer event; the older expires; a resumed join knows which is which."""
-    join = LabelsById(6)
+    join = JoinById(6)
     twice = replace(events(8, missing=0), ids=np.array([1, 2, 1, 3, 4, 5, 6, 7]), probe=None)
     twice = replace(twice, y=None, arrivals=labels((3, 1, 2)))
     met, fates = [], []
@@ -384,7 +384,7 @@ def test_an_id_that_comes_back_while_it_waits() -> None:
         outcome = join.settle(np.zeros(1, np.int64), None).outcome()
         met += outcome.ids.tolist()
         fates += outcome.expired.tolist()
-        again = LabelsById(6)
+        again = JoinById(6)
         again.load(copied(join.state()), twice.classes)
         assert digest(again.state()) == digest(join.state())
         join = again
@@ -394,7 +394,7 @@ def test_an_id_that_comes_back_while_it_waits() -> None:
 
 
 def test_early_labels_are_bounded_and_strays_counted() -> None:
-    join = LabelsById(3)
+    join = JoinById(3)
     strays = replace(events(0), y=None, arrivals=labels(*((0, 100 + i, 1) for i in range(10))))
     join.push(strays)
     join.settle(np.empty(0, np.int64), None)
@@ -406,13 +406,13 @@ def test_early_labels_are_bounded_and_strays_counted() -> None:
 
 def test_past_ids_are_bounded() -> None:
     batch = arriving(300, 1)
-    join = LabelsById(20, window=16)
+    join = JoinById(20, window=16)
     run(join, batch, 8)
     assert len(join.state()["past_ids"]) <= 16
 
 
 def test_regression_by_id_begins_with_nothing_known() -> None:
-    join = LabelsById(10, numeric=True)
+    join = JoinById(10, numeric=True)
     empty = replace(events(3, numeric=True), y=None)
     join.push(empty)
     assert np.isnan(join.settle(np.zeros(3), None).outcome().no_change).all()
@@ -420,13 +420,13 @@ def test_regression_by_id_begins_with_nothing_known() -> None:
 
 
 JOINS: dict[str, Any] = {
-    "events-0": lambda: (LabelsByEvents(0, 100), events(160, 1)),
-    "events-1": lambda: (LabelsByEvents(1, 100), events(160, 2)),
-    "events-48": lambda: (LabelsByEvents(48, 100), events(160, 3)),
-    "seconds": lambda: (LabelsByTime(20.0, 25), events(160, 4)),
-    "column": lambda: (LabelsByTime(None, 25), with_due(events(160, 5))),
-    "id": lambda: (LabelsById(12, window=40), arriving(160, 6)),
-    "id-exact": lambda: (LabelsById(12, exact=True), arriving(160, 7)),
+    "events-0": lambda: (DelayByEvents(0, 100), events(160, 1)),
+    "events-1": lambda: (DelayByEvents(1, 100), events(160, 2)),
+    "events-48": lambda: (DelayByEvents(48, 100), events(160, 3)),
+    "seconds": lambda: (DelayByEventTime(20.0, 25), events(160, 4)),
+    "column": lambda: (DelayByEventTime(None, 25), with_due(events(160, 5))),
+    "id": lambda: (JoinById(12, window=40), arriving(160, 6)),
+    "id-exact": lambda: (JoinById(12, exact=True), arriving(160, 7)),
 }
 
 
@@ -492,7 +492,7 @@ def test_state_goes_on_from_any_micro_batch(name: str, mixed: bool) -> None:
 
 
 def test_probabilities_grow_with_the_classes() -> None:
-    join = LabelsByEvents(4, 100)
+    join = DelayByEvents(4, 100)
     batch = replace(events(12, missing=0), probe=None)
     outcomes = []
     probas = [np.full((4, 1), 1.0), None, np.full((4, 3), 0.2)]
@@ -504,7 +504,7 @@ def test_probabilities_grow_with_the_classes() -> None:
     assert outcomes[1].proba.shape == (4, 1)
     assert outcomes[3].proba.shape == (4, 3)
 
-    ragged = LabelsByEvents(4, 100)
+    ragged = DelayByEvents(4, 100)
     parts = list(batch.micro_batches(2))
     for number, part in enumerate(parts):
         ragged.push(part)
@@ -516,7 +516,7 @@ def test_probabilities_grow_with_the_classes() -> None:
 
 def test_lag_is_the_events_predicted_in_between() -> None:
     batch = replace(events(64, missing=0), probe=None)
-    frozen, exact = LabelsByEvents(5, 100), LabelsByEvents(5, 100, exact=True)
+    frozen, exact = DelayByEvents(5, 100), DelayByEvents(5, 100, exact=True)
     for part in batch.micro_batches(8):
         revealed = frozen.push(part)
         lag = frozen.settle(said(part.ids, False), None).outcome().lag
@@ -527,12 +527,12 @@ def test_lag_is_the_events_predicted_in_between() -> None:
 
 @pytest.mark.parametrize(
     "join",
-    [LabelsByEvents(48, 100), LabelsByTime(5.0, 50), LabelsByTime(1e12, 50), LabelsById(50)],
+    [DelayByEvents(48, 100), DelayByEventTime(5.0, 50), DelayByEventTime(1e12, 50), JoinById(50)],
     ids=["events", "seconds", "never-due", "id"],
 )
 def test_memory_is_bounded(join: LabelJoin) -> None:
     batch = events(4000)
-    if isinstance(join, LabelsById):
+    if isinstance(join, JoinById):
         batch = replace(batch, y=None)
     for part in batch.micro_batches(16):
         join.push(part)
@@ -545,7 +545,7 @@ def test_memory_is_bounded(join: LabelJoin) -> None:
 def test_what_a_learner_may_not_see_is_not_shown() -> None:
     batch = replace(with_due(events(20, missing=0)), probe=None)
     for segments in (False, True):
-        join = LabelsByTime(None, 100, segments)
+        join = DelayByEventTime(None, 100, segments)
         join.push(batch)
         join.settle(said(batch.ids, False), None)
         for revealed, _ in join.finish(10):
@@ -558,7 +558,7 @@ def test_what_a_learner_may_not_see_is_not_shown() -> None:
 def test_finish_gives_labels_in_their_order() -> None:
     batch = replace(events(10, missing=0), probe=None, time=np.arange(10.0))
     due = np.array([30, 20, np.nan, 25, 40, 21, 22, 23, 24, np.nan], float)
-    join = LabelsByTime(None, 100)
+    join = DelayByEventTime(None, 100)
     join.push(replace(batch, due=due))
     join.settle(said(batch.ids, False), None)
     rest = list(join.finish(3))
@@ -570,9 +570,9 @@ def test_finish_gives_labels_in_their_order() -> None:
 
 def test_a_delay_beyond_the_wait_is_refused() -> None:
     with pytest.raises(ValueError, match="the label delay is 5 events, but events wait only for 5"):
-        LabelsByEvents(5, 5)
+        DelayByEvents(5, 5)
 
 
 def test_a_stream_without_labels_says_so() -> None:
     with pytest.raises(AssertionError, match="arrivals"):
-        LabelsByEvents(1, 5).push(replace(events(3), y=None))
+        DelayByEvents(1, 5).push(replace(events(3), y=None))

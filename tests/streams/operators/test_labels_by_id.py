@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from streams.core.batch import Batch, Labels
 from streams.core.state_dict import copied, digest
-from streams.operators.labels_by_id import LabelsById
+from streams.operators.labels_by_id import JoinById
 
 NAN = math.nan
 
@@ -69,7 +69,7 @@ class Done(NamedTuple):
 def joined(batch: Batch, cuts: list[int], *args: Any, **options: Any) -> Done:
     """The join's answer, with the stream cut at ``cuts``, and taken up from its state at each."""
     done = Done([], {}, {}, [], {})
-    join = LabelsById(*args, exact=True, **options)
+    join = JoinById(*args, exact=True, **options)
     for start, stop in pairwise([0, *cuts, len(batch)]):
         part = batch[start:stop]
         revealed = join.push(part)
@@ -80,7 +80,7 @@ def joined(batch: Batch, cuts: list[int], *args: Any, **options: Any) -> Done:
             done.corrected.extend(zip(*(c.tolist() for c in revealed.corrected), strict=True))
         fates(done, outcome)
         done.seen[stop] = Seen(len(join), dict(join.counts))
-        again = LabelsById(*args, exact=True, **options)
+        again = JoinById(*args, exact=True, **options)
         again.load(copied(join.state()), batch.classes)
         assert digest(again.state()) == digest(join.state())
         join = again
@@ -244,7 +244,7 @@ def test_the_bound_of_memory_stays() -> None:
 def test_an_id_that_comes_back(cuts: list[int]) -> None:
     """Each label goes to the newest event of its id that has come."""
     batch = stream([0.0] * 7, [Label(1, 5, 1), Label(6, 5, 2)], ids=[5, 1, 2, 5, 3, 4, 6])
-    join = LabelsById(100)
+    join = JoinById(100)
     met = []
     for start, stop in pairwise([0, *cuts, 7]):
         revealed = join.push(batch[start:stop])
@@ -308,7 +308,7 @@ def test_as_one_by_one(
 
 def test_memory_is_bounded_where_time_stands_still() -> None:
     """What was to be looked at when a window passes is forgotten with what it was for."""
-    join = LabelsById(50, within=10.0)
+    join = JoinById(50, within=10.0)
     for k in range(400):
         ids = np.arange(k * 8, k * 8 + 8)
         again = [Label(8, int(i), 0, 1.0) for i in ids] + [Label(8, 10**6 + k, 0, 1.0)]
@@ -322,12 +322,12 @@ def test_memory_is_bounded_where_time_stands_still() -> None:
 
 def test_a_checkpoint_of_before_there_were_windows() -> None:
     batch = stream([0.0, 1.0, 2.0], [Label(1, 7, 2, 0.0)])
-    old = LabelsById(10)
+    old = JoinById(10)
     old.push(batch)
     old.settle(np.zeros(3, np.int64), None)
     state = copied(old.state())
     del state["now"], state["early_time"]
-    join = LabelsById(10, within=5.0)
+    join = JoinById(10, within=5.0)
     join.load(state, batch.classes)
     later = replace(stream([6.0, 6.5], [Label(1, 1, 1)]), ids=np.array([7, 8]))
     revealed = join.push(later)

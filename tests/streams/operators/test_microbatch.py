@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, Dead, Labels
+from streams.core.batch import Batch, DeadLetter, Labels
 from streams.operators import microbatch as module
 from streams.operators.microbatch import STREAK, cut
 
@@ -29,7 +29,7 @@ def beside(batch: Batch, dead: list[int], labels: list[int]) -> Batch:
     )
     return replace(
         batch,
-        dead=tuple(Dead(0, k, "why", k, before) for k, before in enumerate(sorted(dead))),
+        dead=tuple(DeadLetter(0, k, "why", k, before) for k, before in enumerate(sorted(dead))),
         arrivals=arrivals if m else None,
     )
 
@@ -123,7 +123,7 @@ def blocks_from(items: list[int], row: int, label: int, first: int, bounds: list
                 at.append(first)
                 alive += 1
             else:
-                dead.append(Dead(0, first, "why", first, alive))
+                dead.append(DeadLetter(0, first, "why", first, alive))
             first += 1
         block = replace(
             beside(rows(row + n)[row:], [], labels), dead=tuple(dead), offset=np.array(at, np.int64)
@@ -181,7 +181,7 @@ def remaining(items: list[int], events: int, labels: int) -> list[int]:
 
 def test_a_long_streak_comes_in_parts() -> None:
     none = rows(0)
-    blocks = (replace(none, dead=(Dead(0, at, "why", at, 0),)) for at in range(50_000))
+    blocks = (replace(none, dead=(DeadLetter(0, at, "why", at, 0),)) for at in range(50_000))
     lengths = [len(batch.dead) for batch in cut(blocks, 1)]
     assert lengths == [STREAK] * (50_000 // STREAK) + [50_000 % STREAK]
 
@@ -231,7 +231,7 @@ def poisoned(*kinds: str) -> Batch:
     next_ = {"event": 0, "label": 0}
     dead = []
     for kind in kinds:
-        dead.append(Dead(0, next_[kind], "why", -1, label=kind == "label"))
+        dead.append(DeadLetter(0, next_[kind], "why", -1, label=kind == "label"))
         next_[kind] += 1
     return replace(rows(0), dead=tuple(dead))
 

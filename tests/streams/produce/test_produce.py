@@ -26,7 +26,7 @@ from pipeline.cli.produce import command
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.frames import FramesConfig
 from streams.decoding.formats.json import JsonConfig
-from streams.produce.messages import Delay, Drift, Outgoing, Plan, ProduceError
+from streams.produce.messages import Delay, Drift, MessageGenerator, ProduceError, ProducePlan
 from streams.produce.produce import produce
 
 ROOT = Path(__file__).parents[3]
@@ -75,11 +75,11 @@ def table(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def all_of(plan: Plan, partitions: int = 1, size: int = 100) -> list[Any]:
+def all_of(plan: ProducePlan, partitions: int = 1, size: int = 100) -> list[Any]:
     """What a plan sends, in order: ``("event" or "label", partition, its JSON)``."""
     return [
         ("label" if m.label else "event", m.partition, orjson.loads(m.value))
-        for _, messages in Outgoing(plan, partitions).chunks(size)
+        for _, messages in MessageGenerator(plan, partitions).chunks(size)
         for m in messages
     ]
 
@@ -94,7 +94,7 @@ def test_columns_become_json(table: Callable[..., Path]) -> None:
         image=[b"\x00\xff", b"", None],
         y=pa.array(["u", "v", None]).dictionary_encode(),
     )
-    sent = [event for _, _, event in all_of(Plan(file, label="y"))]
+    sent = [event for _, _, event in all_of(ProducePlan(file, label="y"))]
     assert sent[0] == {
         "id": 0,
         "x": 0.5,
@@ -122,7 +122,7 @@ def test_columns_become_json(table: Callable[..., Path]) -> None:
 def test_cells_of_csv_become_numbers(tmp_path: Path) -> None:
     file = tmp_path / "e.csv"
     file.write_text("a,b,c,t\n1,2.5,x,2024-01-01T00:00:00Z\n2,3,4,2024-01-01T00:00:01\n1,2\n")
-    out = Outgoing(Plan(file, time="t"), 1)
+    out = MessageGenerator(ProducePlan(file, time="t"), 1)
     sent = [orjson.loads(m.value) for _, messages in out.chunks(10) for m in messages]
     assert sent == [
         {"id": 0, "t": 1704067200.0, "a": 1, "b": 2.5, "c": "x"},
@@ -153,7 +153,7 @@ def test_labels_follow_their_events(
     delay: str, expected: list[Any], size: int, table: Callable[..., Path]
 ) -> None:
     file = table(x=[0.0] * 5, t=[0.0, 1.0, 5.0, 6.0, 16.0], y=["a", "b", "a", None, "b"])
-    plan = Plan(file, time="t", label="y", labels=True, delay=Delay.read(delay))
+    plan = ProducePlan(file, time="t", label="y", labels=True, delay=Delay.read(delay))
     sent = all_of(plan, 2, size)
     assert order(sent) == expected
     assert all("y" not in m for kind, _, m in sent if kind == "event")
@@ -168,7 +168,7 @@ def test_labels_follow_their_events(
 
 def test_a_file_sent_again_goes_on(table: Callable[..., Path]) -> None:
     file = table(x=[0.0] * 3, t=[10.0, 12.0, 14.0], y=["a", "b", "a"])
-    sent = all_of(Plan(file, time="t", label="y", repeat=3, max_events=8))
+    sent = all_of(ProducePlan(file, time="t", label="y", repeat=3, max_events=8))
     assert [m["id"] for *_, m in sent] == list(range(8))
     assert [m["t"] for *_, m in sent] == [10.0, 12.0, 14.0, 16.0, 18.0, 20.0, 22.0, 24.0]
 
@@ -180,7 +180,7 @@ def test_drift(table: Callable[..., Path]) -> None:
     classes = ["u", "v", "w"]
     file = table(a=a, b=b, word=["k"] * n, y=[classes[i % 3] for i in range(n)])
     drift = tuple(map(Drift.read, ("100:swap", "5000:shift", "7000:shuffle")))
-    sent = [m for *_, m in all_of(Plan(file, label="y", drift=drift), size=2048)]
+    sent = [m for *_, m in all_of(ProducePlan(file, label="y", drift=drift), size=2048)]
     assert [m["y"] for m in sent[:100]] == [classes[i % 3] for i in range(100)]
     assert [m["y"] for m in sent[100:]] == [classes[(i + 1) % 3] for i in range(100, n)]
     found_a, found_b = (np.array([m[name] for m in sent]) for name in "ab")
@@ -194,8 +194,8 @@ def test_drift(table: Callable[..., Path]) -> None:
 
 def test_poison_is_bad_and_counted(table: Callable[..., Path]) -> None:
     file = table(x=np.arange(3000.0), t=np.arange(3000.0), y=["a", "b", "c"] * 1000)
-    plan = Plan(file, time="t", label="y", labels=True, poison=0.1, seed=3)
-    out = Outgoing(plan, 1)
+    plan = ProducePlan(file, time="t", label="y", labels=True, poison=0.1, seed=3)
+    out = MessageGenerator(plan, 1)
     kinds: Counter[str] = Counter()
     good = 0
     for _, messages in out.chunks(500):
@@ -236,8 +236,8 @@ def test_readers_set_aside_what_is_bad(
 ) -> None:
     """All of it, and nothing else; an absurd time can be read, and is for the guards."""
     file = table(a=np.arange(3000.0), b=np.arange(3000), t=np.arange(3000.0), y=[1, 2, 3] * 1000)
-    out = Outgoing(
-        Plan(file, time="t", label="y", labels=True, format=format, poison=0.1, seed=5), 1
+    out = MessageGenerator(
+        ProducePlan(file, time="t", label="y", labels=True, format=format, poison=0.1, seed=5), 1
     )
     messages = [m for _, ms in out.chunks(500) for m in ms]
     events = [m.value for m in messages if not m.label]
@@ -270,8 +270,8 @@ def test_the_seed_decides_and_chunks_do_not(table: Callable[..., Path]) -> None:
     drift = (Drift(50, "shuffle"), Drift(300, "swap"))
 
     def sent(seed: int, size: int) -> list[Any]:
-        plan = Plan(file, label="y", labels=True, drift=drift, poison=0.1, seed=seed)
-        return [m for _, messages in Outgoing(plan, 3).chunks(size) for m in messages]
+        plan = ProducePlan(file, label="y", labels=True, drift=drift, poison=0.1, seed=seed)
+        return [m for _, messages in MessageGenerator(plan, 3).chunks(size) for m in messages]
 
     assert sent(1, 7) == sent(1, 512)
     assert sent(1, 512) != sent(2, 512)
@@ -279,8 +279,8 @@ def test_the_seed_decides_and_chunks_do_not(table: Callable[..., Path]) -> None:
 
 def test_frames_are_packed(table: Callable[..., Path]) -> None:
     file = table(k=[7, 8], t=[1.5, 2.5], a=[1.0, None], word=["x", "y"], y=[1, None], b=[3, 4])
-    plan = Plan(file, id="k", time="t", label="y", format="frames")
-    out = Outgoing(plan, 1)
+    plan = ProducePlan(file, id="k", time="t", label="y", format="frames")
+    out = MessageGenerator(plan, 1)
     assert out.layout == {"id": "int64", "time": "float64", "label": "int64", "x": ["float32", 2]}
     ((_, messages), _) = out.chunks(10)
     one, two = (m.value for m in messages)
@@ -292,7 +292,7 @@ def test_frames_are_packed(table: Callable[..., Path]) -> None:
         + np.array([1.0, 3.0], "<f4").tobytes()
     )
     assert len(two) == 32
-    poisoned = Outgoing(Plan(file, id="k", time="t", format="frames", poison=1.0), 1)
+    poisoned = MessageGenerator(ProducePlan(file, id="k", time="t", format="frames", poison=1.0), 1)
     bad = [m.value for _, ms in poisoned.chunks(10) for m in ms if m.key is None]
     assert len(bad) == 2
 
@@ -316,12 +316,12 @@ def test_what_cannot_be_sent(
 ) -> None:
     file = table(k=[1], x=[0.5], y=["a"])
     with pytest.raises(ProduceError, match=problem):
-        Outgoing(Plan(**{"file": file, "label": "y"} | change), 1)
+        MessageGenerator(ProducePlan(**{"file": file, "label": "y"} | change), 1)
 
 
 def test_a_column_named_id(table: Callable[..., Path]) -> None:
     with pytest.raises(ProduceError, match="state --id id"):
-        Outgoing(Plan(table(id=[1], x=[0.5])), 1)
+        MessageGenerator(ProducePlan(table(id=[1], x=[0.5])), 1)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "s", "3m", "1e3s"])
@@ -342,7 +342,7 @@ def test_through_a_broker(fast: bool, broker: str, table: Callable[..., Path]) -
         pytest.importorskip("confluent_kafka")
     n = 5000
     file = table(k=[f"e{i}" for i in range(n)], x=np.arange(float(n)), y=[i % 7 for i in range(n)])
-    plan = Plan(file, id="k", label="y", labels=True, delay=Delay(48))
+    plan = ProducePlan(file, id="k", label="y", labels=True, delay=Delay(48))
     topics = f"events-{fast}", f"labels-{fast}"
     sent = produce(plan, broker, *topics, partitions=3, fast=fast)
     assert (sent["ended"], sent["partitions"]) == ("done", 3)
@@ -360,7 +360,7 @@ def test_through_a_broker(fast: bool, broker: str, table: Callable[..., Path]) -
 
 def test_topics_that_do_not_fit(broker: str, table: Callable[..., Path]) -> None:
     file = table(x=[0.5], y=["a"])
-    plan = Plan(file, label="y")
+    plan = ProducePlan(file, label="y")
     with pytest.raises(ProduceError, match=r"there is no topic 'nowhere' at .*--partitions N"):
         produce(plan, broker, "nowhere")
     produce(plan, broker, "two", partitions=2)
@@ -370,7 +370,7 @@ def test_topics_that_do_not_fit(broker: str, table: Callable[..., Path]) -> None
         produce(plan, broker, "two", partitions=3)
     produce(plan, broker, "one", partitions=1)
     with pytest.raises(ProduceError, match="'one' has 1 partitions, not 2"):
-        produce(Plan(file, label="y", labels=True), broker, "two", "one")
+        produce(ProducePlan(file, label="y", labels=True), broker, "two", "one")
 
 
 def test_the_rate(broker: str, table: Callable[..., Path]) -> None:
@@ -381,7 +381,7 @@ def test_the_rate(broker: str, table: Callable[..., Path]) -> None:
         waits.append(seconds)
         now[0] += seconds
 
-    plan = Plan(table(x=np.zeros(1000)))
+    plan = ProducePlan(table(x=np.zeros(1000)))
     sent = produce(plan, broker, "paced", partitions=1, rate=400, clock=lambda: now[0], sleep=sleep)
     assert sent["seconds"] == pytest.approx(2.5)
     assert waits == pytest.approx([8 / 400] * 125)
@@ -444,7 +444,7 @@ def test_a_broker_that_goes_away(
         pytest.importorskip("confluent_kafka")
     file = table(x=np.zeros(100_000))
     with brokers.tansu(tmp_path) as address:
-        produce(Plan(table("one.parquet", x=[1.0])), address, "t", partitions=1)
+        produce(ProducePlan(table("one.parquet", x=[1.0])), address, "t", partitions=1)
         options = ["--servers", address, "--topic", "t", "--rate", "500"]
         command = [sys.executable, "-c", IMPATIENT, str(file), *options]
         process = subprocess.Popen(

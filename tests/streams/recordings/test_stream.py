@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, Dead, Labels, Ragged
+from streams.core.batch import Batch, DeadLetter, Labels, Ragged
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, rest_of
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor
-from streams.operators.label_encoder import Vocabulary
+from streams.operators.label_encoder import LabelEncoder
 from streams.operators.microbatch import cut
-from streams.recordings.manifest import About, Part, path_of
-from streams.recordings.stream import Recording, RecordingConfig, timed
+from streams.recordings.manifest import Part, RecordingManifest, path_of
+from streams.recordings.stream import RecordingConfig, RecordingStream, timed
 from streams.recordings.table import blocks_of, columns_of, table_of
 
 NUMBERS = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
@@ -61,8 +61,10 @@ def labels(ids: Sequence[int], y: Sequence[int], before: Sequence[int], start: i
     )
 
 
-def dead(offset: int, before: int, label: bool = False) -> Dead:
-    return Dead(2 if label else 0, offset, f"bad {offset}", offset * 10, before, b"\xff", label)
+def dead(offset: int, before: int, label: bool = False) -> DeadLetter:
+    return DeadLetter(
+        2 if label else 0, offset, f"bad {offset}", offset * 10, before, b"\xff", label
+    )
 
 
 def same(one: Any, two: Any) -> bool:
@@ -208,7 +210,7 @@ def stream_of(things: Sequence[str]) -> list[Batch]:
     blocks, at, label_at = [], 0, 0
     rows: list[int] = []
     arrived: list[tuple[int, int]] = []
-    aside: list[Dead] = []
+    aside: list[DeadLetter] = []
     for thing in [*things, "B"]:
         if thing == "e":
             rows.append(at)
@@ -236,7 +238,7 @@ def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], **more:
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*"):
         old.unlink()
-    about = About(
+    about = RecordingManifest(
         features=tuple((f.name, f.kind, f.shape) for f in NUMBERS.features),
         task="classification",
         classes=(),
@@ -275,8 +277,8 @@ def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], **more:
     return folder
 
 
-def recording(folder: Path, **settings: Any) -> Recording:
-    return Recording(RecordingConfig(kind="recording", path=str(folder), **settings), folder)
+def recording(folder: Path, **settings: Any) -> RecordingStream:
+    return RecordingStream(RecordingConfig(kind="recording", path=str(folder), **settings), folder)
 
 
 def told(batches: Any) -> list[Any]:
@@ -300,7 +302,7 @@ def told(batches: Any) -> list[Any]:
 
 def cuts(blocks: Iterable[Batch], size: int) -> list[Batch]:
     """Micro-batches, their classes in one numbering."""
-    return list(cut(map(Vocabulary().apply, blocks), size))
+    return list(cut(map(LabelEncoder().apply, blocks), size))
 
 
 def cursor_after(batches: Sequence[Batch]) -> Cursor:

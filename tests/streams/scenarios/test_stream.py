@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from streams.core.batch import Array, Batch, Ragged
 from streams.core.errors import StreamError
 from streams.core.schema import Feature
-from streams.operators.label_encoder import Vocabulary
+from streams.operators.label_encoder import LabelEncoder
 from streams.scenarios.catalog import SCENARIOS
 from streams.scenarios.datasets import load
-from streams.scenarios.stream import Scenario, ScenarioConfig
+from streams.scenarios.stream import ScenarioConfig, ScenarioStream
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
@@ -53,8 +53,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERLEARN_DATA", str(DATA))
 
 
-def scenario(**given: Any) -> Scenario:
-    return Scenario(ScenarioConfig(kind="scenario", **given), Path())
+def scenario(**given: Any) -> ScenarioStream:
+    return ScenarioStream(ScenarioConfig(kind="scenario", **given), Path())
 
 
 def array(batch: Batch) -> Array:
@@ -204,7 +204,7 @@ def test_more_than_there_are() -> None:
 def test_classes_that_are_not_known_before() -> None:
     stream = scenario(name="split-digits", known_classes=False)
     assert stream.schema.classes == ()
-    vocabulary = Vocabulary()
+    vocabulary = LabelEncoder()
     blocks = [vocabulary.apply(block) for block in stream.read({}, 100)]
     assert set(blocks[0].classes) == {"0", "1"}
     names = [block.classes[code] for block in blocks for code in labels(block)]
