@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from buffers.admission.base import Admission
-from buffers.recall.base import Outcome, Recall
+from buffers.recall.base import Recall, RecallOutcome
 from buffers.registry import ADMISSIONS, RECALLS
 from buffers.store import ColumnStore
 
@@ -146,7 +146,7 @@ class Buffer:
         columns = {name: each[rows] for name, each in candidates.columns.items()}
         return Sample(slots, columns, (len(rows),))
 
-    def update(self, slots: Ints, outcome: Outcome) -> None:
+    def update(self, slots: Ints, outcome: RecallOutcome) -> None:
         """Tells the recall rule how the rows of a sample went; call it before the next ``add``."""
         self.recall.update(slots, outcome)
 

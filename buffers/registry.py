@@ -12,7 +12,7 @@ from buffers.recall.by_age import Exponential, PowerLaw
 from buffers.recall.by_forgetting_curve import ForgettingCurve
 from buffers.recall.by_loss import HighestLoss, MaximalInterference
 from buffers.recall.repeated_random import RepeatedRandom
-from buffers.recall.when_due import ViewBatch
+from buffers.recall.when_due import WhenDue
 
 ADMISSIONS: dict[str, type[Admission]] = {
     rule.name: rule for rule in (Reservoir, Ring, RandomInsert, ClassBalanced, Herding)
@@ -22,7 +22,7 @@ RECALLS: dict[str, type[Recall]] = {
     for rule in (
         Uniform,
         ForgettingCurve,
-        ViewBatch,
+        WhenDue,
         PowerLaw,
         Exponential,
         HighestLoss,

@@ -13,7 +13,7 @@ KINDS: dict[str, str] = {
     "no-change": "learners.baselines.no_change:NoChange",
     "prior": "learners.baselines.prior:Prior",
     "replay": "learners.rehearsal.replay:Replay",
-    "river": "learners.integrations.river:River",
+    "river": "learners.integrations.river:RiverLearner",
     "view-batch": "learners.rehearsal.view_batch:ViewBatch",
 }
 """The import path of each kind of learner that a job may name."""

@@ -44,7 +44,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class MemorySeen:
+class BufferSample:
     """What there is to see of a memory.
 
     Attributes:
@@ -243,7 +243,7 @@ class Learner(ABC):
         last: (n, units), or (n, units, ...) of feature maps. Empty without a network. Pure."""
         return []
 
-    def memory_seen(self) -> MemorySeen | None:
+    def memory_seen(self) -> BufferSample | None:
         """What there is to see of its memory; None without one. Pure."""
         return None
 

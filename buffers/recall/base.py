@@ -22,7 +22,7 @@ _SCATTER, _NO_BITS, _UNSEEN = 0x9E3779B97F4A7C15, (1 << 64) - 1, 62
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RecallOutcome:
     """How m recalled rows went, before the update that they were recalled for.
 
     Attributes:
@@ -94,7 +94,7 @@ class Recall(ABC):
         self._draws += 1
         self.last[slots] = self.clock
 
-    def update(self, slots: Ints, outcome: Outcome) -> None:
+    def update(self, slots: Ints, outcome: RecallOutcome) -> None:
         """The rows at ``slots`` (m,) were rehearsed, with this outcome."""
 
     def put(self, slots: Ints, now: int) -> None:

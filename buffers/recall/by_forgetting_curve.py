@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffers.recall.base import Array, Ints, Outcome
+from buffers.recall.base import Array, Ints, RecallOutcome
 from buffers.recall.weighted_base import Weighted, Weights
 
 
@@ -80,7 +80,7 @@ class ForgettingCurve(Weighted):
         weights *= 1 / (1 + self.floor)
         return weights
 
-    def update(self, slots: Ints, outcome: Outcome) -> None:
+    def update(self, slots: Ints, outcome: RecallOutcome) -> None:
         grown = self.strength.take(slots) * np.float32(self.growth)
         grown = np.minimum(grown, np.float32(self.strongest))
         self.strength[slots] = np.where(outcome.correct, grown, np.float32(1))

@@ -10,7 +10,7 @@ import numpy as np
 from buffers.recall.base import Ints, Recall
 
 
-class ViewBatch(Recall):
+class WhenDue(Recall):
     """The row comes up that waits longest: every ``views`` cycles through the buffer.
 
     The paper trains on each sample in every ``views``-th epoch only, and then on that many views of

@@ -25,7 +25,7 @@ import numpy as np
 
 from buffers.admission.base import Admission
 from buffers.buffer import Array, Buffer
-from buffers.recall.base import Ints, Outcome, Recall
+from buffers.recall.base import Ints, Recall, RecallOutcome
 from buffers.registry import ADMISSIONS, RECALLS
 
 RESULT = Path(__file__).parents[1] / "results" / "buffers.md"
@@ -68,7 +68,7 @@ def rehearse(rule: Recall, filled: int, k: int, draws: int) -> Iterator[Ints]:
         slots = slots[:k]  # of candidates, as if chosen
         rule.present(slots, k * rule.views)
         m = len(slots)
-        rule.update(slots, Outcome(np.zeros(m, np.float32), rng.random(m) < 0.95))
+        rule.update(slots, RecallOutcome(np.zeros(m, np.float32), rng.random(m) < 0.95))
 
 
 def sampled(buffer: Buffer, rule: Recall, k: int, turns: int) -> tuple[float, float, float]:
@@ -168,7 +168,7 @@ def main() -> None:
         return [*body, ""]
 
     curve, slots = RECALLS["forgetting-curve"](10**5), [np.arange(0, 10**5, 391)]
-    outcome = Outcome(np.zeros(256, np.float32), np.arange(256) % 20 > 0)
+    outcome = RecallOutcome(np.zeros(256, np.float32), np.arange(256) % 20 > 0)
     took = [seconds(lambda lot: curve.update(lot, outcome), 100 * slots) for _ in range(9)]
     text = [ABOUT, OUTCOMES.format(k=256, seconds=1e6 * statistics.median(took)), ""]
     for k in SIZES:

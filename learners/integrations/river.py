@@ -40,7 +40,7 @@ class RiverConfig(LearnerConfig):
     model: Spec
 
 
-class River(Learner):
+class RiverLearner(Learner):
     """A river estimator in the loop, exactly as ``river.evaluate.progressive_val_score`` runs it.
 
     A classifier of two classes (one that river does not call multiclass) learns ``True`` for one

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from learners.base import Learner, LearnerConfig, LearnerError, Prediction
 from learners.networks import modules as models
 from learners.networks.column_encoders import Inputs
-from learners.networks.optimizer import Adam, Descent, OptimizerConfig
+from learners.networks.optimizer import Adam, FlatOptimizer, OptimizerConfig
 from streams.core.batch import Array, Batch, ClassName
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task
@@ -67,7 +67,7 @@ class NetworkLearner(Learner):
                 self._rng = torch.get_rng_state()
         except ValueError as error:
             raise LearnerError(f"learner.model: {error}") from None
-        self.descent = Descent(config.optimizer, self.net)
+        self.descent = FlatOptimizer(config.optimizer, self.net)
         # A module of ours is the same in training and in use; one of a user's may not be.
         self._modal = not isinstance(config.model, models.Mlp | models.Conv)
 

@@ -97,7 +97,7 @@ OptimizerConfig = Annotated[
 ]
 
 
-class Descent:
+class FlatOptimizer:
     """Moves all the weights of a network as one vector.
 
     Parameters become views of the vector. Of a small network so do their gradients, of another: one

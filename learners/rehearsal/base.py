@@ -12,8 +12,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from buffers.buffer import Sample
-from buffers.recall.base import Outcome
-from learners.base import LearnerError, MemorySeen
+from buffers.recall.base import RecallOutcome
+from learners.base import BufferSample, LearnerError
 from learners.networks import modules as models
 from learners.networks.augment import Augmentation, AugmentConfig, augmentation
 from learners.networks.base import NetworkConfig, NetworkLearner
@@ -153,7 +153,7 @@ class Rehearsal(NetworkLearner):
                 correct = out.argmax(1) == old.y
             else:
                 correct = (out[:, 0] - old.y).abs() <= 0.5  # of a standard deviation
-        outcome = Outcome(models.array_of(loss), models.array_of(correct))
+        outcome = RecallOutcome(models.array_of(loss), models.array_of(correct))
         self.buffer.update(old.slots, outcome)
 
     def remember(self, batch: Batch, rows: Array, **columns: Array) -> None:
@@ -195,11 +195,11 @@ class Rehearsal(NetworkLearner):
         with torch.no_grad():
             return self.error(self.net(x), y, "none")
 
-    def memory_seen(self) -> MemorySeen:
+    def memory_seen(self) -> BufferSample:
         stored, rule = len(self.buffer), self.buffer.recall
         step = max(-(-stored // _LOOKED_AT), 1)
         values = {name: each[::step] for name, each in rule.seen(stored).items()}
-        return MemorySeen(stored, rule.intervals.copy(), values)
+        return BufferSample(stored, rule.intervals.copy(), values)
 
     @property
     def buffer_bytes(self) -> int:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from buffers.admission.ring import Ring
 from buffers.buffer import Buffer
-from buffers.recall.base import Ints, Outcome, Uniform
+from buffers.recall.base import Ints, RecallOutcome, Uniform
 from buffers.registry import ADMISSIONS, RECALLS
 
 PAIRS = [(admission, recall) for admission in ADMISSIONS for recall in RECALLS]
@@ -55,7 +55,7 @@ def act(buffer: Buffer, action: tuple[str, int], clock: int) -> Any:
         sample = buffer.sample(n)
         sample = buffer.choose(sample, np.arange(min(n, len(sample.slots))))
     m = len(sample.slots)
-    buffer.update(sample.slots, Outcome(np.ones(m, np.float32), np.arange(m) % 2 == 0))
+    buffer.update(sample.slots, RecallOutcome(np.ones(m, np.float32), np.arange(m) % 2 == 0))
     return sample
 
 
@@ -251,7 +251,7 @@ class Noting(Uniform):
     def move(self, source: Ints, target: Ints) -> None:
         self.told.append(("move", source.tolist(), target.tolist()))
 
-    def update(self, slots: Ints, outcome: Outcome) -> None:
+    def update(self, slots: Ints, outcome: RecallOutcome) -> None:
         self.told.append(("update", slots.tolist(), outcome.loss.tolist()))
 
 
@@ -262,7 +262,7 @@ def test_a_recall_rule_is_told_of_all_that_happens_to_a_slot() -> None:
     buffer.add(**rows(0, 3))
     buffer.add(**rows(3, 2))
     buffer.delete([1])
-    buffer.update(np.array([2]), Outcome(np.array([0.5], np.float32), np.array([True])))
+    buffer.update(np.array([2]), RecallOutcome(np.array([0.5], np.float32), np.array([True])))
     assert recall.told == [
         ("put", [0, 1, 2], 3),
         ("put", [3, 0], 5),

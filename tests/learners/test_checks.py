@@ -14,7 +14,7 @@ from learners.baselines.finetune import Finetune
 from learners.baselines.no_change import NoChange
 from learners.baselines.prior import Prior
 from learners.checks import Check, check_learner, checks_for
-from learners.integrations.river import River
+from learners.integrations.river import RiverLearner
 from learners.networks.base import NetworkLearner
 from learners.registry import find
 from learners.rehearsal.replay import Replay
@@ -40,7 +40,7 @@ def test_learner(check: Check) -> None:
 def test_what_is_checked_follows_from_what_is_declared() -> None:
     names = {check.name for check in checks_for(Replay)}
     assert {"frozen_within_a_batch", "learns", "ignores_probes", "reads_no_segment"} <= names
-    names = {check.name for check in checks_for(River)}
+    names = {check.name for check in checks_for(RiverLearner)}
     assert "same_at_any_batch_size" in names
     assert "ignores_probes" not in names, "an opaque state cannot be compared"
     assert "learns" not in {check.name for check in checks_for(Prior)}

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buffers.buffer import Buffer
-from buffers.recall.base import Outcome, Uniform
+from buffers.recall.base import RecallOutcome, Uniform
 from buffers.registry import RECALLS
 
 
@@ -83,7 +83,7 @@ def test_the_work_of_a_draw_does_not_depend_on_the_capacity(name: str) -> None:
             rule.put(slots[tenth::10], (tenth + 1) * capacity // 10)
             rule.present(slots[:0], capacity // 10)
         for _ in range(3):
-            rule.update(slots, Outcome(np.zeros(capacity, np.float32), slots // 10 % 4 > 0))
+            rule.update(slots, RecallOutcome(np.zeros(capacity, np.float32), slots // 10 % 4 > 0))
         for draw in range(480):
             if draw == 80:  # by then the size of lots has settled
                 rng.numbers = 0

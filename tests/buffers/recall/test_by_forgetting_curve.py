@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffers.recall.base import Outcome
+from buffers.recall.base import RecallOutcome
 from buffers.recall.by_forgetting_curve import ForgettingCurve, retention
 from experiments.studies.controls import Reversed
 
@@ -13,8 +13,8 @@ Times = st.floats(0, 1e4)
 Strengths = st.floats(1, 16)
 
 
-def outcome(*correct: bool) -> Outcome:
-    return Outcome(np.zeros(len(correct), np.float32), np.array(correct))
+def outcome(*correct: bool) -> RecallOutcome:
+    return RecallOutcome(np.zeros(len(correct), np.float32), np.array(correct))
 
 
 def test_retention_by_hand() -> None:

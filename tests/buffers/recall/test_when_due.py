@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buffers.buffer import Buffer
-from buffers.recall.when_due import ViewBatch
+from buffers.recall.when_due import WhenDue
 
 RNG = np.random.default_rng(0)
 
 
 def buffer(capacity: int, views: int, rows: int, rest: bool = False) -> Buffer:
-    made = Buffer(capacity, "ring", ViewBatch(capacity, views, rest))
+    made = Buffer(capacity, "ring", WhenDue(capacity, views, rest))
     made.add(np.arange(rows), y=np.zeros(rows, np.int64))
     return made
 
@@ -81,7 +81,7 @@ Steps = st.lists(
 def test_it_is_a_list_of_rows_by_when_they_were_there_last(
     capacity: int, views: int, rest: bool, steps: list[tuple[str, int]], seed: int
 ) -> None:
-    rule, rng = ViewBatch(capacity, views, rest), np.random.default_rng(seed)
+    rule, rng = WhenDue(capacity, views, rest), np.random.default_rng(seed)
     waiting: list[tuple[int, int]] = []  # slots and when they were there last, the earliest first
     clock = filled = 0
     for kind, n in steps:

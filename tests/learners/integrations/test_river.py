@@ -28,7 +28,7 @@ from river import (
 from learners.base import Learner, LearnerConfig, LearnerError
 from learners.baselines.no_change import NoChange
 from learners.baselines.prior import Prior
-from learners.integrations.river import River, RiverConfig, build
+from learners.integrations.river import RiverConfig, RiverLearner, build
 from streams.core.batch import Batch, ClassName, Ragged
 from streams.core.schema import Feature, Schema
 from streams.operators.label_join import Revealed
@@ -160,7 +160,7 @@ def test_scores_exactly_as_river_does(
     theirs = new()
     evaluate.progressive_val_score(iter(known.events), model(), theirs, delay=delay or None)
     for size in (1, 32):
-        learner = River(RiverConfig(kind="river", model=spec), known.schema, seed=3)
+        learner = RiverLearner(RiverConfig(kind="river", model=spec), known.schema, seed=3)
         ours = scored(learner, known, size, delay, new())
         assert ours.get() == theirs.get()
         if known.task == "classification":
@@ -187,8 +187,8 @@ def test_baselines_are_those_of_river(name: str, delay: int) -> None:
             assert scored(learner, known, size, delay, new(), unsaid).get() == theirs.get()
 
 
-def river(model: Any, schema: Schema | None = None) -> River:
-    return River(RiverConfig(kind="river", model=model), schema or SCHEMA, seed=5)
+def river(model: Any, schema: Schema | None = None) -> RiverLearner:
+    return RiverLearner(RiverConfig(kind="river", model=model), schema or SCHEMA, seed=5)
 
 
 SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
@@ -341,7 +341,7 @@ def test_what_a_model_makes_for_itself_is_seeded(spec: Any) -> None:
 
     def answers(seed: int) -> Any:
         config = RiverConfig(kind="river", model=spec)
-        learner = River(config, trump.schema, seed)
+        learner = RiverLearner(config, trump.schema, seed)
         learner.learn(trump.batch[:700])
         return learner.predict(trump.batch[700:]).value
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learners.networks.modules import Mlp, Net, build
-from learners.networks.optimizer import Adam, Descent, Sgd
+from learners.networks.optimizer import Adam, FlatOptimizer, Sgd
 
 SMALL, LARGE = (16,), (300, 250)
 """Hidden layers of networks on either side of the size from which tensors are moved one by one."""
@@ -61,7 +61,7 @@ def test_weights_are_those_of_torch_to_the_bit(
     settings: dict[str, Any],
 ) -> None:
     ours, whole, theirs = net(hidden), net(hidden), net(hidden)
-    stepped, moved = Descent(config, ours), Descent(config, whole)
+    stepped, moved = FlatOptimizer(config, ours), FlatOptimizer(config, whole)
     torchs = optimizer(theirs.parameters(), **settings)
     for seed in range(5):
         stepped.step(loss(ours, seed))
@@ -77,7 +77,7 @@ def test_weights_are_those_of_torch_to_the_bit(
 @pytest.mark.parametrize("hidden", [SMALL, LARGE])
 def test_the_gradient_is_that_of_this_loss_alone(hidden: tuple[int, ...]) -> None:
     ours, theirs = net(hidden), net(hidden)
-    descent = Descent(Sgd(kind="sgd"), ours)
+    descent = FlatOptimizer(Sgd(kind="sgd"), ours)
     descent.gradient(loss(ours, 0))
     found = descent.gradient(loss(ours, 1))
     loss(theirs, 1).backward()  # type: ignore[no-untyped-call]
@@ -91,7 +91,7 @@ def test_a_parameter_that_a_loss_does_not_reach_decays_all_the_same(
 ) -> None:
     ours = net(hidden)
     head = ours.head.weight.detach().clone()
-    descent = Descent(Sgd(kind="sgd", lr=0.5, weight_decay=0.1), ours)
+    descent = FlatOptimizer(Sgd(kind="sgd", lr=0.5, weight_decay=0.1), ours)
     descent.step(ours.body(data(0)[0]).sum())
     assert torch.allclose(ours.head.weight, 0.95 * head)
 
@@ -99,20 +99,20 @@ def test_a_parameter_that_a_loss_does_not_reach_decays_all_the_same(
 @pytest.mark.parametrize("hidden", [SMALL, LARGE])
 def test_a_step_that_is_tried_leaves_no_trace(hidden: tuple[int, ...]) -> None:
     ours = net(hidden)
-    descent = Descent(Sgd(kind="sgd", lr=0.5, momentum=0.9), ours)
+    descent = FlatOptimizer(Sgd(kind="sgd", lr=0.5, momentum=0.9), ours)
     with descent.tried(loss(ours, 0)):
         assert not same(ours, net(hidden))
     assert same(ours, net(hidden))
     descent.step(loss(ours, 1))
     untried = net(hidden)
-    Descent(Sgd(kind="sgd", lr=0.5, momentum=0.9), untried).step(loss(untried, 1))
+    FlatOptimizer(Sgd(kind="sgd", lr=0.5, momentum=0.9), untried).step(loss(untried, 1))
     assert same(ours, untried)
 
 
 @pytest.mark.parametrize("hidden", [SMALL, LARGE])
 def test_what_is_put_aside_grows_and_is_kept(hidden: tuple[int, ...]) -> None:
     ours = net(hidden)
-    descent = Descent(Adam(), ours)
+    descent = FlatOptimizer(Adam(), ours)
     descent.keep("mine")
     descent.step(loss(ours, 0))
     descent.aside["mine"].fill_(2.0)
@@ -122,7 +122,7 @@ def test_what_is_put_aside_grows_and_is_kept(hidden: tuple[int, ...]) -> None:
     assert len(descent.weights) == len(descent.aside["mine"]) == before + width + 1
     assert descent.aside["mine"].sum() == 2.0 * before  # and 0 where it grew
     other = net(hidden)
-    heir = Descent(Adam(), other)
+    heir = FlatOptimizer(Adam(), other)
     heir.keep("mine")
     heir.grow(4)
     heir.load(descent.state())

@@ -15,7 +15,7 @@ import pytest
 
 import pipeline.bench.measure
 from learners.base import Learner
-from learners.networks.optimizer import Descent
+from learners.networks.optimizer import FlatOptimizer
 from pipeline.bench.cell import Cell, job_of, run_cell
 from pipeline.bench.measure import Budget
 from streams.core.batch import Batch
@@ -262,13 +262,13 @@ def test_tasks_that_come_back_and_drift(
 def test_budgets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: str, steps: int, size: int
 ) -> None:
-    counted, step = [0], Descent.step
+    counted, step = [0], FlatOptimizer.step
 
-    def counting(self: Descent, *args: Any) -> None:
+    def counting(self: FlatOptimizer, *args: Any) -> None:
         counted[0] += 1
         step(self, *args)
 
-    monkeypatch.setattr(Descent, "step", counting)
+    monkeypatch.setattr(FlatOptimizer, "step", counting)
     given = found(tmp_path, "split-digits", learner, every=10**6)
     assert given["gradient_steps"] == counted[0] == steps
     assert given["buffer_bytes"] == size
