@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from pipeline.config import job as jobs
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 
@@ -37,7 +37,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
 
 
-class Tenths(Watcher):
+class Tenths(Callback):
     """Notes memory and time at each tenth of the stream."""
 
     def __init__(self, events: int) -> None:

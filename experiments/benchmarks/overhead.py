@@ -32,7 +32,7 @@ from torch import nn
 
 from pipeline.config import job as jobs
 from pipeline.training.builder import build
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 from streams.core.batch import Batch
@@ -129,7 +129,7 @@ def alone(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
     yield predicted
 
 
-class InTurn(Watcher):
+class InTurn(Callback):
     """Lets the others go on whenever the pipeline has done as much, and times each."""
 
     def __init__(self, *others: Iterator[np.ndarray]) -> None:

@@ -28,11 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.callbacks.probe_evaluator import Beside
+from pipeline.callbacks.probe_evaluator import BackgroundEvaluator
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.models.snapshot import Snapshot
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 
@@ -64,7 +64,7 @@ ABOUT = [
 ]
 
 
-class Gated(Beside):
+class Gated(BackgroundEvaluator):
     """Scores only while its run has its turn."""
 
     def __init__(self, turn: threading.Event) -> None:
@@ -78,7 +78,7 @@ class Gated(Beside):
         self._asking.next = fetch  # type: ignore[method-assign]
 
 
-class Turns(Watcher):
+class Turns(Callback):
     """Two runs in two threads, of which one at a time goes on; notes the time that each takes."""
 
     def __init__(self, mine: threading.Event, other: threading.Event) -> None:
@@ -118,7 +118,7 @@ def pair(job: Path, settings: Sequence[str], folder: Path) -> Iterator[float]:
 
     def run(name: str) -> None:
         loaded = jobs.load(job, [*settings, f"evaluate.probes.share={held[name]}"])
-        watchers: list[Watcher] = [watching[name]]
+        watchers: list[Callback] = [watching[name]]
         if name == "with":
             watchers.append(beside)
         Run(loaded, folder / name, print).run(watchers=watchers)

@@ -22,11 +22,11 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.callbacks.progress import LiveProgress
-from pipeline.callbacks.snapshot_publisher import Publisher
+from pipeline.callbacks.snapshot_publisher import SnapshotPublisher
 from pipeline.config import job as jobs
 from pipeline.runners.ray.actors import TrainerActor
-from pipeline.runners.ray.driver import RayRun
-from pipeline.runners.ray.job_package import Shipment
+from pipeline.runners.ray.driver import RayRunner
+from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.loop import Loop
 
 sys.path.append(str(Path(__file__).parents[1] / "demo"))
@@ -43,7 +43,7 @@ def publishing(now: float) -> bool:
     return int(now / PHASE_S) % 2 == 0
 
 
-class InPhases(Publisher):
+class InPhases(SnapshotPublisher):
     """Publishes in every other phase."""
 
     def __call__(self, loop: Loop) -> None:
@@ -56,11 +56,11 @@ class InPhases(Publisher):
 
 
 class PhasedTrainer(TrainerActor):
-    def __init__(self, shipment: Shipment, folder: Path, token: str) -> None:
+    def __init__(self, shipment: JobPackage, folder: Path, token: str) -> None:
         super().__init__(shipment, folder, token, InPhases())
 
 
-class PhasedRun(RayRun):
+class PhasedRun(RayRunner):
     trainer = PhasedTrainer
 
 

@@ -25,8 +25,8 @@ import yaml
 
 from pipeline.config.job import load
 from pipeline.evaluation.decay_fits import better, error, fits
-from pipeline.evaluation.once_seen import Kept
-from pipeline.evaluation.once_seen_curve import Since
+from pipeline.evaluation.once_seen import OnceSeenSample
+from pipeline.evaluation.once_seen_curve import OnceSeenCurve
 from pipeline.evaluation.retention import wilson
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Array, Batch
@@ -97,7 +97,7 @@ def answers(stream: str, learner: str, seeds: int, folder: Path) -> Answers:
 
 def asked(parts: Parts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Answers by bin over one run: on events never learned, and on events seen once."""
-    loop, never, once = parts.loop, Since(), Since()
+    loop, never, once = parts.loop, OnceSeenCurve(), OnceSeenCurve()
     assert loop.once_seen is not None
     for batch in parts.source.read({}):
         loop.step(batch)
@@ -108,12 +108,12 @@ def asked(parts: Parts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return told_never, told_once
 
 
-def held(parts: Parts) -> Kept:
+def held(parts: Parts) -> OnceSeenSample:
     """The probes, as if they had been learned when they came."""
     segments = [segment for segment in parts.loop.segments() if segment.rows is not None]
     rows = Batch.concat([segment.rows for segment in segments if segment.rows is not None])
     place = np.concatenate([segment.index for segment in segments])
-    return Kept(rows, place, place // BATCH + 1)
+    return OnceSeenSample(rows, place, place // BATCH + 1)
 
 
 def made(stream: str, learner: str, seed: int, folder: Path) -> Parts:

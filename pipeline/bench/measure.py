@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from pipeline.evaluation.buffer_stats import Remembered
+from pipeline.evaluation.buffer_stats import BufferStats
 from pipeline.evaluation.plasticity import plasticity
 from pipeline.evaluation.transfer_and_forgetting import Curves
-from pipeline.storage.metric_log import Rows
+from pipeline.storage.metric_log import MetricLog
 from pipeline.training.builder import Parts, state_digest
 from pipeline.training.loop import BLOCK
 from streams.core.batch import Array, Batch, ClassName, Ints
@@ -81,14 +81,16 @@ def measure(parts: Parts, budget: Budget, folder: Path, progress: Progress) -> d
     The curves are written to ``metrics.jsonl`` and ``stability.jsonl`` in the folder as they come.
     """
     with (
-        closing(Rows(folder / "metrics.jsonl", _say)) as online,
-        closing(Rows(folder / "stability.jsonl", _say)) as stability,
+        closing(MetricLog(folder / "metrics.jsonl", _say)) as online,
+        closing(MetricLog(folder / "stability.jsonl", _say)) as stability,
     ):
         return _Pass(parts, budget, online, stability).run(progress)
 
 
 class _Pass:
-    def __init__(self, parts: Parts, budget: Budget, online: Rows, stability: Rows) -> None:
+    def __init__(
+        self, parts: Parts, budget: Budget, online: MetricLog, stability: MetricLog
+    ) -> None:
         self.parts, self.loop = parts, parts.loop
         stream = cast(Tested, parts.stream)
         self.total = len(parts.stream)
@@ -107,7 +109,7 @@ class _Pass:
         self.task = self.order[0]  # that is learned
         self.seconds = 0.0  # of learning, evaluations left out
         self.online, self.stability = online, stability
-        self.remembered = Remembered(self.loop.learner)
+        self.remembered = BufferStats(self.loop.learner)
 
     def run(self, progress: Progress) -> dict[str, Any]:
         untrained = self._all() if self.domain_incremental else None

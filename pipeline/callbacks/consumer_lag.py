@@ -6,7 +6,7 @@ import threading
 import time
 
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 from streams.core.errors import StreamError
@@ -17,7 +17,7 @@ LOOK_S = 2.0
 """How often the stream is asked where it ends."""
 
 
-class Lag(Watcher):
+class ConsumerLag(Callback):
     """Asks a live stream where it ends, in a thread of its own.
 
     Attributes:

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 from streams.core.batch import Array, Ints
 
 
-class Labels(Watcher):
+class LabelFeed(Callback):
     """Hands on ids and labels as they become known, some at a time, with the version of the last
     model that had not learned them: what was served is scored by them."""
 

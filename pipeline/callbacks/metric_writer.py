@@ -6,19 +6,19 @@ from __future__ import annotations
 import os
 import time
 
-from pipeline.callbacks.consumer_lag import Lag
-from pipeline.evaluation.buffer_stats import Remembered
-from pipeline.storage.metric_log import Rows
+from pipeline.callbacks.consumer_lag import ConsumerLag
+from pipeline.evaluation.buffer_stats import BufferStats
+from pipeline.storage.metric_log import MetricLog
 from pipeline.storage.run_folder import REPLAY_HISTOGRAMS
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 
 _ROWS_SHARE, _ROWS_FREE_S = 0.003, 0.04  # and rows of metrics, however fast the stream
 
 
-class MetricRows(Watcher):
+class MetricWriter(Callback):
     """Writes a row of metrics each time so many events have come in, and one of histograms where
     the learner remembers events.
 
@@ -27,18 +27,18 @@ class MetricRows(Watcher):
     training goes into them.
     """
 
-    def __init__(self, every: int, lag: Lag | None = None) -> None:
+    def __init__(self, every: int, lag: ConsumerLag | None = None) -> None:
         self.every = every
         self.lag = lag
         self._spent = 0.0  # seconds
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
         self._run = run
-        self._rows = Rows(run.folder.path / "metrics.jsonl", run.say)
-        self._remembered = Remembered(parts.loop.learner)
-        self._histograms: Rows | None = None
+        self._rows = MetricLog(run.folder.path / "metrics.jsonl", run.say)
+        self._remembered = BufferStats(parts.loop.learner)
+        self._histograms: MetricLog | None = None
         if self._remembered.there:
-            self._histograms = Rows(run.folder.path / REPLAY_HISTOGRAMS, run.say)
+            self._histograms = MetricLog(run.folder.path / REPLAY_HISTOGRAMS, run.say)
         self._due = (parts.loop.events // self.every + 1) * self.every
         self._began = self._then = time.perf_counter()
         self._before = parts.loop.events

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.run import Run
 from streams.core.live_stream import LiveStream
 from streams.core.stream import Cursor
 
 
-class Committing(Watcher):
+class OffsetCommits(Callback):
     """Tells a live stream what checkpoints hold."""
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:

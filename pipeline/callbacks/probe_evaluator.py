@@ -19,14 +19,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pipeline.evaluation.once_seen_curve import Since
+from pipeline.evaluation.once_seen_curve import OnceSeenCurve
 from pipeline.evaluation.retention import Retention
 from pipeline.models.recipe import Recipe, learner_of
 from pipeline.models.snapshot import Snapshot
-from pipeline.storage.metric_log import Rows
+from pipeline.storage.metric_log import MetricLog
 from pipeline.storage.run_folder import EVALUATIONS, STABILITY
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 from streams.core.errors import line
@@ -39,7 +39,7 @@ _WAITING, _ROOM = 32, 256_000_000  # snapshots that may wait, and their bytes
 _SHARE, _FREE_S = 0.005, 0.02  # of the training thread that snapshots may take
 
 
-class Asking(Watcher):
+class SnapshotQueue(Callback):
     """Takes a snapshot, with the probes as they stand, each time so many events have come in and
     whenever a segment ends.
 
@@ -134,12 +134,12 @@ class Evaluator:
         self._folder = folder
         self._learner = learner_of(made)
         self._retention = Retention(made["task"])
-        self._since = Since()
+        self._since = OnceSeenCurve()
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         with suppress(OSError, SafetensorError, ValueError, KeyError):  # there is none at first
             self._recall(folder / STABILITY)
-        self._rows = Rows(folder / ROWS, say)
+        self._rows = MetricLog(folder / ROWS, say)
         self._kept = time.monotonic()
 
     def evaluate(self, snapshot: Snapshot) -> None:
@@ -198,7 +198,7 @@ class Evaluator:
         self._retention = recalled
 
 
-class Beside(Watcher):
+class BackgroundEvaluator(Callback):
     """An evaluator in a thread beside the training, on a small share of the time.
 
     Args:
@@ -210,7 +210,7 @@ class Beside(Watcher):
     def __init__(self, every: int, say: Callable[[str], None], share: float = 0.005) -> None:
         self.share = share
         self.say = say
-        self._asking = Asking(every)
+        self._asking = SnapshotQueue(every)
         self._closing = threading.Event()
         self._evaluator: Evaluator | None = None
         self._thread: threading.Thread | None = None

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 
@@ -30,7 +30,7 @@ _HEADLINES = (
 )
 
 
-class LiveProgress(Watcher):
+class LiveProgress(Callback):
     """A bar with events per second and the accuracy so far; lines where there is no terminal.
 
     Looks at the clock after each micro-batch, and at the metrics a few times a second at most.

@@ -7,7 +7,7 @@ import time
 
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 
@@ -19,7 +19,7 @@ served stays well within a second of what is learned."""
 _SHARE = 0.02  # of the training thread that snapshots may take, however large the model
 
 
-class Publisher(Watcher):
+class SnapshotPublisher(Callback):
     """Takes a snapshot ten times a second, and hands the newest to whoever waits for one.
 
     A model whose snapshot takes long is copied less often, so that no more than 2% of the training

@@ -26,8 +26,8 @@ from pipeline.storage.run_folder import RunFolder
 from streams.core.errors import line
 
 if TYPE_CHECKING:
-    from pipeline.runners.local import LocalRun
-    from pipeline.runners.ray.driver import RayRun
+    from pipeline.runners.local import LocalRunner
+    from pipeline.runners.ray.driver import RayRunner
 
 app = typer.Typer(
     add_completion=False,
@@ -221,12 +221,12 @@ def _lead(
 
 def _runner(
     where: _Where, loaded: jobs.LoadedJob, folder: Path, say: Callable[[str], None]
-) -> LocalRun | RayRun:
+) -> LocalRunner | RayRunner:
     runner, address, rate, record = where
     if runner is Runner.local:
-        from pipeline.runners.local import LocalRun
+        from pipeline.runners.local import LocalRunner
 
-        return LocalRun(loaded, folder, say, rate, record)
+        return LocalRunner(loaded, folder, say, rate, record)
     if find_spec("ray") is None:
         raise JobError(
             "--runner ray: Ray is not installed: pip install 'everlearn[ray]', or leave out "
@@ -234,9 +234,9 @@ def _runner(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parts of Ray warn of other parts as they are imported
-        from pipeline.runners.ray.driver import RayRun
+        from pipeline.runners.ray.driver import RayRunner
 
-    return RayRun(loaded, folder, say, address, rate, record)
+    return RayRunner(loaded, folder, say, address, rate, record)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config.errors import JobError
-from pipeline.dead_letters.file_writer import Letter, kind
+from pipeline.dead_letters.file_writer import DeadLetterRecord, kind
 from pipeline.dead_letters.query import BYTES_SHOWN, KINDS_SHOWN, SHOWN, Chosen, RunJob
 from pipeline.dead_letters.reinjector import Injected, Injector
 from pipeline.storage.run_folder import DEAD_LETTERS
@@ -101,7 +101,7 @@ def _lines(chosen: Chosen, file: Path, limit: int | None) -> None:
 
 def _tables(chosen: Chosen, file: Path, limit: int) -> None:
     kinds: Counter[str] = Counter()
-    last: deque[Letter] = deque(maxlen=limit)
+    last: deque[DeadLetterRecord] = deque(maxlen=limit)
     for letter in chosen.among(file):
         kinds[kind(letter.reason)] += 1
         last.append(letter)

@@ -17,7 +17,7 @@ SHOWN = 3
 """Kinds of reason that are named where there are too many."""
 
 
-class DeadFile:
+class DeadLetterLog:
     """``dead.jsonl`` of a run folder: a JSON line for each dead event or label, in the order of the
     stream: ``partition``, ``offset``, ``id``, ``reason``; for a label ``label: true``; where they
     are known its bytes, in base64, as ``value``.
@@ -70,7 +70,7 @@ class DeadFile:
             self._file.close()
 
 
-class Letter(NamedTuple):
+class DeadLetterRecord(NamedTuple):
     """A line of the file. ``end``: the byte after it."""
 
     partition: int
@@ -82,7 +82,7 @@ class Letter(NamedTuple):
     end: int
 
 
-def letters(file: Path, start: int = 0, stop: int | None = None) -> Iterator[Letter]:
+def letters(file: Path, start: int = 0, stop: int | None = None) -> Iterator[DeadLetterRecord]:
     """The whole lines between two bytes; what is no such line is passed over.
 
     Raises ``OSError`` where the file cannot be read.
@@ -97,7 +97,7 @@ def letters(file: Path, start: int = 0, stop: int | None = None) -> Iterator[Let
             try:
                 found = json.loads(text)
                 value = found.get("value")
-                yield Letter(
+                yield DeadLetterRecord(
                     int(found["partition"]),
                     int(found["offset"]),
                     int(found["id"]),

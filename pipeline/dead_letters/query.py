@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.config.yaml_file import values
-from pipeline.dead_letters.file_writer import Letter, letters
+from pipeline.dead_letters.file_writer import DeadLetterRecord, letters
 from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.errors import line
 from streams.kafka.stream import KafkaStream
@@ -45,14 +45,14 @@ class RunJob:
         self._raw = raw
         self._kafka = raw.get("stream", {}).get("kind") == "kafka"
 
-    def namer(self) -> Callable[[Letter], str]:
+    def namer(self) -> Callable[[DeadLetterRecord], str]:
         """What gives a letter's place its name: ``TOPIC/PARTITION/OFFSET``."""
         stream = self._raw["stream"]
         if not self._kafka:
             return lambda x: f"{'labels/' if x.label else ''}{x.partition}/{x.offset}"
         topics = KafkaStream.topics(self._config(stream))
 
-        def name(letter: Letter) -> str:
+        def name(letter: DeadLetterRecord) -> str:
             prefix = "labels/" if letter.label else ""
             topic, partition = topics.place(f"{prefix}{letter.partition}")
             return f"{topic}/{partition}/{letter.offset}"
@@ -99,9 +99,9 @@ class Chosen:
 
     reason: str | None
     at: frozenset[str]
-    name: Callable[[Letter], str]
+    name: Callable[[DeadLetterRecord], str]
 
-    def among(self, file: Path) -> Iterator[Letter]:
+    def among(self, file: Path) -> Iterator[DeadLetterRecord]:
         text = None if self.reason is None else self.reason.casefold()
         for letter in letters(file):
             if text is not None and text not in letter.reason.casefold():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.config.errors import JobError
-from pipeline.dead_letters.file_writer import Letter
+from pipeline.dead_letters.file_writer import DeadLetterRecord
 from pipeline.storage.run_folder import INJECTED
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.records import Place
@@ -46,7 +46,7 @@ class Injector:
         self._file = folder / INJECTED
         self._stream = stream
 
-    def inject(self, letters: Sequence[Letter], dry: bool = False) -> Injected:
+    def inject(self, letters: Sequence[DeadLetterRecord], dry: bool = False) -> Injected:
         """Sends those that were not sent before; ``dry``: only says how many that would be."""
         with self._held() as file:
             journal = _Journal(file)
@@ -75,14 +75,14 @@ class Injector:
                 raise JobError(f"{self._file} is held by another process: wait for it") from None
             yield file
 
-    def _values(self, letters: dict[str, Letter]) -> dict[str, bytes]:
+    def _values(self, letters: dict[str, DeadLetterRecord]) -> dict[str, bytes]:
         """The bytes of each, from the file, or else from its topic, as far as they can be had."""
         found = {n: x.value for n, x in letters.items() if x.value is not None}
         left = {(self._place(x), x.offset): name for name, x in letters.items() if x.value is None}
         return found | {left[at]: value for at, value in self._stream.values(left).items()}
 
     def _send(
-        self, journal: _Journal, box: Outbox, letters: dict[str, tuple[Letter, bytes]]
+        self, journal: _Journal, box: Outbox, letters: dict[str, tuple[DeadLetterRecord, bytes]]
     ) -> int:
         """How many were too large."""
         topics = sorted({self._place(letter)[0] for letter, _ in letters.values()})
@@ -104,10 +104,10 @@ class Injector:
         come = {m.headers.get(HEADER, b"").decode("utf-8", "replace") for m in box.since(ends)}
         journal.have_come([name for name in names if f"{journal.run}/{name}" in come])
 
-    def _place(self, letter: Letter) -> Place:
+    def _place(self, letter: DeadLetterRecord) -> Place:
         return self._stream.place(letter.partition, letter.label)
 
-    def _name(self, letter: Letter) -> str:
+    def _name(self, letter: DeadLetterRecord) -> str:
         topic, partition = self._place(letter)
         return f"{topic}/{partition}/{letter.offset}"
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config.errors import JobError
-from pipeline.dead_letters.file_writer import Letter, letters
+from pipeline.dead_letters.file_writer import DeadLetterRecord, letters
 from pipeline.storage.run_folder import FORWARDED
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.run import Run
 from streams.core.errors import StreamError, line
 from streams.core.live_stream import BrokerUnavailableError
@@ -34,7 +34,7 @@ FINISH_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ForwardState:
     """How far the topic has them: all in the first ``bytes`` bytes of the file, and none of those
     after that stands before ``ends``. ``run`` tells the letters of this run folder from others."""
 
@@ -43,7 +43,7 @@ class Standing:
     ends: dict[Place, int]
 
     @classmethod
-    def read(cls, file: Path) -> Standing | None:
+    def read(cls, file: Path) -> ForwardState | None:
         """None where there is none yet."""
         try:
             found = json.loads(file.read_text())
@@ -63,7 +63,7 @@ class Standing:
         writing.replace(file)
 
 
-class Forwarder(Watcher):
+class DeadLetterForwarder(Callback):
     """Sends what a checkpoint holds of ``dead.jsonl`` to the topic ``stream.dead_letters.topic``,
     in a thread of its own.
 
@@ -80,7 +80,7 @@ class Forwarder(Watcher):
         self._closing: float | None = None  # when it gives up
         self._thread: threading.Thread | None = None
         self._told = ""
-        self._standing: Standing | None = None
+        self._standing: ForwardState | None = None
         self._sure = False  # that nothing after the standing has been sent
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
@@ -161,14 +161,14 @@ class Forwarder(Watcher):
 
     def _round(self, box: Outbox) -> None:
         """Delivers the next letters, and writes it down."""
-        at = self._standing or Standing.read(self._state)
+        at = self._standing or ForwardState.read(self._state)
         if at is None:
-            at = Standing(uuid.uuid4().hex, 0, box.ends(self._topic))
+            at = ForwardState(uuid.uuid4().hex, 0, box.ends(self._topic))
             at.write(self._state)
             self._sure = True
         self._standing = at
         come = set() if self._sure else set(self._come(box, at))
-        found: list[Letter] = []
+        found: list[DeadLetterRecord] = []
         size = 0
         for letter in letters(self._file, at.bytes, self._until):
             found.append(letter)
@@ -184,7 +184,7 @@ class Forwarder(Watcher):
         at.write(self._state)
         self._standing, self._sure = at, True
 
-    def _come(self, box: Outbox, at: Standing) -> Iterable[bytes]:
+    def _come(self, box: Outbox, at: ForwardState) -> Iterable[bytes]:
         """Keys of the letters that the topic has since then."""
         for message in box.since(at.ends):
             run = message.headers.get("run")
@@ -196,7 +196,7 @@ class Forwarder(Watcher):
             if run == at.run.encode() and message.key is not None:
                 yield message.key
 
-    def _send(self, box: Outbox, new: list[Letter], run: str) -> None:
+    def _send(self, box: Outbox, new: list[DeadLetterRecord], run: str) -> None:
         if not new:
             return
         places = {letter: self._stream.place(letter.partition, letter.label) for letter in new}
@@ -214,7 +214,12 @@ class Forwarder(Watcher):
             raise StreamError("the broker takes not even messages without their value")
 
     def _message(
-        self, letter: Letter, value: bytes | None, run: str, headers: bool, left_out: bool = False
+        self,
+        letter: DeadLetterRecord,
+        value: bytes | None,
+        run: str,
+        headers: bool,
+        left_out: bool = False,
     ) -> Message:
         topic, partition = self._stream.place(letter.partition, letter.label)
         about = {
@@ -235,6 +240,6 @@ class Forwarder(Watcher):
         whole = about | ({} if value is None else {"value": base64.b64encode(value).decode()})
         return Message(self._topic, None, key, json.dumps(whole).encode(), {})
 
-    def _key(self, letter: Letter) -> bytes:
+    def _key(self, letter: DeadLetterRecord) -> bytes:
         topic, partition = self._stream.place(letter.partition, letter.label)
         return f"{topic}/{partition}/{letter.offset}".encode()

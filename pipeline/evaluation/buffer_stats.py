@@ -21,7 +21,7 @@ _TWENTIETHS = np.arange(21) / 20
 _POWERS = 2.0 ** np.arange(-32, 64)
 
 
-class Remembered:
+class BufferStats:
     """Looks at the memory of a learner now and again.
 
     Args:

@@ -25,7 +25,7 @@ _AT_ONCE = 256  # events are folded in
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class OnceSeenSample:
     """Once-seen events that are kept, in the order in which they were learned.
 
     Attributes:
@@ -82,7 +82,7 @@ class OnceSeen:
         if kept.rows is not None:
             self._kept = replace(kept, rows=corrected(kept.rows, ids, y))
 
-    def kept(self) -> Kept:
+    def kept(self) -> OnceSeenSample:
         """Those that are kept. Their columns are never written to again."""
         self._fold()
         return self._kept
@@ -101,7 +101,7 @@ class OnceSeen:
             chance = mix(place, self._seed) / 2.0**64
             stay = chance * (self._seen - place) < dense(self._seen, self._capacity)
             rows, place, learned = rows.take(stay), place[stay], learned[stay]
-        self._kept = Kept(rows, place, learned)
+        self._kept = OnceSeenSample(rows, place, learned)
 
     def state(self) -> State:
         kept = self.kept()
@@ -115,10 +115,10 @@ class OnceSeen:
     def load(self, state: State, classes: tuple[ClassName, ...]) -> None:
         self._seen, self._waiting, self._waits = state["seen"], [], 0
         rows = unpack(state["rows"], classes) if state["rows"] else None
-        self._kept = Kept(rows, state["place"], state["learned"])
+        self._kept = OnceSeenSample(rows, state["place"], state["learned"])
 
 
-_NOTHING = Kept(None, np.empty(0, np.int64), np.empty(0, np.int64))
+_NOTHING = OnceSeenSample(None, np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 def dense(n: int, capacity: int) -> float:

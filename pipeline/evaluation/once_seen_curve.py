@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from learners.base import Learner
-from pipeline.evaluation.once_seen import Kept
+from pipeline.evaluation.once_seen import OnceSeenSample
 from pipeline.evaluation.retention import wilson
 from streams.core.batch import Array, Batch, Ints
 from streams.core.state_dict import State
@@ -25,7 +25,7 @@ _NAMES = ("0", "1", "10", "100", "1k", "10k", "100k", "1m", "10m", "100m", "1000
 _AT_ONCE = 2048  # events that are predicted at a time
 
 
-class Since:
+class OnceSeenCurve:
     """Folds in one evaluation after the other; memory is that of the events kept.
 
     Attributes:
@@ -41,7 +41,7 @@ class Since:
         self._last: Ints = np.empty(0, np.int64)  # bin in which each was asked about last
 
     def evaluate(
-        self, learner: Learner, kept: Kept, version: int, events: int
+        self, learner: Learner, kept: OnceSeenSample, version: int, events: int
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Asks a model about events that have come into another bin.
 

@@ -12,7 +12,7 @@ from streams.core.state_dict import State
 _RECORDS = 100
 
 
-class Gaps:
+class StabilityGap:
     """Pairs of an old task i and the task k that is being learned, and the sums over past pairs.
 
     Between the minimum of A_i and the end of k only records count: the evaluations at which A_i was

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.stability_gap import Gaps
+from pipeline.evaluation.stability_gap import StabilityGap
 from streams.core.batch import Array, Floats
 from streams.core.state_dict import State
 
@@ -139,7 +139,7 @@ class Curves:
         self._running = False  # a learning has begun, and its row has not come
         self._events = 0
         self._sums = {name: np.zeros(2) for name in ("aia", "aaa", "fwt")}  # sum, how many
-        self._gaps = Gaps()
+        self._gaps = StabilityGap()
         # Begun since the last evaluation, and taken up at the next: until then all is as it was.
         self._begun: list[tuple[int, float]] = []
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from learners.base import Prediction
-from pipeline.evaluation.once_seen import Kept
+from pipeline.evaluation.once_seen import OnceSeenSample
 from pipeline.evaluation.probes import Segment
 from pipeline.models.recipe import Recipe, learner_of, schema_of
 from streams.core.batch import Batch, ClassName
@@ -41,11 +41,11 @@ class Snapshot:
     metrics: dict[str, float] = field(default_factory=dict)
     taken: float = field(default_factory=time.time)
     probes: tuple[Segment, ...] = ()
-    once_seen: Kept | None = None
+    once_seen: OnceSeenSample | None = None
     wanted: bool = False
 
 
-class Servable:
+class InferenceModel:
     """A model at one moment, that answers and never learns.
 
     Raises ``LearnerError`` where the learner of the recipe cannot be made here.

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config.job import flat
 from pipeline.evaluation.decay_fits import better
 from pipeline.report.page import Page, Tile
-from pipeline.report.run_data import Result, RunFound, read_bench, read_run
+from pipeline.report.run_data import Result, RunData, read_bench, read_run
 from pipeline.tracking.mlflow_delivery import describe
 from streams.core.errors import line
 
@@ -153,7 +153,7 @@ def _run(folder: Path) -> Page:
     return page
 
 
-def _memory(page: Page, found: RunFound) -> None:
+def _memory(page: Page, found: RunData) -> None:
     """What the run has kept of what it learned."""
     from pipeline.report import charts
 
@@ -187,7 +187,7 @@ def _memory(page: Page, found: RunFound) -> None:
         page.figure(figure)
 
 
-def _once_seen(page: Page, found: RunFound) -> None:
+def _once_seen(page: Page, found: RunData) -> None:
     """How fast what was learned once is forgotten."""
     from pipeline.report import buffer_charts as remembered
 
@@ -212,7 +212,7 @@ def _once_seen(page: Page, found: RunFound) -> None:
         )
 
 
-def _replay(page: Page, found: RunFound) -> None:
+def _replay(page: Page, found: RunData) -> None:
     """How what is remembered was spread as the run went on."""
     from pipeline.report import buffer_charts as remembered
 
@@ -229,7 +229,7 @@ def _replay(page: Page, found: RunFound) -> None:
         page.figure(figure)
 
 
-def _standing(found: RunFound) -> str:
+def _standing(found: RunData) -> str:
     """One line on how far the run is."""
     summary = found.summary
     told = summary.get("events")
@@ -245,7 +245,7 @@ def _standing(found: RunFound) -> str:
     return " · ".join(facts)
 
 
-def _tiles(found: RunFound) -> list[Tile]:
+def _tiles(found: RunData) -> list[Tile]:
     """Headline numbers, as far as there are any."""
 
     def told(form: str, *names: str) -> str:

@@ -47,7 +47,7 @@ class Curve(NamedTuple):
     values: Array
 
 
-class Segment(NamedTuple):
+class SegmentCurve(NamedTuple):
     """A stretch of the stream, and the score on its probes at one evaluation.
 
     Attributes:
@@ -82,7 +82,7 @@ class Evaluation(NamedTuple):
     once-seen events by then."""
 
     events: int
-    segments: tuple[Segment, ...]
+    segments: tuple[SegmentCurve, ...]
     once_seen: tuple[Since, ...] = ()
 
 
@@ -95,7 +95,7 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class RunFound:
+class RunData:
     """What a run left in its folder, up to now.
 
     Attributes:
@@ -156,7 +156,7 @@ class Result:
     accuracy: Array
 
 
-def read_run(folder: Path) -> RunFound:
+def read_run(folder: Path) -> RunData:
     """Raises ``OSError`` where a file is there and cannot be read."""
     job = _mapping(yaml.safe_load, folder / "job.yaml")
     alerts = Alerts(_alerts(job), {})
@@ -180,7 +180,7 @@ def read_run(folder: Path) -> RunFound:
     marks += [Mark(at, "drift", "drift") for at in drifts]
     summary = _mapping(json.loads, folder / "summary.json")
     found = histograms(_rows(folder / REPLAY_HISTOGRAMS))
-    return RunFound(job, summary, curves, evaluations, sorted(marks), found)
+    return RunData(job, summary, curves, evaluations, sorted(marks), found)
 
 
 def read_bench(file: Path) -> list[Result]:
@@ -310,9 +310,9 @@ def _since(read: Sequence[Mapping[str, Any]]) -> tuple[Since, ...]:
     )
 
 
-def _segments(read: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:
+def _segments(read: Sequence[Mapping[str, Any]]) -> tuple[SegmentCurve, ...]:
     return tuple(
-        Segment(
+        SegmentCurve(
             begin=int(segment["begin"]),
             end=int(segment["end"]),
             score=_number(segment.get("score")),

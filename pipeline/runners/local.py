@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.callbacks.consumer_lag import Lag
-from pipeline.callbacks.metric_writer import MetricRows
-from pipeline.callbacks.offset_commits import Committing
-from pipeline.callbacks.probe_evaluator import Beside
+from pipeline.callbacks.consumer_lag import ConsumerLag
+from pipeline.callbacks.metric_writer import MetricWriter
+from pipeline.callbacks.offset_commits import OffsetCommits
+from pipeline.callbacks.probe_evaluator import BackgroundEvaluator
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import LoadedJob
-from pipeline.dead_letters.topic_writer import Forwarder
+from pipeline.dead_letters.topic_writer import DeadLetterForwarder
 from pipeline.report.build import hang
-from pipeline.tracking.callback import Tracking
-from pipeline.training.callback import Say, Watcher
+from pipeline.tracking.callback import MlflowCallback
+from pipeline.training.callback import Callback, Say
 from pipeline.training.errors import RunError
 from pipeline.training.loop import BLOCK, Source
 from pipeline.training.run import Run
@@ -25,7 +25,7 @@ from streams.core.pacing import block_size, paced
 from streams.core.stream import Cursor
 
 
-class LocalRun:
+class LocalRunner:
     """One run of a job in this process.
 
     Args:
@@ -65,14 +65,14 @@ class LocalRun:
         progress: LiveProgress,
     ) -> dict[str, Any]:
         """As ``Run.run``."""
-        lag = Lag()
-        watchers: list[Watcher] = [Committing(), Forwarder(), lag, progress]
+        lag = ConsumerLag()
+        watchers: list[Callback] = [OffsetCommits(), DeadLetterForwarder(), lag, progress]
         tracking = None
         if (evaluate := self.loaded.job.evaluate).asks:
-            watchers.append(Beside(evaluate.probes.every_events, self.say))
+            watchers.append(BackgroundEvaluator(evaluate.probes.every_events, self.say))
         if (config := self.loaded.job.track) is not None:
-            tracking = Tracking(self.loaded, config, self.say)
-            watchers += [tracking, MetricRows(config.every_events, lag)]
+            tracking = MlflowCallback(self.loaded, config, self.say)
+            watchers += [tracking, MetricWriter(config.every_events, lag)]
         if self.loaded.job.serve is not None:
             self.say(
                 "serve: the local runner does not serve; use --runner ray, or 'everlearn serve "

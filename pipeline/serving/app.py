@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from learners.base import Prediction
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
-from pipeline.models.snapshot import Servable
+from pipeline.models.snapshot import InferenceModel
 from pipeline.serving.labels import InvalidLabelsError, LabelProducer, LabelsNotAcknowledgedError
 from pipeline.serving.openapi import (
     ACCEPTED,
@@ -88,7 +88,7 @@ class Models:
     ``failed`` counts requests for a prediction that ended in a defect, ours or the model's.
     """
 
-    def __init__(self, current: Servable | None = None) -> None:
+    def __init__(self, current: InferenceModel | None = None) -> None:
         self.current = current
         self.failed = 0
 
@@ -169,7 +169,7 @@ def create_app(
     return app
 
 
-def warm(servable: Servable) -> None:
+def warm(servable: InferenceModel) -> None:
     """Has the model answer a made-up event, so that the first who asks pays for nothing. Raises
     whatever the model raises."""
     schema = servable.schema
@@ -280,7 +280,7 @@ class _Desk:
         }
         return reply(json_bytes(said), headers={VERSION_HEADER: str(servable.version)})
 
-    def _present(self) -> tuple[Servable, Reader]:
+    def _present(self) -> tuple[InferenceModel, Reader]:
         servable = self._models.current
         if servable is None or self._reader is None:
             reason = "there is no model yet, the first comes with the first snapshot"
@@ -288,7 +288,7 @@ class _Desk:
         return servable, self._reader
 
     async def _ask(
-        self, servable: Servable, reader: Reader, body: bytes
+        self, servable: InferenceModel, reader: Reader, body: bytes
     ) -> tuple[bytes, PredictRequest, Prediction]:
         small = len(body) <= INLINE_BYTES and body.count(b"{") <= INLINE_EVENTS
         if small and not self._queued:
@@ -301,7 +301,7 @@ class _Desk:
             self._queued -= 1
 
     def _answer(
-        self, servable: Servable, reader: Reader, body: bytes
+        self, servable: InferenceModel, reader: Reader, body: bytes
     ) -> tuple[bytes, PredictRequest, Prediction]:
         events = listed(body, self._config.max_events, "events", _parsed)
         try:
@@ -345,7 +345,7 @@ class _Guard:
             await failed(scope, receive, named)
 
 
-def _body(question: PredictRequest, said: Prediction, servable: Servable) -> bytes:
+def _body(question: PredictRequest, said: Prediction, servable: InferenceModel) -> bytes:
     """The answer as JSON: null where the model cannot say yet, and no NaN."""
     value: list[Any] = said.value.tolist()
     probabilities = None

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
-from pipeline.models.snapshot import Servable, Snapshot
+from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder
@@ -66,7 +66,7 @@ def snapshot(found: Checkpoint, taken: float, metrics: dict[str, float]) -> Snap
     return Snapshot(state, state["learner"]["version"], found.events, metrics, taken)
 
 
-class Follower:
+class CheckpointServer:
     """An ASGI application that answers with the newest model of a run folder.
 
     ``look`` is called time and again; it builds and warms a newer model beside the one that
@@ -124,7 +124,9 @@ class Follower:
             except Exception as error:  # the model at hand goes on answering
                 self._tell(line(error))
 
-    def _enter(self, made: Recipe | None, name: str, servable: Servable | None = None) -> None:
+    def _enter(
+        self, made: Recipe | None, name: str, servable: InferenceModel | None = None
+    ) -> None:
         from pipeline.serving.app import Models, create_app
         from pipeline.serving.labels import ONLY_READS
 
@@ -161,7 +163,7 @@ class Follower:
             )
         return None
 
-    def _servable(self, found: Checkpoint, seen: _Seen) -> tuple[Servable, Recipe]:
+    def _servable(self, found: Checkpoint, seen: _Seen) -> tuple[InferenceModel, Recipe]:
         from pipeline.serving.app import warm
 
         if "recipe" not in found.about:
@@ -175,7 +177,7 @@ class Follower:
             importlib.invalidate_caches()
         try:
             taken = snapshot(found, seen.written / 1e9, self._metrics(found.events))
-            servable = Servable(found.about["recipe"], taken)
+            servable = InferenceModel(found.about["recipe"], taken)
             warm(servable)
         except Exception as error:  # whatever a user's class may raise
             raise ServeError(
@@ -211,7 +213,7 @@ def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
     try:
         import uvicorn
 
-        follower = Follower(folder, config, say)
+        follower = CheckpointServer(folder, config, say)
     except ModuleNotFoundError as error:
         if error.name in ("uvicorn", "fastapi", "starlette"):
             raise ServeError(
@@ -244,7 +246,7 @@ def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
 
 
 @contextmanager
-def following(follower: Follower, every: float) -> Iterator[None]:
+def following(follower: CheckpointServer, every: float) -> Iterator[None]:
     """While open, a thread looks for newer models."""
     stop = threading.Event()
     thread = threading.Thread(target=follower.follow, args=(every, stop), daemon=True)

@@ -27,7 +27,7 @@ RECENT = 10_000
 """Requests over which latencies and ages are taken."""
 
 
-class Answers(NamedTuple):
+class PredictionLog(NamedTuple):
     """What one replica answered since it last told.
 
     Attributes:
@@ -47,7 +47,7 @@ class Answers(NamedTuple):
     failed: int = 0
 
 
-class Scores:
+class ServedPredictionScorer:
     """Accuracy (or mean absolute error) of what was served, by label; ages and latencies.
 
     Totals are kept in a small file: whoever goes on after a killed process goes on counting.
@@ -73,7 +73,7 @@ class Scores:
         with suppress(OSError, ValueError, TypeError):  # there is none in the first of a run
             self._totals |= json.loads(file.read_text())
 
-    def answered(self, answers: Answers) -> None:
+    def answered(self, answers: PredictionLog) -> None:
         totals = self._totals
         totals["requests"] += len(answers.seconds)
         totals["failed"] += answers.failed

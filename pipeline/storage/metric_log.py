@@ -28,7 +28,7 @@ class Row(NamedTuple):
     end: int
 
 
-class Rows:
+class MetricLog:
     """Appends rows to a file, each step once.
 
     A file that is there already is taken up after its last whole row: what a killed writer left of

@@ -57,7 +57,7 @@ class _Waiting(NamedTuple):
     bytes: int
 
 
-class Recorder:
+class RecordingWriter:
     """Writes the blocks of one run into a folder.
 
     Args:

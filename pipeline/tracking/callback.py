@@ -15,11 +15,11 @@ from pipeline.tracking.mlflow_delivery import (
     tags,
 )
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Say, Watcher
+from pipeline.training.callback import Callback, Say
 from pipeline.training.run import Run
 
 
-class Tracking(Watcher):
+class MlflowCallback(Callback):
     """Starts the tracker once the folder is held, before the first event.
 
     Raises ``JobError`` where tracking cannot work.

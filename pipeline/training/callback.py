@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-class Watcher:
+class Callback:
     """Is shown a run as it goes on. It may look at everything, and changes nothing."""
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline.storage.offset_journal import Journal
-from pipeline.storage.recording_writer import Recorder
+from pipeline.storage.recording_writer import RecordingWriter
 from streams.core.batch import Batch
 from streams.core.live_stream import (
     BrokerUnavailableError,
@@ -35,7 +35,7 @@ class OutOfStepError(Exception):  # noqa: N818 (it is what happened)
     """A block is not the one that comes next: whoever reads is to begin anew."""
 
 
-class LiveBlocks:
+class JournaledSource:
     """Blocks of a live stream, from where a run stands.
 
     First come those that the journal names and the run has not learned, read again; then new ones.
@@ -56,7 +56,7 @@ class LiveBlocks:
         read: Callable[[Cursor], Iterable[Batch]],
         stopping: Callable[[], bool],
         say: Callable[[str], None],
-        recorder: Recorder | None = None,
+        recorder: RecordingWriter | None = None,
     ) -> None:
         self.stream = stream
         self.journal = journal
@@ -94,7 +94,7 @@ class LiveBlocks:
             return None
         return self.journal.stop or self._tried(self.stream.stop)
 
-    def catch_up(self, recorder: Recorder) -> None:
+    def catch_up(self, recorder: RecordingWriter) -> None:
         """Has the recorder take all that the journal names. Raises ``RunStoppedError``."""
         for number, ranges, ends in self.journal.go_on(recorder.wanted):
             recorder.put(number, replace(self._again(ranges), ends=ends), self.journal.end)

@@ -19,17 +19,17 @@ import torch
 from learners.base import LearnerError
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
-from pipeline.dead_letters.file_writer import DeadFile
+from pipeline.dead_letters.file_writer import DeadLetterLog
 from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
 from pipeline.storage.offset_journal import Journal
-from pipeline.storage.recording_writer import Recorder
+from pipeline.storage.recording_writer import RecordingWriter
 from pipeline.storage.run_folder import RunFolder
 from pipeline.training.builder import Parts, build, state_digest
-from pipeline.training.callback import Say, Watcher
+from pipeline.training.callback import Callback, Say
 from pipeline.training.errors import RunError
 from pipeline.training.event_fates import LedgerError
-from pipeline.training.journaled_source import LiveBlocks, RunStoppedError
+from pipeline.training.journaled_source import JournaledSource, RunStoppedError
 from pipeline.training.loop import Source
 from pipeline.training.versions import versions
 from streams.core.batch import Batch
@@ -71,21 +71,21 @@ class Run:
         self.runner = runner
         self.stopping = False
         self.resumed_from: str | None = None
-        self.dead = DeadFile(folder)
+        self.dead = DeadLetterLog(folder)
         self.checkpoints = Checkpoints(self.folder.checkpoints, loaded.job.checkpoint.keep, say)
         self.journal = Journal(folder)
         self._journal_at: tuple[int, int] | None = None  # that the checkpoint begun from names
-        self._watchers: Sequence[Watcher] = ()
+        self._watchers: Sequence[Callback] = ()
         self._warmed = False
         self._warm_from: str | None = None  # the checkpoint that it was begun with
-        self._recorder = None if record is None else Recorder(record, self.journal.path, say)
+        self._recorder = None if record is None else RecordingWriter(record, self.journal.path, say)
 
     def run(
         self,
         resume: bool = False,
         warm_from: Path | None = None,
         max_events: int | None = None,
-        watchers: Sequence[Watcher] = (),
+        watchers: Sequence[Callback] = (),
         blocks: Blocks = Source.blocks,
     ) -> dict[str, Any]:
         """Runs to the end of the stream, to ``max_events`` events in all (rounded up to a whole
@@ -134,7 +134,7 @@ class Run:
         parts: Parts,
         finished: bool,
         max_events: int | None,
-        watchers: Sequence[Watcher],
+        watchers: Sequence[Callback],
         blocks: Blocks,
     ) -> dict[str, Any]:
         first = parts.loop.events
@@ -177,7 +177,7 @@ class Run:
         self,
         parts: Parts,
         max_events: int | None,
-        watchers: Sequence[Watcher],
+        watchers: Sequence[Callback],
         blocks: Blocks,
     ) -> bool:
         loop, every = parts.loop, self.loaded.job.checkpoint.every_events
@@ -235,9 +235,11 @@ class Run:
             if len(block) or block.dead or block.arrivals is not None or block.ends:
                 yield block
 
-    def _live(self, stream: LiveStream, read: Callable[[Cursor], Iterable[Batch]]) -> LiveBlocks:
+    def _live(
+        self, stream: LiveStream, read: Callable[[Cursor], Iterable[Batch]]
+    ) -> JournaledSource:
         journal, stopping = self.journal, lambda: self.stopping
-        return LiveBlocks(stream, journal, read, stopping, self.say, self._recorder)
+        return JournaledSource(stream, journal, read, stopping, self.say, self._recorder)
 
     def _catch_up(self, parts: Parts, finished: bool) -> None:
         """Nothing is left to learn, but some of it may be left to record."""

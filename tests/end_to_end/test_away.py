@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.callbacks.consumer_lag import Lag
+from pipeline.callbacks.consumer_lag import ConsumerLag
 from pipeline.training.event_fates import Ledger
 from streams.core.live_stream import BrokerUnavailableError, ranges_of
 from streams.kafka import stream as module
@@ -91,7 +91,7 @@ def test_a_broker_dies_and_comes_back(
                 wrong.append(error)
 
         said: list[str] = []
-        lag = Lag(every_s=0.1)
+        lag = ConsumerLag(every_s=0.1)
         run: Any = SimpleNamespace(say=said.append)
         parts: Any = SimpleNamespace(
             stream=KafkaStream(config, tmp_path), loop=SimpleNamespace(ledger=Ledger())

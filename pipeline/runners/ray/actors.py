@@ -36,25 +36,25 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from pipeline.callbacks.consumer_lag import Lag
-from pipeline.callbacks.label_feed import Labels
-from pipeline.callbacks.metric_writer import MetricRows
-from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
-from pipeline.callbacks.snapshot_publisher import Publisher
+from pipeline.callbacks.consumer_lag import ConsumerLag
+from pipeline.callbacks.label_feed import LabelFeed
+from pipeline.callbacks.metric_writer import MetricWriter
+from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, score
+from pipeline.callbacks.snapshot_publisher import SnapshotPublisher
 from pipeline.config.errors import JobError
 from pipeline.config.sections import TrackConfig
-from pipeline.dead_letters.topic_writer import Forwarder
+from pipeline.dead_letters.topic_writer import DeadLetterForwarder
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import Snapshot
-from pipeline.runners.ray.job_package import Shipment
+from pipeline.runners.ray.job_package import JobPackage
 from pipeline.runners.ray.sources import RemoteBlocks
-from pipeline.serving.scoring import Answers, Scores
-from pipeline.storage.metric_log import Rows
+from pipeline.serving.scoring import PredictionLog, ServedPredictionScorer
+from pipeline.storage.metric_log import MetricLog
 from pipeline.storage.run_folder import TOKEN, FolderLockedError
 from pipeline.tracking.mlflow_client import load
 from pipeline.tracking.mlflow_delivery import Status, Tracker, check
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.journaled_source import RunStoppedError
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
@@ -68,7 +68,7 @@ HELD_S = 30.0
 """How long a trainer waits for the one before it to let go of the folder."""
 
 
-class Speaker:
+class MessageOutlet:
     """Keeps lines for a person until the driver fetches them."""
 
     def __init__(self) -> None:
@@ -85,11 +85,15 @@ class Speaker:
         return said
 
 
-class TrainerActor(Speaker):
+class TrainerActor(MessageOutlet):
     """The loop. ``run`` leads it; the other methods may be called meanwhile."""
 
     def __init__(
-        self, shipment: Shipment, folder: Path, token: str, publisher: Publisher | None = None
+        self,
+        shipment: JobPackage,
+        folder: Path,
+        token: str,
+        publisher: SnapshotPublisher | None = None,
     ) -> None:
         super().__init__()
         self._shipment = shipment
@@ -98,9 +102,9 @@ class TrainerActor(Speaker):
         self._run: Run | None = None
         self._stopping = False
         self._leading: Future[dict[str, Any]] | None = None
-        self._standing = Standing()
-        self._publisher = publisher or Publisher()
-        self._asking: Asking | None = None
+        self._standing = RunStatus()
+        self._publisher = publisher or SnapshotPublisher()
+        self._asking: SnapshotQueue | None = None
         self._process = uuid.uuid4().hex  # tells its snapshots from those of the one before it
         self._newest: tuple[int, Any] = (0, None)
         self._lock = threading.Lock()
@@ -141,15 +145,20 @@ class TrainerActor(Speaker):
         self._check_folder()
         loaded = self._shipment.unpack()
         gc.freeze()  # all that is loaded: no collection need go over it again
-        lag = Lag()
-        watchers: list[Watcher] = [_Committing(sources), Forwarder(), lag, self._standing]
+        lag = ConsumerLag()
+        watchers: list[Callback] = [
+            _Committing(sources),
+            DeadLetterForwarder(),
+            lag,
+            self._standing,
+        ]
         if loaded.job.track is not None:
             assert tracker is not None
-            watchers += [_Starting(tracker), MetricRows(loaded.job.track.every_events, lag)]
+            watchers += [StartTracker(tracker), MetricWriter(loaded.job.track.every_events, lag)]
         if loaded.job.serve is not None:
-            watchers += [self._publisher, Labels(_to(evaluator))]
+            watchers += [self._publisher, LabelFeed(_to(evaluator))]
         if (evaluate := loaded.job.evaluate).asks:
-            self._asking = Asking(evaluate.probes.every_events)
+            self._asking = SnapshotQueue(evaluate.probes.every_events)
             watchers.append(self._asking)
         blocks = RemoteBlocks(sources, self._idle, self.say)
         deadline = time.monotonic() + HELD_S
@@ -214,7 +223,7 @@ class TrainerActor(Speaker):
             return f"{self._process}/{number}", [reference]
 
 
-class Standing(Watcher):
+class RunStatus(Callback):
     """Where a run stands, a few times a second, for whoever asks from another thread."""
 
     def __init__(self, every_s: float = 0.3) -> None:
@@ -235,7 +244,7 @@ class Standing(Watcher):
         return self._told
 
 
-class _Committing(Watcher):
+class _Committing(Callback):
     """Tells the sources what checkpoints hold."""
 
     def __init__(self, sources: Sequence[Any]) -> None:
@@ -246,7 +255,7 @@ class _Committing(Watcher):
             source.commit.remote(cursor)
 
 
-class _Starting(Watcher):
+class StartTracker(Callback):
     """Has the tracker begin once the folder is held and the job is written into it, and waits as
     long as it would wait for MLflow: setting up a database takes a core for some seconds."""
 
@@ -271,20 +280,20 @@ def _to(evaluator: Any) -> Callable[[Ints, Array, Ints], None]:
     return send
 
 
-class EvaluatorActor(Speaker):
+class EvaluatorActor(MessageOutlet):
     """Scores beside the training: what was served (answers come from replicas, labels from the
     trainer), and probes on snapshots that it fetches from the trainer in a thread of its own."""
 
     def __init__(
-        self, namespace: str, made: Recipe, folder: Path, shipment: Shipment, asks: bool
+        self, namespace: str, made: Recipe, folder: Path, shipment: JobPackage, asks: bool
     ) -> None:
         super().__init__()
         torch.set_num_threads(1)
         shipment.unpack()
         self._namespace = namespace
         self._folder = folder
-        self._scores = Scores(made["task"], folder / "served.json")
-        self._rows: Rows | None = None
+        self._scores = ServedPredictionScorer(made["task"], folder / "served.json")
+        self._rows: MetricLog | None = None
         self._closing = threading.Event()
         self._evaluator: Evaluator | None = None
         self._trainer: Any = None
@@ -317,7 +326,7 @@ class EvaluatorActor(Speaker):
         self._thread.join()
         return self._evaluator.metrics
 
-    def answered(self, answers: Answers) -> None:
+    def answered(self, answers: PredictionLog) -> None:
         self._scores.answered(answers)
 
     def labelled(self, ids: Ints, y: Array, before: Ints) -> None:
@@ -327,13 +336,13 @@ class EvaluatorActor(Speaker):
         """Writes a row of metrics as of ``events`` events, and keeps the totals; the metrics."""
         results = self._scores.results()
         if self._rows is None:
-            self._rows = Rows(self._folder / "served.jsonl", self.say)
+            self._rows = MetricLog(self._folder / "served.jsonl", self.say)
         self._rows.write(events, results)
         self._scores.keep()
         return results
 
 
-class TrackerActor(Speaker):
+class TrackerActor(MessageOutlet):
     """Tells MLflow. One that is started anew goes on where the one before it was."""
 
     def __init__(

@@ -25,7 +25,7 @@ from pipeline.config.job import LoadedJob
 from pipeline.report.build import hang
 from pipeline.runners.ray import actors, replicas
 from pipeline.runners.ray.connection import connected, free_port
-from pipeline.runners.ray.job_package import Shipment
+from pipeline.runners.ray.job_package import JobPackage
 from pipeline.runners.ray.sources import SourceActor
 from pipeline.storage.checkpoints import Checkpoints
 from pipeline.storage.run_folder import FolderLockedError, RunFolder
@@ -47,7 +47,7 @@ CPUS = {"trainer": 1.0, "source": 0.5, "evaluator": 0.1, "tracker": 0.1}
 """That each actor asks of the scheduler."""
 
 
-class RayRun:
+class RayRunner:
     """One run of a job on Ray.
 
     Args:
@@ -104,7 +104,7 @@ class RayRun:
         job = self.loaded.job
         # What is wrong with the job is found here, before anything starts. The driver needs no GPU.
         parts = build(self.loaded.on("cpu"))
-        shipment = Shipment.of(self.loaded)
+        shipment = JobPackage.of(self.loaded)
         if isinstance(parts.stream, LiveStream):
             self._sources += [f"source-{i}" for i in range(2, parts.stream.readers + 1)]
         if job.track is not None:
@@ -172,7 +172,7 @@ class RayRun:
         wanted += CPUS["source"] * (len(self._sources) - 1)
         return wanted + (0 if job.serve is None else replicas.CPUS * job.serve.replicas)
 
-    def _start(self, parts: Parts, shipment: Shipment, token: str) -> None:
+    def _start(self, parts: Parts, shipment: JobPackage, token: str) -> None:
         job, folder = self.loaded.job, self.folder.path
         gpus = {} if job.device == "cpu" else {"num_gpus": 1}
         start = self._start_one
@@ -233,7 +233,7 @@ class RayRun:
         checkpoints = Checkpoints(self.folder.checkpoints, 1, self.say)
         running = trainer.run.remote(*what)
         serves = self.loaded.job.serve is not None
-        looking = _Looking(self._actors, self.say, progress, serves)
+        looking = ActorPoller(self._actors, self.say, progress, serves)
         deaths, last = 0, checkpoints.all()[-1:]
         while True:
             done, _ = ray.wait([running], timeout=TURN_S)
@@ -333,7 +333,7 @@ class RayRun:
                 ray.kill(actor, no_restart=True)
 
 
-class _Looking:
+class ActorPoller:
     """Fetches what the actors say and where the trainer stands, without waiting for any of them."""
 
     def __init__(

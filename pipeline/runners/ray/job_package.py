@@ -28,7 +28,7 @@ MAX_BYTES = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Shipment:
+class JobPackage:
     """A job as it travels.
 
     Attributes:
@@ -44,7 +44,7 @@ class Shipment:
     modules: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, loaded: LoadedJob) -> Shipment:
+    def of(cls, loaded: LoadedJob) -> JobPackage:
         """The job with the modules that were imported from its folder: call it once the job has
         been built. Raises ``JobError``."""
         modules: dict[str, str] = {}

@@ -26,11 +26,11 @@ from ray.serve.schema import LoggingConfig
 from pipeline.config.errors import JobError
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
-from pipeline.models.snapshot import Servable
-from pipeline.runners.ray.job_package import Shipment
+from pipeline.models.snapshot import InferenceModel
+from pipeline.runners.ray.job_package import JobPackage
 from pipeline.serving.app import Answered, Models, create_app, warm
 from pipeline.serving.labels import posted
-from pipeline.serving.scoring import Answers
+from pipeline.serving.scoring import PredictionLog
 from streams.core.errors import line
 from streams.operators.label_join import NONE
 
@@ -54,7 +54,7 @@ class Replica:
     the one in use, and swaps between two requests. Tells the evaluator what it answered."""
 
     def __init__(
-        self, namespace: str, made: Recipe, shipment: Shipment, config: ServeConfig
+        self, namespace: str, made: Recipe, shipment: JobPackage, config: ServeConfig
     ) -> None:
         torch.set_num_threads(1)
         sys.setswitchinterval(0.0005)  # a request waits so long, at most, for a model being built
@@ -86,7 +86,7 @@ class Replica:
             if current is not None and snapshot.events < current.events:
                 continue  # a trainer that was started again catches up with what is served
             try:
-                servable = Servable(self._recipe, snapshot)
+                servable = InferenceModel(self._recipe, snapshot)
                 warm(servable)
                 if current is None:
                     gc.freeze()  # all that is loaded: to go over it again would hold requests up
@@ -103,7 +103,7 @@ class Replica:
             told, now = told[-UNTOLD:], self._models.failed
             if not told and now == failed:
                 continue
-            answers = Answers(
+            answers = PredictionLog(
                 np.concatenate([a.ids for a in told] or [NONE]),
                 np.concatenate([a.value for a in told] or [NONE]),
                 np.concatenate([np.full(len(a.ids), a.version) for a in told] or [NONE]),
@@ -122,7 +122,7 @@ def served(
     config: ServeConfig,
     name: str,
     made: Recipe,
-    shipment: Shipment,
+    shipment: JobPackage,
     port: socket.socket | None,
     wait: Callable[[Callable[[], bool], str], None],
     say: Callable[[str], None],

@@ -13,7 +13,7 @@ import ray
 import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-from pipeline.runners.ray.job_package import Shipment
+from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.journaled_source import OutOfStepError
 from pipeline.training.loop import BLOCK, Source
 from streams.core.batch import Batch
@@ -40,7 +40,7 @@ class SourceActor:
     was started anew is told by the number of the block that it has not read those before it.
     """
 
-    def __init__(self, shipment: Shipment, rate: float | None) -> None:
+    def __init__(self, shipment: JobPackage, rate: float | None) -> None:
         loaded = shipment.unpack()
         torch.set_num_threads(1)
         self._stream = loaded.stream(loaded.job.stream, loaded.folder)

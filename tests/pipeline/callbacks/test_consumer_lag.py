@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.callbacks.consumer_lag import Lag
+from pipeline.callbacks.consumer_lag import ConsumerLag
 from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch
 from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
@@ -51,12 +51,12 @@ class Ends(LiveStream):
 
 
 @pytest.fixture
-def watching() -> Iterator[Callable[[Stream], tuple[Lag, Any, list[str]]]]:
+def watching() -> Iterator[Callable[[Stream], tuple[ConsumerLag, Any, list[str]]]]:
     """Begins one that looks 200 times a second; it, the loop and what it says."""
-    open_: list[Lag] = []
+    open_: list[ConsumerLag] = []
 
-    def begin(stream: Stream) -> tuple[Lag, Any, list[str]]:
-        lag, said = Lag(every_s=0.005), list[str]()
+    def begin(stream: Stream) -> tuple[ConsumerLag, Any, list[str]]:
+        lag, said = ConsumerLag(every_s=0.005), list[str]()
         open_.append(lag)
         loop = SimpleNamespace(ledger=Ledger())
         run: Any = SimpleNamespace(say=said.append)

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 
 from pipeline.callbacks import metric_writer as watch
-from pipeline.callbacks.label_feed import Labels
-from pipeline.callbacks.metric_writer import MetricRows
-from pipeline.callbacks.snapshot_publisher import Publisher
+from pipeline.callbacks.label_feed import LabelFeed
+from pipeline.callbacks.metric_writer import MetricWriter
+from pipeline.callbacks.snapshot_publisher import SnapshotPublisher
 from pipeline.config import job as jobs
-from pipeline.models.snapshot import Servable
-from pipeline.training.callback import Watcher
+from pipeline.models.snapshot import InferenceModel
+from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 
 WriteJob = Callable[..., Path]
 
 
-def run(job: Path, folder: str, *watchers: Watcher, **how: Any) -> dict[str, Any]:
+def run(job: Path, folder: str, *watchers: Callback, **how: Any) -> dict[str, Any]:
     return Run(jobs.load(job), Path(folder), print).run(watchers=watchers, **how)
 
 
@@ -33,7 +33,7 @@ def rows(folder: str) -> list[dict[str, Any]]:
 
 
 def test_rows_stand_at_the_steps_that_were_asked_for(write_job: WriteJob) -> None:
-    summary = run(write_job(), "a", MetricRows(500), max_events=3000)
+    summary = run(write_job(), "a", MetricWriter(500), max_events=3000)
     found = rows("a")
     assert [row["step"] for row in found[:-1]] == [512, 1024, 1504, 2016, 2528]
     assert found[-1]["step"] == summary["events"]
@@ -46,12 +46,12 @@ def test_rows_stand_at_the_steps_that_were_asked_for(write_job: WriteJob) -> Non
 
 def test_a_resumed_run_writes_no_step_twice_and_the_same_values(write_job: WriteJob) -> None:
     job = write_job(checkpoint={"every_events": 700})
-    run(job, "whole", MetricRows(500), max_events=4000)
-    run(job, "cut", MetricRows(500), max_events=2200)
+    run(job, "whole", MetricWriter(500), max_events=4000)
+    run(job, "cut", MetricWriter(500), max_events=2200)
     # As after a kill: the newest checkpoint is older than the newest row.
     newest = max((Path("cut") / "checkpoints").iterdir())
     newest.rename(newest.with_name("gone"))
-    run(job, "cut", MetricRows(500), max_events=4000, resume=True)
+    run(job, "cut", MetricWriter(500), max_events=4000, resume=True)
     steps = [row["step"] for row in rows("cut")]
     assert steps == sorted(set(steps))
     values = {row["step"]: row["metrics"]["online/accuracy"] for row in rows("whole")}
@@ -66,23 +66,23 @@ def test_rows_leave_steps_out_rather_than_hold_up_the_training(
 ) -> None:
     monkeypatch.setattr(watch, "_ROWS_FREE_S", 0.0)
     monkeypatch.setattr(watch, "_ROWS_SHARE", 0.0)
-    run(write_job(), "a", MetricRows(100), max_events=2000)
+    run(write_job(), "a", MetricWriter(100), max_events=2000)
     assert [row["step"] for row in rows("a")] == [128, 2016]  # the first, and the end
 
 
 def test_nothing_that_watches_changes_a_bit(write_job: WriteJob) -> None:
     job = write_job()
     alone = run(job, "alone", max_events=3000)
-    watchers = (MetricRows(100), Publisher(0.0), Labels(lambda *_: None, 0.0))
+    watchers = (MetricWriter(100), SnapshotPublisher(0.0), LabelFeed(lambda *_: None, 0.0))
     watched = run(job, "watched", *watchers, max_events=3000)
     assert watched["state_digest"] == alone["state_digest"]
     assert watched["metrics"] == alone["metrics"]
 
 
-class Asks(Watcher):
+class Asks(Callback):
     """Takes what is published after each micro-batch."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: SnapshotPublisher) -> None:
         self.publisher = publisher
         self.found: list[tuple[int, int]] = []
 
@@ -94,7 +94,7 @@ class Asks(Watcher):
 
 
 def test_snapshots_are_of_one_moment_and_the_last_is_the_end(write_job: WriteJob) -> None:
-    publisher = Publisher(0.0)
+    publisher = SnapshotPublisher(0.0)
     asks = Asks(publisher)
     loaded = jobs.load(write_job())
     going = Run(loaded, Path("a"), print)
@@ -108,7 +108,7 @@ def test_snapshots_are_of_one_moment_and_the_last_is_the_end(write_job: WriteJob
 
 
 def test_whoever_waits_gets_the_next(write_job: WriteJob) -> None:
-    publisher = Publisher()
+    publisher = SnapshotPublisher()
     got = []
     waiting = threading.Thread(target=lambda: got.append(publisher.newer(0, 30)))
     waiting.start()
@@ -122,16 +122,16 @@ def test_a_model_that_is_slow_to_copy_is_copied_less_often(
 ) -> None:
     clock = iter(np.arange(0, 1000, 0.5).tolist())  # every look at the clock takes half a second
     monkeypatch.setattr(watch.time, "monotonic", lambda: next(clock))
-    publisher = Publisher(0.0)
+    publisher = SnapshotPublisher(0.0)
     run(write_job(), "a", publisher, max_events=1000)
     # A copy takes 0.5 s, so the next is due 25 s, some 50 looks, later: the first and the last.
     assert publisher.newer(0, 0)[0] <= 3  # type: ignore[index]
 
 
 def test_idle_publishes_what_was_learned_last_and_only_once(write_job: WriteJob) -> None:
-    publisher = Publisher(3600.0)
+    publisher = SnapshotPublisher(3600.0)
 
-    class Idles(Watcher):
+    class Idles(Callback):
         def __call__(self, loop: Loop) -> None:
             publisher.idle()
             publisher.idle()
@@ -143,14 +143,14 @@ def test_idle_publishes_what_was_learned_last_and_only_once(write_job: WriteJob)
 def test_a_resumed_run_has_a_model_before_its_first_event(write_job: WriteJob) -> None:
     job = write_job()
     run(job, "a", max_events=1000)
-    publisher = Publisher(3600.0)
+    publisher = SnapshotPublisher(3600.0)
     loaded = jobs.load(job)
 
-    class First(Watcher):
+    class First(Callback):
         def begin(self, run: Any, parts: Any, total: int | None) -> None:
             found = publisher.newer(0, 0)
             assert found is not None
-            Servable(parts.recipe, found[1])
+            InferenceModel(parts.recipe, found[1])
 
     Run(loaded, Path("a"), print).run(True, None, 1100, (publisher, First()))
 
@@ -159,11 +159,11 @@ def test_labels_are_all_handed_on_with_the_version_before_them(write_job: WriteJ
     got: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     versions: list[int] = []
 
-    class Versions(Watcher):
+    class Versions(Callback):
         def __call__(self, loop: Loop) -> None:
             versions.append(loop.learner.version)
 
-    labels = Labels(lambda *columns: got.append(columns), 0.0)
+    labels = LabelFeed(lambda *columns: got.append(columns), 0.0)
     summary = run(write_job(), "a", labels, Versions(), max_events=2000)
     ids, y, before = (np.concatenate(column) for column in zip(*got, strict=True))
     assert len(ids) == len(set(ids.tolist())) == summary["fates"]["learned"]

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from pipeline.callbacks import probe_evaluator as evaluators
-from pipeline.callbacks.probe_evaluator import Asking, Evaluator, score
+from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, score
 from pipeline.config.job import load
 from pipeline.models.snapshot import Snapshot
 from pipeline.storage.run_folder import FolderLockedError, RunFolder
 from pipeline.training.builder import Parts, build
-from pipeline.training.callback import Watcher
+from pipeline.training.callback import Callback
 from pipeline.training.run import Run
 
 WriteJob = Callable[..., Path]
@@ -38,7 +38,7 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
 
 
-class Recorded(Asking):
+class Recorded(SnapshotQueue):
     """Keeps every snapshot that it is asked for, in place of waiting for somebody to fetch it."""
 
     def __init__(self, every: int) -> None:
@@ -194,7 +194,7 @@ def test_what_waits_is_bounded_and_ends_of_segments_come_first(
 ) -> None:
     """Nobody fetches: of 450 snapshots 32 are kept, the ends of segments and the last of all."""
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
-    asking = Asking(100)
+    asking = SnapshotQueue(100)
     started = time.monotonic()
     Run(load(job), tmp_path / "run", print).run(watchers=[asking])
     assert time.monotonic() - started < 60
@@ -213,7 +213,7 @@ def test_bytes_that_wait_are_bounded(
 ) -> None:
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
     monkeypatch.setattr(evaluators, "_ROOM", 1)
-    asking = Asking(1000)
+    asking = SnapshotQueue(1000)
     Run(load(job), tmp_path / "run", print).run(max_events=10_000, watchers=[asking])
     last = asking.next(0.0)
     assert last is not None
@@ -260,7 +260,7 @@ def test_once_seen_events_alone(write_job: WriteJob, tmp_path: Path, monkeypatch
     assert [entry["first"] for entry in since] == [0, 1, 2, 5, 10, 20, 50, 100, 200, 500]
 
 
-class Lock(Watcher):
+class Lock(Callback):
     """Tries to take the folder when the run is over."""
 
     def __init__(self, folder: Path) -> None:

@@ -22,7 +22,7 @@ import orjson
 import pytest
 import yaml
 
-from pipeline.dead_letters.file_writer import DeadFile, Letter, kind, letters
+from pipeline.dead_letters.file_writer import DeadLetterLog, DeadLetterRecord, kind, letters
 from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
 from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.stream_config import DeadLetters
@@ -40,7 +40,7 @@ T0 = 1_700_000_000
 
 
 def test_a_line_without_bytes_is_as_it_always_was(tmp_path: Path) -> None:
-    file = DeadFile(tmp_path)
+    file = DeadLetterLog(tmp_path)
     assert file.open(0)
     file.write([DeadLetter(0, 3, "column 'a' holds 'x'; expected a finite number", 7)])
     file.sync()
@@ -54,7 +54,7 @@ def test_a_line_without_bytes_is_as_it_always_was(tmp_path: Path) -> None:
 
 
 def test_labels_and_bytes_come_back(tmp_path: Path) -> None:
-    file = DeadFile(tmp_path)
+    file = DeadLetterLog(tmp_path)
     file.open(0)
     value = bytes(range(256))
     file.write(
@@ -62,26 +62,26 @@ def test_labels_and_bytes_come_back(tmp_path: Path) -> None:
     )
     file.sync()
     one, two = letters(file.path)
-    assert one == Letter(1, 5, 1, "no", True, value, one.end)
-    assert two == Letter(1, 6, 2, "so", False, b"", file.bytes)
+    assert one == DeadLetterRecord(1, 5, 1, "no", True, value, one.end)
+    assert two == DeadLetterRecord(1, 6, 2, "so", False, b"", file.bytes)
     assert list(letters(file.path, one.end)) == [two]
     assert list(letters(file.path, 0, file.bytes - 1)) == [one]
     file.close()
 
 
 def test_it_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
-    first = DeadFile(tmp_path)
+    first = DeadLetterLog(tmp_path)
     first.open(0)
     first.write([DeadLetter(0, 0, "a", 0)])
     kept = first.bytes
     first.write([DeadLetter(0, 1, "b", 1)])
     first.close()
-    again = DeadFile(tmp_path)
+    again = DeadLetterLog(tmp_path)
     assert again.open(kept)
     again.write([DeadLetter(0, 2, "c", 2)])
     again.close()
     assert [x.offset for x in letters(again.path)] == [0, 2]
-    longer = DeadFile(tmp_path)
+    longer = DeadLetterLog(tmp_path)
     assert not longer.open(10_000)  # it was, once
     longer.close()
 
@@ -310,7 +310,7 @@ POISON: dict[str, tuple[bytes, str]] = {
 }
 
 
-def dead_in(folder: Path) -> list[Letter]:
+def dead_in(folder: Path) -> list[DeadLetterRecord]:
     return list(letters(folder / "dead.jsonl"))
 
 

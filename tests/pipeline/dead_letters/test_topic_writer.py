@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.dead_letters.file_writer import DeadFile
-from pipeline.dead_letters.topic_writer import Forwarder
+from pipeline.dead_letters.file_writer import DeadLetterLog
+from pipeline.dead_letters.topic_writer import DeadLetterForwarder
 from pipeline.storage.run_folder import FORWARDED
 from streams.core.batch import DeadLetter
 from streams.kafka.clients.producer import SEND_S
@@ -63,7 +63,7 @@ def test_a_broker_without_headers_goes_away_and_comes_back(
             dead_letters={"topic": "dead"},
         )
         said: list[str] = []
-        file = DeadFile(tmp_path)
+        file = DeadLetterLog(tmp_path)
         file.open(0)
         run: Any = SimpleNamespace(
             folder=SimpleNamespace(path=tmp_path, dead=file),
@@ -73,14 +73,14 @@ def test_a_broker_without_headers_goes_away_and_comes_back(
         )
         parts: Any = SimpleNamespace(stream=KafkaStream(config, tmp_path))
 
-        def kept(forwarder: Forwarder, first: int, n: int) -> None:
+        def kept(forwarder: DeadLetterForwarder, first: int, n: int) -> None:
             file.write(
                 [DeadLetter(0, i, f"why {i}", i, value=b"%d" % i) for i in range(first, first + n)]
             )
             file.sync()
             forwarder.kept({}, file.bytes)
 
-        forwarder = Forwarder(finish_s=1.0)
+        forwarder = DeadLetterForwarder(finish_s=1.0)
         forwarder.begin(run, parts, None)
         kept(forwarder, 0, 400)
         end = time.monotonic() + 30
@@ -97,7 +97,7 @@ def test_a_broker_without_headers_goes_away_and_comes_back(
         told |= {"bytes": 0, "ends": [["dead", 0, 0]]}
         (tmp_path / FORWARDED).write_text(json.dumps(told))
         run.resumed_from = "a checkpoint"
-        forwarder = Forwarder(finish_s=40.0)
+        forwarder = DeadLetterForwarder(finish_s=40.0)
         forwarder.begin(run, parts, None)
         forwarder.close()
         found = held(kafka.servers)

@@ -12,9 +12,9 @@ import pytest
 
 from learners.base import BufferSample, LearnerConfig
 from learners.baselines.prior import Prior
-from pipeline.callbacks.metric_writer import MetricRows
+from pipeline.callbacks.metric_writer import MetricWriter
 from pipeline.config import job as jobs
-from pipeline.evaluation.buffer_stats import Remembered, quantile
+from pipeline.evaluation.buffer_stats import BufferStats, quantile
 from pipeline.training.run import Run
 from streams.core.schema import Feature, Schema
 
@@ -45,7 +45,7 @@ def intervals(**counts: int) -> Any:
 
 def test_nothing_of_a_learner_without_memory() -> None:
     learner = Remembers()
-    remembered = Remembered(learner)
+    remembered = BufferStats(learner)
     assert not remembered.there
     assert remembered.look() == ({}, {})
 
@@ -62,7 +62,7 @@ def test_quantiles_of_intervals_by_hand() -> None:
 def test_intervals_are_those_since_the_last_look() -> None:
     learner = Remembers()
     learner.seen = BufferSample(5, intervals(_2=100), {})
-    remembered = Remembered(learner)
+    remembered = BufferStats(learner)
     assert remembered.look() == ({"replay/stored": 5}, {})
     learner.seen = BufferSample(6, intervals(_2=100, _4=8, _20=2), {})
     metrics, histograms = remembered.look()
@@ -79,7 +79,7 @@ def test_values_of_remembered_events_by_hand() -> None:
     strength = np.array([1, 1, 2, 3, 4, 16], np.float32)
     retention = np.array([0.0, 0.04, 0.05, 0.5, 0.99, 1.0])
     learner.seen = BufferSample(6, intervals(), {"strength": strength, "retention": retention})
-    metrics, histograms = Remembered(learner).look()
+    metrics, histograms = BufferStats(learner).look()
     assert metrics == pytest.approx(
         {
             "replay/stored": 6,
@@ -108,7 +108,7 @@ def test_values_of_remembered_events_by_hand() -> None:
 def test_an_empty_memory_has_no_values() -> None:
     learner = Remembers()
     learner.seen = BufferSample(0, intervals(), {"strength": np.empty(0)})
-    assert Remembered(learner).look() == ({"replay/stored": 0}, {})
+    assert BufferStats(learner).look() == ({"replay/stored": 0}, {})
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -122,7 +122,7 @@ def test_beside_a_run(write_job: WriteJob, tmp_path: Path) -> None:
         learner={"replay_size": 32, "buffer": {"capacity": 200, "recall": "forgetting-curve"}}
     )
     folder = tmp_path / "run"
-    Run(jobs.load(job), folder, print).run(watchers=[MetricRows(2000)], max_events=10_000)
+    Run(jobs.load(job), folder, print).run(watchers=[MetricWriter(2000)], max_events=10_000)
     last = rows(folder / "metrics.jsonl")[-1]["metrics"]
     assert last["replay/stored"] == 200
     assert 100 < last["replay/interval_p50"] < 250
@@ -160,7 +160,7 @@ def test_a_large_memory_is_looked_at_here_and_there(write_job: WriteJob) -> None
 
 def test_no_file_without_a_memory(write_job: WriteJob, tmp_path: Path) -> None:
     job = write_job(learner={"kind": "finetune", "model": {"kind": "mlp", "hidden": [4]}})
-    Run(jobs.load(job), tmp_path / "run", print).run(watchers=[MetricRows(500)], max_events=1000)
+    Run(jobs.load(job), tmp_path / "run", print).run(watchers=[MetricWriter(500)], max_events=1000)
     assert not (tmp_path / "run" / "replay.jsonl").exists()
 
 
@@ -169,7 +169,7 @@ def test_a_resumed_run_tells_no_step_twice(write_job: WriteJob, tmp_path: Path) 
     folder = tmp_path / "run"
     for resume, most in ((False, 2200), (True, 4000)):
         run = Run(jobs.load(job), folder, print)
-        run.run(watchers=[MetricRows(500)], max_events=most, resume=resume)
+        run.run(watchers=[MetricWriter(500)], max_events=most, resume=resume)
     steps = [row["step"] for row in rows(folder / "replay.jsonl")]
     assert steps == sorted(set(steps))
     assert steps[-1] == 4000

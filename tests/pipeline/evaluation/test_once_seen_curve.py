@@ -7,8 +7,8 @@ import pytest
 
 from learners.base import LearnerConfig, Prediction
 from learners.baselines.prior import Prior
-from pipeline.evaluation.once_seen import Kept
-from pipeline.evaluation.once_seen_curve import Since
+from pipeline.evaluation.once_seen import OnceSeenSample
+from pipeline.evaluation.once_seen_curve import OnceSeenCurve
 from pipeline.evaluation.retention import wilson
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
@@ -34,15 +34,15 @@ class Knows(Prior):
         return Prediction(batch.ids, "classification", value, None, ("a", "b"), 1)
 
 
-def kept(*learned: int, first: int = 0) -> Kept:
+def kept(*learned: int, first: int = 0) -> OnceSeenSample:
     """Events at places ``first`` and on, learned in these updates."""
     n = np.arange(first, first + len(learned))
     rows = Batch(n, n * 1.0, n[:, None] * 1.0, n * 0, n, n % 2, classes=("a", "b"))
-    return Kept(rows, n, np.array(learned))
+    return OnceSeenSample(rows, n, np.array(learned))
 
 
 def test_bins_and_powers_of_ten_by_hand() -> None:
-    since = Since()
+    since = OnceSeenCurve()
     # 0, 1, 3, 4, 9, 10, 19, 20, 99, 100 and 1,234 updates ago.
     events = kept(1, 1135, 1214, 1215, 1224, 1225, 1226, 1231, 1232, 1234, 1235)
     learner = Knows(np.array([0, 2, 3, 6, 7, 9, 10]))
@@ -80,7 +80,7 @@ def test_bins_and_powers_of_ten_by_hand() -> None:
 
 
 def test_an_event_is_asked_about_once_in_each_bin() -> None:
-    since = Since()
+    since = OnceSeenCurve()
     learner = Knows(np.arange(10))
     # 0, 1, 4, 5, 9, 20 and 25 updates since.
     times = {5: [0], 6: [0], 9: [0], 10: [0], 14: [], 25: [0], 30: []}
@@ -93,7 +93,7 @@ def test_an_event_is_asked_about_once_in_each_bin() -> None:
 
 
 def test_in_one_power_of_ten_it_counts_once_and_as_it_was_at_first() -> None:
-    since = Since()
+    since = OnceSeenCurve()
     right = Knows(np.arange(10))
     wrong = Knows(np.empty(0))
     for learner, version in ((right, 1), (wrong, 2), (wrong, 5), (right, 10), (wrong, 20)):
@@ -110,7 +110,7 @@ def test_in_one_power_of_ten_it_counts_once_and_as_it_was_at_first() -> None:
 
 
 def test_events_that_are_no_longer_kept_leave_their_answers() -> None:
-    since = Since()
+    since = OnceSeenCurve()
     since.evaluate(Knows(np.array([0, 1])), kept(1, 2), 2, 20)
     found, told = since.evaluate(Knows(np.array([2])), kept(2, 3, first=1), 3, 30)
     assert [(t["first"], t["asked"], t["right"]) for t in told] == [(0, 2, 2), (1, 2, 1)]
@@ -118,12 +118,12 @@ def test_events_that_are_no_longer_kept_leave_their_answers() -> None:
 
 
 def test_nothing_kept_nothing_told() -> None:
-    nothing = Kept(None, np.empty(0, np.int64), np.empty(0, np.int64))
-    assert Since().evaluate(Knows(np.empty(0)), nothing, 3, 30) == ({}, [])
+    nothing = OnceSeenSample(None, np.empty(0, np.int64), np.empty(0, np.int64))
+    assert OnceSeenCurve().evaluate(Knows(np.empty(0)), nothing, 3, 30) == ({}, [])
 
 
 def test_going_on_from_its_state() -> None:
-    whole, cut = Since(), Since()
+    whole, cut = OnceSeenCurve(), OnceSeenCurve()
     for version in range(1, 300, 7):
         learned = np.arange(0, version, 3)
         events = kept(*learned.tolist())
@@ -131,6 +131,6 @@ def test_going_on_from_its_state() -> None:
         told = [one.evaluate(learner, events, version, version) for one in (whole, cut)]
         assert told[0] == told[1]
         state = copied(cut.state())
-        cut = Since()
+        cut = OnceSeenCurve()
         cut.load(state)
     assert digest(whole.state()) == digest(cut.state())

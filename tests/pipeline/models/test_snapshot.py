@@ -19,7 +19,7 @@ from learners.base import Learner, LearnerError, Prediction
 from learners.registry import find
 from pipeline.config.job import load
 from pipeline.models.recipe import schema_of
-from pipeline.models.snapshot import Servable, Snapshot
+from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch
 
@@ -89,7 +89,7 @@ def test_it_answers_what_the_loop_predicts_bit_for_bit_and_is_frozen(
     said(parts, batches, STOP // SIZE)
     snapshot = parts.snapshot({"online/accuracy": 0.5})
     made = json.loads(json.dumps(parts.recipe))  # as it stands in a checkpoint
-    servable = Servable(made, snapshot)
+    servable = InferenceModel(made, snapshot)
     question = next(parts.source.read({"0": STOP}))
     asked = servable.answer(question)
     assert asked.version > 0
@@ -98,15 +98,15 @@ def test_it_answers_what_the_loop_predicts_bit_for_bit_and_is_frozen(
     assert parts.loop.learner.version > servable.version == asked.version
     # What the loop has learned since has changed neither the model nor what it was made from.
     assert same(servable.answer(question), asked)
-    assert same(Servable(made, snapshot).answer(question), asked)
+    assert same(InferenceModel(made, snapshot).answer(question), asked)
     whole = Snapshot({**snapshot.state, "learner": parts.loop.learner.state()}, 0, 0)
-    assert Servable(made, whole).answer(question).version == parts.loop.learner.version
+    assert InferenceModel(made, whole).answer(question).version == parts.loop.learner.version
 
 
 def test_it_tells_what_it_is() -> None:
     parts = parts_of("replay", "classification", True)
     said(parts, parts.source.read({}), STOP // SIZE)
-    servable = Servable(parts.recipe, parts.snapshot({"online/accuracy": 0.5}))
+    servable = InferenceModel(parts.recipe, parts.snapshot({"online/accuracy": 0.5}))
     assert servable.events == STOP
     assert servable.classes == ("a", "b", "c")
     assert servable.metrics == {"online/accuracy": 0.5}
@@ -117,4 +117,4 @@ def test_a_learner_that_is_not_there_is_named() -> None:
     parts = parts_of("prior", "classification", False)
     elsewhere = {**parts.recipe, "learner": {"kind": "nowhere_at_all:Best"}}
     with pytest.raises(LearnerError, match="no module named 'nowhere_at_all'"):
-        Servable(elsewhere, parts.snapshot({}))
+        InferenceModel(elsewhere, parts.snapshot({}))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.report.build import ReportError, write_report
-from pipeline.storage.metric_log import Rows
+from pipeline.storage.metric_log import MetricLog
 
 EVIL = "<script>alert('x')</script> & \"co\""
 
@@ -53,7 +53,7 @@ class Read(HTMLParser):
 
 
 def fill(file: Path, rows: dict[int, dict[str, float]]) -> None:
-    writing = Rows(file, print)
+    writing = MetricLog(file, print)
     for step, metrics in rows.items():
         writing.write(step, metrics)
     writing.close()

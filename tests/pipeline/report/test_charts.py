@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.report import charts
 from pipeline.report.plotting import POINTS, thin
-from pipeline.report.run_data import Curve, Evaluation, Mark, Result, Segment
+from pipeline.report.run_data import Curve, Evaluation, Mark, Result, SegmentCurve
 from streams.core.batch import Array
 
 
@@ -23,8 +23,8 @@ def curve(*values: float, every: int = 100) -> Curve:
     return Curve(np.arange(1.0, len(values) + 1) * every, np.array(values))
 
 
-def segment(begin: int, end: int, score: float, spread: float = 0.1) -> Segment:
-    return Segment(begin, end, score, score - spread, score + spread / 2, 9)
+def segment(begin: int, end: int, score: float, spread: float = 0.1) -> SegmentCurve:
+    return SegmentCurve(begin, end, score, score - spread, score + spread / 2, 9)
 
 
 def result(learner: str = "replay", seed: int = 0, **more: Any) -> Result:
@@ -108,7 +108,7 @@ def test_the_heat_map_is_of_what_was_painted() -> None:
     assert heat["z"] == [[0.9, 0.8, 0.7], [None, 0.95, 0.7], [None, None, 0.85]]
     assert (heat["x"], heat["y"]) == ([0, 10, 20, 30], [0, 10, 20, 30])
     assert (heat["zmin"], heat["zmax"]) == (0.7, 0.95)
-    unknown = Segment(0, 10, np.nan, np.nan, np.nan, 0)
+    unknown = SegmentCurve(0, 10, np.nan, np.nan, np.nan, 0)
     assert charts.segments([]) is None
     assert charts.segments([Evaluation(10, (unknown,))]) is None
     assert charts.retention(Evaluation(10, (unknown,))) is None

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.report.run_data import EVALUATIONS, Mark, Segment, Since, read_bench, read_run
-from pipeline.storage.metric_log import Rows
+from pipeline.report.run_data import EVALUATIONS, Mark, SegmentCurve, Since, read_bench, read_run
+from pipeline.storage.metric_log import MetricLog
 
 
 def write_rows(file: Path, rows: dict[int, dict[str, float]]) -> None:
-    writing = Rows(file, print)
+    writing = MetricLog(file, print)
     for step, metrics in rows.items():
         writing.write(step, metrics)
     writing.close()
@@ -105,7 +105,7 @@ def test_evaluations_are_in_order_and_the_newest_of_two_stands(tmp_path: Path) -
     first, second = read_run(tmp_path).evaluations
     assert (first.events, second.events) == (10, 20)
     assert np.isnan(first.segments[0][2:5]).all()
-    assert second.segments == (Segment(0, 20, 0.9, 0.8, 1.0, 7),)
+    assert second.segments == (SegmentCurve(0, 20, 0.9, 0.8, 1.0, 7),)
 
 
 def test_of_many_evaluations_an_even_choice_is_kept_with_the_last(tmp_path: Path) -> None:

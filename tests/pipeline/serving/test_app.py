@@ -35,9 +35,9 @@ from learners.base import Prediction
 from pipeline.config.job import load
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
-from pipeline.models.snapshot import Servable
+from pipeline.models.snapshot import InferenceModel
 from pipeline.serving.app import Answered, Models, create_app, warm
-from pipeline.serving.checkpoint_server import Follower, ServeError, following, snapshot
+from pipeline.serving.checkpoint_server import CheckpointServer, ServeError, following, snapshot
 from pipeline.serving.requests import InvalidEventsError, Reader
 from pipeline.storage.checkpoints import read
 from pipeline.training.builder import Parts, build
@@ -142,8 +142,8 @@ def elec2(write_job: WriteJob, everlearn: Everlearn) -> Path:
     return run_folder("run", everlearn, write_job(checkpoint={"every_events": 512}), 1024)
 
 
-def follower(folder: Path, **limits: Any) -> Follower:
-    found = Follower(folder, ServeConfig(**limits), pytest.fail)
+def follower(folder: Path, **limits: Any) -> CheckpointServer:
+    found = CheckpointServer(folder, ServeConfig(**limits), pytest.fail)
     assert found.look()
     return found
 
@@ -224,7 +224,7 @@ def test_it_answers_what_the_loop_predicts(
     parts, (batch, *_), (predicted, *_) = going_on(elec2, tmp_path / "job.yaml")
     events = rows(batch, parts.stream.schema)
     found = read(elec2 / "checkpoints" / f"{1024:015d}")
-    alone = Servable(found.about["recipe"], snapshot(found, 0.0, {}))
+    alone = InferenceModel(found.about["recipe"], snapshot(found, 0.0, {}))
     with served(follower(elec2)) as client:
         answer = client.answer(events)
         model = client.ask("GET", "/model").body
@@ -544,7 +544,7 @@ MIXED: Recipe = {
 
 def test_no_body_brings_it_down() -> None:
     parts = {"learner": _fresh("replay", Schema(FEATURES, "classification", ("a", "b")))}
-    models = Models(Servable(MIXED, _snapshot(parts)))
+    models = Models(InferenceModel(MIXED, _snapshot(parts)))
     with served(create_app(models, MIXED, ServeConfig(), "fuzz", NONE)) as client:
 
         @settings(max_examples=300)
@@ -750,7 +750,7 @@ def test_a_broken_checkpoint_is_passed_over_and_left_alone(elec2: Path) -> None:
     arrays = newest / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-1])
     said: list[str] = []
-    follow = Follower(elec2, ServeConfig(), said.append)
+    follow = CheckpointServer(elec2, ServeConfig(), said.append)
     assert follow.look()
     assert follow.events == 512
     assert "arrays.safetensors" in said[0]
@@ -759,7 +759,7 @@ def test_a_broken_checkpoint_is_passed_over_and_left_alone(elec2: Path) -> None:
     assert len(said) == 1, "said once"
     (elec2 / "checkpoints" / f"{512:015d}" / "manifest.json").write_text("{")
     with pytest.raises(ServeError, match=r"none of the 2 checkpoints in .* is whole"):
-        Follower(elec2, ServeConfig(), said.append).look()
+        CheckpointServer(elec2, ServeConfig(), said.append).look()
 
 
 def test_a_checkpoint_that_vanishes_while_it_is_read(
@@ -781,7 +781,7 @@ def test_a_newer_model_that_cannot_be_made_leaves_the_one_at_hand(
     elec2: Path, everlearn: Everlearn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    follow = Follower(elec2, ServeConfig(), said.append)
+    follow = CheckpointServer(elec2, ServeConfig(), said.append)
     assert follow.look()
     everlearn("run", tmp_path / "job.yaml", "--run-dir", elec2, "--resume", "--max-events", 1100)
     monkeypatch.setattr("learners.rehearsal.replay.Replay.load_servable", lambda *_: 1 / 0)

@@ -30,7 +30,7 @@ from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.serving import labels as posted
 from pipeline.serving.app import Models, create_app
-from pipeline.serving.checkpoint_server import Follower
+from pipeline.serving.checkpoint_server import CheckpointServer
 from pipeline.serving.labels import InvalidLabelsError, LabelProducer
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
@@ -333,7 +333,7 @@ def test_other_jobs_take_no_labels_and_say_where_they_come_from(
             assert reply.body["details"] == []
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    with listening(Follower(folder, ServeConfig(), print), "off") as port:
+    with listening(CheckpointServer(folder, ServeConfig(), print), "off") as port:
         reply = ask(port, "/labels", [{"id": 1, "y": "no"}])
         assert reply.status == 409
         assert (

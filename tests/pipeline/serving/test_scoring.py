@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 
 from pipeline.serving import scoring as module
-from pipeline.serving.scoring import Answers, Scores
+from pipeline.serving.scoring import PredictionLog, ServedPredictionScorer
 
 
 def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def answered(scores: Scores, ids: np.ndarray, value: np.ndarray, version: int) -> None:
-    told = Answers(ids, value, np.full(len(ids), version), np.array([0.2]), np.array([0.004]))
+def answered(
+    scores: ServedPredictionScorer, ids: np.ndarray, value: np.ndarray, version: int
+) -> None:
+    told = PredictionLog(ids, value, np.full(len(ids), version), np.array([0.2]), np.array([0.004]))
     scores.answered(told)
 
 
 @pytest.fixture
-def scores(tmp_path: Path) -> Scores:
-    return Scores("classification", tmp_path / "served.json")
+def scores(tmp_path: Path) -> ServedPredictionScorer:
+    return ServedPredictionScorer("classification", tmp_path / "served.json")
 
 
-def test_an_answer_is_scored_when_its_label_comes(scores: Scores) -> None:
+def test_an_answer_is_scored_when_its_label_comes(scores: ServedPredictionScorer) -> None:
     answered(scores, ints(1, 2, 3), ints(0, 1, 1), version=5)
     scores.labelled(ints(7, 1, 2), ints(0, 0, 0), ints(5, 5, 5))
     found = scores.results()
@@ -41,7 +43,7 @@ def test_an_answer_is_scored_when_its_label_comes(scores: Scores) -> None:
 
 @pytest.mark.parametrize("label_first", [False, True])
 def test_only_a_model_that_had_not_learned_the_label_counts(
-    scores: Scores, label_first: bool
+    scores: ServedPredictionScorer, label_first: bool
 ) -> None:
     def label() -> None:
         scores.labelled(ints(1, 2), ints(0, 0), ints(5, 5))
@@ -56,7 +58,7 @@ def test_only_a_model_that_had_not_learned_the_label_counts(
     assert (found["served/scored"], found["served/late"]) == (1, 1)
 
 
-def test_the_first_answer_counts_and_an_event_counts_once(scores: Scores) -> None:
+def test_the_first_answer_counts_and_an_event_counts_once(scores: ServedPredictionScorer) -> None:
     answered(scores, ints(1), ints(1), version=1)
     answered(scores, ints(1), ints(0), version=2)
     scores.labelled(ints(1), ints(0), ints(4))
@@ -66,7 +68,7 @@ def test_the_first_answer_counts_and_an_event_counts_once(scores: Scores) -> Non
     assert (found["served/scored"], found["served/accuracy"]) == (1, 0.0)
 
 
-def test_an_answer_that_says_nothing_is_not_scored(scores: Scores) -> None:
+def test_an_answer_that_says_nothing_is_not_scored(scores: ServedPredictionScorer) -> None:
     answered(scores, ints(1), ints(-1), version=1)
     scores.labelled(ints(1), ints(0), ints(4))
     assert scores.results()["served/scored"] == 0
@@ -74,7 +76,7 @@ def test_an_answer_that_says_nothing_is_not_scored(scores: Scores) -> None:
 
 
 def test_targets_are_scored_by_their_distance(tmp_path: Path) -> None:
-    scores = Scores("regression", tmp_path / "served.json")
+    scores = ServedPredictionScorer("regression", tmp_path / "served.json")
     answered(scores, ints(1, 2, 3), np.array([1.0, -4.0, np.nan]), version=1)
     scores.labelled(ints(1, 2, 3), np.array([1.5, -2.0, 0.0]), ints(4, 4, 4))
     found = scores.results()
@@ -83,7 +85,7 @@ def test_targets_are_scored_by_their_distance(tmp_path: Path) -> None:
 
 
 def test_a_target_counts_once_however_often_it_is_asked_for_or_labelled(tmp_path: Path) -> None:
-    scores = Scores("regression", tmp_path / "served.json")
+    scores = ServedPredictionScorer("regression", tmp_path / "served.json")
     answered(scores, ints(1), np.array([1.0]), version=1)
     scores.labelled(ints(1, 1), np.array([3.0, 9.0]), ints(4, 4))
     answered(scores, ints(1), np.array([8.0]), version=1)
@@ -91,11 +93,13 @@ def test_a_target_counts_once_however_often_it_is_asked_for_or_labelled(tmp_path
     assert (found["served/scored"], found["served/mae"]) == (1, 2.0)
 
 
-def test_one_that_is_started_again_goes_on_counting(scores: Scores, tmp_path: Path) -> None:
+def test_one_that_is_started_again_goes_on_counting(
+    scores: ServedPredictionScorer, tmp_path: Path
+) -> None:
     answered(scores, ints(1), ints(0), version=1)
     scores.labelled(ints(1), ints(0), ints(4))
     scores.keep()
-    heir = Scores("classification", tmp_path / "served.json")
+    heir = ServedPredictionScorer("classification", tmp_path / "served.json")
     answered(heir, ints(2), ints(0), version=1)
     heir.labelled(ints(2), ints(1), ints(4))
     assert heir.results()["served/accuracy"] == 0.5
@@ -105,10 +109,15 @@ def test_one_that_is_started_again_goes_on_counting(scores: Scores, tmp_path: Pa
 def test_a_file_that_is_broken_is_no_reason_to_fail(tmp_path: Path) -> None:
     for text in ("{", "3", "[1]", "null"):
         (tmp_path / "served.json").write_text(text)
-        assert Scores("classification", tmp_path / "served.json").results()["served/requests"] == 0
+        assert (
+            ServedPredictionScorer("classification", tmp_path / "served.json").results()[
+                "served/requests"
+            ]
+            == 0
+        )
 
 
-def test_memory_is_bounded(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(scores: ServedPredictionScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEMORY", 1000)
     for start in range(0, 20_000, 500):
         ids = np.arange(start, start + 500)

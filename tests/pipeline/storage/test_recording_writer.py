@@ -20,8 +20,8 @@ from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 from pipeline.storage import recording_writer as recording
 from pipeline.storage.offset_journal import Journal
-from pipeline.storage.recording_writer import Recorder
-from pipeline.training.journaled_source import LiveBlocks
+from pipeline.storage.recording_writer import RecordingWriter
+from pipeline.training.journaled_source import JournaledSource
 from streams.core.batch import Batch, DeadLetter
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, Ranges, ranges_of
@@ -88,13 +88,13 @@ class Live:
         self.journal = Journal(folder)
         if begin:
             self.journal.begin(self.stream.start(), None)
-        self.recorder = Recorder(folder.parent / to, self.journal.path, self.said.append)
+        self.recorder = RecordingWriter(folder.parent / to, self.journal.path, self.said.append)
 
     def run(self, blocks: int, cursor: Cursor, at: tuple[int, int] | None = None) -> list[Batch]:
         """So many blocks of a run from there on; whatever is written by then is left."""
         try:
             self.recorder.begin(self.job, self.stream, self.journal)
-            live = LiveBlocks(
+            live = JournaledSource(
                 *(self.stream, self.journal, lambda cursor: self.stream.read(cursor, 3)),
                 *(lambda: False, self.said.append, self.recorder),
             )
@@ -200,7 +200,7 @@ def test_all_of_it_once_the_run_is_over(tmp_path: Path) -> None:
     Live(tmp_path / "run", to="other").run(6, {"0": 0})
     over = Live(tmp_path / "run", begin=False)
     over.recorder.begin(over.job, over.stream, over.journal)
-    live = LiveBlocks(over.stream, over.journal, lambda _: [], lambda: False, print)
+    live = JournaledSource(over.stream, over.journal, lambda _: [], lambda: False, print)
     live.catch_up(over.recorder)
     over.recorder.close(18, True, {"0": 18})
     over.recorder.drop()

@@ -28,7 +28,7 @@ from pydantic import ValidationError
 import pipeline.tracking.mlflow_delivery
 from pipeline.config.job import flat
 from pipeline.config.sections import Alert, TrackConfig
-from pipeline.storage.metric_log import CHUNK, Rows, read_rows, waiting
+from pipeline.storage.metric_log import CHUNK, MetricLog, read_rows, waiting
 from pipeline.storage.run_folder import RunFolder
 from pipeline.tracking.mlflow_client import Record, load
 from pipeline.tracking.mlflow_delivery import Tracker, TrackError, check, describe, tags
@@ -104,7 +104,7 @@ def track(folder: Path, said: list[str]) -> Iterator[Callable[..., Tracker]]:
 
 
 def fill(folder: Path, *steps: int, file: str = "metrics.jsonl", **metrics: float) -> None:
-    rows = Rows(folder / file, print)
+    rows = MetricLog(folder / file, print)
     for step in steps:
         rows.write(step, metrics or {"online/accuracy": step / 10_000}, time=1.7e9 + step)
     rows.close()
@@ -115,14 +115,14 @@ def fill(folder: Path, *steps: int, file: str = "metrics.jsonl", **metrics: floa
 
 def test_each_step_is_written_once_and_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    rows = Rows(file, print)
+    rows = MetricLog(file, print)
     assert rows.last == -1
     rows.write(0, {"a": 1, "b": float("nan"), "c": float("inf")}, time=1.5)
     rows.write(1000, {"a": 2.0})
     rows.write(1000, {"a": 3.0})
     rows.write(500, {"a": 4.0})
     rows.close()
-    again = Rows(file, print)
+    again = MetricLog(file, print)
     assert again.last == 1000
     again.write(1000, {"a": 5.0})
     again.write(1001, {"a": 6.0})
@@ -145,7 +145,7 @@ def test_what_a_killed_writer_left_of_a_row_is_cut_off(
     whole = file.read_bytes()
     assert (len(whole) > 2 * CHUNK) == (before > 1)
     file.write_bytes(whole + left)
-    rows = Rows(file, print)
+    rows = MetricLog(file, print)
     assert rows.last == before - 1
     rows.close()
     assert file.read_bytes() == whole
@@ -156,7 +156,7 @@ def test_a_row_longer_than_what_is_read_at_a_time(tmp_path: Path) -> None:
     fill(tmp_path, 1, 2, **many)
     file = tmp_path / "metrics.jsonl"
     assert file.stat().st_size > 2 * CHUNK
-    rows = Rows(file, print)
+    rows = MetricLog(file, print)
     assert rows.last == 2
     rows.close()
     first, end = read_rows(file, 0, 1000)
@@ -186,7 +186,7 @@ def test_rows_are_read_in_parts_and_only_whole(tmp_path: Path) -> None:
 
 def test_a_full_disk_costs_rows_and_is_said_once(tmp_path: Path, said: list[str]) -> None:
     file = tmp_path / "metrics.jsonl"
-    rows = Rows(file, said.append)
+    rows = MetricLog(file, said.append)
     rows.write(1, {"a": 1.0})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, limits[1]))
@@ -388,7 +388,7 @@ def test_rows_lost_with_the_power_are_not_delivered_twice(
     whole = (folder / "metrics.jsonl").read_bytes()
     track(uri).close("KILLED")
     (folder / "metrics.jsonl").write_bytes(whole[: len(whole) // 2 + 5])
-    rows = Rows(folder / "metrics.jsonl", print)
+    rows = MetricLog(folder / "metrics.jsonl", print)
     assert rows.last == 1000
     for step in (2000, 3000):
         rows.write(step, {"online/accuracy": 0.5})  # with the time of today

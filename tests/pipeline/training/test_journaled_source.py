@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.storage.offset_journal import Journal
 from pipeline.training.event_fates import Ledger
-from pipeline.training.journaled_source import LiveBlocks, RunStoppedError
+from pipeline.training.journaled_source import JournaledSource, RunStoppedError
 from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.stream import Cursor
@@ -122,11 +122,11 @@ def live(
     folder: Path,
     read: Callable[[Cursor], Iterable[Batch]] | None = None,
     stopping: Callable[[], bool] = lambda: False,
-) -> tuple[LiveBlocks, list[str]]:
+) -> tuple[JournaledSource, list[str]]:
     said: list[str] = []
     given = read or (lambda cursor: stream.read(cursor, 5))
     OPEN.append(Journal(folder))
-    return LiveBlocks(stream, OPEN[-1], given, stopping, said.append), said
+    return JournaledSource(stream, OPEN[-1], given, stopping, said.append), said
 
 
 @st.composite

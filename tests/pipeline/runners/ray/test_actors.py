@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("ray")
 
 from pipeline.config.errors import JobError
-from pipeline.runners.ray.actors import Speaker, TrainerActor
-from pipeline.runners.ray.job_package import Shipment
+from pipeline.runners.ray.actors import MessageOutlet, TrainerActor
+from pipeline.runners.ray.job_package import JobPackage
 from pipeline.storage.run_folder import RunFolder
 
-SHIPMENT = Shipment({}, Path("job.yaml"), Path())
+SHIPMENT = JobPackage({}, Path("job.yaml"), Path())
 
 
 class Slow(TrainerActor):
@@ -83,7 +83,7 @@ def test_nothing_is_published_before_there_is_a_model() -> None:
 
 
 def test_lines_are_fetched_once_and_bounded() -> None:
-    speaker = Speaker()
+    speaker = MessageOutlet()
     for i in range(3000):
         speaker.say(str(i))
     assert speaker.lines() == [str(i) for i in range(2000, 3000)]

@@ -16,7 +16,7 @@ import yaml
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.runners.ray import job_package as ship
-from pipeline.runners.ray.job_package import Shipment
+from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.builder import build
 
 ROOT = Path(__file__).parents[4]
@@ -55,7 +55,7 @@ def sent(home: Path, *checks: str) -> str:
     loaded = jobs.load(home / "job.yaml")
     build(loaded)
     parcel = home.parent / "parcel"
-    parcel.write_bytes(pickle.dumps(Shipment.of(loaded)))
+    parcel.write_bytes(pickle.dumps(JobPackage.of(loaded)))
     home.rename(home.parent / "away")
     done = subprocess.run(
         [sys.executable, "-c", UNPACK, parcel, *checks],
@@ -133,12 +133,12 @@ def test_nothing_but_the_users_own_goes_along(
 ) -> None:
     plain = jobs.load(write_job())
     build(plain)
-    assert Shipment.of(plain).modules == {}
+    assert JobPackage.of(plain).modules == {}
     (home / "mine.py").write_text(LEARNER)
     (home / "other.py").write_text("\n")
     loaded = jobs.load(home / "job.yaml")
     build(loaded)
-    assert set(Shipment.of(loaded).modules) == {"mine.py"}
+    assert set(JobPackage.of(loaded).modules) == {"mine.py"}
     monkeypatch.setattr(ship, "MAX_BYTES", 10)
     with pytest.raises(JobError, match="more than 10 bytes of modules to ship"):
-        Shipment.of(loaded)
+        JobPackage.of(loaded)
