@@ -14,7 +14,7 @@ from streams.core.settings import unknown
 T = TypeVar("T")
 
 
-class UnknownKindError(LookupError):  # noqa: N818 (it is what happened)
+class UnknownKindError(LookupError):
     """No class has that name; the message says which names there are."""
 
 

@@ -30,7 +30,7 @@ from streams.decoding.columns import column_of, first_seen
 from streams.decoding.decoder import Columns, Decoder, Named
 
 
-class AbortedError(Exception):  # noqa: N818 (what happened, as KeyboardInterrupt is)
+class AbortedError(Exception):
     """The stream broke off at an ``Abort`` mark, as a killed process would."""
 
 
@@ -64,7 +64,8 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Raises ``AbortedError`` the first time that it is reached, and is passed over from then on."""
+    """Raises ``AbortedError`` the first time that it is reached, and is passed over from then
+    on."""
 
 
 @dataclass(frozen=True, slots=True)

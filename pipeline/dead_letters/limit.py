@@ -15,7 +15,7 @@ from streams.core.batch import Batch, DeadLetter
 from streams.core.stream_config import DeadLetters
 
 
-class TooManyDeadLettersError(Exception):  # noqa: N818 (it is what happened)
+class TooManyDeadLettersError(Exception):
     """So many events are dead that something must be wrong with the stream, or with the job."""
 
 
@@ -36,7 +36,8 @@ class DeadLetterLimit:
         self._windows = {False: _Window(settings.of), True: _Window(settings.of)}
 
     def add(self, batch: Batch, dead: Sequence[DeadLetter]) -> None:
-        """A micro-batch as it came, and all of it that is dead. Raises ``TooManyDeadLettersError``."""
+        """A micro-batch as it came, and all of it that is dead. Raises
+        ``TooManyDeadLettersError``."""
         arrivals = batch.arrivals
         if dead:
             events = [d for d in dead if not d.label]

@@ -48,7 +48,7 @@ _UNSURE = (
 )
 
 
-class InvalidLabelsError(Exception):  # noqa: N818 (what they are)
+class InvalidLabelsError(Exception):
     """Labels of a request cannot be read, and none was sent.
 
     ``details`` has ``{"label": index, "reason": text}`` for the first of them, in order.
@@ -61,7 +61,7 @@ class InvalidLabelsError(Exception):  # noqa: N818 (what they are)
         self.details = [{"label": row, "reason": line(wrong[row])} for row in first]
 
 
-class LabelsNotAcknowledgedError(Exception):  # noqa: N818 (what became of them)
+class LabelsNotAcknowledgedError(Exception):
     """The broker has not said that it has all the labels of a request: the message says whether it
     may have some."""
 
@@ -121,7 +121,8 @@ class LabelProducer:
         return self.messages(listed(body, most, "labels", orjson.loads))
 
     def messages(self, given: Sequence[Any]) -> list[Message]:
-        """The messages of labels, which may be anything that JSON can say. Raises ``InvalidLabelsError``."""
+        """The messages of labels, which may be anything that JSON can say. Raises
+        ``InvalidLabelsError``."""
         if not given:
             return []
         n, now = len(given), time.time()

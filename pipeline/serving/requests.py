@@ -34,7 +34,7 @@ _NEAREST_OF = 100  # columns among which the nearest to a misspelt one is looked
 _NUMBERS = {int, float, bool}
 
 
-class InvalidEventsError(Exception):  # noqa: N818 (what they are)
+class InvalidEventsError(Exception):
     """Events of a request cannot be read.
 
     ``details`` has ``{"event": index, "reason": text}`` for the first of them, in order.

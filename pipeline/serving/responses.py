@@ -16,7 +16,7 @@ Details = Sequence[Mapping[str, Any]]
 ROUTES = "POST /predict, POST /labels, GET /model, GET /healthz and GET /docs"
 
 
-class HTTPError(Exception):  # noqa: N818 (what becomes of a request)
+class HTTPError(Exception):
     """A request that is not answered: status, reason, and details of it."""
 
     def __init__(

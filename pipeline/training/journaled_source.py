@@ -27,11 +27,11 @@ T = TypeVar("T")
 RETRY_S = 0.5
 
 
-class RunStoppedError(Exception):  # noqa: N818 (it is what happened)
+class RunStoppedError(Exception):
     """Raised where blocks come from: the run was asked to stop while it waited for one."""
 
 
-class OutOfStepError(Exception):  # noqa: N818 (it is what happened)
+class OutOfStepError(Exception):
     """A block is not the one that comes next: whoever reads is to begin anew."""
 
 

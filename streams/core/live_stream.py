@@ -17,7 +17,7 @@ Ranges = dict[str, tuple[int, int]]
 named ``labels/...``."""
 
 
-class BrokerUnavailableError(StreamError):  # noqa: N818 (it is what happened)
+class BrokerUnavailableError(StreamError):
     """Nobody answers where the stream comes from: it is worth while to wait, and to try again."""
 
 

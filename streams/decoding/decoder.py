@@ -1,7 +1,7 @@
 """From columns of a table to a ``Batch``: vectorised, with every bad row set aside by reason.
 
-A row that cannot be read becomes ``DeadLetter`` and its reason names the column, what it holds and what
-was expected; nothing in a row raises. What becomes of a row depends on that row alone, so the
+A row that cannot be read becomes ``DeadLetter`` and its reason names the column, what it holds and
+what was expected; nothing in a row raises. What becomes of a row depends on that row alone, so the
 result is the same however the stream is cut into blocks.
 """
 

@@ -48,8 +48,8 @@ class Rereader:
     def __call__(self, wanted: Spans, patience: float) -> list[Fetched]:
         """The messages of these ranges.
 
-        Raises ``BrokerUnavailableError`` when nothing has come for ``patience`` seconds; asked once more, it
-        goes on where it was. Raises ``StreamError`` where they are gone.
+        Raises ``BrokerUnavailableError`` when nothing has come for ``patience`` seconds; asked
+        once more, it goes on where it was. Raises ``StreamError`` where they are gone.
         """
         self._aim(wanted)
         deadline = time.monotonic() + patience

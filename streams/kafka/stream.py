@@ -192,7 +192,8 @@ class KafkaStream(LiveStream):
         return "{}/{}".format(*self.place(partition, label))
 
     def values(self, positions: Iterable[tuple[Place, int]]) -> dict[tuple[Place, int], bytes]:
-        """The bytes of messages, as far as they are still to be had. Raises ``BrokerUnavailableError``."""
+        """The bytes of messages, as far as they are still to be had. Raises
+        ``BrokerUnavailableError``."""
         found: dict[tuple[Place, int], bytes] = {}
         by_place: dict[Place, list[int]] = {}
         for place, offset in sorted(set(positions)):
@@ -221,8 +222,8 @@ class KafkaStream(LiveStream):
     def _read_again(
         self, wanted: Mapping[Place, tuple[int, int]], patience: float
     ) -> list[Fetched]:
-        """The messages of these ranges. Raises ``BrokerUnavailableError`` where nothing comes for so many
-        seconds, ``StreamError`` where they are gone."""
+        """The messages of these ranges. Raises ``BrokerUnavailableError`` where nothing comes for
+        so many seconds, ``StreamError`` where they are gone."""
         if not wanted:
             return []
         reread = self._rereading = self._rereading or Rereader(self._connect(), self._servers)

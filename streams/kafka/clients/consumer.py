@@ -40,8 +40,8 @@ class Consumer(ABC):
         group: whose member it is, or for whom it commits.
         options: passed on to the library that does the work.
 
-    Raises ``BrokerUnavailableError`` where no broker answers, and ``StreamError`` for what no waiting mends;
-    so do all methods.
+    Raises ``BrokerUnavailableError`` where no broker answers, and ``StreamError`` for what no
+    waiting mends; so do all methods.
     """
 
     @abstractmethod

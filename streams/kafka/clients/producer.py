@@ -47,8 +47,8 @@ class Outbox(ABC):
     Attributes:
         headers: whether messages may have headers there.
 
-    All methods raise ``BrokerUnavailableError`` where no broker answers, and ``StreamError`` for what no
-    waiting mends.
+    All methods raise ``BrokerUnavailableError`` where no broker answers, and ``StreamError`` for
+    what no waiting mends.
     """
 
     headers: bool = True
