@@ -8,7 +8,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.settings import unknown
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def load_object(path: str) -> Any:
                 "file"
             ) from None
         raise UnknownKindError(
-            f"module {module_name!r} cannot be imported: {type(error).__name__}: {line(error)}"
+            f"module {module_name!r} cannot be imported: {type(error).__name__}: {one_line(error)}"
         ) from error
     try:
         return operator.attrgetter(name)(module)

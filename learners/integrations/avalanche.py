@@ -22,7 +22,7 @@ from learners.networks.column_encoders import Inputs
 from learners.networks.optimizer import Adam, OptimizerConfig
 from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Batch
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 from streams.core.schema import Schema, Task
 from streams.core.settings import Settings
 from streams.core.state_dict import State
@@ -210,7 +210,7 @@ class AvalancheLearner(Learner):
                 out = model.eval()(torch.zeros(2, *shape))
         except Exception as error:  # whatever a user's module may raise
             raise LearnerError(
-                f"learner.model: {config.kind} cannot take rows {shape}: {line(error)}"
+                f"learner.model: {config.kind} cannot take rows {shape}: {one_line(error)}"
             ) from error
         if not isinstance(out, Tensor) or tuple(out.shape) != (2, self.outputs):
             given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -245,7 +245,7 @@ class AvalancheLearner(Learner):
             torch.save((self.strategy, self._random.state), kept)
         except Exception as error:  # whatever the objects within may raise
             raise LearnerError(
-                f"learner.strategy: {self.config.strategy} cannot be saved: {line(error)}"
+                f"learner.strategy: {self.config.strategy} cannot be saved: {one_line(error)}"
             ) from error
         return kept.getvalue()
 
@@ -338,7 +338,7 @@ def _make(where: str, path: str, args: dict[str, Any], told: dict[str, Any]) -> 
         raise LearnerError(f"{where}: {error}") from None
     except (Exception, SystemExit) as error:  # whatever a constructor may raise
         raise LearnerError(
-            f"{where}: {path} cannot be made: {type(error).__name__}: {line(error)}"
+            f"{where}: {path} cannot be made: {type(error).__name__}: {one_line(error)}"
         ) from error
 
 

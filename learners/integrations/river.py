@@ -15,7 +15,7 @@ import numpy as np
 from learners.base import Learner, LearnerConfig, LearnerError, Prediction
 from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Array, Batch, ClassName, Features, Ragged
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.schema import Schema, Task
 from streams.core.settings import unknown
 from streams.core.state_dict import State
@@ -75,7 +75,9 @@ class RiverLearner(Learner):
         try:
             pickle.dumps(self.model, protocol=5)
         except Exception as error:  # whatever the objects within may raise
-            raise LearnerError(f"learner.model: {name} cannot be saved: {line(error)}") from error
+            raise LearnerError(
+                f"learner.model: {name} cannot be saved: {one_line(error)}"
+            ) from error
         self.binary = schema.task == "classification" and not self.model._multiclass
         if self.binary and len(schema.classes) > 2:
             raise self._third(schema.classes)
@@ -139,7 +141,8 @@ class RiverLearner(Learner):
         except Exception as error:  # whatever a model may raise
             texts = [name for name, kind in kinds.items() if kind != "numeric"]
             raise LearnerError(
-                f"learner.model: it takes no texts, as of feature {texts[0]!r} ({line(error)}): "
+                f"learner.model: it takes no texts, as of feature {texts[0]!r} "
+                f"({one_line(error)}): "
                 "put compose.SelectType, preprocessing.OneHotEncoder or "
                 "feature_extraction.BagOfWords before it"
             ) from error
@@ -228,7 +231,7 @@ def build(spec: Spec, seed: int) -> Any:
             except Exception as error:  # a user's objects may raise anything
                 raise LearnerError(
                     f"learner.model: {type(step).__name__} cannot follow "
-                    f"{type(pipeline).__name__} in a pipeline: {line(error)}"
+                    f"{type(pipeline).__name__} in a pipeline: {one_line(error)}"
                 ) from error
         return pipeline
     path, params = (spec, {}) if isinstance(spec, str) else _only(spec)
@@ -242,7 +245,7 @@ def build(spec: Spec, seed: int) -> Any:
     try:
         accepted = inspect.signature(make).parameters
     except (TypeError, ValueError) as error:
-        raise LearnerError(f"learner.model: {path} builds nothing: {line(error)}") from error
+        raise LearnerError(f"learner.model: {path} builds nothing: {one_line(error)}") from error
     args = [_value(value, seed) for value in params] if isinstance(params, list) else []
     named = {k: _value(v, seed) for k, v in params.items()} if isinstance(params, dict) else {}
     if "seed" in accepted:
@@ -251,7 +254,8 @@ def build(spec: Spec, seed: int) -> Any:
         made = make(*args, **named)
     except Exception as error:  # whatever a constructor may raise
         raise LearnerError(
-            f"learner.model: {path} cannot be made ({line(error)}). It takes: {', '.join(accepted)}"
+            f"learner.model: {path} cannot be made ({one_line(error)}). "
+            f"It takes: {', '.join(accepted)}"
         ) from error
     return _seeded(made, seed, path, fresh=inspect.isclass(make))
 
@@ -276,7 +280,7 @@ def _seeded(made: Any, seed: int, path: str, fresh: bool) -> Any:
         try:
             return made.clone(unseeded)
         except Exception as error:  # no clone, or a class that does not keep to river's rules
-            why = line(error)
+            why = one_line(error)
     raise LearnerError(
         f"learner.model: {path}: state {next(iter(unseeded))!r} of {type(made).__name__}, seeded: "
         f"without it, runs would differ ({why})"
@@ -322,7 +326,7 @@ def _named(path: str) -> Any:
             f"learner.model: river has no module {unknown(module_name, known)}"
         ) from None
     except Exception as error:  # a module of river for which something else is missing
-        raise LearnerError(f"learner.model: river.{module_name}: {line(error)}") from error
+        raise LearnerError(f"learner.model: river.{module_name}: {one_line(error)}") from error
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         known = [n for n, value in vars(module).items() if inspect.isclass(value)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from learners.base import LearnerError
 from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Array
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.settings import Settings
 from streams.core.state_dict import State
 
@@ -79,7 +79,7 @@ class UserModule(Settings):
             raise ValueError(str(error)) from error
         except (Exception, SystemExit) as error:  # whatever a user's module may raise
             raise ValueError(
-                f"{self.kind} cannot be made: {type(error).__name__}: {line(error)}"
+                f"{self.kind} cannot be made: {type(error).__name__}: {one_line(error)}"
             ) from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"{self.kind} gives {type(module).__name__}, not a torch.nn.Module")
@@ -135,7 +135,7 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).add(1).item()
     except Exception as error:  # RuntimeError, AssertionError, ImportError: each backend its own
-        raise LearnerError(f"device: {device!r} cannot be used here: {line(error)}") from None
+        raise LearnerError(f"device: {device!r} cannot be used here: {one_line(error)}") from None
 
 
 def build(
@@ -152,12 +152,12 @@ def build(
     except ValueError:
         raise
     except Exception as error:  # RuntimeError, MemoryError, OverflowError: as torch pleases
-        raise ValueError(f"{config.kind} cannot be made: {line(error)}") from error
+        raise ValueError(f"{config.kind} cannot be made: {one_line(error)}") from error
     try:
         with torch.no_grad():
             out = body(torch.zeros(2, *shape))
     except Exception as error:  # whatever a user's module may raise
-        raise ValueError(f"{config.kind} cannot take rows {shape}: {line(error)}") from error
+        raise ValueError(f"{config.kind} cannot take rows {shape}: {one_line(error)}") from error
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 2:
         given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(
@@ -167,7 +167,7 @@ def build(
     try:
         return Net(body, out.shape[1], outputs).to(device)
     except Exception as error:
-        raise ValueError(f"{config.kind} cannot be put on {device}: {line(error)}") from error
+        raise ValueError(f"{config.kind} cannot be put on {device}: {one_line(error)}") from error
 
 
 def grow(net: Net, outputs: int, drawn: bool = True) -> None:

@@ -12,7 +12,7 @@ from buffers.buffer import Buffer
 from buffers.recall.base import Recall
 from buffers.registry import ADMISSIONS, RECALLS
 from learners.registry import UnknownKindError, load_object
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.settings import Settings, unknown
 
 
@@ -57,7 +57,7 @@ class BufferConfig(Settings):
             raise
         except (Exception, SystemExit) as error:  # whatever a user's class may raise
             raise ValueError(
-                f"{kind} cannot be made: {type(error).__name__}: {line(error)}"
+                f"{kind} cannot be made: {type(error).__name__}: {one_line(error)}"
             ) from error
         return {"kind": kind, **settings} if settings else kind
 

@@ -29,7 +29,7 @@ from pipeline.training.builder import Parts, build
 from pipeline.training.errors import RunError
 from pipeline.training.event_fates import LedgerError
 from pipeline.training.versions import versions
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
 from streams.scenarios.catalog import SCENARIOS
 
@@ -174,7 +174,7 @@ def built(loaded: LoadedJob) -> Parts:
         if parts.stream.schema.task != "classification" or not cast(Tested, parts.stream).begins:
             raise StreamError("a stream of tasks with classes is wanted")
     except StreamError as error:
-        raise JobError(f"{loaded.file}: {line(error)}") from None
+        raise JobError(f"{loaded.file}: {one_line(error)}") from None
     return parts
 
 
@@ -215,12 +215,12 @@ def run_cell(
         text = json.dumps({"format": FORMAT, "fingerprint": mark, "result": result})
         write_whole(folder / RESULT, text)
     except (StreamError, LearnerError, LedgerError) as error:
-        raise RunError(f"{place}: {line(error)}") from None
+        raise RunError(f"{place}: {one_line(error)}") from None
     except OSError as error:
         raise RunError(f"{place}: {error.strerror or error}: {error.filename or folder}") from None
     except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
         log = RunFolder(folder).log()
-        what = f"{type(error).__name__}: {line(error)} (details: {log})"
+        what = f"{type(error).__name__}: {one_line(error)} (details: {log})"
         raise RunError(f"{place}: {what}") from error
     return result
 

@@ -29,7 +29,7 @@ from pipeline.training.builder import Parts
 from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.state_dict import leaves, nested, pack
 
 ROWS = "stability.jsonl"
@@ -276,6 +276,6 @@ def score(
             closing.wait((time.perf_counter() - start) * (1 / share - 1))
         evaluator.keep()
     except Exception as error:  # a learner of a user's may raise anything, a disk may be full
-        say(f"probes are not scored any more: {type(error).__name__}: {line(error)}")
+        say(f"probes are not scored any more: {type(error).__name__}: {one_line(error)}")
     finally:
         evaluator.close()

@@ -23,7 +23,7 @@ from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import RunFolder
-from streams.core.errors import line
+from streams.core.errors import one_line
 
 if TYPE_CHECKING:
     from pipeline.runners.local import LocalRunner
@@ -202,7 +202,7 @@ def _lead(
         say("left at once; go on with the same command and --resume")
         sys.exit(1)
     except Exception as error:  # a defect: never a bare stack trace
-        say(f"{type(error).__name__}: {line(error)}. Nothing was started{_log()}")
+        say(f"{type(error).__name__}: {one_line(error)}. Nothing was started{_log()}")
         sys.exit(2)
     try:
         Console().print(table(summary))
@@ -264,7 +264,7 @@ def serve(
         say(str(error))
         sys.exit(2)
     except Exception as error:  # a defect: never a bare stack trace
-        say(f"{type(error).__name__}: {line(error)}{_log()}")
+        say(f"{type(error).__name__}: {one_line(error)}{_log()}")
         sys.exit(1)
 
 
@@ -289,7 +289,7 @@ def report_page(
         say(str(error))
         sys.exit(2)
     except Exception as error:  # a defect: never a bare stack trace
-        say(f"{type(error).__name__}: {line(error)}{_log()}")
+        say(f"{type(error).__name__}: {one_line(error)}{_log()}")
         sys.exit(1)
 
 
@@ -352,7 +352,7 @@ def bench(
         say(f"stopped. What is done stays in {out}; the same command goes on")
         sys.exit(1)
     except Exception as error:  # a defect: never a bare stack trace
-        say(f"{type(error).__name__}: {line(error)}{_log()}")
+        say(f"{type(error).__name__}: {one_line(error)}{_log()}")
         sys.exit(1)
     try:
         for table in tables(results):

@@ -19,7 +19,7 @@ from pipeline.dead_letters.file_writer import DeadLetterRecord, kind
 from pipeline.dead_letters.query import BYTES_SHOWN, KINDS_SHOWN, SHOWN, Chosen, RunJob
 from pipeline.dead_letters.reinjector import Injected, Injector
 from pipeline.storage.run_folder import DEAD_LETTERS
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 
 
 def command(
@@ -68,7 +68,7 @@ def command(
         found: Any = list(chosen.among(run_dir / DEAD_LETTERS)) if inject or at else None
         if at and (unknown := chosen.at - {chosen.name(x) for x in found}):
             raise JobError(
-                f"--at {line(min(unknown))}: no such dead letter in {run_dir / DEAD_LETTERS}"
+                f"--at {one_line(min(unknown))}: no such dead letter in {run_dir / DEAD_LETTERS}"
             )
         stream = run.stream() if inject else None
     except (JobError, StreamError, OSError) as error:
@@ -83,7 +83,7 @@ def command(
         else:
             _tables(chosen, run_dir / DEAD_LETTERS, limit or SHOWN)
     except (JobError, StreamError, OSError) as error:
-        say(f"{line(error)}. The same command goes on" if inject else line(error))
+        say(f"{one_line(error)}. The same command goes on" if inject else one_line(error))
         sys.exit(1)
 
 
@@ -115,13 +115,13 @@ def _tables(chosen: Chosen, file: Path, limit: int) -> None:
         value = letter.value
         size = "" if value is None else f"{len(value):,}"
         held = "not kept" if value is None else _safe(value)
-        cells = (chosen.name(letter), line(letter.reason), size, held)
+        cells = (chosen.name(letter), one_line(letter.reason), size, held)
         shown.add_row(*(Text(cell) for cell in cells))
     console.print(shown)
     counts = Table("dead", "kind of reason")
     counts.columns[0].justify = "right"
     for name, n in kinds.most_common(KINDS_SHOWN):
-        counts.add_row(f"{n:,}", Text(line(name)))
+        counts.add_row(f"{n:,}", Text(one_line(name)))
     if len(kinds) > KINDS_SHOWN:
         rest = sum(n for _, n in kinds.most_common()[KINDS_SHOWN:])
         counts.add_row(f"{rest:,}", f"({len(kinds) - KINDS_SHOWN:,} more kinds)")

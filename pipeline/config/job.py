@@ -23,7 +23,7 @@ from pipeline.config.sections import (
     TrackConfig,
 )
 from pipeline.config.yaml_file import parse, shown, values
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.settings import Settings, unknown
 from streams.core.stream import Stream
 from streams.core.stream_config import StreamConfig
@@ -145,7 +145,7 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
             except ValidationError as error:
                 problems += _lines(error, file, data[part], (part,))
             except Exception as error:  # whatever the validators of a user's class may raise
-                problems.append(f"{file}: {part}: {type(error).__name__}: {line(error)}")
+                problems.append(f"{file}: {part}: {type(error).__name__}: {one_line(error)}")
     parts = {k: v for k, v in data.items() if k not in ("stream", "learner")}
     base = {"stream": StreamConfig(kind="?"), "learner": LearnerConfig(kind="?")}
     try:
@@ -180,7 +180,7 @@ def _class(
     try:
         return find(kinds, base, spec["kind"])
     except UnknownKindError as error:
-        problems.append(f"{file}: {part}.kind: {line(error)}")
+        problems.append(f"{file}: {part}.kind: {one_line(error)}")
         return None
 
 
@@ -198,8 +198,10 @@ def _lines(error: ValidationError, file: Path, data: Any, at: tuple[str, ...]) -
                 path.append(str(step))
             elif step == found["loc"][-1]:
                 path.append(str(step))
-        message = line(found["msg"].removeprefix("Value error, ").removeprefix("Input should be "))
-        place = f"{file}: {line('.'.join(path))}" if path else f"{file}"
+        message = one_line(
+            found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        )
+        place = f"{file}: {one_line('.'.join(path))}" if path else f"{file}"
         if found["type"] == "missing":
             lines.append(f"{place}: missing")
         elif found["type"] == "value_error":
@@ -217,7 +219,7 @@ def _lines(error: ValidationError, file: Path, data: Any, at: tuple[str, ...]) -
 def override(raw: dict[str, Any], setting: str) -> None:
     """Puts ``key=value``, as in ``learner.optimizer.lr=0.01``, into a job. Raises ``JobError``."""
     path, equals, text = setting.partition("=")
-    given = f"--set {line(setting[:100])}"
+    given = f"--set {one_line(setting[:100])}"
     if not equals:
         raise JobError(f"{given}: key=value is wanted, as in learner.optimizer.lr=0.01")
     *parents, last = path.split(".")
@@ -225,7 +227,7 @@ def override(raw: dict[str, Any], setting: str) -> None:
     for parent in parents:
         inner = inside.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise JobError(f"{given}: {line(parent)} is {shown(inner)}, and has no keys in it")
+            raise JobError(f"{given}: {one_line(parent)} is {shown(inner)}, and has no keys in it")
         inside = inner
     inside[last] = parse(text, given)
 

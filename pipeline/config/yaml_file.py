@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.config.errors import JobError
-from streams.core.errors import line
+from streams.core.errors import one_line
 
 MAX_BYTES = 1_000_000
 """The largest job file that is read."""
@@ -51,9 +51,9 @@ def parse(text: str, place: str) -> Any:
     except RecursionError:
         raise JobError(f"{place}: nested too deep") from None
     except yaml.YAMLError as error:
-        raise JobError(f"{place}: not YAML: {line(error)}") from None
+        raise JobError(f"{place}: not YAML: {one_line(error)}") from None
     except Exception as error:  # ValueError, TypeError, KeyError, ...: a date that is none
-        raise JobError(f"{place}: not YAML: a value cannot be read: {line(error)}") from None
+        raise JobError(f"{place}: not YAML: a value cannot be read: {one_line(error)}") from None
     _plain(value, place)
     return value
 
@@ -127,4 +127,4 @@ _SHORT.maxdict = _SHORT.maxlist = 10
 
 def shown(value: Any) -> str:
     """A value as it stands in a message: never long, and in one line."""
-    return line(_SHORT.repr(value))
+    return one_line(_SHORT.repr(value))

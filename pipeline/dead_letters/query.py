@@ -15,7 +15,7 @@ from pipeline.config.errors import JobError
 from pipeline.config.yaml_file import values
 from pipeline.dead_letters.file_writer import DeadLetterRecord, letters
 from pipeline.storage.run_folder import DEAD_LETTERS
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.kafka.stream import KafkaStream
 
 SHOWN = 20
@@ -81,7 +81,7 @@ class RunJob:
         try:
             return KafkaStream.Config.model_validate(raw)
         except ValidationError as error:
-            raise JobError(f"{self.file}: stream: {line(error)}") from None
+            raise JobError(f"{self.file}: stream: {one_line(error)}") from None
 
     def _modules(self) -> Path:
         """The folder of the job file, which the paths in it start from."""

@@ -18,7 +18,7 @@ from pipeline.storage.run_folder import FORWARDED
 from pipeline.training.builder import Parts
 from pipeline.training.callback import Callback
 from pipeline.training.run import Run
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
 from streams.core.stream import Cursor
 from streams.kafka.clients.producer import Message, Outbox
@@ -139,7 +139,7 @@ class DeadLetterForwarder(Callback):
             except (StreamError, OSError) as error:
                 self._sure = False
                 if not self._told:
-                    self._told = line(error)
+                    self._told = one_line(error)
                     self._run.say(f"dead letters for topic {self._topic!r} wait: {self._told}")
                 with self._changed:
                     self._changed.wait(RETRY_S)

@@ -14,7 +14,7 @@ from pipeline.evaluation.decay_fits import better
 from pipeline.report.page import Page, Tile
 from pipeline.report.run_data import Result, RunData, read_bench, read_run
 from pipeline.tracking.mlflow_delivery import describe
-from streams.core.errors import line
+from streams.core.errors import one_line
 
 _RUN = ("job.yaml", "metrics.jsonl", "summary.json")
 _BENCH = "results.json"
@@ -115,7 +115,7 @@ def hang(folder: Path, say: Callable[[str], None]) -> None:
     try:
         write_report(folder)
     except Exception as error:  # a page is not worth a run
-        say(f"no report.html: {type(error).__name__}: {line(error)}")
+        say(f"no report.html: {type(error).__name__}: {one_line(error)}")
 
 
 def _run(folder: Path) -> Page:

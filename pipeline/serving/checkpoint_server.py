@@ -27,7 +27,7 @@ from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.state_dict import State
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class CheckpointServer:
             try:
                 self.look()
             except Exception as error:  # the model at hand goes on answering
-                self._tell(line(error))
+                self._tell(one_line(error))
 
     def _enter(
         self, made: Recipe | None, name: str, servable: InferenceModel | None = None
@@ -150,7 +150,7 @@ class CheckpointServer:
                     return read(path), seen
                 except (CheckpointError, OSError, SafetensorError) as error:
                     if path.exists():
-                        broken.append(line(error))
+                        broken.append(one_line(error))
                         self._tell(f"{broken[-1]}; trying the one before it")
                     else:
                         gone = True
@@ -181,7 +181,7 @@ class CheckpointServer:
             warm(servable)
         except Exception as error:  # whatever a user's class may raise
             raise ServeError(
-                f"{found.path}: its model cannot be made here: {line(error)}"
+                f"{found.path}: its model cannot be made here: {one_line(error)}"
             ) from error
         return servable, found.about["recipe"]
 

@@ -21,7 +21,7 @@ import orjson
 from pipeline.config.job import LoadedJob
 from pipeline.serving.requests import MOST_DETAILS
 from pipeline.serving.responses import listed
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.factory import Field
@@ -58,7 +58,7 @@ class InvalidLabelsError(Exception):
         first = sorted(wrong)[:MOST_DETAILS]
         listed = f"; the first {len(first)} are listed" if len(first) < len(wrong) else ""
         super().__init__(f"{len(wrong)} of {labels} labels {what}{listed}")
-        self.details = [{"label": row, "reason": line(wrong[row])} for row in first]
+        self.details = [{"label": row, "reason": one_line(wrong[row])} for row in first]
 
 
 class LabelsNotAcknowledgedError(Exception):
@@ -111,7 +111,7 @@ class LabelProducer:
                 f"the broker has not answered within {WAIT_S:g} s{_UNSURE}"
             ) from None
         except StreamError as error:
-            raise LabelsNotAcknowledgedError(f"{line(error)}{_UNSURE}") from None
+            raise LabelsNotAcknowledgedError(f"{one_line(error)}{_UNSURE}") from None
         if large:
             why = "too large for the broker (the others were sent)"
             raise InvalidLabelsError(dict.fromkeys(large, why), len(messages), "were not sent")
@@ -292,7 +292,7 @@ def posted(loaded: LoadedJob) -> LabelProducer | str:
     try:
         return LabelProducer(KafkaStream(config, loaded.folder))
     except StreamError as error:  # a file that is not on this machine: it answers all the same
-        return f"labels cannot be written here: {line(error)}"
+        return f"labels cannot be written here: {one_line(error)}"
 
 
 def _check(wrong: Mapping[int, str], labels: int) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline.models.recipe import Recipe, schema_of
 from streams.core.batch import Array, Batch, Ints
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 from streams.core.schema import Feature
 from streams.core.settings import unknown
 from streams.decoding.columns import Mask, identities, numbers, valid
@@ -44,7 +44,7 @@ class InvalidEventsError(Exception):
         first = sorted(wrong)[:MOST_DETAILS]
         listed = f"; the first {len(first)} are listed" if len(first) < len(wrong) else ""
         super().__init__(f"{len(wrong)} of {events} events cannot be read{listed}")
-        self.details = [{"event": row, "reason": line(wrong[row])} for row in first]
+        self.details = [{"event": row, "reason": one_line(wrong[row])} for row in first]
 
 
 class PredictRequest(NamedTuple):

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from streams.core.errors import line
+from streams.core.errors import one_line
 
 Headers = dict[str, str]
 Details = Sequence[Mapping[str, Any]]
@@ -53,7 +53,7 @@ def listed(body: bytes, most: int, what: str, parse: Callable[[bytes], Any]) -> 
     try:
         found = parse(body)
     except ValueError as error:  # nesting beyond what it reads is one as well
-        raise HTTPError(400, f"not JSON: {line(error)}") from None
+        raise HTTPError(400, f"not JSON: {one_line(error)}") from None
     if not isinstance(found, list):
         raise HTTPError(422, f"a JSON list of {what} is wanted: [{{...}}, ...]")
     if len(found) > most:
@@ -85,7 +85,7 @@ async def http_error(request: Request, error_: Exception) -> Response:
     """404 and 405 of the routing, and whatever else comes as such."""
     assert isinstance(error_, HTTPException)
     headers = dict(error_.headers or {})
-    reason, asked = error_.detail, line(f"{request.method} {request.url.path}")
+    reason, asked = error_.detail, one_line(f"{request.method} {request.url.path}")
     if error_.status_code == 404:
         reason = f"{asked}: there are {ROUTES}"
     if error_.status_code == 405:

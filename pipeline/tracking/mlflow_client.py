@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from pipeline.storage.metric_log import Row
-from streams.core.errors import line
+from streams.core.errors import one_line
 
 BATCH = 1000
 """Metrics in one request: the most that MLflow takes. Of params it takes 100."""
@@ -84,7 +84,7 @@ class Record:
         except FileNotFoundError:
             return None
         except (TypeError, OSError) as error:
-            raise ValueError(line(error)) from None
+            raise ValueError(one_line(error)) from None
 
     def write(self, file: Path) -> None:
         """Writes it whole or not at all; also through a loss of power, which must not forget that
@@ -313,7 +313,7 @@ def load(uri: str) -> None:
                 importlib.import_module(module)
     except Exception as error:
         raise TrackError(
-            f"track needs MLflow, which cannot be loaded ({line(error)}): "
+            f"track needs MLflow, which cannot be loaded ({one_line(error)}): "
             "pip install 'everlearn[mlflow]'"
         ) from None
     logger = logging.getLogger("urllib3.connectionpool")
@@ -384,8 +384,8 @@ def _reason(error: Exception) -> str:
         r"failed with (error code \d+)",
     ):
         if found := re.search(pattern, text):
-            return line(found[1])
-    return cut(line(error), 300)
+            return one_line(found[1])
+    return cut(one_line(error), 300)
 
 
 @contextmanager

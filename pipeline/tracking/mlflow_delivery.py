@@ -42,7 +42,7 @@ from pipeline.tracking.mlflow_client import (
     sqlite_file,
 )
 from pipeline.tracking.webhooks import Webhooks
-from streams.core.errors import line
+from streams.core.errors import one_line
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]
 
@@ -74,7 +74,7 @@ def check(config: TrackConfig) -> None:
             url.get_dialect().import_dbapi()
         except Exception as error:  # no such dialect, or a driver that is not installed
             raise TrackError(
-                f"track.uri: {shown(config.uri)} cannot be used: {line(error)}"
+                f"track.uri: {shown(config.uri)} cannot be used: {one_line(error)}"
             ) from None
 
 
@@ -273,7 +273,9 @@ class Tracker:
         try:
             self._watch()
         except Exception as error:  # alerts are no reason for metrics to stop
-            self._say_once(f"alerts cannot be looked after: {type(error).__name__}: {line(error)}")
+            self._say_once(
+                f"alerts cannot be looked after: {type(error).__name__}: {one_line(error)}"
+            )
 
     def _watch(self) -> None:
         """Shows new rows to the alerts, whether MLflow is there or not."""
@@ -324,7 +326,7 @@ class Tracker:
         try:
             self._record.write(self.folder / TRACK_RECORD)
         except OSError as error:  # rows would be delivered once more, which does no harm
-            self._say_once(f"{self.folder / TRACK_RECORD} cannot be written: {line(error)}")
+            self._say_once(f"{self.folder / TRACK_RECORD} cannot be written: {one_line(error)}")
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

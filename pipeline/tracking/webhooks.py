@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from streams.core.errors import line
+from streams.core.errors import one_line
 
 TIMEOUT_S = 5.0
 """How long the receiver of a webhook may take to answer."""
@@ -63,7 +63,7 @@ class Webhooks:
                 with urlopen(request, timeout=TIMEOUT_S):
                     pass
             except Exception as error:  # a user's address: whatever it does harms nothing else
-                self._failed(address, line(error))
+                self._failed(address, one_line(error))
 
     def _failed(self, address: str, why: str) -> None:
         self.say(f"the alert could not be posted to {urlsplit(address).hostname} ({why})")

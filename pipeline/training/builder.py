@@ -14,7 +14,7 @@ from pipeline.evaluation.probes import Probes
 from pipeline.models.recipe import Recipe, recipe
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.loop import Loop, Source
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied, digest
 from streams.core.stream import Stream
@@ -98,10 +98,10 @@ def build(loaded: LoadedJob) -> Parts:
             learner.spared = once_seen.holds
         loop = Loop(operators, join, learner, metrics, stream.gapless, probes, once_seen)
     except (StreamError, LearnerError) as error:
-        raise JobError(f"{loaded.file}: {line(error)}") from None
+        raise JobError(f"{loaded.file}: {one_line(error)}") from None
     except (Exception, SystemExit) as error:  # whatever a user's class may raise
         what = type(error).__name__
-        first = line((str(error).strip() or what).splitlines()[0])
+        first = one_line((str(error).strip() or what).splitlines()[0])
         raise JobError(f"{loaded.file}: {making}: {what}: {first}") from error
     made = recipe(
         learner,

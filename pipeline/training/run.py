@@ -33,7 +33,7 @@ from pipeline.training.journaled_source import JournaledSource, RunStoppedError
 from pipeline.training.loop import Source
 from pipeline.training.versions import versions
 from streams.core.batch import Batch
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream
@@ -166,7 +166,7 @@ class Run:
             where = error.filename or self.folder.path
             raise self._failed(f"{error.strerror or error}: {where}") from None
         except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
-            what = f"{type(error).__name__}: {line(error)} (details: {self.folder.log()})"
+            what = f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()})"
             raise self._failed(what) from error
 
     def stop(self) -> None:
@@ -254,7 +254,7 @@ class Run:
         try:
             self.checkpoints.wait()
         except Exception as error:  # the run fails already: this one is only told
-            self.say(f"checkpoint not written: {line(error)}")
+            self.say(f"checkpoint not written: {one_line(error)}")
         kept = self.checkpoints.all()
         if not kept and self.journal.begun:
             return RunError(

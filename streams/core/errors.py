@@ -15,7 +15,7 @@ LINE_LENGTH = 500
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
-def line(error: BaseException | str) -> str:
+def one_line(error: BaseException | str) -> str:
     """What an error says, in one line that a terminal shows as it is: without escape sequences and
     control characters."""
     try:

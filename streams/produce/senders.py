@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.produce.messages import ProducedMessage, ProduceError
 
 REACH_S = 10.0
@@ -85,7 +85,7 @@ class KafkaPython(Sender):
         try:
             yield
         except self._errors as error:
-            raise SendError(line(error)) from None
+            raise SendError(one_line(error)) from None
 
 
 class Confluent(Sender):
@@ -144,7 +144,9 @@ def prepare(servers: str, topics: list[str], partitions: int | None) -> int:
             bootstrap_servers=servers.split(","), bootstrap_timeout_ms=int(REACH_S * 1000)
         )
     except (kafka.errors.KafkaError, OSError, ValueError) as error:
-        raise ProduceError(f"--servers {servers}: no answer from Kafka ({line(error)})") from None
+        raise ProduceError(
+            f"--servers {servers}: no answer from Kafka ({one_line(error)})"
+        ) from None
     try:
         counts = _counts(admin, topics)
         missing = [topic for topic in topics if not counts[topic]]
@@ -157,7 +159,7 @@ def prepare(servers: str, topics: list[str], partitions: int | None) -> int:
             admin.create_topics(dict.fromkeys(missing, wanted), wait_for_metadata=True)
             counts |= dict.fromkeys(missing, partitions or 1)
     except kafka.errors.KafkaError as error:
-        raise ProduceError(f"--servers {servers}: {line(error)}") from None
+        raise ProduceError(f"--servers {servers}: {one_line(error)}") from None
     finally:
         admin.close()
     for topic in topics:
@@ -184,7 +186,7 @@ def _reach(servers: str) -> None:
                 socket.create_connection((host, int(port)), REACH_S).close()
                 return
             except (OSError, OverflowError) as error:
-                why = line(error)
+                why = one_line(error)
         if time.monotonic() > end:
             raise ProduceError(f"--servers {servers}: no answer from Kafka ({why})")
         time.sleep(0.2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.core.errors import LINE_LENGTH, line
+from streams.core.errors import LINE_LENGTH, one_line
 
 
 class MuteError(Exception):
@@ -26,8 +26,8 @@ class MuteError(Exception):
     ],
 )
 def test_one_printable_line(error: BaseException | str, says: str) -> None:
-    assert line(error) == says
+    assert one_line(error) == says
 
 
 def test_never_long() -> None:
-    assert len(line(ValueError("x" * 10_000))) == LINE_LENGTH
+    assert len(one_line(ValueError("x" * 10_000))) == LINE_LENGTH

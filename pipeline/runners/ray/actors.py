@@ -59,7 +59,7 @@ from pipeline.training.journaled_source import RunStoppedError
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
 from streams.core.batch import Array, Ints
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.stream import Cursor
 
 PROBES_SHARE = 0.1
@@ -266,7 +266,7 @@ class StartTracker(Callback):
         try:
             ray.get(self.tracker.start.remote())
         except RayTaskError as error:
-            raise JobError(line(error.cause)) from None
+            raise JobError(one_line(error.cause)) from None
         except RayError:
             pass  # it died: started again, it begins by itself
 

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import AuthenticationError, RayError
 
 from pipeline.config.errors import JobError
-from streams.core.errors import line
+from streams.core.errors import one_line
 
 REACH_S = 5.0
 """How long a cluster may take to accept a connection."""
@@ -54,12 +54,12 @@ def connected(address: str | None, namespace: str, cpus: float, log: Path) -> It
                 warnings.simplefilter("ignore")
                 ray.init(**options)
         except AuthenticationError as error:
-            raise _no_token(address, line(error)) from None
+            raise _no_token(address, one_line(error)) from None
         except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             if "AuthenticationError" in str(error.__cause__):  # Ray tried again, and gave up
                 raise _no_token(address, "it has been refused") from None
             where = "a local Ray cannot be started" if address is None else f"no Ray at {address}"
-            raise JobError(f"{where}: {line(error)}") from None
+            raise JobError(f"{where}: {one_line(error)}") from None
         try:
             _enough(cpus)
             yield
@@ -101,7 +101,7 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
     except (OSError, OverflowError) as error:
         raise JobError(
-            f"no Ray cluster can be reached at {address} ({line(error)}): start one there (ray "
+            f"no Ray cluster can be reached at {address} ({one_line(error)}): start one there (ray "
             "start --head), or leave out --address and RAY_ADDRESS for a Ray on this machine"
         ) from None
 

@@ -34,7 +34,7 @@ from pipeline.tracking.mlflow_delivery import ARTIFACTS, Status, TrackError, che
 from pipeline.training.builder import Parts, build
 from pipeline.training.callback import Say
 from pipeline.training.errors import RunError
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.core.live_stream import LiveStream
 
 TURN_S = 0.25
@@ -140,7 +140,7 @@ class RayRunner:
                 if isinstance(error, RunError):
                     raise
                 raise RunError(  # a defect: the checkpoints are there all the same
-                    f"{type(error).__name__}: {line(error)} (details: {self.folder.log()}). The "
+                    f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()}). "
                     "checkpoints are kept; go on with the same command and --resume"
                 ) from error
 
@@ -209,7 +209,7 @@ class RayRunner:
         except ValueError as error:  # the name is taken
             raise JobError(
                 f"a run of job {self.loaded.job.name!r} is going on in this cluster already: stop "
-                f"it, or give the job another name ({line(error)})"
+                f"it, or give the job another name ({one_line(error)})"
             ) from None
 
     def _wait(self, done: Callable[[], bool], name: str) -> None:
@@ -257,7 +257,7 @@ class RayRunner:
                 if deaths > DEATHS:
                     raise RunError(
                         f"the trainer died {deaths} times without getting any further: "
-                        f"{line(error)}. Its checkpoints are kept; go on with --resume"
+                        f"{one_line(error)}. Its checkpoints are kept; go on with --resume"
                     ) from None
                 self.say("the trainer died; it goes on from its newest checkpoint")
                 self._asked = False
@@ -273,8 +273,8 @@ class RayRunner:
                 return
             except ActorDiedError as error:
                 raise RunError(
-                    f"the {name} died and does not start again: {line(error)}. Its checkpoints are "
-                    "kept; go on with --resume"
+                    f"the {name} died and does not start again: {one_line(error)}. Its checkpoints "
+                    "are kept; go on with --resume"
                 ) from None
             except RayError:
                 if time.monotonic() > told:
@@ -282,8 +282,8 @@ class RayRunner:
                     self.say(f"waiting for the cluster to have room for the {name} again")
                 time.sleep(TURN_S)
         raise RunError(
-            f"stopped while the {name} was down ({line(died)}). Its checkpoints are kept; go on "
-            "with the same command and --resume"
+            f"stopped while the {name} was down ({one_line(died)}). Its checkpoints are kept; go "
+            "on with the same command and --resume"
         )
 
     def _close(self, summary: dict[str, Any]) -> dict[str, Any]:
@@ -291,7 +291,7 @@ class RayRunner:
             try:
                 summary["metrics"] |= ray.get(evaluator.finish.remote(), timeout=2 * FINISH_S[1])
             except RayError as error:
-                self.say(f"the last snapshots were not scored on their probes: {line(error)}")
+                self.say(f"the last snapshots were not scored on their probes: {one_line(error)}")
             if self.loaded.job.serve is not None:
                 time.sleep(2 * replicas.REPORT_S)  # what was answered last is being told
                 with suppress(RayError):
@@ -321,7 +321,7 @@ class RayRunner:
                     self.say(said)
                 return run_id
             except RayTaskError as error:
-                self.say(f"tracking: {line(_cause(error))}")
+                self.say(f"tracking: {one_line(_cause(error))}")
                 return None
             except RayError:
                 time.sleep(1)
@@ -394,8 +394,8 @@ def _cause(error: RayTaskError) -> Exception:
     if isinstance(cause, JobError | RunError | TrackError):
         return cause
     if isinstance(cause, Exception):
-        return RunError(f"{type(cause).__name__}: {line(cause)}")
-    return RunError(line(error))
+        return RunError(f"{type(cause).__name__}: {one_line(cause)}")
+    return RunError(one_line(error))
 
 
 def _not_started(name: str, error: RayError) -> JobError:
@@ -409,4 +409,4 @@ def _not_started(name: str, error: RayError) -> JobError:
             f"the {name} cannot start: module {missing!r} is not on the worker: install it on "
             "every machine of the cluster, or send it along (ray job submit --working-dir)"
         )
-    return JobError(f"the {name} cannot start: {line(said.strip().splitlines()[-1])}")
+    return JobError(f"the {name} cannot start: {one_line(said.strip().splitlines()[-1])}")

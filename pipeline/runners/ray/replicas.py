@@ -31,7 +31,7 @@ from pipeline.runners.ray.job_package import JobPackage
 from pipeline.serving.app import Answered, Models, create_app, warm
 from pipeline.serving.labels import posted
 from pipeline.serving.scoring import PredictionLog
-from streams.core.errors import line
+from streams.core.errors import one_line
 from streams.operators.label_join import NONE
 
 CPUS = 0.1
@@ -184,7 +184,7 @@ def served(
         try:
             deploying.result()
         except Exception as error:  # of Ray, Serve or uvicorn
-            raise JobError(f"serve: the model cannot be served: {line(error)}") from None
+            raise JobError(f"serve: the model cannot be served: {one_line(error)}") from None
         host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
         where = f"http://{host}:{number}" if ours else "the server of this cluster, "
         say(f"serving at {where}{route.rstrip('/')}/predict (see /docs there)")

@@ -17,7 +17,7 @@ from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.journaled_source import OutOfStepError
 from pipeline.training.loop import BLOCK, Source
 from streams.core.batch import Batch
-from streams.core.errors import StreamError, line
+from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.pacing import block_size, paced
 from streams.core.stream import Cursor
@@ -107,7 +107,9 @@ class RemoteBlocks:
             except RayError as error:  # it died, or the machine that it ran on with its blocks
                 deaths += 1
                 if deaths > DEATHS:
-                    raise StreamError(f"the source does not come up again: {line(error)}") from None
+                    raise StreamError(
+                        f"the source does not come up again: {one_line(error)}"
+                    ) from None
                 self.say("the source died; reading goes on after the last block that came")
                 for source in self.sources:
                     self._wait(source)
@@ -125,7 +127,7 @@ class RemoteBlocks:
                 self.idle()
                 time.sleep(IDLE_S)
             except RayError as error:
-                raise StreamError(f"the source does not come up again: {line(error)}") from None
+                raise StreamError(f"the source does not come up again: {one_line(error)}") from None
 
     def _read(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         reading = f"{time.time_ns()}"
