@@ -141,7 +141,7 @@ class RayRunner:
                     raise
                 raise RunError(  # a defect: the checkpoints are there all the same
                     f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()}). "
-                    "checkpoints are kept; go on with the same command and --resume"
+                    "The checkpoints are kept; go on with the same command and --resume"
                 ) from error
 
     def _take(self, token: str, resume: bool) -> None:

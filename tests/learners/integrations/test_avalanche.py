@@ -17,7 +17,7 @@ from torch import nn
 
 from learners.base import Learner, LearnerError, Prediction
 from learners.baselines.prior import Prior
-from learners.integrations.avalanche import AvalancheLearner, AvalancheStreamConfig
+from learners.integrations.avalanche import AvalancheLearner, AvalancheConfig
 from learners.integrations.avalanche_strategy import as_strategy
 from learners.rehearsal.replay import Replay
 from pipeline.evaluation.transfer_and_forgetting import Continual, continual
@@ -63,7 +63,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learner(schema: Schema = SCHEMA, seed: int = 1, **settings: Any) -> AvalancheLearner:
-    config = AvalancheStreamConfig.model_validate({"kind": "avalanche", **settings})
+    config = AvalancheConfig.model_validate({"kind": "avalanche", **settings})
     return AvalancheLearner(config, schema, seed)
 
 
