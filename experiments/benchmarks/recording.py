@@ -66,7 +66,7 @@ class Memory(LiveStream):
     def end(self) -> Cursor:
         return {"0": 1 << 40}
 
-    def again(self, ranges: Ranges) -> Batch:
+    def read_ranges(self, ranges: Ranges) -> Batch:
         return self._block(*ranges["0"])
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:

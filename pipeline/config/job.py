@@ -90,7 +90,7 @@ class LoadedJob:
         beside = {"name", "checkpoint", "track", "serve"}
         found = flat(self.job.model_dump(mode="json", exclude=beside, serialize_as_any=True))
         del found["evaluate.probes.every_events"]  # when they are asked about leaves no trace
-        for name in self.job.stream.beside:
+        for name in self.job.stream.runtime_only_keys:
             for key in [k for k in found if f"{k}.".startswith(f"stream.{name}.")]:
                 del found[key]
         without: set[str] = set()

@@ -339,7 +339,7 @@ def _about(
         has_time=stream.has_time,
         has_arrivals=stream.has_arrivals,
         gapless=stream.gapless,
-        side_by_side=stream.side_by_side,
+        side_by_side=stream.interleaved_partitions,
         id_type=stream.id_type,
         dtype=stream.dtype,
         start=start,
@@ -352,7 +352,7 @@ def _about(
 
 def _rows(block: Batch) -> int:
     labels = 0 if block.arrivals is None else len(block.arrivals)
-    return len(block) + labels + len(block.dead) + block.ends
+    return len(block) + labels + len(block.dead) + block.flush
 
 
 def _bytes(block: Batch) -> int:

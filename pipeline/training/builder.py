@@ -73,7 +73,7 @@ def build(loaded: LoadedJob) -> Parts:
         if stream.has_ids:
             operators.append(DropDuplicates(job.stream.id_window))
         if stream.has_time:
-            operators.append(DropLate(job.stream.lateness, stream.side_by_side))
+            operators.append(DropLate(job.stream.lateness, stream.interleaved_partitions))
         if job.stream.standardise is not None:
             operators.append(Standardise(job.stream.standardise, schema))
         vocabulary = LabelEncoder(schema.classes)

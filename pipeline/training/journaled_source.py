@@ -15,10 +15,10 @@ from streams.core.live_stream import (
     BrokerUnavailableError,
     LiveStream,
     Ranges,
-    before,
     ranges_of,
     reached,
-    rest_of,
+    skip_before,
+    truncate_at,
 )
 from streams.core.stream import Cursor
 
@@ -73,11 +73,11 @@ class JournaledSource:
         if at is not None and self.recorder is not None:
             first = min(at, self.recorder.wanted) if self.recorder.wanted else None
         for number, ranges, ends in self.journal.go_on(first):
-            block = replace(self._again(ranges), ends=ends)
+            block = replace(self._again(ranges), flush=ends)
             self._record(number, block)
             if at is None or number >= at[1]:
                 cursor |= _after(ranges)
-                yield rest_of(block, learned)
+                yield skip_before(block, learned)
         stop = self._stop()
         while stop is None or not reached(cursor, stop):
             try:
@@ -97,7 +97,7 @@ class JournaledSource:
     def catch_up(self, recorder: RecordingWriter) -> None:
         """Has the recorder take all that the journal names. Raises ``RunStoppedError``."""
         for number, ranges, ends in self.journal.go_on(recorder.wanted):
-            recorder.put(number, replace(self._again(ranges), ends=ends), self.journal.end)
+            recorder.put(number, replace(self._again(ranges), flush=ends), self.journal.end)
 
     def _new(self, cursor: Cursor, stop: Cursor | None) -> Iterator[Batch]:
         """New blocks; the cursor moves with them."""
@@ -105,14 +105,14 @@ class JournaledSource:
             if self.stopping():
                 raise RunStoppedError
             if stop is not None:
-                block = before(block, stop)
+                block = truncate_at(block, stop)
             ranges = ranges_of(block)
-            if not ranges and not block.ends:
+            if not ranges and not block.flush:
                 continue
             for name, (first, _) in ranges.items():
                 if first < cursor.get(name, first):  # another reader has given it already
                     raise OutOfStepError
-            self._record(self.journal.write(ranges, block.ends), block)
+            self._record(self.journal.write(ranges, block.flush), block)
             cursor |= _after(ranges)
             yield block
 
@@ -121,7 +121,7 @@ class JournaledSource:
             self.recorder.put(number, block, self.journal.end)
 
     def _again(self, ranges: Ranges) -> Batch:
-        return self._tried(partial(self.stream.again, ranges))
+        return self._tried(partial(self.stream.read_ranges, ranges))
 
     def _tried(self, ask: Callable[[], T]) -> T:
         """What the stream answers, once it can be reached. Raises ``RunStoppedError``."""

@@ -232,7 +232,7 @@ class Run:
         for block in blocks:
             if self.stopping:
                 raise RunStoppedError
-            if len(block) or block.dead or block.arrivals is not None or block.ends:
+            if len(block) or block.dead or block.arrivals is not None or block.flush:
                 yield block
 
     def _live(

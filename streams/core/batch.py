@@ -146,7 +146,7 @@ class Batch:
         classes: names of the class codes, as far as the stream had shown them.
         arrivals: labels that arrive among these rows, or None.
         dead: events (and labels) set aside among these rows.
-        ends: a micro-batch ends with these rows, full or not: nothing had come for a while.
+        flush: a micro-batch ends with these rows, full or not: nothing had come for a while.
     """
 
     ids: Ints
@@ -162,7 +162,7 @@ class Batch:
     classes: tuple[ClassName, ...] = ()
     arrivals: Labels | None = None
     dead: tuple[DeadLetter, ...] = ()
-    ends: bool = False
+    flush: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -37,7 +37,7 @@ class LiveStream(Stream):
         group: a name for those that read it, where the job has stated none: the name of the job.
     """
 
-    side_by_side = True
+    interleaved_partitions = True
     bounded: bool = False
     readers: int = 1
     group: str = ""
@@ -56,7 +56,7 @@ class LiveStream(Stream):
         another thread than ``read``. Raises ``BrokerUnavailableError``."""
 
     @abstractmethod
-    def again(self, ranges: Ranges) -> Batch:
+    def read_ranges(self, ranges: Ranges) -> Batch:
         """The block of these ranges, exactly as it was when it was read for the first time. Raises
         ``StreamError`` where it is no more to be had."""
 
@@ -94,7 +94,7 @@ def ranges_of(block: Batch) -> Ranges:
     return found
 
 
-def rest_of(block: Batch, cursor: Cursor) -> Batch:
+def skip_before(block: Batch, cursor: Cursor) -> Batch:
     """What of a block stands at or after a cursor; those before it have been dealt with."""
 
     def fresh(prefix: str, partition: Array, offset: Ints) -> Array:
@@ -106,7 +106,7 @@ def rest_of(block: Batch, cursor: Cursor) -> Batch:
     return _only(block, fresh)
 
 
-def before(block: Batch, stop: Cursor) -> Batch:
+def truncate_at(block: Batch, stop: Cursor) -> Batch:
     """What of a block stands before a position; of partitions that it does not name, nothing."""
 
     def early(prefix: str, partition: Array, offset: Ints) -> Array:
@@ -147,5 +147,5 @@ def _only(block: Batch, wanted: Callable[[str, Array, Ints], Array]) -> Batch:
         block.take(rows),
         arrivals=arrivals,
         dead=tuple(replace(d, before=int(place[d.before])) for d in dead),
-        ends=block.ends,
+        flush=block.flush,
     )

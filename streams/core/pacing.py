@@ -19,7 +19,7 @@ def pause(
     while (wait := until - clock()) > 0:
         sleep(min(wait, STEP_S))
         if wait > STEP_S:
-            yield replace(before[:0], arrivals=None, dead=(), classes=(), ends=False)
+            yield replace(before[:0], arrivals=None, dead=(), classes=(), flush=False)
 
 
 def block_size(rate: float | None, most: int) -> int:

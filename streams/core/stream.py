@@ -32,8 +32,8 @@ class Stream(ABC):
         gapless: whether the positions of a partition follow one another without gaps, dead events
             among them; a position passed over is then an error, not a loss that nobody sees. False
             for sources such as a compacted topic of Kafka.
-        side_by_side: whether partitions are read side by side, and not one after the other: event
-            time then moves on in each by itself.
+        interleaved_partitions: whether partitions are read interleaved, not one after another:
+            event time then advances in each by itself.
         open_end: whether it goes on after what is read of it here: a run that has come to the last
             of it has not finished.
         id_type: how an id is read that somebody else names an event by.
@@ -48,7 +48,7 @@ class Stream(ABC):
     has_time: bool = False
     has_arrivals: bool = False
     gapless: bool = True
-    side_by_side: bool = False
+    interleaved_partitions: bool = False
     open_end: bool = False
     id_type: Scalar = "int"
     dtype: str = "float64"

@@ -48,6 +48,13 @@ class DeadLetters(Settings):
     of: PositiveInt = 1000
 
 
+class StandardiseConfig(Settings):
+    """``half_life``: events after which the weight of an event in mean and variance has halved;
+    left out, all events weigh alike."""
+
+    half_life: PositiveFloat | None = None
+
+
 class StreamConfig(Settings):
     """Settings that every stream has, as they stand in a job under ``stream:``.
 
@@ -66,7 +73,7 @@ class StreamConfig(Settings):
         dead_letters: what becomes of dead events, beside ``dead.jsonl``.
     """
 
-    beside: ClassVar[frozenset[str]] = frozenset(("dead_letters",))
+    runtime_only_keys: ClassVar[frozenset[str]] = frozenset(("dead_letters",))
     """Settings that are no part of what a job is: they may change when a run goes on."""
 
     kind: str
@@ -78,10 +85,3 @@ class StreamConfig(Settings):
     within: PositiveFloat | None = None
     standardise: StandardiseConfig | None = None
     dead_letters: DeadLetters = DeadLetters()
-
-
-class StandardiseConfig(Settings):
-    """``half_life``: events after which the weight of an event in mean and variance has halved;
-    left out, all events weigh alike."""
-
-    half_life: PositiveFloat | None = None

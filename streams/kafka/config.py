@@ -98,7 +98,7 @@ class KafkaConfig(StreamConfig):
             the environment holds: a secret belongs there, and is shown nowhere.
     """
 
-    beside: ClassVar[frozenset[str]] = StreamConfig.beside | {
+    runtime_only_keys: ClassVar[frozenset[str]] = StreamConfig.runtime_only_keys | {
         *(
             "servers",
             "start",

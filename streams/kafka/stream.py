@@ -169,12 +169,12 @@ class KafkaStream(LiveStream):
                             cursor[self._topics.name(piece.place)] = int(piece.offset[-1]) + 1
                         block = self._block(pieces)
                         # Labels, and what is dead, do not wait for an event to come.
-                        yield replace(block, ends=ends or not len(block))
+                        yield replace(block, flush=ends or not len(block))
             except BrokerUnavailableError:  # it comes back, and reading goes on where it was
                 yield nothing
                 time.sleep(IDLE_S)
 
-    def again(self, ranges: Ranges) -> Batch:
+    def read_ranges(self, ranges: Ranges) -> Batch:
         wanted = {self._topics.place(name): positions for name, positions in ranges.items()}
         return self._block(self._read_again(wanted, AGAIN_S))
 

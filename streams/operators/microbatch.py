@@ -66,8 +66,8 @@ def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
                 labels = (replace(b, dead=_dead(b, True)) for b in beside)
                 beside = [b for b in labels if b.dead or b.arrivals is not None]
             streak = 0
-        if block.ends:
-            yield replace(Batch.concat([*beside, block]), ends=False), True
+        if block.flush:
+            yield replace(Batch.concat([*beside, block]), flush=False), True
             beside, streak = [], 0
             continue
         rows, after = _split(block)
@@ -110,7 +110,7 @@ def _broken(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
             later.append(replace(d, before=d.before - row))
         events += not d.label
     head = _split(bare[:row])[0]
-    return replace(head, dead=tuple(now)), replace(bare[row:], dead=tuple(later), ends=block.ends)
+    return replace(head, dead=tuple(now)), replace(bare[row:], dead=tuple(later), flush=block.flush)
 
 
 def _split(block: Batch) -> tuple[Batch, Batch | None]:

@@ -21,7 +21,7 @@ from pydantic import field_validator
 
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
-from streams.core.live_stream import before, ranges_of, reached, rest_of
+from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
 from streams.core.pacing import pause
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
@@ -46,7 +46,7 @@ class RecordingConfig(StreamConfig):
             when it was stopped, if it was.
     """
 
-    beside: ClassVar[frozenset[str]] = StreamConfig.beside | {"speed", "stop"}
+    runtime_only_keys: ClassVar[frozenset[str]] = StreamConfig.runtime_only_keys | {"speed", "stop"}
 
     path: str
     speed: Literal["max"] | float = "max"
@@ -85,7 +85,7 @@ class RecordingStream(Stream):
         self.has_time = about.has_time
         self.has_arrivals = about.has_arrivals
         self.gapless = about.gapless
-        self.side_by_side = about.side_by_side
+        self.interleaved_partitions = about.side_by_side
         self.id_type = about.id_type
         self.dtype = about.dtype
         self.parts = parts(self.path)
@@ -119,7 +119,7 @@ class RecordingStream(Stream):
             for start in range(0, max(n - size, 0), size):
                 yield block[start : start + size]
             last = block[(n - 1) // size * size :] if n > size else block
-            yield replace(last, ends=block.ends)
+            yield replace(last, flush=block.flush)
 
     def _up_to_stop(self, cursor: Cursor) -> Iterator[Batch]:
         """What stands at or after a cursor, and before the stop."""
@@ -128,7 +128,7 @@ class RecordingStream(Stream):
             return
         cursor = dict(cursor)
         for block in self._rest(cursor):
-            yield (block := before(block, self._stop))
+            yield (block := truncate_at(block, self._stop))
             cursor |= {name: after for name, (_, after) in ranges_of(block).items()}
             if reached(cursor, self._stop):
                 return
@@ -143,10 +143,10 @@ class RecordingStream(Stream):
         for part in self.parts[max(first - 1, 0) :]:
             untouched = all(at >= cursor.get(name, 0) for name, (at, _) in part.ranges.items())
             for block in self._blocks(part):
-                rest = block if untouched else rest_of(block, cursor)
+                rest = block if untouched else skip_before(block, cursor)
                 if not begun and not _holds(rest):
-                    if _holds(block) or block.ends:  # all of it had been read
-                        nothing, ended = rest, block.ends
+                    if _holds(block) or block.flush:  # all of it had been read
+                        nothing, ended = rest, block.flush
                     continue
                 if not begun and nothing is not None and ended and rest is block:
                     yield nothing
@@ -204,7 +204,7 @@ def timed(
             until = max(float(due[start]) + SLICE_S, clock())
             stop = int(np.searchsorted(due, until, "right"))
             yield from pause(float(due[stop - 1]), batch, clock, sleep)
-            yield replace(batch[start:stop], ends=batch.ends and stop == n)
+            yield replace(batch[start:stop], flush=batch.flush and stop == n)
             start = stop
 
 

@@ -89,7 +89,7 @@ class _Rows:
         numbers = np.arange(first, first + len(blocks))
         count = np.array([len(block) for block in blocks], np.int64)
         arrived = [0 if block.arrivals is None else len(block.arrivals) for block in blocks]
-        ends = np.flatnonzero([block.ends for block in blocks])
+        ends = np.flatnonzero([block.flush for block in blocks])
         none = np.empty(0, np.int64)
         self.counts = len(whole), sum(arrived), len(whole.dead), len(ends)
         what = np.concatenate(
@@ -224,11 +224,11 @@ class _Cut(NamedTuple):
     events: int
     labels: int
     dead: int
-    ends: bool
+    flush: bool
 
 
 def blocks_of(table: pa.Table, schema: Schema, in_rows: bool) -> Iterator[Batch]:
-    """What stands in a table, as blocks with ``ends`` where the table has one; ``in_rows``: labels
+    """What stands in a table, as blocks with ``flush`` where the table has one; ``in_rows``: labels
     stood in the rows of their events, and are so given."""
     table = table.combine_chunks()
     what = _numpy(pc.index_in(table["_what"].cast(pa.string()), value_set=WHAT))
@@ -246,7 +246,7 @@ def blocks_of(table: pa.Table, schema: Schema, in_rows: bool) -> Iterator[Batch]
             batch[a : cut.events],
             arrivals=arrivals[b : cut.labels].shifted(-a) if arrivals and cut.labels > b else None,
             dead=tuple(replace(d, before=d.before - a) for d in dead[c : cut.dead]),
-            ends=cut.ends,
+            flush=cut.flush,
         )
         a, b, c = cut.events, cut.labels, cut.dead
 
@@ -258,7 +258,7 @@ def _cuts(what: Array, is_dead: Array) -> Iterator[_Cut]:
         np.cumsum(mask)[stops - 1].tolist() for mask in (what == EVENT, what == LABEL, is_dead)
     )
     for i, stop in enumerate(events):
-        yield _Cut(stop, labels[i], dead[i], ends=i < len(ends))
+        yield _Cut(stop, labels[i], dead[i], flush=i < len(ends))
 
 
 def _events(

@@ -106,7 +106,7 @@ def test_a_broker_dies_and_comes_back(
             with pytest.raises(
                 BrokerUnavailableError, match=rf"^stream\.servers: .*{kafka.servers}"
             ):
-                stream.again(ranges_of(blocks[0]))
+                stream.read_ranges(ranges_of(blocks[0]))
             kafka.start()
             send(kafka.servers, "ev", 20, 20)
             until(lambda: len(ids) == 40 or wrong)
@@ -118,7 +118,7 @@ def test_a_broker_dies_and_comes_back(
         assert wrong == []
         assert sorted(ids) == list(range(40))
         for block in (blocks[0], blocks[-1]):
-            again = stream.again(ranges_of(block))
+            again = stream.read_ranges(ranges_of(block))
             assert again.ids.tolist() == block.ids.tolist()
         assert "the run waits, and goes on when it is back" in said[0]
         assert said[1].startswith("the stream is back after ")

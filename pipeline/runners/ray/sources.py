@@ -92,7 +92,7 @@ class RemoteBlocks:
         while True:
             try:
                 for block, after in self._read(cursor):
-                    if not after and not block.ends:  # a live stream of which nothing comes
+                    if not after and not block.flush:  # a live stream of which nothing comes
                         self.idle()
                         continue
                     # A view would keep the whole block in the object store for as long as one of

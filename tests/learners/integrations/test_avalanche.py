@@ -17,7 +17,7 @@ from torch import nn
 
 from learners.base import Learner, LearnerError, Prediction
 from learners.baselines.prior import Prior
-from learners.integrations.avalanche import AvalancheLearner, AvalancheConfig
+from learners.integrations.avalanche import AvalancheConfig, AvalancheLearner
 from learners.integrations.avalanche_strategy import as_strategy
 from learners.rehearsal.replay import Replay
 from pipeline.evaluation.transfer_and_forgetting import Continual, continual

@@ -43,7 +43,7 @@ class Ends(LiveStream):
     def start(self) -> Cursor:
         return {}
 
-    def again(self, ranges: Ranges) -> Batch:
+    def read_ranges(self, ranges: Ranges) -> Batch:
         raise AssertionError
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:

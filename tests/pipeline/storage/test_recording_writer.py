@@ -48,14 +48,14 @@ class Counting(LiveStream):
     def end(self) -> Cursor:
         raise NotImplementedError
 
-    def again(self, ranges: Ranges) -> Batch:
+    def read_ranges(self, ranges: Ranges) -> Batch:
         self.asked.append(ranges["0"][0])
         return block(*ranges["0"])
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
         at = cursor["0"]
         while True:
-            yield replace(block(at, at + self.size), ends=at % 2 == 0)
+            yield replace(block(at, at + self.size), flush=at % 2 == 0)
             at += self.size
 
 
@@ -138,7 +138,7 @@ def test_it_holds_the_blocks_of_the_journal(tmp_path: Path) -> None:
     assert part.latest == 32.0
     read = RecordingStream(RecordingConfig(kind="recording", path="rec"), tmp_path)
     assert read.origin() == {"0": 0}
-    assert read.side_by_side
+    assert read.interleaved_partitions
     assert sum(b.events for b in read.read({}, 5)) == len(read) == 33
     assert not list((tmp_path / "rec").glob(".part-*"))
 
@@ -161,7 +161,7 @@ def test_a_part_is_closed_after_a_while(tmp_path: Path, monkeypatch: pytest.Monk
     live.recorder.begin(live.job, live.stream, live.journal)
     for number in range(3):
         live.recorder.put(
-            number, replace(block(number * 3, number * 3 + 3), ends=not number % 2), 0
+            number, replace(block(number * 3, number * 3 + 3), flush=not number % 2), 0
         )
         deadline = time.monotonic() + 10
         while len(held(tmp_path / "rec")) < len(wanted(number + 1)):

@@ -50,7 +50,7 @@ class Memory(LiveStream):
     def end(self) -> Cursor:
         return TOPICS.cursor({place: len(given.values) for place, given in self.held.items()})
 
-    def again(self, ranges: Ranges) -> Batch:
+    def read_ranges(self, ranges: Ranges) -> Batch:
         self.asked.append(ranges)
         if self.away:
             self.away -= 1
@@ -151,7 +151,7 @@ def test_the_same_micro_batches_from_any_of_them_on(
             pieces = held.take(data.draw(st.integers(1, 8)), drained)
             yield replaced(stream.block(pieces), data.draw(st.booleans()))
             if data.draw(st.booleans()):
-                yield replaced(stream.block([]), ends=True)
+                yield replaced(stream.block([]), flush=True)
 
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "STREAK", 4)
@@ -184,7 +184,7 @@ def test_the_same_micro_batches_from_any_of_them_on(
 
 
 def replaced(batch: Batch, ends: bool) -> Batch:
-    return Batch(*[getattr(batch, n) for n in Batch.__slots__ if n != "ends"], ends=ends)
+    return Batch(*[getattr(batch, n) for n in Batch.__slots__ if n != "flush"], flush=ends)
 
 
 def few() -> Memory:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.core.batch import Batch, DeadLetter, Labels
-from streams.core.live_stream import before, ranges_of, reached, rest_of
+from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
 
 Item = tuple[str, int, int]
 """What a message is (event, label, dead, dead label), its partition and its position."""
@@ -34,7 +34,7 @@ def block(items: list[Item], ends: bool = False) -> Batch:
         arrivals = Labels(o * 10 + p, o % 3, o / 1.0, p.astype(np.int32), o, b)
     x = np.stack([part, at], 1) / 1.0
     return Batch(
-        at * 10 + part, at / 2, x, part, at, arrivals=arrivals, dead=tuple(dead), ends=ends
+        at * 10 + part, at / 2, x, part, at, arrivals=arrivals, dead=tuple(dead), flush=ends
     )
 
 
@@ -73,30 +73,30 @@ def test_ranges() -> None:
         "labels/0": (7, 9),
         "labels/1": (4, 6),
     }
-    assert ranges_of(block([])) == ranges_of(block([], ends=True)) == {}
+    assert ranges_of(block([])) == ranges_of(block([], flush=True)) == {}
 
 
 def test_the_rest_by_hand() -> None:
-    whole = block(BLOCK, ends=True)
-    rest = rest_of(whole, {"3": 21, "65536": 1, "labels/0": 8, "labels/1": 5, "7": 99})
+    whole = block(BLOCK, flush=True)
+    rest = skip_before(whole, {"3": 21, "65536": 1, "labels/0": 8, "labels/1": 5, "7": 99})
     assert told(rest) == (
         [(3, 22)],
         [(1, 5, 0), (0, 8, 1)],
         # of a partition that the cursor does not know, all
         [(False, 3, 21, 0), (False, 2, 9, 1)],
     )
-    assert rest.ends
+    assert rest.flush
     assert rest.dead[0].value == b"?"
-    assert rest_of(whole, {"3": 20, "labels/0": 7}) is whole
+    assert skip_before(whole, {"3": 20, "labels/0": 7}) is whole
     gone = {"3": 23, "65536": 1, "2": 10, "labels/0": 9, "labels/1": 6}
-    assert told(rest_of(whole, gone)) == ([], [], [])
-    assert rest_of(whole, gone).arrivals is None
-    assert rest_of(whole, gone).ends
+    assert told(skip_before(whole, gone)) == ([], [], [])
+    assert skip_before(whole, gone).arrivals is None
+    assert skip_before(whole, gone).flush
 
 
 def test_before_a_position() -> None:
     stop = {"3": 22, "2": 10, "labels/0": 8, "labels/1": 0}
-    assert told(before(block(BLOCK), stop)) == (
+    assert told(truncate_at(block(BLOCK), stop)) == (
         [(3, 20)],
         [(0, 7, 0)],
         [(False, 3, 21, 1), (False, 2, 9, 1)],  # nothing of what the position does not name
@@ -138,8 +138,8 @@ def test_rest_and_before_part_a_block(items: list[Item], data: st.DataObject) ->
         return offset < cursor[f"{'labels/' if what.endswith('label') else ''}{partition}"]
 
     rest = [item for item in items if not early(item)]
-    assert told(before(whole, cursor)) == told(block([item for item in items if early(item)]))
-    assert told(rest_of(whole, cursor)) == told(block(rest))
+    assert told(truncate_at(whole, cursor)) == told(block([item for item in items if early(item)]))
+    assert told(skip_before(whole, cursor)) == told(block(rest))
     assert reached(cursor, {name: after for name, (_, after) in ranges.items()}) == (not rest)
     for name, (first, after) in ranges.items():
         mine = [

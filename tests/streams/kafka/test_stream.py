@@ -139,7 +139,7 @@ def read(
             for name, (first, after) in ranges.items():
                 assert first == at.get(name, first), "something was lost, or came twice"
                 at[name] = after
-            if ranges or block.ends:
+            if ranges or block.flush:
                 found.append(block)
             if reached(at, until):
                 return found
@@ -180,11 +180,13 @@ def test_all_is_read_and_every_block_again(
     assert dead[4:] == [(True, 1, 5, b"[]")]
     again = stream(events, library, labels)
     for block in blocks:
-        assert told(again.again(ranges_of(block))) == told(block)
+        assert told(again.read_ranges(ranges_of(block))) == told(block)
     whole: Ranges = {name: (0, after) for name, after in end.items()}
-    assert sum(len(b) for b in blocks) == len(again.again(whole))
-    assert told(again.again(whole)) == told(stream(events, "kafka-python", labels).again(whole))
-    assert len(again.again({})) == 0
+    assert sum(len(b) for b in blocks) == len(again.read_ranges(whole))
+    assert told(again.read_ranges(whole)) == told(
+        stream(events, "kafka-python", labels).read_ranges(whole)
+    )
+    assert len(again.read_ranges({})) == 0
 
 
 @pytest.mark.parametrize("offset", [1, 19])
@@ -207,9 +209,9 @@ def test_what_comes_ends_a_micro_batch_once_nothing_more_does(
     with closing(kafka.read({"0": 0, "1": 0}, 100)) as reading:  # type: ignore[type-var]
         while sum(map(len, blocks)) < 2 or not blocks[-1].ends:
             blocks.append(next(reading))
-        assert sum(b.ends for b in blocks) >= 1
+        assert sum(b.flush for b in blocks) >= 1
         idle = [next(reading) for _ in range(2)]
-        assert not any(len(b) or b.ends for b in idle)
+        assert not any(len(b) or b.flush for b in idle)
         started = time.monotonic()
         events.send(1, event(2))
         while not len(block := next(reading)):
@@ -259,7 +261,7 @@ def test_two_topics_of_events(topic: Callable[..., Topic], library: str) -> None
     assert kafka.end() == end
     kafka.close()
     assert sorted(i for b in read(kafka, end) for i in b.ids.tolist()) == [0, 1, 2]
-    again = kafka.again({"0": (0, 2), "65537": (0, 1)})
+    again = kafka.read_ranges({"0": (0, 2), "65537": (0, 1)})
     assert again.ids.tolist() == [2, 0, 1]
     assert again.partition.tolist() == [65537, 0, 0]
 
@@ -281,7 +283,7 @@ def test_nobody_there(library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any)
         monkeypatch.setattr(broker_confluent, "REACH_S", 0.7)
     kafka = stream(Topic("127.0.0.1:1", None, "t"), library)
     began = time.monotonic()
-    for call in (kafka.start, kafka.end, lambda: kafka.again({"0": (0, 1)})):
+    for call in (kafka.start, kafka.end, lambda: kafka.read_ranges({"0": (0, 1)})):
         with pytest.raises(
             BrokerUnavailableError, match=r"stream\.servers: no answer .* 127\.0\.0\.1:1 \("
         ):
@@ -324,14 +326,14 @@ def test_messages_that_do_not_come_again(
         rf"^the topic {events.name} ends at 1 in partition 0, before what this run .* start anoth"
     )
     with pytest.raises(StreamError, match=gone) as caught:
-        kafka.again({"0": (0, 2)})
+        kafka.read_ranges({"0": (0, 2)})
     assert not isinstance(caught.value, BrokerUnavailableError)
-    assert kafka.again({"0": (0, 1)}).ids.tolist() == [0]
+    assert kafka.read_ranges({"0": (0, 1)}).ids.tolist() == [0]
     monkeypatch.setattr(type(kafka._connect()), "after", lambda _, places: dict.fromkeys(places, 9))
     with pytest.raises(BrokerUnavailableError, match=rf"does not give again .* {events.name}/0"):
-        kafka.again({"0": (0, 2)})
+        kafka.read_ranges({"0": (0, 2)})
     events.send(0, event(1))
-    assert kafka.again({"0": (0, 2)}).ids.tolist() == [0, 1]  # goes on where it was
+    assert kafka.read_ranges({"0": (0, 2)}).ids.tolist() == [0, 1]  # goes on where it was
     kafka.close()
 
 
@@ -357,13 +359,13 @@ def test_ranges_that_follow_one_another_are_read_at_one_go(
     kafka = stream(events, library)
     told = assigned(kafka, monkeypatch)
     for i in range(0, 18, 2):  # turns, gaps, and both at once
-        assert kafka.again({"0": (i, i + 2)}).ids.tolist() == [2 * i, 2 * i + 2]
-        assert kafka.again({"1": (i + 1, i + 2)}).ids.tolist() == [2 * i + 3]
-    assert sorted(kafka.again({"0": (18, 20), "1": (19, 20)}).ids.tolist()) == [36, 38, 39]
+        assert kafka.read_ranges({"0": (i, i + 2)}).ids.tolist() == [2 * i, 2 * i + 2]
+        assert kafka.read_ranges({"1": (i + 1, i + 2)}).ids.tolist() == [2 * i + 3]
+    assert sorted(kafka.read_ranges({"0": (18, 20), "1": (19, 20)}).ids.tolist()) == [36, 38, 39]
     assert told[0] == {(events.name, 0): 0}
     assert told[1][events.name, 1] == 1
     assert len(told) == 2
-    assert kafka.again({"0": (3, 4)}).ids.tolist() == [6]  # back
+    assert kafka.read_ranges({"0": (3, 4)}).ids.tolist() == [6]  # back
     assert len(told) == 3
     kafka.close()
 
@@ -383,18 +385,18 @@ def test_what_comes_too_soon_is_kept_within_bounds(
     both = {"0": (2, 4), "1": (0, 2)}
     for _ in range(5):
         with pytest.raises(BrokerUnavailableError):
-            kafka.again(both)
+            kafka.read_ranges(both)
     assert told[-1] == {(events.name, 1): told[-1][events.name, 1]}
     sent = threading.Timer(0.2, events.send, (1, event(21)))
     sent.start()
     until_given: list[int] = []
     while not until_given:
         with suppress(BrokerUnavailableError):
-            until_given = kafka.again(both).ids.tolist()
+            until_given = kafka.read_ranges(both).ids.tolist()
     sent.join()
     assert sorted(until_given) == [2, 3, 20, 21]
     monkeypatch.setattr(module, "AGAIN_S", 10.0)
-    assert kafka.again({"0": (4, 20)}).ids.tolist() == list(range(4, 20))
+    assert kafka.read_ranges({"0": (4, 20)}).ids.tolist() == list(range(4, 20))
     kafka.close()
 
 

@@ -199,9 +199,9 @@ def sizes(blocks: list[Batch], size: int) -> list[tuple[int, int, int]]:
 
 
 def test_a_block_that_ends_a_micro_batch() -> None:
-    end = replace(rows(0), ends=True)
+    end = replace(rows(0), flush=True)
     after = beside(some(3), [3, 3], [1, 3])
-    assert sizes([some(3), replace(some(2, 3), ends=True), some(4, 5)], 4) == [
+    assert sizes([some(3), replace(some(2, 3), flush=True), some(4, 5)], 4) == [
         (4, 0, 0),
         (1, 0, 0),
         (4, 0, 0),
@@ -209,21 +209,21 @@ def test_a_block_that_ends_a_micro_batch() -> None:
     assert sizes([some(3), end, some(2, 3)], 4) == [(3, 0, 0), (2, 0, 0)]
     assert sizes([some(4), end, end, some(2, 4)], 4) == [(4, 0, 0), (2, 0, 0)]  # full by itself
     assert sizes([end, some(2)], 4) == [(2, 0, 0)]  # nothing ends where nothing is
-    assert sizes([replace(after, ends=True), some(2, 3)], 4) == [(3, 2, 2), (2, 0, 0)]
+    assert sizes([replace(after, flush=True), some(2, 3)], 4) == [(3, 2, 2), (2, 0, 0)]
     assert sizes([after, some(2, 3)], 4) == [(4, 2, 2), (1, 0, 0)]
     assert sizes([after, end, some(2, 3)], 4) == [(3, 2, 2), (2, 0, 0)]
 
 
 def test_one_without_rows_that_ends_a_micro_batch() -> None:
     labels = beside(rows(0), [0], [0, 0])
-    assert sizes([replace(labels, ends=True), some(2)], 4) == [(0, 1, 2), (2, 0, 0)]
-    assert sizes([some(2), replace(labels, ends=True), some(2, 2)], 4) == [(2, 1, 2), (2, 0, 0)]
-    assert sizes([some(4), replace(labels, ends=True), some(2, 4)], 4) == [(4, 1, 2), (2, 0, 0)]
-    assert sizes([labels, labels, replace(rows(0), ends=True)], 4) == [(0, 2, 4)]
+    assert sizes([replace(labels, flush=True), some(2)], 4) == [(0, 1, 2), (2, 0, 0)]
+    assert sizes([some(2), replace(labels, flush=True), some(2, 2)], 4) == [(2, 1, 2), (2, 0, 0)]
+    assert sizes([some(4), replace(labels, flush=True), some(2, 4)], 4) == [(4, 1, 2), (2, 0, 0)]
+    assert sizes([labels, labels, replace(rows(0), flush=True)], 4) == [(0, 2, 4)]
 
 
 def test_the_marks_themselves_do_not_go_on() -> None:
-    assert not any(b.ends for b in cut([replace(some(5), ends=True), some(2, 5)], 2))
+    assert not any(b.flush for b in cut([replace(some(5), flush=True), some(2, 5)], 2))
 
 
 def poisoned(*kinds: str) -> Batch:
@@ -238,7 +238,7 @@ def poisoned(*kinds: str) -> Batch:
 
 def test_a_streak_in_a_block_that_ends_a_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STREAK", 3)
-    block = replace(poisoned(*["event"] * 5), ends=True)
+    block = replace(poisoned(*["event"] * 5), flush=True)
     assert sizes([some(1), block, some(2, 1)], 4) == [(1, 3, 0), (0, 2, 0), (2, 0, 0)]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from streams.core.batch import Batch, DeadLetter, Labels, Ragged
 from streams.core.errors import StreamError
-from streams.core.live_stream import ranges_of, rest_of
+from streams.core.live_stream import ranges_of, skip_before
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor
 from streams.operators.label_encoder import LabelEncoder
@@ -94,7 +94,7 @@ def test_rows_stand_in_the_order_of_the_stream() -> None:
         arrivals=labels([50, 1, 2], [1, 0, 1], [0, 1, 2]),
         dead=(dead(6, 1), dead(7, 1), dead(9, 2, label=True)),
         classes=("no", "yes"),
-        ends=True,
+        flush=True,
     )
     table = table_of(3, [block, replace(events([9]), classes=("no",))], NUMBERS)
     assert table["_what"].to_pylist() == [
@@ -131,7 +131,7 @@ def test_every_kind_of_feature_comes_back_to_the_last_bit(tmp_path: Path) -> Non
     }
     # An id whose position is no float, a dead one first and last, and an end.
     block = events([2**60, 2**60 + 1, 2**60 + 2], x, classes=("b", "a"), **more)
-    block = replace(block, dead=(dead(2, 0), dead(3, 3)), ends=True)
+    block = replace(block, dead=(dead(2, 0), dead(3, 3)), flush=True)
     (back,) = there_and_back([block], MIXED, tmp_path / "t.parquet", in_rows=True)
     assert back.classes == ("a", "b")  # as they appear
     assert back.y is not None
@@ -221,7 +221,7 @@ def stream_of(things: Sequence[str]) -> list[Batch]:
         elif thing == "L":
             aside.append(dead(label_at, len(rows), label=True))
         elif rows or arrived or aside or thing == "E":
-            block = events(rows, dead=tuple(aside), classes=("a", "b"), ends=thing == "E")
+            block = events(rows, dead=tuple(aside), classes=("a", "b"), flush=thing == "E")
             if arrived:
                 offset, before = map(np.array, zip(*arrived, strict=True))
                 some = labels(offset * 10, offset % 2, before)
@@ -364,8 +364,10 @@ def test_from_a_time_on(
     left = [offset for offset in offsets if offset >= time]
     assert [int(i) for block in got for i in block.offset] == left
     assert len(read) == sum(block.events for block in got)
-    begun = [rest_of(block, read.origin()) for block in blocks]
-    assert told(cuts(got, 4)) == told(cuts([b for b in begun if told([b]) != ["cut"] or b.ends], 4))
+    begun = [skip_before(block, read.origin()) for block in blocks]
+    assert told(cuts(got, 4)) == told(
+        cuts([b for b in begun if told([b]) != ["cut"] or b.flush], 4)
+    )
 
 
 @given(THINGS, st.integers(1, 5), st.integers(1, 4), st.data())
@@ -428,7 +430,7 @@ class Clock:
 def test_at_a_pace_events_come_when_their_time_has() -> None:
     clock = Clock()
     times = [50.0, 50.01, 51.0, 50.5, 53.0]
-    batch = replace(events(range(5), time=times), ends=True)
+    batch = replace(events(range(5), time=times), flush=True)
     came = [
         (round(clock.now - 100, 6), piece.offset.tolist(), piece.ends)
         for piece in timed([batch], 2.0, clock, clock.sleep)
