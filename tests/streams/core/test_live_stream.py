@@ -15,7 +15,7 @@ Item = tuple[str, int, int]
 """What a message is (event, label, dead, dead label), its partition and its position."""
 
 
-def block(items: list[Item], ends: bool = False) -> Batch:
+def block(items: list[Item], flush: bool = False) -> Batch:
     """Messages in the order of the stream, as a block."""
     rows, labels, dead = [], [], []
     for what, partition, offset in items:
@@ -34,7 +34,7 @@ def block(items: list[Item], ends: bool = False) -> Batch:
         arrivals = Labels(o * 10 + p, o % 3, o / 1.0, p.astype(np.int32), o, b)
     x = np.stack([part, at], 1) / 1.0
     return Batch(
-        at * 10 + part, at / 2, x, part, at, arrivals=arrivals, dead=tuple(dead), flush=ends
+        at * 10 + part, at / 2, x, part, at, arrivals=arrivals, dead=tuple(dead), flush=flush
     )
 
 
