@@ -16,6 +16,7 @@ import streams
 from learners.base import Learner, LearnerConfig
 from learners.registry import UnknownKindError, find
 from pipeline.config.errors import JobError
+from pipeline.config.former_names import current_fingerprint, log_former_names, other_spelling
 from pipeline.config.sections import (
     Checkpointing,
     Evaluate,
@@ -104,8 +105,9 @@ class LoadedJob:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One line for each key in which two fingerprints differ. What was not there when a checkpoint
-    was written, and is null in the job, is the same."""
+    was written, and is null in the job, is the same; so is a key under its former name."""
     missing = "not set"
+    old = current_fingerprint(old, new)
     return [
         f"{key}: {old.get(key, missing)} in the checkpoint, {new.get(key, missing)} in the job"
         for key in sorted(old.keys() | new.keys())
@@ -118,11 +120,13 @@ def load(file: Path, overrides: Sequence[str] = ()) -> LoadedJob:
     raw = values(file)
     if not isinstance(raw, dict):
         raise JobError(f"{file}: a job is a mapping with name, stream and learner")
-    for setting in overrides:
-        override(raw, setting)
     folder = file.resolve().parent
     importable(folder)
-    return check(raw, file, folder)
+    for setting in overrides:
+        override(raw, setting)
+    loaded = check(raw, file, folder)
+    log_former_names(raw, {"stream": loaded.stream.Config, "learner": loaded.learner.Config})
+    return loaded
 
 
 def importable(folder: Path) -> None:
@@ -156,10 +160,11 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
         raise JobError("\n".join(problems))
     job = job.model_copy(update={"stream": data["stream"], "learner": data["learner"]})
     delay = job.stream.label_delay.events
-    if delay is not None and delay >= job.stream.wait:
+    if delay is not None and delay >= job.stream.label_timeout_events:
         raise JobError(
-            f"{file}: stream.wait: events wait for {job.stream.wait} later ones, but labels come "
-            f"{delay} later: make it larger than stream.label_delay.events"
+            f"{file}: stream.label_timeout_events: events expire after "
+            f"{job.stream.label_timeout_events} later ones, but labels come after {delay}: make it "
+            "larger than stream.label_delay.events"
         )
     return LoadedJob(job, stream, learner, file, folder, raw)
 
@@ -217,7 +222,8 @@ def _lines(error: ValidationError, file: Path, data: Any, at: tuple[str, ...]) -
 
 
 def override(raw: dict[str, Any], setting: str) -> None:
-    """Puts ``key=value``, as in ``learner.optimizer.lr=0.01``, into a job. Raises ``JobError``."""
+    """Puts ``key=value``, as in ``learner.optimizer.lr=0.01``, into a job, in place of its value
+    under a former name too. Raises ``JobError``."""
     path, equals, text = setting.partition("=")
     given = f"--set {one_line(setting[:100])}"
     if not equals:
@@ -230,6 +236,8 @@ def override(raw: dict[str, Any], setting: str) -> None:
             raise JobError(f"{given}: {one_line(parent)} is {shown(inner)}, and has no keys in it")
         inside = inner
     inside[last] = parse(text, given)
+    if len(parents) == 1 and (other := other_spelling(raw, parents[0], last)):
+        inside.pop(other, None)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

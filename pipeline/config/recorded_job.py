@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.errors import JobError
+from pipeline.config.former_names import log_former_names
 from pipeline.config.job import LoadedJob, check, importable, override
 from pipeline.config.yaml_file import values
 from streams.core.errors import StreamError
+from streams.core.stream_config import StreamConfig
 from streams.recordings.manifest import RecordingManifest
 
 
@@ -38,7 +40,7 @@ def replayed(
         raise JobError(f"{file}: not the job of a recording")
     raw["name"] += "-replay"
     raw["stream"] = {
-        **about.stream,
+        **StreamConfig.with_current_names(about.stream),
         "kind": "recording",
         "path": str(folder.resolve()),
         "speed": speed,
@@ -50,6 +52,7 @@ def replayed(
     modules = Path(about.modules)
     importable(modules)
     loaded = check(raw, file, modules if modules.is_dir() else folder.resolve())
+    log_former_names(raw, {"stream": loaded.stream.Config, "learner": loaded.learner.Config})
     if (
         about.warm_from is not None
         and not warm

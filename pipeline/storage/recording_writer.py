@@ -43,7 +43,7 @@ PART_BYTES = 32 << 20
 PART_S = 10.0
 """A part holds no more rows, or bytes, than these before the block that fills it; and what came is
 written after so many seconds."""
-DEAD_BY = ("max_bytes", "ahead")
+DEAD_BY = ("max_bytes", "max_future_seconds")
 """Settings of a stream that say which messages are dead, and are no part of what a job is."""
 HELD_BYTES = 256 << 20
 """Bytes of blocks that may wait to be written; the run waits where there are more."""
@@ -166,7 +166,8 @@ class RecordingWriter:
         file = self.folder / "job.yaml"
         if not file.exists():
             return
-        old, new = values(file)["stream"], loaded.values()
+        old = loaded.stream.Config.with_current_names(values(file)["stream"])
+        new = loaded.values()
         changed = [
             f"stream.{name}: {old[name]} in the recording, {new[f'stream.{name}']} in the job"
             for name in DEAD_BY

@@ -128,16 +128,16 @@ def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
     segments, exact = learner.needs_boundaries, learner.per_event
     if stream.has_arrivals:
         numeric = stream.schema.task == "regression"
-        window = (settings.id_window, settings.within, settings.lateness)
-        return JoinById(settings.wait, segments, exact, numeric, *window)
-    if settings.within is not None:
+        window = (settings.id_window, settings.label_timeout_seconds, settings.lateness)
+        return JoinById(settings.label_timeout_events, segments, exact, numeric, *window)
+    if settings.label_timeout_seconds is not None:
         raise StreamError(
-            "stream.within: for labels that arrive on their own; in the rows of their events they "
-            "come after label_delay, and wait is the bound"
+            "stream.label_timeout_seconds: only for labels that arrive on their own; labels in the "
+            "rows of their events come after label_delay, bounded by label_timeout_events"
         )
     if delay.events is not None:
-        return DelayByEvents(delay.events, settings.wait, segments, exact)
-    return DelayByEventTime(delay.seconds, settings.wait, segments, exact)
+        return DelayByEvents(delay.events, settings.label_timeout_events, segments, exact)
+    return DelayByEventTime(delay.seconds, settings.label_timeout_events, segments, exact)
 
 
 def state_digest(state: State) -> str:

@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 
+@dataclass(frozen=True, slots=True)
+class FormerName:
+    """The name that a key had before: ``key: Annotated[int, FormerName("old_key")]``."""
+
+    name: str
+
+
 class Settings(BaseModel):
     """Base of all settings: an unknown key is an error that names the nearest known one, and true
-    and false are no numbers."""
+    and false are no numbers. A key may also be given by its former name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def former_names(cls) -> dict[str, str]:
+        """Return the current name of each renamed key, by its former name."""
+        return {
+            former.name: key
+            for key, field in cls.model_fields.items()
+            for former in field.metadata
+            if isinstance(former, FormerName) and former.name not in cls.model_fields
+        }
+
+    @classmethod
+    def with_current_names(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``data`` with former names replaced by current ones. Raises ``ValueError`` where a
+        key is given by both."""
+        current = cls.former_names()
+        for former, name in current.items():
+            if former in data and name in data:
+                raise ValueError(
+                    f"{name} and {former}: {former} is the former name of {name}; keep only one"
+                )
+        return {current.get(key, key): value for key, value in data.items()}
 
     @model_validator(mode="before")
     @classmethod
     def _no_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
+            data = cls.with_current_names(data)
             for key in data:
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {unknown(str(key), cls.model_fields)}")

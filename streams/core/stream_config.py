@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import (
     Field,
@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from streams.core.settings import Settings
+from streams.core.settings import FormerName, Settings
 
 
 class LabelDelay(Settings):
@@ -62,13 +62,15 @@ class StreamConfig(Settings):
         kind: the name of the stream, or the import path of a user's class.
         batch_size: events in a micro-batch.
         label_delay: when labels become known, for labels that stand in the rows of their events.
-        wait: an event whose label has not come after this many later events expires; it bounds the
-            memory of awaited events. For labels in the rows it must exceed the delay.
+        label_timeout_events: an event expires when its label has not arrived after this many later
+            events. This bounds the memory of the label join. For labels in the rows it must exceed
+            the delay. Formerly ``wait``.
         id_window: an id seen before within this many events is a duplicate, set aside as dead.
             Checked only where events have ids of their own.
         lateness: how many seconds event time may step back before an event is set aside as dead.
-        within: an event whose label has not come when event time has moved on by so many seconds
-            (and ``lateness``) expires; for labels that arrive on their own. ``wait`` holds as well.
+        label_timeout_seconds: an event also expires when its label has not arrived after this many
+            seconds of event time (plus ``lateness``). Only for labels that arrive on their own.
+            Formerly ``within``.
         standardise: scale numeric features by the recent past, before anything sees them.
         dead_letters: what becomes of dead events, beside ``dead.jsonl``.
     """
@@ -79,9 +81,9 @@ class StreamConfig(Settings):
     kind: str
     batch_size: PositiveInt = 32
     label_delay: LabelDelay = Field(default_factory=lambda: LabelDelay(events=0))
-    wait: PositiveInt = 100_000
+    label_timeout_events: Annotated[PositiveInt, FormerName("wait")] = 100_000
     id_window: PositiveInt = 100_000
     lateness: NonNegativeFloat = 0.0
-    within: PositiveFloat | None = None
+    label_timeout_seconds: Annotated[PositiveFloat | None, FormerName("within")] = None
     standardise: StandardiseConfig | None = None
     dead_letters: DeadLetters = DeadLetters()

@@ -7,7 +7,7 @@ import re
 import warnings
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -21,7 +21,7 @@ from pydantic import (
 
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind
-from streams.core.settings import Settings, unknown
+from streams.core.settings import FormerName, Settings, unknown
 from streams.core.stream_config import DeadLetters, LabelDelay, StreamConfig
 from streams.decoding.columns import stated
 from streams.decoding.formats.factory import AnyFormatConfig
@@ -84,8 +84,8 @@ class KafkaConfig(StreamConfig):
         stop: ``never``, or ``latest``: at the last message that there is as the run begins.
         linger: seconds that a message may wait for others, to be learned with them.
         max_bytes: a message that is larger is dead.
-        ahead: an event whose own time is so many seconds later than its message's is dead. It would
-            make all others late.
+        max_future_seconds: an event whose own time is later than that of its message by more than
+            this is dead. It would make all others late. Formerly ``ahead``.
         gaps: whether offsets may be left out, as in compacted topics and by transactions. Where not
             stated, one that is missing is an error: it was lost.
         assign: ``all``: every partition is this job's, and read at once. ``group``: those that the
@@ -111,7 +111,10 @@ class KafkaConfig(StreamConfig):
             "client",
             "gaps",
         ),
-        *("max_bytes", "ahead"),  # so that what was dead for them can be sent again, and learned
+        *(
+            "max_bytes",
+            "max_future_seconds",
+        ),  # so that what was dead for them can be sent again, and learned
     }
 
     servers: str | list[str]
@@ -128,7 +131,7 @@ class KafkaConfig(StreamConfig):
     stop: Literal["never", "latest"] = "never"
     linger: PositiveFloat = 0.1
     max_bytes: PositiveInt = 1_000_000
-    ahead: NonNegativeFloat = 86_400.0
+    max_future_seconds: Annotated[NonNegativeFloat, FormerName("ahead")] = 86_400.0
     gaps: bool = False
     assign: Literal["all", "group"] = "all"
     consumers: PositiveInt = 1

@@ -60,8 +60,8 @@ class Blocks:
         """The events, and which of the messages are alive, (n,) bool."""
         if self._stamped and (messages.time < 0).any():
             raise StreamError(
-                "stream.within: messages of this broker have no time stamps: name a field of time "
-                "(stream.time)"
+                "stream.label_timeout_seconds: messages of this broker have no time stamps: name a "
+                "field of time (stream.time)"
             )
         batch, alive = self._read(messages, *self._of_events, label=False)
         if self._time is None or not len(batch):

@@ -108,8 +108,10 @@ class KafkaStream(LiveStream):
                 make(apart.format or config.format, wanted, folder),
                 Decoder(Schema((), task, label.classes), columns),
             )
-        stamped = config.within is not None and config.time is None
-        self.blocks = Blocks(events, labels, config.time, config.ahead, config.max_bytes, stamped)
+        stamped = config.label_timeout_seconds is not None and config.time is None
+        self.blocks = Blocks(
+            events, labels, config.time, config.max_future_seconds, config.max_bytes, stamped
+        )
         self._asking: Consumer | None = None  # of ``end``
         self._rereading: Rereader | None = None  # of ``again``
         self._committed: Cursor | None = None  # and not yet told

@@ -115,8 +115,8 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], list[str]]] = {
     ),
     "no such device": (lambda: {"device": "quantum"}, ["device", "quantum"]),
     "labels later than events wait": (
-        lambda: {"stream": {"wait": 40}},
-        ["stream.wait", "48"],
+        lambda: {"stream": {"label_timeout_events": 40}},
+        ["stream.label_timeout_events", "48"],
     ),
     "no stream": (lambda: {"stream": None}, ["stream", "nothing given"]),
     "two label delays": (

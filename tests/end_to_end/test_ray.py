@@ -520,7 +520,7 @@ def odd_stream(folder: Path) -> dict[str, Any]:
         "time": "time",
         "features": {"numeric": ["u", "v"]},
         "labels": {"path": f"{folder}/labels.csv", "id": "id", "label": "y", "time": "time"},
-        "wait": 200,
+        "label_timeout_events": 200,
     }
 
 

@@ -42,7 +42,7 @@ stream:
   labels: {{topic: {topic}-labels, id: id, label: label}}
   batch_size: 64
   linger: 0.05
-  wait: 400000
+  label_timeout_events: 400000
   id_window: 400000
 learner:
   kind: replay

@@ -65,8 +65,8 @@ def apart(topic: str) -> dict[str, Any]:
         "time": "at",
         "lateness": 3600,
         "labels": {"topic": f"{topic}-labels", "id": "id", "label": "y"},
-        "wait": 300,
-        "within": 25,
+        "label_timeout_events": 300,
+        "label_timeout_seconds": 25,
         "id_window": 500,
     }
 
@@ -251,7 +251,7 @@ def test_labels_without_events_before_the_run_was_stopped(
     write: Any, send: Send, everlearn: Everlearn, summary: Summary
 ) -> None:
     topic, journal = "quiet", Path("live/journal.jsonl")
-    job = write({**apart(topic), "within": 3600})
+    job = write({**apart(topic), "label_timeout_seconds": 3600})
     send(f"{topic}-labels", 0, b"what")
     for i in range(100):
         event = {"id": i, "at": 1000 + i, "n": 0.5, "c": "x", "t": "t"}

@@ -264,7 +264,7 @@ def apart(tmp_path: Path) -> dict[str, Any]:
         "label": None,
         "label_delay": None,
         "standardise": None,
-        "wait": 1000,
+        "label_timeout_events": 1000,
     }
 
 

@@ -18,6 +18,7 @@ import yaml
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
+from pipeline.config.recorded_job import replayed
 from pipeline.storage import recording_writer as recording
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import RecordingWriter
@@ -297,12 +298,12 @@ def test_the_recording_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_settings_that_make_messages_dead_stay(blocks: int, tmp_path: Path) -> None:
     live = Live(tmp_path / "run", max_bytes=300)
     live.run(blocks, {"0": 0})
-    changed = Live(tmp_path / "run", begin=False, max_bytes=400, ahead=60)
+    changed = Live(tmp_path / "run", begin=False, max_bytes=400, max_future_seconds=60)
     if not blocks:  # nothing was read yet
         changed.run(1, {"0": 0})
         return
-    what = r"max_bytes: 300 in the recording, 400 in the job; stream\.ahead: 86400\.0 in the rec"
-    refused(changed, rf"rec: stream\.{what}.*Set this back")
+    what = r"max_bytes: 300 in the recording, 400 in the job; stream\.max_future_seconds: 86400\.0"
+    refused(changed, rf"rec: stream\.{what} in the rec.*Set this back")
     # Nor where no part had been written yet.
     for part in (tmp_path / "rec").glob("part-*"):
         part.unlink()
@@ -310,6 +311,30 @@ def test_settings_that_make_messages_dead_stay(blocks: int, tmp_path: Path) -> N
     again = Live(tmp_path / "run", begin=False, max_bytes=300, linger=5)
     again.run(2, {"0": 0})
     assert held(tmp_path / "rec") == wanted(2)
+
+
+def test_recording_with_former_names_goes_on(tmp_path: Path) -> None:
+    """The manifest and the job of a recording of an earlier version have the former key names."""
+    live = Live(tmp_path / "run")
+    live.run(2, {"0": 0})
+    folder = tmp_path / "rec"
+    manifest = json.loads((folder / "recording.json").read_text())
+    keys = manifest["fingerprint"]
+    keys["stream.wait"] = keys.pop("stream.label_timeout_events")
+    keys["stream.within"] = keys.pop("stream.label_timeout_seconds")
+    manifest["stream"]["wait"] = manifest["stream"].pop("label_timeout_events")
+    (folder / "recording.json").write_text(json.dumps(manifest))
+    job = yaml.safe_load((folder / "job.yaml").read_text())
+    job["stream"]["ahead"] = job["stream"].pop("max_future_seconds")
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    refused(Live(tmp_path / "run", begin=False, max_future_seconds=60), "86400.0 in the recording")
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    again = Live(tmp_path / "run", begin=False)
+    again.run(3, {"0": 0})
+    assert held(folder) == wanted(3)
+    assert replayed(folder, "max", None, []).job.stream.label_timeout_events == 100_000
+    overridden = replayed(folder, "max", None, ["stream.wait=9"])
+    assert overridden.job.stream.label_timeout_events == 9
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

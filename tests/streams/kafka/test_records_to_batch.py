@@ -141,7 +141,8 @@ def test_without_time_stamps() -> None:
     assert Blocks(reader, reader, None, 1.0, 200)(mixed).time.tolist() == [7.0, 0.0]
     needs = Blocks(reader, reader, None, 1.0, 200, stamped=True)
     assert needs(mixed.take(np.array([0]))).time.tolist() == [7.0]
-    with pytest.raises(StreamError, match=r"^stream\.within: messages of this broker have no time"):
+    no_time = r"^stream\.label_timeout_seconds: messages of this broker have no time"
+    with pytest.raises(StreamError, match=no_time):
         needs(mixed)
 
 
