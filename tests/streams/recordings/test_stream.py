@@ -432,7 +432,7 @@ def test_at_a_pace_events_come_when_their_time_has() -> None:
     times = [50.0, 50.01, 51.0, 50.5, 53.0]
     batch = replace(events(range(5), time=times), flush=True)
     came = [
-        (round(clock.now - 100, 6), piece.offset.tolist(), piece.ends)
+        (round(clock.now - 100, 6), piece.offset.tolist(), piece.flush)
         for piece in timed([batch], 2.0, clock, clock.sleep)
         if len(piece)
     ]
