@@ -12,7 +12,7 @@ from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment
 from pipeline.training.event_fates import Ledger
-from streams.core.batch import Array, Batch, DeadLetter
+from streams.core.batch import Batch, DeadLetter
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream
 from streams.operators.base import Operator
@@ -169,18 +169,7 @@ class Loop:
 
     def _question(self, batch: Batch) -> Batch:
         """What a learner may see before it has predicted; it cannot write to what still waits."""
-        x = batch.x
-        return Batch(
-            _read_only(batch.ids),
-            batch.time,
-            _read_only(x) if isinstance(x, np.ndarray) else x,
-            batch.partition,
-            batch.offset,
-            key=batch.key,
-            segment=batch.segment if self.learner.needs_boundaries else None,
-            probe=batch.probe,
-            classes=batch.classes,
-        )
+        return batch.to_predict(self.learner.needs_boundaries)
 
     def state(self) -> State:
         self.score()
@@ -206,12 +195,6 @@ class Loop:
             self.probes.load(state["probes"], vocabulary.classes)
         if self.once_seen is not None:
             self.once_seen.load(state["once_seen"], vocabulary.classes)
-
-
-def _read_only(column: Array) -> Array:
-    view = column.view()
-    view.flags.writeable = False
-    return view
 
 
 def _fits(prediction: Prediction, n: int, learner: Learner) -> None:

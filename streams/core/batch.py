@@ -7,10 +7,10 @@ the index of the row that they come just before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +126,39 @@ class Labels:
         return replace(self, before=self.before + rows)
 
 
+Shown = Literal["always", "with the label", "with boundaries", "never"]
+
+
+class ColumnSpec(NamedTuple):
+    """What becomes of one column of a ``Batch``.
+
+    Attributes:
+        name: the name of its field in ``Batch``.
+        shown: when a learner sees it: always; only with the label; only where the learner declares
+            that it needs task boundaries; or never.
+        recorded: whether a recording holds it as a column of that name.
+    """
+
+    name: str
+    shown: Shown = "always"
+    recorded: bool = False
+
+
+COLUMNS = (
+    ColumnSpec("ids"),
+    ColumnSpec("time"),
+    ColumnSpec("partition"),
+    ColumnSpec("offset"),
+    ColumnSpec("y", shown="with the label"),
+    ColumnSpec("due", shown="never", recorded=True),
+    ColumnSpec("key", recorded=True),
+    ColumnSpec("segment", shown="with boundaries", recorded=True),
+    ColumnSpec("probe"),
+)
+"""All columns of a ``Batch`` but ``x``, with their rules. Slices, concatenations, states
+and recordings follow from this table: a new column needs a line here and a field in ``Batch``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """n events in the order of the stream.
@@ -183,21 +216,8 @@ class Batch:
         if arrivals is not None or dead:
             arrivals, dead = self._beside(start, stop)
         x = self.x
-        return Batch(
-            self.ids[rows],
-            self.time[rows],
-            x[rows] if isinstance(x, np.ndarray) else {name: c[rows] for name, c in x.items()},
-            self.partition[rows],
-            self.offset[rows],
-            None if self.y is None else self.y[rows],
-            None if self.due is None else self.due[rows],
-            None if self.key is None else self.key[rows],
-            None if self.segment is None else self.segment[rows],
-            None if self.probe is None else self.probe[rows],
-            self.classes,
-            arrivals,
-            dead,
-        )
+        x = x[rows] if isinstance(x, np.ndarray) else {name: c[rows] for name, c in x.items()}
+        return _select(self, rows, x, self.classes, arrivals, dead)
 
     def _beside(self, start: int, stop: int) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
         end = stop + 1 if stop == len(self) else stop
@@ -218,21 +238,21 @@ class Batch:
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)
         x = self.x
-        return Batch(
-            self.ids[rows],
-            self.time[rows],
-            x[rows]
-            if isinstance(x, np.ndarray)
-            else {name: _pick(c, rows) for name, c in x.items()},
-            self.partition[rows],
-            self.offset[rows],
-            None if self.y is None else self.y[rows],
-            None if self.due is None else self.due[rows],
-            None if self.key is None else self.key[rows],
-            None if self.segment is None else self.segment[rows],
-            None if self.probe is None else self.probe[rows],
-            self.classes,
-        )
+        x = x[rows] if isinstance(x, np.ndarray) else {n: _pick(c, rows) for n, c in x.items()}
+        return _select(self, rows, x, self.classes)
+
+    def to_predict(self, boundaries: bool) -> Batch:
+        """Return what a learner sees before it predicts: no labels, and task boundaries only where
+        asked for. Its ids and its array ``x`` are read-only."""
+        x = _read_only(self.x) if isinstance(self.x, np.ndarray) else self.x
+        shown = _question_and_boundaries if boundaries else _question
+        return shown(self, _read_only(self.ids), x, self.classes)
+
+    def to_learn(self, boundaries: bool) -> Batch:
+        """Return what a learner sees once the labels are known: no side records, and task
+        boundaries only where asked for."""
+        shown = _lesson_and_boundaries if boundaries else _lesson
+        return shown(self, self.ids, self.x, self.classes)
 
     @staticmethod
     def gather(pieces: Sequence[tuple[Batch, slice | Array]]) -> Batch:
@@ -242,29 +262,12 @@ class Batch:
         alone = len(pieces) == 1 and batch.arrivals is None and not batch.dead
         if alone and isinstance(rows, slice):
             return batch if rows == slice(0, len(batch)) else batch[rows]
-
-        def joined(name: str) -> Array:
-            return np.concatenate([getattr(batch, name)[rows] for batch, rows in pieces])
-
-        first = pieces[0][0]
         x: Features
-        if isinstance(first.x, np.ndarray):
-            x = np.concatenate([batch.x[rows] for batch, rows in pieces])  # type: ignore[index]
+        if isinstance(batch.x, np.ndarray):
+            x = np.concatenate([b.x[rows] for b, rows in pieces])  # type: ignore[index]
         else:
-            x = {name: _concat([_pick(b.x[name], rows) for b, rows in pieces]) for name in first.x}
-        return Batch(
-            joined("ids"),
-            joined("time"),
-            x,
-            joined("partition"),
-            joined("offset"),
-            None if first.y is None else joined("y"),
-            None if first.due is None else joined("due"),
-            None if first.key is None else joined("key"),
-            None if first.segment is None else joined("segment"),
-            None if first.probe is None else joined("probe"),
-            max((batch.classes for batch, _ in pieces), key=len),
-        )
+            x = {name: _concat([_pick(b.x[name], rows) for b, rows in pieces]) for name in batch.x}
+        return _join_selected(batch, pieces, x, max((b.classes for b, _ in pieces), key=len))
 
     def micro_batches(self, size: int) -> Iterator[Batch]:
         """Consecutive slices of ``size`` rows, the last as long as it comes out."""
@@ -282,20 +285,49 @@ class Batch:
             x = np.concatenate([b.x for b in batches])
         else:
             x = {name: _concat([b.x[name] for b in batches]) for name in first.x}
-        return Batch(
-            np.concatenate([b.ids for b in batches]),
-            np.concatenate([b.time for b in batches]),
-            x,
-            np.concatenate([b.partition for b in batches]),
-            np.concatenate([b.offset for b in batches]),
-            _concat([b.y for b in batches]),
-            _concat([b.due for b in batches]),
-            _concat([b.key for b in batches]),
-            _concat([b.segment for b in batches]),
-            _concat([b.probe for b in batches]),
-            max((b.classes for b in batches), key=len),
-            *_beside(batches),
-        )
+        classes = max((b.classes for b in batches), key=len)
+        return _join(first, batches, x, classes, *_beside(batches))
+
+
+def _build(signature: str, column: Callable[[ColumnSpec], str]) -> Callable[..., Batch]:
+    """Compile a function that builds a batch: ``column`` gives the expression of each column.
+
+    The code is written out, as ``dataclass`` does it: a loop over the columns takes a third longer,
+    and every micro-batch is sliced. The function takes the arguments of ``signature``, and then
+    ``x``, ``classes``, ``arrivals`` and ``dead``.
+    """
+    columns = {spec.name: column(spec) for spec in COLUMNS}
+    names = [field.name for field in fields(Batch) if field.name != "flush"]
+    values = ", ".join(columns.get(name, name) for name in names)
+    source = f"lambda {signature}, x, classes, arrivals=None, dead=(): Batch({values})"
+    function: Callable[..., Batch] = eval(source, globals())
+    return function
+
+
+def _unless_none(expression: str) -> Callable[[ColumnSpec], str]:
+    """Return the expression of a column that is None where the column of ``batch`` is."""
+    return lambda spec: f"None if batch.{spec.name} is None else {expression.format(spec.name)}"
+
+
+def _shown(*when: Shown) -> Callable[..., Batch]:
+    """Compile a function that leaves out the columns that are not shown at these times."""
+    return _build(
+        "batch, ids",
+        lambda spec: (
+            "ids" if spec.name == "ids" else f"batch.{spec.name}" if spec.shown in when else "None"
+        ),
+    )
+
+
+_select = _build("batch, rows", _unless_none("batch.{}[rows]"))
+_join = _build("batch, batches", _unless_none("np.concatenate([b.{} for b in batches])"))
+_join_selected = _build(
+    "batch, pieces", _unless_none("np.concatenate([b.{}[rows] for b, rows in pieces])")
+)
+_question = _shown("always")
+_question_and_boundaries = _shown("always", "with boundaries")
+_lesson = _shown("always", "with the label")
+_lesson_and_boundaries = _shown("always", "with the label", "with boundaries")
 
 
 def _beside(batches: Sequence[Batch]) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
@@ -318,11 +350,15 @@ def _beside(batches: Sequence[Batch]) -> tuple[Labels | None, tuple[DeadLetter, 
 
 
 def _concat(columns: Sequence[Any]) -> Any:
-    if columns[0] is None:
-        return None
     if isinstance(columns[0], Ragged):
         return Ragged.concat(columns)
     return np.concatenate(columns)
+
+
+def _read_only(column: Array) -> Array:
+    view = column.view()
+    view.flags.writeable = False
+    return view
 
 
 def _pick(column: Any, rows: slice | Array) -> Any:

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from streams.core.batch import Batch, ClassName, Ragged
+from streams.core.batch import COLUMNS, Batch, ClassName, Ragged
 
 State = dict[str, Any]
 """Nested dictionary whose leaves are numpy arrays, or what JSON can say: str, int, float, bool,
 None, and lists of these. Keys are strings without a slash."""
-
-_COLUMNS = ("ids", "time", "partition", "offset", "y", "due", "key", "segment", "probe")
 
 
 def leaves(state: State, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -74,7 +72,7 @@ def copied(state: State) -> State:
 def pack(batch: Batch) -> State:
     """The rows of a batch as state; what stands beside them is not kept."""
     state: State = {
-        name: column for name in _COLUMNS if (column := getattr(batch, name)) is not None
+        spec.name: column for spec in COLUMNS if (column := getattr(batch, spec.name)) is not None
     }
     if isinstance(batch.x, np.ndarray):
         return {**state, "x": batch.x}
@@ -98,4 +96,5 @@ def unpack(state: State, classes: tuple[ClassName, ...]) -> Batch:
             name: Ragged(**column) if isinstance(column, dict) else column
             for name, column in zip(state["names"], columns, strict=True)
         }
-    return Batch(x=x, classes=classes, **{n: state[n] for n in _COLUMNS if n in state})
+    rows = {spec.name: state[spec.name] for spec in COLUMNS if spec.name in state}
+    return Batch(x=x, classes=classes, **rows)

@@ -238,7 +238,9 @@ class LabelJoin(ABC):
         if not len(self._last):
             assert batch.y is not None, "a stream without labels in its rows gives them as arrivals"
             self._last = np.array([no_label(batch.y)], batch.y.dtype)
-        chunk = Chunk(self._next, self._shown(batch), np.arange(self._pushed, self._pushed + n))
+        chunk = Chunk(
+            self._next, batch.to_learn(self.segments), np.arange(self._pushed, self._pushed + n)
+        )
         self._pushed += n
         if n:
             self._chunks[self._next] = chunk
@@ -349,16 +351,6 @@ class LabelJoin(ABC):
         lag = np.zeros_like(before) if self.exact else n - before
         self._settling = (chunk, ScoredRows(picked.pieces, picked.order, y, mask, lag, fates))
         return Revealed(learn, learn_before, corrected, probes)
-
-    def _shown(self, batch: Batch) -> Batch:
-        """The rows as a learner may see them."""
-        b, hidden = batch, batch.segment is not None and not self.segments
-        if not hidden and b.due is None and b.arrivals is None and not b.dead:
-            return b
-        segment = None if hidden else b.segment
-        return Batch(  # `replace` takes several times as long
-            b.ids, b.time, b.x, b.partition, b.offset, b.y, None, b.key, segment, b.probe, b.classes
-        )
 
     def state(self) -> State:
         chunks = list(self._chunks.values())

@@ -19,13 +19,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.core.batch import Array, Batch, ClassName, Column, DeadLetter, Features, Labels, Ragged
+from streams.core.batch import (
+    COLUMNS,
+    Array,
+    Batch,
+    ClassName,
+    Column,
+    DeadLetter,
+    Features,
+    Labels,
+    Ragged,
+)
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
 
 EVENT, LABEL, DEAD, DEAD_LABEL, END = range(5)
 WHAT = pa.array(["event", "label", "dead", "dead label", "end"])
-_BESIDE = ("due", "key", "segment")
+_BESIDE = tuple(column.name for column in COLUMNS if column.recorded)
 _OWN = ("_what", "_block", "_partition", "_offset", "id", "time", "label", *_BESIDE)
 _OWN_LAST = ("_reason", "_value")
 
@@ -269,9 +279,9 @@ def _events(
     schema: Schema,
 ) -> Batch:
     events = table if wanted.all() else table.filter(pa.array(wanted)).combine_chunks()
-    due, key, segment = (
-        _numpy(events[name]) if name in events.column_names else None for name in _BESIDE
-    )
+    optional: dict[str, Any] = {
+        name: _numpy(events[name]) for name in _BESIDE if name in events.column_names
+    }
     return Batch(
         _numpy(events["id"]),
         _numpy(events["time"]),
@@ -279,10 +289,8 @@ def _events(
         _numpy(events["_partition"]),
         _numpy(events["_offset"]),
         y=None if labels is None else labels[wanted],
-        due=due,
-        key=key,
-        segment=segment,
         classes=classes,
+        **optional,
     )
 
 

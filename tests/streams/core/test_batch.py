@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, DeadLetter, Labels, Ragged
+from streams.core.batch import COLUMNS, Batch, DeadLetter, Labels, Ragged
+from streams.core.state_dict import pack, unpack
 
 texts = st.lists(st.text(max_size=5), max_size=12)
 
@@ -148,3 +149,66 @@ def test_what_comes_before_a_row_goes_with_it() -> None:
 def test_a_batch_has_no_steps() -> None:
     with pytest.raises(ValueError, match="step 1"):
         make(4, [], [], mixed=False)[::2]
+
+
+def every_column(n: int) -> Batch:
+    """A batch in which no column is None."""
+    rows = np.arange(n)
+    return Batch(
+        rows,
+        rows / 1.0,
+        rows[:, None] / 1.0,
+        rows.astype(np.int32),
+        rows,
+        y=rows % 2,
+        due=rows / 1.0,
+        key=rows,
+        segment=rows // 2,
+        probe=rows % 2 == 0,
+        classes=("a", "b"),
+        dead=(DeadLetter(0, 7, "bad", 7, 1),),
+    )
+
+
+def test_columns_are_the_fields_with_a_row_each() -> None:
+    others = {"x", "classes", "arrivals", "dead", "flush"}
+    names = [field.name for field in fields(Batch) if field.name not in others]
+    assert [column.name for column in COLUMNS] == names
+
+
+def test_every_column_is_sliced_taken_and_joined() -> None:
+    batch, rows = every_column(6), np.array([1, 2, 3])
+    pieces = [batch[1:2], batch[2:4]]
+    found = [
+        batch[1:4],
+        batch.take(rows),
+        Batch.concat(pieces),
+        Batch.gather([(batch, slice(1, 2)), (batch, np.array([2, 3]))]),
+        unpack(pack(batch[1:4]), batch.classes),
+    ]
+    for part in found:
+        for column in COLUMNS:
+            expected = getattr(batch, column.name)[rows]
+            assert np.array_equal(getattr(part, column.name), expected), column.name
+        assert np.array_equal(part.x, batch.x[rows])  # type: ignore[index]
+        assert part.classes == batch.classes
+
+
+@pytest.mark.parametrize("boundaries", [False, True])
+def test_learner_sees_only_the_columns_that_are_shown(boundaries: bool) -> None:
+    batch = every_column(4)
+    always = {"ids", "time", "partition", "offset", "key", "probe"}
+    segment = {"segment"} if boundaries else set()
+    views = (
+        (batch.to_predict(boundaries), always | segment),
+        (batch.to_learn(boundaries), always | segment | {"y"}),
+    )
+    for view, shown in views:
+        assert {c.name for c in COLUMNS if getattr(view, c.name) is not None} == shown
+        assert (view.classes, view.arrivals, view.dead) == (batch.classes, None, ())
+    question, lesson = views[0][0], views[1][0]
+    assert not question.ids.flags.writeable
+    assert isinstance(question.x, np.ndarray)
+    assert not question.x.flags.writeable
+    assert lesson.ids is batch.ids
+    assert lesson.x is batch.x
