@@ -117,7 +117,7 @@ def alone(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
             yield predicted[:low]
         rows = slice(low, low + batch)
         question = Batch(ids[rows], time[rows], x[rows], partition[rows], ids[rows])
-        (question,) = standardise.apply(question)
+        question = standardise.apply(question)
         seen[rows] = question.x
         known = slice(max(low - delay, 0), max(low + len(question) - delay, 0))
         revealed = Batch(

@@ -91,7 +91,7 @@ class Loop:
     def step(self, batch: Batch) -> None:
         """One micro-batch: predicted, then scored and learned as far as labels are known."""
         for operator in self.operators:
-            (batch,) = operator.apply(batch)
+            batch = operator.apply(batch)
         self.dead += batch.dead
         self.ledger.enter(batch)
         revealed = self.join.push(batch)

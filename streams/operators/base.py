@@ -1,28 +1,29 @@
-"""The face of a stateful step between a stream and a learner."""
+"""The interface of a stateful step between a stream and a learner."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 
 from streams.core.batch import Batch
 from streams.core.state_dict import State
 
 
 class Operator(ABC):
-    """Takes micro-batches, gives micro-batches, and can say all that it remembers."""
+    """Transforms micro-batches one by one, and saves and restores its state."""
 
     @abstractmethod
-    def apply(self, batch: Batch) -> Iterable[Batch]:
-        """The micro-batches that one becomes: at present exactly one."""
+    def apply(self, batch: Batch) -> Batch:
+        """Transform the next micro-batch of the stream, and update the state."""
 
     def view(self, batch: Batch) -> Batch:
-        """What a learner would see of an event now, for events that are asked about and are no
-        part of the stream. Pure; the batch as it is, for an operator that changes no features."""
+        """Transform events that are not part of the stream (those of a request to predict), without
+        changing the state. An operator that leaves features alone returns the batch itself."""
         return batch
 
     @abstractmethod
-    def state(self) -> State: ...
+    def state(self) -> State:
+        """Return all that the operator remembers."""
 
     @abstractmethod
-    def load(self, state: State) -> None: ...
+    def load(self, state: State) -> None:
+        """Restore what ``state`` returned."""

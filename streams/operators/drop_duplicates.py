@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
@@ -25,7 +24,7 @@ class DropDuplicates(Operator):
         self._seen: set[int] = set()
         self._chunks: deque[list[int]] = deque()
 
-    def apply(self, batch: Batch) -> Iterable[Batch]:
+    def apply(self, batch: Batch) -> Batch:
         ids = batch.ids.tolist()
         fresh = set(ids)
         if len(fresh) != len(ids) or not self._seen.isdisjoint(fresh):
@@ -50,7 +49,7 @@ class DropDuplicates(Operator):
             self._chunks.append(ids)
         while self._chunks and len(self._seen) - len(self._chunks[0]) >= self.window:
             self._seen.difference_update(self._chunks.popleft())
-        return (batch,)
+        return batch
 
     def state(self) -> State:
         return {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from streams.core.batch import Batch, Floats, set_aside
@@ -20,9 +18,9 @@ class DropLate(Operator):
         self.by_partition = by_partition
         self._latest: dict[int, float] = {}  # of the whole stream: under -1
 
-    def apply(self, batch: Batch) -> Iterable[Batch]:
+    def apply(self, batch: Batch) -> Batch:
         if not len(batch):
-            return (batch,)
+            return batch
         latest: Floats = np.empty(len(batch))
         if self.by_partition:
             for partition in np.unique(batch.partition).tolist():
@@ -43,7 +41,7 @@ class DropLate(Operator):
                     )
                 ],
             )
-        return (batch,)
+        return batch
 
     def _advance(self, partition: int, time: Floats) -> Floats:
         """The latest time seen at each event."""

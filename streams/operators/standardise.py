@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import accumulate
 
@@ -40,14 +39,14 @@ class Standardise(Operator):
             shape = (sum(self._widths.values()),)
         self.moments = RunningMoments(shape, config.half_life)
 
-    def apply(self, batch: Batch) -> Iterable[Batch]:
+    def apply(self, batch: Batch) -> Batch:
         rows = self._rows(batch)
         seen = self._seen(batch, rows)
         if batch.probe is not None and np.count_nonzero(batch.probe):
             rows = rows.take(np.flatnonzero(~batch.probe), 0)  # a mask takes twice the time
         if len(rows):
             self.moments.update(rows)
-        return (seen,)
+        return seen
 
     def view(self, batch: Batch) -> Batch:
         return self._seen(batch, self._rows(batch))

@@ -30,7 +30,7 @@ def batch(ids: list[int], time: list[float] | None = None) -> Batch:
 
 
 def apply(operator: Operator, rows: Batch) -> Batch:
-    (out,) = operator.apply(rows)
+    out = operator.apply(rows)
     assert sorted(out.offset.tolist() + [d.offset for d in out.dead]) == rows.offset.tolist()
     return out
 

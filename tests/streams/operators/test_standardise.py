@@ -50,7 +50,7 @@ def mixed(n: int) -> Batch:
 
 def scaled(rows: Batch, size: int, half_life: float | None = None, schema: Schema = NUMBERS) -> Any:
     operator = Standardise(StandardiseConfig(half_life=half_life), schema)
-    return [out.x for part in rows.micro_batches(size) for out in operator.apply(part)]
+    return [operator.apply(part).x for part in rows.micro_batches(size)]
 
 
 @pytest.mark.parametrize("half_life", [None, 20.0])
@@ -90,7 +90,7 @@ def test_a_micro_batch_of_probes_or_of_nothing() -> None:
     before = digest(operator.state())
     rows = replace(batch(4), probe=np.ones(4, np.bool_))
     for part in (rows, rows[:0]):
-        (out,) = operator.apply(part)
+        out = operator.apply(part)
         assert len(out) == len(part)
     assert digest(operator.state()) == before
 
@@ -125,6 +125,6 @@ def test_state_goes_on() -> None:
     for part in parts:
         second = Standardise(StandardiseConfig(half_life=9), NUMBERS)
         second.load(copied(first.state()))
-        (one,), (two,) = first.apply(part), second.apply(part)
+        one, two = first.apply(part), second.apply(part)
         np.testing.assert_array_equal(one.x, two.x)
         assert digest(first.state()) == digest(second.state())
