@@ -156,13 +156,14 @@ class Run:
         self.said: list[Prediction] = []
 
     def step(self, batch: Batch, labels: bool = True) -> Prediction:
-        revealed = self.join.push(batch)
+        pushed = self.join.push(batch)
+        revealed = pushed.revealed
         if not labels:
             revealed = Revealed(revealed.batch[:0], revealed.before[:0])
         if not batch.ids.flags.writeable:  # the join copies; what it gives is no less read-only
             revealed = replace(revealed, batch=_frozen(revealed.batch))
         prediction = self.learner.step(self._question(batch), revealed)
-        self.join.settle(prediction.value, prediction.proba)
+        pushed.settle(prediction.value, prediction.proba)
         self.said.append(prediction)
         return prediction
 
@@ -518,9 +519,10 @@ def reads_no_segment(case: Case) -> None:
         run.join.segments = True
         runs.append(run)
         for batch in replace(stream, segment=segment).micro_batches(16):
-            revealed = run.join.push(batch)
+            pushed = run.join.push(batch)
+            revealed = pushed.revealed
             said = learner.step(replace(batch, y=None), revealed)
-            run.join.settle(said.value, said.proba)
+            pushed.settle(said.value, said.proba)
             run.said.append(said)
     for run in runs[1:]:
         assert _same_runs(runs[0], run), "predictions hang on the segment"

@@ -94,12 +94,13 @@ class Loop:
             batch = operator.apply(batch)
         self.dead += batch.dead
         self.ledger.enter(batch)
-        revealed = self.join.push(batch)
+        pushed = self.join.push(batch)
+        revealed = pushed.revealed
         if self.probes is not None:
             revealed = self._probe(self.probes, batch, revealed)
         prediction = self._learn(batch, revealed)
         _fits(prediction, len(batch), self.learner)
-        self._settle(self.join.settle(prediction.value, prediction.proba))
+        self._settle(pushed.settle(prediction.value, prediction.proba))
         if len(self._settled) == _SCORED_AT_ONCE:
             self.score()
 

@@ -201,12 +201,37 @@ def _joined(columns: Sequence[Ints]) -> Ints:
     return np.concatenate(filled) if filled else NONE
 
 
+@dataclass(frozen=True, slots=True)
+class PushedBatch:
+    """A micro-batch in the join whose prediction is still to come.
+
+    Attributes:
+        revealed: the labels that have become known by the end of it.
+        chunk: its rows in the join.
+        scored: the rows whose prediction and label are both known once it is settled.
+    """
+
+    revealed: Revealed
+    chunk: Chunk
+    scored: ScoredRows
+
+    def settle(self, value: Array, proba: Array | None) -> ScoredRows:
+        """Store the prediction, and return the predictions that have met their labels.
+
+        Args:
+            value: (n,) predicted class codes or targets of the micro-batch.
+            proba: (n, classes), or None.
+        """
+        self.chunk.value, self.chunk.proba = value, proba
+        return self.scored
+
+
 class LabelJoin(ABC):
     """Gives out each event for learning when its label becomes known.
 
-    ``push`` takes a micro-batch and returns what is revealed by the end of it; ``settle`` takes the
-    prediction that was made for it and returns the predictions that have met their labels.
-    ``finish`` does the same for what still waits at the true end of the stream.
+    ``push`` takes a micro-batch. What it returns holds the labels that become known by the end of
+    it, and its ``settle`` takes the prediction that was made for the micro-batch. ``finish`` gives
+    out what still waits at the true end of the stream.
 
     Args:
         wait: an event that has waited for so many later events expires.
@@ -223,7 +248,6 @@ class LabelJoin(ABC):
         self._next = 0  # number of the next chunk
         self._pushed = 0  # events pushed so far
         self._last: Array = NONE  # (1,) the last label known; empty before the first micro-batch
-        self._settling: tuple[Chunk, ScoredRows] | None = None
 
     @abstractmethod
     def _pick(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
@@ -233,7 +257,9 @@ class LabelJoin(ABC):
         """Events that wait for their label."""
         return sum(chunk.waiting for chunk in self._chunks.values())
 
-    def push(self, batch: Batch) -> Revealed:
+    def push(self, batch: Batch) -> PushedBatch:
+        """Take the next micro-batch. It must be settled before the outcomes of its rows are read,
+        and before the state is saved."""
         n = len(batch)
         if not len(self._last):
             assert batch.y is not None, "a stream without labels in its rows gives them as arrivals"
@@ -250,24 +276,13 @@ class LabelJoin(ABC):
         expired = np.concatenate([c.batch.ids[rows] for c, rows in gone]) if gone else NONE
         return self._reveal(chunk, picked, expired)
 
-    def settle(self, value: Array, proba: Array | None) -> ScoredRows:
-        """Predictions that have met their labels.
-
-        Args:
-            value: (n,) predicted class codes or targets of the micro-batch just pushed.
-            proba: (n, classes), or None.
-        """
-        assert self._settling is not None, "settle comes after push"
-        newest, settled = self._settling
-        newest.value, newest.proba = value, proba
-        return settled
-
     def finish(self, size: int) -> Iterator[tuple[Revealed, ScoredRows]]:
         """What waits at the true end of the stream: labels in the rows are known now, in their
         order, ``size`` rows at a time; the other events have none."""
         for picked in self._remaining(size):
             nothing = Chunk(-1, picked.pieces[0][0].batch[:0], NONE)
-            yield self._reveal(nothing, picked, NONE), self.settle(NONE, None)
+            pushed = self._reveal(nothing, picked, NONE)
+            yield pushed.revealed, pushed.settle(NONE, None)
 
     def _remaining(self, size: int) -> Iterator[ReadyRows]:
         chunks = [*self._chunks.values()]
@@ -315,15 +330,15 @@ class LabelJoin(ABC):
         if not chunk.waiting:
             del self._chunks[chunk.number]
 
-    def _reveal(self, chunk: Chunk, picked: ReadyRows | None, expired: Ints) -> Revealed:
+    def _reveal(self, chunk: Chunk, picked: ReadyRows | None, expired: Ints) -> PushedBatch:
         n = len(chunk.batch)
         corrected = None if picked is None else picked.corrected
         if picked is None or not picked.pieces:
             none = self._last[:0]
             chunk.know(self._last, NONE, none)
             fates = (NONE, NONE, NONE, expired)
-            self._settling = (chunk, ScoredRows([], None, none, None, NONE, fates))
-            return Revealed(replace(chunk.batch[:0], y=none), NONE, corrected)
+            revealed = Revealed(replace(chunk.batch[:0], y=none), NONE, corrected)
+            return PushedBatch(revealed, chunk, ScoredRows([], None, none, None, NONE, fates))
         batch = Batch.gather([(c.batch, rows) for c, rows in picked.pieces])
         if picked.order is not None:
             batch = batch.take(picked.order)
@@ -349,8 +364,9 @@ class LabelJoin(ABC):
             probe = batch.ids[rows]
         fates = (learn.ids, probe, unlabelled, expired)
         lag = np.zeros_like(before) if self.exact else n - before
-        self._settling = (chunk, ScoredRows(picked.pieces, picked.order, y, mask, lag, fates))
-        return Revealed(learn, learn_before, corrected, probes)
+        revealed = Revealed(learn, learn_before, corrected, probes)
+        scored = ScoredRows(picked.pieces, picked.order, y, mask, lag, fates)
+        return PushedBatch(revealed, chunk, scored)
 
     def state(self) -> State:
         chunks = list(self._chunks.values())

@@ -88,9 +88,10 @@ def scored(
     join = DelayByEvents(delay, delay + 1000, exact=learner.per_event)
     outcomes = []
     for batch in known.batch.micro_batches(size):
-        revealed = join.push(batch)
+        pushed = join.push(batch)
+        revealed = pushed.revealed
         said = learner.step(replace(batch, y=None), revealed)
-        outcomes.append(join.settle(said.value, said.proba).outcome())
+        outcomes.append(pushed.settle(said.value, said.proba).outcome())
     for revealed, settled in join.finish(size):
         outcome = settled.outcome()
         learner.step(revealed.batch[:0], revealed)

@@ -92,9 +92,10 @@ def said(ids: Any, numeric: bool) -> Any:
 def run(join: LabelJoin, batch: Batch, size: int, numeric: bool = False, end: bool = True) -> Run:
     done = Run()
     for part in batch.micro_batches(size):
-        revealed = join.push(part)
+        pushed = join.push(part)
+        revealed = pushed.revealed
         assert revealed.batch.segment is None
-        outcome = join.settle(said(part.ids, numeric), None).outcome()
+        outcome = pushed.settle(said(part.ids, numeric), None).outcome()
         done.take(part.ids.tolist(), revealed, outcome)
         done.digests.append(digest(join.state()))
     if end:
@@ -345,17 +346,19 @@ def four(*rows: tuple[int, int, int]) -> Batch:
 def test_a_correction_within_the_micro_batch_replaces() -> None:
     rows = (1, 5, 0), (2, 8, 1), (3, 5, 2)
     join = JoinById(10)
-    revealed = join.push(four(*rows))
+    pushed = join.push(four(*rows))
+    revealed = pushed.revealed
     assert list(zip(revealed.batch.ids, revealed.batch.y, revealed.before, strict=True)) == [
         (8, 1, 2),
         (5, 2, 3),
     ]
     assert revealed.corrected is None
     # The baseline knows no label before its time.
-    assert join.settle(np.zeros(4, np.int64), None).outcome().no_change.tolist() == [-1, -1]
+    assert pushed.settle(np.zeros(4, np.int64), None).outcome().no_change.tolist() == [-1, -1]
 
     exact = JoinById(10, exact=True)
-    revealed = exact.push(four(*rows))
+    pushed = exact.push(four(*rows))
+    revealed = pushed.revealed
     assert revealed.batch.y.tolist() == [0, 1]  # type: ignore[union-attr]
     assert [c.tolist() for c in revealed.corrected or ()] == [[5], [2]]
     assert join.counts == exact.counts
@@ -365,10 +368,11 @@ def test_a_correction_within_the_micro_batch_replaces() -> None:
 def test_a_class_that_is_new_when_the_label_comes_has_its_name() -> None:
     join = JoinById(10)
     first = replace(four((4, 99, 0)), classes=("a",))
-    join.push(first)
-    join.settle(np.zeros(4, np.int64), None)
+    pushed = join.push(first)
+    pushed.settle(np.zeros(4, np.int64), None)
     later = replace(events(0), y=None, classes=("a", "b"), arrivals=labels((0, 5, 1)))
-    revealed = join.push(later)
+    pushed = join.push(later)
+    revealed = pushed.revealed
     assert revealed.batch.classes == ("a", "b")
     assert revealed.batch.ids.tolist() == [5]
 
@@ -380,8 +384,8 @@ def test_an_id_that_comes_back_while_it_waits() -> None:
     twice = replace(twice, y=None, arrivals=labels((3, 1, 2)))
     met, fates = [], []
     for part in twice.micro_batches(1):
-        join.push(part)
-        outcome = join.settle(np.zeros(1, np.int64), None).outcome()
+        pushed = join.push(part)
+        outcome = pushed.settle(np.zeros(1, np.int64), None).outcome()
         met += outcome.ids.tolist()
         fates += outcome.expired.tolist()
         again = JoinById(6)
@@ -396,8 +400,8 @@ def test_an_id_that_comes_back_while_it_waits() -> None:
 def test_early_labels_are_bounded_and_strays_counted() -> None:
     join = JoinById(3)
     strays = replace(events(0), y=None, arrivals=labels(*((0, 100 + i, 1) for i in range(10))))
-    join.push(strays)
-    join.settle(np.empty(0, np.int64), None)
+    pushed = join.push(strays)
+    pushed.settle(np.empty(0, np.int64), None)
     assert (join.counts["early"], join.counts["stray"]) == (10, 7)
     assert len(join.state()["early_ids"]) == 3
     assert list(join.finish(5)) == []
@@ -414,8 +418,8 @@ def test_past_ids_are_bounded() -> None:
 def test_regression_by_id_begins_with_nothing_known() -> None:
     join = JoinById(10, numeric=True)
     empty = replace(events(3, numeric=True), y=None)
-    join.push(empty)
-    assert np.isnan(join.settle(np.zeros(3), None).outcome().no_change).all()
+    pushed = join.push(empty)
+    assert np.isnan(pushed.settle(np.zeros(3), None).outcome().no_change).all()
     assert np.isnan(join.state()["no_change"]).all()
 
 
@@ -454,11 +458,12 @@ def outputs(join: LabelJoin, parts: list[Batch], size: int) -> list[Any]:
         return value
 
     for number, part in parts_with_numbers(parts):
-        revealed = join.push(part)
+        pushed = join.push(part)
+        revealed = pushed.revealed
         n, width = len(part), 1 + number // 4
         # The model knows ever more classes, and now and then gives no probabilities.
         proba = None if number % 5 == 4 else np.full((n, width), 1 / width, np.float32)
-        found.append(plain((revealed, join.settle(said(part.ids, False), proba).outcome())))
+        found.append(plain((revealed, pushed.settle(said(part.ids, False), proba).outcome())))
         found.append(digest(join.state()))
     found += [plain((revealed, s.outcome())) for revealed, s in join.finish(size)]
     found.append(digest(join.state()))
@@ -482,10 +487,10 @@ def test_state_goes_on_from_any_micro_batch(name: str, mixed: bool) -> None:
         first, _ = JOINS[name]()
         second, _ = JOINS[name]()
         for number, part in parts_with_numbers(parts[:stop]):
-            first.push(part)
+            pushed = first.push(part)
             n, width = len(part), 1 + number // 4
             proba = None if number % 5 == 4 else np.full((n, width), 1 / width, np.float32)
-            first.settle(said(part.ids, False), proba)
+            pushed.settle(said(part.ids, False), proba)
         second.load(copied(first.state()), batch.classes)
         assert len(second) == len(first)
         assert outputs(second, parts[stop:], 8) == whole[2 * stop :]
@@ -497,8 +502,8 @@ def test_probabilities_grow_with_the_classes() -> None:
     outcomes = []
     probas = [np.full((4, 1), 1.0), None, np.full((4, 3), 0.2)]
     for part, proba in zip(batch.micro_batches(4), probas, strict=True):
-        join.push(part)
-        outcomes.append(join.settle(said(part.ids, False), proba).outcome())
+        pushed = join.push(part)
+        outcomes.append(pushed.settle(said(part.ids, False), proba).outcome())
     outcomes += [settled.outcome() for _, settled in join.finish(100)]
     assert [o.proba is None for o in outcomes] == [True, False, True, False]
     assert outcomes[1].proba.shape == (4, 1)
@@ -507,8 +512,8 @@ def test_probabilities_grow_with_the_classes() -> None:
     ragged = DelayByEvents(4, 100)
     parts = list(batch.micro_batches(2))
     for number, part in enumerate(parts):
-        ragged.push(part)
-        ragged.settle(said(part.ids, False), np.full((2, number + 1), 0.5) if number % 2 else None)
+        pushed = ragged.push(part)
+        pushed.settle(said(part.ids, False), np.full((2, number + 1), 0.5) if number % 2 else None)
     ((_, settled),) = ragged.finish(100)
     outcome = settled.outcome()
     np.testing.assert_array_equal(outcome.proba, [[np.nan] * 6] * 2 + [[0.5] * 6] * 2)
@@ -518,11 +523,12 @@ def test_lag_is_the_events_predicted_in_between() -> None:
     batch = replace(events(64, missing=0), probe=None)
     frozen, exact = DelayByEvents(5, 100), DelayByEvents(5, 100, exact=True)
     for part in batch.micro_batches(8):
-        revealed = frozen.push(part)
-        lag = frozen.settle(said(part.ids, False), None).outcome().lag
+        pushed = frozen.push(part)
+        revealed = pushed.revealed
+        lag = pushed.settle(said(part.ids, False), None).outcome().lag
         assert lag.tolist() == (len(part) - revealed.before).tolist()
-        exact.push(part)
-        assert not exact.settle(said(part.ids, False), None).outcome().lag.any()
+        pushed = exact.push(part)
+        assert not pushed.settle(said(part.ids, False), None).outcome().lag.any()
 
 
 @pytest.mark.parametrize(
@@ -535,8 +541,8 @@ def test_memory_is_bounded(join: LabelJoin) -> None:
     if isinstance(join, JoinById):
         batch = replace(batch, y=None)
     for part in batch.micro_batches(16):
-        join.push(part)
-        join.settle(said(part.ids, False), None)
+        pushed = join.push(part)
+        pushed.settle(said(part.ids, False), None)
         assert len(join) <= 50
         assert len(join._chunks) <= 50 // 16 + 2
         assert len(getattr(join, "_first_due", ())) <= 40
@@ -546,8 +552,8 @@ def test_what_a_learner_may_not_see_is_not_shown() -> None:
     batch = replace(with_due(events(20, missing=0)), probe=None)
     for segments in (False, True):
         join = DelayByEventTime(None, 100, segments)
-        join.push(batch)
-        join.settle(said(batch.ids, False), None)
+        pushed = join.push(batch)
+        pushed.settle(said(batch.ids, False), None)
         for revealed, _ in join.finish(10):
             assert revealed.batch.due is None
             assert (revealed.batch.segment is not None) == segments
@@ -559,8 +565,8 @@ def test_finish_gives_labels_in_their_order() -> None:
     batch = replace(events(10, missing=0), probe=None, time=np.arange(10.0))
     due = np.array([30, 20, np.nan, 25, 40, 21, 22, 23, 24, np.nan], float)
     join = DelayByEventTime(None, 100)
-    join.push(replace(batch, due=due))
-    join.settle(said(batch.ids, False), None)
+    pushed = join.push(replace(batch, due=due))
+    pushed.settle(said(batch.ids, False), None)
     rest = list(join.finish(3))
     order = [i for revealed, _ in rest for i in ((revealed.batch.ids - 5) // 3).tolist()]
     assert order == [1, 5, 6, 7, 8, 3, 0, 4]
@@ -576,3 +582,20 @@ def test_a_delay_beyond_the_wait_is_refused() -> None:
 def test_a_stream_without_labels_says_so() -> None:
     with pytest.raises(AssertionError, match="arrivals"):
         DelayByEvents(1, 5).push(replace(events(3), y=None))
+
+
+def test_pushed_batches_may_be_settled_in_any_order() -> None:
+    batch = events(8)
+    outcomes = []
+    for backwards in (False, True):
+        join = DelayByEvents(4, 100)
+        pushed = [(part, join.push(part)) for part in batch.micro_batches(4)]
+        scored = {}
+        for part, handle in reversed(pushed) if backwards else pushed:
+            scored[int(part.ids[0])] = handle.settle(said(part.ids, False), None)
+        outcomes.append([scored[i].outcome() for i in sorted(scored)])
+    for first, second in zip(*outcomes, strict=True):
+        assert np.array_equal(first.ids, second.ids)
+        assert np.array_equal(first.value, second.value)
+    assert np.array_equal(outcomes[0][1].value, said(outcomes[0][1].ids, False))
+    assert len(outcomes[0][1].ids) == 4

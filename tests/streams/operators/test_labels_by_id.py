@@ -72,8 +72,9 @@ def joined(batch: Batch, cuts: list[int], *args: Any, **options: Any) -> Done:
     join = JoinById(*args, exact=True, **options)
     for start, stop in pairwise([0, *cuts, len(batch)]):
         part = batch[start:stop]
-        revealed = join.push(part)
-        outcome = join.settle(np.zeros(len(part), np.int64), None).outcome()
+        pushed = join.push(part)
+        revealed = pushed.revealed
+        outcome = pushed.settle(np.zeros(len(part), np.int64), None).outcome()
         columns = (revealed.batch.ids, revealed.batch.y, revealed.before + start)
         done.learned.extend(zip(*(c.tolist() for c in columns), strict=True))  # type: ignore[union-attr]
         if revealed.corrected is not None:
@@ -247,8 +248,9 @@ def test_an_id_that_comes_back(cuts: list[int]) -> None:
     join = JoinById(100)
     met = []
     for start, stop in pairwise([0, *cuts, 7]):
-        revealed = join.push(batch[start:stop])
-        join.settle(np.zeros(stop - start, np.int64), None)
+        pushed = join.push(batch[start:stop])
+        revealed = pushed.revealed
+        pushed.settle(np.zeros(stop - start, np.int64), None)
         columns = revealed.batch.offset, revealed.batch.y
         met += zip(*(c.tolist() for c in columns), strict=True)  # type: ignore[union-attr]
     assert met == [(0, 1), (3, 2)]
@@ -313,8 +315,9 @@ def test_memory_is_bounded_where_time_stands_still() -> None:
         ids = np.arange(k * 8, k * 8 + 8)
         again = [Label(8, int(i), 0, 1.0) for i in ids] + [Label(8, 10**6 + k, 0, 1.0)]
         batch = stream([1.0] * 8, again, ids.tolist())
-        assert len(join.push(batch)) == 8
-        join.settle(np.zeros(8, np.int64), None)
+        pushed = join.push(batch)
+        assert len(pushed.revealed) == 8
+        pushed.settle(np.zeros(8, np.int64), None)
         assert len(join._ending._heap) <= 20
         assert len(join._aging._heap) <= 2 * 51 + 17
     assert len(join) == 0
@@ -323,14 +326,15 @@ def test_memory_is_bounded_where_time_stands_still() -> None:
 def test_a_checkpoint_of_before_there_were_windows() -> None:
     batch = stream([0.0, 1.0, 2.0], [Label(1, 7, 2, 0.0)])
     old = JoinById(10)
-    old.push(batch)
-    old.settle(np.zeros(3, np.int64), None)
+    pushed = old.push(batch)
+    pushed.settle(np.zeros(3, np.int64), None)
     state = copied(old.state())
     del state["now"], state["early_time"]
     join = JoinById(10, within=5.0)
     join.load(state, batch.classes)
     later = replace(stream([6.0, 6.5], [Label(1, 1, 1)]), ids=np.array([7, 8]))
-    revealed = join.push(later)
-    outcome = join.settle(np.zeros(2, np.int64), None).outcome()
+    pushed = join.push(later)
+    revealed = pushed.revealed
+    outcome = pushed.settle(np.zeros(2, np.int64), None).outcome()
     assert revealed.batch.ids.tolist() == [7, 1]
     assert outcome.expired.tolist() == [0]
