@@ -44,7 +44,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class BufferSample:
+class BufferSummary:
     """What there is to see of a memory.
 
     Attributes:
@@ -89,7 +89,7 @@ class Learner(ABC):
         baseline: it is there to be beaten, and need not learn anything from the features.
         version: how many times it has learned.
         classes: names of the class codes it has learned, in order.
-        spared: tells of ids (n,) which of these events (n,) bool no memory may keep: they are
+        never_buffer: tells of ids (n,) which of these events (n,) bool no memory may keep: they are
             learned once, and asked about later. None: it may keep all.
     """
 
@@ -101,7 +101,7 @@ class Learner(ABC):
     needs_boundaries: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     state_version: ClassVar[int] = 1
-    spared: Callable[[Ints], NDArray[np.bool_]] | None = None
+    never_buffer: Callable[[Ints], NDArray[np.bool_]] | None = None
 
     def __init__(self, config: Any, schema: Schema, seed: int) -> None:
         if schema.task not in self.handles and not (
@@ -184,7 +184,7 @@ class Learner(ABC):
     def _learn(self, batch: Batch) -> None:
         if len(batch):
             assert batch.y is not None
-            self._meet(batch.y, batch.classes)
+            self._register_classes(batch.y, batch.classes)
             self.learn(batch)
             self.version += 1
 
@@ -192,10 +192,10 @@ class Learner(ABC):
         keeps_labels = type(self).correct is not Learner.correct
         if revealed.corrected is not None and keeps_labels:
             ids, y = revealed.corrected
-            self._meet(y, revealed.batch.classes)
+            self._register_classes(y, revealed.batch.classes)
             self.correct(ids, y)
 
-    def _meet(self, y: Array, classes: tuple[ClassName, ...]) -> None:
+    def _register_classes(self, y: Array, classes: tuple[ClassName, ...]) -> None:
         """Takes up the names of classes that are seen for the first time."""
         if self.schema.task == "classification":
             known = int(y.max()) + 1
@@ -243,7 +243,7 @@ class Learner(ABC):
         last: (n, units), or (n, units, ...) of feature maps. Empty without a network. Pure."""
         return []
 
-    def memory_seen(self) -> BufferSample | None:
+    def buffer_summary(self) -> BufferSummary | None:
         """What there is to see of its memory; None without one. Pure."""
         return None
 

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Placed = tuple[Ints, Ints]
 
-NOBODY: Placed = (np.empty(0, np.int64), np.empty(0, np.int64))
+NOTHING_PLACED: Placed = (np.empty(0, np.int64), np.empty(0, np.int64))
 MAX_CLASSES = 1 << 20  # tables are indexed by class code: a stray id must not allocate gigabytes
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from buffers.admission.base import (
     MAX_CLASSES,
-    NOBODY,
+    NOTHING_PLACED,
     Admission,
     Array,
     Ints,
@@ -53,7 +53,7 @@ class ClassBalanced(Admission):
 
     def place(self, columns: Mapping[str, Array], n: int, rng: np.random.Generator) -> Placed:
         if not n:
-            return NOBODY
+            return NOTHING_PLACED
         y = self._codes(columns)
         u = rng.random(n)
         grown = min(n, self.capacity - self.filled)
@@ -72,15 +72,15 @@ class ClassBalanced(Admission):
         hits = (u * (offered + 1) < self._gate.take(y)).nonzero()[0]
         self._offered += np.bincount(y, minlength=len(self._offered))
         if not len(hits):
-            return (np.arange(grown), np.arange(first, first + grown)) if grown else NOBODY
+            return (np.arange(grown), np.arange(first, first + grown)) if grown else NOTHING_PLACED
         offered += _occurrence(y)
         placed = dict(zip(range(first, first + grown), range(grown), strict=True))
         chosen = (hits, y[hits], u[hits], offered[hits])
         for row, code, draw, seen in zip(*(each.tolist() for each in chosen), strict=True):
-            slot = self._seat(grown + row, code, draw, seen)
+            slot = self._assign_slot(grown + row, code, draw, seen)
             if slot is not None:
                 placed[slot] = grown + row
-        return arrays(placed) if placed else NOBODY
+        return arrays(placed) if placed else NOTHING_PLACED
 
     def relabel(self, slots: Ints, old: Array, new: Array) -> None:
         after = self._codes({"y": new})
@@ -98,7 +98,7 @@ class ClassBalanced(Admission):
     def state(self) -> dict[str, Any]:
         return {
             **super().state(),
-            "slots": np.concatenate([NOBODY[0], *map(ints, self._slots)]),
+            "slots": np.concatenate([NOTHING_PLACED[0], *map(ints, self._slots)]),
             "sizes": np.array([len(slots) for slots in self._slots], np.int64),
             "offered": self._offered.copy(),
             "full": np.array(sorted(self._full), np.int64),
@@ -112,17 +112,17 @@ class ClassBalanced(Admission):
         self._full = set(state["full"].tolist())
         self._recount()
 
-    def _seat(self, row: int, code: int, draw: float, seen: int) -> int | None:
+    def _assign_slot(self, row: int, code: int, draw: float, seen: int) -> int | None:
         """The slot for a row of the batch of class ``code``, the ``seen``-th of it; ``draw`` is in
         [0, 1)."""
         own = self._slots[code]
         if code in self._full:
             index = int(draw * seen)
-            return own[self._leaves(code, index, row)] if index < len(own) else None
+            return own[self._evict(code, index, row)] if index < len(own) else None
         which, index = divmod(int(draw * self._size * len(self._largest)), self._size)
         loser = self._largest.pop(which)
         slots = self._slots[loser]
-        index = self._leaves(loser, index, None)
+        index = self._evict(loser, index, None)
         slot = slots[index]
         slots[index] = slots[-1]
         slots.pop()
@@ -136,7 +136,7 @@ class ClassBalanced(Admission):
             self._recount()
         return slot
 
-    def _leaves(self, code: int, index: int, row: int | None) -> int:
+    def _evict(self, code: int, index: int, row: int | None) -> int:
         """Which of the slots of class ``code`` is to be given up: one at random is ``index``. The
         row of the batch that comes in its stead is of the same class, or of another where None."""
         return index

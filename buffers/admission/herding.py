@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from buffers.admission.base import NOBODY, Array, Ints, Placed
+from buffers.admission.base import NOTHING_PLACED, Array, Ints, Placed
 from buffers.admission.class_balanced import ClassBalanced
 
 Floats = NDArray[np.float64]
@@ -53,7 +53,7 @@ class Herding(ClassBalanced):
 
     def place(self, columns: Mapping[str, Array], n: int, rng: np.random.Generator) -> Placed:
         if not n:
-            return NOBODY
+            return NOTHING_PLACED
         self._codes_now = self._codes(columns)
         self._rows_now = self._projected(columns)
         after = self._sums()
@@ -88,15 +88,15 @@ class Herding(ClassBalanced):
         self._total = np.array(state["total"])
         self._count = self._offered.copy()
 
-    def _seat(self, row: int, code: int, draw: float, seen: int) -> int | None:
+    def _assign_slot(self, row: int, code: int, draw: float, seen: int) -> int | None:
         self._row = row
-        slot = super()._seat(row, code, draw, seen)
+        slot = super()._assign_slot(row, code, draw, seen)
         if slot is not None:
             self._kept[code] += self._rows_now[row]
             self._features[slot] = self._rows_now[row]
         return slot
 
-    def _leaves(self, code: int, index: int, row: int | None) -> int:
+    def _evict(self, code: int, index: int, row: int | None) -> int:
         own = self._slots[code]
         size = len(own)
         pool = [(index + i) % size for i in range(min(_POOL, size))]

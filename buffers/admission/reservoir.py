@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from buffers.admission.base import NOBODY, Admission, Array, Placed, arrays
+from buffers.admission.base import NOTHING_PLACED, Admission, Array, Placed, arrays
 
 
 class Reservoir(Admission):
@@ -28,7 +28,7 @@ class Reservoir(Admission):
         self.seen += n
         self.filled += grown
         if not len(hits):
-            return (np.arange(grown), np.arange(first, first + grown)) if grown else NOBODY
+            return (np.arange(grown), np.arange(first, first + grown)) if grown else NOTHING_PLACED
         placed = dict(zip(range(first, first + grown), range(grown), strict=True))
         for slot, row in zip(drawn[hits].astype(np.int64).tolist(), hits.tolist(), strict=True):
             if slot < self.filled:

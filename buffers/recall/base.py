@@ -105,7 +105,7 @@ class Recall(ABC):
         """The row at slot source[i] is at target[i] from now on."""
         self.last[target] = self.last[source]
 
-    def seen(self, filled: int) -> dict[str, Array]:
+    def row_values(self, filled: int) -> dict[str, Array]:
         """What there is to see of each row, by name: (filled,) each."""
         return {}
 

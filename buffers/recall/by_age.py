@@ -52,7 +52,7 @@ class ByAge(Weighted):
         super().move(source, target)
         self._came[target] = self._came[source]
 
-    def seen(self, filled: int) -> dict[str, Array]:
+    def row_values(self, filled: int) -> dict[str, Array]:
         """The age of each row."""
         return {"age": self.ages(np.arange(filled))}
 

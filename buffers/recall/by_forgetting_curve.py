@@ -93,7 +93,7 @@ class ForgettingCurve(Weighted):
         super().move(source, target)
         self.strength[target] = self.strength[source]
 
-    def seen(self, filled: int) -> dict[str, Array]:
+    def row_values(self, filled: int) -> dict[str, Array]:
         """The strength of each row, and its retention now."""
         slots = np.arange(filled)
         return {"strength": self.strength[:filled].copy(), "retention": self.retention(slots)}

@@ -111,7 +111,7 @@ class RiverLearner(Learner):
         answers: list[Any] = []
         if len(revealed):
             assert revealed.batch.y is not None
-            self._meet(revealed.batch.y, revealed.batch.classes)
+            self._register_classes(revealed.batch.y, revealed.batch.classes)
             self.version += 1
             known = zip(
                 revealed.before.tolist(),

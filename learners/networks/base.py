@@ -174,7 +174,7 @@ class NetworkLearner(Learner):
         if not len(batch):
             return
         assert batch.y is not None
-        self._meet(batch.y, batch.classes)
+        self._register_classes(batch.y, batch.classes)
         if self.schema.task == "regression":
             self.targets.update(batch.y)
         if not self._modal:
@@ -185,8 +185,8 @@ class NetworkLearner(Learner):
             self.net.eval()
         self.version += 1
 
-    def _meet(self, y: Array, classes: tuple[ClassName, ...]) -> None:
-        super()._meet(y, classes)
+    def _register_classes(self, y: Array, classes: tuple[ClassName, ...]) -> None:
+        super()._register_classes(y, classes)
         if self.schema.task == "classification" and len(self.classes) > self.net.head.out_features:
             with self._own_random():
                 self.descent.grow(len(self.classes))

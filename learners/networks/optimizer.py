@@ -110,14 +110,14 @@ class FlatOptimizer:
 
     Attributes:
         weights: all of them.
-        aside: by name, what a learner keeps of each weight: vectors like ``weights``, which grow
-            with it (0 where it does) and are part of the state.
+        per_weight_state: vectors like ``weights`` by name: what a learner keeps of each weight.
+            They grow with the weights, by zeros, and are part of the state.
     """
 
     def __init__(self, config: Adam | Sgd, net: models.Net) -> None:
         self._config = config
         self._net = net
-        self.aside: dict[str, Tensor] = {}
+        self.per_weight_state: dict[str, Tensor] = {}
         self._bind()
 
     @property
@@ -126,8 +126,8 @@ class FlatOptimizer:
         return self._config.lr
 
     def keep(self, *names: str) -> None:
-        """Puts vectors of 0 ``aside``, one by each name."""
-        self.aside |= {name: torch.zeros_like(self.weights) for name in names}
+        """Puts vectors of 0 to ``per_weight_state``, one by each name."""
+        self.per_weight_state |= {name: torch.zeros_like(self.weights) for name in names}
 
     def _bind(self) -> None:
         self._parameters = [p for p in self._net.parameters() if p.requires_grad]
@@ -137,7 +137,9 @@ class FlatOptimizer:
             raise LearnerError(f"learner.model: parameters of one dtype are wanted, not of {found}")
         self.weights = torch.cat([p.detach().flatten() for p in self._parameters])
         self._kept = self._config.fresh(self.weights)
-        self.aside = {name: torch.zeros_like(self.weights) for name in self.aside}
+        self.per_weight_state = {
+            name: torch.zeros_like(self.weights) for name in self.per_weight_state
+        }
         weights = self._split(self.weights)
         for parameter, weight in zip(self._parameters, weights, strict=True):
             parameter.data, parameter.grad = weight, None
@@ -190,7 +192,7 @@ class FlatOptimizer:
         self._config.move([self.weights], [gradient], kept)
 
     @contextmanager
-    def tried(self, loss: Tensor) -> Iterator[None]:
+    def lookahead(self, loss: Tensor) -> Iterator[None]:
         """Within, the weights are a plain step of the learning rate down the gradient of a loss;
         afterwards they are as before, and the optimizer knows of nothing."""
         before = self.weights.clone()
@@ -218,12 +220,12 @@ class FlatOptimizer:
             name: {str(i): models.array_of(part) for i, part in enumerate(self._split(value))}
             if value.ndim
             else models.array_of(value)
-            for name, value in (self._kept | self.aside).items()
+            for name, value in (self._kept | self.per_weight_state).items()
         }
 
     def load(self, state: State) -> None:
         """Takes back a ``state``, also that of a head with more or fewer outputs."""
-        for name, value in (self._kept | self.aside).items():
+        for name, value in (self._kept | self.per_weight_state).items():
             if not value.ndim:
                 value.copy_(torch.from_numpy(np.array(state[name])))
                 continue

@@ -59,7 +59,7 @@ class Ewc(Segmented):
         self._gradients = 0  # in the running sum
 
     def consolidate(self) -> None:
-        kept = self.descent.aside
+        kept = self.descent.per_weight_state
         kept["fisher"].mul_(self.decay).add_(kept["running"], alpha=1 / self._gradients)
         kept["running"].zero_()
         self._gradients = 0
@@ -70,7 +70,7 @@ class Ewc(Segmented):
     def learn_part(self, part: Batch) -> None:
         assert part.y is not None
         x, y = self.tensor(self.inputs.rows(part.x)), self.labels(part.y)
-        kept = self.descent.aside
+        kept = self.descent.per_weight_state
         for _ in range(self.config.steps):
             gradient = self.descent.gradient(self.loss(x, y))
             kept["running"].addcmul_(gradient, gradient, value=len(part))

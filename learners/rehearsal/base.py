@@ -13,7 +13,7 @@ from torch import Tensor
 
 from buffers.buffer import Sample
 from buffers.recall.base import RecallOutcome
-from learners.base import BufferSample, LearnerError
+from learners.base import BufferSummary, LearnerError
 from learners.networks import modules as models
 from learners.networks.augment import Augmentation, AugmentConfig, augmentation
 from learners.networks.base import NetworkConfig, NetworkLearner
@@ -161,8 +161,8 @@ class Rehearsal(NetworkLearner):
         assert batch.y is not None
         kept = {"x": rows, "y": batch.y, **columns}
         ids = batch.ids
-        if self.spared is not None and (spared := self.spared(ids)).any():
-            ids, kept = ids[~spared], {name: each[~spared] for name, each in kept.items()}
+        if self.never_buffer is not None and (excluded := self.never_buffer(ids)).any():
+            ids, kept = ids[~excluded], {name: each[~excluded] for name, each in kept.items()}
         self.buffer.add(ids, **kept)
 
     def _examples(self, sample: Sample) -> Examples | None:
@@ -185,7 +185,7 @@ class Rehearsal(NetworkLearner):
         score = self._losses(x, y)
         if criterion == "interference":
             # The network stays as it is asked: a batch norm must not learn from what is taken back.
-            with self.descent.tried(self.error(self.net(new.x), new.y)):
+            with self.descent.lookahead(self.error(self.net(new.x), new.y)):
                 score = self._losses(x, y) - score
         best = torch.topk(score, min(size, len(score)), sorted=False).indices
         return self.buffer.choose(sample, np.sort(models.array_of(best)), self.replay_size)
@@ -195,11 +195,11 @@ class Rehearsal(NetworkLearner):
         with torch.no_grad():
             return self.error(self.net(x), y, "none")
 
-    def memory_seen(self) -> BufferSample:
+    def buffer_summary(self) -> BufferSummary:
         stored, rule = len(self.buffer), self.buffer.recall
         step = max(-(-stored // _LOOKED_AT), 1)
-        values = {name: each[::step] for name, each in rule.seen(stored).items()}
-        return BufferSample(stored, rule.intervals.copy(), values)
+        values = {name: each[::step] for name, each in rule.row_values(stored).items()}
+        return BufferSummary(stored, rule.intervals.copy(), values)
 
     @property
     def buffer_bytes(self) -> int:

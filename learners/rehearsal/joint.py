@@ -62,7 +62,11 @@ class Joint(Rehearsal):
         """Keeps the new events, then takes ``steps`` gradient steps."""
         new = self.examples(batch)
         self.remember(batch, new.columns["x"])
-        alone = np.zeros(len(batch), bool) if self.spared is None else self.spared(batch.ids)
+        alone = (
+            np.zeros(len(batch), bool)
+            if self.never_buffer is None
+            else self.never_buffer(batch.ids)
+        )
         apart = torch.from_numpy(np.flatnonzero(alone)).to(self.device)
         size = len(batch) + self.replay_size - len(apart)
         for _ in range(self.steps):

@@ -30,14 +30,14 @@ class BufferStats:
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
-        seen = learner.memory_seen()
+        seen = learner.buffer_summary()
         self.there = seen is not None  # a memory
         self._before: Ints = np.zeros(63, np.int64) if seen is None else seen.intervals
 
     def look(self) -> tuple[dict[str, float], dict[str, float]]:
         """Metrics by name, and histograms as a row. Intervals are those since the last look; both
         are empty where there is no memory."""
-        seen = self._learner.memory_seen()
+        seen = self._learner.buffer_summary()
         if seen is None:
             return {}, {}
         counts, self._before = seen.intervals - self._before, seen.intervals

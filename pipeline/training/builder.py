@@ -95,7 +95,7 @@ def build(loaded: LoadedJob) -> Parts:
         probes = Probes(held, job.seed) if held.share else None
         once_seen = OnceSeen(once, job.seed) if once.share else None
         if once_seen is not None:
-            learner.spared = once_seen.holds
+            learner.never_buffer = once_seen.holds
         loop = Loop(operators, join, learner, metrics, stream.gapless, probes, once_seen)
     except (StreamError, LearnerError) as error:
         raise JobError(f"{loaded.file}: {one_line(error)}") from None

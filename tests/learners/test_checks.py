@@ -189,7 +189,7 @@ class StumblesOverCorrections(Replay):
 
 
 class NeverGrows(Prior):
-    def _meet(self, y: Array, classes: Any) -> None:
+    def _register_classes(self, y: Array, classes: Any) -> None:
         if not self.classes:
             self.classes = classes
 

@@ -47,11 +47,11 @@ def test_rows_come_up_by_their_age(
 def test_ages_are_a_part_of_the_stream() -> None:
     rule = PowerLaw(4)
     rule.put(np.arange(4), 100)
-    assert rule.seen(4)["age"].tolist() == [0, 0, 0, 0]
+    assert rule.row_values(4)["age"].tolist() == [0, 0, 0, 0]
     rule.put(np.array([1]), 400)
     rule.move(np.array([3]), np.array([0]))
     rule.put(np.array([3]), 1000)
-    np.testing.assert_allclose(rule.seen(4)["age"], [0.9, 0.6, 0.9, 0])
+    np.testing.assert_allclose(rule.row_values(4)["age"], [0.9, 0.6, 0.9, 0])
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,10 @@ def test_strength_grows_by_success_and_starts_again_by_failure() -> None:
     for _ in range(2):
         rule.update(np.array([0, 1, 3]), outcome(True, True, True))
     rule.update(np.array([1, 3]), outcome(False, True))
-    assert rule.seen(4)["strength"].tolist() == [9, 1, 1, 20]
+    assert rule.row_values(4)["strength"].tolist() == [9, 1, 1, 20]
     rule.put(np.array([3]), 5)
     rule.move(np.array([0]), np.array([2]))
-    assert rule.seen(4)["strength"].tolist() == [9, 1, 9, 1]
+    assert rule.row_values(4)["strength"].tolist() == [9, 1, 9, 1]
 
 
 def test_retention_is_of_the_time_since_the_last_recall() -> None:
@@ -69,11 +69,13 @@ def test_retention_is_of_the_time_since_the_last_recall() -> None:
     rule.put(np.arange(4), 4)
     rule.present(np.array([0, 1]), 10)
     rule.update(np.array([0, 1]), outcome(True, False))
-    np.testing.assert_allclose(rule.seen(4)["retention"], [1, 1, 0.36788, 0.36788], 1e-4)
+    np.testing.assert_allclose(rule.row_values(4)["retention"], [1, 1, 0.36788, 0.36788], 1e-4)
     rule.present(np.array([3]), 10)
-    np.testing.assert_allclose(rule.seen(4)["retention"], [0.60653, 0.36788, 0.13534, 1], 1e-4)
+    np.testing.assert_allclose(
+        rule.row_values(4)["retention"], [0.60653, 0.36788, 0.13534, 1], 1e-4
+    )
     rule.put(np.array([2]), 5)
-    assert rule.seen(4)["retention"][2] == 1
+    assert rule.row_values(4)["retention"][2] == 1
 
 
 @pytest.mark.parametrize(("rule", "chance"), [(ForgettingCurve, 1), (Reversed, -1)])
@@ -110,7 +112,7 @@ def test_a_row_that_was_known_waits_longer_than_one_that_was_not() -> None:
                 waits[bool(known[slot])].append(rule.clock - int(rule.last[slot]))
         rule.present(slots, k)
         rule.update(slots, outcome(*known[slots].tolist()))
-    assert rule.seen(capacity)["strength"].reshape(2, 100).mean(axis=1).tolist() == [16, 1]
+    assert rule.row_values(capacity)["strength"].reshape(2, 100).mean(axis=1).tolist() == [16, 1]
     # Over 12 seeds 2.47 to 2.53 times as long; with strength on the wrong side of the fraction, as
     # in MemoryBank's code, 0.6 times.
     assert np.mean(waits[True]) > 2 * np.mean(waits[False])

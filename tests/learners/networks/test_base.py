@@ -211,7 +211,7 @@ def test_a_head_that_grows_keeps_what_it_knew(optimizer: dict[str, Any]) -> None
     learner = make(TABLE, optimizer=optimizer)
     run(learner, two[:96])
     before = copied(learner.state())
-    learner._meet(np.array([2]), batch.classes)
+    learner._register_classes(np.array([2]), batch.classes)
     after = learner.state()
     for name in ("head.weight", "head.bias"):
         assert np.array_equal(after["net"][name][:2], before["net"][name])

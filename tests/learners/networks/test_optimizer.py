@@ -100,7 +100,7 @@ def test_a_parameter_that_a_loss_does_not_reach_decays_all_the_same(
 def test_a_step_that_is_tried_leaves_no_trace(hidden: tuple[int, ...]) -> None:
     ours = net(hidden)
     descent = FlatOptimizer(Sgd(kind="sgd", lr=0.5, momentum=0.9), ours)
-    with descent.tried(loss(ours, 0)):
+    with descent.lookahead(loss(ours, 0)):
         assert not same(ours, net(hidden))
     assert same(ours, net(hidden))
     descent.step(loss(ours, 1))
@@ -115,15 +115,15 @@ def test_what_is_put_aside_grows_and_is_kept(hidden: tuple[int, ...]) -> None:
     descent = FlatOptimizer(Adam(), ours)
     descent.keep("mine")
     descent.step(loss(ours, 0))
-    descent.aside["mine"].fill_(2.0)
+    descent.per_weight_state["mine"].fill_(2.0)
     before = len(descent.weights)
     descent.grow(4)
     width = hidden[-1]
-    assert len(descent.weights) == len(descent.aside["mine"]) == before + width + 1
-    assert descent.aside["mine"].sum() == 2.0 * before  # and 0 where it grew
+    assert len(descent.weights) == len(descent.per_weight_state["mine"]) == before + width + 1
+    assert descent.per_weight_state["mine"].sum() == 2.0 * before  # and 0 where it grew
     other = net(hidden)
     heir = FlatOptimizer(Adam(), other)
     heir.keep("mine")
     heir.grow(4)
     heir.load(descent.state())
-    assert torch.equal(heir.aside["mine"], descent.aside["mine"])
+    assert torch.equal(heir.per_weight_state["mine"], descent.per_weight_state["mine"])

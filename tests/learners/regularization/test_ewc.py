@@ -84,7 +84,7 @@ def test_a_small_rate_gives_the_gradient_of_the_penalty() -> None:
     events = stream(20, 20)
     learn(ours, events[:10])
     ours.consolidate()
-    kept = ours.descent.aside
+    kept = ours.descent.per_weight_state
     with torch.no_grad():
         ours.descent.weights.add_(0.1)
     before = weights(ours)
@@ -117,7 +117,7 @@ def test_a_huge_weight_holds_what_matters_and_nothing_else() -> None:
     for batch in events[20:].micro_batches(4):
         learn(ours, batch)
     ours.verify()
-    fisher = ours.descent.aside["fisher"][: before.numel()].view_as(before)
+    fisher = ours.descent.per_weight_state["fisher"][: before.numel()].view_as(before)
     moved = (ours.net.body[0].weight.detach() - before).abs()
     matters = fisher > 1e-4
     assert matters.any()
@@ -133,7 +133,7 @@ def test_outputs_that_come_later_are_free_and_the_old_ones_as_held_as_before() -
     fisher = ours.state()["optimizer"]["fisher"]
     old = ours.net.head.bias.detach().clone()
     assert (fisher["3"] > 0).all(), "both outputs were learned"
-    ours._meet(events.y, events.classes)
+    ours._register_classes(events.y, events.classes)
     grown = ours.state()["optimizer"]
     for name in ("fisher", "anchor", "pull"):
         assert grown[name]["3"].shape == (4,)
@@ -181,4 +181,4 @@ def test_learns_a_target_too() -> None:
     for batch in replace(events, y=100 * events.x[:, 0].astype(np.float64)).micro_batches(7):
         learn(ours, batch)
     ours.verify()
-    assert ours.descent.aside["fisher"].max() > 0
+    assert ours.descent.per_weight_state["fisher"].max() > 0

@@ -124,7 +124,7 @@ def test_outputs_that_come_later_are_not_held_back() -> None:
     events = stream(21, 20)
     learn(ours, replace(events[:20], classes=(0, 1)))
     teacher = ours.net.head.bias.detach().numpy().astype(np.float64)
-    ours._meet(events.y, events.classes)
+    ours._register_classes(events.y, events.classes)
     bias = ours.net.head.bias.detach().numpy().astype(np.float64)
     assert bias.shape == (3,)
     learn(ours, replace(events[20:], x=np.zeros((1, 3), np.float32)))

@@ -96,7 +96,7 @@ def test_sees_as_many_events_as_replay() -> None:
 
 def test_events_that_no_memory_may_keep_are_learned_when_they_come() -> None:
     ours = make(scale=False, replay_size=2)
-    ours.spared = lambda ids: ids % 2 == 1
+    ours.never_buffer = lambda ids: ids % 2 == 1
     rows: list[torch.Tensor] = []
     ours.net.register_forward_hook(
         lambda _net, given, _out: rows.append(given[0]) if torch.is_grad_enabled() else None

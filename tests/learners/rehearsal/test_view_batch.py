@@ -255,7 +255,7 @@ def test_a_step_by_hand_in_regression() -> None:
     view_batch = learner(schema=TARGET, views=2, steps=1, replay_size=2, ssl=3.0)
     batch = stream(2, TARGET)
     view_batch.augment, view_batch.strong = None, lambda x, _rng: x + 1
-    view_batch._meet(batch.y, ())
+    view_batch._register_classes(batch.y, ())
     view_batch.targets.update(batch.y)
     twin = learner(schema=TARGET, views=2, steps=1, replay_size=2)
     twin.load(copied(view_batch.state()))
@@ -326,7 +326,7 @@ def test_the_recall_interval_is_that_of_as_many_epochs(views: int) -> None:
     for batch in batches[:6]:
         step(view_batch, batch)
     assert len(view_batch.buffer) == capacity
-    view_batch.spared = lambda ids: np.ones(len(ids), bool)  # from now on nothing comes in
+    view_batch.never_buffer = lambda ids: np.ones(len(ids), bool)  # from now on nothing comes in
     kept = view_batch.buffer.state()["columns"]["x"][:, 0].astype(np.float32)
     seen = watched(view_batch)
     for batch in batches[6:]:

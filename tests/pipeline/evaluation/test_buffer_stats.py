@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.base import BufferSample, LearnerConfig
+from learners.base import BufferSummary, LearnerConfig
 from learners.baselines.prior import Prior
 from pipeline.callbacks.metric_writer import MetricWriter
 from pipeline.config import job as jobs
@@ -25,13 +25,13 @@ class Remembers(Prior):
     """Shows the memory that it is told to."""
 
     kind = "remembers"
-    seen: BufferSample | None = None
+    seen: BufferSummary | None = None
 
     def __init__(self) -> None:
         schema = Schema((Feature("x", "numeric"),), "classification", ("a", "b"))
         super().__init__(LearnerConfig(kind="remembers"), schema, 0)
 
-    def memory_seen(self) -> BufferSample | None:
+    def buffer_summary(self) -> BufferSummary | None:
         return self.seen
 
 
@@ -61,16 +61,16 @@ def test_quantiles_of_intervals_by_hand() -> None:
 
 def test_intervals_are_those_since_the_last_look() -> None:
     learner = Remembers()
-    learner.seen = BufferSample(5, intervals(_2=100), {})
+    learner.seen = BufferSummary(5, intervals(_2=100), {})
     remembered = BufferStats(learner)
     assert remembered.look() == ({"replay/stored": 5}, {})
-    learner.seen = BufferSample(6, intervals(_2=100, _4=8, _20=2), {})
+    learner.seen = BufferSummary(6, intervals(_2=100, _4=8, _20=2), {})
     metrics, histograms = remembered.look()
     assert metrics["replay/stored"] == 6
     assert metrics["replay/interval_p50"] == pytest.approx(16 * 2 ** (5 / 8))
     assert metrics["replay/interval_p90"] == pytest.approx(2**20.5)
     assert histograms == {"interval/16:32": 8, "interval/1048576:2097152": 2}
-    learner.seen = BufferSample(6, intervals(_2=103, _4=8, _20=2), {})
+    learner.seen = BufferSummary(6, intervals(_2=103, _4=8, _20=2), {})
     assert remembered.look()[1] == {"interval/4:8": 3}
 
 
@@ -78,7 +78,7 @@ def test_values_of_remembered_events_by_hand() -> None:
     learner = Remembers()
     strength = np.array([1, 1, 2, 3, 4, 16], np.float32)
     retention = np.array([0.0, 0.04, 0.05, 0.5, 0.99, 1.0])
-    learner.seen = BufferSample(6, intervals(), {"strength": strength, "retention": retention})
+    learner.seen = BufferSummary(6, intervals(), {"strength": strength, "retention": retention})
     metrics, histograms = BufferStats(learner).look()
     assert metrics == pytest.approx(
         {
@@ -107,7 +107,7 @@ def test_values_of_remembered_events_by_hand() -> None:
 
 def test_an_empty_memory_has_no_values() -> None:
     learner = Remembers()
-    learner.seen = BufferSample(0, intervals(), {"strength": np.empty(0)})
+    learner.seen = BufferSummary(0, intervals(), {"strength": np.empty(0)})
     assert BufferStats(learner).look() == ({"replay/stored": 0}, {})
 
 
@@ -149,7 +149,7 @@ def test_a_large_memory_is_looked_at_here_and_there(write_job: WriteJob) -> None
         parts.loop.step(batch)
         if parts.loop.events >= 10_000:
             break
-    seen = parts.loop.learner.memory_seen()
+    seen = parts.loop.learner.buffer_summary()
     assert seen is not None
     assert seen.stored > 9000
     assert {name: len(each) for name, each in seen.values.items()} == {
