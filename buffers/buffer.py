@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from buffers.admission.base import Admission
 from buffers.recall.base import Recall, RecallOutcome
-from buffers.registry import ADMISSIONS, RECALLS
+from buffers.registry import find_admission, find_recall
 from buffers.store import ColumnStore
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
-Rule = TypeVar("Rule")
 
 
 class Sample(NamedTuple):
@@ -36,8 +34,8 @@ class Buffer:
 
     Args:
         capacity: the most rows that are kept.
-        admission: a name out of ``ADMISSIONS``, or a rule of this capacity.
-        recall: a name out of ``RECALLS``, or a rule of this capacity.
+        admission: a name in ``buffers.registry.ADMISSIONS``, or a rule of this capacity.
+        recall: a name in ``buffers.registry.RECALLS``, or a rule of this capacity.
         seed: of both generators.
 
     Raises:
@@ -62,9 +60,9 @@ class Buffer:
         seed: int = 0,
     ) -> None:
         if isinstance(admission, str):
-            admission = _named("admission", admission, ADMISSIONS)(capacity)
+            admission = find_admission(admission)(capacity)
         if isinstance(recall, str):
-            recall = _named("recall", recall, RECALLS)(capacity)
+            recall = find_recall(recall)(capacity)
         for rule in (admission, recall):
             if rule.capacity != capacity:
                 raise ValueError(f"a {rule.name} of {rule.capacity} rows in a buffer of {capacity}")
@@ -226,12 +224,3 @@ class Buffer:
         if not self._store.columns:
             return np.empty(0, np.int64)
         return self._store.columns["ids"][: len(self)]
-
-
-def _named(what: str, name: str, known: Mapping[str, Rule]) -> Rule:
-    if name not in known:
-        nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown {what} {name!r}: did you mean {nearest!r}? Known are {', '.join(known)}"
-        )
-    return known[name]

@@ -1,6 +1,25 @@
-"""Continual learners: predict, learn, save. Each method is one file."""
+"""Learners: methods that predict, learn from labels as they arrive, and save what they know.
+
+Each method is one file. A job names it by its kind (``KINDS``) or by an import path.
+
+- ``base`` defines the contract: ``Learner``, ``LearnerConfig``, ``LearnerError``, ``Prediction``
+  and ``BufferSummary``.
+- ``registry`` finds a class by kind or import path.
+- ``checks`` tests whether a class keeps the contract: ``check_learner`` and ``checks_for``.
+- ``networks`` holds what learners that train one network share.
+- ``baselines``, ``rehearsal``, ``regularization`` and ``integrations`` hold the methods.
+
+``import learners`` loads none of these modules: a name is imported when it is first used.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from learners.base import BufferSummary, Learner, LearnerConfig, LearnerError, Prediction
+    from learners.checks import check_learner, checks_for
 
 KINDS: dict[str, str] = {
     "avalanche": "learners.integrations.avalanche:AvalancheLearner",
@@ -17,3 +36,30 @@ KINDS: dict[str, str] = {
     "view-batch": "learners.rehearsal.view_batch:ViewBatch",
 }
 """The import path of each kind of learner that a job may name."""
+
+__all__ = [
+    "KINDS",
+    "BufferSummary",
+    "Learner",
+    "LearnerConfig",
+    "LearnerError",
+    "Prediction",
+    "check_learner",
+    "checks_for",
+]
+
+_MODULES = {
+    "BufferSummary": "learners.base",
+    "Learner": "learners.base",
+    "LearnerConfig": "learners.base",
+    "LearnerError": "learners.base",
+    "Prediction": "learners.base",
+    "check_learner": "learners.checks",
+    "checks_for": "learners.checks",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -26,7 +26,7 @@ import numpy as np
 from buffers.admission.base import Admission
 from buffers.buffer import Array, Buffer
 from buffers.recall.base import Ints, Recall, RecallOutcome
-from buffers.registry import ADMISSIONS, RECALLS
+from buffers.registry import ADMISSIONS, RECALLS, find_admission, find_recall
 
 RESULT = Path(__file__).parents[1] / "results" / "buffers.md"
 WIDTHS = {"MNIST": 784, "CIFAR": 3072}
@@ -142,7 +142,7 @@ def main() -> None:
         for _ in range(0, capacity, 10_000):
             buffer.add(**few)
         for name in arguments.rules:
-            buffer.recall = rule = RECALLS[name](capacity)
+            buffer.recall = rule = find_recall(name)(capacity)
             for lot in range(10):
                 rule.put(np.arange(lot, capacity, 10), (lot + 1) * capacity // 10)
             for _ in rehearse(rule, capacity, capacity // 100, 1000):
@@ -153,9 +153,9 @@ def main() -> None:
                 print(f"{kind} {capacity:>9,} {name:22} k={k:<4} {cell(measured)}", flush=True)
         if kind != "MNIST":
             continue
-        buffer.recall = RECALLS["uniform"](capacity)
-        for name, rule in ADMISSIONS.items():
-            buffer.admission = rule(capacity)
+        buffer.recall = find_recall("uniform")(capacity)
+        for name in ADMISSIONS:
+            buffer.admission = find_admission(name)(capacity)
             few = rows(0, min(capacity, 10_000), 16)
             for start in range(0, 2 * capacity, len(few["ids"])):
                 buffer.admission.place(few, len(few["ids"]), np.random.default_rng(start))
@@ -167,7 +167,7 @@ def main() -> None:
         body = [f"| {' | '.join(line)} |" for line in [first, ["---"] * len(first), *lines]]
         return [*body, ""]
 
-    curve, slots = RECALLS["forgetting-curve"](10**5), [np.arange(0, 10**5, 391)]
+    curve, slots = find_recall("forgetting-curve")(10**5), [np.arange(0, 10**5, 391)]
     outcome = RecallOutcome(np.zeros(256, np.float32), np.arange(256) % 20 > 0)
     took = [seconds(lambda lot: curve.update(lot, outcome), 100 * slots) for _ in range(9)]
     text = [ABOUT, OUTCOMES.format(k=256, seconds=1e6 * statistics.median(took)), ""]

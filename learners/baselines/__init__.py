@@ -1,1 +1,30 @@
-"""The simplest learners: what every other one is compared with."""
+"""Baselines: what a continual learner must beat.
+
+``NoChange`` predicts the last known label, ``Prior`` the class frequencies or the mean.
+``Finetune`` trains a network on new events alone. Only ``Finetune`` needs torch, so names are
+imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from learners.baselines.finetune import Finetune
+    from learners.baselines.no_change import NoChange
+    from learners.baselines.prior import Prior
+
+__all__ = ["Finetune", "NoChange", "Prior"]
+
+_MODULES = {
+    "Finetune": "learners.baselines.finetune",
+    "NoChange": "learners.baselines.no_change",
+    "Prior": "learners.baselines.prior",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

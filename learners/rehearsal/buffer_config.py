@@ -10,7 +10,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError, field_validator
 
 from buffers.buffer import Buffer
 from buffers.recall.base import Recall
-from buffers.registry import ADMISSIONS, RECALLS
+from buffers.registry import ADMISSIONS, RECALLS, find_recall
 from learners.registry import UnknownKindError, load_object
 from streams.core.errors import one_line
 from streams.core.settings import Settings, unknown
@@ -120,4 +120,4 @@ def _rule(name: Any) -> type[Recall]:
         return found
     if not isinstance(name, str) or name not in RECALLS:
         raise ValueError(unknown(str(name), RECALLS) + ", or the import path of a rule")
-    return RECALLS[name]
+    return find_recall(name)

@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import pkgutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -104,3 +105,32 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(
 
 def test_names_inside_a_class() -> None:
     assert load_object("learners.rehearsal.replay:Replay.Config") is Replay.Config
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "learners",
+        "learners.baselines",
+        "learners.integrations",
+        "learners.networks",
+        "learners.regularization",
+        "learners.rehearsal",
+    ],
+)
+def test_package_exports_exist(package: str) -> None:
+    module = importlib.import_module(package)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        module.Nothing  # noqa: B018
+
+
+def test_import_learners_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, learners, learners.baselines, learners.integrations\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'river', 'avalanche'}\n"
+        "assert not heavy & sys.modules.keys()\n"
+        "learners.baselines.Prior, learners.integrations.RiverLearner\n"
+        "assert not {'torch', 'avalanche'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

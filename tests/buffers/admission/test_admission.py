@@ -11,7 +11,7 @@ from buffers.admission.base import MAX_CLASSES, Admission
 from buffers.admission.class_balanced import ClassBalanced
 from buffers.admission.reservoir import Reservoir
 from buffers.admission.ring import RandomInsert, Ring
-from buffers.registry import ADMISSIONS
+from buffers.registry import ADMISSIONS, find_admission
 
 Cuts = st.lists(st.integers(0, 40), max_size=12)
 
@@ -52,7 +52,7 @@ def test_batch_cuts_change_nothing(
     name: str, capacity: int, n: int, cuts: list[int], seed: int
 ) -> None:
     y = imbalanced(n, 5, seed)
-    whole, cut, single = (ADMISSIONS[name](capacity) for _ in range(3))
+    whole, cut, single = (find_admission(name)(capacity) for _ in range(3))
     kept = offer(whole, y, [], seed)
     assert offer(cut, y, cuts, seed) == kept
     assert offer(single, y, [1] * n, seed) == kept
@@ -72,7 +72,7 @@ def test_batch_cuts_change_nothing(
 def test_forget_moves_the_last_rows_into_the_holes(
     name: str, capacity: int, n: int, data: st.DataObject, seed: int
 ) -> None:
-    rule = ADMISSIONS[name](capacity)
+    rule = find_admission(name)(capacity)
     kept = offer(rule, imbalanced(n, 4, seed), [], seed)
     gone = data.draw(st.sets(st.integers(0, max(0, len(kept) - 1)), max_size=len(kept)))
     expected = sorted(row for slot, row in kept.items() if slot not in gone)
@@ -85,7 +85,7 @@ def test_forget_moves_the_last_rows_into_the_holes(
     assert len(source) <= len(gone)
 
     after = imbalanced(100, 4, seed + 1)
-    twin = ADMISSIONS[name](capacity)
+    twin = find_admission(name)(capacity)
     twin.load(rule.state())
     apart = offer(twin, after, [7, 30], seed, dict(kept))
     assert offer(rule, after, [], seed, kept) == apart
@@ -93,7 +93,7 @@ def test_forget_moves_the_last_rows_into_the_holes(
 
 @pytest.mark.parametrize("name", ADMISSIONS)
 def test_state_is_arrays_and_json(name: str) -> None:
-    rule = ADMISSIONS[name](10)
+    rule = find_admission(name)(10)
     offer(rule, imbalanced(50, 3, 0), [], 0)
     rule.forget(np.array([2]))
     for value in rule.state().values():
@@ -103,7 +103,7 @@ def test_state_is_arrays_and_json(name: str) -> None:
 @pytest.mark.parametrize("name", ADMISSIONS)
 def test_capacity_must_be_positive(name: str) -> None:
     with pytest.raises(ValueError, match="capacity"):
-        ADMISSIONS[name](0)
+        find_admission(name)(0)
 
 
 # --- reservoir

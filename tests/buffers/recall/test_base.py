@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from buffers.buffer import Buffer
 from buffers.recall.base import RecallOutcome, Uniform
-from buffers.registry import RECALLS
+from buffers.registry import RECALLS, find_recall
 
 
 @given(k=st.integers(0, 80), filled=st.integers(0, 400), seed=st.integers(0, 99))
@@ -48,7 +48,7 @@ def test_every_pair_comes_up_equally_often() -> None:
 
 @pytest.mark.parametrize("name", RECALLS)
 def test_the_state_of_a_rule_is_all_that_draws_depend_on(name: str) -> None:
-    rule, twin = RECALLS[name](300), RECALLS[name](300)
+    rule, twin = find_recall(name)(300), find_recall(name)(300)
     rng = np.random.default_rng(0)
     for k in (5, 60, 100):
         rule.put(np.arange(k), k)
@@ -77,7 +77,7 @@ class Counting(np.random.Generator):
 def test_the_work_of_a_draw_does_not_depend_on_the_capacity(name: str) -> None:
     numbers = []
     for capacity in (10**3, 10**5, 10**6):
-        rng, rule = Counting(np.random.PCG64(0)), RECALLS[name](capacity)
+        rng, rule = Counting(np.random.PCG64(0)), find_recall(name)(capacity)
         slots = np.arange(capacity)
         for tenth in range(10):  # rows of all ages and strengths, as many of each in a thousand
             rule.put(slots[tenth::10], (tenth + 1) * capacity // 10)
@@ -96,7 +96,7 @@ def test_the_work_of_a_draw_does_not_depend_on_the_capacity(name: str) -> None:
 @pytest.mark.parametrize("capacity", [512, 1024, 500])
 def test_intervals_are_counted_at_all_phases_of_a_schedule(capacity: int) -> None:
     """A sweep through 512 rows by 32 takes 16 draws."""
-    rng, rule = np.random.default_rng(0), RECALLS["repeated-random"](capacity)
+    rng, rule = np.random.default_rng(0), find_recall("repeated-random")(capacity)
     rule.put(np.arange(capacity), capacity)
     every = np.zeros(63, np.int64)
     for draw in range(4000):
@@ -111,7 +111,7 @@ def test_intervals_are_counted_at_all_phases_of_a_schedule(capacity: int) -> Non
 
 
 def test_the_clock_counts_what_the_learner_has_room_for() -> None:
-    buffer = Buffer(100, "ring", RECALLS["uniform"](100, views=4))
+    buffer = Buffer(100, "ring", find_recall("uniform")(100, views=4))
     buffer.add(np.arange(100), y=np.zeros(100, int))
     buffer.sample(2)
     assert buffer.recall.clock == 8
