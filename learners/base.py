@@ -76,7 +76,7 @@ class Learner(ABC):
     """A continual learner.
 
     A subclass sets ``kind``, ``Config`` and what it handles, takes ``(config, schema, seed)``, and
-    writes ``predict``, ``learn``, ``state`` and ``load``. ``learners/checks.py`` holds what is
+    writes ``predict``, ``learn``, ``state`` and ``load``. ``learners/checks/`` holds what is
     checked of it.
 
     Attributes:

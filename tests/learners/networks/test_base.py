@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from learners.base import Learner, LearnerError
-from learners.checks import _kept, check_learner
+from learners.checks import check_learner
+from learners.checks.assertions import saved_and_read
 from learners.rehearsal.base import RehearsalConfig
 from learners.rehearsal.replay import Replay
 from streams.core.batch import Array, Batch, Ragged
@@ -197,7 +198,7 @@ def test_every_optimizer_goes_on_from_its_state(optimizer: dict[str, Any], stop:
     batch = table()
     donor, heir = make(TABLE, optimizer=optimizer), make(TABLE, 9, optimizer=optimizer)
     run(donor, batch[:stop])
-    heir.load(_kept(copied(donor.state())))
+    heir.load(saved_and_read(copied(donor.state())))
     run(donor, batch[stop:])
     run(heir, batch[stop:])
     assert digest(donor.state()) == digest(heir.state())

@@ -1,0 +1,149 @@
+"""What a check works on: a class, small streams, and a learner that is led through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from learners.base import Learner, Prediction
+from streams.core.batch import Array, Batch, ClassName
+from streams.core.schema import Feature, Schema, Task
+from streams.core.state_dict import digest
+from streams.operators.label_join import Revealed
+from streams.operators.labels_in_rows import DelayByEvents
+
+Make = Callable[[Schema, int], Learner]
+"""Make a learner for a schema and a seed."""
+
+NAMES: tuple[ClassName, ...] = ("a", "b", "c")
+WIDTH = 6
+"""Features of a row."""
+
+
+def handles(cls: type[Learner], task: Task) -> bool:
+    """Return whether the class declares that it learns this task, if only for two classes."""
+    return task in cls.handles or (task == "classification" and "binary" in cls.handles)
+
+
+def many_classes(cls: type[Learner]) -> bool:
+    """Return whether the class declares that it learns more than two classes."""
+    return "classification" in cls.handles
+
+
+def with_example_settings(cls: type[Learner]) -> Make:
+    """Return a function that makes learners of a class with its example settings."""
+
+    def make(schema: Schema, seed: int) -> Learner:
+        return cls(cls.Config.model_validate(cls.example(schema.task)), schema, seed)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Case:
+    """A class, a task, and small streams of that task."""
+
+    cls: type[Learner]
+    task: Task
+    make: Make
+
+    def schema(self, classes: tuple[ClassName, ...] = ()) -> Schema:
+        """Return the schema of the streams, with these stated classes."""
+        return Schema(tuple(Feature(f"x{i}", "numeric") for i in range(WIDTH)), self.task, classes)
+
+    def new(self, seed: int = 1) -> Learner:
+        """Return a new learner."""
+        return self.make(self.schema(), seed)
+
+    def stream(self, n: int = 160, seed: int = 0, names: tuple[ClassName, ...] = ()) -> Batch:
+        """Return n events: classes that lie apart, or a linear target with little noise."""
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, WIDTH))
+        y: Array = 30 + 5 * x[:, 0] - 3 * x[:, 1] + 0.1 * rng.normal(size=n)
+        if self.task == "classification":
+            names = names or NAMES[: 3 if many_classes(self.cls) else 2]
+            y = np.concatenate([np.arange(len(names)), rng.integers(0, len(names), n)])[:n]
+            x[np.arange(n), y] += 5
+        ids = rng.permutation(10 * n)[:n].astype(np.int64)
+        offset = np.arange(n)
+        batch = Batch(ids, offset * 60.0, x, np.zeros(n, np.int32), offset, y, classes=names)
+        return replace(batch, key=offset % 4) if "sequences" in self.cls.handles else batch
+
+    def fingerprint(self, learner: Learner) -> str:
+        """Return a digest of the state, or of some predictions where the state is opaque."""
+        if not self.cls.opaque:
+            return digest(learner.state())
+        prediction = learner.predict(replace(self.stream(50, seed=9), y=None))
+        proba = {} if prediction.proba is None else {"proba": prediction.proba}
+        return digest({"value": prediction.value, **proba})
+
+
+class LearnerRun:
+    """Lead a learner through a stream as the training loop does.
+
+    Args:
+        learner: the learner to lead.
+        delay: events after which a label is revealed.
+    """
+
+    def __init__(self, learner: Learner, delay: int = 5) -> None:
+        self.learner = learner
+        segments = learner.needs_boundaries
+        self.join = DelayByEvents(delay, delay + 10_000, segments, learner.per_event)
+        self.predictions: list[Prediction] = []
+
+    def step(self, batch: Batch, labels: bool = True) -> Prediction:
+        """Predict a micro-batch and learn what it reveals, or nothing without ``labels``."""
+        pushed = self.join.push(batch)
+        revealed = pushed.revealed
+        if not labels:
+            revealed = Revealed(revealed.batch[:0], revealed.before[:0])
+        if not batch.ids.flags.writeable:  # the join copies; its copies must be read-only too
+            revealed = replace(revealed, batch=read_only(revealed.batch))
+        prediction = self.learner.step(self._without_labels(batch), revealed)
+        pushed.settle(prediction.value, prediction.proba)
+        self.predictions.append(prediction)
+        return prediction
+
+    def feed(self, batch: Batch, size: int = 16) -> LearnerRun:
+        """Step through all events in micro-batches of ``size``. Return the run itself."""
+        for part in batch.micro_batches(size):
+            self.step(part)
+        return self
+
+    def finish(self, size: int = 16) -> LearnerRun:
+        """Learn the labels that are still awaited. Return the run itself."""
+        for revealed, _ in self.join.finish(size):
+            self.learner.step(revealed.batch[:0], revealed)
+        return self
+
+    def values(self) -> Array:
+        """Return all predicted values so far: (n,)."""
+        return np.concatenate([p.value for p in self.predictions])
+
+    def probabilities(self, width: int) -> Array:
+        """Return all probabilities so far: (n, width), 0 for classes not known at the time."""
+        parts = [np.zeros((len(p), 0)) if p.proba is None else p.proba for p in self.predictions]
+        return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]))) for p in parts])
+
+    def _without_labels(self, batch: Batch) -> Batch:
+        segment = batch.segment if self.learner.needs_boundaries else None
+        return replace(batch, y=None, segment=segment)
+
+
+def read_only(batch: Batch) -> Batch:
+    """Return a copy of the batch whose arrays cannot be written to."""
+    names = ("ids", "time", "x", "partition", "offset", "y")
+    return replace(batch, **{name: read_only_array(getattr(batch, name)) for name in names})
+
+
+def read_only_array(leaf: Any) -> Any:
+    """Return a read-only copy of an array; anything else as it is."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    leaf = leaf.copy()
+    leaf.flags.writeable = False
+    return leaf
