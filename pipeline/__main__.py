@@ -1,5 +1,5 @@
-"""``python -m pipeline``: the same as ``everlearn``, from a checkout without an install."""
+"""``python -m pipeline``: the command line of a checkout, without an install."""
 
-from everlearn import main
+from pipeline.cli.app import app
 
-main()
+app()

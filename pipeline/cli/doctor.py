@@ -1,4 +1,4 @@
-"""What this machine has of all that everlearn can use."""
+"""``everlearn doctor``: what this machine has of all that everlearn can use."""
 
 from __future__ import annotations
 
@@ -42,45 +42,53 @@ _EXTRAS = {
 }
 
 
-def report(console: Console) -> int:
-    """Prints a table; returns 0 where everything that a local run needs is there, else 1."""
-    import torch
+def doctor() -> None:
+    """What is installed, what is missing, and how to get it."""
+    sys.exit(report(Console()))
 
+
+def report(console: Console) -> int:
+    """Print a table; return 0 where everything that a local run needs is present, else 1."""
     table = Table("what", "found", "remedy", title="everlearn doctor")
-    missing = 0
-    python_ok = sys.version_info >= (3, 11)
-    table.add_row("python", platform.python_version(), "" if python_ok else "Python 3.11 or newer")
+    complete = sys.version_info >= (3, 11)
+    table.add_row("python", platform.python_version(), "" if complete else "Python 3.11 or newer")
     for name in ("everlearn", *_CORE):
-        found = _version(name)
-        if name == "everlearn" and found is None:
+        installed = _version(name)
+        if name == "everlearn" and installed is None:
             table.add_row(name, "a checkout, not installed", "pip install -e . (not needed to run)")
             continue
-        missing += found is None
-        table.add_row(name, found or "missing", "" if found else f"pip install {name}")
+        complete = complete and installed is not None
+        table.add_row(name, installed or "missing", "" if installed else f"pip install {name}")
     for extra, names in _EXTRAS.items():
         absent = [name for name in names if _version(name) is None]
         have = ", ".join(f"{n} {_version(n)}" for n in names if n not in absent) or "not installed"
         remedy = escape(f"pip install 'everlearn[{extra}]'") if absent else ""
         table.add_row(f"extra: {extra}", have, remedy)
-    cores = os.cpu_count() or 1
+    _add_machine(table)
+    console.print(table)
+    return 0 if complete else 1
+
+
+def _add_machine(table: Table) -> None:
+    """Add the rows on this machine: cores, disk, folder, Ray cluster and port."""
+    import torch
+
     cuda = "yes" if torch.cuda.is_available() else "no: device: cpu"
-    table.add_row("cores, CUDA", f"{cores}, {cuda}", "")
+    table.add_row("cores, CUDA", f"{os.cpu_count() or 1}, {cuda}", "")
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     table.add_row("free disk here", f"{free:.1f} GiB", "" if free > 1 else "checkpoints need room")
     writable = os.access(Path.cwd(), os.W_OK)
     table.add_row("runs/ writable", "yes" if writable else "no", "" if writable else "--run-dir")
     if address := os.environ.get("RAY_ADDRESS"):
-        reached = _reached(address)
-        remedy = "" if reached else "start that cluster, or unset it for a Ray on this machine"
-        table.add_row("RAY_ADDRESS", f"{address}: {'answers' if reached else 'no answer'}", remedy)
-    taken = _reached("127.0.0.1:8000")
+        answers = _answers(address)
+        remedy = "" if answers else "start that cluster, or unset it for a Ray on this machine"
+        table.add_row("RAY_ADDRESS", f"{address}: {'answers' if answers else 'no answer'}", remedy)
+    taken = _answers("127.0.0.1:8000")
     table.add_row("port 8000", "taken" if taken else "free", "--set serve.port=0" if taken else "")
-    console.print(table)
-    return 1 if missing or not python_ok else 0
 
 
-def _reached(address: str) -> bool:
-    """Whether something listens at HOST:PORT."""
+def _answers(address: str) -> bool:
+    """Return whether something listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), 2.0).close()

@@ -254,7 +254,7 @@ def test_another_job_is_refused_before_there_is_a_checkpoint(
         command(other, folder, "--resume"), cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
-    assert "reading again what the run had read, by its journal" in done.stderr
+    assert "reading again what its journal says the run has read" in done.stderr
     assert "journal.jsonl is of another job" in done.stderr
     assert run(job(), folder, "--resume")["events"] == 303
 

@@ -272,7 +272,7 @@ def test_signals_stop_it_with_a_checkpoint_and_it_goes_on(
     os.killpg(driver.process.pid, signal.SIGINT)  # all of them, as from a terminal
     driver.ends(1, 20)
     assert time.monotonic() - began < 10
-    assert "stopped before the end of the stream; go on with the same command" in driver.line
+    assert "stopped before the end of the stream; continue with the same command" in driver.line
     assert summary(folder)["events"] < 100
     assert place.left() == []
 

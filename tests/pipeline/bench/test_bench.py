@@ -176,7 +176,7 @@ def test_a_bench_that_was_stopped_goes_on(
     if number == signal.SIGINT:
         assert code == 1
         assert said.splitlines()[-1] == (
-            "everlearn: stopped. What is done stays in out; the same command goes on"
+            "everlearn: stopped. Finished cells stay in out; the same command continues"
         )
     Path("hurry").touch()
     told = everlearn(*args, "--out", out).err
@@ -196,7 +196,7 @@ def test_a_learner_that_fails_leaves_what_is_done(everlearn: Everlearn, workers:
     assert failed.line.startswith(
         "everlearn: bench split-digits failing:Failing, seed 1: ValueError: not mended (details: "
     )
-    assert failed.line.endswith("What is done stays in out; the same command goes on")
+    assert failed.line.endswith("Finished cells stay in out; the same command continues")
     assert failed.out == ""
     done = moments(Path("out"))
     assert not Path("out/split-digits/failing-Failing-seed-1/result.json").exists()

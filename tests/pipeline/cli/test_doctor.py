@@ -1,4 +1,4 @@
-"""What is installed, what is missing, how to get it."""
+"""The table of ``everlearn doctor``."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.app import doctor
+import pipeline.cli.doctor as doctor_module
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_doctor_names_versions_and_remedies(everlearn: Callable[..., Any]) -> None:
-    done = everlearn("doctor")
-    assert version("torch") in done.out
-    assert version("pyarrow") in done.out
-    assert "extra: ray" in done.out
+    printed = everlearn("doctor").out
+    assert version("torch") in printed
+    assert version("pyarrow") in printed
+    assert "extra: ray" in printed
 
 
 def test_doctor_has_a_line_for_each_extra(
     everlearn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     absent = "scikit-learn"
-    found = doctor.version
+    installed = doctor_module.version
 
     def without_one(name: str) -> str:
         if name == absent:
             raise PackageNotFoundError(name)
-        return found(name)
+        return installed(name)
 
-    monkeypatch.setattr(doctor, "version", without_one)
+    monkeypatch.setattr(doctor_module, "version", without_one)
     lines = everlearn("doctor").out.splitlines()
-    for extra in set(told) - {"all"}:
+    for extra in set(project["optional-dependencies"]) - {"all"}:
         assert any(f"extra: {extra} " in line for line in lines), extra
     (bench,) = (line for line in lines if "extra: bench " in line)
     assert f"pooch {version('pooch')}" in bench
@@ -46,7 +46,7 @@ def test_doctor_has_a_line_for_each_extra(
     assert "pip install 'everlearn[bench]'" in bench
 
 
-def test_doctor_tells_what_can_be_reached(
+def test_doctor_reports_which_addresses_answer(
     everlearn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
