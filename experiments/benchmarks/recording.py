@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    jobs.importable(Path(__file__).parent)
+    jobs.add_import_path(Path(__file__).parent)
     rows = []
     for learner in LEARNERS:
         costs: dict[bool, list[Cost]] = {False: [], True: []}

@@ -22,8 +22,8 @@ from learners.base import Learner, LearnerError
 from learners.registry import UnknownKindError, find
 from pipeline.bench.measure import Budget, Progress, Tested, measure
 from pipeline.config.errors import JobError
-from pipeline.config.job import LoadedJob, check, importable, override
-from pipeline.config.yaml_file import values
+from pipeline.config.job import LoadedJob, add_import_path, check, override
+from pipeline.config.yaml_file import read_yaml
 from pipeline.storage.run_folder import RunFolder, write_whole
 from pipeline.training.builder import Parts, build
 from pipeline.training.errors import RunError
@@ -100,7 +100,7 @@ def job_of(cell: Cell, overrides: Sequence[str] = ()) -> LoadedJob:
     paths start from the folder of the YAML file, else from the one that we are in.
     """
     stream, folder = _stream_of(cell)
-    importable(folder)
+    add_import_path(folder)
     kind, settings = _learner_of(cell.learner)
     dataset = stream.get("dataset", SCENARIOS.get(str(stream.get("name")), {}).get("dataset"))
     raw: dict[str, Any] = {
@@ -125,7 +125,7 @@ def _stream_of(cell: Cell) -> tuple[dict[str, Any], Path]:
     """What stands under ``stream:``, and the folder that its paths start from."""
     if cell.scenario.endswith((".yaml", ".yml")):
         file = Path(cell.scenario)
-        stream = values(file)
+        stream = read_yaml(file)
         if not isinstance(stream, dict):
             raise JobError(f"{file}: a mapping is wanted, what stands under stream: in a job")
         return stream, file.resolve().parent

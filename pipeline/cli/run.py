@@ -126,11 +126,13 @@ def replay(
     set_: Overrides = None,
 ) -> None:
     """Runs the job of a recording again, on what was recorded."""
-    from pipeline.config.recorded_job import replayed
+    from pipeline.config.recorded_job import load_recorded_job
 
-    warm = warm_from is not None or resume
+    warm, overrides = warm_from is not None or resume, set_ or []
     options = RunOptions(runner, run_dir, resume, warm_from, max_events, address)
-    _execute(lambda: replayed(recording, speed, from_, set_ or [], max_events, warm), options)
+    _execute(
+        lambda: load_recorded_job(recording, speed, from_, overrides, max_events, warm), options
+    )
 
 
 def _execute(load: Callable[[], jobs.LoadedJob], options: RunOptions) -> None:

@@ -1,4 +1,4 @@
-"""A job: what a YAML file says, checked before anything starts."""
+"""A job: the contents of a YAML file, validated before anything starts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from learners.registry import UnknownKindError, find
 from pipeline.config.errors import JobError
 from pipeline.config.former_names import current_fingerprint, log_former_names, other_spelling
 from pipeline.config.sections import (
-    Checkpointing,
-    Evaluate,
+    CheckpointConfig,
+    EvaluateConfig,
     ServeConfig,
     TrackConfig,
 )
-from pipeline.config.yaml_file import parse, shown, values
+from pipeline.config.validation_errors import describe_errors
+from pipeline.config.yaml_file import parse_yaml, read_yaml, shown
 from streams.core.errors import one_line
-from streams.core.settings import Settings, unknown
+from streams.core.settings import Settings
 from streams.core.stream import Stream
 from streams.core.stream_config import StreamConfig
 
@@ -34,10 +35,10 @@ class Job(Settings):
     """A job.
 
     Attributes:
-        name: names the run folder.
-        seed: of everything that is drawn.
-        device: where networks are trained.
-        threads: threads that torch may use; more than one seldom helps small models.
+        name: name of the job; the default run folder is ``runs/NAME``.
+        seed: seed of every random generator of the run.
+        device: torch device on which networks are trained.
+        threads: number of threads of torch; more than one seldom helps small models.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -46,15 +47,24 @@ class Job(Settings):
     threads: PositiveInt = Field(1, le=1024)
     stream: StreamConfig
     learner: LearnerConfig
-    evaluate: Evaluate = Evaluate()
-    checkpoint: Checkpointing = Checkpointing()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig | None = None
     serve: ServeConfig | None = None
 
 
 class LoadedJob:
-    """A job with the classes that it names, the folder that its paths start from, and the text of
-    it, overrides included, as ``check`` takes it elsewhere."""
+    """A validated job with the classes that it names.
+
+    Attributes:
+        job: the settings.
+        stream: class of the stream.
+        learner: class of the learner.
+        file: the job file, as messages name it.
+        folder: the folder that relative paths and import paths start from.
+        raw: the plain values of the job, overrides included; ``check`` validates them again on
+            another machine.
+    """
 
     def __init__(
         self,
@@ -66,24 +76,24 @@ class LoadedJob:
         raw: dict[str, Any],
     ) -> None:
         self.job = job
-        self.raw = raw
         self.stream = stream
         self.learner = learner
         self.file = file
         self.folder = folder
+        self.raw = raw
 
-    def on(self, device: str) -> LoadedJob:
-        """The same job on another device."""
+    def on_device(self, device: str) -> LoadedJob:
+        """Return the same job for another device."""
         job = self.job.model_copy(update={"device": device})
         return LoadedJob(job, self.stream, self.learner, self.file, self.folder, self.raw)
 
     def text(self) -> str:
-        """The job as a file, with every default spelt out."""
-        said = self.job.model_dump(mode="json", serialize_as_any=True)
-        return yaml.safe_dump(said, sort_keys=False)
+        """Return the job as YAML, with every default written out."""
+        settings = self.job.model_dump(mode="json", serialize_as_any=True)
+        return yaml.safe_dump(settings, sort_keys=False)
 
     def values(self) -> dict[str, Any]:
-        """Every key of the job, flat, with its value; defaults spelt out."""
+        """Return every key of the job, flat, with its value; defaults are included."""
         return flat(self.job.model_dump(mode="json", serialize_as_any=True))
 
     def fingerprint(self) -> dict[str, Any]:
@@ -116,12 +126,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def load(file: Path, overrides: Sequence[str] = ()) -> LoadedJob:
-    """Reads a job file, applies ``key=value`` overrides, and checks it. Raises ``JobError``."""
-    raw = values(file)
+    """Read a job file, apply ``key=value`` overrides and validate it. Raises ``JobError``."""
+    raw = read_yaml(file)
     if not isinstance(raw, dict):
-        raise JobError(f"{file}: a job is a mapping with name, stream and learner")
+        raise JobError(f"{file}: expected a mapping with name, stream and learner")
     folder = file.resolve().parent
-    importable(folder)
+    add_import_path(folder)
     for setting in overrides:
         override(raw, setting)
     loaded = check(raw, file, folder)
@@ -129,15 +139,23 @@ def load(file: Path, overrides: Sequence[str] = ()) -> LoadedJob:
     return loaded
 
 
-def importable(folder: Path) -> None:
-    """Lets import paths start from this folder."""
+def add_import_path(folder: Path) -> None:
+    """Let import paths start from this folder."""
     if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # last: nothing of a user's may shadow what is installed
+        sys.path.append(str(folder))  # last: a user's module must not shadow an installed one
         importlib.invalidate_caches()
 
 
 def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
-    """Validates a job; the settings of stream and learner by the classes that it names."""
+    """Validate a job, its stream and its learner by the classes that it names.
+
+    Args:
+        raw: the plain values of the job.
+        file: the job file, as messages name it.
+        folder: the folder that relative paths and import paths start from.
+
+    Raises ``JobError`` with a line for each problem.
+    """
     problems: list[str] = []
     data = dict(raw)
     stream = _class(data, "stream", streams.KINDS, Stream, file, problems)
@@ -147,15 +165,15 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
             try:
                 data[part] = cls.Config.model_validate(data[part])
             except ValidationError as error:
-                problems += _lines(error, file, data[part], (part,))
-            except Exception as error:  # whatever the validators of a user's class may raise
+                problems += describe_errors(error, file, data[part], (part,))
+            except Exception as error:  # the validators of a user's class may raise anything
                 problems.append(f"{file}: {part}: {type(error).__name__}: {one_line(error)}")
     parts = {k: v for k, v in data.items() if k not in ("stream", "learner")}
     base = {"stream": StreamConfig(kind="?"), "learner": LearnerConfig(kind="?")}
     try:
         job = Job.model_validate({**parts, **base})
     except ValidationError as error:
-        problems += _lines(error, file, parts, ())
+        problems += describe_errors(error, file, parts, ())
     if problems or stream is None or learner is None:
         raise JobError("\n".join(problems))
     job = job.model_copy(update={"stream": data["stream"], "learner": data["learner"]})
@@ -163,8 +181,8 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
     if delay is not None and delay >= job.stream.label_timeout_events:
         raise JobError(
             f"{file}: stream.label_timeout_events: events expire after "
-            f"{job.stream.label_timeout_events} later ones, but labels come after {delay}: make it "
-            "larger than stream.label_delay.events"
+            f"{job.stream.label_timeout_events} later events, but labels arrive {delay} events "
+            "later: set it above stream.label_delay.events"
         )
     return LoadedJob(job, stream, learner, file, folder, raw)
 
@@ -177,10 +195,11 @@ def _class(
     file: Path,
     problems: list[str],
 ) -> Any:
+    """Return the class of a part by its kind; None, with a problem added, where there is none."""
     spec = data.get(part)
     if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
-        given = "nothing" if spec is None else shown(spec)
-        problems.append(f"{file}: {part}: {given} given; a mapping with a kind is wanted")
+        value = "nothing" if spec is None else shown(spec)
+        problems.append(f"{file}: {part}: expected a mapping with a kind, got {value}")
         return None
     try:
         return find(kinds, base, spec["kind"])
@@ -189,63 +208,33 @@ def _class(
         return None
 
 
-def _lines(error: ValidationError, file: Path, data: Any, at: tuple[str, ...]) -> list[str]:
-    """What pydantic found, as ``file: path.inside: given; what is accepted``."""
-    lines = []
-    for found in error.errors():
-        path, inside = [*at], data
-        for step in found["loc"]:
-            # pydantic names the branch of a union in the path; the job file knows no such step
-            known = isinstance(inside, dict) and step in inside
-            listed = isinstance(inside, list) and isinstance(step, int) and step < len(inside)
-            if known or listed:
-                inside = inside[step]
-                path.append(str(step))
-            elif step == found["loc"][-1]:
-                path.append(str(step))
-        message = one_line(
-            found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        )
-        place = f"{file}: {one_line('.'.join(path))}" if path else f"{file}"
-        if found["type"] == "missing":
-            lines.append(f"{place}: missing")
-        elif found["type"] == "value_error":
-            lines.append(f"{place}: {message}")
-        elif found["type"] == "union_tag_invalid" and isinstance(found["input"], dict):
-            kinds = [kind.strip(" '") for kind in found["ctx"]["expected_tags"].split(",")]
-            lines.append(f"{place}.kind: {unknown(str(found['ctx']['tag']), kinds)}")
-        elif found["type"] == "union_tag_invalid":
-            lines.append(f"{place}: {shown(found['input'])} given; a mapping with a kind is wanted")
-        else:
-            lines.append(f"{place}: {shown(found['input'])} given; {message} is accepted")
-    return lines
-
-
 def override(raw: dict[str, Any], setting: str) -> None:
-    """Puts ``key=value``, as in ``learner.optimizer.lr=0.01``, into a job, in place of its value
-    under a former name too. Raises ``JobError``."""
+    """Set a key of a job by ``learner.optimizer.lr=0.01``, whatever its spelling in the job.
+
+    Raises ``JobError``.
+    """
     path, equals, text = setting.partition("=")
-    given = f"--set {one_line(setting[:100])}"
+    place = f"--set {one_line(setting[:100])}"
     if not equals:
-        raise JobError(f"{given}: key=value is wanted, as in learner.optimizer.lr=0.01")
+        raise JobError(f"{place}: expected key=value, as in learner.optimizer.lr=0.01")
     *parents, last = path.split(".")
     inside = raw
     for parent in parents:
         inner = inside.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise JobError(f"{given}: {one_line(parent)} is {shown(inner)}, and has no keys in it")
+            raise JobError(f"{place}: {one_line(parent)} is {shown(inner)}, and has no keys in it")
         inside = inner
-    inside[last] = parse(text, given)
+    inside[last] = parse_yaml(text, place)
     if len(parents) == 1 and (other := other_spelling(raw, parents[0], last)):
         inside.pop(other, None)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A job's values by their path in it, ``learner.optimizer.lr``."""
-    found: dict[str, Any] = {}
+    """Return the values of a job by their path in it, as in ``learner.optimizer.lr``."""
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            values[f"{prefix}{key}"] = value
+    return values

@@ -1,4 +1,4 @@
-"""The job that a recording holds, on the recording in place of its stream."""
+"""The job of a recording, with the recording as its stream."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from pipeline.config.errors import JobError
 from pipeline.config.former_names import log_former_names
-from pipeline.config.job import LoadedJob, check, importable, override
-from pipeline.config.yaml_file import values
+from pipeline.config.job import LoadedJob, add_import_path, check, override
+from pipeline.config.yaml_file import read_yaml
 from streams.core.errors import StreamError
 from streams.core.stream_config import StreamConfig
 from streams.recordings.manifest import RecordingManifest
 
 
-def replayed(
+def load_recorded_job(
     folder: Path,
     speed: str,
     start: str | None,
@@ -24,23 +24,34 @@ def replayed(
     max_events: int | None = None,
     warm: bool = False,
 ) -> LoadedJob:
-    """The job, named ``...-replay``; it ends where the recorded run was stopped, unless another
-    part of the recording is wanted.
+    """Load the job of a recording, to run it again on the recorded stream.
 
-    Raises ``JobError``; also where the recorded run was begun with a checkpoint, and this one,
-    with the same learner, is not (``warm``).
+    Args:
+        folder: the recording.
+        speed: ``max``, or how many times as fast as the stream was recorded.
+        start: event time to start at, ISO 8601 or seconds; None: the beginning.
+        overrides: ``key=value`` settings.
+        max_events: limit of the run. Without it and without ``start``, the job ends where the
+            recorded run was stopped.
+        warm: whether the run starts from a checkpoint.
+
+    Returns:
+        The job, named ``NAME-replay``.
+
+    Raises ``JobError``, also where the recorded run started from a checkpoint and this one, with
+    the same learner, does not.
     """
     file = folder / "job.yaml"
     try:
-        about = RecordingManifest.read(folder)
+        manifest = RecordingManifest.read(folder)
     except StreamError as error:
         raise JobError(str(error)) from None
-    raw = values(file)
+    raw = read_yaml(file)
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         raise JobError(f"{file}: not the job of a recording")
     raw["name"] += "-replay"
     raw["stream"] = {
-        **StreamConfig.with_current_names(about.stream),
+        **StreamConfig.with_current_names(manifest.stream),
         "kind": "recording",
         "path": str(folder.resolve()),
         "speed": speed,
@@ -49,23 +60,24 @@ def replayed(
     }
     for setting in overrides:
         override(raw, setting)
-    modules = Path(about.modules)
-    importable(modules)
+    modules = Path(manifest.modules)
+    add_import_path(modules)
     loaded = check(raw, file, modules if modules.is_dir() else folder.resolve())
     log_former_names(raw, {"stream": loaded.stream.Config, "learner": loaded.learner.Config})
     if (
-        about.warm_from is not None
+        manifest.warm_from is not None
         and not warm
-        and _learner(about.fingerprint) == _learner(loaded.fingerprint())
+        and _learner(manifest.fingerprint) == _learner(loaded.fingerprint())
     ):
         raise JobError(
-            f"{folder}: the recorded run was begun with what another one had learned: add "
-            f"--warm-from {about.warm_from}"
+            f"{folder}: the recorded run started from a checkpoint of another run: add "
+            f"--warm-from {manifest.warm_from}"
         )
     return loaded
 
 
 def _learner(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    said = {k: v for k, v in fingerprint.items() if k.startswith("learner.")}
-    found: dict[str, Any] = json.loads(json.dumps(said))
-    return found
+    """Return the keys of the learner, as they are after JSON."""
+    keys = {key: value for key, value in fingerprint.items() if key.startswith("learner.")}
+    settings: dict[str, Any] = json.loads(json.dumps(keys))
+    return settings

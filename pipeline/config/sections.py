@@ -1,4 +1,4 @@
-"""The sections of a job beside its stream and learner."""
+"""The sections of a job other than its stream and learner."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Alert(Settings):
     """A threshold on a metric.
 
     Attributes:
-        metric: its name, as in ``online/accuracy_window``.
-        above: fires when the metric is larger than this.
-        below: fires when it is smaller than this. Exactly one of the two is given.
-        after_events: fires for no step before this one: a learner begins badly.
-        webhook: http or https address that a JSON message is posted to; None: none.
+        metric: name of the metric, as in ``online/accuracy_window``.
+        above: fire when the metric is above this value.
+        below: fire when the metric is below this value. Set exactly one of the two.
+        after_events: do not fire before this step: a new learner is bad at first.
+        webhook: http or https URL that a JSON message is posted to; None: no message.
     """
 
     metric: str = Field(min_length=1)
@@ -34,49 +34,50 @@ class Alert(Settings):
 
     @field_validator("webhook")
     @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
+    def _check_url(cls, value: str | None) -> str | None:
         if value is not None:
             try:
                 parts = urlsplit(value)
                 known = parts.scheme in ("http", "https") and bool(parts.hostname)
-                _ = parts.port  # raises where it is none
+                _ = parts.port  # raises for an invalid port
             except ValueError:
                 known = False
             if not known:
-                raise ValueError("an address that begins with http:// or https:// is wanted")
+                raise ValueError("expected a URL that begins with http:// or https://")
         return value
 
     @model_validator(mode="after")
-    def _one_threshold(self) -> Alert:
+    def _check_threshold(self) -> Alert:
         if (self.above is None) == (self.below is None):
-            raise ValueError("exactly one of above and below is wanted")
+            raise ValueError("set exactly one of above and below")
         return self
 
     @property
     def rule(self) -> str:
-        """The threshold in words, as in ``below 0.8``."""
+        """Return the threshold in words, as in ``below 0.8``."""
         return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
 
     @property
     def key(self) -> str:
-        """What tells this alert from the others, also after a restart."""
+        """Return the identifier of the alert, the same after a restart."""
         return f"{self.metric} {self.rule}"
 
     def violated(self, value: float) -> bool:
-        """Whether a value is beyond the threshold."""
+        """Return whether a value is beyond the threshold."""
         if self.above is not None:
             return value > self.above
         return self.below is not None and value < self.below
 
 
 class OnceSeenConfig(Settings):
-    """Events that are learned once, never rehearsed, and asked about whenever probes are, or would
-    be (``probes.every_events``).
+    """Events that are learned once, never rehearsed, and evaluated again later.
+
+    They are evaluated when probes are, every ``probes.every_events``.
 
     Attributes:
-        share: of all events, chosen by a hash of (seed, id); 0: none.
-        capacity: about so many are kept: of the last hundred about as many as of the nine hundred
-            before them, and of the nine thousand before those.
+        share: share of all events, chosen by a hash of (seed, id); 0: none.
+        capacity: approximate number of events kept, spread evenly over the logarithm of their age:
+            about as many of the last hundred as of the nine hundred before them.
     """
 
     share: float = Field(0.0, ge=0, lt=1)
@@ -84,13 +85,13 @@ class OnceSeenConfig(Settings):
 
 
 class Cut(Settings):
-    """Where one segment ends and the next begins; exactly one of the three is stated.
+    """The rule that ends segments; set exactly one of its keys.
 
     Attributes:
-        events: after so many events.
-        seconds: after so much event time.
-        drift: where the error of predictions changes, by ADWIN at this significance (0.002 is
-            usual); of classification.
+        events: length of a segment, in events.
+        seconds: length of a segment, in seconds of event time.
+        drift: significance of ADWIN (0.002 is usual): a segment ends where the error of the
+            predictions changes. Only for classification.
     """
 
     events: PositiveInt | None = None
@@ -98,22 +99,21 @@ class Cut(Settings):
     drift: float | None = Field(None, gt=0, lt=1)
 
     @model_validator(mode="after")
-    def _one(self) -> Cut:
+    def _check_rule(self) -> Cut:
         if sum(v is not None for v in (self.events, self.seconds, self.drift)) != 1:
-            raise ValueError("state one of events, seconds and drift")
+            raise ValueError("set exactly one of events, seconds and drift")
         return self
 
 
 class ProbesConfig(Settings):
-    """Events held out: predicted and scored, never learned, and asked about again later.
+    """Held-out events: predicted and scored, never learned, and evaluated again later.
 
     Attributes:
-        share: of all events, chosen by a hash of (seed, id); 0: none.
-        every_events: they are asked about each time so many events have come in, and whenever a
-            segment ends.
-        capacity: probes that are kept in all; this bounds the memory and the cost of an evaluation.
-        segments: segments that have ended are at most so many, an even number.
-        cut: where segments end, to begin with.
+        share: share of all events, chosen by a hash of (seed, id); 0: none.
+        every_events: events between two evaluations; the end of a segment is one more.
+        capacity: number of probes kept; this bounds the memory and the cost of an evaluation.
+        segments: largest number of segments that have ended; even.
+        cut: rule that ends a segment, before any are merged.
     """
 
     share: float = Field(0.0, ge=0, lt=1)
@@ -123,23 +123,23 @@ class ProbesConfig(Settings):
     cut: Cut = Cut(events=2000)
 
     @model_validator(mode="after")
-    def _enough(self) -> ProbesConfig:
+    def _check_capacity(self) -> ProbesConfig:
         if self.capacity <= self.segments:
-            raise ValueError("capacity: of each segment one must be kept, and of the running one")
+            raise ValueError("capacity must be above segments: each keeps one probe or more")
         return self
 
 
 class ServeConfig(Settings):
-    """How the model answers while it learns.
+    """How the model is served while it learns.
 
     Attributes:
-        host: the address it listens at; by default nobody outside this machine reaches it.
-        port: 0 takes a free one.
-        replicas: processes that answer.
-        route: prefix of the paths. By default none on a Ray of our own, and ``/NAME`` of the job on
-            a cluster, where there may be others.
-        max_events: events in one request.
-        max_bytes: of one request.
+        host: address to bind; the default is reachable from this machine only.
+        port: port to bind; 0: a free one.
+        replicas: number of server processes.
+        route: prefix of the paths. The default is none on a Ray instance of the run, and ``/NAME``
+            of the job on a cluster, which other jobs may share.
+        max_events: largest number of events of one request.
+        max_bytes: largest size of one request.
     """
 
     host: str = "127.0.0.1"
@@ -154,10 +154,10 @@ class TrackConfig(Settings):
     """Where a run is tracked.
 
     Attributes:
-        uri: of MLflow: ``sqlite:///FILE`` (from the folder where the command is given; with four
-            slashes from the root), ``http://...``, ``postgresql://...``, ``mysql://...``.
-        experiment: of MLflow; None: the name of the job.
-        every_events: metrics are written each time so many events have come in.
+        uri: tracking URI of MLflow: ``sqlite:///FILE`` (relative to the current folder; with four
+            slashes absolute), ``http://...``, ``postgresql://...``, ``mysql://...``.
+        experiment: experiment of MLflow; None: the name of the job.
+        every_events: events between two rows of metrics.
         alerts: thresholds on metrics.
     """
 
@@ -168,32 +168,32 @@ class TrackConfig(Settings):
 
     @field_validator("uri")
     @classmethod
-    def _known(cls, value: str) -> str:
-        wanted = "sqlite:///mlflow.db, http://HOST:PORT, postgresql://... or mysql://... is wanted"
+    def _check_uri(cls, value: str) -> str:
+        forms = "expected sqlite:///mlflow.db, http://HOST:PORT, postgresql://... or mysql://..."
         try:
             parts = urlsplit(value)
-            _ = parts.port  # raises where it is none
+            _ = parts.port  # raises for an invalid port
         except ValueError:
-            raise ValueError(wanted) from None
+            raise ValueError(forms) from None
         scheme = parts.scheme.partition("+")[0]
         if scheme == "file" or "://" not in value:
-            raise ValueError(f"MLflow keeps no runs in a plain folder any more: {wanted}")
+            raise ValueError(f"MLflow no longer supports a plain folder: {forms}")
         if parts.scheme == "sqlite":
             if not value.startswith("sqlite:///") or not parts.path.strip("/"):
-                raise ValueError("three slashes and a file are wanted, as in sqlite:///mlflow.db")
+                raise ValueError("expected three slashes and a file, as in sqlite:///mlflow.db")
         elif scheme not in ("http", "https", "postgresql", "mysql", "mssql") or not parts.hostname:
-            raise ValueError(wanted)
+            raise ValueError(forms)
         return value
 
 
-class Evaluate(Settings):
+class EvaluateConfig(Settings):
     """How the learner is scored.
 
     Attributes:
-        window: events in the sliding window.
+        window: length of the sliding window, in events.
         fading: fading factor; about 1 / (1 - fading) events count.
-        probes: events held out, to see later what is forgotten.
-        once_seen: events learned once and never rehearsed, to see how fast that is.
+        probes: held-out events, to measure forgetting.
+        once_seen: events learned once and never rehearsed, to measure how fast they are forgotten.
     """
 
     window: PositiveInt = 1000
@@ -202,13 +202,13 @@ class Evaluate(Settings):
     once_seen: OnceSeenConfig = OnceSeenConfig()
 
     @property
-    def asks(self) -> bool:
-        """Whether there are events to be asked about as the run goes on."""
+    def reevaluates_events(self) -> bool:
+        """Return whether some events are evaluated again on later snapshots."""
         return self.probes.share > 0 or self.once_seen.share > 0
 
 
-class Checkpointing(Settings):
-    """When state is written: each time so many events have come in; the newest ``keep`` stay."""
+class CheckpointConfig(Settings):
+    """When state is written: every ``every_events`` events; the newest ``keep`` files are kept."""
 
     every_events: PositiveInt = 5000
     keep: PositiveInt = 3

@@ -1,4 +1,4 @@
-"""A job file as plain values: YAML within bounds, and no key twice."""
+"""YAML files as plain values, within limits and without duplicate keys."""
 
 from __future__ import annotations
 
@@ -14,29 +14,27 @@ from pipeline.config.errors import JobError
 from streams.core.errors import one_line
 
 MAX_BYTES = 1_000_000
-"""The largest job file that is read."""
-
-
+"""Largest job file, in bytes."""
 MAX_DEPTH = 100
-
-
+"""Deepest nesting of a job."""
 MAX_VALUES = 100_000
-"""How deep a job may be nested, and how many values it may hold once anchors are filled in."""
+"""Most values of a job, counted after anchors are expanded."""
 
 
-def values(file: Path) -> Any:
-    """What a YAML file says, if it is all plain values. Raises ``JobError``."""
-    return parse(_text(file), f"{file}")
+def read_yaml(file: Path) -> Any:
+    """Return the plain values of a YAML file. Raises ``JobError``."""
+    return parse_yaml(_text(file), f"{file}")
 
 
 def _text(file: Path) -> str:
+    """Return the text of a regular file of at most ``MAX_BYTES``. Raises ``JobError``."""
     try:
         if file.exists() and not file.is_file() and not file.is_dir():
             raise JobError(f"{file}: not a regular file")
         with file.open("rb") as opened:
             raw = opened.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            raise JobError(f"{file}: more than {MAX_BYTES:,} bytes: this is no job")
+            raise JobError(f"{file}: more than {MAX_BYTES:,} bytes, too large for a job")
         return raw.decode()
     except OSError as error:
         raise JobError(f"{file}: {error.strerror}") from None
@@ -44,27 +42,27 @@ def _text(file: Path) -> str:
         raise JobError(f"{file}: not a text file") from None
 
 
-def parse(text: str, place: str) -> Any:
-    """What a text says as YAML, if it is all plain values. Raises ``JobError``."""
+def parse_yaml(text: str, place: str) -> Any:
+    """Return the plain values of a YAML text; errors name ``place``. Raises ``JobError``."""
     try:
         value = yaml.load(text, Loader=_Loader)
     except RecursionError:
-        raise JobError(f"{place}: nested too deep") from None
+        raise JobError(f"{place}: nested too deeply") from None
     except yaml.YAMLError as error:
         raise JobError(f"{place}: not YAML: {one_line(error)}") from None
-    except Exception as error:  # ValueError, TypeError, KeyError, ...: a date that is none
-        raise JobError(f"{place}: not YAML: a value cannot be read: {one_line(error)}") from None
-    _plain(value, place)
+    except Exception as error:  # ValueError, TypeError, KeyError, ...: as of month 13
+        raise JobError(f"{place}: not YAML: a value cannot be parsed: {one_line(error)}") from None
+    _check_plain(value, place)
     return value
 
 
-def _plain(value: Any, place: str) -> None:
-    """Raises ``JobError`` for what cannot be checked, shown and kept as JSON."""
-    level, count = [value], 0
+def _check_plain(value: Any, place: str) -> None:
+    """Raise ``JobError`` for a value that cannot be validated, shown and stored as JSON."""
+    level, count = [value], 0  # breadth first: one depth at a time
     for _ in range(MAX_DEPTH):
         count += len(level)
         if count > MAX_VALUES:
-            raise JobError(f"{place}: more than {MAX_VALUES:,} values: this is no job")
+            raise JobError(f"{place}: more than {MAX_VALUES:,} values, too many for a job")
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -72,18 +70,21 @@ def _plain(value: Any, place: str) -> None:
             elif isinstance(item, list):
                 inner += item
             elif not isinstance(item, str | int | float | date | None):
-                raise JobError(f"{place}: a {type(item).__name__} is none of the values of a job")
+                raise JobError(
+                    f"{place}: a job cannot contain a value of type {type(item).__name__}"
+                )
             elif isinstance(item, str) and not _encodes(item):
-                raise JobError(f"{place}: {shown(item)} is no text in Unicode")
+                raise JobError(f"{place}: {shown(item)} is not valid Unicode")
             elif isinstance(item, int) and item.bit_length() > 1024:
                 raise JobError(f"{place}: an integer of {item.bit_length():,} bits is too large")
         if not inner:
             return
         level = inner
-    raise JobError(f"{place}: nested more than {MAX_DEPTH} deep")
+    raise JobError(f"{place}: nested more than {MAX_DEPTH} levels deep")
 
 
 def _encodes(text: str) -> bool:
+    """Return whether a text can be encoded: a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -92,7 +93,7 @@ def _encodes(text: str) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: ``3e-4`` is a number, and a key given twice is a mistake."""
+    """A safe loader that reads ``3e-4`` as a number and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -100,11 +101,14 @@ class _Loader(yaml.SafeLoader):
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    None, None, "a key is a word, not a list or a mapping", key_node.start_mark
+                    None,
+                    None,
+                    "a key must be a scalar, not a list or a mapping",
+                    key_node.start_mark,
                 )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                    None, None, f"duplicate key {key!r}", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -126,5 +130,5 @@ _SHORT.maxdict = _SHORT.maxlist = 10
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in a message: never long, and in one line."""
+    """Return a value as a message shows it: short, on one line."""
     return one_line(_SHORT.repr(value))

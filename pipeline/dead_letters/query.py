@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
-from pipeline.config.yaml_file import values
+from pipeline.config.yaml_file import read_yaml
 from pipeline.dead_letters.file_writer import DeadLetterRecord, letters
 from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.errors import one_line
@@ -37,7 +37,7 @@ class RunJob:
             raise JobError(
                 f"{folder}: no run has been here: job.yaml and {DEAD_LETTERS} are wanted"
             )
-        raw = values(self.file)
+        raw = read_yaml(self.file)
         if not isinstance(raw, dict):
             raise JobError(f"{self.file}: a job is a mapping with name, stream and learner")
         for setting in overrides:

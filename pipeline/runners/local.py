@@ -68,7 +68,7 @@ class LocalRunner:
         lag = ConsumerLag()
         watchers: list[Callback] = [OffsetCommits(), DeadLetterForwarder(), lag, progress]
         tracking = None
-        if (evaluate := self.loaded.job.evaluate).asks:
+        if (evaluate := self.loaded.job.evaluate).reevaluates_events:
             watchers.append(BackgroundEvaluator(evaluate.probes.every_events, self.say))
         if (config := self.loaded.job.track) is not None:
             tracking = MlflowCallback(self.loaded, config, self.say)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
-from pipeline.config.yaml_file import values
+from pipeline.config.yaml_file import read_yaml
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import FolderLockedError, write_whole
 from streams.core.batch import Batch, Ragged
@@ -166,7 +166,7 @@ class RecordingWriter:
         file = self.folder / "job.yaml"
         if not file.exists():
             return
-        old = loaded.stream.Config.with_current_names(values(file)["stream"])
+        old = loaded.stream.Config.with_current_names(read_yaml(file)["stream"])
         new = loaded.values()
         changed = [
             f"stream.{name}: {old[name]} in the recording, {new[f'stream.{name}']} in the job"

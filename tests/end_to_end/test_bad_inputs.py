@@ -76,11 +76,11 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], list[str]]] = {
     "unknown key at the top": (lambda: {"sed": 3}, ["'sed'", "did you mean 'seed'"]),
     "wrong type": (
         lambda: {"learner": {"optimizer": {"kind": "adam", "lr": "fast"}}},
-        ["learner.optimizer.lr", "'fast' given", "number"],
+        ["learner.optimizer.lr", "got 'fast'", "number"],
     ),
     "out of range": (
         lambda: {"learner": {"steps": 0}},
-        ["learner.steps", "0 given", "greater than 0"],
+        ["learner.steps", "got 0", "above 0"],
     ),
     "unknown learner": (
         lambda: {"learner": {"kind": "replya"}},
@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], list[str]]] = {
         lambda: {"stream": {"label_timeout_events": 40}},
         ["stream.label_timeout_events", "48"],
     ),
-    "no stream": (lambda: {"stream": None}, ["stream", "nothing given"]),
+    "no stream": (lambda: {"stream": None}, ["stream", "got nothing"]),
     "two label delays": (
         lambda: {"stream": {"label_delay": {"events": 1, "seconds": 2}}},
         ["stream.label_delay", "one of events, seconds and column"],
@@ -361,8 +361,8 @@ def test_warm_from_takes_over_what_the_learner_knows(
     ("text", "words"),
     [
         ("name: [", "not YAML"),
-        ("just words", "a job is a mapping"),
-        ("name: a\nname: b\n", "'name' is given twice"),
+        ("just words", "expected a mapping"),
+        ("name: a\nname: b\n", "duplicate key 'name'"),
     ],
 )
 def test_a_job_file_that_is_none(text: str, words: str, everlearn: Everlearn) -> None:

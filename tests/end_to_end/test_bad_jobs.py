@@ -36,7 +36,7 @@ BOMB = "\n".join(
 # What a value may be written as, and what is said of it.
 VALUES = {
     "an open list": ("[1", "not YAML"),
-    "a list for a key": ("{? [a, b] : 1}", "a key is a word"),
+    "a list for a key": ("{? [a, b] : 1}", "a key must be a scalar"),
     "no date": ("2024-13-45", "month"),
     "too many digits": ("9" * 5000, "digits"),
     "too many hexadecimal digits": ("0x" + "f" * 5000, "bits"),
@@ -84,7 +84,7 @@ def test_keys_that_are_no_words(place: str, write_job: WriteJob) -> None:
 
 
 def test_an_override_that_is_wrong_is_named_in_one_line(write_job: WriteJob) -> None:
-    assert refused(write_job(), "a\nb").startswith("--set a b: key=value is wanted")
+    assert refused(write_job(), "a\nb").startswith("--set a b: expected key=value")
     assert "has no keys in it" in refused(write_job(), "name.x=1")
 
 
@@ -120,7 +120,8 @@ def test_truth_is_no_number_and_numbers_have_bounds(write_job: WriteJob, overrid
     place = override.partition("=")[0]
     told = refused(job, override)
     assert told.startswith(f"{job}: {place}")
-    assert " given; " in told
+    assert ": expected " in told
+    assert ", got " in told
     assert "\n" not in told
 
 
@@ -147,7 +148,7 @@ def test_an_unknown_kind_of_optimizer_or_model_is_named(write_job: WriteJob) -> 
         f"{job}: learner.optimizer.kind: 'adams': did you mean 'adam'? There are: adam, sgd",
     ]
     told = refused(job, "learner.optimizer=adam")
-    assert told == f"{job}: learner.optimizer: 'adam' given; a mapping with a kind is wanted"
+    assert told == f"{job}: learner.optimizer: expected a mapping with a kind, got 'adam'"
 
 
 @pytest.mark.parametrize("shape", [[1, 2], [1, 2, 3, 4], [0, 8, 8], "8x8", [True, 8, 8]])

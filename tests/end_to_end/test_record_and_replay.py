@@ -303,7 +303,7 @@ def test_of_a_run_that_was_begun_warm(
     for folder in ("rec", "later"):  # one that was begun as the run went on says so too
         everlearn(*words[:-1], folder, "--resume", "--max-events", 300)
         out = everlearn("replay", folder, "--run-dir", "again", code=2)
-        assert f"{folder}: the recorded run was begun with what another one" in out.line
+        assert f"{folder}: the recorded run started from a checkpoint of another run" in out.line
         assert out.line.endswith(f"add --warm-from {newest}")
         everlearn("replay", folder, "--run-dir", f"{folder}-again", "--warm-from", newest)
         equal(summary(Path(f"{folder}-again")), live)

@@ -157,7 +157,7 @@ class TrainerActor(MessageOutlet):
             watchers += [StartTracker(tracker), MetricWriter(loaded.job.track.every_events, lag)]
         if loaded.job.serve is not None:
             watchers += [self._publisher, LabelFeed(_to(evaluator))]
-        if (evaluate := loaded.job.evaluate).asks:
+        if (evaluate := loaded.job.evaluate).reevaluates_events:
             self._asking = SnapshotQueue(evaluate.probes.every_events)
             watchers.append(self._asking)
         blocks = RemoteBlocks(sources, self._idle, self.say)

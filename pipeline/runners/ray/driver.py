@@ -103,7 +103,7 @@ class RayRunner:
         """
         job = self.loaded.job
         # What is wrong with the job is found here, before anything starts. The driver needs no GPU.
-        parts = build(self.loaded.on("cpu"))
+        parts = build(self.loaded.on_device("cpu"))
         shipment = JobPackage.of(self.loaded)
         if isinstance(parts.stream, LiveStream):
             self._sources += [f"source-{i}" for i in range(2, parts.stream.readers + 1)]
@@ -163,7 +163,7 @@ class RayRunner:
     def _evaluates(self) -> bool:
         """Whether there is anything to score beside the training."""
         job = self.loaded.job
-        return job.serve is not None or job.evaluate.asks
+        return job.serve is not None or job.evaluate.reevaluates_events
 
     def _cpus(self) -> float:
         job = self.loaded.job
@@ -181,7 +181,7 @@ class RayRunner:
         start("trainer", self.trainer, shipment, folder, token, max_concurrency=64, **gpus)
         if self._evaluates:
             # Labels that a slow evaluator leaves waiting must not fill the object store.
-            about = (job.name, parts.recipe, folder, shipment, job.evaluate.asks)
+            about = (job.name, parts.recipe, folder, shipment, job.evaluate.reevaluates_events)
             start("evaluator", actors.EvaluatorActor, *about, max_pending_calls=100)
         if job.track is not None:
             # The tracker may stand in another folder, or on another machine.

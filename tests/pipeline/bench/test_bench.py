@@ -223,7 +223,7 @@ def test_what_cannot_be_built_is_told_before_anything_is_run(everlearn: Everlear
         (["no.yaml", "--learner", "replay"], "no.yaml: No such file"),
         (["list.yaml", "--learner", "replay"], "list.yaml: a mapping is wanted"),
         (["recorded.yaml", "--learner", "replay"], "a recorded stream has no tasks to test on"),
-        (["split-digits", "--learner", "replay", "--set", "x"], "key=value is wanted"),
+        (["split-digits", "--learner", "replay", "--set", "x"], "expected key=value"),
         (["split-digits", "--learner", "replay", "--learner", "replay"], "is there twice"),
         (
             ["split-digits", "--learner", "replay:scale=no", "--learner", "replay:scale,no"],

@@ -1,4 +1,4 @@
-"""Jobs: read, overridden, fingerprinted."""
+"""Jobs: loading, overrides and fingerprints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.config.job import differences, load
 WriteJob = Callable[..., Path]
 
 
-def test_numbers_as_people_write_them(write_job: WriteJob) -> None:
+def test_load_reads_an_exponent_without_a_dot_as_a_number(write_job: WriteJob) -> None:
     job = write_job()
     text = job.read_text().replace("lr: 0.001", "lr: 1e-3")
     assert "1e-3" in text
@@ -21,7 +21,7 @@ def test_numbers_as_people_write_them(write_job: WriteJob) -> None:
     assert load(job).job.learner.optimizer.lr == 0.001  # type: ignore[attr-defined]
 
 
-def test_overrides_reach_every_depth(write_job: WriteJob) -> None:
+def test_load_applies_overrides_at_every_depth(write_job: WriteJob) -> None:
     loaded = load(
         write_job(),
         ["seed=11", "learner.model.hidden=[4, 4]", "evaluate.probes.share=0.1", "name=other"],
@@ -32,7 +32,7 @@ def test_overrides_reach_every_depth(write_job: WriteJob) -> None:
     assert loaded.job.evaluate.probes.share == 0.1
 
 
-def test_the_fingerprint_holds_what_shapes_the_state_and_no_more(write_job: WriteJob) -> None:
+def test_fingerprint_has_only_the_keys_that_shape_the_state(write_job: WriteJob) -> None:
     base = load(write_job()).fingerprint()
     same = load(write_job(), ["name=x", "checkpoint.keep=9", "checkpoint.every_events=1"])
     assert same.fingerprint() == base
@@ -51,23 +51,23 @@ def test_the_fingerprint_holds_what_shapes_the_state_and_no_more(write_job: Writ
         assert len(differences(base, changed)) >= 1, override
 
 
-def test_defaults_spelt_out_make_no_difference(write_job: WriteJob) -> None:
+def test_fingerprint_ignores_defaults_written_out(write_job: WriteJob) -> None:
     base = load(write_job()).fingerprint()
-    spelt = load(write_job(), ["stream.lateness=0.0", "learner.model.activation=relu"])
-    assert differences(base, spelt.fingerprint()) == []
+    explicit = load(write_job(), ["stream.lateness=0.0", "learner.model.activation=relu"])
+    assert differences(base, explicit.fingerprint()) == []
 
 
-def test_several_problems_are_all_told(write_job: WriteJob) -> None:
+def test_load_reports_every_problem(write_job: WriteJob) -> None:
     job = write_job(learner={"steps": 0, "replay_size": "many"}, evaluate={"window": -1})
-    with pytest.raises(JobError) as told:
+    with pytest.raises(JobError) as error:
         load(job)
-    lines = str(told.value).splitlines()
+    lines = str(error.value).splitlines()
     assert len(lines) == 3
     for place in ("learner.steps", "learner.replay_size", "evaluate.window"):
         assert any(f"{job}: {place}: " in line for line in lines)
 
 
-def test_a_setting_that_there_was_not_is_as_one_that_is_null() -> None:
+def test_differences_treat_an_absent_key_as_null() -> None:
     assert differences({"a": 1}, {"a": 1, "learner.augment": None}) == []
     assert differences({"a": 1}, {"a": 1, "learner.augment": "weak"}) == [
         "learner.augment: not set in the checkpoint, weak in the job"

@@ -309,10 +309,10 @@ def test_what_cannot_be(write_job: Callable[..., Path], everlearn: Callable[...,
     job = write_job()
     for setting, told in (
         ("segments=3", "evaluate.probes.segments"),
-        ("cut={events: 5, seconds: 2}", "state one of events, seconds and drift"),
+        ("cut={events: 5, seconds: 2}", "set exactly one of events, seconds and drift"),
         ("cut={drift: 2}", "evaluate.probes.cut.drift"),
         ("capacity=5", "evaluate.probes.capacity"),
-        ("segments=100", "of each segment one must be kept"),
+        ("segments=100", "capacity must be above segments"),
     ):
         more = ("--set", "evaluate.probes.capacity=100", "--set", f"evaluate.probes.{setting}")
         found = everlearn("run", job, *more, code=2)

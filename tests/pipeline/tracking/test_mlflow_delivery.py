@@ -208,13 +208,13 @@ def test_a_full_disk_costs_rows_and_is_said_once(tmp_path: Path, said: list[str]
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"uri": "mlruns"}, "use|wanted"),
+        ({"uri": "mlruns"}, "use|expected"),
         ({"uri": "file:///tmp/mlruns"}, "plain folder"),
         ({"uri": "sqlite://mlflow.db"}, "three slashes"),
         ({"uri": "sqlite:///"}, "three slashes"),
-        ({"uri": "http://:5000"}, "is wanted"),
-        ({"uri": "http://host:port"}, "is wanted"),
-        ({"uri": "ftp://host"}, "is wanted"),
+        ({"uri": "http://:5000"}, "expected sqlite"),
+        ({"uri": "http://host:port"}, "expected sqlite"),
+        ({"uri": "ftp://host"}, "expected sqlite"),
         ({"uri": "sqlite:///a.db", "every_events": 0}, "greater than 0"),
         ({"uri": "sqlite:///a.db", "evry": 1}, "every_events"),
         ({"uri": "sqlite:///a.db", "alerts": [{"metric": "a"}]}, "exactly one"),

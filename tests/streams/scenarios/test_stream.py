@@ -324,12 +324,15 @@ def test_named_scenarios(name: str, published: None) -> None:
             "stream.tasks.kind: 'splitt': did you mean 'split'? There are: split, permuted, rot",
         ),
         ({"dataset": "digits", "tasks": {}}, "stream.tasks.kind"),
-        ({"dataset": "digits", "tasks": "split"}, "stream.tasks: 'split' given"),
+        ({"dataset": "digits", "tasks": "split"}, "stream.tasks: expected a mapping with a kind"),
         ({"name": "split-digits", "tasks": {"tasks": 11}}, "stream.tasks.tasks: 11 tasks, but dig"),
         ({"name": "split-digits", "tasks": {"kind": "rotated"}}, "'rotated' turns images, but dig"),
-        ({"name": "split-digits", "label_noise": 1.5}, "stream.label_noise: 1.5 given"),
-        ({"name": "split-digits", "seed": -1}, "stream.seed: -1 given"),
-        ({"name": "split-digits", "events": 0}, "stream.events: 0 given"),
+        (
+            {"name": "split-digits", "label_noise": 1.5},
+            "stream.label_noise: expected a number of at",
+        ),
+        ({"name": "split-digits", "seed": -1}, "stream.seed: expected a number of at least 0"),
+        ({"name": "split-digits", "events": 0}, "stream.events: expected a number above 0, got 0"),
     ],
 )
 def test_an_error_names_the_place(

@@ -1,0 +1,62 @@
+"""Validation errors in the words of a job file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.errors import JobError
+from pipeline.config.job import load
+
+WriteJob = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("seed=x", "seed: expected an integer, got 'x'"),
+        ("seed=1.5", "seed: expected an integer, got 1.5"),
+        ("seed=-1", "seed: expected a number of at least 0, got -1"),
+        ("threads=true", "threads: expected a number, got True"),
+        ("name=3", "name: expected a string, got 3"),
+        ("name='a b'", r"name: expected a string that matches ^[A-Za-z0-9][\w.-]*$, got 'a b'"),
+        ("evaluate.probes.segments=5", "evaluate.probes.segments: expected a multiple of 2, got 5"),
+        ("evaluate=3", "evaluate: expected a mapping, got 3"),
+        ("track={}", "track.uri: missing"),
+        ("learner.model.hidden=x", "learner.model.hidden: expected a list, got 'x'"),
+        ("learner.model.hidden=[1.5]", "learner.model.hidden.0: expected an integer, got 1.5"),
+        (
+            "learner.optimizer={kind: adams}",
+            "learner.optimizer.kind: 'adams': did you mean 'adam'? There are: adam, sgd",
+        ),
+    ],
+)
+def test_describe_errors_names_path_and_expectation(
+    override: str, line: str, write_job: WriteJob
+) -> None:
+    job = write_job()
+    with pytest.raises(JobError) as error:
+        load(job, [override])
+    assert str(error.value) == f"{job}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("stream.features=3", "stream.features: expected a list or a mapping, got 3"),
+        (
+            "stream.features={numeric: 3}",
+            "stream.features.numeric: expected a list or a mapping, got 3",
+        ),
+        ("stream.path=3", "stream.path: expected a string or a list, got 3"),
+    ],
+)
+def test_describe_errors_joins_the_branches_of_a_union(
+    override: str, line: str, write_job: WriteJob
+) -> None:
+    job = write_job()
+    with pytest.raises(JobError) as error:
+        load(job, [override])
+    assert str(error.value) == f"{job}: {line}"
