@@ -18,7 +18,7 @@ import yaml
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
-from pipeline.config.recorded_job import replayed
+from pipeline.config.recorded_job import load_recorded_job
 from pipeline.storage import recording_writer as recording
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import RecordingWriter
@@ -332,8 +332,8 @@ def test_recording_with_former_names_goes_on(tmp_path: Path) -> None:
     again = Live(tmp_path / "run", begin=False)
     again.run(3, {"0": 0})
     assert held(folder) == wanted(3)
-    assert replayed(folder, "max", None, []).job.stream.label_timeout_events == 100_000
-    overridden = replayed(folder, "max", None, ["stream.wait=9"])
+    assert load_recorded_job(folder, "max", None, []).job.stream.label_timeout_events == 100_000
+    overridden = load_recorded_job(folder, "max", None, ["stream.wait=9"])
     assert overridden.job.stream.label_timeout_events == 9
 
 
