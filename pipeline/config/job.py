@@ -165,7 +165,9 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
             try:
                 data[part] = cls.Config.model_validate(data[part])
             except ValidationError as error:
-                problems += describe_errors(error, file, data[part], (part,))
+                names = cls.Config.former_names()
+                written = {names.get(key, key): value for key, value in data[part].items()}
+                problems += describe_errors(error, file, written, (part,))
             except Exception as error:  # the validators of a user's class may raise anything
                 problems.append(f"{file}: {part}: {type(error).__name__}: {one_line(error)}")
     parts = {k: v for k, v in data.items() if k not in ("stream", "learner")}

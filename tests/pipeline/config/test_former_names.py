@@ -68,7 +68,9 @@ def test_both_names_in_a_file_are_refused(write_job: WriteJob) -> None:
 
 def test_wrong_value_is_reported_under_the_current_name(write_job: WriteJob) -> None:
     job = write_job(stream={"wait": 0})
-    with pytest.raises(JobError, match=r"stream\.label_timeout_events: 0 given; greater than 0"):
+    with pytest.raises(
+        JobError, match=r"stream\.label_timeout_events: expected a number above 0, got 0"
+    ):
         load(job)
 
 

@@ -183,8 +183,8 @@ def test_the_same_micro_batches_from_any_of_them_on(
         assert (folder / "journal.jsonl").read_bytes() == written
 
 
-def replaced(batch: Batch, ends: bool) -> Batch:
-    return Batch(*[getattr(batch, n) for n in Batch.__slots__ if n != "flush"], flush=ends)
+def replaced(batch: Batch, flush: bool) -> Batch:
+    return Batch(*[getattr(batch, n) for n in Batch.__slots__ if n != "flush"], flush=flush)
 
 
 def few() -> Memory:
