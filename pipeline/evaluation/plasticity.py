@@ -13,13 +13,18 @@ import numpy as np
 from learners.base import Learner
 from streams.core.batch import Array, Batch, Floats
 
+TIE = 1e-7
+"""Relative: what is as near to a bound is at it, since singular values are known no better and the
+last bits of a sum are another processor's otherwise."""
+
 
 def dormant(activations: list[Array], tau: float = 0.025) -> float:
     """The share of units, of all layers together, whose mean |h| is at most ``tau`` times the mean
     over their layer (Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement
-    learning"). In a layer that gives only 0, every unit is dormant."""
+    learning"), to within ``TIE``. In a layer that gives only 0, every unit is dormant."""
     sizes = [_size(layer).mean(0) for layer in activations]
-    return float(np.concatenate([size <= tau * size.mean() for size in sizes]).mean())
+    most = tau * (1 + TIE)
+    return float(np.concatenate([size <= most * size.mean() for size in sizes]).mean())
 
 
 def dead(activations: list[Array], share: float = 0.01) -> float:
@@ -48,9 +53,10 @@ def effective_rank(values: Floats) -> float:
 
 def stable_rank(values: Floats, share: float = 0.99) -> float:
     """How many of the greatest singular values make up ``share`` of their sum, at least (as Dohare
-    et al. 2024 count it); 0 where all are 0."""
+    et al. 2024 count it), to within ``TIE``; 0 where all are 0."""
     mass = np.cumsum(values)
-    return float(np.searchsorted(mass, share * mass[-1]) + 1) if mass[-1] else 0.0
+    least = share * (1 - TIE) * mass[-1]
+    return float(np.searchsorted(mass, least) + 1) if mass[-1] else 0.0
 
 
 def weight_norm(weights: Array) -> float:

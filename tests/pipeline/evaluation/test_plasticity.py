@@ -79,6 +79,25 @@ def test_ranks_by_hand() -> None:
     assert stable_rank(singular_values(orthogonal[:, :3] * [98.5, 1, 0.5])) == 2
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_at_a_bound_to_rounding_is_at_it(seed: int) -> None:
+    """Rounding puts the halves of these sums to either side, from matrix to matrix and from one
+    processor's linear algebra to another's."""
+    rng = np.random.default_rng(seed)
+    orthogonal, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+    values = singular_values(orthogonal[:, :3] * [2, 1, 1])
+    for share in (0.5 - 1e-6, 0.5 - 1e-12, 0.5, 0.5 + 1e-12):
+        assert stable_rank(values, share) == 1
+    assert stable_rank(values, share=0.5 + 1e-6) == 2
+    for off in (-1e-12, 1e-12):
+        assert stable_rank(np.array([2 + off, 1, 1]), share=0.5) == 1
+    assert stable_rank(np.array([2 - 1e-5, 1, 1]), share=0.5) == 2
+    assert stable_rank(values, share=1) == 3
+    # Mean |h| of 1 and 3, of which 1 is half of the layer's 2.
+    for off, expected in ((-1e-12, 0.5), (1e-12, 0.5), (-1e-5, 0.5), (1e-5, 0)):
+        assert dormant([np.array([[1 + off, 3 - off]])], tau=0.5) == expected
+
+
 @pytest.mark.parametrize("r", [1, 3, 6])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_matrix_of_rank_r(r: int, dtype: Any) -> None:
