@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ import yaml
 from hypothesis import settings
 from typer.testing import CliRunner
 
-import brokers as brokers_
-from driving import Place
+from tests.support import brokers as brokers_
+from tests.support import mlflow
+from tests.support.ray_processes import Place
 
 torch.set_num_threads(1)
 # In the background of a shell Ctrl-C is ignored, and so it would be by all that is started here.
@@ -109,6 +111,7 @@ def broker(brokers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 @pytest.fixture
 def place() -> Iterator[Place]:
     """Where runs on Ray are, and end with the test."""
+    pytest.importorskip("ray")
     made = Place()
     yield made
     made.close()
@@ -116,15 +119,15 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that MLflow has set up, which takes it seconds."""
-    from pipeline.tracking.mlflow_client import load
+    """A database that MLflow has set up, to be copied."""
+    return mlflow.migrated(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    load(f"sqlite:///{file}")
-    from mlflow.tracking import MlflowClient
 
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
+@pytest.fixture
+def uri(database: Path, tmp_path: Path) -> str:
+    """An MLflow of its own for each test."""
+    shutil.copy(database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 @pytest.fixture

@@ -26,12 +26,12 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from driving import ACTORS, ROOT, Driver, Place, until
 from experiments.demo.client import Client, elec2_events
 from streams.core.batch import Batch
 from streams.core.live_stream import ranges_of
 from streams.core.stream import Cursor, Stream
 from streams.files.stream import FileStream, RecordedConfig
+from tests.support.ray_processes import ACTORS, ROOT, Driver, Place, until
 
 pytest.importorskip("ray")
 
@@ -309,13 +309,13 @@ def test_submitted_with_its_packages_to_a_cluster_that_has_none(
     for name in ("streams", "buffers", "learners", "pipeline"):
         shutil.copytree(ROOT / name, tree / name, ignore=hidden)
     shutil.copy(ROOT / "everlearn.py", tree)
-    # This kind is known in the copy alone: whoever knows it has its packages from there.
+    # This module is in the copy alone: a process that imports it has its packages from there.
     (tree / "learners" / "sent.py").write_text(
-        "from learners.rehearsal.replay import Replay\n\n\nclass Sent(Replay):\n    kind = 'sent'\n"
+        "from learners.rehearsal.replay import Replay\n\n\nclass Sent(Replay):\n    pass\n"
     )
     plain = write_job()
     job = yaml.safe_load(plain.read_text())
-    job["learner"]["kind"] = "sent"
+    job["learner"]["kind"] = "learners.sent:Sent"
     (tree / "job.yaml").write_text(yaml.safe_dump(job))
     folder = tmp_path / "ray"
     ours = (

@@ -21,8 +21,8 @@ import pytest
 import yaml
 from kafka import KafkaConsumer, KafkaProducer
 
-from brokers import make_topics
-from driving import Driver, Place, until
+from tests.support.brokers import make_topics
+from tests.support.ray_processes import Driver, Place, until
 
 pytest.importorskip("ray")
 

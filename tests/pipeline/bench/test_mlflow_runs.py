@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,12 @@ import pytest
 pytest.importorskip("mlflow")
 
 from pipeline.bench.mlflow_runs import Tracking
-from pipeline.tracking.mlflow_client import load
-from pipeline.tracking.mlflow_delivery import TrackError
+from pipeline.tracking.mlflow_client import TrackError
+from tests.support.mlflow import client
 
 Everlearn = Callable[..., Any]
 BENCH = ("bench", "split-digits", "--learner", "finetune", "--every", 100, "--out", "out")
 FOLDER = Path("out/split-digits/finetune-seed-0")
-
-
-def client(uri: str) -> Any:
-    load(uri)
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(uri)
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sqlite file that MLflow has set up, which takes it seconds."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    client(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture
-def uri(migrated: Path, tmp_path: Path) -> str:
-    shutil.copy(migrated, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 def runs(uri: str, experiment: str = "bench split-digits") -> list[Any]:

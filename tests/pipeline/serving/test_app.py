@@ -4,7 +4,6 @@ is refused with a reason, and a swap of the model loses no request."""
 from __future__ import annotations
 
 import base64
-import http.client
 import io
 import json
 import os
@@ -15,17 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -43,76 +41,12 @@ from pipeline.storage.checkpoints import read
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature, Schema
+from tests.support.http import PATIENCE_S, STUB, Client, Reply, Stub, listening, served
 
-ROOT = Path(__file__).parents[3]
-PATIENCE_S = 60.0
+ROOT = Path(__file__).parents[2]
 NONE = "no labels are taken here"
 Everlearn = Callable[..., Any]
 WriteJob = Callable[..., Path]
-
-
-class Reply(NamedTuple):
-    """What came back: status, headers in lower case, and the body, which is always JSON."""
-
-    status: int
-    headers: dict[str, str]
-    body: Any
-
-
-class Client:
-    """Requests over one connection, which is taken up anew where the server has closed it."""
-
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
-        self._connection.request(method, path, body, headers, encode_chunked=False)
-        return self._reply()
-
-    def _reply(self) -> Reply:
-        response = self._connection.getresponse()
-        raw = response.read()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        body = json.loads(raw, parse_constant=pytest.fail) if _is_json(headers) else raw
-        return Reply(response.status, headers, body)
-
-    def predict(self, events: Any) -> Reply:
-        body = events if isinstance(events, bytes) else json.dumps(events).encode()
-        return self.ask("POST", "/predict", body)
-
-    def answer(self, events: Any) -> Any:
-        reply = self.predict(events)
-        assert reply.status == 200, reply
-        return reply.body
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def _is_json(headers: dict[str, str]) -> bool:
-    return headers.get("content-type", "").startswith("application/json")
-
-
-@contextmanager
-def listening(app: Any) -> Iterator[int]:
-    """A port at which the application answers."""
-    config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [found]})
-        thread.start()
-        try:
-            yield port
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@contextmanager
-def served(app: Any) -> Iterator[Client]:
-    with listening(app) as port, closing(Client(port)) as client:
-        yield client
 
 
 def wait_for(what: Callable[[], Any]) -> Any:
@@ -180,35 +114,6 @@ def going_on(folder: Path, job: Path) -> tuple[Parts, list[Batch], list[Predicti
     for batch in batches:
         parts.loop.step(batch)
     return parts, batches, heard
-
-
-class Stub:
-    """What the application needs of a servable, for a numeric feature ``x`` and classes a and b."""
-
-    schema = Schema((Feature("x", "numeric"),), "classification")
-    classes = ("a", "b")
-    metrics = {"online/accuracy": float("nan")}
-    events = 10
-
-    def __init__(self, version: int = 1, does: Callable[[], None] = lambda: None) -> None:
-        self.version = version
-        self.taken = time.time()
-        self.does = does
-
-    def answer(self, batch: Batch) -> Prediction:
-        self.does()
-        n = len(batch)
-        value = np.full(n, self.version % 2)
-        return Prediction(batch.ids, "classification", value, None, self.classes, self.version)
-
-
-STUB: Recipe = {
-    "features": [["x", "numeric", []]],
-    "task": "classification",
-    "classes": [],
-    "id_type": "int",
-    "dtype": "float64",
-}
 
 
 def stub_app(models: Models, record: Any = None, **limits: Any) -> Any:

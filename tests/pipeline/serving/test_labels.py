@@ -4,10 +4,8 @@ them; and a served run learns them."""
 from __future__ import annotations
 
 import gc
-import http.client
 import json
 import logging
-import socket
 import threading
 import time
 import warnings
@@ -16,76 +14,30 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
-import uvicorn
 import yaml
 
-from driving import Place, until
-from learners.base import Prediction
 from pipeline.config import job
 from pipeline.config.sections import ServeConfig
-from pipeline.models.recipe import Recipe
 from pipeline.serving import labels as posted
 from pipeline.serving.app import Models, create_app
 from pipeline.serving.checkpoint_server import CheckpointServer
 from pipeline.serving.labels import InvalidLabelsError, LabelProducer
-from streams.core.batch import Batch
-from streams.core.schema import Feature, Schema
 from streams.kafka.clients import producer as outbox
 from streams.kafka.clients.producer import Message
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import KafkaStream
+from tests.support import http
+from tests.support.http import STUB, Stub, ask
+from tests.support.ray_processes import Place, until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
     from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-STUB: Recipe = {
-    "features": [["x", "numeric", []]],
-    "task": "classification",
-    "classes": [],
-    "id_type": "int",
-    "dtype": "float64",
-}
 _numbers = count()
-
-
-class Reply(NamedTuple):
-    """What came back: status, headers in lower case, the body, and how long it took."""
-
-    status: int
-    headers: dict[str, str]
-    body: Any
-    seconds: float
-
-
-class Stub:
-    """A model that answers at once."""
-
-    schema = Schema((Feature("x", "numeric"),), "classification")
-    classes = ("a", "b")
-    metrics: dict[str, float] = {}
-    events = 10
-    version = 1
-    taken = 0.0
-
-    def answer(self, batch: Batch) -> Prediction:
-        value = np.zeros(len(batch), np.int64)
-        return Prediction(batch.ids, "classification", value, None, self.classes, 1)
-
-
-def ask(port: int, path: str, body: Any = None) -> Reply:
-    raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    began = time.perf_counter()
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-        connection.request("GET" if body is None else "POST", path, raw)
-        response = connection.getresponse()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        said = json.loads(response.read())
-    return Reply(response.status, headers, said, time.perf_counter() - began)
 
 
 def stream(servers: str, topic: str, **changes: Any) -> KafkaStream:
@@ -113,16 +65,9 @@ def serving(labels: LabelProducer | str, **limits: Any) -> Iterator[int]:
 
 @contextmanager
 def listening(app: Any, lifespan: str) -> Iterator[int]:
-    config = uvicorn.Config(app, lifespan=lifespan, ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [found]})
-        thread.start()
-        try:
-            yield found.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
+    """A port at which the application answers, and leaves no thread of ours behind."""
+    with http.listening(app, lifespan) as port:
+        yield port
     assert not any(thread.name == "posted" for thread in threading.enumerate())
 
 
@@ -457,14 +402,6 @@ def test_those_sent_together_are_answered_one_by_one() -> None:
 
 
 # A whole run.
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    pytest.importorskip("ray")
-    made = Place()
-    yield made
-    made.close()
 
 
 def test_a_served_run_learns_labels_that_are_posted(

@@ -30,8 +30,9 @@ from pipeline.config.job import flat
 from pipeline.config.sections import Alert, TrackConfig
 from pipeline.storage.metric_log import CHUNK, MetricLog, read_rows, waiting
 from pipeline.storage.run_folder import RunFolder
-from pipeline.tracking.mlflow_client import Record, load
-from pipeline.tracking.mlflow_delivery import Tracker, TrackError, check, describe, tags
+from pipeline.tracking.mlflow_client import Record, TrackError, load
+from pipeline.tracking.mlflow_delivery import Tracker, check, describe, tags
+from tests.support.mlflow import client
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,31 +46,9 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     return found
 
 
-def client(uri: str) -> Any:
-    load(uri)
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(uri)
-
-
 def history(uri: str, run_id: str, name: str) -> list[int]:
     """The steps that MLflow has of a metric, in the order of steps."""
     return sorted(m.step for m in client(uri).get_metric_history(run_id, name))
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sqlite file that MLflow has set up, which takes it seconds."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    client(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture
-def uri(migrated: Path, tmp_path: Path) -> str:
-    """An MLflow of its own for each test."""
-    shutil.copy(migrated, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 @pytest.fixture
@@ -709,8 +688,8 @@ class Server:
 
 
 @pytest.fixture
-def server(migrated: Path, tmp_path: Path) -> Iterator[Server]:
-    shutil.copy(migrated, tmp_path / "server.db")
+def server(database: Path, tmp_path: Path) -> Iterator[Server]:
+    shutil.copy(database, tmp_path / "server.db")
     found = Server(tmp_path, tmp_path / "server.db")
     yield found
     found.kill()

@@ -1,0 +1,1 @@
+"""What tests share that are not fixtures: brokers, servers, and processes that can be killed."""
