@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 GRACE_S = 5
 """Seconds that requests under way get to end once the process is asked to."""
+
+_CLEARED_S = 0.05  # by then a checkpoint that is being cleared away, or replaced, mostly is
 
 Say = Callable[[str], None]
 
@@ -136,12 +139,13 @@ class CheckpointServer:
 
     def _newest(self) -> tuple[Checkpoint, _Seen] | None:
         """The newest whole checkpoint, if it is newer than the one that is served."""
-        for _ in range(3):  # all of a listing may be gone when they are read
+        for last in (False, False, True):  # all of a listing may be gone when they are read
             broken: list[str] = []
             gone = False
             for path in reversed(_checkpoints(self.folder.checkpoints)):
+                written = None
                 try:
-                    written = (path / "manifest.json").stat().st_mtime_ns
+                    written = _written(path)
                     seen = _Seen(int(path.name), written)
                     if seen == self._served:
                         return None
@@ -149,11 +153,15 @@ class CheckpointServer:
                         continue
                     return read(path), seen
                 except (CheckpointError, OSError, SafetensorError) as error:
-                    if path.exists():
+                    if not path.exists():
+                        gone = True
+                    elif not last and _changes(path, written):
+                        gone = True
+                        time.sleep(_CLEARED_S)
+                        break
+                    else:
                         broken.append(one_line(error))
                         self._tell(f"{broken[-1]}; trying the one before it")
-                    else:
-                        gone = True
             if not gone:
                 break
         if broken and self._served is None:
@@ -196,6 +204,19 @@ class CheckpointServer:
         if what not in self._told:
             self._told.add(what)
             self._say(what)
+
+
+def _written(path: Path) -> int:
+    """When a checkpoint was sealed, in nanoseconds since the epoch."""
+    return (path / "manifest.json").stat().st_mtime_ns
+
+
+def _changes(path: Path, written: int | None) -> bool:
+    """Whether a checkpoint is another than the one that was looked at, or on its way to be."""
+    try:
+        return _written(path) != written
+    except OSError:
+        return True
 
 
 def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:

@@ -37,13 +37,13 @@ from pipeline.models.snapshot import InferenceModel
 from pipeline.serving.app import Answered, Models, create_app, warm
 from pipeline.serving.checkpoint_server import CheckpointServer, ServeError, following, snapshot
 from pipeline.serving.requests import InvalidEventsError, Reader
-from pipeline.storage.checkpoints import read
+from pipeline.storage.checkpoints import CheckpointError, read
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature, Schema
 from tests.support.http import PATIENCE_S, STUB, Client, Reply, Stub, listening, served
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NONE = "no labels are taken here"
 Everlearn = Callable[..., Any]
 WriteJob = Callable[..., Path]
@@ -680,6 +680,39 @@ def test_a_checkpoint_that_vanishes_while_it_is_read(
     monkeypatch.setattr("pipeline.serving.checkpoint_server.read", vanishing)
     follow = follower(elec2)
     assert follow.events == 512
+
+
+@pytest.mark.parametrize("first", ["manifest.json", "values.json"])
+def test_a_checkpoint_that_is_being_replaced_is_not_called_broken(
+    elec2: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """As a run does that ends just where it wrote a checkpoint: file by file the old one goes."""
+    newest = elec2 / "checkpoints" / f"{1024:015d}"
+    shutil.copytree(newest, "copy")
+    times = count()
+
+    def half_way(path: Path) -> Any:
+        if next(times):
+            return read(path)
+        (newest / first).unlink()
+        with pytest.raises(CheckpointError) as broken:
+            read(path)
+        shutil.rmtree(newest)
+        shutil.copytree("copy", newest, copy_function=shutil.copyfile)  # now, not as of then
+        raise broken.value
+
+    monkeypatch.setattr("pipeline.serving.checkpoint_server.read", half_way)
+    assert follower(elec2).events == 1024, "and nothing is said"
+
+
+def test_one_without_a_manifest_is_broken(elec2: Path) -> None:
+    (elec2 / "checkpoints" / f"{1024:015d}" / "manifest.json").unlink()
+    said: list[str] = []
+    follow = CheckpointServer(elec2, ServeConfig(), said.append)
+    assert follow.look()
+    assert follow.events == 512
+    assert len(said) == 1
+    assert "manifest.json" in said[0]
 
 
 def test_a_newer_model_that_cannot_be_made_leaves_the_one_at_hand(
