@@ -6,13 +6,24 @@ STAMP  := $(VENV)/.installed
 # Torch alone takes every core and slows down when another process is busy.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check soak peers format clean
+# Processes that tests are shared out to; those of one group (xdist_group) stay in one of them.
+WORKERS ?= 2
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+.PHONY: demo test claims soak shuffle check peers format clean
 
 demo: $(STAMP)
 	$(BIN)/python experiments/demo/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not soak"
+	$(PYTEST) -m "not soak and not claims"
+
+claims: $(STAMP)
+	$(PYTEST) -m "claims and not soak" --timeout 1200
+
+# The same tests in another order each time; to see one again add ARGS=--randomly-seed=N.
+shuffle: $(STAMP)
+	$(PYTEST) -p randomly -m "not soak and not claims" $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

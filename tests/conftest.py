@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -141,12 +142,13 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Tests run in a folder of their own, and leave nothing behind: a user's module of one is not
     that of the next."""
     monkeypatch.chdir(tmp_path)
-    path = list(sys.path)
+    path, known, here = list(sys.path), dict(sys.modules), f"{tmp_path}{os.sep}"
     yield
     sys.path[:] = path
     for name, module in list(sys.modules.items()):
-        file = None
-        with suppress(Exception):  # lazy ones of others may raise anything
-            file = module.__file__
-        if isinstance(file, str) and Path(file).is_relative_to(tmp_path):
-            del sys.modules[name]
+        if known.get(name) is not module:  # to ask all of thousands takes longer than most tests
+            file = None
+            with suppress(Exception):  # lazy ones of others may raise anything
+                file = module.__file__
+            if isinstance(file, str) and file.startswith(here):
+                del sys.modules[name]
