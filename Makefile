@@ -33,6 +33,7 @@ check: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak --timeout 3600
+	$(PYTEST) -m "hypothesis and not soak" --hypothesis-profile soak --timeout 3600
 
 peers: $(STAMP)
 	$(BIN)/python experiments/studies/elec2.py

@@ -19,16 +19,14 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from tests.support import brokers as brokers_
-from tests.support import mlflow
+from tests.support import fuzz, mlflow
 from tests.support.ray_processes import Place
 
 torch.set_num_threads(1)
 # In the background of a shell Ctrl-C is ignored, and so it would be by all that is started here.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# The same examples every time, and nothing kept from run to run.
-settings.register_profile("same", derandomize=True, database=None, deadline=None)
-settings.load_profile("same")
+settings.load_profile(fuzz.SAME)
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,6 +10,7 @@ from buffers.admission.ring import Ring
 from buffers.buffer import Buffer
 from buffers.recall.base import Ints, RecallOutcome, Uniform
 from buffers.registry import ADMISSIONS, RECALLS
+from tests.support.fuzz import examples
 
 PAIRS = [(admission, recall) for admission in ADMISSIONS for recall in RECALLS]
 
@@ -66,6 +67,7 @@ Actions = st.lists(
 
 
 @pytest.mark.parametrize(("admission", "recall"), PAIRS)
+@examples(0.3)
 @given(capacity=st.integers(1, 60), before=Actions, after=Actions, seed=st.integers(0, 9))
 def test_a_loaded_buffer_goes_on_to_the_bit(
     admission: str,
@@ -88,6 +90,7 @@ def test_a_loaded_buffer_goes_on_to_the_bit(
 
 
 @pytest.mark.parametrize(("admission", "recall"), PAIRS)
+@examples(0.3)
 @given(capacity=st.integers(1, 60), actions=Actions)
 def test_rows_stay_whole_whatever_happens(
     admission: str, recall: str, capacity: int, actions: list[tuple[str, int]]

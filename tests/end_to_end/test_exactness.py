@@ -38,7 +38,9 @@ def checkpoints(folder: Path) -> set[str]:
         return set()
 
 
-def killed_run(job: Path, folder: Path, kills: int, seed: int) -> tuple[dict[str, Any], list[str]]:
+def killed_run(
+    job: Path, folder: Path, kills: int, seed: int, *settings: str
+) -> tuple[dict[str, Any], list[str]]:
     """Runs the job, killing it with SIGKILL ``kills`` times, and resuming each time.
 
     The moments are drawn: some after a random time, some just when a checkpoint begins to be
@@ -50,7 +52,7 @@ def killed_run(job: Path, folder: Path, kills: int, seed: int) -> tuple[dict[str
         moment = ("starting", "writing", "written", "later")[kill % 4]
         before = checkpoints(folder)
         process = subprocess.Popen(
-            command(job, folder, *(["--resume"] if before else [])),
+            command(job, folder, *settings, *(["--resume"] if before else [])),
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -75,7 +77,7 @@ def killed_run(job: Path, folder: Path, kills: int, seed: int) -> tuple[dict[str
         if process.returncode == 0:
             break
     more = ["--resume"] if checkpoints(folder) else []
-    return run(job, folder, *more), moments
+    return run(job, folder, *settings, *more), moments
 
 
 @pytest.fixture
@@ -87,9 +89,16 @@ def job(write_job: Callable[..., Path]) -> Path:
     )
 
 
-def test_killed_three_times_and_resumed_gives_the_same_bytes(job: Path, tmp_path: Path) -> None:
-    whole = run(job, tmp_path / "whole")
-    broken, moments = killed_run(job, tmp_path / "broken", kills=4, seed=1)
+def test_killed_three_times_and_resumed_gives_the_same_bytes(
+    job: Path,
+    everlearn: Callable[..., Any],
+    summary: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    settings = ("--set", "learner.steps=1")
+    everlearn("run", job, "--run-dir", tmp_path / "whole", *settings)
+    whole = summary(tmp_path / "whole")
+    broken, moments = killed_run(job, tmp_path / "broken", 4, 1, *settings)
     assert len(moments) >= 3
     same(whole, broken)
 

@@ -104,13 +104,17 @@ def command(job: Path, folder: Path, *more: str) -> list[str]:
     return [*run, "--runner", "local", *more]
 
 
-def run(job: Path, folder: Path, *more: str) -> dict[str, Any]:
-    done = subprocess.run(
-        command(job, folder, *more), cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
+@pytest.fixture
+def run(
+    everlearn: Callable[..., Any], summary: Callable[[Path], dict[str, Any]]
+) -> Callable[..., dict[str, Any]]:
+    """Runs a job in this process, to its end."""
+
+    def run(job: Path, folder: Path, *more: str) -> dict[str, Any]:
+        everlearn("run", job, "--run-dir", folder, "--runner", "local", *more)
+        return summary(folder)
+
+    return run
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -122,7 +126,12 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
     "library", ["confluent-kafka", pytest.param("kafka-python", marks=pytest.mark.soak)]
 )
 def test_killed_and_begun_anew_by_the_journal(
-    broker: str, topics: tuple[str, str], job: Callable[..., Path], tmp_path: Path, library: str
+    broker: str,
+    topics: tuple[str, str],
+    job: Callable[..., Path],
+    tmp_path: Path,
+    library: str,
+    run: Callable[..., dict[str, Any]],
 ) -> None:
     if library == "confluent-kafka":
         pytest.importorskip("confluent_kafka")
@@ -169,7 +178,11 @@ def test_killed_and_begun_anew_by_the_journal(
 
 
 def test_a_run_that_goes_on_with_what_came_meanwhile(
-    broker: str, topics: tuple[str, str], job: Callable[..., Path], tmp_path: Path
+    broker: str,
+    topics: tuple[str, str],
+    job: Callable[..., Path],
+    tmp_path: Path,
+    run: Callable[..., dict[str, Any]],
 ) -> None:
     file = job(stop=None)
     send(broker, topics, 0, 200)
@@ -243,24 +256,30 @@ def test_secrets_are_shown_nowhere(
 
 
 def test_another_job_is_refused_before_there_is_a_checkpoint(
-    broker: str, topics: tuple[str, str], job: Callable[..., Path], tmp_path: Path
+    broker: str,
+    topics: tuple[str, str],
+    job: Callable[..., Path],
+    tmp_path: Path,
+    run: Callable[..., dict[str, Any]],
+    everlearn: Callable[..., Any],
 ) -> None:
     send(broker, topics, 0, 300)
     folder = tmp_path / "run"
     run(job(), folder)
     shutil.rmtree(folder / "checkpoints")
     other = job(features={"numeric": ["b", "a"]})
-    done = subprocess.run(
-        command(other, folder, "--resume"), cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2
-    assert "reading again what its journal says the run has read" in done.stderr
-    assert "journal.jsonl is of another job" in done.stderr
+    told = everlearn("run", other, "--run-dir", folder, "--runner", "local", "--resume", code=2).err
+    assert "reading again what the run had read, by its journal" in told
+    assert "journal.jsonl is of another job" in told
     assert run(job(), folder, "--resume")["events"] == 303
 
 
 def test_a_run_without_end_is_given_one(
-    broker: str, topics: tuple[str, str], job: Callable[..., Path], tmp_path: Path
+    broker: str,
+    topics: tuple[str, str],
+    job: Callable[..., Path],
+    tmp_path: Path,
+    run: Callable[..., dict[str, Any]],
 ) -> None:
     send(broker, topics, 0, 300)
     file, folder = job(stop="never"), tmp_path / "run"
@@ -294,7 +313,11 @@ def test_a_checkpoint_from_time_to_time_however_few_events_come(
 
 
 def test_a_warm_start_outlives_a_kill_before_the_first_checkpoint(
-    broker: str, topics: tuple[str, str], job: Callable[..., Path], tmp_path: Path
+    broker: str,
+    topics: tuple[str, str],
+    job: Callable[..., Path],
+    tmp_path: Path,
+    run: Callable[..., dict[str, Any]],
 ) -> None:
     send(broker, topics, 0, 300)
     file, folder = job(), tmp_path / "warm"

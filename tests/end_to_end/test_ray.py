@@ -34,6 +34,7 @@ from streams.files.stream import FileStream, RecordedConfig
 from tests.support.ray_processes import ACTORS, ROOT, Driver, Place, until
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time, whoever runs the tests
 
 WriteJob = Callable[..., Path]
 Summary = dict[str, Any]

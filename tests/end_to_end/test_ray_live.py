@@ -25,6 +25,7 @@ from tests.support.brokers import make_topics
 from tests.support.ray_processes import Driver, Place, until
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time, whoever runs the tests
 
 PARTITIONS = 4
 DELAY = 50  # events

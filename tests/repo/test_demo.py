@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time, whoever runs the tests
 
 
 @pytest.fixture
@@ -58,7 +60,10 @@ def test_the_demo_is_killed_run_again_and_ends_with_its_table(
     assert cells["requests failed"] == "0"
     assert int(cells["versions that answered"].replace(",", "")) > 3
     assert int(cells["answers scored"].replace(",", "")) > 50
-    assert float(cells["accuracy"]) == 0.9114
+    # Its digits are another processor's otherwise.
+    summary = json.loads((tmp_path / "runs" / "demo" / "summary.json").read_text())
+    assert cells["accuracy"] == f"{summary['metrics']['online/accuracy']:.4f}"
+    assert 0.905 < float(cells["accuracy"]) < 0.918
     forgotten = cells["forgotten of earlier segments"]
     assert re.fullmatch(r"-?0\.\d{3} \(-?0\.\d{3} to -?0\.\d{3}\)", forgotten)
     assert (tmp_path / "runs" / "demo" / "report.html").stat().st_size > 1_000_000

@@ -59,7 +59,7 @@ class Data:
 
 
 def elec2() -> Data:
-    table = pq.read_table(ELEC2).slice(0, 5000).to_pylist()
+    table = pq.read_table(ELEC2).slice(0, 2000).to_pylist()
     features = [{k: v for k, v in row.items() if isinstance(v, float)} for row in table]
     return Data(
         [(x, row["class"] == "UP") for x, row in zip(features, table, strict=True)],

@@ -179,7 +179,7 @@ def test_a_bench_that_was_stopped_goes_on(
             "everlearn: stopped. Finished cells stay in out; the same command continues"
         )
     Path("hurry").touch()
-    told = everlearn(*args, "--out", out).err
+    told = everlearn(*args[:-1], 1, "--out", out).err  # in this process, however it was begun
     assert f"{len(done)} of 4 cells are there already" in told
     now = moments(out)
     assert {file: now[file] for file in done} == done

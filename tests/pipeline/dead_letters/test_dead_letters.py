@@ -391,13 +391,16 @@ def start(job: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def test_once_over_kills(topics: Topics, tmp_path: Path, summary: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(6, marks=pytest.mark.soak)])
+def test_once_over_kills(
+    topics: Topics, tmp_path: Path, summary: Callable[..., Any], times: int
+) -> None:
     n = 3000
     bad = fill(topics, 0, n)
     job, folder = topics.job(tmp_path), tmp_path / "run"
     chance = random.Random(4)
     kills = 0
-    for _ in range(4):
+    for _ in range(times):
         process = start(job, folder, "--max-events", str(n), "--rate", "1500", "--resume")
         state = folder / "dead-topic.json"
         before = state.read_text() if state.exists() else ""
@@ -413,7 +416,7 @@ def test_once_over_kills(topics: Topics, tmp_path: Path, summary: Callable[..., 
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.communicate()
-    assert kills >= 3
+    assert kills >= times - 1
     process = start(job, folder, "--max-events", str(n), "--resume")
     _, told = process.communicate(timeout=100)
     assert process.returncode == 0, told

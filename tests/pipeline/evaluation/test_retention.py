@@ -114,10 +114,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
         then = np.flatnonzero(rng.random(3 * n) < before)
         for i in range(3):  # nothing is forgotten while they are learned
             asked(retention, past[: i + 1], (i + 1) * n, then)
-        kept = np.concatenate([
-            then[rng.random(len(then)) >= lost],
-            [i for i in range(3 * n) if i not in set(then.tolist()) and rng.random() < gained],
-        ])  # fmt: skip
+        left = then[rng.random(len(then)) >= lost]
+        others = np.setdiff1d(np.arange(3 * n), then)
+        kept = [*left, *others[rng.random(len(others)) < gained]]
         last = segment(3 * n, 4 * n, False)
         found = asked(retention, [*past, last], 4 * n, [*kept, *range(3 * n, 4 * n)])
         for name, true in (

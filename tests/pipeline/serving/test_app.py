@@ -241,7 +241,9 @@ def test_images_come_as_pixels_nested_or_flat_and_as_files(everlearn: Everlearn)
     with served(follower(folder)) as client:
         given = [pixels.tolist(), pixels.ravel().tolist(), file]
         one, *others = client.answer([{"pixels": image} for image in given])["probabilities"]
-        assert others == [one, one]
+        # Where a row lies in a batch may move its last bits, by the processor's linear algebra.
+        for other in others:
+            assert other == pytest.approx(one, rel=1e-5)
         wrong = [pixels[:2].tolist(), [256] * 48, [-1] * 48, [0.5] * 48, "!", file[:40], [[]], 7]
         refused = client.predict([{"pixels": image} for image in wrong])
         assert refused.status == 422

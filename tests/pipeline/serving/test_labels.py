@@ -404,6 +404,7 @@ def test_those_sent_together_are_answered_one_by_one() -> None:
 # A whole run.
 
 
+@pytest.mark.xdist_group("ray")
 def test_a_served_run_learns_labels_that_are_posted(
     brokers: Any, broker: str, place: Place, summary: Callable[[Path], Any], tmp_path: Path
 ) -> None:

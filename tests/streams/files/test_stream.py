@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ from streams.core.errors import StreamError
 from streams.core.schema import Feature
 from streams.core.stream import Cursor
 from streams.files.stream import FileStream, RecordedConfig
+from tests.support.fuzz import examples
 
 
 def recorded(folder: Path, path: Any, **settings: Any) -> FileStream:
@@ -177,7 +178,7 @@ def streams_of_all_sorts(
         "labels apart from a start",
     ],
 )
-@settings(max_examples=40, deadline=None)
+@examples(0.15)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 120))
 def test_any_cut_and_any_cursor_tell_one_story(
     streams_of_all_sorts: dict[str, Callable[[], FileStream]],

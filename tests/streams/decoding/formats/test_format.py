@@ -10,20 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.storage.metric_log import MetricLog
 from streams.core.errors import StreamError
-from streams.decoding.formats.factory import (
-    FORMATS,
-    AnyFormatConfig,
-    Field,
-    FieldKind,
-    Format,
-    Rows,
-    make,
-)
+from streams.decoding.formats.base import Field, FieldKind, Format
+from streams.decoding.formats.factory import FORMATS, AnyFormatConfig, make
+from tests.support.fuzz import examples
 
 descriptors: Any = pytest.importorskip("google.protobuf.descriptor_pb2")
 
@@ -105,17 +100,17 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Format]:
     }
 
 
-def by_itself(form: Format, messages: Sequence[bytes | None]) -> Rows:
+def by_itself(form: Format, messages: Sequence[bytes | None]) -> MetricLog:
     """What becomes of messages that are read one at a time."""
     alone = [form.read([message]) for message in messages]
     tables = [form.read([]).table, *(rows.table for rows in alone)]
     table = pa.Table.from_batches(tables).combine_chunks()
     bad = [(i, rows.bad[0][1]) for i, rows in enumerate(alone) if rows.bad]
     assert all(len(rows.bad) + rows.table.num_rows == 1 for rows in alone)
-    return Rows(table, bad)
+    return MetricLog(table, bad)
 
 
-def check(form: Format, messages: Sequence[bytes | None]) -> Rows:
+def check(form: Format, messages: Sequence[bytes | None]) -> MetricLog:
     """Reads messages, and checks that each is read as it is by itself."""
     together, alone = form.read(messages), by_itself(form, messages)
     assert together.bad == alone.bad
@@ -149,6 +144,7 @@ def mutated(draw: st.DrawFn, real: list[bytes]) -> bytes | None:
     return None if how == "none" else message
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_message_is_read_alike_whatever_stands_beside_it(
     name: str, formats: dict[str, Format]
@@ -157,7 +153,7 @@ def test_a_message_is_read_alike_whatever_stands_beside_it(
     real = form.write(ROWS)
 
     @given(st.lists(mutated(real), max_size=12))
-    @settings(max_examples=300)
+    @examples(1.0)
     def holds(messages: list[bytes | None]) -> None:
         check(form, messages)
 
@@ -203,6 +199,7 @@ KINDS: dict[str, FieldKind] = {
 SHAPES = {"vector": (2,), "image": (1, 2, 2)}
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("required", [True, False])
 def test_a_value_is_read_alike_whatever_stands_beside_it(name: str, required: bool) -> None:
@@ -215,19 +212,20 @@ def test_a_value_is_read_alike_whatever_stands_beside_it(name: str, required: bo
     values = st.one_of(VALUES, TIMES, st.integers(), st.floats(), st.lists(st.floats(), max_size=3))
 
     @given(st.lists(st.dictionaries(st.just(name.split(".")[0]), values), max_size=8))
-    @settings(max_examples=200)
+    @examples(0.6)
     def holds(objects: list[dict[str, Any]]) -> None:
         check(form, [json.dumps(found).encode() for found in objects])
 
     holds()
 
 
+@pytest.mark.hypothesis
 def test_times_are_read_alike_whatever_stands_beside_them() -> None:
     """Text of times is cast as a column where all of it is of one form."""
     form = make(CONFIG.validate_python({"kind": "json"}), [Field("t", "time")], Path())
 
     @given(st.lists(TIMES, min_size=1, max_size=6))
-    @settings(max_examples=500)
+    @examples(3.0)
     def holds(times: list[str]) -> None:
         check(form, [json.dumps({"t": time}).encode() for time in times])
 
