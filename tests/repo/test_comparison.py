@@ -67,6 +67,7 @@ def test_power_law_runs(stream: str, tmp_path: Path) -> None:
     assert all("and of uniform:" in line for line in lines[-2:])
 
 
+@pytest.mark.claims
 @pytest.mark.usefixtures("_ready")
 def test_view_batch_runs_with_the_same_budget_for_all(tmp_path: Path) -> None:
     if not (DATA / "cifar10_jpeg.npz").exists():

@@ -35,7 +35,7 @@ def _data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERLEARN_DATA", str(DATA))
 
 
-@pytest.mark.parametrize("learner", ["finetune", "replay"])
+@pytest.mark.parametrize("learner", ["finetune", pytest.param("replay", marks=pytest.mark.claims)])
 def test_with_2000_probes_of_each_segment_it_is_within_two_points(
     online_truth: ModuleType, learner: str, tmp_path: Path
 ) -> None:
@@ -52,6 +52,7 @@ def test_with_2000_probes_of_each_segment_it_is_within_two_points(
     assert soon.found["stability/forgetting"] > (0.8 if learner == "finetune" else 0.01)
 
 
+@pytest.mark.claims
 def test_by_default_the_interval_holds_the_truth(online_truth: ModuleType, tmp_path: Path) -> None:
     points = [
         point

@@ -60,6 +60,7 @@ def passed(parts: Parts) -> Parts:
     return parts
 
 
+@pytest.mark.claims
 def test_recall_by_forgetting_curve_is_not_worse_than_uniform_and_better_than_reversed(
     tmp_path: Path,
 ) -> None:
@@ -118,6 +119,7 @@ def test_what_was_recalled_more_often_comes_up_later() -> None:
         assert np.corrcoef(np.log(strength), elapsed)[0, 1] > 0.15
 
 
+@pytest.mark.claims
 def test_four_views_do_no_harm_and_sixteen_do(tmp_path: Path) -> None:
     """Longer recall intervals help up to a point, and hurt beyond (Lee et al. 2025, "Do Your Best
     and Get Enough Rest for Continual Learning").
@@ -148,7 +150,11 @@ def presentations(learner: str) -> int:
     return rows
 
 
-def test_view_batches_cost_no_more_presentations_than_replay() -> None:
+@pytest.mark.parametrize(
+    "views",
+    [4, pytest.param(1, marks=pytest.mark.claims), pytest.param(16, marks=pytest.mark.claims)],
+)
+def test_view_batches_cost_no_more_presentations_than_replay(views: int) -> None:
     """At equal numbers of presentations (Lee et al. 2025: at no additional cost); with ``rest``
     events that are not due are held back, and their presentations left out."""
     replay = presentations(f"replay:{LONG}")
@@ -156,9 +162,8 @@ def test_view_batches_cost_no_more_presentations_than_replay() -> None:
     batches = -(-events // 16)
     # In each of 8 steps the new events; and 16 remembered ones, from the second micro-batch on.
     assert replay == 8 * (events + 16 * (batches - 1))
-    for views in (1, 4, 16):
-        view_batch = f"view-batch:{LONG},views={views}"
-        assert presentations(view_batch) == replay
-        assert presentations(f"{view_batch},buffer.recall=uniform") == replay
-        resting = presentations(f"{view_batch},buffer.recall={{kind: view-batch, rest: true}}")
-        assert 0.7 * replay < resting < replay
+    view_batch = f"view-batch:{LONG},views={views}"
+    assert presentations(view_batch) == replay
+    assert presentations(f"{view_batch},buffer.recall=uniform") == replay
+    resting = presentations(f"{view_batch},buffer.recall={{kind: view-batch, rest: true}}")
+    assert 0.7 * replay < resting < replay
