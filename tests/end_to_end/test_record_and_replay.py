@@ -323,18 +323,25 @@ def test_killed_at_any_moment(
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
         before = len(list(Path("rec").glob("part-*")))
         wanted = before + rng.randrange(1, 4) if kills < 3 else 10**9
-        while process.poll() is None and len(list(Path("rec").glob("part-*"))) < wanted:
-            # Until it is left alone, it is not to come to its end.
-            stop = events - 200 if kills < 3 else events + 200
-            more = min(8 if kills < 3 else 500, stop - sent)
-            fill_apart(send, topic, sent, sent + more)
-            sent += more
-            time.sleep(0.05)
-        if process.poll() is None:
-            time.sleep(rng.random() * 0.15)
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        _, err = process.communicate()
+        try:
+            while process.poll() is None and len(list(Path("rec").glob("part-*"))) < wanted:
+                # Until it is left alone, it is not to come to its end, nor to all that is sent.
+                stop = events - 200 if kills < 3 else events + 200
+                more = min(8 if kills < 3 else 500, stop - sent)
+                if kills < 3 and sent - sum(read(Path("live/journal.jsonl"), "").values()) > 300:
+                    more = 0
+                fill_apart(send, topic, sent, sent + more)
+                sent += more
+                time.sleep(0.05)
+            if process.poll() is None:
+                time.sleep(rng.random() * 0.15)
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            _, err = process.communicate()
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, err.decode()
