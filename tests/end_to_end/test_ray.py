@@ -429,7 +429,7 @@ def test_a_learner_that_fails_on_the_way(
     began = time.monotonic()
     driver = cluster.run(mine, tmp_path / "ray", "--set", "checkpoint.every_events=320")
     driver.ends(1)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 110  # of which most is for the cluster, and others
     assert re.search(said, driver.line), driver.err
     assert "--resume" in driver.line
     until(lambda: cluster.actors() == [], 15)
@@ -443,7 +443,7 @@ def test_what_the_worker_lacks_is_named(mine: Path, cluster: Cluster, tmp_path: 
     driver = cluster.run(mine, tmp_path / "ray", PYTHONPATH=f"{tmp_path / 'apart'}").ends(2)
     assert "No module named 'only_here'" in driver.line or "module 'only_here'" in driver.line
     assert "worker" in driver.line
-    assert len(driver.err.splitlines()) == 1
+    assert len(driver.lines) == 1
 
 
 def test_two_of_one_name_and_more_than_there_is_room_for(
@@ -460,7 +460,7 @@ def test_two_of_one_name_and_more_than_there_is_room_for(
     many = ("--set", "serve={replicas: 50}")
     large = cluster.run(job, tmp_path / "large", *other, *many).ends(2)
     assert "the job asks for 6.6 CPUs, and the Ray cluster has 4" in large.line
-    assert len(second.err.splitlines()) == len(held.err.splitlines()) == 1
+    assert len(second.lines) == len(held.lines) == 1
     assert first.running()  # nobody was harmed
     first.process.terminate()
     first.ends(1, 20)
@@ -659,7 +659,7 @@ def test_without_ray_one_line_says_how_to_get_it(
     python = (sys.executable, "-S", "-m", "pipeline", "run", write_job())
     driver = Driver(place, *python, "--runner", "ray", PYTHONPATH=f"{ROOT}:{packages}").ends(2, 30)
     assert "Ray is not installed: pip install 'everlearn[ray]'" in driver.line
-    assert len(driver.err.splitlines()) == 1
+    assert len(driver.lines) == 1
 
 
 @pytest.mark.soak

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 180.0  # on a machine with much else to do a cluster takes a minute to come up
 ACTORS = {
     "source": "ray::SourceActor",
     "trainer": "ray::TrainerActor",
@@ -26,7 +27,7 @@ ACTORS = {
 }
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     """Waits for a condition, and gives what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -69,10 +70,16 @@ class Driver:
         """The last line on standard error."""
         return (self.err.strip().splitlines() or [""])[-1]
 
+    @property
+    def lines(self) -> list[str]:
+        """All of them, but for what it says as long as a slow cluster comes up."""
+        waiting = "waiting for the cluster to have room"
+        return [line for line in self.err.splitlines() if waiting not in line]
+
     def running(self) -> bool:
         return self.process.poll() is None
 
-    def says(self, pattern: str, seconds: float = 60.0) -> re.Match[str]:
+    def says(self, pattern: str, seconds: float = PATIENCE_S) -> re.Match[str]:
         """Waits until it has said that."""
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self.err)):
