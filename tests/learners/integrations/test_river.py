@@ -342,7 +342,7 @@ def test_what_a_model_makes_for_itself_is_seeded(spec: Any) -> None:
 
     def answers(seed: int) -> Any:
         config = RiverConfig(kind="river", model=spec)
-        learner = River(config, trump.schema, seed)
+        learner = RiverLearner(config, trump.schema, seed)
         learner.learn(trump.batch[:400])
         return learner.predict(trump.batch[400:600]).value
 
