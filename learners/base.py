@@ -159,13 +159,13 @@ class Learner(ABC):
         n, m = len(batch), len(revealed)
         predictions: list[Prediction] = []
         row = learned = 0
-        for before in [*np.unique(revealed.before).tolist(), n]:
+        for before in [*np.unique(revealed.insert_before).tolist(), n]:
             if row < before:
                 part = batch[row:before]
                 predictions.append(self.predict(part))
                 self._observe(part)
                 row = before
-            known = int(np.searchsorted(revealed.before, before, side="right"))
+            known = int(np.searchsorted(revealed.insert_before, before, side="right"))
             if learned < known:
                 self._learn(revealed.batch[learned:known])
                 learned = known

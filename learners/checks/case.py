@@ -100,7 +100,7 @@ class LearnerRun:
         pushed = self.join.push(batch)
         revealed = pushed.revealed
         if not labels:
-            revealed = Revealed(revealed.batch[:0], revealed.before[:0])
+            revealed = Revealed(revealed.batch[:0], revealed.insert_before[:0])
         if not batch.ids.flags.writeable:  # the join copies; its copies must be read-only too
             revealed = replace(revealed, batch=read_only(revealed.batch))
         prediction = self.learner.step(self._without_labels(batch), revealed)

@@ -114,7 +114,7 @@ class RiverLearner(Learner):
             self._register_classes(revealed.batch.y, revealed.batch.classes)
             self.version += 1
             known = zip(
-                revealed.before.tolist(),
+                revealed.insert_before.tolist(),
                 self._events(revealed.batch.x),
                 self._labels(revealed.batch),
                 strict=True,

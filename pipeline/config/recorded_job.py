@@ -60,7 +60,7 @@ def load_recorded_job(
     }
     for setting in overrides:
         override(raw, setting)
-    modules = Path(manifest.modules)
+    modules = Path(manifest.module_folder)
     add_import_path(modules)
     loaded = check(raw, file, modules if modules.is_dir() else folder.resolve())
     log_former_names(raw, {"stream": loaded.stream.Config, "learner": loaded.learner.Config})

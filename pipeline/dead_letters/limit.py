@@ -42,10 +42,10 @@ class DeadLetterLimit:
         if dead:
             events = [d for d in dead if not d.label]
             labels = [d for d in batch.dead if d.label]
-            rows = np.array([d.before for d in events], np.int64)
+            rows = np.array([d.insert_before for d in events], np.int64)
             self._look(False, events, rows)
-            rows = np.array([d.before for d in labels], np.int64)
-            before = np.empty(0, np.int64) if arrivals is None else arrivals.before
+            rows = np.array([d.insert_before for d in labels], np.int64)
+            before = np.empty(0, np.int64) if arrivals is None else arrivals.insert_before
             self._look(True, labels, np.searchsorted(before, rows, "right"))
         labels_dead = sum(d.label for d in dead)
         self._windows[False].seen += batch.events

@@ -21,7 +21,7 @@ from pipeline.training.errors import RunError
 from pipeline.training.loop import BLOCK, Source
 from pipeline.training.run import Run
 from streams.core.batch import Batch
-from streams.core.pacing import block_size, paced
+from streams.core.pacing import block_size, throttle
 from streams.core.stream import Cursor
 
 
@@ -93,4 +93,4 @@ class LocalRunner:
         return summary
 
     def _blocks(self, source: Source, cursor: Cursor) -> Iterator[Batch]:
-        return paced(source.blocks(cursor, block_size(self.rate, BLOCK)), self.rate)
+        return throttle(source.blocks(cursor, block_size(self.rate, BLOCK)), self.rate)

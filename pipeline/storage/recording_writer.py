@@ -35,7 +35,7 @@ from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.schema import Schema
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import DeadLetters, StreamConfig
-from streams.recordings.manifest import ABOUT, Part, RecordingManifest, parts, path_of
+from streams.recordings.manifest import MANIFEST, Part, RecordingManifest, parts, path_of
 from streams.recordings.table import table_of
 
 PART_ROWS = 65_536
@@ -242,7 +242,7 @@ class RecordingWriter:
 
     def _tell(self) -> None:
         assert self._about is not None
-        write_whole(self.folder / ABOUT, self._about.model_dump_json(indent=1) + "\n")
+        write_whole(self.folder / MANIFEST, self._about.to_json())
 
     def _write_all(self) -> None:
         assert self._about is not None
@@ -302,7 +302,7 @@ class RecordingWriter:
         # Measurements seldom repeat: a dictionary of them costs time, and gains nothing.
         coded = [f.name for f in table.schema if not pa.types.is_floating(f.type)]
         with writing.open("wb") as file:
-            pq.write_table(part.described(table), file, compression="zstd", use_dictionary=coded)
+            pq.write_table(part.with_footer(table), file, compression="zstd", use_dictionary=coded)
             file.flush()
             os.fsync(file.fileno())
         writing.replace(part.path)
@@ -340,13 +340,13 @@ def _about(
         has_time=stream.has_time,
         has_arrivals=stream.has_arrivals,
         gapless=stream.gapless,
-        side_by_side=stream.interleaved_partitions,
+        interleaved_partitions=stream.interleaved_partitions,
         id_type=stream.id_type,
         dtype=stream.dtype,
         start=start,
         fingerprint=json.loads(json.dumps(loaded.fingerprint())),
         stream=general,
-        modules=str(loaded.folder),
+        module_folder=str(loaded.folder),
         warm_from=warm_from,
     )
 

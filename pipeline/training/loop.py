@@ -19,7 +19,7 @@ from streams.operators.base import Operator
 from streams.operators.holdout import HoldOut
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin, Outcome, Revealed, ScoredRows, outcome_of
-from streams.operators.microbatch import cut
+from streams.operators.microbatch import rebatch
 
 BLOCK = 4096  # rows read at a time
 _SCORED_AT_ONCE = 16  # micro-batches; scoring them one by one costs several times as much
@@ -49,7 +49,7 @@ class Source:
             blocks = map(self.vocabulary.apply, blocks)
         if self.hold_out is not None:
             blocks = map(self.hold_out.apply, blocks)
-        return cut(blocks, self.size)
+        return rebatch(blocks, self.size)
 
 
 class Loop:

@@ -1,8 +1,8 @@
 """The frozen, columnar micro-batch that everything else is made of.
 
-Slicing a batch slices its columns: views, no copies. Things that happen between two events (a
-label that arrives, an event that had to be set aside) are carried beside the rows with ``before``,
-the index of the row that they come just before.
+Slicing a batch slices its columns: views, no copies. What happens between two events (a label
+arrives, an event is rejected) is a *side record*: a label or a dead letter that the batch carries
+next to its rows, with ``insert_before``, the index of the row that it comes just before.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ClassName = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """A column of rows of unequal length: row i is ``values[bounds[i]:bounds[i + 1]]``.
+    """A column of n rows of unequal length: row i is ``values[bounds[i]:bounds[i + 1]]``.
 
-    Text is kept as UTF-8 bytes (``values`` of dtype uint8). ``bounds`` has one entry more than
-    there are rows, and need not start at zero, so that a slice is a view.
+    Text is stored as UTF-8 bytes (``values`` of dtype uint8). ``bounds`` (n + 1,) need not start at
+    zero, so that a slice is a view.
     """
 
     values: Array
@@ -34,15 +34,17 @@ class Ragged:
 
     @classmethod
     def of_text(cls, texts: Iterable[str]) -> Ragged:
+        """Return a column of texts."""
         encoded = [text.encode() for text in texts]
         bounds = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(text) for text in encoded], out=bounds[1:])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), bounds)
 
     def texts(self) -> list[str]:
-        raw = self.values[self.bounds[0] : self.bounds[-1]].tobytes()
-        cuts = (self.bounds - self.bounds[0]).tolist()
-        return [raw[a:b].decode() for a, b in pairwise(cuts)]
+        """Return the rows as texts."""
+        encoded = self.values[self.bounds[0] : self.bounds[-1]].tobytes()
+        bounds = (self.bounds - self.bounds[0]).tolist()
+        return [encoded[start:stop].decode() for start, stop in pairwise(bounds)]
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -52,17 +54,18 @@ class Ragged:
         return Ragged(self.values, self.bounds[start : max(start, stop) + 1])
 
     def take(self, rows: Array) -> Ragged:
-        """The rows at the given indices (or where the mask holds), copied."""
+        """Return a copy of the rows at these indices, or where this mask is True."""
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)
         lengths = np.diff(self.bounds)[rows]
         bounds = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=bounds[1:])
-        within = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
-        return Ragged(self.values[np.repeat(self.bounds[:-1][rows], lengths) + within], bounds)
+        position = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)  # in its row
+        return Ragged(self.values[np.repeat(self.bounds[:-1][rows], lengths) + position], bounds)
 
     @staticmethod
     def concat(columns: Sequence[Ragged]) -> Ragged:
+        """Return the rows of all columns, in order."""
         values = [c.values[c.bounds[0] : c.bounds[-1]] for c in columns]
         lengths = [np.diff(c.bounds) for c in columns]
         bounds = np.zeros(sum(map(len, lengths)) + 1, np.int64)
@@ -76,28 +79,37 @@ Features = Array | Mapping[str, Column]
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that cannot be read: where it stands, and why. Kept, never learned.
+    """An event or a label that cannot be used: its position and the reason. It is logged, never
+    learned.
 
-    ``value`` is what stood there, where the stream can tell; with ``label`` it was a label, which
-    arrives on its own, and its position is one of the stream of labels.
+    Attributes:
+        partition, offset: the position; in the stream of labels where ``label`` is True.
+        reason: why it cannot be used.
+        id: the event's id, or its position where it has none.
+        insert_before: the row of the batch that it comes just before.
+        value: its bytes, where the stream has them.
+        label: whether it is a label that arrived on its own.
     """
 
     partition: int
     offset: int
     reason: str
     id: int
-    before: int = 0
+    insert_before: int = 0
     value: bytes | None = None
     label: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels that arrive on their own, apart from their events.
+    """m labels that arrive on their own, apart from their events.
 
-    ``ids`` (m,) int64 name the events, ``y`` (m,) holds class codes or targets, ``time`` (m,) the
-    moment each became known, ``before`` (m,) the row of the carrying batch that each comes before;
-    ``partition`` and ``offset`` (m,) are positions in the stream of labels.
+    Attributes:
+        ids: (m,) int64, the ids of their events.
+        y: (m,) class codes or targets.
+        time: (m,) float64, when each became known.
+        partition, offset: (m,) positions in the stream of labels.
+        insert_before: (m,) int64, the row of the batch that each comes just before.
     """
 
     ids: Ints
@@ -105,25 +117,25 @@ class Labels:
     time: Floats
     partition: Array
     offset: Ints
-    before: Ints
+    insert_before: Ints
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, rows: slice) -> Labels:
-        """The labels at ``rows``, as views, each before the same row as it was."""
+        """Return the labels at ``rows`` as views; ``insert_before`` is unchanged."""
         return Labels(
             self.ids[rows],
             self.y[rows],
             self.time[rows],
             self.partition[rows],
             self.offset[rows],
-            self.before[rows],
+            self.insert_before[rows],
         )
 
     def shifted(self, rows: int) -> Labels:
-        """The same labels in a batch whose row 0 is row ``-rows`` of this one."""
-        return replace(self, before=self.before + rows)
+        """Return the labels with ``rows`` added to ``insert_before``."""
+        return replace(self, insert_before=self.insert_before + rows)
 
 
 Shown = Literal["always", "with the label", "with boundaries", "never"]
@@ -168,18 +180,19 @@ class Batch:
         time: (n,) float64, seconds of event time.
         x: array (n, ...), or a mapping of column name to an array (n, ...) or ``Ragged``.
         partition: (n,) int32, the part of the stream (a file, a Kafka partition).
-        offset: (n,) int64, the position in its partition: reading goes on from the one after.
-        y: (n,) int64 class codes (-1: none), float64 targets (NaN: none), or None: not here.
-        due: (n,) float64, when the label of the row becomes known where the stream says so
-            (NaN: never); None where the job states one delay for all.
+        offset: (n,) int64, the position in its partition. Reading resumes at the next one.
+        y: (n,) int64 class codes (-1: none) or float64 targets (NaN: none). None: labels are not
+            in the rows.
+        due: (n,) float64, the event time at which the label of the row becomes known (NaN: never).
+            None: the job states one delay for all.
         key: (n,) int64 or None, what sequences are grouped by.
-        segment: (n,) int64 or None, the task or concept. For evaluation only: no learner reads it
-            unless its class declares that it needs task boundaries.
+        segment: (n,) int64 or None, the task or concept. It is for evaluation: a learner sees it
+            only if its class declares that it needs task boundaries.
         probe: (n,) bool or None. True rows are predicted and scored, never learned or observed.
-        classes: names of the class codes, as far as the stream had shown them.
+        classes: names of the class codes that the stream has shown so far.
         arrivals: labels that arrive among these rows, or None.
-        dead: events (and labels) set aside among these rows.
-        flush: a micro-batch ends with these rows, full or not: nothing had come for a while.
+        dead: events and labels that were rejected among these rows.
+        flush: a micro-batch ends with these rows, full or not, because nothing more had arrived.
     """
 
     ids: Ints
@@ -202,39 +215,44 @@ class Batch:
 
     @property
     def events(self) -> int:
-        """Events that these rows stand for, the dead ones among them."""
+        """The number of events, dead ones included."""
         return len(self) + sum(not d.label for d in self.dead) if self.dead else len(self)
 
     def __getitem__(self, rows: slice) -> Batch:
-        """Rows ``start:stop`` as views. What comes before row ``start`` is included; what comes
-        after the last row (``before == n``) goes with a slice that ends at n."""
+        """Return rows ``start:stop`` as views, with their side records. Those just before row
+        ``start`` are included; those after the last row (``insert_before == n``) belong to a slice
+        that ends at n. ``flush`` is False."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError("a batch is sliced with step 1")
         rows = slice(start, stop)
         arrivals, dead = self.arrivals, self.dead
         if arrivals is not None or dead:
-            arrivals, dead = self._beside(start, stop)
+            arrivals, dead = self._slice_side_records(start, stop)
         x = self.x
         x = x[rows] if isinstance(x, np.ndarray) else {name: c[rows] for name, c in x.items()}
         return _select(self, rows, x, self.classes, arrivals, dead)
 
-    def _beside(self, start: int, stop: int) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
+    def _slice_side_records(
+        self, start: int, stop: int
+    ) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
         end = stop + 1 if stop == len(self) else stop
         dead = tuple(
-            replace(d, before=d.before - start) for d in self.dead if start <= d.before < end
+            replace(d, insert_before=d.insert_before - start)
+            for d in self.dead
+            if start <= d.insert_before < end
         )
         if self.arrivals is None:
             return None, dead
         a = self.arrivals
-        lo, hi = np.searchsorted(a.before, [start, end])
+        lo, hi = np.searchsorted(a.insert_before, [start, end])
         if lo == hi:
             return None, dead
         return a[lo:hi].shifted(-start), dead
 
     def take(self, rows: Array) -> Batch:
-        """The rows at the given indices (or where the mask holds), copied, without what stands
-        beside them."""
+        """Return a copy of the rows at these indices, or where this mask is True, without side
+        records."""
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)
         x = self.x
@@ -256,8 +274,8 @@ class Batch:
 
     @staticmethod
     def gather(pieces: Sequence[tuple[Batch, slice | Array]]) -> Batch:
-        """The rows of each piece (a slice or indices), in order, without what stands beside them.
-        What ``concat`` of slices gives, and cheaper: of one piece that is a slice, views."""
+        """Return the rows of each piece (a slice or indices) in order, without side records.
+        Cheaper than ``concat`` of slices: a single slice gives views."""
         batch, rows = pieces[0]
         alone = len(pieces) == 1 and batch.arrivals is None and not batch.dead
         if alone and isinstance(rows, slice):
@@ -270,13 +288,13 @@ class Batch:
         return _join_selected(batch, pieces, x, max((b.classes for b, _ in pieces), key=len))
 
     def micro_batches(self, size: int) -> Iterator[Batch]:
-        """Consecutive slices of ``size`` rows, the last as long as it comes out."""
+        """Yield consecutive slices of ``size`` rows; the last may be shorter."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
     @staticmethod
     def concat(batches: Sequence[Batch]) -> Batch:
-        """One batch of all rows in order, with everything that stands beside them."""
+        """Return one batch of all rows in order, with their side records."""
         if len(batches) == 1:
             return batches[0]
         first = batches[0]
@@ -286,7 +304,7 @@ class Batch:
         else:
             x = {name: _concat([b.x[name] for b in batches]) for name in first.x}
         classes = max((b.classes for b in batches), key=len)
-        return _join(first, batches, x, classes, *_beside(batches))
+        return _join(first, batches, x, classes, *_merge_side_records(batches))
 
 
 def _build(signature: str, column: Callable[[ColumnSpec], str]) -> Callable[..., Batch]:
@@ -330,13 +348,13 @@ _lesson = _shown("always", "with the label")
 _lesson_and_boundaries = _shown("always", "with the label", "with boundaries")
 
 
-def _beside(batches: Sequence[Batch]) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
-    """What stands beside the rows of batches in a row."""
+def _merge_side_records(batches: Sequence[Batch]) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
+    """Return the side records of consecutive batches, as those of their concatenation."""
     if not any(b.arrivals or b.dead for b in batches):
         return None, ()
     starts = list(accumulate((len(b) for b in batches[:-1]), initial=0))
     dead = tuple(
-        replace(d, before=d.before + start)
+        replace(d, insert_before=d.insert_before + start)
         for b, start in zip(batches, starts, strict=True)
         for d in b.dead
     )
@@ -367,12 +385,12 @@ def _pick(column: Any, rows: slice | Array) -> Any:
     return column[rows]
 
 
-def set_aside(batch: Batch, rows: NDArray[np.bool_], reasons: list[str]) -> Batch:
-    """The batch without the rows where the mask holds; each of them is dead for its reason."""
+def reject_rows(batch: Batch, rows: NDArray[np.bool_], reasons: list[str]) -> Batch:
+    """Turn the rows where the mask is True into dead letters, one reason for each."""
     kept = batch.take(~rows)
     before = np.zeros(len(batch) + 1, np.int64)  # rows kept before each row
     np.cumsum(~rows, out=before[1:])
-    dead = [replace(d, before=int(before[d.before])) for d in batch.dead]
+    dead = [replace(d, insert_before=int(before[d.insert_before])) for d in batch.dead]
     for row, reason in zip(np.flatnonzero(rows).tolist(), reasons, strict=True):
         dead.append(
             DeadLetter(
@@ -380,11 +398,11 @@ def set_aside(batch: Batch, rows: NDArray[np.bool_], reasons: list[str]) -> Batc
                 offset=int(batch.offset[row]),
                 reason=reason,
                 id=int(batch.ids[row]),
-                before=int(before[row]),
+                insert_before=int(before[row]),
             )
         )
     arrivals = batch.arrivals
     if arrivals is not None:
-        arrivals = replace(arrivals, before=before[arrivals.before])
-    dead.sort(key=lambda d: (d.before, d.partition, d.offset))
+        arrivals = replace(arrivals, insert_before=before[arrivals.insert_before])
+    dead.sort(key=lambda d: (d.insert_before, d.partition, d.offset))
     return replace(kept, arrivals=arrivals, dead=tuple(dead))

@@ -142,10 +142,14 @@ def _only(block: Batch, wanted: Callable[[str, Array, Ints], Array]) -> Batch:
     if arrivals is not None:
         columns = (getattr(arrivals, name)[labels] for name in Labels.__slots__)
         arrivals = Labels(*columns)
-        arrivals = replace(arrivals, before=place[arrivals.before]) if len(arrivals) else None
+        arrivals = (
+            replace(arrivals, insert_before=place[arrivals.insert_before])
+            if len(arrivals)
+            else None
+        )
     return replace(
         block.take(rows),
         arrivals=arrivals,
-        dead=tuple(replace(d, before=int(place[d.before])) for d in dead),
+        dead=tuple(replace(d, insert_before=int(place[d.insert_before])) for d in dead),
         flush=block.flush,
     )

@@ -1,8 +1,7 @@
-"""From columns of a table to a ``Batch``: vectorised, with every bad row set aside by reason.
+"""The columns of a table to a ``Batch``, vectorised; each unreadable row becomes a dead letter.
 
-A row that cannot be read becomes ``DeadLetter`` and its reason names the column, what it holds and
-what was expected; nothing in a row raises. What becomes of a row depends on that row alone, so the
-result is the same however the stream is cut into blocks.
+The reason of a dead letter names the column, the value and what was expected. Nothing in a row
+raises. Each row is decoded on its own, so the result does not depend on the size of blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from streams.core.batch import (
     Features,
     Floats,
     Ints,
-    Ragged,
 )
 from streams.core.schema import Feature, Scalar, Schema
 from streams.decoding.columns import (
@@ -45,12 +43,12 @@ from streams.decoding.columns import (
 from streams.decoding.images import images, images_of_lists
 
 POSITION_BITS = 40
-"""An event without an id is named by its position: partition << 40 | offset."""
+"""The id of an event without one is its position: partition << 40 | offset."""
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A column that holds names (ids, keys, classes), and the type that they are read as."""
+class NamedColumn:
+    """A column of names (ids, keys, classes), and the type that they are read as."""
 
     column: str
     type: Scalar = "str"
@@ -58,22 +56,22 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns hold what, beside the features; None where the stream has no such column."""
+    """The columns of a table that are not features; None: the stream has no such column."""
 
-    id: Named | None = None
+    id: NamedColumn | None = None
     time: str | None = None
-    label: Named | None = None
-    key: Named | None = None
-    segment: Named | None = None
+    label: NamedColumn | None = None
+    key: NamedColumn | None = None
+    segment: NamedColumn | None = None
     due: str | None = None
 
 
 class Decoder:
-    """Turns tables with the columns of ``schema`` and ``columns`` into batches.
+    """Decodes tables with the columns of ``schema`` and ``columns`` into batches.
 
     Args:
-        schema: the features, the task, and the classes where they are stated.
-        columns: where ids, times, labels and so on stand.
+        schema: the features, the task, and the classes if they are stated.
+        columns: the columns of ids, times, labels and so on.
         dtype: of a matrix of numbers or vectors: float64, or float32 where all columns are.
     """
 
@@ -90,129 +88,142 @@ class Decoder:
         position: Floats,
         aside: Sequence[DeadLetter] = (),
     ) -> Batch:
-        """The batch of the m rows of ``table``, less the bad ones.
+        """Return the batch of the rows of ``table`` that can be read; the others are its ``dead``.
 
         Args:
-            table: m rows; a column that is not there counts as null.
+            table: m rows. A missing column counts as null.
             partition: (m,) int32.
             offset: (m,) int64.
-            position: (m,) float64, events before each row in the whole stream: its time where
-                there is no time column.
-            aside: rows that never made it into the table; ``before`` counts rows of the table.
+            position: (m,) float64, the number of events before each row in the whole stream: its
+                time where there is no time column.
+            aside: dead letters of rows that never made it into the table, by rows of the table.
         """
-        refused = _Refused(table)
-        names = self.columns
-        ids = (partition.astype(np.int64) << POSITION_BITS) + offset
-        time: Floats = position
-        if names.id:
-            column, own = refused.column(names.id.column), ids
-            ids, good = identities(column, names.id.type)
-            expected = "an integer id" if names.id.type == "int" else "an id"
-            refused.where(~good, names.id.column, expected)
-            ids = np.where(good, ids, own)
-        if names.time:
-            time = seconds(refused.column(names.time))
-            refused.where(~np.isfinite(time), names.time, "a time (seconds, or ISO 8601)")
-        x = self._features(refused)
-        due = key = segment = None
-        if names.due:
-            due = seconds(refused.column(names.due))
-            wrong = ~np.isfinite(due) & refused.given(names.due)
-            refused.where(wrong, names.due, "a time (seconds, or ISO 8601), or nothing")
-        if names.key:
-            key, good = identities(refused.column(names.key.column), names.key.type)
-            refused.where(~good, names.key.column, "a key")
-        if names.segment:
-            segment, good = identities(refused.column(names.segment.column), names.segment.type)
-            segment = np.where(good, segment, -1)
-        label = self._label(refused)
-        keep = refused.keep()
-        dead = refused.dead(keep, ids, partition, offset, aside)
-        if keep is not None:
-            x = x[keep] if isinstance(x, np.ndarray) else {k: _pick(c, keep) for k, c in x.items()}
-            ids, time, partition, offset = ids[keep], time[keep], partition[keep], offset[keep]
-            due = None if due is None else due[keep]
-            key = None if key is None else key[keep]
-            segment = None if segment is None else segment[keep]
-            label = label if label is None else label.filter(pa.array(keep))
+        checks = _RowChecks(table)
+        # The first reason found for a row is the one that is reported.
+        ids = self._ids(checks, (partition.astype(np.int64) << POSITION_BITS) + offset)
+        time = self._time(checks, position)
+        x = self._features(checks)
+        due = self._due(checks)
+        key, segment = self._key(checks), self._segment(checks)
+        label = self._label(checks)
+        batch = Batch(ids, time, x, partition, offset, due=due, key=key, segment=segment)
+        readable = checks.readable()
+        dead = checks.dead_letters(readable, batch, aside)
+        if readable is not None:
+            batch = batch.take(readable)
+            label = None if label is None else label.filter(pa.array(readable))
         y, classes = self._codes(label)
-        return Batch(
-            ids,
-            time,
-            x,
-            partition,
-            offset,
-            y=y,
-            due=due,
-            key=key,
-            segment=segment,
-            classes=classes,
-            dead=dead,
-        )
+        return replace(batch, y=y, classes=classes, dead=dead)
 
-    def _features(self, refused: _Refused) -> Features:
+    def _ids(self, checks: _RowChecks, own: Ints) -> Ints:
+        """Return (m,) ids; a row without a readable one has ``own``."""
+        name = self.columns.id
+        if name is None:
+            return own
+        ids, good = identities(checks.column(name.column), name.type)
+        expected = "an integer id" if name.type == "int" else "an id"
+        checks.reject(~good, name.column, expected)
+        return np.where(good, ids, own)
+
+    def _time(self, checks: _RowChecks, position: Floats) -> Floats:
+        """Return (m,) times in seconds."""
+        name = self.columns.time
+        if name is None:
+            return position
+        time = seconds(checks.column(name))
+        checks.reject(~np.isfinite(time), name, "a time (seconds, or ISO 8601)")
+        return time
+
+    def _due(self, checks: _RowChecks) -> Floats | None:
+        """Return (m,) times in seconds, NaN where the column is null."""
+        name = self.columns.due
+        if name is None:
+            return None
+        due = seconds(checks.column(name))
+        wrong = ~np.isfinite(due) & checks.has_value(name)
+        checks.reject(wrong, name, "a time (seconds, or ISO 8601), or nothing")
+        return due
+
+    def _key(self, checks: _RowChecks) -> Ints | None:
+        name = self.columns.key
+        if name is None:
+            return None
+        key, good = identities(checks.column(name.column), name.type)
+        checks.reject(~good, name.column, "a key")
+        return key
+
+    def _segment(self, checks: _RowChecks) -> Ints | None:
+        """Return (m,) segments, -1 where there is none."""
+        name = self.columns.segment
+        if name is None:
+            return None
+        segment, good = identities(checks.column(name.column), name.type)
+        return np.where(good, segment, -1)
+
+    def _features(self, checks: _RowChecks) -> Features:
         features = self.schema.features
         if not self.schema.matrix:
-            return {feature.name: self._feature(feature, refused) for feature in features}
+            return {feature.name: self._feature(feature, checks) for feature in features}
         if len(features) == 1 and features[0].kind != "numeric":
-            column = self._feature(features[0], refused)
+            column = self._feature(features[0], checks)
             assert isinstance(column, np.ndarray)
             return column
-        x = np.empty((refused.rows, len(features)), self.dtype)
+        x = np.empty((checks.rows, len(features)), self.dtype)
         for j, feature in enumerate(features):
-            x[:, j] = numbers(refused.column(feature.name))
+            x[:, j] = numbers(checks.column(feature.name))
         finite = np.isfinite(x)
         if not finite.all():
             for j, feature in enumerate(features):
-                refused.where(~finite[:, j], feature.name, "a finite number")
+                checks.reject(~finite[:, j], feature.name, "a finite number")
         return x
 
-    def _feature(self, feature: Feature, refused: _Refused) -> Column:
+    def _feature(self, feature: Feature, checks: _RowChecks) -> Column:
         name = feature.name
-        column = refused.column(name)
+        column = checks.column(name)
         if feature.kind == "numeric":
             values = numbers(column).astype(np.float64, copy=False)
-            refused.where(~np.isfinite(values), name, "a finite number")
+            checks.reject(~np.isfinite(values), name, "a finite number")
             return values
         if feature.kind == "vector":
             (d,) = feature.shape
             x, good = vectors(column, d, self.dtype)
-            refused.where(~good, name, f"a vector of {d} finite numbers")
+            checks.reject(~good, name, f"a vector of {d} finite numbers")
             return x
         if feature.kind == "image":
-            return self._image(feature, column, refused)
+            return self._image(feature, column, checks)
         text = as_text(column)
-        refused.where(~valid(text), name, "text")
+        checks.reject(~valid(text), name, "text")
         return ragged(text)
 
-    def _image(self, feature: Feature, column: pa.Array, refused: _Refused) -> Array:
+    def _image(self, feature: Feature, column: pa.Array, checks: _RowChecks) -> Array:
         name, shape = feature.name, "x".join(map(str, feature.shape))
         if pt.is_nested(column.type) and not pt.is_struct(column.type):
             x, good = images_of_lists(column, feature.shape)
-            refused.where(~good, name, f"{math.prod(feature.shape)} uint8 values ({shape})")
+            checks.reject(~good, name, f"{math.prod(feature.shape)} uint8 values ({shape})")
             return x
-        x, wrong = images(refused.raw(name), feature.shape)
-        for row, held in wrong.items():
-            refused.row(row, name, held, f"a PNG or JPEG of {shape}")
+        x, wrong = images(checks.raw(name), feature.shape)
+        for row, value in wrong.items():
+            checks.reject_row(row, name, value, f"a PNG or JPEG of {shape}")
         return x
 
-    def _label(self, refused: _Refused) -> pa.Array | None:
-        """The label column in its own type; null where there is none."""
+    def _label(self, checks: _RowChecks) -> pa.Array | None:
+        """Return (m,) the labels in their own type, or the codes of the stated classes; null where
+        there is none. None: there is no label column."""
         label = self.columns.label
         if label is None:
             return None
-        column, given = refused.column(label.column), refused.given(label.column)
+        column, labelled = checks.column(label.column), checks.has_value(label.column)
         if self.schema.task == "regression":
             values = numbers(column)
-            wrong = ~np.isfinite(values) & given
-            refused.where(wrong, label.column, "a finite number")
+            wrong = ~np.isfinite(values) & labelled
+            checks.reject(wrong, label.column, "a finite number")
             return pa.array(values.astype(np.float64))
         names = typed(column, label.type)
-        refused.where(given & ~valid(names), label.column, f"a class of type {label.type}")
+        checks.reject(labelled & ~valid(names), label.column, f"a class of type {label.type}")
         if stated := self.schema.classes:
             codes = pc.index_in(names, value_set=pa.array(stated, names.type))
             listed = ", ".join(map(repr, stated[:10])) + (", ..." if len(stated) > 10 else "")
-            refused.where(
+            checks.reject(
                 valid(names) & ~valid(codes),
                 label.column,
                 f"one of the stated classes ({listed}): add it to classes, or leave classes out",
@@ -221,8 +232,8 @@ class Decoder:
         return names
 
     def _codes(self, label: pa.Array | None) -> tuple[Array | None, tuple[ClassName, ...]]:
-        """Codes (n,) and class names; names in the order in which the rows show them, so that
-        they are numbered alike however the stream is cut."""
+        """Return (n,) codes or targets, and the class names, in the order in which the rows first
+        show them."""
         if label is None:
             return None, self.schema.classes
         if self.schema.task == "regression":
@@ -235,15 +246,15 @@ class Decoder:
 
     @property
     def reads(self) -> list[str]:
-        """The columns that are looked at."""
+        """The names of the columns that are read."""
         c = self.columns
-        named = [n.column for n in (c.id, c.label, c.key, c.segment) if n]
-        plain = [name for name in (c.time, c.due) if name]
-        return list(dict.fromkeys([*(f.name for f in self.schema.features), *named, *plain]))
+        names = [n.column for n in (c.id, c.label, c.key, c.segment) if n]
+        times = [name for name in (c.time, c.due) if name]
+        return list(dict.fromkeys([*(f.name for f in self.schema.features), *names, *times]))
 
 
-class _Refused:
-    """The columns of a table, and the reasons why rows of it cannot be read."""
+class _RowChecks:
+    """The columns of a table of m rows, and the reasons why rows of it cannot be read."""
 
     def __init__(self, table: pa.RecordBatch | pa.Table) -> None:
         self.rows: int = table.num_rows
@@ -255,59 +266,68 @@ class _Refused:
         self._reasons: dict[int, str] = {}
 
     def column(self, name: str) -> pa.Array:
-        """The column, plain: no dictionary, no extension type, bytes that are UTF-8 as text."""
+        """Return a column without dictionary or extension type, with UTF-8 bytes as text."""
         return plain(self.raw(name))
 
     def raw(self, name: str) -> pa.Array:
+        """Return a column as it is; nulls where the table has none of that name."""
         return self._raw[name] if name in self._raw else pa.nulls(self.rows)
 
-    def given(self, name: str) -> Mask:
-        """(m,) True where the table holds anything at all, readable or not."""
+    def has_value(self, name: str) -> Mask:
+        """Return (m,) True where a column is not null, readable or not."""
         return valid(self.raw(name))
 
-    def where(self, mask: Mask, name: str, expected: str) -> None:
-        """Refuse the rows of the mask for what stands in a column."""
+    def reject(self, mask: Mask, name: str, expected: str) -> None:
+        """Reject the rows of the mask for their value in a column."""
         for row in np.flatnonzero(mask).tolist():
-            self.row(row, name, _show(self.raw(name), row), expected)
+            self.reject_row(row, name, _show(self.raw(name), row), expected)
 
-    def row(self, row: int, name: str, held: str, expected: str) -> None:
-        self._reasons.setdefault(row, f"column {name!r} holds {held}; expected {expected}")
+    def reject_row(self, row: int, name: str, value: str, expected: str) -> None:
+        """Reject a row for its value in a column, unless it was rejected before."""
+        self._reasons.setdefault(row, f"column {name!r} holds {value}; expected {expected}")
 
-    def keep(self) -> Mask | None:
-        """(m,) True for the rows that can be read; None where all can."""
+    def readable(self) -> Mask | None:
+        """Return (m,) True for the rows that were not rejected; None: no row was."""
         if not self._reasons:
             return None
-        keep = np.ones(self.rows, np.bool_)
-        keep[list(self._reasons)] = False
-        return keep
+        readable = np.ones(self.rows, np.bool_)
+        readable[list(self._reasons)] = False
+        return readable
 
-    def dead(
-        self,
-        keep: Mask | None,
-        ids: Ints,
-        partition: Array,
-        offset: Ints,
-        aside: Sequence[DeadLetter],
+    def dead_letters(
+        self, readable: Mask | None, batch: Batch, aside: Sequence[DeadLetter]
     ) -> tuple[DeadLetter, ...]:
+        """Return the dead letters of the rejected rows, and those ``aside`` of the table, in the
+        order of the stream.
+
+        Args:
+            readable: what ``readable`` returned.
+            batch: the m rows, rejected ones included.
+            aside: dead letters that are not rows of the table.
+        """
         if not aside and not self._reasons:
             return ()
-        alive = np.zeros(self.rows + 1, np.int64)
-        np.cumsum(np.ones(self.rows) if keep is None else keep, out=alive[1:])
-        found = [(d.before, replace(d, before=int(alive[d.before]))) for d in aside]
-        found += [
-            (
-                row,
-                DeadLetter(
-                    int(partition[row]), int(offset[row]), why, int(ids[row]), int(alive[row])
-                ),
-            )
-            for row, why in sorted(self._reasons.items())
+        insert_before = np.zeros(self.rows + 1, np.int64)  # readable rows before each row
+        np.cumsum(np.ones(self.rows) if readable is None else readable, out=insert_before[1:])
+        by_row = [
+            (d.insert_before, replace(d, insert_before=int(insert_before[d.insert_before])))
+            for d in aside
         ]
-        # A row set aside at b stands before row b: the sort is stable, and asides come first.
-        return tuple(dead for _, dead in sorted(found, key=lambda item: item[0]))
+        for row, reason in sorted(self._reasons.items()):
+            dead = DeadLetter(
+                partition=int(batch.partition[row]),
+                offset=int(batch.offset[row]),
+                reason=reason,
+                id=int(batch.ids[row]),
+                insert_before=int(insert_before[row]),
+            )
+            by_row.append((row, dead))
+        # A dead letter aside comes before the row of its index: the sort is stable.
+        return tuple(dead for _, dead in sorted(by_row, key=lambda item: item[0]))
 
 
 def _show(column: pa.Array, row: int) -> str:
+    """Return the text of a cell, of at most 60 characters."""
     try:
         value = column[row].as_py()
     except (ValueError, OverflowError):
@@ -319,7 +339,3 @@ def _show(column: pa.Array, row: int) -> str:
         value = value if text is None else text
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def _pick(column: Column, keep: Mask) -> Column:
-    return column.take(keep) if isinstance(column, Ragged) else column[keep]

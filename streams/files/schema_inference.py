@@ -17,7 +17,7 @@ from streams.core.errors import StreamError
 from streams.core.schema import Feature, FeatureKind, Scalar, Task
 from streams.core.settings import unknown
 from streams.decoding.columns import numbers, plain, whole
-from streams.decoding.decoder import Named
+from streams.decoding.decoder import NamedColumn
 from streams.decoding.images import image_bytes, image_shape
 from streams.files.readers import Csv, File
 
@@ -29,7 +29,7 @@ MAX_CATEGORIES = 50
 """Most different values in the head of a categorical column; each stands there twice on average."""
 
 
-class Head:
+class SampledRows:
     """What the first rows of a file tell about its columns."""
 
     def __init__(self, file: File) -> None:
@@ -63,7 +63,7 @@ class Head:
         with closing(self.file.read(0, HEAD_ROWS, self._types.names)) as blocks:
             return next(blocks).table
 
-    def names(self, role: str, column: str) -> Named:
+    def names(self, role: str, column: str) -> NamedColumn:
         """How a column of ids or keys is read: as integers where all are."""
         self.check(role, column)
         kind = self._types.field(column).type
@@ -71,11 +71,11 @@ class Head:
         if self._csv:
             values = self.values(column)
             number = len(values) > 0 and bool(whole(values).all())
-        return Named(column, "int" if number else "str")
+        return NamedColumn(column, "int" if number else "str")
 
     def task(
         self, role: str, column: str, stated: Task | None, classes: Sequence[ClassName]
-    ) -> tuple[Task, Named]:
+    ) -> tuple[Task, NamedColumn]:
         """The task, and how the classes are read, unless stated: integers where the head has no
         other numbers, real numbers (of a regression) where it has, else text. In CSV 01 is text."""
         self.check(role, column)
@@ -105,8 +105,8 @@ class Head:
                 "which is neither a class nor a number"
             )
         if classes:
-            return "classification", Named(column, _type_of(classes))
-        return stated or task, Named(column, scalar)
+            return "classification", NamedColumn(column, _type_of(classes))
+        return stated or task, NamedColumn(column, scalar)
 
     def features(self, stated: Any, taken: set[str | None]) -> tuple[Feature, ...]:
         """The features as a job states them, or all columns that are not taken."""

@@ -25,9 +25,9 @@ from streams.core.settings import Settings
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import LabelDelay, StreamConfig
 from streams.decoding.columns import first_seen, stated
-from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, Named
+from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
 from streams.files.readers import File, open_files, seek
-from streams.files.schema_inference import Head, dtype_of
+from streams.files.schema_inference import SampledRows, dtype_of
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class FileStream(Stream):
         self._label_files: list[File] = []
         label = config.label if isinstance(config.label, LabelConfig) else LabelConfig()
         label = LabelConfig(column=config.label) if isinstance(config.label, str) else label
-        head = Head(self.files[0])
+        head = SampledRows(self.files[0])
         due = config.label_delay.column
         columns = Columns(
             id=head.names("id", config.id) if config.id else None,
@@ -192,11 +192,11 @@ class FileStream(Stream):
     def _labels_apart(
         self, apart: LabelsConfig, label: LabelConfig, events: Columns
     ) -> tuple[Task, Columns]:
-        head = Head(self._label_files[0])
+        head = SampledRows(self._label_files[0])
         assert events.id
         head.check("labels.id", apart.id)
         task, named = head.task("labels.label", apart.label, label.task, label.classes)
-        ids = Named(apart.id, events.id.type)
+        ids = NamedColumn(apart.id, events.id.type)
         return task, Columns(id=ids, time=head.check("labels.time", apart.time), label=named)
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:

@@ -21,7 +21,7 @@ from streams.core.schema import Feature, Scalar, Schema, Task
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import column_of
-from streams.decoding.decoder import Columns, Decoder, Named
+from streams.decoding.decoder import Columns, Decoder, NamedColumn
 
 
 class RiverStreamConfig(StreamConfig):
@@ -70,7 +70,7 @@ class RiverStream(Stream):
         self.schema = Schema(tuple(Feature(*kind) for kind in _kinds(x)), task)
         names = {feature.name for feature in self.schema.features}
         self._label = next(name for name in ("y", "label", "target") if name not in names)
-        self._decode = Decoder(self.schema, Columns(label=Named(self._label, _scalar(y))))
+        self._decode = Decoder(self.schema, Columns(label=NamedColumn(self._label, _scalar(y))))
         self._samples: int | None = dataset.n_samples
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:

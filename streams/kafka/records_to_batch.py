@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.core.batch import Array, Batch, DeadLetter, Ints, Labels, set_aside
+from streams.core.batch import Array, Batch, DeadLetter, Ints, Labels, reject_rows
 from streams.core.errors import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
@@ -74,7 +74,7 @@ class Blocks:
                 f"{self._ahead:g} s after that of the message, {at:.3f}"
                 for t, at in zip(batch.time[gone].tolist(), sent[gone].tolist(), strict=True)
             ]
-            batch = set_aside(batch, gone, why)
+            batch = reject_rows(batch, gone, why)
             alive[np.flatnonzero(alive)[gone]] = False
             dead = _with_values(batch.dead, messages)
             dead = sorted(dead, key=lambda d: messages.at(d.partition, d.offset))
@@ -87,8 +87,8 @@ class Blocks:
         dead = list(events.dead)
         for d in labels.dead:
             row = messages.at(d.partition, d.offset)
-            dead.append(replace(d, before=int(before[row])))
-        dead.sort(key=lambda d: d.before)
+            dead.append(replace(d, insert_before=int(before[row])))
+        dead.sort(key=lambda d: d.insert_before)
         batch = replace(events, dead=tuple(dead))
         if not len(labels):
             return batch

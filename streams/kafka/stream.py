@@ -22,7 +22,7 @@ from streams.core.errors import StreamError
 from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.schema import Feature, FeatureKind, Scalar, Schema
 from streams.core.stream import Cursor
-from streams.decoding.decoder import Columns, Decoder, Named
+from streams.decoding.decoder import Columns, Decoder, NamedColumn
 from streams.decoding.formats.factory import Field, FieldKind, make
 from streams.kafka.clients.consumer import Consumer, connect
 from streams.kafka.clients.producer import Outbox, outbox
@@ -63,7 +63,7 @@ class KafkaStream(LiveStream):
         label = config.label if isinstance(config.label, KafkaLabel) else KafkaLabel()
         label = KafkaLabel(column=config.label) if isinstance(config.label, str) else label
         task = label.task or "classification"
-        answer = Named(label.column or "", _type_of(label))
+        answer = NamedColumn(label.column or "", _type_of(label))
         answer_kind: FieldKind = "number" if task == "regression" else _KINDS[answer.type]
         id_kind: FieldKind = "integer" if config.id_type == "int" else "text"
         features, fields = _features(config.features)
@@ -91,10 +91,10 @@ class KafkaStream(LiveStream):
         self.readers = config.consumers
         self.bounded = config.stop == "latest"
         columns = Columns(
-            id=None if config.id is None else Named(config.id, config.id_type),
+            id=None if config.id is None else NamedColumn(config.id, config.id_type),
             time=config.time,
             label=answer if inside else None,
-            key=None if config.key is None else Named(config.key),
+            key=None if config.key is None else NamedColumn(config.key),
             due=due,
         )
         events = labels = (format_, Decoder(self.schema, columns, self.dtype))
@@ -102,8 +102,10 @@ class KafkaStream(LiveStream):
             wanted = [Field(apart.id, id_kind), Field(apart.label, answer_kind)]
             if apart.time is not None:
                 wanted.append(Field(apart.time, "time"))
-            named = Named(apart.label, answer.type)
-            columns = Columns(id=Named(apart.id, config.id_type), time=apart.time, label=named)
+            named = NamedColumn(apart.label, answer.type)
+            columns = Columns(
+                id=NamedColumn(apart.id, config.id_type), time=apart.time, label=named
+            )
             labels = (
                 make(apart.format or config.format, wanted, folder),
                 Decoder(Schema((), task, label.classes), columns),

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from streams.core.batch import Batch, set_aside
+from streams.core.batch import Batch, reject_rows
 from streams.core.state_dict import State
 from streams.operators.base import Operator
 
@@ -34,7 +34,7 @@ class DropDuplicates(Operator):
                 twice.append(i in self._seen or i in earlier)
                 earlier.add(i)
             duplicate = np.array(twice)
-            batch = set_aside(
+            batch = reject_rows(
                 batch,
                 duplicate,
                 [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streams.core.batch import Batch, Floats, set_aside
+from streams.core.batch import Batch, Floats, reject_rows
 from streams.core.state_dict import State
 from streams.operators.base import Operator
 
@@ -30,7 +30,7 @@ class DropLate(Operator):
             latest = self._advance(-1, batch.time)
         late = batch.time < latest - self.lateness
         if late.any():
-            batch = set_aside(
+            batch = reject_rows(
                 batch,
                 late,
                 [

@@ -43,12 +43,12 @@ class Revealed:
     """
 
     batch: Batch
-    before: Ints
+    insert_before: Ints
     corrected: tuple[Ints, Array] | None = None
     probes: LabelledProbes | None = None
 
     def __len__(self) -> int:
-        return len(self.before)
+        return len(self.insert_before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Chunk:
         self._no_change: Array | None = None
         self._known: tuple[Array, Ints, Array] | None = None
 
-    def know(self, last: Array, before: Ints, y: Array) -> None:
+    def set_baseline(self, last: Array, before: Ints, y: Array) -> None:
         """What ``no_change`` follows from: the last label known earlier (1,), and those that became
         known among these rows, each just before a row."""
         self._known = (last, before, y)
@@ -143,7 +143,7 @@ class ReadyRows(NamedTuple):
     """Rows of chunks that leave, piece by piece, and the order in which they do."""
 
     pieces: Pieces
-    before: Ints
+    insert_before: Ints
     order: Ints | None = None  # permutation of the joined pieces; None: as they stand
     y: Array | None = None  # labels in that order; None: those in the rows
     corrected: tuple[Ints, Array] | None = None
@@ -335,7 +335,7 @@ class LabelJoin(ABC):
         corrected = None if picked is None else picked.corrected
         if picked is None or not picked.pieces:
             none = self._last[:0]
-            chunk.know(self._last, NONE, none)
+            chunk.set_baseline(self._last, NONE, none)
             fates = (NONE, NONE, NONE, expired)
             revealed = Revealed(replace(chunk.batch[:0], y=none), NONE, corrected)
             return PushedBatch(revealed, chunk, ScoredRows([], None, none, None, NONE, fates))
@@ -344,14 +344,14 @@ class LabelJoin(ABC):
             batch = batch.take(picked.order)
         if picked.y is not None:  # known now, with the classes known now
             batch = replace(batch, y=picked.y, classes=chunk.batch.classes)
-        y, before = batch.y, picked.before
+        y, before = batch.y, picked.insert_before
         assert y is not None
         unlabelled, mask = NONE, None
         missing = no_labels(y)
         if np.count_nonzero(missing):
             unlabelled, mask = batch.ids[missing], ~missing
             batch, y, before = batch.take(mask), y[mask], before[mask]
-        chunk.know(self._last, before, y)
+        chunk.set_baseline(self._last, before, y)
         if len(y):
             self._last = y[-1:]
         probe = NONE

@@ -154,7 +154,7 @@ class JoinById(LabelJoin):
                 arrivals.ids[given].tolist(),
                 arrivals.y[given].tolist(),
                 arrivals.time[given].tolist(),
-                arrivals.before[given].tolist(),
+                arrivals.insert_before[given].tolist(),
                 strict=True,
             ):
                 if before > turn.come:

@@ -12,7 +12,7 @@ from streams.core.batch import Batch, DeadLetter
 STREAK = 4096  # dead events
 
 
-def cut(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
+def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
     """Micro-batches of exactly ``size`` rows, the last as long as it comes out.
 
     Where the blocks end leaves no trace in the result, so that a run resumed from any micro-batch
@@ -86,8 +86,8 @@ def _streak(block: Batch, streak: int) -> tuple[int, int] | None:
     goes on from ``streak`` is full; None: it is not."""
     row = 0
     for count, dead in enumerate(_dead(block, False), 1):
-        streak = streak + 1 if dead.before == row else 1
-        row = dead.before
+        streak = streak + 1 if dead.insert_before == row else 1
+        row = dead.insert_before
         if streak == STREAK:
             return row, count
     return None
@@ -104,10 +104,10 @@ def _broken(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
     bare = replace(block, dead=())
     now, later, events = [], [], 0
     for d in block.dead:
-        if d.before < row if d.label else events < count:
+        if d.insert_before < row if d.label else events < count:
             now.append(d)
         else:
-            later.append(replace(d, before=d.before - row))
+            later.append(replace(d, insert_before=d.insert_before - row))
         events += not d.label
     head = _split(bare[:row])[0]
     return replace(head, dead=tuple(now)), replace(bare[row:], dead=tuple(later), flush=block.flush)
@@ -123,7 +123,7 @@ def _split(block: Batch) -> tuple[Batch, Batch | None]:
         return block, None
     arrivals = block.arrivals
     if arrivals is not None:
-        stop = int(np.searchsorted(arrivals.before, n))
+        stop = int(np.searchsorted(arrivals.insert_before, n))
         arrivals = arrivals[:stop] if stop else None
-    dead = tuple(d for d in block.dead if d.before < n)
+    dead = tuple(d for d in block.dead if d.insert_before < n)
     return replace(block, arrivals=arrivals, dead=dead), after

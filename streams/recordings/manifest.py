@@ -1,42 +1,42 @@
-"""What a recording says of itself: recording.json and its parts."""
+"""The manifest of a recording (recording.json), and the footers of its parts."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from streams.core.batch import ClassName
 from streams.core.errors import StreamError
 from streams.core.live_stream import Ranges
 from streams.core.schema import Feature, FeatureKind, Scalar, Schema, Task
-from streams.core.settings import Settings
+from streams.core.settings import FormerName, Settings
 from streams.core.stream import Cursor
 
-ABOUT = "recording.json"
-
-
-_KEY = b"everlearn"
+MANIFEST = "recording.json"
+_METADATA_KEY = b"everlearn"
 
 
 class RecordingManifest(Settings):
-    """What ``recording.json`` says.
+    """The contents of ``recording.json``.
 
     Attributes:
-        features: name, kind and shape of each.
-        start: where the recorded run began, which a run of the recording begins at too.
-        fingerprint: of the recorded job.
-        stream: settings of its stream that every stream has.
-        modules: the folder that its import paths start from.
-        events: at which the recorded run ended; None: it has not ended yet, or was killed.
-        cursor: where it had come to then, labels among it.
-        finished: it had come to the end of its stream.
-        warm_from: the checkpoint that it was begun with; None: with nothing.
+        features: name, kind and shape of each feature.
+        interleaved_partitions: as in ``Stream`` (``side_by_side`` in the file).
+        start: the cursor where the recorded run began. A run of the recording begins there too.
+        fingerprint: the fingerprint of the recorded job.
+        stream: the settings of its stream that every stream has.
+        module_folder: the folder that its import paths start from (``modules`` in the file).
+        events: the number of events when the recorded run ended. None: it has not ended yet, or was
+            killed.
+        cursor: the cursor when it ended, labels included.
+        finished: whether it had read its stream to the end.
+        warm_from: the checkpoint that it was started with, or None.
     """
 
     version: Literal[1] = 1
@@ -47,13 +47,15 @@ class RecordingManifest(Settings):
     has_time: bool
     has_arrivals: bool
     gapless: bool
-    side_by_side: bool
+    interleaved_partitions: Annotated[
+        bool, FormerName("side_by_side"), Field(serialization_alias="side_by_side")
+    ]
     id_type: Scalar
     dtype: str
     start: dict[str, int]
     fingerprint: dict[str, Any]
     stream: dict[str, Any]
-    modules: str
+    module_folder: Annotated[str, FormerName("modules"), Field(serialization_alias="modules")]
     events: int | None = None
     cursor: Cursor | None = None
     finished: bool = False
@@ -61,33 +63,38 @@ class RecordingManifest(Settings):
 
     @property
     def schema_(self) -> Schema:
+        """The schema of the recorded stream."""
         return Schema(tuple(Feature(*f) for f in self.features), self.task, self.classes)
 
     @classmethod
     def read(cls, folder: Path) -> RecordingManifest:
-        """Raises ``StreamError``."""
-        file = folder / ABOUT
+        """Read the manifest in a folder. Raises ``StreamError``."""
+        file = folder / MANIFEST
         try:
             return cls.model_validate_json(file.read_text())
         except OSError as error:
             raise StreamError(
-                f"{file}: {error.strerror}: a folder that `everlearn record --to` has written is "
-                "wanted"
+                f"{file}: {error.strerror}: give a folder that `everlearn record --to` has written"
             ) from None
         except (ValidationError, UnicodeDecodeError):
-            raise StreamError(f"{file}: not the description of a recording") from None
+            raise StreamError(f"{file}: not the manifest of a recording") from None
+
+    def to_json(self) -> str:
+        """Return the text of ``recording.json``."""
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"
 
 
 class Part(NamedTuple):
-    """A file of a recording, and what its footer says.
+    """A Parquet file of a recording, and the metadata in its footer.
 
     Attributes:
-        blocks: number of the first block, and the one after the last.
-        ranges: positions in it.
-        events: in it, the dead ones among them.
-        latest: the latest event time in it; -inf where there is no event.
-        in_rows: labels stood in the rows of their events.
-        journal: bytes of the journal of the run up to the last block, and their SHA-256.
+        path: the file.
+        blocks: the number of its first block, and that after its last.
+        ranges: the positions in it.
+        events: the number of events in it, dead ones included.
+        latest: the latest event time in it; -inf without events.
+        in_rows: whether labels are in the rows of their events.
+        journal: the bytes of the run's journal up to the last block, and their SHA-256.
     """
 
     path: Path
@@ -99,49 +106,50 @@ class Part(NamedTuple):
     journal: tuple[int, str]
 
     @property
-    def after(self) -> Cursor:
-        """Positions after what is in it."""
-        return {name: after for name, (_, after) in self.ranges.items()}
+    def end(self) -> Cursor:
+        """The cursor after its last position."""
+        return {name: stop for name, (_, stop) in self.ranges.items()}
 
-    def described(self, table: pa.Table) -> pa.Table:
-        """The table with this in its footer."""
-        said = {k: v for k, v in self._asdict().items() if k != "path"}
-        said["latest"] = self.latest if math.isfinite(self.latest) else None
-        return table.replace_schema_metadata({_KEY: json.dumps(said)})
+    def with_footer(self, table: pa.Table) -> pa.Table:
+        """Return the table with this metadata, to be written into its footer."""
+        footer = {key: value for key, value in self._asdict().items() if key != "path"}
+        footer["latest"] = self.latest if math.isfinite(self.latest) else None
+        return table.replace_schema_metadata({_METADATA_KEY: json.dumps(footer)})
 
     @classmethod
     def read(cls, path: Path) -> Part:
-        """Raises ``StreamError``."""
+        """Read the footer of a part. Raises ``StreamError``."""
         try:
-            said = json.loads(pq.read_metadata(path).metadata[_KEY])
+            footer = json.loads(pq.read_metadata(path).metadata[_METADATA_KEY])
             return cls(
                 path,
-                tuple(said["blocks"]),
-                {name: (first, after) for name, (first, after) in said["ranges"].items()},
-                said["events"],
-                -math.inf if said["latest"] is None else said["latest"],
-                said["in_rows"],
-                tuple(said["journal"]),
+                tuple(footer["blocks"]),
+                {name: (first, stop) for name, (first, stop) in footer["ranges"].items()},
+                footer["events"],
+                -math.inf if footer["latest"] is None else footer["latest"],
+                footer["in_rows"],
+                tuple(footer["journal"]),
             )
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise unreadable(path, error) from None
 
 
 def path_of(folder: Path, block: int) -> Path:
-    """The file whose first block has this number."""
+    """Return the path of the part whose first block has this number."""
     return folder / f"part-{block:012}.parquet"
 
 
 def parts(folder: Path) -> list[Part]:
-    """The files of a recording, in order. Raises ``StreamError`` where one is missing."""
-    found = [Part.read(path) for path in sorted(folder.glob("part-*.parquet"))]
-    wanted = 0
-    for part in found:
-        if part.blocks[0] != wanted:
-            raise StreamError(f"{path_of(folder, wanted)} is missing: put it back")
-        wanted = part.blocks[1]
-    return found
+    """Return the parts of a recording, in order. Raises ``StreamError`` if one is missing."""
+    all_parts = [Part.read(path) for path in sorted(folder.glob("part-*.parquet"))]
+    next_block = 0
+    for part in all_parts:
+        if part.blocks[0] != next_block:
+            raise StreamError(f"{path_of(folder, next_block)} is missing: put it back")
+        next_block = part.blocks[1]
+    return all_parts
 
 
 def unreadable(path: Path, error: Exception) -> StreamError:
+    """Return the error of a part that cannot be read."""
     return StreamError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")

@@ -1,7 +1,7 @@
-"""A live stream that was recorded: the same events, labels and dead ones again, in the same order.
+"""The stream of a recording: the events, labels and dead letters of a live run, in the same order.
 
-A recording is a folder: ``recording.json`` says what the stream was, ``part-*.parquet`` hold its
-rows (``recording_table.py``), each file whole blocks, named by the number of its first one.
+A recording is a folder. ``recording.json`` describes the stream, and each ``part-*.parquet`` holds
+consecutive blocks (``table.py``) and is named by the number of the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import field_validator
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
-from streams.core.pacing import pause
+from streams.core.pacing import sleep_until
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import stated
@@ -30,20 +30,18 @@ from streams.recordings.manifest import Part, RecordingManifest, parts, unreadab
 from streams.recordings.table import blocks_of
 
 SLICE_S = 0.02
-"""At a pace, events come in slices of so many seconds."""
+"""With a speed, events are given out in slices of this many seconds."""
 
 
 class RecordingConfig(StreamConfig):
-    """Settings of a recording that is read again.
+    """Settings of the stream of a recording.
 
     Attributes:
-        path: its folder; a relative one starts from the job file's folder, else from the current
-            directory.
-        speed: ``max``, or how many times as fast as its events happened they are to come.
-        start: an event time (ISO 8601, or seconds): it is read from the first event of that time or
-            a later one on. Labels of earlier events are among what comes, and meet no event.
-        stop: ``end``: all of it is read; ``run``: no more than what the recorded run had dealt with
-            when it was stopped, if it was.
+        path: its folder, relative to the job file's folder, else to the current directory.
+        speed: ``max``, or a factor: how many times as fast as its events happened.
+        start: an event time (ISO 8601, or seconds). Reading begins at the first event of that time
+            or later. Labels of earlier events are read too, and match no event.
+        stop: ``end``: read all of it. ``run``: stop where the recorded run was stopped, if it was.
     """
 
     runtime_only_keys: ClassVar[frozenset[str]] = StreamConfig.runtime_only_keys | {"speed", "stop"}
@@ -70,40 +68,40 @@ class RecordingConfig(StreamConfig):
 
 
 class RecordingStream(Stream):
-    """The parts that are there as it is made."""
+    """The parts of a recording that exist when the stream is made."""
 
     kind = "recording"
     Config = RecordingConfig
 
     def __init__(self, config: RecordingConfig, folder: Path) -> None:
         self.config = config
-        stated = Path(config.path).expanduser()
-        self.path = folder / stated if (folder / stated).exists() else stated.absolute()
-        self.about = about = RecordingManifest.read(self.path)
-        self.schema = about.schema_
-        self.has_ids = about.has_ids
-        self.has_time = about.has_time
-        self.has_arrivals = about.has_arrivals
-        self.gapless = about.gapless
-        self.interleaved_partitions = about.side_by_side
-        self.id_type = about.id_type
-        self.dtype = about.dtype
+        path = Path(config.path).expanduser()
+        self.path = folder / path if (folder / path).exists() else path.absolute()
+        self.manifest = manifest = RecordingManifest.read(self.path)
+        self.schema = manifest.schema_
+        self.has_ids = manifest.has_ids
+        self.has_time = manifest.has_time
+        self.has_arrivals = manifest.has_arrivals
+        self.gapless = manifest.gapless
+        self.interleaved_partitions = manifest.interleaved_partitions
+        self.id_type = manifest.id_type
+        self.dtype = manifest.dtype
         self.parts = parts(self.path)
-        self._stop = about.cursor if config.stop == "run" and not about.finished else None
+        self._stop = manifest.cursor if config.stop == "run" and not manifest.finished else None
         self.open_end = self._stop is not None
-        self._origin, self._before = dict(about.start), 0
+        self._origin, self._skipped_events = dict(manifest.start), 0
         if config.start is not None:
             assert isinstance(config.start, float)
-            self._origin, self._before = self._seek(config.start)
+            self._origin, self._skipped_events = self._seek(config.start)
 
     def origin(self) -> Cursor:
         return dict(self._origin)
 
     def __len__(self) -> int:
         events = sum(part.events for part in self.parts)
-        if self._stop is not None and self.about.events is not None:
-            events = self.about.events
-        return max(events - self._before, 0)
+        if self._stop is not None and self.manifest.events is not None:
+            events = self.manifest.events
+        return max(events - self._skipped_events, 0)
 
     def seek(self, time: float) -> Cursor:
         return self._seek(time)[0]
@@ -111,7 +109,7 @@ class RecordingStream(Stream):
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
         batches = self._read(cursor or self._origin, block_size)
         speed = self.config.speed
-        return batches if speed == "max" else timed(batches, float(speed))
+        return batches if speed == "max" else throttle_by_event_time(batches, float(speed))
 
     def _read(self, cursor: Cursor, size: int) -> Iterator[Batch]:
         for block in self._up_to_stop(cursor):
@@ -122,56 +120,56 @@ class RecordingStream(Stream):
             yield replace(last, flush=block.flush)
 
     def _up_to_stop(self, cursor: Cursor) -> Iterator[Batch]:
-        """What stands at or after a cursor, and before the stop."""
+        """Yield the blocks from a cursor to the stop."""
         if self._stop is None:
-            yield from self._rest(cursor)
+            yield from self._from_cursor(cursor)
             return
         cursor = dict(cursor)
-        for block in self._rest(cursor):
+        for block in self._from_cursor(cursor):
             yield (block := truncate_at(block, self._stop))
-            cursor |= {name: after for name, (_, after) in ranges_of(block).items()}
+            cursor |= {name: stop for name, (_, stop) in ranges_of(block).items()}
             if reached(cursor, self._stop):
                 return
 
-    def _rest(self, cursor: Cursor) -> Iterator[Batch]:
-        """All that stands at or after a cursor. An end right before it is told once more: the
-        reading before this one may not have come to it, and twice does no harm."""
-        done = [reached(cursor, part.after) for part in self.parts]
-        first = done.index(False) if False in done else len(done)
-        begun = ended = False
-        nothing = None
+    def _from_cursor(self, cursor: Cursor) -> Iterator[Batch]:
+        """Yield the blocks from a cursor on. A flush right before the cursor is given once more:
+        the reading before this one may not have reached it, and a second one changes nothing."""
+        read = [reached(cursor, part.end) for part in self.parts]
+        first = read.index(False) if False in read else len(read)
+        begun = flushed = False
+        last_read = None  # what is left of the last block before the cursor: no rows
         for part in self.parts[max(first - 1, 0) :]:
-            untouched = all(at >= cursor.get(name, 0) for name, (at, _) in part.ranges.items())
+            unread = all(start >= cursor.get(name, 0) for name, (start, _) in part.ranges.items())
             for block in self._blocks(part):
-                rest = block if untouched else skip_before(block, cursor)
-                if not begun and not _holds(rest):
-                    if _holds(block) or block.flush:  # all of it had been read
-                        nothing, ended = rest, block.flush
+                rest = block if unread else skip_before(block, cursor)
+                if not begun and not _is_filled(rest):
+                    if _is_filled(block) or block.flush:  # all of it was read before
+                        last_read, flushed = rest, block.flush
                     continue
-                if not begun and nothing is not None and ended and rest is block:
-                    yield nothing
+                if not begun and last_read is not None and flushed and rest is block:
+                    yield last_read
                 begun = True
                 yield rest
-        if not begun and nothing is not None and ended:
-            yield nothing
+        if not begun and last_read is not None and flushed:
+            yield last_read
 
     def _blocks(self, part: Part) -> Iterator[Batch]:
         return blocks_of(_table(part.path), self.schema, part.in_rows)
 
     def _seek(self, time: float) -> tuple[Cursor, int]:
-        """The cursor of the first event at or after a time, and how many events stand before it."""
-        cursor, events = dict(self.about.start), 0
+        """Return the cursor of the first event at or after a time, and the events before it."""
+        cursor, events = dict(self.manifest.start), 0
         for part in self.parts:
             if part.latest < time:
-                cursor |= part.after
+                cursor |= part.end
                 events += part.events
                 continue
             for block in self._blocks(part):
-                late = np.flatnonzero(block.time >= time)
-                head = block[: late[0]] if len(late) else block
-                cursor |= {name: after for name, (_, after) in ranges_of(head).items()}
+                rows = np.flatnonzero(block.time >= time)
+                head = block[: rows[0]] if len(rows) else block
+                cursor |= {name: stop for name, (_, stop) in ranges_of(head).items()}
                 events += head.events
-                if len(late):
+                if len(rows):
                     return cursor, events
         latest = max((part.latest for part in self.parts), default=-math.inf)
         raise StreamError(
@@ -179,16 +177,16 @@ class RecordingStream(Stream):
         )
 
 
-def timed(
+def throttle_by_event_time(
     batches: Iterable[Batch],
     speed: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Batch]:
-    """The batches in slices, none before its event time has come, which moves ``speed`` times as
-    fast as the clock from the first event on. Event time never goes back. While nothing is due,
-    blocks without anything in them come now and then."""
-    begun: tuple[float, float] | None = None  # by the clock, and in event time
+    """Yield the batches in slices, none before its event time. From the first event on, event time
+    advances ``speed`` times as fast as the clock, and never goes back. While nothing is due, empty
+    blocks are given now and then."""
+    begun: tuple[float, float] | None = None  # the first event: by the clock, and in event time
     latest = -math.inf
     for batch in batches:
         n = len(batch)
@@ -203,16 +201,18 @@ def timed(
         while start < n:
             until = max(float(due[start]) + SLICE_S, clock())
             stop = int(np.searchsorted(due, until, "right"))
-            yield from pause(float(due[stop - 1]), batch, clock, sleep)
+            yield from sleep_until(float(due[stop - 1]), batch, clock, sleep)
             yield replace(batch[start:stop], flush=batch.flush and stop == n)
             start = stop
 
 
-def _holds(block: Batch) -> bool:
+def _is_filled(block: Batch) -> bool:
+    """Whether a block has any row or side record."""
     return bool(len(block) or block.dead or block.arrivals)
 
 
 def _table(path: Path) -> pa.Table:
+    """Read the table of a part. Raises ``StreamError``."""
     try:
         return pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as error:

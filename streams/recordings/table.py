@@ -61,7 +61,7 @@ def table_of(first: int, blocks: Sequence[Batch], schema: Schema) -> pa.Table:
     Raises ``StreamError`` where it cannot hold what they hold.
     """
     whole = Batch.concat([replace(block, classes=()) for block in blocks])
-    rows = _Rows(first, blocks, whole)
+    rows = _TableRows(first, blocks, whole)
     columns = {
         "_what": pa.DictionaryArray.from_arrays(pa.array(rows.what, pa.int8()), WHAT),
         "_block": pa.array(rows.block),
@@ -86,7 +86,7 @@ def table_of(first: int, blocks: Sequence[Batch], schema: Schema) -> pa.Table:
     return pa.table(columns)
 
 
-class _Rows:
+class _TableRows:
     """Where everything in some blocks stands in their table.
 
     Things are numbered: events, then labels, then dead ones, then ends; ``order`` (rows,) is the
@@ -123,8 +123,8 @@ class _Rows:
             before = np.concatenate(
                 [
                     np.arange(len(whole)),
-                    none if labels is None else labels.before,
-                    np.array([d.before for d in whole.dead], np.int64),
+                    none if labels is None else labels.insert_before,
+                    np.array([d.insert_before for d in whole.dead], np.int64),
                     np.cumsum(count)[ends],
                 ]
             )
@@ -255,7 +255,7 @@ def blocks_of(table: pa.Table, schema: Schema, in_rows: bool) -> Iterator[Batch]
         yield replace(
             batch[a : cut.events],
             arrivals=arrivals[b : cut.labels].shifted(-a) if arrivals and cut.labels > b else None,
-            dead=tuple(replace(d, before=d.before - a) for d in dead[c : cut.dead]),
+            dead=tuple(replace(d, insert_before=d.insert_before - a) for d in dead[c : cut.dead]),
             flush=cut.flush,
         )
         a, b, c = cut.events, cut.labels, cut.dead

@@ -588,7 +588,11 @@ def rest(stream: Stream, cursor: Cursor, size: int) -> tuple[list[Any], list[Any
             labels += [
                 (i, block.classes[y], offset, positions[before] if before < len(block) else None)
                 for i, y, offset, before in zip(
-                    a.ids.tolist(), a.y.tolist(), a.offset.tolist(), a.before.tolist(), strict=True
+                    a.ids.tolist(),
+                    a.y.tolist(),
+                    a.offset.tolist(),
+                    a.insert_before.tolist(),
+                    strict=True,
                 )
             ]
         events += here + [("dead", d.offset, d.reason) for d in block.dead]

@@ -155,7 +155,7 @@ class Peeks(Finetune):
 
     def step(self, batch: Batch, revealed: Revealed) -> Prediction:
         self._learn(revealed.batch)
-        return super().step(batch, Revealed(revealed.batch[:0], revealed.before[:0]))
+        return super().step(batch, Revealed(revealed.batch[:0], revealed.insert_before[:0]))
 
 
 class PeeksEventByEvent(Prior):

@@ -22,14 +22,14 @@ def rows(blocks: Any) -> list[tuple[Any, ...]]:
     out: list[tuple[Any, ...]] = []
     n = 0
     for b in blocks:
-        came = [] if b.arrivals is None else list(b.arrivals.before)
+        came = [] if b.arrivals is None else list(b.arrivals.insert_before)
         for i in range(len(b) + 1):
             out += [
                 ("label", int(b.arrivals.ids[j]), b.classes[b.arrivals.y[j]])
                 for j, before in enumerate(came)
                 if before == i
             ]
-            out += [("dead", d.offset, d.reason) for d in b.dead if d.before == i]
+            out += [("dead", d.offset, d.reason) for d in b.dead if d.insert_before == i]
             if i < len(b):
                 y = None if b.y is None or b.y[i] < 0 else b.classes[b.y[i]]
                 out.append(("event", int(b.offset[i]), y))
@@ -160,7 +160,7 @@ def test_another_thread_may_move_the_clock() -> None:
 
 
 def test_a_clock_that_nobody_moves_does_not_hang() -> None:
-    with pytest.raises(TimeoutError, match=r"stands at 0\.0: nobody moved it to 5\.0"):
+    with pytest.raises(TimeoutError, match=r"is at 0\.0: no thread moved it to 5\.0"):
         ManualClock(patience=0).sleep(5)
 
 

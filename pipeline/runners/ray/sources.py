@@ -19,7 +19,7 @@ from pipeline.training.loop import BLOCK, Source
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream, ranges_of
-from streams.core.pacing import block_size, paced
+from streams.core.pacing import block_size, throttle
 from streams.core.stream import Cursor
 
 AHEAD = 4
@@ -59,7 +59,7 @@ class SourceActor:
         if number == 0 and reading != self._reading:
             most = LIVE_BLOCK if isinstance(self._stream, LiveStream) else BLOCK
             blocks = self._stream.read(cursor, block_size(self._rate, most))
-            self._blocks = paced(blocks, self._rate)
+            self._blocks = throttle(blocks, self._rate)
             self._reading, self._number = reading, 0
         if reading != self._reading or number != self._number:
             raise OutOfStepError

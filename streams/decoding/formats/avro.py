@@ -12,7 +12,7 @@ from typing import Any, Literal
 from streams.core.errors import StreamError
 from streams.core.settings import unknown
 from streams.decoding.formats import python_values as cells
-from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, ParsedRecords
 from streams.decoding.formats.extras import HEADER, Framing, file_bytes, library, no_header
 
 with warnings.catch_warnings():
@@ -174,7 +174,7 @@ class Avro(Format):
         ]
         return "float32" if set(found) == {"float"} else "float64"
 
-    def read(self, values: Sequence[bytes | None]) -> Rows:
+    def read(self, values: Sequence[bytes | None]) -> ParsedRecords:
         records: list[dict[str, Any]] = []
         where: list[int] = []
         bad: dict[int, str] = {}

@@ -56,7 +56,7 @@ class Field:
         return f"column {self.name!r} holds {held}; expected {self.expected}"
 
 
-class Rows(NamedTuple):
+class ParsedRecords(NamedTuple):
     """What messages hold.
 
     Attributes:
@@ -100,7 +100,7 @@ class Format(ABC):
         self.folder = folder
 
     @abstractmethod
-    def read(self, values: Sequence[bytes | None]) -> Rows:
+    def read(self, values: Sequence[bytes | None]) -> ParsedRecords:
         """The rows of messages. Never raises for what a message holds; one without a value (a
         tombstone) is bad."""
 
@@ -124,7 +124,7 @@ def table_of(
     wrong: Mask,
     where: Sequence[int],
     bad: dict[int, str],
-) -> Rows:
+) -> ParsedRecords:
     """The rows, less the wrong ones.
 
     Args:
@@ -139,4 +139,4 @@ def table_of(
     if wrong.any():
         table = table.filter(pa.array(~wrong))
     assert table.num_rows == len(where) - int(np.count_nonzero(wrong))
-    return Rows(table, sorted(bad.items()))
+    return ParsedRecords(table, sorted(bad.items()))

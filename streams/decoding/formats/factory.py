@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from streams.decoding.formats.avro import Avro, AvroConfig
-from streams.decoding.formats.base import Field, FieldKind, Format, FormatConfig, Rows
+from streams.decoding.formats.base import Field, FieldKind, Format, FormatConfig, ParsedRecords
 from streams.decoding.formats.frames import Frames, FramesConfig
 from streams.decoding.formats.json import Json, JsonConfig
 from streams.decoding.formats.protobuf import Protobuf, ProtobufConfig
@@ -21,7 +21,7 @@ __all__ = [
     "FieldKind",
     "Format",
     "FormatConfig",
-    "Rows",
+    "ParsedRecords",
     "make",
 ]
 

@@ -15,7 +15,14 @@ from streams.core.batch import Array
 from streams.core.errors import StreamError
 from streams.core.settings import unknown
 from streams.decoding.columns import Mask
-from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows, table_of
+from streams.decoding.formats.base import (
+    NO_VALUE,
+    Field,
+    Format,
+    FormatConfig,
+    ParsedRecords,
+    table_of,
+)
 
 Stored = Literal[
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64", "bool"
@@ -118,7 +125,7 @@ class Frames(Format):
         single = bool(stored) and all(dtype == np.float32 for dtype in stored)
         return "float32" if single else "float64"
 
-    def read(self, values: Sequence[bytes | None]) -> Rows:
+    def read(self, values: Sequence[bytes | None]) -> ParsedRecords:
         bad: dict[int, str] = {}
         where: Sequence[int] = range(len(values))
         size = self._dtype.itemsize

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from streams.decoding.formats import python_values as cells
-from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, ParsedRecords
 from streams.decoding.formats.python_values import show
 
 
@@ -30,7 +30,7 @@ class Json(Format):
 
     Config = JsonConfig
 
-    def read(self, values: Sequence[bytes | None]) -> Rows:
+    def read(self, values: Sequence[bytes | None]) -> ParsedRecords:
         objects: list[dict[str, Any]] = []
         where: list[int] = []
         bad: dict[int, str] = {}

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from streams.core.errors import StreamError
 from streams.core.settings import unknown
 from streams.decoding.formats import python_values as cells
-from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, Rows
+from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, ParsedRecords
 from streams.decoding.formats.extras import (
     HEADER,
     HEADER_BYTES,
@@ -147,7 +147,7 @@ class Protobuf(Format):
         }
         return "float32" if found == {"TYPE_FLOAT"} else "float64"
 
-    def read(self, values: Sequence[bytes | None]) -> Rows:
+    def read(self, values: Sequence[bytes | None]) -> ParsedRecords:
         messages: list[Any] = []
         where: list[int] = []
         bad: dict[int, str] = {}

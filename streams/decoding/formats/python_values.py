@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streams.decoding.columns import Mask, seconds, utf8
-from streams.decoding.formats.base import Field, Rows, table_of
+from streams.decoding.formats.base import Field, ParsedRecords, table_of
 
 Values = list[Any]
 _REAL = {float, int}
@@ -27,7 +27,7 @@ _WHOLE_FLOATS = 2.0**53
 
 def rows(
     fields: Sequence[Field], columns: Sequence[Values], where: Sequence[int], bad: dict[int, str]
-) -> Rows:
+) -> ParsedRecords:
     """The rows of messages that were parsed.
 
     Args:

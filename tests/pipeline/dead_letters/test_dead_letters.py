@@ -168,7 +168,7 @@ def test_it_goes_by_the_order_of_events_and_not_by_micro_batches() -> None:
             part = marks[start : start + size]
             before = [sum(not m for m in part[:i]) for i, m in enumerate(part) if m]
             bad = [DeadLetter(0, start + i, "r", 0, 0) for i, m in enumerate(part) if m]
-            bad = [replace(d, before=b) for d, b in zip(bad, before, strict=True)]
+            bad = [replace(d, insert_before=b) for d, b in zip(bad, before, strict=True)]
             try:
                 some.add(rows(len(part) - len(bad), bad), bad)
             except TooManyDeadLettersError as error:

@@ -20,7 +20,7 @@ from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.stream import Cursor
 from streams.kafka.records import Fetched, Held, Place, Topics
 from streams.operators import microbatch as cutting
-from streams.operators.microbatch import cut
+from streams.operators.microbatch import rebatch
 
 TOPICS = Topics(["ev"], "lab")
 
@@ -102,8 +102,8 @@ class Memory(LiveStream):
 
 def told(batch: Batch) -> tuple[Any, ...]:
     a = batch.arrivals
-    labels = [] if a is None else list(zip(a.partition, a.offset, a.before, strict=True))
-    dead = [(d.label, d.partition, d.offset, d.before) for d in batch.dead]
+    labels = [] if a is None else list(zip(a.partition, a.offset, a.insert_before, strict=True))
+    dead = [(d.label, d.partition, d.offset, d.insert_before) for d in batch.dead]
     return batch.partition.tolist(), batch.offset.tolist(), labels, dead
 
 
@@ -161,7 +161,7 @@ def test_the_same_micro_batches_from_any_of_them_on(
         ledger = Ledger()
         ledger.begin(blocks.journal.head())
         found, at = [], []
-        for batch in cut(blocks.blocks(ledger.cursor(), None), size):
+        for batch in rebatch(blocks.blocks(ledger.cursor(), None), size):
             ledger.enter(batch)
             cursor = ledger.cursor()
             found.append(told(batch))
@@ -174,7 +174,7 @@ def test_the_same_micro_batches_from_any_of_them_on(
             gone = Ledger()
             gone.load(state)
             rest = []
-            for batch in cut(on.blocks(cursor, position), size):
+            for batch in rebatch(on.blocks(cursor, position), size):
                 gone.enter(batch)
                 rest.append(told(batch))
             on.journal.close()

@@ -138,12 +138,12 @@ def test_slices_are_views() -> None:
 def test_what_comes_before_a_row_goes_with_it() -> None:
     batch = make(4, [0, 2, 4], [0, 2, 4], mixed=False)
     first, last = batch[0:2], batch[2:4]
-    assert [d.before for d in first.dead] == [0]
-    assert [d.before for d in last.dead] == [0, 2]
+    assert [d.insert_before for d in first.dead] == [0]
+    assert [d.insert_before for d in last.dead] == [0, 2]
     assert first.arrivals is not None
     assert last.arrivals is not None
-    assert first.arrivals.before.tolist() == [0]
-    assert last.arrivals.before.tolist() == [0, 2]
+    assert first.arrivals.insert_before.tolist() == [0]
+    assert last.arrivals.insert_before.tolist() == [0, 2]
 
 
 def test_a_batch_has_no_steps() -> None:

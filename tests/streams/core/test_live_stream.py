@@ -44,11 +44,13 @@ def told(batch: Batch) -> tuple[list[Any], list[Any], list[Any]]:
     assert batch.ids.tolist() == (batch.offset * 10 + batch.partition).tolist()
     assert np.array_equal(batch.x, np.stack([batch.partition, batch.offset], 1))
     assert a is None or a.ids.tolist() == (a.offset * 10 + a.partition).tolist()
-    labels: list[Any] = [] if a is None else list(zip(a.partition, a.offset, a.before, strict=True))
+    labels: list[Any] = (
+        [] if a is None else list(zip(a.partition, a.offset, a.insert_before, strict=True))
+    )
     return (
         list(zip(batch.partition.tolist(), batch.offset.tolist(), strict=True)),
         labels,
-        [(d.label, d.partition, d.offset, d.before) for d in batch.dead],
+        [(d.label, d.partition, d.offset, d.insert_before) for d in batch.dead],
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.training.loop import BLOCK
 from streams.core.batch import Batch
-from streams.core.pacing import block_size, paced
+from streams.core.pacing import block_size, throttle
 from streams.testing import Event, ManualClock, TestStream
 
 
@@ -22,14 +22,14 @@ def blocks(sizes: tuple[int, ...]) -> Iterator[Batch]:
 
 def test_blocks_come_no_earlier_than_their_events_would() -> None:
     clock = ManualClock(on_wait=ManualClock.move_to)
-    came = [clock() for b in paced(blocks((100, 50, 150)), 100.0, clock, clock.sleep) if len(b)]
+    came = [clock() for b in throttle(blocks((100, 50, 150)), 100.0, clock, clock.sleep) if len(b)]
     assert came == pytest.approx([1.0, 1.5, 3.0])
 
 
 def test_a_slow_reader_is_not_hurried_for_what_lies_behind() -> None:
     clock = ManualClock(on_wait=ManualClock.move_to)
     came = []
-    for block in paced(blocks((100,) * 5), 100.0, clock, clock.sleep):
+    for block in throttle(blocks((100,) * 5), 100.0, clock, clock.sleep):
         if not len(block):
             continue
         came.append(clock())
@@ -41,7 +41,7 @@ def test_a_slow_reader_is_not_hurried_for_what_lies_behind() -> None:
 
 def test_while_nothing_is_due_empty_blocks_come() -> None:
     clock = ManualClock(on_wait=ManualClock.move_to)
-    came = [(clock(), len(b)) for b in paced(blocks((5, 5)), 10.0, clock, clock.sleep)]
+    came = [(clock(), len(b)) for b in throttle(blocks((5, 5)), 10.0, clock, clock.sleep)]
     assert [round(at, 6) for at, _ in came] == [0.2, 0.4, 0.5, 0.7, 0.9, 1.0]
     assert [n for _, n in came] == [0, 0, 5, 0, 0, 5]
 
@@ -50,7 +50,7 @@ def test_without_a_rate_nothing_waits() -> None:
     def never(_: float) -> None:
         pytest.fail("it slept")
 
-    assert len(list(paced(blocks((5, 5)), None, sleep=never))) == 2
+    assert len(list(throttle(blocks((5, 5)), None, sleep=never))) == 2
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from streams.core.batch import Batch, DeadLetter, Ragged
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, FeatureKind, Schema
 from streams.decoding.columns import column_of, numbers, seconds
-from streams.decoding.decoder import Columns, Decoder, Named
+from streams.decoding.decoder import Columns, Decoder, NamedColumn
 from streams.decoding.images import image_shape
 
 A = Feature("a", "numeric")
@@ -152,19 +152,19 @@ def test_images_without_pillow_name_the_remedy(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_ids() -> None:
-    ints = decode({"a": [1, 2], "i": [5, -6]}, A, columns=Columns(id=Named("i", "int")))
+    ints = decode({"a": [1, 2], "i": [5, -6]}, A, columns=Columns(id=NamedColumn("i", "int")))
     assert ints.ids.tolist() == [5, -6]
     big = pa.array([2**64 - 1, 1], pa.uint64())
     assert decode(
-        {"a": [1, 2], "i": big}, A, columns=Columns(id=Named("i", "int"))
+        {"a": [1, 2], "i": big}, A, columns=Columns(id=NamedColumn("i", "int"))
     ).ids.tolist() == [
         -1,
         1,
     ]
-    texts = decode({"a": [1, 2], "i": ["é", "12"]}, A, columns=Columns(id=Named("i", "str")))
+    texts = decode({"a": [1, 2], "i": ["é", "12"]}, A, columns=Columns(id=NamedColumn("i", "str")))
     expected = [xxhash.xxh3_64_intdigest(t.encode()) for t in ("é", "12")]
     assert [i % 2**64 for i in texts.ids.tolist()] == expected
-    numbers = decode({"a": [1], "i": [12]}, A, columns=Columns(id=Named("i", "str")))
+    numbers = decode({"a": [1], "i": [12]}, A, columns=Columns(id=NamedColumn("i", "str")))
     assert numbers.ids[0] == texts.ids[1]
     none = decode({"a": [1]}, A)
     assert none.ids.tolist() == [(PARTITION << 40) + OFFSET]
@@ -184,7 +184,7 @@ def test_a_cell_is_read_alike_in_any_company(times: list[str], reals: list[str])
     np.testing.assert_array_equal(
         numbers(pa.array(reals)), [numbers(pa.array([r]))[0] for r in reals]
     )
-    columns = Columns(id=Named("i", "int"))
+    columns = Columns(id=NamedColumn("i", "int"))
     together = decode({"a": [0] * len(reals), "i": reals}, A, columns=columns)
     alone = [decode({"a": [0], "i": [r]}, A, columns=columns) for r in reals]
     assert together.ids.tolist() == [i for b in alone for i in b.ids.tolist()]
@@ -207,20 +207,22 @@ def test_a_cell_is_read_alike_in_any_company(times: list[str], reals: list[str])
 )
 def test_classes(column: Any, kind: Any, names: list[Any]) -> None:
     n = len(column)
-    batch = decode({"a": [0] * n, "y": column}, A, columns=Columns(label=Named("y", kind)))
+    batch = decode({"a": [0] * n, "y": column}, A, columns=Columns(label=NamedColumn("y", kind)))
     assert named(batch) == names
     assert [type(v) for v in named(batch)] == [type(v) for v in names]
     assert batch.classes == tuple(dict.fromkeys(v for v in names if v is not None))
 
 
 def test_a_class_only_a_dead_row_shows_is_not_shown() -> None:
-    batch = decode({"a": [1, None, 2], "y": ["b", "x", "a"]}, A, columns=Columns(label=Named("y")))
+    batch = decode(
+        {"a": [1, None, 2], "y": ["b", "x", "a"]}, A, columns=Columns(label=NamedColumn("y"))
+    )
     assert batch.classes == ("b", "a")
     assert named(batch) == ["b", "a"]
 
 
 def test_stated_classes_keep_their_codes() -> None:
-    columns = Columns(label=Named("y", "int"))
+    columns = Columns(label=NamedColumn("y", "int"))
     batch = decode({"a": [0, 0, 0], "y": [2, None, 1]}, A, columns=columns, classes=(1, 2))
     assert batch.y is not None
     assert batch.y.tolist() == [1, -1, 0]
@@ -229,7 +231,11 @@ def test_stated_classes_keep_their_codes() -> None:
 
 def test_regression_due_key_and_segment() -> None:
     columns = Columns(
-        label=Named("y"), due="d", key=Named("k"), segment=Named("s", "int"), time="t"
+        label=NamedColumn("y"),
+        due="d",
+        key=NamedColumn("k"),
+        segment=NamedColumn("s", "int"),
+        time="t",
     )
     batch = decode(
         {
@@ -422,13 +428,13 @@ def test_bad_feature(column: Any, kind: FeatureKind, held: str, expected: str, a
 )
 def test_bad_id_time_or_label(role: str, column: Any, held: str, expected: str) -> None:
     columns = {
-        "id": Columns(id=Named("c", "int")),
+        "id": Columns(id=NamedColumn("c", "int")),
         "time": Columns(time="c"),
         "due": Columns(due="c"),
-        "key": Columns(key=Named("c")),
-        "real": Columns(label=Named("c")),
-        "stated": Columns(label=Named("c")),
-    }.get(role) or Columns(label=Named("c", role))  # type: ignore[arg-type]
+        "key": Columns(key=NamedColumn("c")),
+        "real": Columns(label=NamedColumn("c")),
+        "stated": Columns(label=NamedColumn("c")),
+    }.get(role) or Columns(label=NamedColumn("c", role))  # type: ignore[arg-type]
     batch = decode(
         {"a": [0, 0, 0], "c": column},
         A,
@@ -446,7 +452,7 @@ def test_a_dead_row_keeps_its_own_id_and_its_first_reason() -> None:
     batch = decode(
         {"a": [1, None], "t": [1, None], "i": [7, 8]},
         A,
-        columns=Columns(id=Named("i", "int"), time="t"),
+        columns=Columns(id=NamedColumn("i", "int"), time="t"),
     )
     assert [(d.id, d.reason) for d in batch.dead] == [
         (8, f"column 't' holds null; expected {WHEN}")
@@ -455,13 +461,18 @@ def test_a_dead_row_keeps_its_own_id_and_its_first_reason() -> None:
 
 def test_many_dead_rows_stand_before_the_rows_that_are_left() -> None:
     batch = decode({"a": [None, 1.0, None, None, 2.0, None]}, A)
-    assert [(d.offset - OFFSET, d.before) for d in batch.dead] == [(0, 0), (2, 1), (3, 1), (5, 2)]
+    assert [(d.offset - OFFSET, d.insert_before) for d in batch.dead] == [
+        (0, 0),
+        (2, 1),
+        (3, 1),
+        (5, 2),
+    ]
 
 
 def test_rows_that_were_set_aside_before_keep_their_place() -> None:
     aside = tuple(DeadLetter(PARTITION, 50 + b, "malformed", 0, b) for b in (0, 1, 2, 3))
     batch = decode({"a": [1.0, None, 2.0]}, A, aside=aside)
-    assert [(d.offset, d.before) for d in batch.dead] == [
+    assert [(d.offset, d.insert_before) for d in batch.dead] == [
         (50, 0),
         (51, 1),
         (OFFSET + 1, 1),

@@ -63,11 +63,13 @@ def story(blocks: Iterable[Batch]) -> dict[str, list[Any]]:
             y = None if b.y is None else name(b.y[i].item())
             where = (int(b.partition[i]), int(b.offset[i]))
             told["rows"].append((int(b.ids[i]), b.time[i], [c[i] for c in x], y, *where, *own))
-        told["dead"] += [(d.partition, d.offset, d.id, d.reason, d.before + n) for d in b.dead]
+        told["dead"] += [
+            (d.partition, d.offset, d.id, d.reason, d.insert_before + n) for d in b.dead
+        ]
         if a := b.arrivals:
             for i in range(len(a)):
                 where = (int(a.partition[i]), int(a.offset[i]))
-                came = (int(a.ids[i]), name(a.y[i].item()), a.time[i], int(a.before[i]) + n)
+                came = (int(a.ids[i]), name(a.y[i].item()), a.time[i], int(a.insert_before[i]) + n)
                 told["labels"].append((*came, *where))
         n += len(b)
     return told
@@ -203,7 +205,7 @@ def test_malformed_rows_keep_their_place(tmp_path: Path) -> None:
     csv(tmp_path / "a.csv", "a,y\n1\n\n2,u\n3,v,w\n4,u\n5\n")
     block = Batch.concat(list(recorded(tmp_path, "a.csv").read({}, 10)))
     assert block.offset.tolist() == [1, 3]
-    assert [(d.offset, d.before, d.reason) for d in block.dead] == [
+    assert [(d.offset, d.insert_before, d.reason) for d in block.dead] == [
         (0, 0, "the row has 1 fields; expected 2: 1"),
         (2, 1, "the row has 3 fields; expected 2: 3,v,w"),
         (4, 2, "the row has 1 fields; expected 2: 5"),

@@ -245,7 +245,7 @@ def test_events_that_are_none_are_set_aside() -> None:
     assert batch.offset.tolist() == [0, 4]
     assert names(batch) == [7, 7]
     wanted = "expected vector 2"
-    assert [(d.offset, d.id, d.before, d.reason) for d in batch.dead] == [
+    assert [(d.offset, d.id, d.insert_before, d.reason) for d in batch.dead] == [
         (1, 1, 1, f"x holds 1; {wanted}"),
         (2, 2, 1, f"x holds numbers that are not finite; {wanted}"),
         (3, 3, 1, f"x holds str; {wanted}"),

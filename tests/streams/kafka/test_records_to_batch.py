@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
-from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, Named
+from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.json import JsonConfig
 from streams.kafka.records import Fetched, Place, Topics
@@ -32,13 +32,13 @@ def blocks(ahead: float = 100.0, max_bytes: int = 200) -> Blocks:
     return Blocks(
         (
             make(config, events, here),
-            Decoder(schema, Columns(id=Named("id", "int"), time="t")),
+            Decoder(schema, Columns(id=NamedColumn("id", "int"), time="t")),
         ),
         (
             make(config, labels, here),
             Decoder(
                 Schema((), "classification", ()),
-                Columns(id=Named("id", "int"), label=Named("y", "str")),
+                Columns(id=NamedColumn("id", "int"), label=NamedColumn("y", "str")),
             ),
         ),
         "t",
@@ -81,11 +81,11 @@ def test_a_block_by_hand() -> None:
     assert found.arrivals is not None
     assert found.arrivals.ids.tolist() == [10, 12, 9]
     assert [found.classes[code] for code in found.arrivals.y] == ["up", "down", "up"]
-    assert found.arrivals.before.tolist() == [0, 2, 3]
+    assert found.arrivals.insert_before.tolist() == [0, 2, 3]
     assert found.arrivals.time.tolist() == [1.0, 3.5, 5.0]
     assert found.arrivals.partition.tolist() == [2, 2, 2]
     assert found.arrivals.offset.tolist() == [7, 9, 10]
-    assert [(d.partition, d.offset, d.before, d.value, d.label) for d in found.dead] == [
+    assert [(d.partition, d.offset, d.insert_before, d.value, d.label) for d in found.dead] == [
         (1, 6, 1, b"{", False),
         (65536, 0, 1, event(20, 2, "x"), False),
         (2, 8, 1, b"[]", True),
@@ -104,7 +104,7 @@ def test_too_large_too_far_ahead_and_empty() -> None:
         )
     )
     assert found.ids.tolist() == [0, 2, 5]
-    assert [(d.offset, d.before, d.reason, d.value) for d in found.dead] == [
+    assert [(d.offset, d.insert_before, d.reason, d.value) for d in found.dead] == [
         (1, 1, "201 bytes; expected at most 200 (stream.max_bytes)", large),
         (
             3,
@@ -135,7 +135,7 @@ def test_without_time_stamps() -> None:
     schema = Schema((Feature("a", "numeric"),), "classification", ())
     reader = (
         make(config, [Field("a", "number"), Field("id", "integer")], Path()),
-        Decoder(schema, Columns(id=Named("id", "int"))),
+        Decoder(schema, Columns(id=NamedColumn("id", "int"))),
     )
     mixed = TOPICS.merge([fetched(("ev", 0), [event(0), event(1)], [7000, -1])])
     assert Blocks(reader, reader, None, 1.0, 200)(mixed).time.tolist() == [7.0, 0.0]
@@ -150,8 +150,8 @@ def test_labels_alone_and_nothing_at_all() -> None:
     found = block(fetched(("lab", 0), [label(1), b"?", label(2)], [0, 1, 2]))
     assert len(found) == found.events == 0
     assert found.arrivals is not None
-    assert found.arrivals.before.tolist() == [0, 0]
-    assert [(d.offset, d.label, d.before) for d in found.dead] == [(1, True, 0)]
+    assert found.arrivals.insert_before.tolist() == [0, 0]
+    assert [(d.offset, d.label, d.insert_before) for d in found.dead] == [(1, True, 0)]
     assert len(block()) == 0
     assert block().arrivals is None
     bad = block(fetched(("lab", 0), [b"?"], [0]))
@@ -215,10 +215,10 @@ def test_what_becomes_of_a_message_hangs_on_it_alone(parts: list[Fetched]) -> No
     for i, one in enumerate(alone):
         places[bool(messages.label[i]), int(messages.partition[i]), int(messages.offset[i])] = seen
         seen += len(one)
-    assert all(d.before == places[d.label, d.partition, d.offset] for d in whole.dead)
+    assert all(d.insert_before == places[d.label, d.partition, d.offset] for d in whole.dead)
     if whole.arrivals is not None:
         a = whole.arrivals
-        for part, at, before in zip(a.partition, a.offset, a.before, strict=True):
+        for part, at, before in zip(a.partition, a.offset, a.insert_before, strict=True):
             assert before == places[True, int(part), int(at)]
     n = sum(d.label for d in whole.dead) + len(labels_of(whole))
     assert whole.events + n == len(messages.values)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, DeadLetter, Labels, set_aside
+from streams.core.batch import Batch, DeadLetter, Labels, reject_rows
 from streams.core.state_dict import copied, digest
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
@@ -103,18 +103,18 @@ def test_set_aside_keeps_what_stands_beside(data: st.DataObject, n: int) -> None
     rows = replace(
         batch(list(range(n))),
         dead=tuple(DeadLetter(0, k, "old", k, before) for k, before in enumerate(dead)),
-        arrivals=Labels(*(labels,) * 5, before=labels),
+        arrivals=Labels(*(labels,) * 5, insert_before=labels),
     )
-    out = set_aside(rows, mask, ["new"] * int(mask.sum()))
+    out = reject_rows(rows, mask, ["new"] * int(mask.sum()))
     kept_before = [int((~mask[:b]).sum()) for b in range(n + 1)]
     assert out.ids.tolist() == np.flatnonzero(~mask).tolist()
     assert out.arrivals is not None
-    assert out.arrivals.before.tolist() == [kept_before[b] for b in labels]
-    assert sorted((d.before, d.reason, d.id) for d in out.dead) == sorted(
+    assert out.arrivals.insert_before.tolist() == [kept_before[b] for b in labels]
+    assert sorted((d.insert_before, d.reason, d.id) for d in out.dead) == sorted(
         [(kept_before[b], "old", k) for k, b in enumerate(dead)]
         + [(kept_before[r], "new", int(r)) for r in np.flatnonzero(mask)]
     )
-    assert [d.before for d in out.dead] == sorted(d.before for d in out.dead)
+    assert [d.insert_before for d in out.dead] == sorted(d.insert_before for d in out.dead)
 
 
 @pytest.mark.parametrize("make", [lambda: DropDuplicates(7), lambda: DropLate(1.0)])

@@ -55,7 +55,7 @@ class Run:
 
     def take(self, rows: list[int], revealed: Any, outcome: Any) -> None:
         """Joins what is revealed among predictions of ``rows`` into the trace."""
-        before = outcome_before = revealed.before.tolist()
+        before = outcome_before = revealed.insert_before.tolist()
         assert before == sorted(before)
         assert all(0 <= b <= len(rows) for b in outcome_before)
         ids, y = revealed.batch.ids.tolist(), revealed.batch.y.tolist()
@@ -247,7 +247,14 @@ class ById(Simulator):
         self.position = {i: k for k, i in enumerate(ids)}
         self.current: dict[int, float] = {}  # labels of events that were given out
         self.early: dict[int, float] = {}
-        comes = list(zip(arrivals.before.tolist(), arrivals.ids.tolist(), arrivals.y.tolist()))  # noqa: B905
+        comes = list(
+            zip(
+                arrivals.insert_before.tolist(),
+                arrivals.ids.tolist(),
+                arrivals.y.tolist(),
+                strict=True,
+            )
+        )
         for j, i in enumerate(ids):
             for before, k, y in comes:
                 if before == j:
@@ -309,7 +316,7 @@ def arriving(n: int, seed: int, numeric: bool = False, much: float = 2.0) -> Bat
         time=before[order].astype(float),
         partition=np.zeros(m, np.int32),
         offset=np.arange(m),
-        before=before[order],
+        insert_before=before[order],
     )
     return replace(batch, y=None, arrivals=arrivals)
 
@@ -348,7 +355,7 @@ def test_a_correction_within_the_micro_batch_replaces() -> None:
     join = JoinById(10)
     pushed = join.push(four(*rows))
     revealed = pushed.revealed
-    assert list(zip(revealed.batch.ids, revealed.batch.y, revealed.before, strict=True)) == [
+    assert list(zip(revealed.batch.ids, revealed.batch.y, revealed.insert_before, strict=True)) == [
         (8, 1, 2),
         (5, 2, 3),
     ]
@@ -526,7 +533,7 @@ def test_lag_is_the_events_predicted_in_between() -> None:
         pushed = frozen.push(part)
         revealed = pushed.revealed
         lag = pushed.settle(said(part.ids, False), None).outcome().lag
-        assert lag.tolist() == (len(part) - revealed.before).tolist()
+        assert lag.tolist() == (len(part) - revealed.insert_before).tolist()
         pushed = exact.push(part)
         assert not pushed.settle(said(part.ids, False), None).outcome().lag.any()
 

@@ -36,7 +36,7 @@ def stream(times: list[float], labels: list[Label], ids: list[int] | None = None
         time=np.array([label.time for label in labels], float),
         partition=np.zeros(m, np.int32),
         offset=np.arange(m),
-        before=np.array([label.before for label in labels], np.int64),
+        insert_before=np.array([label.before for label in labels], np.int64),
     )
     return Batch(
         ids=np.arange(n) if ids is None else np.array(ids, np.int64),
@@ -75,7 +75,7 @@ def joined(batch: Batch, cuts: list[int], *args: Any, **options: Any) -> Done:
         pushed = join.push(part)
         revealed = pushed.revealed
         outcome = pushed.settle(np.zeros(len(part), np.int64), None).outcome()
-        columns = (revealed.batch.ids, revealed.batch.y, revealed.before + start)
+        columns = (revealed.batch.ids, revealed.batch.y, revealed.insert_before + start)
         done.learned.extend(zip(*(c.tolist() for c in columns), strict=True))  # type: ignore[union-attr]
         if revealed.corrected is not None:
             done.corrected.extend(zip(*(c.tolist() for c in revealed.corrected), strict=True))
@@ -104,7 +104,7 @@ def plain(batch: Batch, wait: int, within: float | None = None, lateness: float 
     times, n = batch.time.tolist(), len(batch)
     arrivals = batch.arrivals
     assert arrivals is not None
-    columns = (arrivals.before, arrivals.ids, arrivals.y, arrivals.time)
+    columns = (arrivals.insert_before, arrivals.ids, arrivals.y, arrivals.time)
     labels = [Label(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     done = Done([], {}, {}, [], {})
     counts = dict.fromkeys(("duplicate", "corrected", "late", "early", "stray"), 0)

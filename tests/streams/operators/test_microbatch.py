@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streams.core.batch import Batch, DeadLetter, Labels
 from streams.operators import microbatch as module
-from streams.operators.microbatch import STREAK, cut
+from streams.operators.microbatch import STREAK, rebatch
 
 
 def rows(n: int) -> Batch:
@@ -41,8 +41,10 @@ def told(batches: Any) -> list[Any]:
             b.ids.tolist(),
             b.x.tolist(),
             b.y.tolist(),
-            [(d.offset, d.before) for d in b.dead],
-            [] if b.arrivals is None else list(zip(b.arrivals.ids, b.arrivals.before, strict=True)),
+            [(d.offset, d.insert_before) for d in b.dead],
+            []
+            if b.arrivals is None
+            else list(zip(b.arrivals.ids, b.arrivals.insert_before, strict=True)),
         )
         for b in batches
     ]
@@ -73,7 +75,7 @@ def test_cut(data: st.DataObject, n: int, size: int) -> None:
     bounds = [0, *sorted(c for c in data.draw(inside) if c < n), n]
     stream = beside(rows(n), dead, labels)
     blocks = [stream[a:b] for a, b in pairwise(bounds)]
-    assert told(cut(blocks, size)) == wanted(n, dead, labels, size)
+    assert told(rebatch(blocks, size)) == wanted(n, dead, labels, size)
 
 
 @given(st.data(), st.integers(1, 9))
@@ -94,17 +96,17 @@ def test_what_stands_after_a_block_goes_with_the_next_event(data: st.DataObject,
         dead += sorted(at + p for p in first)
         labels += sorted(at + p for p in second)
         at += length
-    assert told(cut(blocks, size)) == wanted(n, dead, labels, size)
+    assert told(rebatch(blocks, size)) == wanted(n, dead, labels, size)
 
 
 def test_rows_within_a_block_are_views() -> None:
     block = rows(64)
-    assert all(np.shares_memory(b.x, block.x) for b in cut([block], 16))
+    assert all(np.shares_memory(b.x, block.x) for b in rebatch([block], 16))
 
 
 def test_nothing() -> None:
-    assert list(cut([], 4)) == []
-    assert list(cut([rows(0), rows(0)], 4)) == []
+    assert list(rebatch([], 4)) == []
+    assert list(rebatch([rows(0), rows(0)], 4)) == []
 
 
 def blocks_from(items: list[int], row: int, label: int, first: int, bounds: list[int]) -> list[Any]:
@@ -147,19 +149,19 @@ def test_a_streak_of_dead_events_ends_a_micro_batch(data: st.DataObject, size: i
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "STREAK", 4)
-        found = list(cut(blocks_from(items, 0, 0, 0, cuts(len(items))), size))
-        assert told(found) == told(cut(blocks_from(items, 0, 0, 0, []), size))
+        found = list(rebatch(blocks_from(items, 0, 0, 0, cuts(len(items))), size))
+        assert told(found) == told(rebatch(blocks_from(items, 0, 0, 0, []), size))
         event = row = label = 0
         for k, batch in enumerate(found):
             assert len(batch) <= size
             run, at = 0, 0
             for d in batch.dead:
-                run, at = (run + 1 if d.before == at else 1), d.before
+                run, at = (run + 1 if d.insert_before == at else 1), d.insert_before
                 assert run < 4 or d is batch.dead[-1]
             row, event = row + len(batch), event + len(batch) + len(batch.dead)
             label += 0 if batch.arrivals is None else len(batch.arrivals)
             rest = remaining(items, event, label)
-            again = list(cut(blocks_from(rest, row, label, event, cuts(len(rest))), size))
+            again = list(rebatch(blocks_from(rest, row, label, event, cuts(len(rest))), size))
             assert told(again) == told(found[k + 1 :])
         assert (event, label) == (len(items) - items.count(2), items.count(2))
 
@@ -182,7 +184,7 @@ def remaining(items: list[int], events: int, labels: int) -> list[int]:
 def test_a_long_streak_comes_in_parts() -> None:
     none = rows(0)
     blocks = (replace(none, dead=(DeadLetter(0, at, "why", at, 0),)) for at in range(50_000))
-    lengths = [len(batch.dead) for batch in cut(blocks, 1)]
+    lengths = [len(batch.dead) for batch in rebatch(blocks, 1)]
     assert lengths == [STREAK] * (50_000 // STREAK) + [50_000 % STREAK]
 
 
@@ -194,7 +196,7 @@ def sizes(blocks: list[Batch], size: int) -> list[tuple[int, int, int]]:
     """Rows, dead ones and labels of each micro-batch."""
     return [
         (len(b), len(b.dead), 0 if b.arrivals is None else len(b.arrivals))
-        for b in cut(blocks, size)
+        for b in rebatch(blocks, size)
     ]
 
 
@@ -223,7 +225,7 @@ def test_one_without_rows_that_ends_a_micro_batch() -> None:
 
 
 def test_the_marks_themselves_do_not_go_on() -> None:
-    assert not any(b.flush for b in cut([replace(some(5), flush=True), some(2, 5)], 2))
+    assert not any(b.flush for b in rebatch([replace(some(5), flush=True), some(2, 5)], 2))
 
 
 def poisoned(*kinds: str) -> Batch:
@@ -247,9 +249,9 @@ def test_dead_labels_make_no_streak_and_no_label_is_passed(monkeypatch: pytest.M
     monkeypatch.setattr(module, "STREAK", 3)
     assert sizes([poisoned(*["label"] * 9), some(1)], 4) == [(1, 9, 0)]
     kinds = ["label", "event", "label", "event", "label", "event", "event", "label"]
-    first, second = cut([poisoned(*kinds), some(1)], 4)
+    first, second = rebatch([poisoned(*kinds), some(1)], 4)
     assert [(d.label, d.offset) for d in first.dead] == [(False, 0), (False, 1), (False, 2)]
-    assert [(d.label, d.offset, d.before) for d in second.dead] == [
+    assert [(d.label, d.offset, d.insert_before) for d in second.dead] == [
         (True, 0, 0),
         (True, 1, 0),
         (True, 2, 0),

@@ -20,9 +20,9 @@ from streams.core.live_stream import ranges_of, skip_before
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor
 from streams.operators.label_encoder import LabelEncoder
-from streams.operators.microbatch import cut
+from streams.operators.microbatch import rebatch
 from streams.recordings.manifest import Part, RecordingManifest, path_of
-from streams.recordings.stream import RecordingConfig, RecordingStream, timed
+from streams.recordings.stream import RecordingConfig, RecordingStream, throttle_by_event_time
 from streams.recordings.table import blocks_of, columns_of, table_of
 
 NUMBERS = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
@@ -246,16 +246,16 @@ def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], **more:
         has_time=True,
         has_arrivals=True,
         gapless=True,
-        side_by_side=True,
+        interleaved_partitions=True,
         id_type="int",
         dtype="float32",
         start={"0": 0, "labels/2": 0},
         fingerprint={},
         stream={},
-        modules=str(folder),
+        module_folder=str(folder),
         **more,
     )
-    (folder / "recording.json").write_text(about.model_dump_json())
+    (folder / "recording.json").write_text(about.to_json())
     first, sizes = 0, list(sizes)
     while first < len(blocks):
         some = blocks[first : first + (sizes.pop(0) if len(sizes) > 1 else sizes[0])]
@@ -272,7 +272,7 @@ def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], **more:
             False,
             (0, ""),
         )
-        pq.write_table(part.described(table_of(first, some, NUMBERS)), part.path)
+        pq.write_table(part.with_footer(table_of(first, some, NUMBERS)), part.path)
         first += len(some)
     return folder
 
@@ -289,9 +289,9 @@ def told(batches: Any) -> list[Any]:
         if (a := batch.arrivals) is not None:
             for i in range(len(a)):
                 name = batch.classes[a.y[i]]
-                beside[a.before[i]].append(("label", int(a.ids[i]), int(a.offset[i]), name))
+                beside[a.insert_before[i]].append(("label", int(a.ids[i]), int(a.offset[i]), name))
         for d in batch.dead:
-            beside[d.before].append(replace(d, before=0))
+            beside[d.insert_before].append(replace(d, insert_before=0))
         for i, some in enumerate(beside):
             found += some
             if i < len(batch):
@@ -302,7 +302,7 @@ def told(batches: Any) -> list[Any]:
 
 def cuts(blocks: Iterable[Batch], size: int) -> list[Batch]:
     """Micro-batches, their classes in one numbering."""
-    return list(cut(map(LabelEncoder().apply, blocks), size))
+    return list(rebatch(map(LabelEncoder().apply, blocks), size))
 
 
 def cursor_after(batches: Sequence[Batch]) -> Cursor:
@@ -433,7 +433,7 @@ def test_at_a_pace_events_come_when_their_time_has() -> None:
     batch = replace(events(range(5), time=times), flush=True)
     came = [
         (round(clock.now - 100, 6), piece.offset.tolist(), piece.flush)
-        for piece in timed([batch], 2.0, clock, clock.sleep)
+        for piece in throttle_by_event_time([batch], 2.0, clock, clock.sleep)
         if len(piece)
     ]
     # Twice as fast; the one that goes back comes with the one before it.
@@ -444,7 +444,10 @@ def test_while_nothing_is_due_empty_blocks_come() -> None:
     clock = Clock()
     label = labels([0], [0], [0])
     batch = events([0, 1], time=[0.0, 1.1], arrivals=label, dead=(dead(2, 2),), classes=("a",))
-    pieces = [(round(clock.now - 100, 6), p) for p in timed([batch], 1.0, clock, clock.sleep)]
+    pieces = [
+        (round(clock.now - 100, 6), p)
+        for p in throttle_by_event_time([batch], 1.0, clock, clock.sleep)
+    ]
     assert [at for at, _ in pieces] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.1]
     assert told([p for _, p in pieces[1:-1]]) == ["cut"] * 5
     assert max(clock.slept) == 0.2
@@ -454,7 +457,7 @@ def test_while_nothing_is_due_empty_blocks_come() -> None:
 def test_whoever_falls_behind_gets_all_that_is_due_at_once() -> None:
     clock, came = Clock(), []
     batch = events(range(100))
-    for piece in timed([batch, events(range(100, 110))], 1.0, clock, clock.sleep):
+    for piece in throttle_by_event_time([batch, events(range(100, 110))], 1.0, clock, clock.sleep):
         came.append(len(piece))
         clock.now += 40
     assert came == [1, 40, 40, 19, 10]
@@ -466,7 +469,7 @@ def test_a_pace_leaves_no_trace_in_the_micro_batches(tmp_path: Path) -> None:
     read = recording(written(tmp_path / "r", blocks, [1, 2]))
     clock = Clock()
     for speed in (0.5, 7.0, 1e9):
-        slices = timed(read.read({}, 4), speed, clock, clock.sleep)
+        slices = throttle_by_event_time(read.read({}, 4), speed, clock, clock.sleep)
         assert told(cuts(slices, 3)) == told(cuts(blocks, 3))
 
 
@@ -491,7 +494,7 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path: Path) -> None:
     bad(lambda f: path_of(f, 1).unlink(), r"000001\.parquet is missing: put it back", tmp_path)
     bad(lambda f: path_of(f, 3).write_bytes(b"PAR1"), r"000003\.parquet cannot be read", tmp_path)
     bad(lambda f: (f / "recording.json").unlink(), r"`everlearn record --to`", tmp_path)
-    bad(lambda f: (f / "recording.json").write_text("{}"), "not the description", tmp_path)
+    bad(lambda f: (f / "recording.json").write_text("{}"), "not the manifest", tmp_path)
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other")
     other = (tmp_path / "other").read_bytes()
     bad(lambda f: path_of(f, 2).write_bytes(other), r"000002\.parquet cannot be read", tmp_path)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from streams.core.errors import StreamError
-from streams.decoding.formats.base import Field, FieldKind, Format, Rows
+from streams.decoding.formats.base import Field, FieldKind, Format, ParsedRecords
 from streams.decoding.formats.factory import FORMATS, AnyFormatConfig, make
 from tests.support.fuzz import examples
 
@@ -99,17 +99,17 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Format]:
     }
 
 
-def by_itself(form: Format, messages: Sequence[bytes | None]) -> Rows:
+def by_itself(form: Format, messages: Sequence[bytes | None]) -> ParsedRecords:
     """What becomes of messages that are read one at a time."""
     alone = [form.read([message]) for message in messages]
     tables = [form.read([]).table, *(rows.table for rows in alone)]
     table = pa.Table.from_batches(tables).combine_chunks()
     bad = [(i, rows.bad[0][1]) for i, rows in enumerate(alone) if rows.bad]
     assert all(len(rows.bad) + rows.table.num_rows == 1 for rows in alone)
-    return Rows(table, bad)
+    return ParsedRecords(table, bad)
 
 
-def check(form: Format, messages: Sequence[bytes | None]) -> Rows:
+def check(form: Format, messages: Sequence[bytes | None]) -> ParsedRecords:
     """Reads messages, and checks that each is read as it is by itself."""
     together, alone = form.read(messages), by_itself(form, messages)
     assert together.bad == alone.bad

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from streams.decoding.formats.factory import Field, FieldKind, Rows, make
+from streams.decoding.formats.factory import Field, FieldKind, ParsedRecords, make
 from streams.decoding.formats.json import JsonConfig
 
 
-def read(messages: list[bytes | None], *fields: Field) -> Rows:
+def read(messages: list[bytes | None], *fields: Field) -> ParsedRecords:
     return make(JsonConfig(), fields, Path()).read(messages)
 
 
