@@ -1,4 +1,4 @@
-"""Errors of streams, and the text of an error on one line."""
+"""Errors of streams, and error messages on one line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 
 
 def one_line(error: BaseException | str) -> str:
-    """What an error says, in one line that a terminal shows as it is: without escape sequences and
-    control characters."""
+    """Return the message of an error on one line of printable characters, without escape sequences,
+    cut at ``LINE_LENGTH``; the name of its class if there is no message."""
     try:
         text = str(error)
-    except Exception:  # an error of a user's class that cannot even say what it is
+    except Exception:  # an error of a user's class whose ``str`` fails
         text = ""
     text = " ".join(_ESCAPES.sub("", text).split())
     text = "".join(character for character in text if character.isprintable())

@@ -1,4 +1,4 @@
-"""What a live stream is: one whose order is known only once it has been read."""
+"""Live streams: their order is known only once they have been read."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from streams.core.errors import StreamError
 from streams.core.stream import Cursor, Stream
 
 Ranges = dict[str, tuple[int, int]]
-"""Partition to the first position of a range in it and the one after the last; those of labels are
-named ``labels/...``."""
+"""Partition to a range of its offsets, the end exclusive; label partitions are ``labels/...``."""
 
 
 class BrokerUnavailableError(StreamError):
-    """Nobody answers where the stream comes from: it is worth while to wait, and to try again."""
+    """The broker does not answer. Retry later."""
 
 
 class LiveStream(Stream):
-    """A stream that others write while it is read.
+    """A stream that is written while it is read.
 
-    How its partitions are interleaved hangs on what had come when, so two readings of it differ.
-    What does not: the block of given ranges, whenever it is read. A run keeps the ranges of its
-    blocks (the *journal*), and reads the same again after a crash.
+    The interleaving of its partitions depends on the time of reading, so two readings differ. The
+    block of given offset ranges is always the same. A run logs the ranges of its blocks (the
+    *journal*), and reads the same blocks again after a crash.
 
-    ``read`` gives blocks of consecutive positions, partition by partition from its cursor on, and
-    one without anything in it, now and then, where nothing comes. It never returns.
+    ``read`` yields blocks of consecutive offsets of each partition, from the cursor on. It yields
+    an empty block now and then while nothing arrives. It never returns.
 
     Attributes:
-        bounded: whether it ends, at the last message that there is as a run begins.
-        readers: actors that read it at once, each its share of the partitions.
-        group: a name for those that read it, where the job has stated none: the name of the job.
+        bounded: whether it ends at the last message that exists when a run begins.
+        readers: the number of actors that read it, each its share of the partitions.
+        group: the consumer group where the job states none: the name of the job.
     """
 
     interleaved_partitions = True
@@ -44,112 +43,118 @@ class LiveStream(Stream):
 
     @abstractmethod
     def start(self) -> Cursor:
-        """Where a new run begins: every partition that there is. Raises ``StreamError``."""
+        """Return where a new run begins, for every partition. Raises ``StreamError``."""
 
     def stop(self) -> Cursor:
-        """Where a run ends that begins now; of a bounded stream."""
+        """Return where a run that begins now ends; for a bounded stream."""
         return self.end()
 
     @abstractmethod
     def end(self) -> Cursor:
-        """The position after the last that there is now, of every partition. May be called in
-        another thread than ``read``. Raises ``BrokerUnavailableError``."""
+        """Return the current end offset of every partition. May be called in another thread than
+        ``read``. Raises ``BrokerUnavailableError``."""
 
     @abstractmethod
     def read_ranges(self, ranges: Ranges) -> Batch:
-        """The block of these ranges, exactly as it was when it was read for the first time. Raises
-        ``StreamError`` where it is no more to be had."""
+        """Return the block of these ranges, exactly as it was first read. Raises ``StreamError`` if
+        it no longer exists."""
 
     def commit(self, cursor: Cursor) -> None:
-        """A checkpoint holds all before this cursor: who keeps positions for others to look at may
-        now be told. Never waits."""
+        """Publish that a checkpoint covers everything before this cursor, for monitoring. Does not
+        block."""
 
     def close(self) -> None:
-        """Lets go of connections. ``again`` and ``end`` may be called afterwards all the same."""
+        """Close connections. ``read_ranges`` and ``end`` may still be called afterwards."""
 
 
 def ranges_of(block: Batch) -> Ranges:
-    """The ranges of positions in a block, bad ones among them."""
-    found: Ranges = {}
+    """Return the offset ranges of a block, dead letters included."""
+    ranges: Ranges = {}
 
     def add(prefix: str, partition: Array, offset: Array) -> None:
         parts = partition[:1] if (partition == partition[:1]).all() else np.unique(partition)
         for part in parts.tolist():
             offsets = offset if len(parts) == 1 else offset[partition == part]
             name, low, high = f"{prefix}{part}", int(offsets.min()), int(offsets.max()) + 1
-            first, after = found.get(name, (low, high))
-            found[name] = (min(first, low), max(after, high))
+            start, stop = ranges.get(name, (low, high))
+            ranges[name] = (min(start, low), max(stop, high))
 
     add("", block.partition, block.offset)
     if block.arrivals is not None:
         add("labels/", block.arrivals.partition, block.arrivals.offset)
-    for prefix, wanted in (("", False), ("labels/", True)):
-        dead = [d for d in block.dead if d.label is wanted]
+    for prefix, of_labels in (("", False), ("labels/", True)):
+        dead = [d for d in block.dead if d.label is of_labels]
         if dead:
             add(
                 prefix,
                 np.array([d.partition for d in dead]),
                 np.array([d.offset for d in dead], np.int64),
             )
-    return found
+    return ranges
 
 
 def skip_before(block: Batch, cursor: Cursor) -> Batch:
-    """What of a block stands at or after a cursor; those before it have been dealt with."""
+    """Return what of a block is at or after a cursor."""
 
-    def fresh(prefix: str, partition: Array, offset: Ints) -> Array:
+    def is_after(prefix: str, partition: Array, offset: Ints) -> Array:
         start = np.zeros(len(partition), np.int64)
         for part in np.unique(partition).tolist():
             start[partition == part] = cursor.get(f"{prefix}{part}", 0)
         return np.asarray(offset >= start)
 
-    return _only(block, fresh)
+    return _select(block, is_after)
 
 
 def truncate_at(block: Batch, stop: Cursor) -> Batch:
-    """What of a block stands before a position; of partitions that it does not name, nothing."""
+    """Return what of a block is before a cursor: nothing of partitions that are not in it."""
 
-    def early(prefix: str, partition: Array, offset: Ints) -> Array:
+    def is_before(prefix: str, partition: Array, offset: Ints) -> Array:
         end = np.zeros(len(partition), np.int64)
         for part in np.unique(partition).tolist():
             end[partition == part] = stop.get(f"{prefix}{part}", 0)
         return np.asarray(offset < end)
 
-    return _only(block, early)
+    return _select(block, is_before)
 
 
 def reached(cursor: Mapping[str, int], stop: Mapping[str, int]) -> bool:
-    """Whether every partition has come to a position."""
+    """Whether a cursor has reached ``stop`` in every partition."""
     return all(cursor.get(name, 0) >= position for name, position in stop.items())
 
 
-def _only(block: Batch, wanted: Callable[[str, Array, Ints], Array]) -> Batch:
-    """The rows, labels and dead ones whose positions are wanted, in their order."""
-    rows = wanted("", block.partition, block.offset)
+def _select(block: Batch, selects: Callable[[str, Array, Ints], Array]) -> Batch:
+    """Return the rows, labels and dead letters of the selected positions.
+
+    Args:
+        block: the block.
+        selects: a mask of positions, from the prefix of their partitions (``labels/`` or none),
+            their partitions and their offsets.
+    """
+    rows = selects("", block.partition, block.offset)
     arrivals = block.arrivals
-    labels = None if arrivals is None else wanted("labels/", arrivals.partition, arrivals.offset)
+    labels = None if arrivals is None else selects("labels/", arrivals.partition, arrivals.offset)
     dead = [
         d
         for d in block.dead
-        if wanted(
+        if selects(
             "labels/" if d.label else "", np.array([d.partition]), np.array([d.offset], np.int64)
         )[0]
     ]
     if rows.all() and (labels is None or labels.all()) and len(dead) == len(block.dead):
         return block
-    place = np.zeros(len(block) + 1, np.int64)  # wanted rows before each row
-    np.cumsum(rows, out=place[1:])
+    insert_before = np.zeros(len(block) + 1, np.int64)  # selected rows before each row
+    np.cumsum(rows, out=insert_before[1:])
     if arrivals is not None:
         columns = (getattr(arrivals, name)[labels] for name in Labels.__slots__)
         arrivals = Labels(*columns)
         arrivals = (
-            replace(arrivals, insert_before=place[arrivals.insert_before])
+            replace(arrivals, insert_before=insert_before[arrivals.insert_before])
             if len(arrivals)
             else None
         )
     return replace(
         block.take(rows),
         arrivals=arrivals,
-        dead=tuple(replace(d, insert_before=int(place[d.insert_before])) for d in dead),
+        dead=tuple(replace(d, insert_before=int(insert_before[d.insert_before])) for d in dead),
         flush=block.flush,
     )

@@ -8,24 +8,28 @@ from streams.core.batch import Array
 from streams.core.state_dict import State
 
 _LIMIT = 100.0
-_ENOUGH = 10.0  # rows, by weight, whose spread tells what is absurd
+_MIN_WEIGHT = 10.0  # of the rows, before values are winsorised
 _CONSTANT = 1e-10  # a standard deviation below this share of the mean is rounding, not variation
-_HUGE = 1e100  # what is further out is taken for this, so that squares and sums stay finite
+_HUGE = 1e100  # values are clipped here, so that squares and sums stay finite
 
 
 class RunningMoments:
-    """Mean and variance of each of d columns over all rows seen (Chan, Golub and LeVeque 1983).
+    """Mean and variance of each column over all rows seen (Chan, Golub and LeVeque 1983).
 
-    With a ``half_life`` the weight of what was seen halves with every so many rows.
+    With a ``half_life`` the weight of the past halves with that many rows.
 
-    Once rows of the weight of ten have been seen, a value counts as at most 100 standard deviations
-    from the mean (winsorised): one absurd value does not wreck the scale for all that come after
-    it, and a lasting shift is followed all the same, as each micro-batch widens the bound. In a
-    column that has not varied the bound is 100 times its value, or 100.
+    Once rows with a total weight of ten have been seen, values are winsorised at 100 standard
+    deviations from the mean: one outlier cannot spoil the scale of all later rows. A lasting shift
+    is still followed, because each micro-batch widens the bound. In a column that has not varied,
+    the bound is 100 times its value, or 100.
 
-    ``scale`` gives float32 rows of mean 0 and variance 1, cut off at 100 standard deviations so
-    that one absurd value cannot wreck a model; a column that has not varied is only centred. Before
-    the first row is seen it changes nothing else.
+    ``scale`` gives float32 rows of mean 0 and variance 1, clipped at 100 standard deviations, so
+    that one outlier cannot spoil a model. A column that has not varied is only centred. Before the
+    first row, values are only clipped.
+
+    Args:
+        shape: of one row.
+        half_life: in rows; None: all rows weigh the same.
     """
 
     def __init__(self, shape: tuple[int, ...], half_life: float | None = None) -> None:
@@ -36,13 +40,13 @@ class RunningMoments:
         self._fit()
 
     def update(self, rows: Array) -> None:
-        """Takes in (n, *shape) rows, n >= 1."""
+        """Add (n, *shape) rows, n >= 1."""
         n = len(rows)
         mean, m2 = _moments(_bounded(rows))
         delta = mean - self.mean
         square = delta * delta
-        # No square is more than their sum, which costs less to compare than each row would.
-        if self.count >= _ENOUGH and (m2 + square * n > self._absurd).any():
+        # No square exceeds their sum, which costs less to compare than every row.
+        if self.count >= _MIN_WEIGHT and (m2 + square * n > self._largest_square).any():
             reach = _LIMIT * self._spread(np.maximum(np.abs(self.mean), 1.0))
             mean, m2 = _moments(np.clip(_bounded(rows), self.mean - reach, self.mean + reach))
             delta = mean - self.mean
@@ -60,8 +64,8 @@ class RunningMoments:
         self._fit()
 
     def scale(self, rows: Array) -> Array:
-        """(n, *shape) float32. The difference is taken in float64: large numbers that vary little
-        (times, prices in cents) lose nothing."""
+        """Return (n, *shape) float32. The difference is taken in float64: large numbers that vary
+        little (times, prices in cents) lose nothing."""
         scaled = _bounded(rows)
         scaled -= self.mean
         scaled *= self._inverse
@@ -70,7 +74,7 @@ class RunningMoments:
         return scaled.astype(np.float32)
 
     def std(self) -> Array:
-        """(*shape); 1 where there is no variation."""
+        """Return (*shape); 1 where there is no variation."""
         return self._spread(1.0)
 
     def _spread(self, unvaried: float | Array) -> Array:
@@ -82,7 +86,7 @@ class RunningMoments:
         self._inverse = 1 / std
         std *= _LIMIT
         std *= std
-        self._absurd = std  # the square of a difference from the mean that is beyond the bound
+        self._largest_square = std  # of a difference from the mean within the bound
 
     def state(self) -> State:
         return {"count": self.count, "mean": self.mean, "m2": self.m2}
@@ -93,7 +97,7 @@ class RunningMoments:
 
 
 def _moments(rows: Array) -> tuple[Array, Array]:
-    """Mean and sum of squared differences from it; writes over the rows."""
+    """Return the mean and the sum of squared differences from it; overwrites the rows."""
     mean = np.add.reduce(rows, 0) / len(rows)
     rows -= mean
     rows *= rows
@@ -101,7 +105,7 @@ def _moments(rows: Array) -> tuple[Array, Array]:
 
 
 def _bounded(rows: Array) -> Array:
-    """The same in float64, as a copy."""
+    """Return a copy in float64, clipped at ``_HUGE``."""
     if rows.dtype == np.float64:
         return np.minimum(np.maximum(rows, -_HUGE), _HUGE)
     return rows.astype(np.float64)

@@ -1,4 +1,4 @@
-"""What the columns of a stream mean."""
+"""The features and the label of a stream."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The features of a stream, in order, and what its label is.
+    """The features of a stream, in order, and its label.
 
-    ``classes`` are the label names that the job states beforehand, in the order of their codes;
-    it is empty where they are to be found as they come.
+    Attributes:
+        features: the features.
+        task: classification or regression.
+        classes: the class names that the job states, in the order of their codes. Empty: they are
+            found in the stream.
     """
 
     features: tuple[Feature, ...]
@@ -36,14 +39,14 @@ class Schema:
 
     @property
     def matrix(self) -> bool:
-        """Whether ``Batch.x`` is one array: all features numeric, or a single vector or image."""
+        """Whether ``Batch.x`` is one array: of numeric features only, or of one vector or image."""
         if len(self.features) == 1:
             return self.features[0].kind in ("numeric", "vector", "image")
         return all(feature.kind == "numeric" for feature in self.features)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row of ``x`` where ``matrix`` holds; ``(d,)`` for d numeric columns."""
+        """The shape of one row of ``x`` if ``matrix`` is True; ``(d,)`` for d numeric columns."""
         if not self.matrix:
             raise ValueError("a stream of mixed columns has no row shape")
         first = self.features[0]

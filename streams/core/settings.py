@@ -1,4 +1,4 @@
-"""Settings as they stand in a job: frozen, strict, and clear about what they accept."""
+"""The base of all settings of a job: frozen and strict, with helpful errors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class FormerName:
 
 
 class Settings(BaseModel):
-    """Base of all settings: an unknown key is an error that names the nearest known one, and true
-    and false are no numbers. A key may also be given by its former name."""
+    """Base class of all settings. An unknown key is an error that names the nearest known one, and
+    true and false are not numbers. A key may be given by its former name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -66,7 +66,7 @@ class Settings(BaseModel):
 
 
 def unknown(name: str, names: Iterable[str]) -> str:
-    """``'replya': did you mean 'replay'? There are: …``"""
+    """Return the message ``'replya': did you mean 'replay'? There are: …``"""
     names = list(names)
     name = name if len(name) <= 100 else name[:97] + "..."
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -75,13 +75,14 @@ def unknown(name: str, names: Iterable[str]) -> str:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """All that a type is made of: of ``tuple[int, ...] | None`` int, the dots and NoneType."""
+    """Return the types in an annotation: of ``tuple[int, ...] | None`` int and NoneType."""
     parts = get_args(annotation)
-    found = set().union(*map(_kinds, parts)) if parts else {annotation}
-    return {kind for kind in found if isinstance(kind, type) or kind is Any}
+    kinds = set().union(*map(_kinds, parts)) if parts else {annotation}
+    return {kind for kind in kinds if isinstance(kind, type) or kind is Any}
 
 
 def _holds_truth(value: Any) -> bool:
+    """Whether a value is a boolean, or has one in it."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):

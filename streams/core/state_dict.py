@@ -1,4 +1,4 @@
-"""What a part of the pipeline hands over to be kept, and gets back; and its digest."""
+"""State dicts: what each part of the pipeline saves and restores; their digest."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from streams.core.batch import COLUMNS, Batch, ClassName, Ragged
 
 State = dict[str, Any]
-"""Nested dictionary whose leaves are numpy arrays, or what JSON can say: str, int, float, bool,
-None, and lists of these. Keys are strings without a slash."""
+"""Nested dictionary. Its leaves are numpy arrays, or JSON values: str, int, float, bool, None, and
+lists of these. Keys are strings without a slash."""
 
 
 def leaves(state: State, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every (path, leaf) in canonical order: sorted by key at each level, joined by slashes."""
+    """Yield every (path, leaf) in canonical order: keys sorted at each level, joined by slashes."""
     for key in sorted(state):
         if "/" in key:
             raise ValueError(f"the key {key!r} of a state has a slash in it")
@@ -30,7 +30,7 @@ def leaves(state: State, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def nested(flat: Mapping[str, Any]) -> State:
-    """The state whose ``leaves`` these are."""
+    """Return the state with these ``leaves``."""
     state: State = {}
     for path, leaf in flat.items():
         *parents, last = path.split("/")
@@ -42,7 +42,8 @@ def nested(flat: Mapping[str, Any]) -> State:
 
 
 def digest(state: State) -> str:
-    """sha256 over path, dtype, shape and bytes of every array and the JSON of every other leaf."""
+    """Return the SHA-256 over path, dtype, shape and bytes of every array, and over path and JSON
+    of every other leaf."""
     sha = hashlib.sha256()
     for path, leaf in leaves(state):
         if isinstance(leaf, np.ndarray | np.generic):
@@ -58,7 +59,7 @@ def digest(state: State) -> str:
 
 
 def copied(state: State) -> State:
-    """The same state with arrays and lists of its own: what goes on changing does not change it."""
+    """Return a deep copy, with arrays and lists of its own."""
     return {
         key: copied(value)
         if isinstance(value, dict)
@@ -70,7 +71,7 @@ def copied(state: State) -> State:
 
 
 def pack(batch: Batch) -> State:
-    """The rows of a batch as state; what stands beside them is not kept."""
+    """Return the rows of a batch as state, without side records."""
     state: State = {
         spec.name: column for spec in COLUMNS if (column := getattr(batch, spec.name)) is not None
     }
@@ -88,7 +89,7 @@ def pack(batch: Batch) -> State:
 
 
 def unpack(state: State, classes: tuple[ClassName, ...]) -> Batch:
-    """The batch that ``pack`` took apart."""
+    """Return the batch of a packed state; ``classes`` are the names of its codes."""
     x = state.get("x")
     if x is None:
         columns = (state["columns"][str(i)] for i in range(len(state["names"])))

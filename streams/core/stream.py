@@ -1,4 +1,4 @@
-"""What a stream is, and how a job names one."""
+"""The interface of a stream."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from streams.core.schema import Scalar, Schema
 from streams.core.stream_config import StreamConfig
 
 Cursor = dict[str, int]
-"""Partition to the offset of the next event to read; ``{}`` is the beginning. Labels that come on
-their own are partitions named ``labels/...``."""
+"""Partition to the offset of the next event to read; ``{}`` is the beginning. Partitions of labels
+that arrive on their own are named ``labels/...``."""
 
 
 class Stream(ABC):
     """A source of events in a fixed order.
 
     A subclass sets ``kind`` and ``Config`` and takes ``(config, folder)``: its settings and the
-    folder that relative paths in them start from. It raises ``StreamError`` in the constructor
-    where it can already tell that reading will fail.
+    folder that relative paths in them start from. Its constructor raises ``StreamError`` if it can
+    already tell that reading will fail.
 
     Attributes:
         schema: the features and the label.
-        has_ids: whether events bring ids of their own (else their position is their id).
-        has_time: whether events bring a time of their own (else their position is their time).
-        has_arrivals: whether labels arrive on their own, and not in the rows of their events.
-        gapless: whether the positions of a partition follow one another without gaps, dead events
-            among them; a position passed over is then an error, not a loss that nobody sees. False
-            for sources such as a compacted topic of Kafka.
-        interleaved_partitions: whether partitions are read interleaved, not one after another:
-            event time then advances in each by itself.
-        open_end: whether it goes on after what is read of it here: a run that has come to the last
-            of it has not finished.
-        id_type: how an id is read that somebody else names an event by.
+        has_ids: whether events have ids of their own (else their position is their id).
+        has_time: whether events have a time of their own (else their position is their time).
+        has_arrivals: whether labels arrive on their own, not in the rows of their events.
+        gapless: whether the offsets of a partition have no gaps, dead events included. A missing
+            offset is then an error, not a silent loss. False for compacted Kafka topics.
+        interleaved_partitions: whether partitions are read interleaved, not one after another.
+            Event time then advances in each partition separately.
+        open_end: whether it continues after what is read here: a run that reads all of it has not
+            finished.
+        id_type: the type of the ids by which others name events, in labels and requests.
         dtype: of a matrix of numbers or vectors, ``float64`` or ``float32``.
     """
 
@@ -58,24 +57,24 @@ class Stream(ABC):
 
     @abstractmethod
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
-        """Blocks of about ``block_size`` events from the cursor on, exactly: the first event read
-        is the one at the cursor. Returning means that the stream has truly ended; an unbounded
-        stream never returns. ``y`` and the ``y`` of arrivals are codes into the block's own
-        ``classes``, in any order; the vocabulary operator makes them one numbering."""
+        """Yield blocks of about ``block_size`` events; the first event is the one at the cursor.
+
+        It returns when the stream has truly ended; an unbounded stream never returns. ``y`` and the
+        ``y`` of arrivals are codes into the block's own ``classes``, in any order; the label
+        encoder turns them into one numbering."""
 
     def origin(self) -> Cursor:
-        """Where a new run begins; ``{}`` where each partition begins with the first that is read of
-        it."""
+        """Return where a new run begins; ``{}``: each partition at the first event read from it."""
         return {}
 
     def seek(self, time: float) -> Cursor:
-        """The cursor of the first event at or after ``time`` (seconds of event time)."""
+        """Return the cursor of the first event at or after ``time`` (seconds of event time)."""
         raise StreamError(f"a stream of kind {type(self).__name__} cannot seek by time")
 
     def place_name(self, partition: int, label: bool) -> str:
-        """What people call a partition of events, or of labels."""
+        """Return the name of a partition of events, or of labels, for messages."""
         return f"{'labels/' if label else ''}{partition}"
 
     def __len__(self) -> int:
-        """Number of events where it is known beforehand, for the progress bar."""
+        """The number of events if it is known in advance, for the progress bar."""
         raise TypeError("the stream has no known length")

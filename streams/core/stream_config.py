@@ -19,9 +19,10 @@ from streams.core.settings import FormerName, Settings
 class LabelDelay(Settings):
     """When the label of an event becomes known; exactly one of the three is stated.
 
-    ``events: d``: just before the d-th event after it is predicted (0 and 1 alike: before the next
-    event). ``seconds: s``: once event time has moved on by s. ``column: c``: at the event time that
-    stands in column c of its row (empty: never).
+    Attributes:
+        events: just before the d-th event after it is predicted (0 and 1: before the next event).
+        seconds: once event time has advanced by this much.
+        column: at the event time in this column of its row (empty: never).
     """
 
     events: NonNegativeInt | None = None
@@ -36,12 +37,12 @@ class LabelDelay(Settings):
 
 
 class DeadLetters(Settings):
-    """When dead events are too many.
+    """The limit of dead letters.
 
     Attributes:
-        share: the run stops when more than this share of the last ``of`` events (or of the last
-            ``of`` labels, which come on their own) are dead; with 1 it never does.
-        of: how many are looked at.
+        share: the run stops when more than this share of the last ``of`` events, or of the last
+            ``of`` labels that arrive on their own, are dead; with 1 it never does.
+        of: the size of that window.
     """
 
     share: float = Field(1.0, ge=0, le=1)
@@ -49,8 +50,12 @@ class DeadLetters(Settings):
 
 
 class StandardiseConfig(Settings):
-    """``half_life``: events after which the weight of an event in mean and variance has halved;
-    left out, all events weigh alike."""
+    """Settings of the scaling of features.
+
+    Attributes:
+        half_life: the number of events after which the weight of an event in mean and variance has
+            halved; None: all events weigh the same.
+    """
 
     half_life: PositiveFloat | None = None
 
@@ -61,22 +66,22 @@ class StreamConfig(Settings):
     Attributes:
         kind: the name of the stream, or the import path of a user's class.
         batch_size: events in a micro-batch.
-        label_delay: when labels become known, for labels that stand in the rows of their events.
+        label_delay: when labels become known, for labels in the rows of their events.
         label_timeout_events: an event expires when its label has not arrived after this many later
             events. This bounds the memory of the label join. For labels in the rows it must exceed
             the delay. Formerly ``wait``.
-        id_window: an id seen before within this many events is a duplicate, set aside as dead.
-            Checked only where events have ids of their own.
-        lateness: how many seconds event time may step back before an event is set aside as dead.
+        id_window: an event whose id was seen within this many events is a duplicate, and dead.
+            Checked only if events have ids of their own.
+        lateness: how many seconds event time may step back before an event is dead.
         label_timeout_seconds: an event also expires when its label has not arrived after this many
             seconds of event time (plus ``lateness``). Only for labels that arrive on their own.
             Formerly ``within``.
-        standardise: scale numeric features by the recent past, before anything sees them.
-        dead_letters: what becomes of dead events, beside ``dead.jsonl``.
+        standardise: scale numeric features by their running mean and standard deviation.
+        dead_letters: the limit of dead letters.
     """
 
     runtime_only_keys: ClassVar[frozenset[str]] = frozenset(("dead_letters",))
-    """Settings that are no part of what a job is: they may change when a run goes on."""
+    """Settings that do not shape the state: they may change when a run resumes."""
 
     kind: str
     batch_size: PositiveInt = 32

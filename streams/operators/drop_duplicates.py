@@ -1,4 +1,4 @@
-"""Events that cannot be used for what came before them: seen already, or from the past."""
+"""Reject events whose id was seen before."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from streams.operators.base import Operator
 
 
 class DropDuplicates(Operator):
-    """Sets aside an event whose id was seen within the last ``window`` events.
+    """Rejects an event whose id was seen within the last ``window`` events.
 
-    The window moves by whole micro-batches, so it is at least ``window`` and at most that and one
-    micro-batch. Memory: the ids of the window.
+    The window advances by whole micro-batches, so it is at most one micro-batch longer. Memory: the
+    ids of the window.
     """
 
     def __init__(self, window: int) -> None:
@@ -26,21 +26,20 @@ class DropDuplicates(Operator):
 
     def apply(self, batch: Batch) -> Batch:
         ids = batch.ids.tolist()
-        fresh = set(ids)
-        if len(fresh) != len(ids) or not self._seen.isdisjoint(fresh):
+        unique = set(ids)
+        if len(unique) != len(ids) or not self._seen.isdisjoint(unique):
             earlier: set[int] = set()
-            twice = []
-            for i in ids:
-                twice.append(i in self._seen or i in earlier)
-                earlier.add(i)
-            duplicate = np.array(twice)
+            duplicate = []
+            for id_ in ids:
+                duplicate.append(id_ in self._seen or id_ in earlier)
+                earlier.add(id_)
             batch = reject_rows(
                 batch,
-                duplicate,
+                np.array(duplicate),
                 [
-                    f"duplicate id {i}: seen before within the last {self.window} events"
-                    for i, again in zip(ids, twice, strict=True)
-                    if again
+                    f"duplicate id {id_}: seen before within the last {self.window} events"
+                    for id_, rejected in zip(ids, duplicate, strict=True)
+                    if rejected
                 ],
             )
             ids = batch.ids.tolist()

@@ -1,4 +1,4 @@
-"""Set aside events that come later than the allowed lateness."""
+"""Reject events that are later than the allowed lateness."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from streams.operators.base import Operator
 
 
 class DropLate(Operator):
-    """Sets aside an event whose time is more than ``lateness`` seconds before the latest seen: of
-    the whole stream, or, where partitions are written and read side by side, of its partition."""
+    """Rejects an event whose time is more than ``lateness`` seconds before the latest time seen: of
+    the whole stream, or of its partition where partitions are interleaved (``by_partition``)."""
 
     def __init__(self, lateness: float, by_partition: bool = False) -> None:
         self.lateness = lateness
         self.by_partition = by_partition
-        self._latest: dict[int, float] = {}  # of the whole stream: under -1
+        self._latest: dict[int, float] = {}  # by partition; -1: of the whole stream
 
     def apply(self, batch: Batch) -> Batch:
         if not len(batch):
@@ -44,7 +44,7 @@ class DropLate(Operator):
         return batch
 
     def _advance(self, partition: int, time: Floats) -> Floats:
-        """The latest time seen at each event."""
+        """Return the latest time seen at each event, and remember the last."""
         latest = np.maximum.accumulate(np.maximum(time, self._latest.get(partition, -np.inf)))
         self._latest[partition] = float(latest[-1])
         return latest

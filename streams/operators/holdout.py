@@ -1,4 +1,4 @@
-"""Which events are held out, to measure on them later what has been forgotten."""
+"""Mark the events that are held out, to measure forgetting on them later."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from streams.core.hashing import U64, mix
 class HoldOut:
     """Marks a share of the events as probes: predicted and scored, never learned or observed.
 
-    The choice is a hash of (seed, id), so it is the same in every run, on every machine, after a
-    resume, and for an event whose label comes late. Nothing is remembered.
+    The choice is a hash of seed and id. It is the same in every run and on every machine, after a
+    resume, and for an event whose label arrives late. It needs no state.
     """
 
     def __init__(self, share: float, seed: int) -> None:
@@ -23,8 +23,9 @@ class HoldOut:
         self._seed = seed
 
     def apply(self, block: Batch) -> Batch:
+        """Return the block with its ``probe`` column."""
         return replace(block, probe=self.holds(block.ids))
 
     def holds(self, ids: Ints) -> NDArray[np.bool_]:
-        """(n,) whether the event of each id is a probe."""
+        """Return (n,) whether the event of each id is a probe."""
         return np.asarray(mix(ids, self._seed) < self._below)

@@ -1,4 +1,4 @@
-"""One append-only numbering of the classes of a stream."""
+"""Class names to codes: one append-only numbering for the whole stream."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ _NEW = -2
 
 
 class LabelEncoder:
-    """Turns the class codes of each block into codes of one numbering for the whole stream.
+    """Turns the class codes of each block into the codes of the whole stream.
 
-    A class gets the next code when it first appears, so that the code of an event depends on
-    nothing that comes after it. Blocks are numbered ahead of the trainer; where each class was
-    first seen is remembered, and ``state(cursor)`` is what was known at the cursor.
+    A class gets the next code when it first appears, so a code never depends on later events.
+    Blocks are encoded ahead of the trainer. The encoder remembers where each class first appeared,
+    and ``state(cursor)`` holds the classes known at the cursor.
+
+    Args:
+        classes: the stated classes, in the order of their codes.
     """
 
     def __init__(self, classes: tuple[ClassName, ...] = ()) -> None:
@@ -29,18 +32,18 @@ class LabelEncoder:
         self.classes = classes
 
     def apply(self, block: Batch) -> Batch:
-        """The block with ``y`` (and the ``y`` of arrivals) renumbered; -1 (none) stays -1."""
+        """Return the block with ``y`` and the ``y`` of arrivals encoded; -1 (none) stays -1."""
         y, arrivals = block.y, block.arrivals
         if y is not None:
-            y = self._renumber(y, block.classes, block.partition, block.offset, "")
+            y = self._encode(y, block.classes, block.partition, block.offset, "")
         if arrivals is not None:
-            codes = self._renumber(
+            codes = self._encode(
                 arrivals.y, block.classes, arrivals.partition, arrivals.offset, "labels/"
             )
             arrivals = replace(arrivals, y=codes)
         return replace(block, y=y, arrivals=arrivals, classes=self.classes)
 
-    def _renumber(
+    def _encode(
         self, y: Array, names: tuple[ClassName, ...], partition: Array, offset: Array, prefix: str
     ) -> Array:
         if self._lut_of is not names:
@@ -49,10 +52,10 @@ class LabelEncoder:
             self._lut_of = names
         codes = self._lut[y]
         if codes.size and codes.min() == _NEW:
-            fresh, rows = np.unique(y[codes == _NEW], return_index=True)
-            at = np.flatnonzero(codes == _NEW)[rows]
+            new_codes, first = np.unique(y[codes == _NEW], return_index=True)
+            rows = np.flatnonzero(codes == _NEW)[first]
             for code, row in sorted(
-                zip(fresh.tolist(), at.tolist(), strict=True), key=lambda c: c[1]
+                zip(new_codes.tolist(), rows.tolist(), strict=True), key=lambda pair: pair[1]
             ):
                 self._lut[code] = self._codes.setdefault(names[code], len(self._codes))
                 self._first.append((f"{prefix}{partition[row]}", int(offset[row])))
@@ -61,14 +64,19 @@ class LabelEncoder:
         return codes
 
     def state(self, cursor: Cursor) -> State:
-        """What was known when the stream stood at ``cursor``."""
-        known = [at for at in self._first if at[1] < cursor.get(at[0], 0)]
+        """Return the classes that were known at ``cursor``, and where each first appeared."""
+        known = [
+            (partition, offset)
+            for partition, offset in self._first
+            if offset < cursor.get(partition, 0)
+        ]
         return {
             "classes": list(self.classes[: len(known)]),
             "first": [[partition, offset] for partition, offset in known],
         }
 
     def load(self, state: State) -> None:
+        """Restore what ``state`` returned."""
         self.classes = tuple(state["classes"])
         self._codes = {name: code for code, name in enumerate(self.classes)}
         self._first = [(partition, offset) for partition, offset in state["first"]]

@@ -12,43 +12,39 @@ import numpy as np
 
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.state_dict import State
-from streams.operators.label_join import (
-    NONE,
-    Chunk,
-    LabelJoin,
-    Pieces,
-    ReadyRows,
-    Revealed,
-    ScoredRows,
-    no_label,
-    no_labels,
-)
+from streams.operators.label_join import LabelJoin, ReadyRows, Revealed
+from streams.operators.outcomes import NONE, Chunk, Pieces, ScoredRows, no_label, no_labels
 
-_ROW_BITS = 32  # an awaiting row is named by (number of its chunk << 32 | row)
+_ROW_BITS = 32  # the slot of a waiting event is (number of its chunk << 32 | row)
 _ROW = 2**_ROW_BITS - 1
 
 
 class TimerQueue:
-    """Names by the time when each must be looked at; a NaN is never. Names that are no longer
-    wanted may stay in it: it is made anew from those that are before they outnumber them."""
+    """Timers: numbers, each with the event time at which it is due (NaN or infinity: never).
 
-    def __init__(self, wanted: Callable[[], Iterable[tuple[float, int]]]) -> None:
-        self._wanted = wanted
+    Timers that are no longer needed stay in the queue. Before they outnumber the others, the queue
+    is rebuilt from those that ``current`` gives.
+    """
+
+    def __init__(self, current: Callable[[], Iterable[tuple[float, int]]]) -> None:
+        self._current = current
         self._heap: list[tuple[float, int]] = []
 
-    def add(self, time: float, name: int, wanted: int) -> None:
-        """``wanted``: how many names are."""
+    def add(self, time: float, number: int, needed: int) -> None:
+        """Add a timer; ``needed`` is how many timers are still needed."""
         if math.isfinite(time):
-            heapq.heappush(self._heap, (time, name))
-            if len(self._heap) > 2 * wanted + 16:
-                self.renew()
+            heapq.heappush(self._heap, (time, number))
+            if len(self._heap) > 2 * needed + 16:
+                self.rebuild()
 
-    def renew(self) -> None:
-        self._heap = [(time, name) for time, name in self._wanted() if math.isfinite(time)]
+    def rebuild(self) -> None:
+        """Replace all timers by the current ones."""
+        timers = self._current()
+        self._heap = [(time, number) for time, number in timers if math.isfinite(time)]
         heapq.heapify(self._heap)
 
-    def passed(self, now: float) -> Iterator[int]:
-        """Takes out the names whose time is before ``now``."""
+    def pop_due(self, now: float) -> Iterator[int]:
+        """Remove and yield the numbers whose time is before ``now``."""
         while self._heap and self._heap[0][0] < now:
             yield heapq.heappop(self._heap)[1]
 
@@ -58,268 +54,281 @@ class JoinStep:
     """One micro-batch of n events on its way through the join.
 
     Attributes:
-        ids: of its events. base: the awaiting row of its first one; start: events pushed before.
+        ids: the ids of its events.
+        base: the slot of its first event.
+        start: the number of events pushed before it.
         clock: (n + 1,) the latest event time before each row, and after the last.
-        come: how many of its rows have been predicted so far.
-        found: awaiting row -> (id, label, the row of the micro-batch that it is known before).
-        where: id -> awaiting row, of those found.
-        corrected: id -> label, of events that were given out with another.
+        predicted: how many of its rows have been predicted so far.
+        matches: slot to (id, label, the row of the micro-batch just before which it is known).
+        slots: id to slot, of the matches.
+        corrected: id to new label, of events that were given out with another label.
     """
 
     ids: list[int]
     base: int
     start: int
     clock: list[float]
-    come: int = 0
-    found: dict[int, tuple[int, float, int]] = field(default_factory=dict)
-    where: dict[int, int] = field(default_factory=dict)
+    predicted: int = 0
+    matches: dict[int, tuple[int, float, int]] = field(default_factory=dict)
+    slots: dict[int, int] = field(default_factory=dict)
     corrected: dict[int, float] = field(default_factory=dict)
 
-    def find(self, at: int, i: int, y: float, before: int) -> None:
-        self.found[at] = (i, y, before)
-        self.where[i] = at
+    def match(self, slot: int, id_: int, y: float, before: int) -> None:
+        """Match an event with its label, known just before a row."""
+        self.matches[slot] = (id_, y, before)
+        self.slots[id_] = slot
 
 
 class JoinById(LabelJoin):
-    """Labels that arrive on their own.
+    """The label join for labels that arrive on their own.
 
     * The first label of an event wins.
-    * A label that comes before its event is held, and is known right after the event's prediction.
-    * A second label that comes before the event was given out replaces the first. With ``exact``
-      an event is given out as soon as both it and its first label are there; else at the end of the
-      micro-batch in which they are.
-    * An event waits for ``wait`` later events, and, where ``within`` is stated, until event time
-      has moved on by more than ``within + lateness`` seconds: then it expires. Event time is the
-      latest time of the events predicted so far. An event that is older than that when it comes
-      expires right after its prediction, unless its label is held.
-    * A held label is dropped when ``wait`` newer ones are held, or when event time has moved on by
-      more than ``within + lateness`` since its own time (NaN: unknown, so never).
-    * Where an id comes back while its event waits, labels go to the newer event.
+    * A label that arrives before its event is held. It becomes known right after the prediction of
+      the event.
+    * A second label that arrives before the event was given out replaces the first. With ``exact``
+      an event is given out as soon as it and its first label are there; else at the end of their
+      micro-batch.
+    * An event expires after ``label_timeout_events`` later events. With ``label_timeout_seconds``
+      it also expires once event time has advanced by more than that plus ``lateness``. Event time
+      is the latest time of the events predicted so far. An event that is already older when it
+      arrives expires right after its prediction, unless its label is held.
+    * A held label is dropped when ``label_timeout_events`` newer ones are held, or when event time
+      has advanced by more than the timeout since its own time (NaN: unknown, so never).
+    * When an id is used again while its event waits, labels go to the newer event.
 
-    What becomes of a label is one of these, and ``counts`` has how often; only labels that name
-    their event for the first time, and in time, are in none but ``early``:
+    ``counts`` has the number of labels of each kind. The first label of an event, if in time, is in
+    none of them but perhaps ``early``:
 
     ============= ================================================================================
-    ``duplicate`` the event, or the held label, has this very label already
-    ``corrected`` it has another, which this one replaces; handed on in ``Revealed.corrected`` where
-                  the event was given out
+    ``duplicate`` the event, or the held label, already has this label
+    ``corrected`` it has another label, which this one replaces; passed on in
+                  ``Revealed.corrected`` if the event was given out
     ``late``      its event has expired
-    ``stray``     its event never came while it was held, or it was too old to be held
-    ``early``     it came before its event and was held: it has met it, or is stray, or is held yet
+    ``stray``     its event did not arrive while it was held, or it was too old to be held
+    ``early``     it arrived before its event and was held
     ============= ================================================================================
 
-    All this is the same wherever the micro-batches are cut, but for two things: without ``exact``,
-    which label an event is given out with; and which past ids are forgotten first.
+    The result does not depend on the size of the micro-batches, with two exceptions: without
+    ``exact``, the label that an event is given out with; and which past ids are forgotten first.
 
     Args:
-        numeric: labels are float64 targets, not class codes.
-        window: ids of past events that are remembered, to tell corrections and late labels. The
-            label of an event that is forgotten is taken for an early one.
-        within: seconds of event time that an event waits for its label; None: any.
-        lateness: seconds by which event time runs ahead of what may still come.
+        label_timeout_events, segments, exact: as in ``LabelJoin``.
+        numeric: whether labels are float64 targets, not class codes.
+        window: how many ids of past events are remembered, to recognise corrections and late
+            labels. The label of a forgotten event is taken for an early one.
+        label_timeout_seconds: seconds of event time that an event waits for its label; None: no
+            limit.
+        lateness: seconds by which event time may run ahead of what may still arrive.
     """
 
     def __init__(
         self,
-        wait: int,
+        label_timeout_events: int,
         segments: bool = False,
         exact: bool = False,
         numeric: bool = False,
         window: int = 100_000,
-        within: float | None = None,
+        label_timeout_seconds: float | None = None,
         lateness: float = 0.0,
     ) -> None:
-        super().__init__(wait, segments, exact)
+        super().__init__(label_timeout_events, segments, exact)
         self.window = window
         self.counts = dict.fromkeys(("duplicate", "corrected", "late", "early", "stray"), 0)
-        self._span = math.inf if within is None else within + lateness
+        seconds = math.inf if label_timeout_seconds is None else label_timeout_seconds
+        self._timeout_s = seconds + lateness
         self._now = -math.inf  # the latest time of an event
         self._dtype = np.dtype(np.float64 if numeric else np.int64)
         self._last = np.array([np.nan if numeric else -1], self._dtype)
-        self._where: dict[int, int] = {}  # id -> awaiting row
-        self._past: OrderedDict[int, float | None] = OrderedDict()  # id -> label; None: expired
-        self._early: OrderedDict[int, tuple[float, float]] = OrderedDict()  # id -> label, its time
-        self._ending = TimerQueue(self._first_ends)  # numbers of chunks
-        self._aging = TimerQueue(lambda: ((t + self._span, i) for i, (_, t) in self._early.items()))
+        self._slots: dict[int, int] = {}  # id to slot, of the events that wait
+        self._past: OrderedDict[int, float | None] = OrderedDict()  # id to label; None: expired
+        self._early: OrderedDict[int, tuple[float, float]] = OrderedDict()  # id to label, its time
+        self._chunk_timers = TimerQueue(self._chunk_deadlines)  # of numbers of chunks
+        self._early_timers = TimerQueue(self._early_deadlines)  # of ids
 
-    def _pick(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
+    def _ready(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
         n = len(batch)
         clock = [self._now, *np.fmax.accumulate(np.fmax(batch.time, self._now)).tolist()]
         start = self._pushed - n
-        turn = JoinStep(batch.ids.tolist(), chunk.number << _ROW_BITS, start, clock)
+        step = JoinStep(batch.ids.tolist(), chunk.number << _ROW_BITS, start, clock)
         arrivals = batch.arrivals
         if arrivals is not None:
-            given = ~no_labels(arrivals.y)
-            for i, y, time, before in zip(
-                arrivals.ids[given].tolist(),
-                arrivals.y[given].tolist(),
-                arrivals.time[given].tolist(),
-                arrivals.insert_before[given].tolist(),
+            labelled = ~no_labels(arrivals.y)
+            for id_, y, time, before in zip(
+                arrivals.ids[labelled].tolist(),
+                arrivals.y[labelled].tolist(),
+                arrivals.time[labelled].tolist(),
+                arrivals.insert_before[labelled].tolist(),
                 strict=True,
             ):
-                if before > turn.come:
-                    self._come(turn, before)
-                at = self._where.get(i)
-                if at is None:
-                    self._unexpected(turn, i, y, time, before)
-                elif self._has_ended(turn, at, before):
+                if before > step.predicted:
+                    self._add_predicted(step, before)
+                slot = self._slots.get(id_)
+                if slot is None:
+                    self._add_unmatched(step, id_, y, time, before)
+                elif self._has_expired(step, slot, before):
                     self.counts["late"] += 1  # the event expires with this micro-batch
                 else:
-                    del self._where[i]
-                    turn.find(at, i, y, before)
-        self._come(turn, n)
+                    del self._slots[id_]
+                    step.match(slot, id_, y, before)
+        self._add_predicted(step, n)
         self._now = clock[n]
-        self._drop_old(self._now)
+        self._drop_early(self._now)
         if n:
-            self._plan(chunk)
-        return self._picked(turn)
+            self._schedule(chunk)
+        return self._ready_rows(step)
 
-    def _come(self, turn: JoinStep, stop: int) -> None:
-        """The events up to row ``stop`` of the micro-batch have been predicted."""
-        come, turn.come = turn.come, stop
+    def _add_predicted(self, step: JoinStep, stop: int) -> None:
+        """Let the events up to row ``stop``, now predicted, wait or meet a held label."""
+        start, step.predicted = step.predicted, stop
         if not self._early:
-            rows = range(turn.base + come, turn.base + stop)
-            self._where.update(zip(turn.ids[come:stop], rows, strict=True))
+            slots = range(step.base + start, step.base + stop)
+            self._slots.update(zip(step.ids[start:stop], slots, strict=True))
             return
-        for row, i in enumerate(turn.ids[come:stop], come):
-            held = self._early.pop(i, None)
-            if held is not None and not held[1] + self._span < turn.clock[row]:
-                turn.find(turn.base + row, i, held[0], row + 1)
+        for row, id_ in enumerate(step.ids[start:stop], start):
+            held = self._early.pop(id_, None)
+            if held is not None and not held[1] + self._timeout_s < step.clock[row]:
+                step.match(step.base + row, id_, held[0], row + 1)
             else:
                 self.counts["stray"] += held is not None
-                self._where[i] = turn.base + row
+                self._slots[id_] = step.base + row
 
-    def _has_ended(self, turn: JoinStep, at: int, before: int) -> bool:
-        """Whether the event of an awaiting row no longer waits just before a row."""
-        chunk, row = self._chunks[at >> _ROW_BITS], at & _ROW
-        if turn.start + before - chunk.index.item(row) > self.wait:
+    def _has_expired(self, step: JoinStep, slot: int, before: int) -> bool:
+        """Whether the event in a slot no longer waits just before a row."""
+        chunk, row = self._chunks[slot >> _ROW_BITS], slot & _ROW
+        if step.start + before - chunk.index.item(row) > self.label_timeout_events:
             return True
-        return turn.clock[before] > chunk.batch.time.item(row) + self._span
+        return step.clock[before] > chunk.batch.time.item(row) + self._timeout_s
 
-    def _unexpected(self, turn: JoinStep, i: int, y: float, time: float, before: int) -> None:
-        """A label whose event does not wait (any more, or yet)."""
-        if i in turn.where:
-            at = turn.where[i]
-            _, first, known = turn.found[at]
-            if y == turn.corrected.get(i, first):
+    def _add_unmatched(self, step: JoinStep, id_: int, y: float, time: float, before: int) -> None:
+        """Take a label whose event does not wait: it was matched, is past, or is yet to arrive."""
+        if id_ in step.slots:
+            slot = step.slots[id_]
+            _, first, known = step.matches[slot]
+            if y == step.corrected.get(id_, first):
                 self.counts["duplicate"] += 1
             else:
                 self.counts["corrected"] += 1
                 if self.exact and before >= known:
-                    turn.corrected[i] = y
+                    step.corrected[id_] = y
                 else:
-                    del turn.found[at]  # it is known later than the first, and than some others
-                    turn.find(at, i, y, max(before, known))
-        elif i in self._past:
-            first_or_none = self._past[i]
+                    del step.matches[slot]  # it is known later than the first, and than some others
+                    step.match(slot, id_, y, max(before, known))
+        elif id_ in self._past:
+            first_or_none = self._past[id_]
             if first_or_none is None:
                 self.counts["late"] += 1
             elif y == first_or_none:
                 self.counts["duplicate"] += 1
             else:
                 self.counts["corrected"] += 1
-                self._past[i] = turn.corrected[i] = y
+                self._past[id_] = step.corrected[id_] = y
         else:
-            self._hold(i, y, time, turn.clock[before])
+            self._hold_early(id_, y, time, step.clock[before])
 
-    def _hold(self, i: int, y: float, time: float, now: float) -> None:
-        """A label whose event has not come."""
-        self._drop_old(now)
-        if time + self._span < now:
+    def _hold_early(self, id_: int, y: float, time: float, now: float) -> None:
+        """Hold a label whose event has not arrived."""
+        self._drop_early(now)
+        if time + self._timeout_s < now:
             self.counts["stray"] += 1
             return
-        if i in self._early:
-            self.counts["duplicate" if self._early[i][0] == y else "corrected"] += 1
+        if id_ in self._early:
+            self.counts["duplicate" if self._early[id_][0] == y else "corrected"] += 1
         else:
             self.counts["early"] += 1
-        self._early[i] = (y, time)
-        self._aging.add(time + self._span, i, len(self._early))
-        if len(self._early) > self.wait:
+        self._early[id_] = (y, time)
+        self._early_timers.add(time + self._timeout_s, id_, len(self._early))
+        if len(self._early) > self.label_timeout_events:
             self._early.popitem(last=False)
             self.counts["stray"] += 1
 
-    def _drop_old(self, now: float) -> None:
-        """Drops the held labels that event time has left behind."""
-        for i in self._aging.passed(now):
-            held = self._early.get(i)
-            if held is not None and held[1] + self._span < now:
-                del self._early[i]
+    def _drop_early(self, now: float) -> None:
+        """Drop the held labels whose timeout has passed."""
+        for id_ in self._early_timers.pop_due(now):
+            held = self._early.get(id_)
+            if held is not None and held[1] + self._timeout_s < now:
+                del self._early[id_]
                 self.counts["stray"] += 1
 
-    def _picked(self, turn: JoinStep) -> ReadyRows | None:
-        found, corrected, corrections = turn.found, turn.corrected, None
+    def _early_deadlines(self) -> Iterator[tuple[float, int]]:
+        return ((time + self._timeout_s, id_) for id_, (_, time) in self._early.items())
+
+    def _ready_rows(self, step: JoinStep) -> ReadyRows | None:
+        """Return the matched rows, in the order in which their labels became known."""
+        matches, corrected, corrections = step.matches, step.corrected, None
         if corrected:
             corrections = (
                 np.fromiter(corrected, np.int64, len(corrected)),
                 np.fromiter(corrected.values(), self._dtype, len(corrected)),
             )
-        if not found:
+        if not matches:
             return None if corrections is None else ReadyRows([], NONE, corrected=corrections)
-        by_time = sorted(found.items(), key=lambda item: item[1][2])
-        self._remember((i, corrected.get(i, y)) for _, (i, y, _) in by_time)
-        at = np.array([row for row, _ in by_time], np.int64)
+        by_time = sorted(matches.items(), key=lambda item: item[1][2])
+        self._remember((id_, corrected.get(id_, y)) for _, (id_, y, _) in by_time)
+        slots = np.array([slot for slot, _ in by_time], np.int64)
         y = np.array([y for _, (_, y, _) in by_time], self._dtype)
-        before = np.array([before for _, (_, _, before) in by_time], np.int64)
-        numbers, rows = at >> _ROW_BITS, at & _ROW
+        insert_before = np.array([before for _, (_, _, before) in by_time], np.int64)
+        numbers, rows = slots >> _ROW_BITS, slots & _ROW
         by_chunk = np.argsort(numbers, kind="stable")
         cuts = np.flatnonzero(np.diff(numbers[by_chunk])) + 1
         pieces: Pieces = []
         for part in np.split(by_chunk, cuts):
-            home = self._chunks[int(numbers[part[0]])]
-            pieces.append((home, rows[part]))
-            self._close(home, rows[part])
-        back = np.empty_like(by_chunk)
-        back[by_chunk] = np.arange(len(by_chunk))
-        return ReadyRows(pieces, before, back, y, corrections)
+            chunk = self._chunks[int(numbers[part[0]])]
+            pieces.append((chunk, rows[part]))
+            self._close(chunk, rows[part])
+        by_label = np.empty_like(by_chunk)  # the inverse permutation
+        by_label[by_chunk] = np.arange(len(by_chunk))
+        return ReadyRows(pieces, insert_before, by_label, y, corrections)
 
     def _remember(self, labels: Iterable[tuple[int, float | None]]) -> None:
-        for i, y in labels:
-            self._past[i] = y
-            self._past.move_to_end(i)
+        """Remember ids of past events, with their label; None: they have expired."""
+        for id_, y in labels:
+            self._past[id_] = y
+            self._past.move_to_end(id_)
         while len(self._past) > self.window:
             self._past.popitem(last=False)
 
     def _expire(self) -> list[tuple[Chunk, Ints]]:
-        gone = super()._expire() + self._outlived()
-        for chunk, rows in gone:
+        expired = super()._expire() + self._expire_by_time()
+        for chunk, rows in expired:
             base = chunk.number << _ROW_BITS
-            expired = [i for i, row in _named(chunk, rows) if self._where.get(i) == base + row]
-            for i in expired:
-                del self._where[i]
-            self._remember((i, None) for i in expired)
-        return gone
+            ids = [i for i, row in _ids_and_rows(chunk, rows) if self._slots.get(i) == base + row]
+            for id_ in ids:
+                del self._slots[id_]
+            self._remember((id_, None) for id_ in ids)
+        return expired
 
-    def _outlived(self) -> list[tuple[Chunk, Ints]]:
-        """The rows that event time has left behind; they wait no more."""
-        gone = []
-        for number in self._ending.passed(self._now):
+    def _expire_by_time(self) -> list[tuple[Chunk, Ints]]:
+        """Close the rows whose timeout has passed; return them."""
+        expired = []
+        for number in self._chunk_timers.pop_due(self._now):
             chunk = self._chunks.get(number)
             if chunk is None:
                 continue
             rows = chunk.open_rows()
-            rows = rows[chunk.batch.time[rows] + self._span < self._now]
+            rows = rows[chunk.batch.time[rows] + self._timeout_s < self._now]
             if len(rows):
-                gone.append((chunk, rows))
+                expired.append((chunk, rows))
                 self._close(chunk, rows)
-            self._plan(chunk)
-        return gone
+            self._schedule(chunk)
+        return expired
 
-    def _plan(self, chunk: Chunk) -> None:
-        self._ending.add(self._first_end(chunk), chunk.number, len(self._chunks))
+    def _schedule(self, chunk: Chunk) -> None:
+        """Set the timer of a chunk for its next row to expire by time."""
+        self._chunk_timers.add(self._deadline(chunk), chunk.number, len(self._chunks))
 
-    def _first_ends(self) -> Iterator[tuple[float, int]]:
-        return ((self._first_end(chunk), chunk.number) for chunk in self._chunks.values())
+    def _chunk_deadlines(self) -> Iterator[tuple[float, int]]:
+        return ((self._deadline(chunk), chunk.number) for chunk in self._chunks.values())
 
-    def _first_end(self, chunk: Chunk) -> float:
-        """When the first of the rows that wait expires by time; NaN or infinity: never."""
-        if math.isinf(self._span) or not chunk.waiting:
+    def _deadline(self, chunk: Chunk) -> float:
+        """Return when the first waiting row expires by time; NaN or infinity: never."""
+        if math.isinf(self._timeout_s) or not chunk.waiting:
             return math.nan
-        return float(np.fmin.reduce(chunk.batch.time[chunk.open_rows()])) + self._span
+        return float(np.fmin.reduce(chunk.batch.time[chunk.open_rows()])) + self._timeout_s
 
     def finish(self, size: int) -> Iterator[tuple[Revealed, ScoredRows]]:
         self.counts["stray"] += len(self._early)
         self._early.clear()
-        self._where.clear()
+        self._slots.clear()
         return super().finish(size)
 
     def _last_labels(self, pieces: Pieces) -> tuple[Array, Ints]:
@@ -331,14 +340,14 @@ class JoinById(LabelJoin):
     def state(self) -> State:
         labels = list(self._past.values())
         named = [
-            self._where.get(i) == chunk.number << _ROW_BITS | row
+            self._slots.get(id_) == chunk.number << _ROW_BITS | row
             for chunk in self._chunks.values()
-            for i, row in _named(chunk, chunk.open_rows())
+            for id_, row in _ids_and_rows(chunk, chunk.open_rows())
         ]
         return {
             **super().state(),
             "counts": dict(self.counts),
-            "named": np.array(named, np.bool_),  # all, but for events whose id has come back
+            "named": np.array(named, np.bool_),  # False: the id was used again by a later event
             "past_ids": np.fromiter(self._past, np.int64, len(self._past)),
             "past_y": np.array([0 if y is None else y for y in labels], self._dtype),
             "past_expired": np.array([y is None for y in labels], np.bool_),
@@ -351,30 +360,32 @@ class JoinById(LabelJoin):
     def load(self, state: State, classes: tuple[ClassName, ...] = ()) -> None:
         super().load(state, classes)
         self.counts = dict(state["counts"])
-        awaiting = (
-            (i, chunk.number << _ROW_BITS | row)
+        slots = (
+            (id_, chunk.number << _ROW_BITS | row)
             for chunk in self._chunks.values()
-            for i, row in _named(chunk, chunk.open_rows())
+            for id_, row in _ids_and_rows(chunk, chunk.open_rows())
         )
         named = state["named"].tolist()
-        self._where = {i: at for (i, at), is_named in zip(awaiting, named, strict=True) if is_named}
+        self._slots = {
+            i: slot for (i, slot), is_named in zip(slots, named, strict=True) if is_named
+        }
         past = zip(
             state["past_ids"].tolist(),
             state["past_y"].tolist(),
             state["past_expired"].tolist(),
             strict=True,
         )
-        self._past = OrderedDict((i, None if expired else y) for i, y, expired in past)
+        self._past = OrderedDict((id_, None if expired else y) for id_, y, expired in past)
         ids = state["early_ids"].tolist()
-        # Checkpoints of before there was a window hold no times.
+        # Checkpoints from before ``label_timeout_seconds`` have no times.
         times = state["early_time"].tolist() if "early_time" in state else [math.nan] * len(ids)
         held = zip(state["early_y"].tolist(), times, strict=True)
         self._early = OrderedDict(zip(ids, held, strict=True))
         self._now = float(state["now"]) if "now" in state else -math.inf
-        self._ending.renew()
-        self._aging.renew()
+        self._chunk_timers.rebuild()
+        self._early_timers.rebuild()
 
 
-def _named(chunk: Chunk, rows: Ints) -> Iterator[tuple[int, int]]:
-    """The ids of rows of a chunk, and the rows."""
+def _ids_and_rows(chunk: Chunk, rows: Ints) -> Iterator[tuple[int, int]]:
+    """Yield the id and the row of each of these rows."""
     return zip(chunk.batch.ids[rows].tolist(), rows.tolist(), strict=True)

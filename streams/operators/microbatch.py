@@ -1,4 +1,4 @@
-"""Blocks of any length into micro-batches of one length."""
+"""Blocks of any length to micro-batches of one length."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from streams.core.batch import Batch, DeadLetter
 
-STREAK = 4096  # dead events
+STREAK = 4096  # dead events in a row that end a micro-batch
 
 
 def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """Micro-batches of exactly ``size`` rows, the last as long as it comes out.
+    """Yield micro-batches of exactly ``size`` rows; the last may be shorter.
 
-    Where the blocks end leaves no trace in the result, so that a run resumed from any micro-batch
-    sees the same ones as a run that was never broken. Rows are views of their block, but for the
-    one micro-batch that straddles two. What stands after the last row of a block waits for the next
-    event; at the end of the stream it comes with the last micro-batch.
+    The result does not depend on where blocks end, so a run that resumes from any micro-batch sees
+    the same ones as a run that was never stopped. Rows are views of their block, except in the one
+    micro-batch that spans two. Side records after the last row of a block are kept for the next
+    event; at the end of the stream they come with the last micro-batch.
 
-    A micro-batch also ends with a block that says so, where what stands after its last row comes
-    with it; and, short or without a row, with the 4,096th dead event in a row: a long
-    streak of them can be counted, kept and stopped. Labels among them, dead ones too, wait for the
-    next event.
+    A micro-batch also ends in two other cases. With a block whose ``flush`` is True: the side
+    records after its last row come with it. And, short or empty, with the 4,096th dead event in a
+    row, so that a long streak of them is counted, logged and can stop the run: labels among them,
+    dead ones too, are kept for the next event.
     """
     rest: Batch | None = None  # 1 to size rows that may yet be the last, with nothing after them
     for piece, ends in _pieces(blocks):
@@ -49,41 +49,41 @@ def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
 
 
 def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
-    """Blocks that end with a row, what stands after it moved to the front of the next; and, marked
-    True, those with which a micro-batch ends: by their own word, by a streak of dead events, or
-    with the stream."""
-    beside: list[Batch] = []  # no rows, only what stood after the last one
-    streak = 0  # dead events among it
+    """Yield blocks that end with a row, with the side records after it moved to the front of the
+    next; and whether a micro-batch ends with the block: it is flushed, it ends a streak of dead
+    events, or the stream ends."""
+    trailing: list[Batch] = []  # no rows, only the side records after the last one
+    streak = 0  # dead events among them
     for block in blocks:
-        while streak + len(block.dead) >= STREAK and (found := _streak(block, streak)):
-            head, block = _broken(block, *found)
+        while streak + len(block.dead) >= STREAK and (end := _streak_end(block, streak)):
+            head, block = _split_at_streak(block, *end)
             if len(head):
-                yield Batch.concat([*beside, head]), True
-                beside = []
+                yield Batch.concat([*trailing, head]), True
+                trailing = []
             else:
-                events = (replace(b, arrivals=None, dead=_dead(b, False)) for b in beside)
+                events = (replace(b, arrivals=None, dead=_dead(b, False)) for b in trailing)
                 yield Batch.concat([*events, head]), True
-                labels = (replace(b, dead=_dead(b, True)) for b in beside)
-                beside = [b for b in labels if b.dead or b.arrivals is not None]
+                labels = (replace(b, dead=_dead(b, True)) for b in trailing)
+                trailing = [b for b in labels if b.dead or b.arrivals is not None]
             streak = 0
         if block.flush:
-            yield replace(Batch.concat([*beside, block]), flush=False), True
-            beside, streak = [], 0
+            yield replace(Batch.concat([*trailing, block]), flush=False), True
+            trailing, streak = [], 0
             continue
-        rows, after = _split(block)
+        rows, after = _split_trailing(block)
         if len(rows):
-            yield Batch.concat([*beside, rows]), False
-            beside, streak = [], 0
+            yield Batch.concat([*trailing, rows]), False
+            trailing, streak = [], 0
         if after is not None:
-            beside.append(after)
+            trailing.append(after)
             streak += len(_dead(after, False))
-    if beside:
-        yield Batch.concat(beside), True
+    if trailing:
+        yield Batch.concat(trailing), True
 
 
-def _streak(block: Batch, streak: int) -> tuple[int, int] | None:
-    """The row before which, and the number of dead events of the block with which, a streak that
-    goes on from ``streak`` is full; None: it is not."""
+def _streak_end(block: Batch, streak: int) -> tuple[int, int] | None:
+    """Return where a streak that already has ``streak`` dead events is full: the row that its last
+    one comes before, and its number among the dead events of the block. None: it is not full."""
     row = 0
     for count, dead in enumerate(_dead(block, False), 1):
         streak = streak + 1 if dead.insert_before == row else 1
@@ -94,13 +94,13 @@ def _streak(block: Batch, streak: int) -> tuple[int, int] | None:
 
 
 def _dead(block: Batch, labels: bool) -> tuple[DeadLetter, ...]:
-    """The dead ones of a block that are labels, or those that are events."""
+    """Return the dead letters of a block that are labels, or those that are events."""
     return tuple(d for d in block.dead if d.label is labels)
 
 
-def _broken(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
-    """Rows up to ``row`` and the first ``count`` dead events; and the others, with the labels, dead
-    ones too, that stand between the two."""
+def _split_at_streak(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
+    """Return the rows up to ``row`` with the first ``count`` dead events, and the rest. Labels just
+    before ``row``, dead ones too, are in the rest."""
     bare = replace(block, dead=())
     now, later, events = [], [], 0
     for d in block.dead:
@@ -109,12 +109,12 @@ def _broken(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
         else:
             later.append(replace(d, insert_before=d.insert_before - row))
         events += not d.label
-    head = _split(bare[:row])[0]
+    head = _split_trailing(bare[:row])[0]
     return replace(head, dead=tuple(now)), replace(bare[row:], dead=tuple(later), flush=block.flush)
 
 
-def _split(block: Batch) -> tuple[Batch, Batch | None]:
-    """The rows with what stands before them, and what stands after the last (or None)."""
+def _split_trailing(block: Batch) -> tuple[Batch, Batch | None]:
+    """Return the rows with the side records before them, and those after the last row (or None)."""
     n = len(block)
     if not block.dead and block.arrivals is None:
         return block, None

@@ -1,4 +1,4 @@
-"""Features relative to the recent past."""
+"""Scale features by their running mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from streams.operators.base import Operator
 
 
 class Standardise(Operator):
-    """Numeric features and vectors, less their mean and divided by their standard deviation.
+    """Subtracts the running mean from numeric features and vectors, and divides by the standard
+    deviation.
 
     A micro-batch is scaled by what was known before it, and observed afterwards: nothing looks
-    ahead. An event waits for its label *as it was seen*, so a learner learns, and a buffer keeps,
-    just what was predicted from. (A learner that scales its own input sees old events anew, under
-    the scale of today: right for a scale that settles, wrong for one that follows the stream.)
-    Probes are scaled, never observed.
+    ahead. An event waits for its label in its scaled form, so a learner learns, and a buffer keeps,
+    exactly what was predicted from. (A learner that scales its own input sees old events under
+    today's scale: right for a scale that converges, wrong for one that follows the stream.) Probes
+    are scaled, never observed.
     """
 
     def __init__(self, config: StandardiseConfig, schema: Schema) -> None:
@@ -32,27 +33,27 @@ class Standardise(Operator):
             if schema.features[0].kind == "image":
                 raise ValueError("stream.standardise: images are not standardised")
         else:
-            wanted = [f for f in schema.features if f.kind in ("numeric", "vector")]
-            if not wanted:
+            scaled = [f for f in schema.features if f.kind in ("numeric", "vector")]
+            if not scaled:
                 raise ValueError("stream.standardise: there is no numeric feature and no vector")
-            self._widths = {f.name: math.prod(f.shape) for f in wanted}
+            self._widths = {f.name: math.prod(f.shape) for f in scaled}
             shape = (sum(self._widths.values()),)
         self.moments = RunningMoments(shape, config.half_life)
 
     def apply(self, batch: Batch) -> Batch:
         rows = self._rows(batch)
-        seen = self._seen(batch, rows)
+        scaled = self._scale(batch, rows)
         if batch.probe is not None and np.count_nonzero(batch.probe):
             rows = rows.take(np.flatnonzero(~batch.probe), 0)  # a mask takes twice the time
         if len(rows):
             self.moments.update(rows)
-        return seen
+        return scaled
 
     def view(self, batch: Batch) -> Batch:
-        return self._seen(batch, self._rows(batch))
+        return self._scale(batch, self._rows(batch))
 
     def _rows(self, batch: Batch) -> Array:
-        """(n, width), or (n, *shape): the numbers of n events."""
+        """Return (n, width), or (n, *shape), the numbers of n events."""
         x = batch.x
         if isinstance(x, np.ndarray):
             return x if x.ndim > 1 else x[:, None]
@@ -61,14 +62,15 @@ class Standardise(Operator):
             [part.reshape(len(batch), self._widths[name]) for name, part in parts.items()], axis=1
         )
 
-    def _seen(self, batch: Batch, rows: Array) -> Batch:
+    def _scale(self, batch: Batch, rows: Array) -> Batch:
+        """Return the batch with scaled features; ``rows`` are its numbers."""
         scaled, x = self.moments.scale(rows), batch.x
         if isinstance(x, np.ndarray):
             return replace(batch, x=scaled)
-        cuts = list(accumulate(self._widths.values()))[:-1]
+        bounds = list(accumulate(self._widths.values()))[:-1]
         columns = {
             name: column.reshape(np.asarray(x[name]).shape)
-            for name, column in zip(self._widths, np.split(scaled, cuts, axis=1), strict=True)
+            for name, column in zip(self._widths, np.split(scaled, bounds, axis=1), strict=True)
         }
         return replace(batch, x={**x, **columns})
 

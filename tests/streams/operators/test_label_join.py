@@ -116,7 +116,7 @@ class Simulator:
     """A stream, one event at a time: the plain meaning of what the joins do in columns."""
 
     batch: Batch
-    wait: int
+    timeout_events: int
     numeric: bool = False
     trace: Trace = field(default_factory=list)
     fates: dict[int, str] = field(default_factory=dict)
@@ -149,14 +149,14 @@ class Simulator:
         ids, y = self.batch.ids.tolist(), self.batch.y.tolist()  # type: ignore[union-attr]
         for j in range(n):
             for k in known_before(j):
-                if j - k - 1 < self.wait:
+                if j - k - 1 < self.timeout_events:
                     self.label(ids[k], y[k])
             for k in range(j + 1):
-                if j - k >= self.wait:
+                if j - k >= self.timeout_events:
                     self.fates.setdefault(ids[k], "expired")
             self.predict(ids[j])
         for k in range(n):
-            if n - 1 - k >= self.wait:
+            if n - 1 - k >= self.timeout_events:
                 self.fates.setdefault(ids[k], "expired")
         for k in known_before(n):
             if self.fates.get(ids[k]) != "expired":
@@ -172,15 +172,15 @@ def same(done: Run, plain: Simulator) -> None:
     np.testing.assert_equal(done.met, plain.met)
 
 
-def of_events(batch: Batch, delay: int, wait: int, numeric: bool = False) -> Simulator:
+def of_events(batch: Batch, delay: int, timeout_events: int, numeric: bool = False) -> Simulator:
     n = len(batch)
     table: dict[int, list[int]] = {}
     for k in range(n):
         table.setdefault(min(k + max(delay, 1), n), []).append(k)
-    return Simulator(batch, wait, numeric).by_rows(lambda j: table.get(j, []))
+    return Simulator(batch, timeout_events, numeric).by_rows(lambda j: table.get(j, []))
 
 
-def of_time(batch: Batch, due: Any, wait: int, numeric: bool = False) -> Simulator:
+def of_time(batch: Batch, due: Any, timeout_events: int, numeric: bool = False) -> Simulator:
     n = len(batch)
     now = np.maximum.accumulate(batch.time)
     table: dict[int, list[tuple[float, int]]] = {}
@@ -190,7 +190,7 @@ def of_time(batch: Batch, due: Any, wait: int, numeric: bool = False) -> Simulat
             # Within one gap between two events a label that the clock has reached already comes
             # first; the order of ``due`` is that order.
             table.setdefault(later[0] if later else n, []).append((due[k], k))
-    return Simulator(batch, wait, numeric).by_rows(
+    return Simulator(batch, timeout_events, numeric).by_rows(
         lambda j: [k for _, k in sorted(table.get(j, []))]
     )
 
@@ -216,24 +216,27 @@ def test_by_events_at_any_size(delay: int, n: int, size: int, seed: int) -> None
 
 @pytest.mark.parametrize("numeric", [False, True])
 @pytest.mark.parametrize("delay", [0.0, 1.0, 7.5, 48.0, 1e9])
-@pytest.mark.parametrize("wait", [1, 6, 40, 1000])
-def test_by_time(delay: float, wait: int, numeric: bool) -> None:
+@pytest.mark.parametrize("timeout_events", [1, 6, 40, 1000])
+def test_by_time(delay: float, timeout_events: int, numeric: bool) -> None:
     batch = events(120, int(delay) % 7, numeric)
-    plain = of_time(batch, batch.time + delay, wait, numeric)
+    plain = of_time(batch, batch.time + delay, timeout_events, numeric)
     for size in SIZES:
-        same(run(DelayByEventTime(delay, wait, exact=True), batch, size, numeric), plain)
+        same(run(DelayByEventTime(delay, timeout_events, exact=True), batch, size, numeric), plain)
 
 
 @given(st.integers(0, 80), st.integers(1, 20), st.integers(1, 30), st.integers(0, 99))
 @settings(deadline=None, max_examples=60)
-def test_by_due_column(n: int, size: int, wait: int, seed: int) -> None:
+def test_by_due_column(n: int, size: int, timeout_events: int, seed: int) -> None:
     """Due before its event, now, later, never; and event time that steps back."""
     batch = events(n, seed)
     rng = np.random.default_rng(seed)
     time = batch.time - rng.integers(0, 3, n)
     due = time + rng.choice([-5.0, 0.0, 1.0, 4.0, 20.0, np.nan], n)
     batch = replace(batch, time=time, due=due)
-    same(run(DelayByEventTime(None, wait, exact=True), batch, size), of_time(batch, due, wait))
+    same(
+        run(DelayByEventTime(None, timeout_events, exact=True), batch, size),
+        of_time(batch, due, timeout_events),
+    )
 
 
 class ById(Simulator):
@@ -260,8 +263,8 @@ class ById(Simulator):
                 if before == j:
                     self.arrive(j, k, y)
             self.predict(i)
-            if j - self.wait >= 0:
-                self.fates.setdefault(ids[j - self.wait], "expired")
+            if j - self.timeout_events >= 0:
+                self.fates.setdefault(ids[j - self.timeout_events], "expired")
             if i in self.early:
                 self.give(i, self.early.pop(i))
         for before, k, y in comes:
@@ -323,14 +326,16 @@ def arriving(n: int, seed: int, numeric: bool = False, much: float = 2.0) -> Bat
 
 @given(st.integers(1, 60), st.integers(1, 33), st.integers(1, 30), st.integers(0, 999))
 @settings(deadline=None, max_examples=150)
-def test_by_id(n: int, size: int, wait: int, seed: int) -> None:
+def test_by_id(n: int, size: int, timeout_events: int, seed: int) -> None:
     numeric = seed % 2 == 0
     batch = arriving(n, seed, numeric)
-    plain = ById(batch, wait, numeric).go()
-    if len(plain.early) + plain.counts["early"] > wait:
-        wait = 1000  # how many early labels are held may depend on the cuts; see the test below
-        plain = ById(batch, wait, numeric).go()
-    join = JoinById(wait, exact=True, numeric=numeric)
+    plain = ById(batch, timeout_events, numeric).go()
+    if len(plain.early) + plain.counts["early"] > timeout_events:
+        timeout_events = (
+            1000  # how many early labels are held may depend on the cuts; see the test below
+        )
+        plain = ById(batch, timeout_events, numeric).go()
+    join = JoinById(timeout_events, exact=True, numeric=numeric)
     done = run(join, batch, size, numeric)
     same(done, plain)
     assert join.counts == plain.counts
@@ -582,7 +587,7 @@ def test_finish_gives_labels_in_their_order() -> None:
 
 
 def test_a_delay_beyond_the_wait_is_refused() -> None:
-    with pytest.raises(ValueError, match="the label delay is 5 events, but events wait only for 5"):
+    with pytest.raises(ValueError, match="the label delay is 5 events, but events expire after 5"):
         DelayByEvents(5, 5)
 
 

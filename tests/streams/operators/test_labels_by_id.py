@@ -98,9 +98,14 @@ def fates(done: Done, outcome: Any) -> None:
             done.fates[i] = fate
 
 
-def plain(batch: Batch, wait: int, within: float | None = None, lateness: float = 0.0) -> Done:
+def plain(
+    batch: Batch,
+    timeout_events: int,
+    label_timeout_seconds: float | None = None,
+    lateness: float = 0.0,
+) -> Done:
     """The same, one event and one label at a time, by lists that are searched from end to end."""
-    span = math.inf if within is None else within + lateness
+    span = math.inf if label_timeout_seconds is None else label_timeout_seconds + lateness
     times, n = batch.time.tolist(), len(batch)
     arrivals = batch.arrivals
     assert arrivals is not None
@@ -115,7 +120,7 @@ def plain(batch: Batch, wait: int, within: float | None = None, lateness: float 
         return max(times[:j], default=-math.inf)
 
     def has_expired(k: int, j: int) -> bool:
-        return k not in given and (j - k > wait or now(j) > times[k] + span)
+        return k not in given and (j - k > timeout_events or now(j) > times[k] + span)
 
     for j in range(n + 1):
         for old in [h for h in held if now(j) > h.time + span]:
@@ -150,7 +155,7 @@ def plain(batch: Batch, wait: int, within: float | None = None, lateness: float 
             else:
                 counts["early"] += 1
                 held.append(label)
-                if len(held) > wait:
+                if len(held) > timeout_events:
                     del held[0]
                     counts["stray"] += 1
         if j == n:
@@ -185,7 +190,7 @@ def test_an_event_waits_until_its_window_has_passed(cuts: list[int]) -> None:
         Label(6, 3, 0),
         Label(7, 3, 0),  # late again
     ]
-    done = joined(stream(times, labels), cuts, 100, within=10.0)
+    done = joined(stream(times, labels), cuts, 100, label_timeout_seconds=10.0)
     assert done.learned == [(0, 1, 3), (1, 2, 5)]
     late = dict.fromkeys((2, 3, 4), "expired")
     assert done.fates == {0: "learned", 1: "learned", 5: "unlabelled", 6: "unlabelled"} | late
@@ -195,11 +200,13 @@ def test_an_event_waits_until_its_window_has_passed(cuts: list[int]) -> None:
 @pytest.mark.parametrize("cuts", CUTS)
 def test_a_label_a_moment_after_its_window_is_late(cuts: list[int]) -> None:
     times = [0.0, 10.0, 10.5, 10.5, 10.5, 10.5, 10.5]
-    done = joined(stream(times, [Label(3, 0, 1), Label(3, 1, 1)]), cuts, 100, within=10.0)
+    done = joined(
+        stream(times, [Label(3, 0, 1), Label(3, 1, 1)]), cuts, 100, label_timeout_seconds=10.0
+    )
     assert done.learned == [(1, 1, 3)]
     assert done.fates[0] == "expired"
     # Events come up to half a second out of order: then 10.5 proves no more than 10 does.
-    options = {"within": 10.0, "lateness": 0.5}
+    options = {"label_timeout_seconds": 10.0, "lateness": 0.5}
     done = joined(stream(times, [Label(3, 0, 1), Label(3, 1, 1)]), cuts, 100, **options)
     assert done.learned == [(0, 1, 3), (1, 1, 3)]
     assert done.counts == counted()
@@ -210,7 +217,7 @@ def test_event_time_does_not_step_back(cuts: list[int]) -> None:
     # Event 2, of time 9, comes when event time is 20 already: its window has passed.
     times = [0.0, 20.0, 9.0, 12.0, 10.0, 20.0, 30.0]
     labels = [Label(3, 2, 1), Label(4, 3, 1), Label(5, 4, 1)]
-    done = joined(stream(times, labels), cuts, 100, within=10.0)
+    done = joined(stream(times, labels), cuts, 100, label_timeout_seconds=10.0)
     assert done.learned == [(3, 1, 4), (4, 1, 5)]
     assert [i for i, fate in done.fates.items() if fate == "expired"] == [0, 2]
     assert done.counts == counted(late=1)
@@ -226,7 +233,7 @@ def test_held_labels_age_by_their_own_time(cuts: list[int]) -> None:
         Label(1, 99, 1, 3.0),  # stray once event time is 14
         Label(4, 98, 1, 1.0),  # at time 12, 11 seconds old: not held
     ]
-    done = joined(stream(times, labels), cuts, 100, within=10.0)
+    done = joined(stream(times, labels), cuts, 100, label_timeout_seconds=10.0)
     assert done.learned == [(2, 1, 3), (5, 2, 6)]
     assert done.counts == counted(early=4, stray=3)
     if 6 in cuts:
@@ -235,7 +242,9 @@ def test_held_labels_age_by_their_own_time(cuts: list[int]) -> None:
 
 
 def test_the_bound_of_memory_stays() -> None:
-    done = joined(stream([0.0] * 7, [Label(4, 0, 1), Label(4, 1, 1)]), [], 3, within=10.0)
+    done = joined(
+        stream([0.0] * 7, [Label(4, 0, 1), Label(4, 1, 1)]), [], 3, label_timeout_seconds=10.0
+    )
     assert done.learned == [(1, 1, 4)]
     assert [i for i, fate in done.fates.items() if fate == "expired"] == [0, 2, 3]
     assert done.counts == counted(late=1)
@@ -258,7 +267,12 @@ def test_an_id_that_comes_back(cuts: list[int]) -> None:
 
 
 def test_events_without_a_time_have_no_window() -> None:
-    done = joined(stream([0.0, NAN, 100.0], [Label(3, 1, 1), Label(3, 0, 1)]), [1], 9, within=1.0)
+    done = joined(
+        stream([0.0, NAN, 100.0], [Label(3, 1, 1), Label(3, 0, 1)]),
+        [1],
+        9,
+        label_timeout_seconds=1.0,
+    )
     assert done.learned == [(1, 1, 3)]
     assert done.counts == counted(late=1)
 
@@ -288,12 +302,18 @@ def streams(draw: st.DrawFn) -> Batch:
     st.sampled_from([0.0, 1.0]),
 )
 def test_as_one_by_one(
-    batch: Batch, cuts: list[int], wait: int, within: float | None, lateness: float
+    batch: Batch,
+    cuts: list[int],
+    timeout_events: int,
+    label_timeout_seconds: float | None,
+    lateness: float,
 ) -> None:
     """Any stream, cut anywhere: labels, fates and counts are those of a search by hand."""
     cuts = sorted({cut for cut in cuts if cut < len(batch)})
-    done = joined(batch, cuts, wait, within=within, lateness=lateness)
-    slow = plain(batch, wait, within, lateness)
+    done = joined(
+        batch, cuts, timeout_events, label_timeout_seconds=label_timeout_seconds, lateness=lateness
+    )
+    slow = plain(batch, timeout_events, label_timeout_seconds, lateness)
     assert done.learned == slow.learned
     assert done.fates == slow.fates
     assert done.counts == slow.counts
@@ -310,7 +330,7 @@ def test_as_one_by_one(
 
 def test_memory_is_bounded_where_time_stands_still() -> None:
     """What was to be looked at when a window passes is forgotten with what it was for."""
-    join = JoinById(50, within=10.0)
+    join = JoinById(50, label_timeout_seconds=10.0)
     for k in range(400):
         ids = np.arange(k * 8, k * 8 + 8)
         again = [Label(8, int(i), 0, 1.0) for i in ids] + [Label(8, 10**6 + k, 0, 1.0)]
@@ -318,8 +338,8 @@ def test_memory_is_bounded_where_time_stands_still() -> None:
         pushed = join.push(batch)
         assert len(pushed.revealed) == 8
         pushed.settle(np.zeros(8, np.int64), None)
-        assert len(join._ending._heap) <= 20
-        assert len(join._aging._heap) <= 2 * 51 + 17
+        assert len(join._chunk_timers._heap) <= 20
+        assert len(join._early_timers._heap) <= 2 * 51 + 17
     assert len(join) == 0
 
 
@@ -330,7 +350,7 @@ def test_a_checkpoint_of_before_there_were_windows() -> None:
     pushed.settle(np.zeros(3, np.int64), None)
     state = copied(old.state())
     del state["now"], state["early_time"]
-    join = JoinById(10, within=5.0)
+    join = JoinById(10, label_timeout_seconds=5.0)
     join.load(state, batch.classes)
     later = replace(stream([6.0, 6.5], [Label(1, 1, 1)]), ids=np.array([7, 8]))
     pushed = join.push(later)
