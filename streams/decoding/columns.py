@@ -1,7 +1,7 @@
-"""From a column of Arrow to arrays of numpy: numbers, times, identities, texts and vectors.
+"""Arrow columns to numpy arrays: numbers, times, ids, texts and vectors.
 
-What a cell is read as depends on that cell alone. One that cannot be read is NaN, null, or False in
-the mask that comes with the values; nothing raises.
+Each cell is read on its own. An unreadable cell is NaN, null, or False in the mask that is returned
+with the values; nothing raises.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _TICKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 def numbers(column: pa.Array) -> Floats:
-    """(n,) float64 (float32 stays); NaN where null or no number. Booleans are 0 and 1, moments
-    are seconds."""
+    """Return (n,) float64 (float32 stays), NaN where null or not a number. Booleans are 0 and 1,
+    times are seconds."""
     kind = column.type
     if pt.is_float64(kind) or pt.is_float32(kind):
         return to_numpy(column)
@@ -44,7 +44,7 @@ def numbers(column: pa.Array) -> Floats:
 
 
 def seconds(column: pa.Array) -> Floats:
-    """(n,) float64 epoch seconds; NaN where null or no time. Numbers are seconds already."""
+    """Return (n,) float64 epoch seconds, NaN where null or not a time. Numbers are seconds."""
     kind = column.type
     if pt.is_timestamp(kind):
         return to_numpy(column.cast(pa.int64())).astype(np.float64) / _TICKS[kind.unit]
@@ -61,8 +61,8 @@ def seconds(column: pa.Array) -> Floats:
 
 
 def moment(text: str) -> float:
-    """Epoch seconds of a number of seconds or an ISO 8601 time (UTC unless it states an offset);
-    NaN where it is neither."""
+    """Return the epoch seconds of a text: a number of seconds, or an ISO 8601 time (UTC unless it
+    states an offset). NaN: it is neither."""
     value = _number(text)
     if not math.isnan(value):
         return value
@@ -74,21 +74,21 @@ def moment(text: str) -> float:
     return (when - _EPOCH) // timedelta(microseconds=1) / 1e6
 
 
-def stated(given: float | str | date, wanted: str = "a time") -> float:
-    """Epoch seconds of a moment as a job states it, a date or a time among it. Raises
-    ``ValueError``."""
-    since = moment(given.isoformat() if isinstance(given, date) else str(given))
-    if not math.isfinite(since):
+def parse_time(value: float | str | date, expected: str = "a time") -> float:
+    """Return the epoch seconds of a time in a job: a number, a text, or a date or time of YAML.
+    Raises ``ValueError``, which names what is ``expected``."""
+    time = moment(value.isoformat() if isinstance(value, date) else str(value))
+    if not math.isfinite(time):
         raise ValueError(
-            f"{wanted} is wanted, and this is not a time: state seconds, or ISO 8601 as in "
+            f"{expected} is wanted, and this is not a time: state seconds, or ISO 8601 as in "
             "2024-05-01T12:00:00Z"
         )
-    return since
+    return time
 
 
 def identities(column: pa.Array, kind: Scalar) -> tuple[Ints, Mask]:
-    """(n,) int64 names and where they could be read: integers as they are (unsigned ones in two's
-    complement), anything else as the xxh3 hash of its text."""
+    """Return (n,) int64 ids, and (n,) where they could be read. Integers are their own id (unsigned
+    ones in two's complement); otherwise it is the xxh3 hash of the text."""
     if kind == "int":
         if pt.is_uint64(column.type):
             return column.fill_null(0).to_numpy().view(np.int64), valid(column)
@@ -101,14 +101,14 @@ def identities(column: pa.Array, kind: Scalar) -> tuple[Ints, Mask]:
 
 
 def whole(texts: pa.Array) -> Mask:
-    """(n,) True where the text is an integer that is written as such: not 007, not 1.0."""
+    """Return (n,) True where a text is an integer in its usual form: not 007, not 1.0."""
     values, good = _integers(texts)
     same: Mask = good & to_numpy(pc.equal(pa.array(values).cast(pa.string()), texts))
     return same
 
 
 def as_text(column: pa.Array) -> pa.Array:
-    """The column as strings; null where it cannot be."""
+    """Return the column as strings; null where it has no text."""
     if pt.is_string(column.type):
         return column
     if pt.is_nested(column.type):
@@ -117,7 +117,7 @@ def as_text(column: pa.Array) -> pa.Array:
 
 
 def typed(column: pa.Array, kind: Scalar) -> pa.Array:
-    """Class names in the type that they are read as; null where they cannot be."""
+    """Return class names in a type; null where they cannot be read."""
     if kind == "str":
         return as_text(column)
     if kind == "int":
@@ -134,31 +134,33 @@ def typed(column: pa.Array, kind: Scalar) -> pa.Array:
 
 
 def ragged(text: pa.Array) -> Ragged:
+    """Return a column of strings as ``Ragged``, without copying the text."""
     _, bounds, values = text.buffers()
     if bounds is None or not len(text):
         return Ragged(np.empty(0, np.uint8), np.zeros(len(text) + 1, np.int64))
-    stretch = slice(text.offset, text.offset + len(text) + 1)
+    rows = slice(text.offset, text.offset + len(text) + 1)
     return Ragged(
         np.frombuffer(b"" if values is None else values, np.uint8),
-        np.frombuffer(bounds, np.int32)[stretch].astype(np.int64),
+        np.frombuffer(bounds, np.int32)[rows].astype(np.int64),
     )
 
 
 def vectors(column: pa.Array, d: int, dtype: np.dtype[Any]) -> tuple[Array, Mask]:
-    """(n, d) vectors, and where they are whole and finite."""
+    """Return (n, d) vectors, and (n,) where they are of length d and finite."""
     flat, good = lists(column, d)
-    found = numbers(flat).reshape(-1, d).astype(dtype, copy=False)
-    finite = np.isfinite(found).all(axis=1)
+    rows = numbers(flat).reshape(-1, d).astype(dtype, copy=False)
+    finite = np.isfinite(rows).all(axis=1)
     if good.all():
-        return np.ascontiguousarray(found), finite
+        return np.ascontiguousarray(rows), finite
     x = np.zeros((len(column), d), dtype)
-    x[good] = found
+    x[good] = rows
     good[good] = finite
     return x, good
 
 
 def lists(column: pa.Array, size: int) -> tuple[pa.Array, Mask]:
-    """The values of the rows that are lists of ``size``, end to end, and which rows those are."""
+    """Return the concatenated values of the rows that are lists of ``size``, and the mask of those
+    rows."""
     kind = column.type
     if not (pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)):
         return pa.array([], pa.float64()), np.zeros(len(column), np.bool_)
@@ -173,7 +175,12 @@ def lists(column: pa.Array, size: int) -> tuple[pa.Array, Mask]:
 def first_seen(
     parts: Sequence[tuple[Array, tuple[ClassName, ...]]],
 ) -> tuple[Ints, tuple[ClassName, ...]]:
-    """One numbering for the codes of all parts, end to end, by first appearance; -1 stays."""
+    """Return the concatenated codes of all parts in one numbering, by first appearance (-1 stays),
+    and its class names.
+
+    Args:
+        parts: codes, and the class names that they index.
+    """
     names = list(dict.fromkeys(name for _, classes in parts for name in classes))
     code = {name: i for i, name in enumerate(names)}
     codes = np.concatenate(
@@ -187,7 +194,7 @@ def first_seen(
 
 
 def column_of(values: Sequence[Any]) -> pa.Array:
-    """A column of Python values; as their text where they are of several types."""
+    """Return a column of Python values; of their texts if they are of several types."""
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError):
@@ -195,8 +202,8 @@ def column_of(values: Sequence[Any]) -> pa.Array:
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """The column without dictionary or extension type, and with bytes as text (null where they
-    are not UTF-8)."""
+    """Return the column without dictionary or extension type, and with bytes as text (null where
+    they are not UTF-8)."""
     kind = column.type
     if isinstance(column, pa.ExtensionArray):
         return plain(column.storage)
@@ -213,6 +220,7 @@ def plain(column: pa.Array) -> pa.Array:
 
 
 def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds bytes."""
     return bool(
         pt.is_binary(kind)
         or pt.is_large_binary(kind)
@@ -222,15 +230,18 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def valid(column: pa.Array) -> Mask:
+    """Return (n,) True where the column is not null."""
     return np.array(column.is_valid())
 
 
 def to_numpy(column: pa.Array) -> Array:
+    """Return the column as an array, copied if it must be."""
     values: Array = column.to_numpy(zero_copy_only=False)
     return values
 
 
 def utf8(value: bytes | None) -> str | None:
+    """Return bytes as text; None if they are not UTF-8."""
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError:
@@ -245,7 +256,7 @@ def _number(text: str) -> float:
 
 
 def _parsed(column: pa.Array, parse: Callable[[str], float] = _number) -> Floats:
-    """Numbers written as text; ``parse`` reads what does not look like a plain number."""
+    """Return the numbers in texts; ``parse`` reads those that do not look like a plain number."""
     try:
         return to_numpy(column.cast(pa.float64()))
     except pa.ArrowInvalid:
@@ -258,7 +269,7 @@ def _parsed(column: pa.Array, parse: Callable[[str], float] = _number) -> Floats
 
 
 def _integers(column: pa.Array) -> tuple[Ints, Mask]:
-    """(n,) int64, and where the column holds a whole number that int64 can hold."""
+    """Return (n,) int64, and (n,) where the column has an integer that fits."""
     kind, good = column.type, valid(column)
     if pt.is_integer(kind):
         values = column.fill_null(0).to_numpy()
@@ -281,7 +292,7 @@ def _parsed_integers(column: pa.Array) -> tuple[Ints, Mask]:
         digits = pc.match_substring_regex(column, r"^-?[0-9]{1,18}$")
         cast = pc.if_else(digits, column, None).cast(pa.int64())
     values: Ints = cast.fill_null(0).to_numpy()
-    # Arrow also reads 0x1F and 007: only what is written back the same is certain.
+    # Arrow also reads 0x1F and 007: only texts that it writes back unchanged are certain.
     same = pc.equal(cast.cast(pa.string()), column).fill_null(False)
     unsure = np.flatnonzero(good & ~to_numpy(same)).tolist()
     values = values.copy() if unsure else values

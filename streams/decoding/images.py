@@ -1,4 +1,4 @@
-"""Images in columns: PNG or JPEG bytes, or lists of pixels, to arrays of uint8."""
+"""Columns of PNG or JPEG bytes, or of lists of pixels, to arrays of uint8."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def image_shape(data: bytes) -> tuple[int, int, int] | None:
-    """(channels, height, width) of a PNG or JPEG; None where the bytes are neither.
+    """Return (channels, height, width) of a PNG or JPEG; None: the bytes are neither.
 
     Raises:
         StreamError: Pillow is not installed.
@@ -34,7 +34,7 @@ def image_shape(data: bytes) -> tuple[int, int, int] | None:
 
 
 def image_bytes(column: pa.Array) -> pa.Array:
-    """The encoded images of a column of bytes or of structs {bytes, path}."""
+    """Return the encoded images of a column of bytes or of structs {bytes, path}."""
     if pt.is_struct(column.type):
         if column.type.get_field_index("bytes") < 0:
             return pa.nulls(len(column), pa.binary())
@@ -43,8 +43,11 @@ def image_bytes(column: pa.Array) -> pa.Array:
 
 
 def images(column: pa.Array, shape: tuple[int, ...]) -> tuple[Array, dict[int, str]]:
-    """(n, channels, height, width) uint8 of a column of encoded images, and what each row holds
-    that is no image of this shape.
+    """Decode a column of encoded images.
+
+    Returns:
+        (n, channels, height, width) uint8; and for each row that is not an image of this shape, a
+        description of its content.
 
     Raises:
         StreamError: Pillow is not installed.
@@ -63,7 +66,8 @@ def images(column: pa.Array, shape: tuple[int, ...]) -> tuple[Array, dict[int, s
 
 
 def images_of_lists(column: pa.Array, shape: tuple[int, ...]) -> tuple[Array, Mask]:
-    """(n, channels, height, width) uint8 of lists of pixels, and where all of them are there."""
+    """Return (n, channels, height, width) uint8 from lists of pixels, and (n,) where they are
+    complete."""
     flat, good = lists(column, math.prod(shape))
     if not pt.is_uint8(flat.type):
         good[:] = False
@@ -75,10 +79,11 @@ def images_of_lists(column: pa.Array, shape: tuple[int, ...]) -> tuple[Array, Ma
 
 
 class _NoImageError(Exception):
-    """What the bytes hold instead of the image that was expected."""
+    """The bytes are not the expected image; the message describes them."""
 
 
 def _opened(data: bytes) -> Any:
+    """Open a PNG or JPEG. Raises ``_NoImageError``, or ``StreamError`` without Pillow."""
     try:
         from PIL import Image
     except ImportError:
@@ -94,12 +99,12 @@ def _opened(data: bytes) -> Any:
 
 
 def _pixels(data: bytes, shape: tuple[int, ...]) -> Array:
-    """(channels, height, width) uint8. Grey is spread over three channels; nothing else is
-    converted, so that no colour is lost in silence."""
+    """Return (channels, height, width) uint8. Grey is repeated over three channels. Nothing else
+    is converted, so no colour is lost silently. Raises ``_NoImageError``."""
     with _opened(data) as image:
-        found = (_CHANNELS.get(image.mode, 3), image.height, image.width)
-        if (found != shape and (found[0], shape[0]) != (1, 3)) or found[1:] != shape[1:]:
-            raise _NoImageError(f"an image of {'x'.join(map(str, found))}")
+        actual = (_CHANNELS.get(image.mode, 3), image.height, image.width)
+        if (actual != shape and (actual[0], shape[0]) != (1, 3)) or actual[1:] != shape[1:]:
+            raise _NoImageError(f"an image of {'x'.join(map(str, actual))}")
         try:
             pixels = np.asarray(image.convert(_MODES[shape[0]]))
         except Exception:

@@ -1,8 +1,8 @@
 """Parquet and CSV files, read in blocks from any row.
 
-Memory is bounded by a block and a row group (Parquet) or a few MiB of text (CSV). A Parquet file
-is entered at any row by skipping whole row groups; a CSV file has no index, so that going on from a
-row reads past the rows before it (about as fast as text can be parsed: nothing of it is decoded).
+Memory is bounded by a block and a row group (Parquet) or a few MiB of text (CSV). Reading a Parquet
+file from any row skips whole row groups. A CSV file has no index: the rows before are parsed, but
+not decoded.
 """
 
 from __future__ import annotations
@@ -30,16 +30,22 @@ from streams.core.stream import Cursor
 from streams.decoding.columns import plain, seconds
 
 CSV_BLOCK_BYTES = 4 << 20
-"""Bytes of CSV text parsed at a time: no row may be longer."""
+"""Bytes of CSV text that are parsed at a time: the longest row."""
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """m rows of a file, their offsets (m,), and the malformed rows among them as (offset, reason,
-    row of the table that it comes before)."""
+class FileBlock:
+    """m rows of a file.
+
+    Attributes:
+        table: the rows.
+        offset: (m,) their row numbers in the file.
+        aside: malformed rows among them: offset, reason, and the row of the table that each comes
+            before.
+    """
 
     table: pa.RecordBatch
     offset: Ints
@@ -47,27 +53,36 @@ class Block:
 
 
 class File(ABC):
-    """One file. ``types`` are its columns; ``rows`` its length, None as long as it is unknown."""
+    """One file.
+
+    Attributes:
+        path: the file.
+        types: its columns.
+        rows: its length; None: not known yet.
+    """
 
     path: Path
     types: pa.Schema
     rows: int | None
 
     @abstractmethod
-    def read(self, start: int, size: int, columns: Sequence[str]) -> Generator[Block]:
-        """Blocks of at most ``size`` rows of the columns, from row ``start`` on. ``rows`` is set
-        once the last has been read."""
+    def read(self, start: int, size: int, columns: Sequence[str]) -> Generator[FileBlock]:
+        """Yield blocks of at most ``size`` rows of the columns, from row ``start`` on. ``rows`` is
+        set once the last has been read."""
 
     def empty(self) -> bool:
+        """Whether it has no rows."""
         with closing(self.read(0, 1, self.types.names)) as blocks:
             return next(blocks, None) is None
 
     def earliest(self, column: str, time: float) -> int:
-        """A row before which no time in the column is ``time`` or later."""
+        """Return a row before which every time in the column is before ``time``."""
         return 0
 
 
 class Parquet(File):
+    """A Parquet file."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         with _reading(path):
@@ -79,20 +94,20 @@ class Parquet(File):
         self._ends = list(accumulate(self._meta.row_group(g).num_rows for g in groups))
         file.close()
 
-    def read(self, start: int, size: int, columns: Sequence[str]) -> Generator[Block]:
+    def read(self, start: int, size: int, columns: Sequence[str]) -> Generator[FileBlock]:
         first = bisect_right(self._ends, start)
         at = self._ends[first - 1] if first else 0
         with _reading(self.path), pq.ParquetFile(self.path, metadata=self._meta) as file:
             while first < len(self._ends):
-                # iter_batches keeps every row group that it is given until it ends, so it is given
-                # no more of them at a time than make up a block.
+                # iter_batches keeps all its row groups in memory until it ends, so it gets no more
+                # of them at a time than make up a block.
                 last = min(bisect_left(self._ends, at + size), len(self._ends) - 1)
                 groups = range(first, last + 1)
                 for batch in file.iter_batches(size, groups, columns, use_threads=False):
                     end = at + batch.num_rows
                     if end > start:
                         skip = max(0, start - at)
-                        yield Block(batch.slice(skip), np.arange(at + skip, end))
+                        yield FileBlock(batch.slice(skip), np.arange(at + skip, end))
                     at = end
                 first = last + 1
 
@@ -115,11 +130,11 @@ class Parquet(File):
 
 
 class Csv(File):
-    """Every column is read as bytes, so that one bad cell is one dead row and not a failed read.
+    """A CSV file. Every column is read as bytes: one bad cell is one dead row, not a failed read.
 
-    Arrow cannot report a malformed row that is not UTF-8. A file is therefore read as UTF-8 as far
-    as it is, and as Latin-1, which any bytes are, from there on; cells are the same bytes either
-    way.
+    Arrow cannot report a malformed row that is not UTF-8. A file is therefore read as UTF-8 up to
+    the first other byte, and as Latin-1, which accepts any bytes, from there on. The bytes of cells
+    are the same either way.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,32 +149,32 @@ class Csv(File):
                     names = [name.encode("latin1").decode() for name in reader.schema.names]
         self.types = pa.schema([(name, pa.binary()) for name in names])
 
-    def read(self, start: int, size: int, columns: Sequence[str]) -> Generator[Block]:
+    def read(self, start: int, size: int, columns: Sequence[str]) -> Generator[FileBlock]:
         if self.rows is not None and start >= self.rows:
             return
         with _reading(self.path):
             try:
                 for end, block in self._parse("utf8", columns):
-                    yield from _cut(block, start, size)
+                    yield from _split(block, start, size)
                     start = max(start, end)
             except UnicodeDecodeError:
                 for _, block in self._parse("latin1", columns):
-                    yield from _cut(block, start, size)
+                    yield from _split(block, start, size)
 
-    def _parse(self, encoding: str, columns: Sequence[str]) -> Iterator[tuple[int, Block]]:
-        """Blocks as they are parsed, each with the offset at its end."""
+    def _parse(self, encoding: str, columns: Sequence[str]) -> Iterator[tuple[int, FileBlock]]:
+        """Yield blocks as they are parsed, each with the offset after its last row."""
         bad: list[tuple[int, str]] = []
 
         def on_bad(row: Any) -> str:
             text = row.text.encode(encoding).decode(errors="backslashreplace")
-            why = f"the row has {row.actual_columns} fields; expected {row.expected_columns}: "
-            bad.append((row.number - 2, why + _short(text)))  # counted from 1, header included
+            reason = f"the row has {row.actual_columns} fields; expected {row.expected_columns}: "
+            bad.append((row.number - 2, reason + _short(text)))  # counted from 1, header included
             return "skip"
 
         at = 0
         with self._reader(encoding, on_bad, columns) as reader:
             for table in reader:
-                # Parsing runs ahead: the list may hold rows beyond this table, never less.
+                # Parsing runs ahead: the list may have rows beyond this table, never fewer.
                 before = np.array([row - at - i for i, (row, _) in enumerate(bad)], np.int64)
                 count = int(np.searchsorted(before, table.num_rows))
                 index = np.arange(table.num_rows)
@@ -170,11 +185,11 @@ class Csv(File):
                 if encoding == "latin1":
                     cells = [_as_written(column) for column in table.columns]
                     table = pa.RecordBatch.from_arrays(cells, table.schema.names)
-                yield at, Block(table, offset, aside)
+                yield at, FileBlock(table, offset, aside)
         self.rows = at + len(bad)
         if bad:
             none = self.types.empty_table().select(list(columns))
-            yield self.rows, Block(none, np.empty(0, np.int64), [(*row, 0) for row in bad])
+            yield self.rows, FileBlock(none, np.empty(0, np.int64), [(*row, 0) for row in bad])
 
     def _reader(
         self, encoding: str, on_bad: Callable[[Any], str], columns: Sequence[str] | None = None
@@ -194,7 +209,7 @@ class Csv(File):
         return pyarrow.csv.open_csv(
             pa.TransformInputStream(source, _checked(encoding)),
             pyarrow.csv.ReadOptions(
-                use_threads=False,  # only so is a malformed row told with its number
+                use_threads=False,  # or a malformed row is reported without its number
                 block_size=CSV_BLOCK_BYTES,
                 encoding=encoding,
                 **names,
@@ -205,7 +220,8 @@ class Csv(File):
 
 
 def _checked(encoding: str) -> Callable[[Any], bytes]:
-    """Passes text on without its byte order mark; raises where it is not in the encoding."""
+    """Return a function that checks chunks of text: it removes the byte order mark, and raises if
+    bytes are not in the encoding."""
     decoder = codecs.getincrementaldecoder(encoding)()
     first = True
 
@@ -220,27 +236,36 @@ def _checked(encoding: str) -> Callable[[Any], bytes]:
 
 
 def _as_written(cells: pa.Array) -> pa.Array:
-    """The bytes of cells that were read as Latin-1, which Arrow turns into UTF-8."""
+    """Return the original bytes of cells that Arrow read as Latin-1 and turned into UTF-8."""
     if pc.all(pc.string_is_ascii(cells.cast(pa.string()))).as_py() is not False:
         return cells
-    found = [None if cell is None else cell.decode().encode("latin1") for cell in cells.to_pylist()]
-    return pa.array(found, pa.binary())
+    original = [
+        None if cell is None else cell.decode().encode("latin1") for cell in cells.to_pylist()
+    ]
+    return pa.array(original, pa.binary())
 
 
-def _cut(block: Block, start: int, size: int) -> Iterator[Block]:
-    """The block from offset ``start`` on, in blocks of at most ``size`` rows."""
+def _split(block: FileBlock, start: int, size: int) -> Iterator[FileBlock]:
+    """Yield the block from offset ``start`` on, in blocks of at most ``size`` rows."""
     first = int(np.searchsorted(block.offset, start))
     aside = [a for a in block.aside if a[0] >= start]
     if aside and not len(block.offset):
-        yield Block(block.table, block.offset, aside)
+        yield FileBlock(block.table, block.offset, aside)
     for lo in range(first, len(block.offset), size):
         rows = slice(lo, lo + size)
-        beside = [(row, why, b - lo) for row, why, b in aside if lo <= b < lo + size]
-        yield Block(block.table.slice(lo, size), block.offset[rows], beside)
+        bad = [(row, reason, b - lo) for row, reason, b in aside if lo <= b < lo + size]
+        yield FileBlock(block.table.slice(lo, size), block.offset[rows], bad)
 
 
 def open_files(stated: str | list[str], folder: Path, role: str = "path") -> list[File]:
-    """The files that a path or a list of paths names: each there, with rows, of equal columns."""
+    """Open the files of a path or a list of paths. Raises ``StreamError`` unless all exist,
+    have rows and have the same columns.
+
+    Args:
+        stated: paths, as in ``RecordedConfig.path``.
+        folder: the folder that relative paths start from.
+        role: the key of the job under ``stream`` that states them.
+    """
     patterns = [stated] if isinstance(stated, str) else stated
     if not patterns:
         raise StreamError(f"stream.{role}: the list of files is empty")
@@ -265,43 +290,51 @@ def open_files(stated: str | list[str], folder: Path, role: str = "path") -> lis
 
 
 def _find(pattern: str, folder: Path, role: str) -> list[Path]:
-    """The files of one path, folder or glob pattern, from the first base where there are any."""
+    """Return the files of one path, folder or glob pattern, in the first base folder that has any.
+    Raises ``StreamError``."""
     stated = Path(pattern).expanduser()
     bases = [Path()] if stated.is_absolute() else [folder, Path.cwd(), PACKAGE_ROOT]
     for base in bases:
         path = base / stated
         if path.is_file():
-            found = [path]
+            paths = [path]
         elif path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES))
-            if not found:
+            paths = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES))
+            if not paths:
                 raise StreamError(f"stream.{role}: no {', '.join(SUFFIXES)} in the folder {path}")
         else:
             start = Path(path.anchor)
-            found = sorted(p for p in start.glob(str(path.relative_to(start))) if p.is_file())
-        if found:
+            paths = sorted(p for p in start.glob(str(path.relative_to(start))) if p.is_file())
+        if paths:
             break
     else:
-        looked = dict.fromkeys(str((base / stated).parent.absolute()) for base in bases)
-        raise StreamError(f"stream.{role}: no file {pattern!r}; looked in {', '.join(looked)}")
-    for path in found:
+        folders = dict.fromkeys(str((base / stated).parent.absolute()) for base in bases)
+        raise StreamError(f"stream.{role}: no file {pattern!r}; looked in {', '.join(folders)}")
+    for path in paths:
         if not path.name.endswith(SUFFIXES):
             raise StreamError(f"{path}: not one of the known kinds of file: {', '.join(SUFFIXES)}")
-    return found
+    return paths
 
 
 def seek(files: Sequence[File], column: str, time: float, prefix: str) -> Cursor:
-    """The cursor, its keys with the prefix, of the first row in which the column holds ``time`` or
-    a later one: at the end of all files where there is none."""
+    """Return the cursor of the first row whose time is at or after ``time``, or the end of all
+    files.
+
+    Args:
+        files: the files; file p is partition p.
+        column: the column of times.
+        time: in seconds.
+        prefix: of the partitions in the cursor.
+    """
     cursor: Cursor = {}
     for partition, file in enumerate(files):
         key = f"{prefix}{partition}"
         with closing(file.read(file.earliest(column, time), 1 << 16, [column])) as blocks:
             for block in blocks:
                 times = seconds(plain(block.table.column(column)))
-                found = np.flatnonzero((times >= time) & np.isfinite(times))
-                if len(found):
-                    cursor[key] = int(block.offset[found[0]])
+                rows = np.flatnonzero((times >= time) & np.isfinite(times))
+                if len(rows):
+                    cursor[key] = int(block.offset[rows[0]])
                     return cursor
         assert file.rows is not None
         cursor[key] = file.rows
@@ -310,7 +343,7 @@ def seek(files: Sequence[File], column: str, time: float, prefix: str) -> Cursor
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what goes wrong with a file into one line that names it."""
+    """Turn an error in reading a file into a ``StreamError`` that names it, on one line."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -320,5 +353,5 @@ def _reading(path: Path) -> Iterator[None]:
         raise StreamError(f"{path} cannot be read: {_short(line, 200)}") from None
 
 
-def _short(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
+def _short(text: str, maximum: int = 80) -> str:
+    return text if len(text) <= maximum else text[: maximum - 3] + "..."

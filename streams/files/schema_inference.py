@@ -1,4 +1,4 @@
-"""What the columns of a file mean, where a job does not say: inferred from its first rows."""
+"""Infer features and task from the first rows of a file, where a job does not state them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,29 @@ from streams.decoding.images import image_bytes, image_shape
 from streams.files.readers import Csv, File
 
 HEAD_ROWS = 1_000
-"""Rows at the head of the first file that kinds, shapes and the task are inferred from."""
+"""First rows of the first file, from which kinds, shapes and the task are inferred."""
 NUMERIC_SHARE = 0.9
-"""Share of numbers from which a column of text counts as numeric."""
+"""A column of text is numeric if at least this share of it are numbers."""
 MAX_CATEGORIES = 50
-"""Most different values in the head of a categorical column; each stands there twice on average."""
+"""A categorical column has at most this many values in the sample, each twice on average."""
 
 
 class SampledRows:
-    """What the first rows of a file tell about its columns."""
+    """The first rows of a file, and what follows from them about its columns."""
 
     def __init__(self, file: File) -> None:
         self.file = file
         self._types = file.types
 
     def check(self, role: str, column: str) -> str:
-        """The column, if it is there.
+        """Return ``column``.
+
+        Args:
+            role: the key of the job under ``stream`` that names it.
+            column: its name.
 
         Raises:
-            StreamError: it is not; names the nearest, and all that there are.
+            StreamError: the file has no such column; names the nearest one, and all.
         """
         names = self._types.names
         if column not in names:
@@ -50,9 +54,9 @@ class SampledRows:
         return column
 
     def values(self, column: str) -> pa.Array:
-        """The values in the first rows that are not null, as they stand in the file."""
-        head = self._rows.column(column)
-        return (plain(head) if self._csv else head).drop_null()
+        """Return the values of a column in the sample that are not null, in the file's type."""
+        values = self._rows.column(column)
+        return (plain(values) if self._csv else values).drop_null()
 
     @property
     def _csv(self) -> bool:
@@ -64,7 +68,7 @@ class SampledRows:
             return next(blocks).table
 
     def names(self, role: str, column: str) -> NamedColumn:
-        """How a column of ids or keys is read: as integers where all are."""
+        """Return how to read a column of ids or keys: as integers if all of them are."""
         self.check(role, column)
         kind = self._types.field(column).type
         number = _numeric(kind)
@@ -76,8 +80,8 @@ class SampledRows:
     def task(
         self, role: str, column: str, stated: Task | None, classes: Sequence[ClassName]
     ) -> tuple[Task, NamedColumn]:
-        """The task, and how the classes are read, unless stated: integers where the head has no
-        other numbers, real numbers (of a regression) where it has, else text. In CSV 01 is text."""
+        """Return the task and how to read the labels, unless stated: integers if the sample has no
+        other numbers, real numbers (of a regression) if it has, else text. In CSV 01 is text."""
         self.check(role, column)
         values = plain(self.values(column))
         kind = values.type
@@ -91,12 +95,12 @@ class SampledRows:
             readable = ~np.isnan(numbers(values))
             padded = pc.any(pc.match_substring_regex(values, "^-?0[0-9]")).as_py()
             if len(values) and readable.mean() >= NUMERIC_SHARE and not padded:
-                found = numbers(values)[readable]
+                reals = numbers(values)[readable]
                 scalar = "int" if whole(values)[readable].all() else "float"
-                task = "classification" if (found == np.trunc(found)).all() else "regression"
+                task = "classification" if (reals == np.trunc(reals)).all() else "regression"
         elif pt.is_floating(kind) or pt.is_decimal(kind):
-            found = numbers(values)
-            integral = len(found) > 0 and bool((found == np.trunc(found)).all())
+            reals = numbers(values)
+            integral = len(reals) > 0 and bool((reals == np.trunc(reals)).all())
             scalar = "int" if integral else "float"
             task = "classification" if integral else "regression"
         elif not pt.is_string(kind) and not pt.is_null(kind):
@@ -109,32 +113,33 @@ class SampledRows:
         return stated or task, NamedColumn(column, scalar)
 
     def features(self, stated: Any, taken: set[str | None]) -> tuple[Feature, ...]:
-        """The features as a job states them, or all columns that are not taken."""
+        """Return the features that a job states, or all columns that are not taken."""
         if stated is None:
             names = [
                 name
                 for name in self._types.names
                 if name not in taken and not name.startswith("__index_level_")  # left by pandas
             ]
-            found = [self._infer(name) for name in names]
+            features = [self._infer(name) for name in names]
         elif isinstance(stated, list):
-            found = [self._infer(name) for name in stated]
+            features = [self._infer(name) for name in stated]
         else:
-            found = []
+            features = []
             for kind, columns in stated.items():
                 for name in columns:
                     self.check(f"features.{kind}", name)
                     shape = columns[name] if isinstance(columns, dict) else None
-                    found.append(self._stated(name, kind, shape))
-        if not found:
+                    features.append(self._stated(name, kind, shape))
+        if not features:
             raise StreamError(f"{self.file.path}: no column is left to be a feature")
-        names = [feature.name for feature in found]
+        names = [feature.name for feature in features]
         for name in names:
             if names.count(name) > 1:
                 raise StreamError(f"stream.features: {name!r} is named twice")
-        return tuple(found)
+        return tuple(features)
 
     def _stated(self, name: str, kind: FeatureKind, shape: tuple[int, ...] | None) -> Feature:
+        """Return a feature of a stated kind; its shape is inferred if it is not stated."""
         if kind not in ("vector", "image") or shape is not None:
             return Feature(name, kind, shape or ())
         feature = self._infer(name)
@@ -145,6 +150,7 @@ class SampledRows:
         return feature
 
     def _infer(self, name: str) -> Feature:
+        """Return a feature whose kind and shape are inferred. Raises ``StreamError``."""
         self.check("features", name)
         values = self.values(name)
         kind = values.type.value_type if pt.is_dictionary(values.type) else values.type
@@ -164,13 +170,14 @@ class SampledRows:
                 if shape is not None:
                     return Feature(name, "image", shape)
         elif pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
-            return Feature(name, self._wording(values))
+            return Feature(name, self._text_kind(values))
         raise StreamError(
             f"{self.file.path}: column {name!r} of type {values.type} cannot be a feature; "
             "list features without it"
         )
 
-    def _wording(self, values: pa.Array) -> FeatureKind:
+    def _text_kind(self, values: pa.Array) -> FeatureKind:
+        """Return the kind of a column of text."""
         if pt.is_dictionary(values.type):
             return "categorical"
         texts = plain(values)
@@ -181,7 +188,7 @@ class SampledRows:
 
 
 def dtype_of(files: Sequence[File], features: Sequence[Feature]) -> type[np.floating[Any]]:
-    """float32 where every number of every file is, else float64."""
+    """Return float32 if all numbers of all files are, else float64."""
     for feature in features:
         for file in files:
             kind = file.types.field(feature.name).type

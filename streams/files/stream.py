@@ -24,7 +24,7 @@ from streams.core.schema import FeatureKind, Schema, Task
 from streams.core.settings import Settings
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import LabelDelay, StreamConfig
-from streams.decoding.columns import first_seen, stated
+from streams.decoding.columns import first_seen, parse_time
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
 from streams.files.readers import File, open_files, seek
 from streams.files.schema_inference import SampledRows, dtype_of
@@ -35,9 +35,13 @@ LABEL_BLOCK_ROWS = 8_192
 
 
 class LabelConfig(Settings):
-    """The label: its column, and what is not to be inferred.
+    """The label.
 
-    ``classes`` fixes the classes and their order; a row of any other class is then dead.
+    Attributes:
+        column: its column.
+        task: classification or regression; None: inferred.
+        classes: the classes in the order of their codes. A row of any other class is dead. Empty:
+            they are found in the stream.
     """
 
     column: str | None = None
@@ -59,8 +63,14 @@ class LabelConfig(Settings):
 
 
 class LabelsConfig(Settings):
-    """Labels in a file of their own: the columns that hold the event's id, the label, and the
-    time at which the label becomes known. Rows are in the order of that time."""
+    """Labels in files of their own, in the order in which they become known.
+
+    Attributes:
+        path: as in ``RecordedConfig``.
+        id: the column of the event's id.
+        label: the column of the label.
+        time: the column of the event time at which the label becomes known.
+    """
 
     path: str | list[str]
     id: str
@@ -69,27 +79,27 @@ class LabelsConfig(Settings):
 
 
 class RecordedConfig(StreamConfig):
-    """Settings of a recorded stream.
+    """Settings of a stream of files.
 
     Attributes:
         path: a file, a folder (its Parquet and CSV files by name), a glob pattern, or a list of
             these, in order. Relative paths start from the job file's folder, else from the current
-            directory, else from where the ``streams`` package lies.
-        label: the label's column, or what is known of it. Left to infer, text, booleans and
-            integers are classes however many there are; other numbers are a regression target.
+            directory, else from the folder of the ``streams`` package.
+        label: the label's column, or its settings. Unless stated, text, booleans and integers are
+            classes, and other numbers are a regression target.
         time: column of event time (timestamps, ISO 8601 text, or seconds).
         id: column of event ids (integers as they are, text by its hash).
         key: column that sequences are grouped by.
         segment: column of the task or concept, for evaluation only (empty: -1).
-        features: None for all other columns; names; or kind to names (image: or name to
-            [channels, height, width]). What is not stated is inferred from the first 1,000 rows of
-            the first file. Numbers, booleans, times, and text that is a number in at least 90% of
-            rows: numeric. Lists of numbers: vector, as long as the first. Bytes or {bytes, path}
-            that hold a PNG or JPEG: image, of the shape of the first. Other text: categorical if it
-            takes at most 50 values, each twice on average (or is a dictionary), else text.
-        labels: labels in a file of their own. A label with time t is revealed just before the
-            first event whose time is at least t; the label column of the events is not read.
-        start: event time to begin at: seconds or ISO 8601.
+        features: None (all other columns), names, or kind to names (image: also name to
+            [channels, height, width]). Kinds and shapes that are not stated are inferred from the
+            first 1,000 rows of the first file. Numeric: numbers, booleans, times, and text with at
+            least 90% numbers. Vector: lists of numbers, as long as the first. Image: bytes or
+            {bytes, path} of a PNG or JPEG, of the shape of the first. Categorical: other text with
+            at most 50 values, each twice on average, or a dictionary. Text: the rest.
+        labels: labels in files of their own. A label with time t becomes known just before the
+            first event whose time is at least t. The label column of the events is not read.
+        start: the event time to begin at: seconds or ISO 8601.
     """
 
     path: str | list[str]
@@ -119,7 +129,7 @@ class RecordedConfig(StreamConfig):
     @field_validator("start")
     @classmethod
     def _start(cls, start: float | str | datetime | date | None) -> float | None:
-        return None if start is None else stated(start)
+        return None if start is None else parse_time(start)
 
     @model_validator(mode="after")
     def _consistent(self) -> RecordedConfig:
@@ -146,7 +156,7 @@ class FileStream(Stream):
     """Events from Parquet and CSV files.
 
     Attributes:
-        files: the files in order; file p is partition p.
+        files: the files in order. File p is partition p.
     """
 
     kind = "recorded"
@@ -158,28 +168,28 @@ class FileStream(Stream):
         self._label_files: list[File] = []
         label = config.label if isinstance(config.label, LabelConfig) else LabelConfig()
         label = LabelConfig(column=config.label) if isinstance(config.label, str) else label
-        head = SampledRows(self.files[0])
+        sample = SampledRows(self.files[0])
         due = config.label_delay.column
         columns = Columns(
-            id=head.names("id", config.id) if config.id else None,
-            time=head.check("time", config.time) if config.time else None,
-            key=head.names("key", config.key) if config.key else None,
-            segment=head.names("segment", config.segment) if config.segment else None,
-            due=head.check("label_delay.column", due) if due else None,
+            id=sample.names("id", config.id) if config.id else None,
+            time=sample.check("time", config.time) if config.time else None,
+            key=sample.names("key", config.key) if config.key else None,
+            segment=sample.names("segment", config.segment) if config.segment else None,
+            due=sample.check("label_delay.column", due) if due else None,
         )
-        if apart := config.labels:
-            self._label_files = open_files(apart.path, folder, "labels.path")
-            task, labels = self._labels_apart(apart, label, columns)
+        if label_files := config.labels:
+            self._label_files = open_files(label_files.path, folder, "labels.path")
+            task, labels = self._label_columns(label_files, label, columns)
             self._decode_labels = Decoder(Schema((), task, label.classes), labels)
         else:
-            task, named = head.task("label", label.column or "", label.task, label.classes)
+            task, named = sample.task("label", label.column or "", label.task, label.classes)
             columns = replace(columns, label=named)
-        answers = {label.column, apart.label if apart else None} - {None}
-        features = head.features(
+        label_columns = {label.column, label_files.label if label_files else None} - {None}
+        features = sample.features(
             config.features,
-            {config.id, config.time, config.key, config.segment, due, *answers},
+            {config.id, config.time, config.key, config.segment, due, *label_columns},
         )
-        if leak := answers.intersection(feature.name for feature in features):
+        if leak := label_columns.intersection(feature.name for feature in features):
             raise StreamError(f"stream.features: {leak.pop()!r} is the label; take it out")
         self.schema = Schema(features, task, label.classes)
         self.has_ids = config.id is not None
@@ -189,15 +199,16 @@ class FileStream(Stream):
         self.dtype = np.dtype(dtype_of(self.files, features)).name
         self._decode = Decoder(self.schema, columns, self.dtype)
 
-    def _labels_apart(
-        self, apart: LabelsConfig, label: LabelConfig, events: Columns
+    def _label_columns(
+        self, config: LabelsConfig, label: LabelConfig, events: Columns
     ) -> tuple[Task, Columns]:
-        head = SampledRows(self._label_files[0])
+        """Return the task, and the columns of the label files."""
+        sample = SampledRows(self._label_files[0])
         assert events.id
-        head.check("labels.id", apart.id)
-        task, named = head.task("labels.label", apart.label, label.task, label.classes)
-        ids = NamedColumn(apart.id, events.id.type)
-        return task, Columns(id=ids, time=head.check("labels.time", apart.time), label=named)
+        sample.check("labels.id", config.id)
+        task, named = sample.task("labels.label", config.label, label.task, label.classes)
+        ids = NamedColumn(config.id, events.id.type)
+        return task, Columns(id=ids, time=sample.check("labels.time", config.time), label=named)
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
         cursor = self._from_start(cursor)
@@ -205,8 +216,8 @@ class FileStream(Stream):
         return self._with_labels(events, cursor) if self._label_files else events
 
     def seek(self, time: float) -> Cursor:
-        """The cursor of the first event at or after ``time``: reads the column of times only, and
-        not even that of row groups whose statistics lie before it."""
+        """Return the cursor of the first event at or after ``time``. Only the time column is read,
+        without the row groups whose statistics lie before ``time``."""
         if self.config.time is None:
             raise StreamError("stream.time: seeking by time needs the column that holds the time")
         cursor = seek(self.files, self.config.time, time, "")
@@ -215,7 +226,8 @@ class FileStream(Stream):
         return cursor
 
     def __len__(self) -> int:
-        """Rows, bad ones included; of Parquet only, as the length of CSV is not known."""
+        """The number of rows, bad ones included. Raises ``TypeError`` for CSV files, whose length
+        is not known before they are read."""
         start = self._from_start({})
         lengths = [file.rows for file in self.files]
         known = [rows for rows in lengths if rows is not None]
@@ -237,34 +249,35 @@ class FileStream(Stream):
         for partition, file in enumerate(self.files):
             start = cursor.get(str(partition), 0)
             for block in file.read(start, block_size, self._decode.reads):
-                where = np.full(len(block.offset), partition, np.int32)
+                partitions = np.full(len(block.offset), partition, np.int32)
                 aside = [_malformed(partition, *row) for row in block.aside]
                 position = (before + block.offset).astype(np.float64)
-                yield self._decode(block.table, where, block.offset, position, aside)
+                yield self._decode(block.table, partitions, block.offset, position, aside)
             if file.rows is not None and start > file.rows:
                 raise StreamError(
-                    f"{file.path} has {file.rows} rows, and reading was to go on at row {start}: "
+                    f"{file.path} has {file.rows} rows, but reading was to resume at row {start}: "
                     "it is not the file that this run began with"
                 )
             before += file.rows or 0
 
     def _labels(self, cursor: Cursor) -> Iterator[Batch]:
-        """The rows of the label files that can be read, one batch after the other."""
+        """Yield the readable rows of the label files."""
         for partition, file in enumerate(self._label_files):
             start = cursor.get(f"labels/{partition}", 0)
             for block in file.read(start, LABEL_BLOCK_ROWS, self._decode_labels.reads):
-                where = np.full(len(block.offset), partition, np.int32)
+                partitions = np.full(len(block.offset), partition, np.int32)
                 aside = [_malformed(partition, *row) for row in block.aside]
-                time = np.zeros(len(where))
-                labels = self._decode_labels(block.table, where, block.offset, time, aside)
+                time = np.zeros(len(partitions))
+                labels = self._decode_labels(block.table, partitions, block.offset, time, aside)
                 for bad in labels.dead:
-                    log.warning("%s: row %d passed over: %s", file.path, bad.offset, bad.reason)
+                    log.warning("%s: row %d ignored: %s", file.path, bad.offset, bad.reason)
                 assert labels.y is not None
-                given = ~np.isnan(labels.y) if labels.y.dtype.kind == "f" else labels.y >= 0
-                if given.any():
-                    yield labels.take(given)
+                has_label = ~np.isnan(labels.y) if labels.y.dtype.kind == "f" else labels.y >= 0
+                if has_label.any():
+                    yield labels.take(has_label)
 
     def _with_labels(self, events: Iterator[Batch], cursor: Cursor) -> Iterator[Batch]:
+        """Yield the events with the labels that become known among them."""
         labels = self._labels(cursor)
         waiting = next(labels, None)
         now = newest = -math.inf
@@ -273,7 +286,7 @@ class FileStream(Stream):
             now = float(clock[-1]) if len(clock) else now
             due: list[tuple[Batch, Ints]] = []
             while waiting is not None:
-                # A label never overtakes one that stands before it in its file.
+                # A label never becomes known before an earlier one of its file.
                 times = np.maximum.accumulate(np.maximum(waiting.time, newest))
                 count = int(np.searchsorted(times, now, "right"))
                 due.append((waiting[:count], np.searchsorted(clock, times[:count]).astype("i8")))
@@ -282,9 +295,9 @@ class FileStream(Stream):
                     break
                 newest = float(times[-1])
                 waiting = next(labels, None)
-            yield _carry(batch, due)
+            yield _attach_labels(batch, due)
         while waiting is not None:
-            yield _carry(self._no_events(), [(waiting, np.zeros(len(waiting), np.int64))])
+            yield _attach_labels(self._no_events(), [(waiting, np.zeros(len(waiting), np.int64))])
             waiting = next(labels, None)
 
     def _no_events(self) -> Batch:
@@ -293,8 +306,13 @@ class FileStream(Stream):
         return self._decode(table, none.astype(np.int32), none, none.astype(np.float64))
 
 
-def _carry(batch: Batch, due: Sequence[tuple[Batch, Ints]]) -> Batch:
-    """The batch with labels, each to come just before the row that stands with it."""
+def _attach_labels(batch: Batch, due: Sequence[tuple[Batch, Ints]]) -> Batch:
+    """Return the batch with labels that arrive among its rows.
+
+    Args:
+        batch: the events.
+        due: labels, and the row that each comes just before.
+    """
     parts = [(labels, before) for labels, before in due if len(labels)]
     if not parts:
         return batch
@@ -313,5 +331,6 @@ def _carry(batch: Batch, due: Sequence[tuple[Batch, Ints]]) -> Batch:
     return replace(batch, arrivals=arrivals, classes=classes)
 
 
-def _malformed(partition: int, offset: int, why: str, before: int) -> DeadLetter:
-    return DeadLetter(partition, offset, why, (partition << POSITION_BITS) + offset, before)
+def _malformed(partition: int, offset: int, reason: str, before: int) -> DeadLetter:
+    """Return the dead letter of a row that is not in the table."""
+    return DeadLetter(partition, offset, reason, (partition << POSITION_BITS) + offset, before)

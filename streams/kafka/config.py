@@ -23,7 +23,7 @@ from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind
 from streams.core.settings import FormerName, Settings, unknown
 from streams.core.stream_config import DeadLetters, LabelDelay, StreamConfig
-from streams.decoding.columns import stated
+from streams.decoding.columns import parse_time
 from streams.decoding.formats.factory import AnyFormatConfig
 from streams.decoding.formats.json import JsonConfig
 from streams.files.stream import LabelConfig
@@ -201,7 +201,7 @@ class KafkaConfig(StreamConfig):
     def _start(cls, start: float | str | datetime | date) -> float | str:
         if start in ("earliest", "latest"):
             return str(start)
-        return stated(start, "earliest, latest, or a time")
+        return parse_time(start, "earliest, latest, or a time")
 
     @field_validator("features")
     @classmethod

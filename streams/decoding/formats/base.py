@@ -1,4 +1,4 @@
-"""What a format is: the bytes of messages to the columns of a table, and back."""
+"""The interface of a format: the bytes of messages to the columns of a table, and back."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FieldKind = Literal["number", "integer", "boolean", "text", "vector", "image", "
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One column that is wanted of a message.
+    """One column to read from messages.
 
     Attributes:
-        name: of the column, and where its value stands in a message.
-        kind: what a value is. The columns hold: number and time (seconds), real numbers; integer,
-            integers that fit in 64 bits; boolean; text; vector, lists of ``shape``; image, the
-            bytes of a PNG or JPEG, or lists of pixels.
+        name: the name of the column, and the path of its value in a message.
+        kind: the kind of its values. The columns hold: number and time (seconds), real numbers;
+            integer, integers that fit in 64 bits; boolean; text; vector, lists of ``shape``; image,
+            the bytes of a PNG or JPEG, or lists of pixels.
         shape: ``(d,)`` of a vector, ``(channels, height, width)`` of an image.
-        required: whether a message without a value is bad; else its cell is null.
+        required: whether a message without a value is bad. Otherwise the cell is null.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Field:
 
     @property
     def expected(self) -> str:
-        """What a cell of it must hold, as the reason of a bad message says."""
+        """What a value must be, for the reason of a bad message."""
         if self.kind == "vector":
             return f"a vector of {self.shape[0]} finite numbers"
         if self.kind == "image":
@@ -51,17 +51,17 @@ class Field:
             "time": "a time (seconds, or ISO 8601)",
         }[self.kind]
 
-    def refuse(self, held: str) -> str:
-        """The reason why a message is bad: what stands here, and what was expected."""
-        return f"column {self.name!r} holds {held}; expected {self.expected}"
+    def refuse(self, value: str) -> str:
+        """Return the reason why a message with this value is bad."""
+        return f"column {self.name!r} holds {value}; expected {self.expected}"
 
 
 class ParsedRecords(NamedTuple):
-    """What messages hold.
+    """The contents of messages.
 
     Attributes:
-        table: a row for each message that can be read, in order; a column for each field.
-        bad: the other messages: where each stands, ascending, and why it cannot be read.
+        table: a row for each readable message, in order, and a column for each field.
+        bad: the index (ascending) of each other message, and the reason why it cannot be read.
     """
 
     table: pa.RecordBatch
@@ -69,23 +69,23 @@ class ParsedRecords(NamedTuple):
 
 
 class FormatConfig(Settings):
-    """Settings that every format has, as they stand in a job under ``stream.format``."""
+    """Settings that every format has, under ``stream.format`` in a job."""
 
     kind: str
 
 
 class Format(ABC):
-    """How the bytes of a message are read, for the fields that are wanted of it.
+    """Reads and writes the bytes of messages.
 
-    What becomes of a message depends on that message alone, never on those beside it.
+    Each message is decoded on its own; those around it make no difference.
 
     Args:
         config: the settings.
-        fields: the columns that are wanted, in order.
+        fields: the columns to read, in order.
         folder: the folder that relative paths in the settings start from.
 
     Raises:
-        StreamError: a field cannot be had; names the place and the remedy.
+        StreamError: a field cannot be read from such messages; names the place and the remedy.
     """
 
     Config: ClassVar[type[FormatConfig]] = FormatConfig
@@ -101,21 +101,21 @@ class Format(ABC):
 
     @abstractmethod
     def read(self, values: Sequence[bytes | None]) -> ParsedRecords:
-        """The rows of messages. Never raises for what a message holds; one without a value (a
+        """Decode messages. The content of a message never raises; a message without a value (a
         tombstone) is bad."""
 
     @abstractmethod
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """The messages of rows: field name to value; the opposite of ``read``. A field that is not
-        required may be None or missing."""
+        """Encode rows (field name to value) as messages; the inverse of ``read``. A field that is
+        not required may be None or missing."""
 
     def dtype(self) -> str:
-        """``float32`` where all numbers and vectors are stored as such, else ``float64``."""
+        """Return ``float32`` if all numbers and vectors are stored as such, else ``float64``."""
         return "float64"
 
 
 NO_VALUE = "no value"
-"""The reason of a message without bytes."""
+"""The reason of a bad message without bytes."""
 
 
 def table_of(
@@ -125,14 +125,14 @@ def table_of(
     where: Sequence[int],
     bad: dict[int, str],
 ) -> ParsedRecords:
-    """The rows, less the wrong ones.
+    """Return the records without the wrong rows.
 
     Args:
-        fields: of the columns, in order.
+        fields: the fields of the columns, in order.
         columns: n rows each.
         wrong: (n,) True where a row is bad.
         where: n indices of the rows' messages.
-        bad: index to reason, of all messages that are bad.
+        bad: index to reason, of all bad messages.
     """
     names = [field.name for field in fields]
     table = pa.RecordBatch.from_arrays(columns, names)

@@ -1,4 +1,4 @@
-"""What formats with a schema share: libraries that are extras, files, and Confluent's framing."""
+"""Optional libraries, schema files and Confluent's framing, for formats with a schema."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal
 from streams.core.errors import StreamError
 
 Framing = Literal["plain", "confluent"]
-"""``confluent``: the magic byte 0 and 4 bytes of the schema's id stand before what a message holds.
-The id is passed over: what is read is what the settings say."""
+"""``confluent``: a message begins with the magic byte 0 and 4 bytes of a schema id. The id is
+ignored: the settings name the schema."""
 
 HEADER_BYTES = 5
 HEADER = bytes(HEADER_BYTES)
 
 
 def library(module: str, package: str, kind: str) -> Any:
-    """The module, imported here only, as it is an extra."""
+    """Import the module of an optional package. Raises ``StreamError`` if it is not installed."""
     try:
         return import_module(module)
     except ImportError:
@@ -28,7 +28,7 @@ def library(module: str, package: str, kind: str) -> Any:
 
 
 def file_bytes(place: str, file: Path) -> bytes:
-    """What stands in a file that a setting names."""
+    """Read a file that a setting names. Raises ``StreamError``."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -36,7 +36,7 @@ def file_bytes(place: str, file: Path) -> bytes:
 
 
 def no_header(value: bytes) -> str | None:
-    """Why a message has no header of Confluent's, None where it has."""
+    """Return why a message does not begin with Confluent's header; None: it does."""
     if len(value) < HEADER_BYTES:
         return f"{len(value)} bytes; expected Confluent's header of {HEADER_BYTES}"
     if value[0]:

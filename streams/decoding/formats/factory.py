@@ -1,4 +1,4 @@
-"""All formats by the names that a job calls them, and what a format is (``message.py``)."""
+"""All formats by their names in a job."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ AnyFormatConfig = Annotated[
 
 
 def make(config: FormatConfig, fields: Sequence[Field], folder: Path) -> Format:
-    """The format of the settings, for the fields that are wanted.
+    """Return the format of the settings, for these fields.
 
     Raises:
-        StreamError: a field cannot be had of such messages, a file of the settings cannot be read,
-            or a library is not installed; names the place and the remedy.
+        StreamError: a field cannot be read from such messages, a file of the settings cannot be
+            read, or a library is not installed; names the place and the remedy.
     """
     return FORMATS[config.kind](config, fields, folder)

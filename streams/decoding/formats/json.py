@@ -14,7 +14,7 @@ from streams.decoding.formats.python_values import show
 
 
 class JsonConfig(FormatConfig):
-    """Settings of JSON: there are none beside the kind."""
+    """Settings of JSON: the kind alone."""
 
     kind: Literal["json"] = "json"
 
@@ -22,10 +22,10 @@ class JsonConfig(FormatConfig):
 class Json(Format):
     """JSON objects, a value for each field by its name.
 
-    A name with dots reaches into objects: ``a.b`` of ``{"a": {"b": 1}}``. What is missing counts as
-    null. Of a key that stands there twice the last counts. ``true`` and a number in quotes are no
-    numbers; an integer may be written 7.0; a time is a number of seconds or ISO 8601 text; an image
-    is the base64 text of a PNG or JPEG. Keys that no field names are passed over.
+    A name with dots is a path: ``a.b`` of ``{"a": {"b": 1}}``. A missing key counts as null. Of a
+    repeated key the last value counts. ``true`` and a number in quotes are not numbers. An integer
+    may be written 7.0. A time is a number of seconds or ISO 8601 text. An image is the base64 text
+    of a PNG or JPEG. Keys that no field names are ignored.
     """
 
     Config = JsonConfig
@@ -37,15 +37,15 @@ class Json(Format):
         loads = orjson.loads
         for i, value in enumerate(values):
             try:
-                found = loads(value)  # type: ignore[arg-type]
+                parsed = loads(value)  # type: ignore[arg-type]
             except ValueError as error:
                 bad[i] = NO_VALUE if value is None else f"no JSON: {error}"
                 continue
-            if type(found) is dict:
-                objects.append(found)
+            if type(parsed) is dict:
+                objects.append(parsed)
                 where.append(i)
             else:
-                bad[i] = f"the message holds {show(found)}; expected a JSON object"
+                bad[i] = f"the message holds {show(parsed)}; expected a JSON object"
         columns = cells.values_of(self.fields, objects)
         for j, field in enumerate(self.fields):
             if field.kind == "image":
@@ -54,11 +54,13 @@ class Json(Format):
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
         option = orjson.OPT_SERIALIZE_NUMPY
-        return [orjson.dumps(cells.nested(self.fields, row, _told), option=option) for row in rows]
+        return [
+            orjson.dumps(cells.nested(self.fields, row, _encoded), option=option) for row in rows
+        ]
 
 
 def _decoded(value: Any) -> Any:
-    """The bytes of base64 text; anything else as it is: it is no image."""
+    """Return the bytes of base64 text; any other value as it is: it is no image."""
     if type(value) is not str:
         return value
     try:
@@ -67,7 +69,7 @@ def _decoded(value: Any) -> Any:
         return value
 
 
-def _told(value: Any, field: Field) -> Any:
+def _encoded(value: Any, field: Field) -> Any:
     if field.kind == "image":
         return binascii.b2a_base64(value, newline=False).decode()
     return value

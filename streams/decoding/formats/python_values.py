@@ -1,7 +1,7 @@
-"""Columns of Python values, for formats whose parsers give such.
+"""Python values to Arrow columns, for formats whose parsers return Python values.
 
-What a cell becomes depends on that cell alone: columns are converted as a whole where every cell is
-of a type that converts without loss, and cells of other types are set aside one by one before.
+Each cell is converted on its own terms. A column is converted as a whole if every cell is of a type
+that converts without loss; cells of other types are replaced one by one before.
 """
 
 from __future__ import annotations
@@ -28,63 +28,64 @@ _WHOLE_FLOATS = 2.0**53
 def rows(
     fields: Sequence[Field], columns: Sequence[Values], where: Sequence[int], bad: dict[int, str]
 ) -> ParsedRecords:
-    """The rows of messages that were parsed.
+    """Return the records of parsed messages.
 
     Args:
-        fields: the columns that are wanted.
+        fields: the columns to make.
         columns: for each field n values, None where there is none.
         where: n indices of the messages, ascending.
-        bad: index to reason, of the messages that could not be parsed; it is added to.
+        bad: index to reason, of the messages that could not be parsed; those with a wrong value are
+            added.
     """
     arrays = []
-    refused = np.zeros(len(where), np.bool_)
+    rejected = np.zeros(len(where), np.bool_)
     for field, values in zip(fields, columns, strict=True):
         array, wrong = column(field, values)
         arrays.append(array)
         if wrong is None:
             continue
-        for row in np.flatnonzero(wrong & ~refused).tolist():
+        for row in np.flatnonzero(wrong & ~rejected).tolist():
             bad[where[row]] = field.refuse(show(values[row]))
-        refused |= wrong
-    return table_of(fields, arrays, refused, where, bad)
+        rejected |= wrong
+    return table_of(fields, arrays, rejected, where, bad)
 
 
 def values_of(fields: Sequence[Field], objects: Sequence[dict[str, Any]]) -> list[Values]:
-    """For each field its values in the objects, None where there is none. A name with dots reaches
-    into objects in them."""
+    """Return for each field its values in the objects, None where there is none. A name with dots
+    is a path into nested objects."""
     columns = []
     for field in fields:
         *path, name = field.name.split(".")
         if path:
-            columns.append([_reach(found, path, name) for found in objects])
+            columns.append([_reach(value, path, name) for value in objects])
             continue
         try:
             columns.append(list(map(itemgetter(name), objects)))
         except KeyError:
-            columns.append([found.get(name) for found in objects])
+            columns.append([value.get(name) for value in objects])
     return columns
 
 
 def nested(
-    fields: Sequence[Field], row: Mapping[str, Any], told: Callable[[Any, Field], Any]
+    fields: Sequence[Field], row: Mapping[str, Any], encode: Callable[[Any, Field], Any]
 ) -> dict[str, Any]:
-    """The object that ``values_of`` reads a row of; ``told`` turns values into what a message
-    holds. A field that the row does not have is left out."""
-    found: dict[str, Any] = {}
+    """Return the object of a row, the inverse of ``values_of``; ``encode`` turns a value into that
+    of a message. A field that the row does not have is left out."""
+    whole: dict[str, Any] = {}
     for field in fields:
         if field.name not in row:
             continue
         value = row[field.name]
-        inner = found
+        inner = whole
         *path, name = field.name.split(".")
         for step in path:
             inner = inner.setdefault(step, {})
-        inner[name] = None if value is None else told(value, field)
-    return found
+        inner[name] = None if value is None else encode(value, field)
+    return whole
 
 
 def column(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
-    """The column of a field, and where its values are wrong, None where none is."""
+    """Return the column of a field, and (n,) where its values are wrong; None: none is."""
     array, odd = _READERS[field.kind](values, field)
     if not odd.any():
         return array, None
@@ -95,7 +96,7 @@ def column(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
 
 
 def show(value: Any) -> str:
-    """What a cell holds, in at most 60 characters."""
+    """Return the text of a value, in at most 60 characters."""
     if value is None:
         return "null"
     if isinstance(value, bytes):
@@ -122,9 +123,9 @@ def _integers(values: Values, field: Field) -> tuple[pa.Array, Mask]:
     if set(map(type, values)) <= {int}:
         with suppress(OverflowError):
             return _plain(values, np.int64)
-    found = [_whole(value) for value in values]
-    odd = np.fromiter((value is None for value in found), np.bool_, len(found))
-    return pa.array(found, pa.int64()), odd
+    integers = [_whole(value) for value in values]
+    odd = np.fromiter((value is None for value in integers), np.bool_, len(integers))
+    return pa.array(integers, pa.int64()), odd
 
 
 def _booleans(values: Values, field: Field) -> tuple[pa.Array, Mask]:
@@ -140,9 +141,9 @@ def _texts(values: Values, field: Field) -> tuple[pa.Array, Mask]:
 def _times(values: Values, field: Field) -> tuple[pa.Array, Mask]:
     texts = [row for row, value in enumerate(values) if type(value) is str]
     if texts:
-        read = seconds(pa.array([values[row] for row in texts], pa.string())).tolist()
+        times = seconds(pa.array([values[row] for row in texts], pa.string())).tolist()
         values = list(values)
-        for row, time in zip(texts, read, strict=True):
+        for row, time in zip(texts, times, strict=True):
             values[row] = time
     return _numbers(values, field)
 
@@ -180,8 +181,8 @@ _READERS: dict[str, Callable[[Values, Field], tuple[pa.Array, Mask]]] = {
 
 
 def _only(types: set[type], values: Values, filler: Any) -> tuple[Values, Mask]:
-    """The values with a filler in place of those of other types, and where these stood. Subtypes
-    are other types: True is no number."""
+    """Return the values with a filler in place of those of other types, and (n,) where these are.
+    Subtypes are other types: True is not a number."""
     if set(map(type, values)) <= types:
         return values, np.zeros(len(values), np.bool_)
     odd = [type(value) not in types for value in values]
@@ -190,21 +191,21 @@ def _only(types: set[type], values: Values, filler: Any) -> tuple[Values, Mask]:
 
 
 def _plain(values: Values, dtype: type[np.generic]) -> tuple[pa.Array, Mask]:
-    found = np.fromiter(values, dtype, len(values))
-    return pa.array(found), np.zeros(len(values), np.bool_)
+    array = np.fromiter(values, dtype, len(values))
+    return pa.array(array), np.zeros(len(values), np.bool_)
 
 
-def _reach(found: dict[str, Any], path: list[str], name: str) -> Any:
-    """What stands at the end of the path. Where that leads through something else than an object,
-    what holds it: no field has an object for its value, so the reason shows that."""
+def _reach(value: dict[str, Any], path: list[str], name: str) -> Any:
+    """Return the value at the end of a path. If a step is not an object, return the object with
+    that step: no field has an object for its value, so the reason shows it."""
     for step in path:
-        inner = found.get(step)
+        inner = value.get(step)
         if inner is None:
             return None
         if type(inner) is not dict:
-            return found
-        found = inner
-    return found.get(name)
+            return value
+        value = inner
+    return value.get(name)
 
 
 def _whole(value: Any) -> int | None:

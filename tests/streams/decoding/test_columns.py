@@ -39,7 +39,7 @@ def test_dates() -> None:
     assert math.isnan(moment("next week"))
 
 
-def test_first_seen_numbers_by_appearance_and_keeps_none() -> None:
+def test_first_seen_numbers_by_appearance_keeps_missing() -> None:
     parts = [(np.array([1, -1]), ("a", "b")), (np.array([0, 1]), ("c", "b"))]
     codes, classes = first_seen(parts)  # type: ignore[arg-type]
     assert classes == ("b", "c")

@@ -117,7 +117,7 @@ def test_vectors(kind: pa.DataType, skip: int) -> None:
     assert batch.x.tolist() == [[9, 9], [1, 2], [3, 4]][skip:]
 
 
-def test_images_of_bytes_of_structs_and_of_pixels() -> None:
+def test_images_from_bytes_structs_and_pixels() -> None:
     red = png("RGB", value=(255, 0, 1))
     feature = Feature("i", "image", (3, 2, 3))
     structs = pa.array([{"bytes": red, "path": "p"}, {"bytes": png("L", value=7), "path": None}])
@@ -177,7 +177,7 @@ NUMBERS = ["1", "-2.5e3", "+4", " 5 ", "0x1F", "1_000", "1e400", "nan", "x", "",
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(TIMES), min_size=1), st.lists(st.sampled_from(NUMBERS), min_size=1))
-def test_a_cell_is_read_alike_in_any_company(times: list[str], reals: list[str]) -> None:
+def test_cell_is_read_independently_of_others(times: list[str], reals: list[str]) -> None:
     np.testing.assert_array_equal(
         seconds(pa.array(times)), [seconds(pa.array([t]))[0] for t in times]
     )
@@ -213,7 +213,7 @@ def test_classes(column: Any, kind: Any, names: list[Any]) -> None:
     assert batch.classes == tuple(dict.fromkeys(v for v in names if v is not None))
 
 
-def test_a_class_only_a_dead_row_shows_is_not_shown() -> None:
+def test_class_of_a_dead_row_is_not_shown() -> None:
     batch = decode(
         {"a": [1, None, 2], "y": ["b", "x", "a"]}, A, columns=Columns(label=NamedColumn("y"))
     )
@@ -261,7 +261,7 @@ def test_regression_due_key_and_segment() -> None:
     assert batch.time.tolist() == [7, 8]
 
 
-def test_a_table_in_chunks_and_no_rows_at_all() -> None:
+def test_chunked_and_empty_tables_are_decoded() -> None:
     table = pa.table({"a": pa.chunked_array([[1.0], [2.0]])})
     decoder = Decoder(Schema((A,), "classification"), Columns())
     offset = np.arange(2)
@@ -448,7 +448,7 @@ def test_bad_id_time_or_label(role: str, column: Any, held: str, expected: str) 
     assert batch.offset.tolist() == [OFFSET, OFFSET + 2]
 
 
-def test_a_dead_row_keeps_its_own_id_and_its_first_reason() -> None:
+def test_dead_row_has_its_own_id_and_first_reason() -> None:
     batch = decode(
         {"a": [1, None], "t": [1, None], "i": [7, 8]},
         A,
@@ -459,7 +459,7 @@ def test_a_dead_row_keeps_its_own_id_and_its_first_reason() -> None:
     ]
 
 
-def test_many_dead_rows_stand_before_the_rows_that_are_left() -> None:
+def test_many_dead_rows_keep_their_insert_position() -> None:
     batch = decode({"a": [None, 1.0, None, None, 2.0, None]}, A)
     assert [(d.offset - OFFSET, d.insert_before) for d in batch.dead] == [
         (0, 0),
@@ -469,7 +469,7 @@ def test_many_dead_rows_stand_before_the_rows_that_are_left() -> None:
     ]
 
 
-def test_rows_that_were_set_aside_before_keep_their_place() -> None:
+def test_dead_letters_aside_keep_their_insert_position() -> None:
     aside = tuple(DeadLetter(PARTITION, 50 + b, "malformed", 0, b) for b in (0, 1, 2, 3))
     batch = decode({"a": [1.0, None, 2.0]}, A, aside=aside)
     assert [(d.offset, d.insert_before) for d in batch.dead] == [
@@ -481,7 +481,7 @@ def test_rows_that_were_set_aside_before_keep_their_place() -> None:
     ]
 
 
-def test_a_column_of_another_type_or_none_at_all_is_dead_not_a_traceback() -> None:
+def test_column_of_wrong_type_or_missing_is_dead() -> None:
     for column in ([[1]], [{"q": 1}], [None], pa.array([5], pa.duration("s"))):
         for feature in (A, Feature("a", "vector", (2,)), Feature("a", "image", (1, 1, 1))):
             assert len(decode({"a": column}, feature).dead) == 1

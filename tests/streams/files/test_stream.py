@@ -182,7 +182,7 @@ def streams_of_all_sorts(
 )
 @examples(0.15)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 120))
-def test_any_cut_and_any_cursor_tell_one_story(
+def test_any_block_size_and_cursor_give_one_stream(
     streams_of_all_sorts: dict[str, Callable[[], FileStream]],
     sort: str,
     size: int,
@@ -212,7 +212,7 @@ def test_malformed_rows_keep_their_place(tmp_path: Path) -> None:
     ]
 
 
-def test_bytes_that_are_no_text_are_one_dead_row(tmp_path: Path) -> None:
+def test_non_utf8_bytes_are_one_dead_row(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a,w,y\n1,ok,u\n2,\xff,u\n3,\xff\n4,ok,u\n")
     told = story(recorded(tmp_path, "a.csv", features={"text": ["w"]}).read({}, 10))
     assert [row[5] for row in told["rows"]] == [0, 3]
@@ -231,7 +231,7 @@ def test_bytes_that_are_no_text_are_one_dead_row(tmp_path: Path) -> None:
         (b'a,w,y\n1,"\xc3\xa9\n",u\n2,\xff,u\n', [(1, "é\n")], r"b'\xff'"),
     ],
 )
-def test_text_beside_bytes_that_are_none(
+def test_text_next_to_non_utf8_bytes(
     tmp_path: Path, data: bytes, rows: list[tuple[int, str]], dead: str
 ) -> None:
     (tmp_path / "a.csv").write_bytes(data)
@@ -243,7 +243,7 @@ def test_text_beside_bytes_that_are_none(
     assert dead in reason
 
 
-def test_names_of_columns_in_a_file_that_is_not_all_utf8(tmp_path: Path) -> None:
+def test_csv_column_names_in_a_file_not_all_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("größe,y\n1,u\n".encode() + b"\xff,u\n")
     stream = recorded(tmp_path, "a.csv", features={"numeric": ["größe"]})
     assert len(story(stream.read({}, 10))["dead"]) == 1
@@ -252,7 +252,7 @@ def test_names_of_columns_in_a_file_that_is_not_all_utf8(tmp_path: Path) -> None
         recorded(tmp_path, "b.csv")
 
 
-def test_a_long_stretch_of_malformed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_malformed_rows_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv(tmp_path / "a.csv", "a,y\n" + "1\n" * 300 + "2,u\n" + "3\n" * 300 + "4,v\n")
     monkeypatch.setattr(streams.files.readers, "CSV_BLOCK_BYTES", 64)
     told = story(recorded(tmp_path, "a.csv", features={"numeric": ["a"]}).read({}, 10))
@@ -261,7 +261,7 @@ def test_a_long_stretch_of_malformed_rows(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("label_rows", [1, 2, 100])
-def test_labels_come_just_before_the_first_event_of_their_time(
+def test_label_arrives_before_the_first_event_of_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_rows: int
 ) -> None:
     monkeypatch.setattr(streams.files.stream, "LABEL_BLOCK_ROWS", label_rows)
@@ -287,7 +287,7 @@ def test_labels_come_just_before_the_first_event_of_their_time(
     assert stream.seek(4.5) == {"0": 4, "labels/0": 3}
 
 
-def test_bad_labels_are_passed_over_with_a_line(
+def test_bad_labels_are_ignored_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     csv(tmp_path / "e.csv", "i,t,a,y\n1,1,1,0\n2,2,1,1\n")
@@ -299,9 +299,9 @@ def test_bad_labels_are_passed_over_with_a_line(
     assert [(row[0], row[1], row[5]) for row in told["labels"]] == [(1, "u", 0), (2, "v", 5)]
     lines = [record.getMessage().removeprefix(f"{tmp_path}/") for record in caplog.records]
     assert lines == [
-        "l.csv: row 1 passed over: column 'i' holds null; expected an integer id",
-        "l.csv: row 3 passed over: the row has 1 fields; expected 3: 2",
-        "l.csv: row 4 passed over: column 'k' holds 'soon'; expected a time (seconds, or ISO 8601)",
+        "l.csv: row 1 ignored: column 'i' holds null; expected an integer id",
+        "l.csv: row 3 ignored: the row has 1 fields; expected 3: 2",
+        "l.csv: row 4 ignored: column 'k' holds 'soon'; expected a time (seconds, or ISO 8601)",
     ]
     assert [f.name for f in stream.schema.features] == ["a"]  # the label is no feature
 
@@ -340,7 +340,7 @@ def test_start_takes_iso_text_and_dates() -> None:
     assert config.start == 43200
 
 
-def test_time_without_a_column_goes_on_over_files(tmp_path: Path) -> None:
+def test_position_time_continues_over_files(tmp_path: Path) -> None:
     for name in "ab":
         csv(tmp_path / f"{name}.csv", "a,y\n1,0\n2,1\n")
         parquet(tmp_path / f"{name}.parquet", {"a": [1.0, 2.0], "y": [0, 1]})
@@ -458,7 +458,7 @@ def test_tasks(tmp_path: Path, column: Any, task: str, names: list[Any]) -> None
         assert block.y.tolist() == column
 
 
-def test_csv_labels_of_many_whole_numbers_are_classes_unless_stated(tmp_path: Path) -> None:
+def test_csv_integer_labels_are_classes_unless_stated(tmp_path: Path) -> None:
     csv(tmp_path / "a.csv", "f,y\n" + "".join(f"1,{i}\n" for i in range(99)) + "1,oops\n")
     stream = recorded(tmp_path, "a.csv")
     told = story(stream.read({}, 200))
@@ -471,7 +471,7 @@ def test_csv_labels_of_many_whole_numbers_are_classes_unless_stated(tmp_path: Pa
     assert [row[3] for row in told["rows"]] == [f"{i}.0" for i in range(99)]
 
 
-def test_a_class_outside_the_stated_ones_is_dead(tmp_path: Path) -> None:
+def test_class_not_stated_is_dead(tmp_path: Path) -> None:
     csv(tmp_path / "a.csv", "f,y\n1,b\n1,c\n1,a\n")
     (block,) = recorded(tmp_path, "a.csv", label={"column": "y", "classes": ["a", "b"]}).read({}, 9)
     assert block.y is not None
@@ -481,7 +481,7 @@ def test_a_class_outside_the_stated_ones_is_dead(tmp_path: Path) -> None:
     assert "add it to classes" in block.dead[0].reason
 
 
-def test_inference_looks_at_the_head_of_the_first_file_wherever_reading_starts(
+def test_inference_from_any_start_samples_the_first_file(
     tmp_path: Path,
 ) -> None:
     parquet(tmp_path / "0.parquet", {"f": ["1", "2"], "y": ["u", "v"]})
@@ -615,7 +615,7 @@ def bad_file(folder: Path, name: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_read_is_said_in_a_line(
+def test_unreadable_file_error_is_one_line(
     tmp_path: Path, path: Any, settings: dict[str, Any], parts: list[str]
 ) -> None:
     bad_file(tmp_path, path)
@@ -626,7 +626,7 @@ def test_what_cannot_be_read_is_said_in_a_line(
     assert "\n" not in str(error.value)
 
 
-def test_damage_within_a_file_is_said_in_a_line(tmp_path: Path) -> None:
+def test_damaged_file_error_is_one_line(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=20_000)
     path = parquet(tmp_path / "a.parquet", {"a": values, "y": [0] * 20_000}, rows=5_000)
     data = path.read_bytes()
@@ -663,7 +663,7 @@ def test_a_row_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"label": "y", "colour": 1}, "colour"),
     ],
 )
-def test_settings_that_contradict_each_other(settings: dict[str, Any], part: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, Any], part: str) -> None:
     with pytest.raises(ValidationError, match=part):
         RecordedConfig(kind="recorded", path="x", **settings)
 

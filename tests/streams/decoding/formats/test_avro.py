@@ -126,7 +126,7 @@ def test_times(kind: Any, written: bytes, value: float) -> None:
         ("long", "integer", (), -(2**63)),
     ],
 )
-def test_what_was_written_is_read(
+def test_format_write_read_round_trip(
     kind: Any, field: FieldKind, shape: tuple[int, ...], value: Any
 ) -> None:
     form = avro(of(kind), Field("a", field, shape))
@@ -144,7 +144,7 @@ def test_a_vector_of_another_length() -> None:
     ]
 
 
-def test_dots_reach_into_records() -> None:
+def test_avro_dots_are_a_path() -> None:
     inner = {"type": "record", "name": "In", "fields": [{"name": "b", "type": "int"}]}
     form = avro(of(["null", inner]), Field("a.b", "number", required=False))
     table, bad = form.read([b"\x02\x06", b"\x00"])
@@ -203,7 +203,7 @@ def test_schemas_that_are_none(schema: Any) -> None:
         ),
     ],
 )
-def test_fields_that_cannot_be_had(kind: Any, field: Field, why: str) -> None:
+def test_fields_not_in_the_schema_are_refused(kind: Any, field: Field, why: str) -> None:
     with pytest.raises(StreamError) as error:
         avro(of(kind), field)
     assert str(error.value).startswith("stream.format.schema: ")
@@ -221,7 +221,7 @@ def test_arrays_of_nothing_are_refused(items: Any) -> None:
     avro(of({"type": "array", "items": ["null", "int"]}))
 
 
-def test_records_in_themselves_are_refused() -> None:
+def test_avro_recursive_records_are_refused() -> None:
     """The parser goes down as deep as the message says, and the process with it."""
     schema = {"type": "record", "name": "R", "fields": [{"name": "a", "type": ["null", "R"]}]}
     with pytest.raises(StreamError, match="record 'R' may hold itself"):

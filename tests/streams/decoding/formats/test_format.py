@@ -145,9 +145,7 @@ def mutated(draw: st.DrawFn, real: list[bytes]) -> bytes | None:
 
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_message_is_read_alike_whatever_stands_beside_it(
-    name: str, formats: dict[str, Format]
-) -> None:
+def test_message_is_read_independently_of_others(name: str, formats: dict[str, Format]) -> None:
     form = formats[name]
     real = form.write(ROWS)
 
@@ -201,7 +199,7 @@ SHAPES = {"vector": (2,), "image": (1, 2, 2)}
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("required", [True, False])
-def test_a_value_is_read_alike_whatever_stands_beside_it(name: str, required: bool) -> None:
+def test_value_is_read_independently_of_others(name: str, required: bool) -> None:
     kind = KINDS[name]
     form = make(
         CONFIG.validate_python({"kind": "json"}),
@@ -219,7 +217,7 @@ def test_a_value_is_read_alike_whatever_stands_beside_it(name: str, required: bo
 
 
 @pytest.mark.hypothesis
-def test_times_are_read_alike_whatever_stands_beside_them() -> None:
+def test_times_are_read_independently_of_others() -> None:
     """Text of times is cast as a column where all of it is of one form."""
     form = make(CONFIG.validate_python({"kind": "json"}), [Field("t", "time")], Path())
 
@@ -249,7 +247,7 @@ def test_a_column_is_one_thing() -> None:
 @pytest.mark.parametrize(
     ("name", "module"), [("avro", "fastavro"), ("protobuf", "google.protobuf.descriptor_pb2")]
 )
-def test_what_is_not_installed_is_named(
+def test_missing_package_error_names_the_extra(
     name: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

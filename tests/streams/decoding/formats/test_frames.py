@@ -51,7 +51,7 @@ def test_frames_are_read_as_they_are_packed() -> None:
     assert form.read([]).table.schema.equals(table.schema)
 
 
-def test_every_type_and_only_what_is_wanted() -> None:
+def test_frames_read_every_type_and_named_fields_only() -> None:
     layout = {"a": "uint8", "b": "uint16", "c": "int16", "d": "uint32", "e": "int32", "f": "bool"}
     wanted = [Field("f", "boolean"), *(Field(name, "number") for name in "edcb")]
     message = struct.pack("<BHhIi?", 1, 2**16 - 1, -(2**15), 2**32 - 1, -(2**31), True)
@@ -96,7 +96,7 @@ def test_a_bool_is_0_or_1() -> None:
     ]
 
 
-def test_nan_is_null_where_nothing_is_required() -> None:
+def test_frames_nan_is_null_if_optional() -> None:
     field = Field("y", "number", required=False)
     messages = [struct.pack("<f", y) for y in (1.5, math.nan, math.inf)]
     table, bad = frames({"y": "float32"}, field).read([*messages])
@@ -128,7 +128,9 @@ def test_images_are_pixels(stored: list[Any]) -> None:
         ({"a": ["uint8", 12]}, Field("a", "image", (3, 3, 3)), "is no image of 3x3x3"),
     ],
 )
-def test_fields_that_cannot_be_had(layout: dict[str, Any], field: Field, why: str) -> None:
+def test_fields_not_in_the_schema_are_refused(
+    layout: dict[str, Any], field: Field, why: str
+) -> None:
     with pytest.raises(StreamError) as error:
         frames(layout, field)
     assert str(error.value).startswith("stream.format.fields")
@@ -157,7 +159,7 @@ def test_layouts_that_are_none(layout: Any, why: str) -> None:
     assert why in str(error.value)
 
 
-def test_what_was_written_is_read() -> None:
+def test_format_write_read_round_trip() -> None:
     form = frames(EVENT | {"more": ["int32", 2]}, *FIELDS)
     rows = [{"id": 1, "time": 0.5, "label": -128, "x": [1.0, 2.0, 0.5]}]
     (message,) = form.write(rows)
@@ -169,6 +171,6 @@ def test_what_was_written_is_read() -> None:
 
 
 @pytest.mark.parametrize("label", [128, 1.5, math.nan])
-def test_what_does_not_fit_is_not_written(label: float) -> None:
+def test_frames_write_refuses_values_out_of_range(label: float) -> None:
     with pytest.raises(ValueError, match="column 'label': not all fit int8"):
         frames({"label": "int8"}, Field("label", "integer")).write([{"label": label}])

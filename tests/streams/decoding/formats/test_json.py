@@ -122,7 +122,7 @@ def test_bad_vectors(text: str) -> None:
     assert cell(text, "vector", (3,)) == why
 
 
-def test_bad_vectors_among_good_ones_of_another_length() -> None:
+def test_bad_vectors_among_good_ones_are_dead() -> None:
     """Three vectors of 1, 2 and 3 hold as many numbers as three of 2."""
     messages = [b'{"a": [1]}', b'{"a": [2, 3]}', b'{"a": [4, 5, 6]}']
     table, bad = read([*messages], Field("a", "vector", (2,)))
@@ -138,7 +138,7 @@ def test_a_bad_image() -> None:
 
 
 @pytest.mark.parametrize("kind", ["number", "integer", "boolean", "text", "time"])
-def test_what_is_not_required_may_be_null_or_missing_but_not_wrong(kind: FieldKind) -> None:
+def test_optional_field_may_be_null_or_missing_not_wrong(kind: FieldKind) -> None:
     field = Field("a", kind, required=False)
     table, bad = read([b'{"a": null}', b"{}", b'{"a": [1]}'], field)
     assert table.column("a").to_pylist() == [None, None]
@@ -146,7 +146,7 @@ def test_what_is_not_required_may_be_null_or_missing_but_not_wrong(kind: FieldKi
     assert read([b"{}", b'{"a": null}'], Field("a", kind)).table.num_rows == 0
 
 
-def test_a_vector_and_an_image_that_are_not_required() -> None:
+def test_optional_vector_and_image_may_be_null() -> None:
     fields = [Field("v", "vector", (2,), False), Field("p", "image", (1, 1, 1), False)]
     table, bad = read([b'{"v": [1, 2]}', b"{}", b'{"p": "iVA="}'], *fields)
     assert table.column("v").to_pylist() == [[1.0, 2.0], None, None]
@@ -154,7 +154,7 @@ def test_a_vector_and_an_image_that_are_not_required() -> None:
     assert not bad
 
 
-def test_messages_that_are_no_objects() -> None:
+def test_json_messages_not_objects_are_bad() -> None:
     messages = [
         (None, "no value"),
         (b"", "no JSON: "),
@@ -183,7 +183,7 @@ def test_messages_that_are_no_objects() -> None:
         assert "\n" not in why
 
 
-def test_the_first_bad_field_gives_the_reason() -> None:
+def test_first_bad_field_gives_the_reason() -> None:
     fields = [Field("a", "number"), Field("b", "text")]
     (_, why), (_, other) = read([b'{"a": true, "b": 1}', b'{"a": 1, "b": 1}'], *fields).bad
     assert why == "column 'a' holds True; expected a finite number"
@@ -196,7 +196,7 @@ def test_long_and_deep_values_are_shown_short() -> None:
     assert len(cell("[" + "1," * 10_000 + "1]", "number")) < 120
 
 
-def test_dots_reach_into_objects() -> None:
+def test_json_dots_are_a_path() -> None:
     fields = [Field("a.b", "number"), Field("c", "number", required=False)]
     messages = [
         b'{"a": {"b": 1}, "c": 2}',
@@ -218,11 +218,11 @@ def test_dots_reach_into_objects() -> None:
     assert read([b'{"a": {"a": 3}}'], Field("a.a", "number")).table.num_rows == 1
 
 
-def test_of_two_keys_the_last_counts() -> None:
+def test_json_repeated_key_last_value_counts() -> None:
     assert read([b'{"a": "x", "a": 2}'], Field("a", "number")).table.to_pylist() == [{"a": 2.0}]
 
 
-def test_what_was_written_is_read() -> None:
+def test_format_write_read_round_trip() -> None:
     fields = [
         Field("id", "integer"),
         Field("in.x", "number"),

@@ -99,7 +99,7 @@ def test_bad_messages(folder: Path) -> None:
     assert table.to_pylist() == [{"v": [1.0], "uint64": 0, "string": ""}] * len(messages)
 
 
-def test_what_has_presence_can_be_missing(folder: Path) -> None:
+def test_protobuf_field_with_presence_may_be_missing(folder: Path) -> None:
     fields = [Field(name, "integer", required=False) for name in ("o", "m.i", "e")]
     messages = [b"", b"\x50\x00", b"\x5a\x00", b"\x5a\x02\x08\x03"]
     rows = protobuf(folder, *fields).read([*messages]).table.to_pylist()
@@ -153,7 +153,7 @@ def test_the_framing_of_confluent(folder: Path, header: bytes, bad: str | None) 
     assert form.write([{"int64": 7}]) == [b"\0\0\0\0\0\0\x08\x07"]
 
 
-def test_what_was_written_is_read(folder: Path) -> None:
+def test_format_write_read_round_trip(folder: Path) -> None:
     values: dict[str, tuple[FieldKind, Any]] = {
         "int64": ("integer", -(2**63)),
         "float": ("number", 0.5),
@@ -193,7 +193,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
         (Field("float.i", "number"), "'i' of 'float.i' is to be found in what is no message"),
     ],
 )
-def test_fields_that_cannot_be_had(folder: Path, field: Field, why: str) -> None:
+def test_fields_not_in_the_schema_are_refused(folder: Path, field: Field, why: str) -> None:
     with pytest.raises(StreamError) as error:
         protobuf(folder, field)
     assert str(error.value).startswith("stream.format.message: ")
