@@ -1,4 +1,4 @@
-"""The scenarios by the names that a job gives them."""
+"""The scenarios by their names in a job."""
 
 from __future__ import annotations
 
@@ -64,4 +64,4 @@ SCENARIOS: Mapping[str, Mapping[str, Any]] = {
     },
     "iid-mnist": {"dataset": "mnist", "tasks": {"kind": "iid"}},
 }
-"""Scenarios by name: the settings that a name stands for."""
+"""The settings of each named scenario."""

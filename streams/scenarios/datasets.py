@@ -1,4 +1,4 @@
-"""Data sets that scenarios are made of, each as arrays to train on and to test on."""
+"""The data sets of scenarios, as arrays of training and test rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streams.core.errors import StreamError
 from streams.core.hashing import mix
 from streams.core.schema import Feature
 from streams.core.settings import unknown
-from streams.scenarios.downloads import cache, checksum_of, find, kept
+from streams.scenarios.downloads import cache, cached_array, checksum_of, find
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,15 +29,15 @@ class Dataset:
     """A labelled data set.
 
     Attributes:
-        name: what ``load`` knows it by.
+        name: its name for ``load``.
         feature: its only feature.
         train_x: (n, channels, height, width) uint8, (n, d) float32, or text; read-only.
         train_y: (n,) int64 codes into ``classes``.
         test_x: as ``train_x``.
         test_y: as ``train_y``.
         classes: names of the classes in the order of their codes.
-        citation: whom to cite.
-        note: what to say beside a figure.
+        citation: the work to cite.
+        note: a remark for figures.
     """
 
     name: str
@@ -52,21 +52,21 @@ class Dataset:
 
 
 def load(name: str) -> Dataset:
-    """The data set of that name: from ``EVERLEARN_DATA``, the cache, or its origin.
+    """Return the data set of that name, from ``EVERLEARN_DATA``, the cache, or its origin.
 
     Raises:
-        StreamError: there is no such data set, it cannot be had, or its file is broken.
+        StreamError: there is no such data set, it is not available, or its file is broken.
     """
     if name not in DATASETS:
         raise StreamError(f"unknown data set {unknown(name, DATASETS)}")
     return DATASETS[name]()
 
 
-def validated(data: Dataset, share: float) -> Dataset:
-    """The data set with tests from the last ``share`` of the training rows of each class, and
-    without these among the training rows; its own tests are left out.
+def split_validation(data: Dataset, share: float) -> Dataset:
+    """Return the data set with the last ``share`` of the training rows of each class as its test
+    rows; its own test rows are left out.
 
-    Raises ``StreamError`` where a class is left without rows to learn from, or to test on."""
+    Raises ``StreamError`` if a class has no training or no test rows left."""
     last = np.zeros(len(data.train_y), np.bool_)
     for code in range(len(data.classes)):
         rows = np.flatnonzero(data.train_y == code)
@@ -132,7 +132,7 @@ def _cifar_10() -> Dataset:
     folder = cache("cifar-10") / checksum_of(file, "md5")
 
     def part(split: str) -> tuple[Array, Ints]:
-        flat = kept(folder / f"{split}.npy", partial(_flat, file, split))
+        flat = cached_array(folder / f"{split}.npy", partial(_flat, file, split))
         n = len(flat) // (_PIXELS + 1)
         x = flat[: n * _PIXELS].reshape(n, 3, _SIDE, _SIDE)
         return x, flat[n * _PIXELS :].astype(np.int64)

@@ -1,4 +1,4 @@
-"""The files that data sets come in: where they are looked for, and where they are fetched from."""
+"""The files of data sets: where they are looked for, and where they are downloaded from."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from streams.core.errors import StreamError
 log = logging.getLogger(__name__)
 
 FOLDER = "EVERLEARN_DATA"
-"""The environment variable that names a folder of files which are there already."""
+"""The environment variable that names a folder of files that exist already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the files of a data set are published: their common address, and for each its name and
-    the checksum of what stands there."""
+    """Where the files of a data set are published.
+
+    Attributes:
+        address: the common address of the files.
+        files: the checksum of each file, by its name.
+    """
 
     address: str
     files: Mapping[str, str]
@@ -67,14 +71,15 @@ ORIGINS: dict[str, Origin] = {
 
 
 def find(dataset: str, name: str, alias: str = "") -> Path:
-    """The file ``name`` of a data set, on this machine when it returns.
+    """Return the path of the file ``name`` of a data set; download it if needed.
 
-    Looked for in the folder that ``EVERLEARN_DATA`` names: under ``alias``, whatever its checksum
-    (the data packed in another way), then under its own name, where its checksum is the origin's
-    (MNIST and Fashion-MNIST have files of the same names). Then in the cache, and at the origin.
+    It is looked for in the folder that ``EVERLEARN_DATA`` names: first under ``alias``, without a
+    checksum (the same data in another format), then under its own name, with the checksum of the
+    origin (MNIST and Fashion-MNIST have files of the same names). Then in the cache, and at the
+    origin.
 
     Raises:
-        StreamError: it is nowhere to be had; the message says how to get it.
+        StreamError: it is not available; the message says how to get it.
     """
     folder = os.environ.get(FOLDER)
     if folder and alias and (file := Path(folder, alias)).is_file():
@@ -93,7 +98,7 @@ def find(dataset: str, name: str, alias: str = "") -> Path:
 
 
 def cache(dataset: str) -> Path:
-    """The folder where what was fetched or decoded is kept."""
+    """Return the folder of downloaded and decoded files. Raises ``StreamError``."""
     try:
         import pooch
     except ImportError:
@@ -104,8 +109,9 @@ def cache(dataset: str) -> Path:
     return Path(pooch.os_cache("everlearn")) / dataset
 
 
-def kept(path: Path, make: Callable[[], Array]) -> Array:
-    """The array in a file, mapped into memory; made, and written as a whole, if it is not there."""
+def cached_array(path: Path, make: Callable[[], Array]) -> Array:
+    """Return the array in a file, mapped into memory. If there is no file, make the array and write
+    it atomically."""
     if not path.is_file():
         array = make()
         try:
@@ -120,7 +126,7 @@ def kept(path: Path, make: Callable[[], Array]) -> Array:
 
 
 def checksum_of(file: Path, kind: str) -> str:
-    """Hexadecimal; ``kind`` is md5 or sha256."""
+    """Return the hexadecimal checksum of a file; ``kind`` is md5 or sha256."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, kind).hexdigest()
 

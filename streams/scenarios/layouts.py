@@ -1,6 +1,6 @@
-"""Scenarios: the ways to order a data set, and to change it, that make a stream of tasks of it.
+"""Layouts: ways to order and transform a data set into a stream of tasks.
 
-Each is a pure function of a data set, its settings and a seed, and gives a ``Plan``.
+Each is a pure function of a data set, its settings and a seed, and returns a ``Plan``.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from streams.core.errors import StreamError
 from streams.core.settings import Settings
 from streams.scenarios.datasets import Dataset
 from streams.scenarios.plans import (
-    HeldOut,
     Phase,
     Plan,
-    dealt,
-    enough,
-    of_classes,
-    of_domains,
+    TaskTest,
+    add_label_noise,
+    assign_classes,
+    check_class_count,
+    class_plan,
+    domain_plan,
     permutations,
-    shuffled,
-    with_noise,
+    shuffled_rows,
 )
 from streams.scenarios.transforms import Permuted, Rotated
 
 
 class Layout(Settings, ABC):
-    """Settings of a kind of scenario."""
+    """Settings of a kind of layout."""
 
     @abstractmethod
     def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
-        """A plan with clean labels, and at most ``events`` events in a phase."""
+        """Return a plan with clean labels and at most ``events`` events in a phase."""
 
 
 class IidTasks(Layout):
-    """The control: one task, shuffled."""
+    """One task, shuffled: the control."""
 
     kind: Literal["iid"]
 
     def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
-        return of_domains(data, rng, events, 1, None)
+        return domain_plan(data, rng, events, 1, None)
 
 
 class SplitTasks(Layout):
-    """Class-incremental: each task brings classes of its own (van de Ven and Tolias 2019).
+    """Class-incremental: each task has classes of its own (van de Ven and Tolias 2019).
 
-    Classes are dealt evenly, in the order of their codes or, with ``shuffle_classes``, at random.
-    The events of a task come shuffled.
+    Classes are distributed evenly, in the order of their codes or, with ``shuffle_classes``, at
+    random. The events of a task are shuffled.
     """
 
     kind: Literal["split"]
@@ -60,27 +60,27 @@ class SplitTasks(Layout):
     shuffle_classes: bool = False
 
     def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
-        owner = dealt(data, self.tasks, rng if self.shuffle_classes else None)
+        owner = assign_classes(data, self.tasks, rng if self.shuffle_classes else None)
         task = owner[data.train_y]
-        phases = [(t, shuffled(rng, task == t, events)) for t in range(self.tasks)]
-        return of_classes(data, phases, owner)
+        phases = [(t, shuffled_rows(rng, task == t, events)) for t in range(self.tasks)]
+        return class_plan(data, phases, owner)
 
 
 class PermutedTasks(Layout):
-    """Domain-incremental: every task has all classes, and a permutation of the pixels, or of the
-    values of a vector, of its own; the first is the identity (Goodfellow et al. 2014)."""
+    """Domain-incremental: every task has all classes, and its own permutation of the pixels or of
+    the values of a vector; the first is the identity (Goodfellow et al. 2014)."""
 
     kind: Literal["permuted"]
     tasks: PositiveInt = 10
 
     def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
         transform = Permuted(permutations(rng, self.tasks, _places(data)))
-        return of_domains(data, rng, events, self.tasks, transform)
+        return domain_plan(data, rng, events, self.tasks, transform)
 
 
 class RotatedTasks(Layout):
-    """Domain-incremental: every task has all classes, and images turned by an angle of its own
-    (Lopez-Paz and Ranzato 2017): ``degrees``, or ``tasks`` angles from 0 to ``max_degrees``."""
+    """Domain-incremental: every task has all classes, and its own rotation of the images (Lopez-Paz
+    and Ranzato 2017): ``degrees``, or ``tasks`` angles from 0 to ``max_degrees``."""
 
     kind: Literal["rotated"]
     degrees: tuple[float, ...] = ()
@@ -101,17 +101,17 @@ class RotatedTasks(Layout):
             )
         degrees = self.degrees or np.linspace(0, self.max_degrees, self.tasks).tolist()
         _, height, width = data.feature.shape
-        return of_domains(data, rng, events, len(degrees), Rotated(degrees, height, width))
+        return domain_plan(data, rng, events, len(degrees), Rotated(degrees, height, width))
 
 
 class BlurryTasks(Layout):
     """Si-Blurry (Moon et al. 2023): a random number of classes in each task, and blurred borders.
 
-    A share ``disjoint`` of the classes, chosen at random, occurs in one task only; the others are
-    blurry. Each way to cut the classes, in random order, into ``tasks`` parts of at least one is
-    equally likely. Then a share ``blur`` of the samples of the blurry classes, chosen at random,
-    moves, each to any other task. A task is tested on its own classes. (Moon et al. cut disjoint
-    and blurry classes apart, so that a task may have none, and let a sample move to its own task.)
+    A random share ``disjoint`` of the classes occurs in one task only; the others are blurry. The
+    classes, in random order, are split into ``tasks`` non-empty parts; every split is equally
+    likely. Then a random share ``blur`` of the samples of the blurry classes moves, each to any
+    other task. A task is tested on its own classes. (Moon et al. split disjoint and blurry classes
+    separately, so a task may have none, and let a sample move to its own task.)
     """
 
     kind: Literal["blurry"]
@@ -120,28 +120,28 @@ class BlurryTasks(Layout):
     blur: float = Field(0.1, ge=0, le=1)
 
     def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
-        enough(data, self.tasks)
+        check_class_count(data, self.tasks)
         classes = len(data.classes)
         cuts = np.sort(rng.choice(np.arange(1, classes), self.tasks - 1, replace=False))
         owner = np.empty(classes, np.int64)
         owner[rng.permutation(classes)] = np.searchsorted(cuts, np.arange(classes), "right")
         blurry = np.ones(classes, bool)
         blurry[rng.permutation(classes)[: round(self.disjoint * classes)]] = False
-        free = shuffled(rng, blurry[data.train_y], None)
+        free = shuffled_rows(rng, blurry[data.train_y], None)
         moved = free[: round(self.blur * len(free))]
         task = owner[data.train_y]
         task[moved] = (task[moved] + rng.integers(1, self.tasks, len(moved))) % self.tasks
-        phases = [(t, shuffled(rng, task == t, events)) for t in range(self.tasks)]
-        return of_classes(data, phases, owner)
+        phases = [(t, shuffled_rows(rng, task == t, events)) for t in range(self.tasks)]
+        return class_plan(data, phases, owner)
 
 
 class PowerLawTasks(Layout):
-    """Tasks come back, and the sooner the more recently they were seen (Gandhi et al. 2024).
+    """Tasks recur, the sooner the more recently they were seen (Gandhi et al. 2024).
 
-    Tasks are made as by ``split``, and introduced at even distances over the ``phases``. Each other
-    phase revisits a task seen before, with a chance in proportion to age ** -exponent, where age is
-    the number of phases since it was last seen. The samples of a task are divided evenly among its
-    visits, so that none comes twice.
+    Tasks are those of ``split``, introduced at even distances over the ``phases``. Every other
+    phase revisits an earlier task, with a probability proportional to age ** -exponent, where age
+    is the number of phases since it was last seen. The samples of a task are divided evenly among
+    its visits, so none is repeated.
     """
 
     kind: Literal["power-law"]
@@ -157,11 +157,11 @@ class PowerLawTasks(Layout):
         return self
 
     def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
-        owner = dealt(data, self.tasks, rng if self.shuffle_classes else None)
+        owner = assign_classes(data, self.tasks, rng if self.shuffle_classes else None)
         task, visits = owner[data.train_y], self.visits(rng)
         parts: dict[int, Ints] = {}
         for t in range(self.tasks):
-            rows, mine = shuffled(rng, task == t, None), np.flatnonzero(visits == t)
+            rows, mine = shuffled_rows(rng, task == t, None), np.flatnonzero(visits == t)
             if len(mine) > len(rows):
                 raise StreamError(
                     f"stream.tasks.phases: task {t} of {data.name} has {len(rows)} samples for "
@@ -169,10 +169,10 @@ class PowerLawTasks(Layout):
                 )
             parts |= zip(mine.tolist(), np.array_split(rows, len(mine)), strict=True)
         phases: list[Phase] = [(int(t), parts[p][:events]) for p, t in enumerate(visits)]
-        return of_classes(data, phases, owner)
+        return class_plan(data, phases, owner)
 
     def visits(self, rng: np.random.Generator) -> Ints:
-        """(phases,) the task of each phase."""
+        """Return (phases,) the task of each phase."""
         introduced = {t * self.phases // self.tasks: t for t in range(self.tasks)}
         visits = np.empty(self.phases, np.int64)
         last = np.full(self.tasks, -1.0)
@@ -188,11 +188,11 @@ class PowerLawTasks(Layout):
 class DriftTasks(Layout):
     """Concept drift: what is right under one concept is mostly wrong under the next.
 
-    For each concept the codes of the labels, or the places of the ``features``, are permuted at
-    random; under concept 0 they are as they were. ``sudden``: one concept after the other, equally
-    long. ``recurring``: the same, the concepts in turn for as many ``phases``. ``gradual``: as
-    sudden, but row t has the concept after the change at row p with probability
-    1 / (1 + exp(-4 (t - p) / width)), as in MOA's ConceptDriftStream (Bifet et al. 2010).
+    Each concept permutes the codes of the labels, or the ``features``, at random; concept 0 leaves
+    them as they are. ``sudden``: one concept after the other, equally long. ``recurring``: the
+    same, with the concepts in turn for ``phases`` phases. ``gradual``: as sudden, but row t has the
+    concept after the change at row p with probability 1 / (1 + exp(-4 (t - p) / width)), as in
+    MOA's ConceptDriftStream (Bifet et al. 2010).
     """
 
     kind: Literal["drift"]
@@ -234,7 +234,7 @@ class DriftTasks(Layout):
             relabel[concept, data.train_y[index]],
             row // size % self.concepts,
             concept,
-            tuple(HeldOut(every, codes[data.test_y], c) for c, codes in enumerate(relabel)),
+            tuple(TaskTest(every, codes[data.test_y], c) for c, codes in enumerate(relabel)),
             tuple((phase * size, phase % self.concepts) for phase in range(phases)),
             domain_incremental=True,
             transform=None if labels else Permuted(permuted),
@@ -242,7 +242,7 @@ class DriftTasks(Layout):
         )
 
     def _mixed(self, row: Ints, size: int, phases: int, rng: np.random.Generator) -> Ints:
-        """(n,) the phase whose concept each row has."""
+        """Return (n,) the phase whose concept each row has."""
         if self.width is None:
             return row // size
         phase = np.zeros_like(row)
@@ -272,28 +272,29 @@ Tasks = Annotated[
 def make_plan(
     data: Dataset, tasks: Layout, seed: int, events: int | None = None, label_noise: float = 0.0
 ) -> Plan:
-    """The plan of a scenario.
+    """Return the plan of a scenario.
 
     Args:
         data: the data set.
-        tasks: what is made of it.
-        seed: of all that is drawn. Label noise is drawn apart, and leaves the order as it is.
-        events: at most so many in a phase.
-        label_noise: the share of training labels that another class replaces, any of all those of
-            the data set. Tests stay clean.
+        tasks: the layout.
+        seed: the seed of all random choices. Label noise is drawn separately, and does not change
+            the order.
+        events: the maximum number of events in a phase.
+        label_noise: the share of training labels that are replaced by any other class. Tests stay
+            clean.
 
     Raises:
-        StreamError: this data set does not allow for it.
+        StreamError: the data set does not allow this layout.
     """
     plan = tasks.plan(data, np.random.default_rng([seed, 0]), events)
     if label_noise:
         rng = np.random.default_rng([seed, 1])
-        plan = replace(plan, y=with_noise(plan.y, label_noise, len(data.classes), rng))
+        plan = replace(plan, y=add_label_noise(plan.y, label_noise, len(data.classes), rng))
     return plan
 
 
 def _places(data: Dataset) -> int:
-    """How many values, or pixels, of a row can be permuted."""
+    """Return the number of values, or pixels, of a row that can be permuted."""
     if data.feature.kind == "text":
         raise StreamError(
             f"stream.tasks: {data.name} is text, and has no features that could be permuted"

@@ -1,4 +1,4 @@
-"""Plans: which rows of a data set come when, as what, and what each task is tested on."""
+"""Plans: the order and labels of the rows of a data set in a stream, and the tests of tasks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from streams.scenarios.transforms import Transform
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HeldOut:
-    """What one task is tested on: ``index`` (m,) rows of the test set, all seen through
-    ``concept``, and their clean labels ``y`` (m,)."""
+class TaskTest:
+    """The m test events of one task.
+
+    Attributes:
+        index: (m,) rows of the test set.
+        y: (m,) their clean labels.
+        concept: the concept under which all of them are seen.
+    """
 
     index: Ints
     y: Ints
@@ -29,23 +34,23 @@ class Plan:
     """A stream of n events in tasks.
 
     Attributes:
-        index: (n,) the row of the training set that each event is.
-        y: (n,) its label, noise and concept included.
-        segment: (n,) the task in whose phase it comes.
-        concept: (n,) what is done to it: a number that ``transform`` and ``relabel`` know.
-        tests: for each task what to test on.
-        begins: for each phase of the stream its first row and its task. A task may come back.
+        index: (n,) the row of the training set of each event.
+        y: (n,) its label, with noise and concept applied.
+        segment: (n,) the task of its phase.
+        concept: (n,) the number of its concept, for ``transform`` and ``relabel``.
+        tests: the test events of each task.
+        begins: the first row and the task of each phase of the stream. A task may recur.
         domain_incremental: whether all tasks have the same classes, so that a task may be tested
-            before it has begun.
-        transform: makes the x of a concept of that of the data set. None: they are the same.
-        relabel: (concepts, classes) the code that a class has under each concept. None: its own.
+            before it begins.
+        transform: turns x into that of a concept. None: they are the same.
+        relabel: (concepts, classes) the code of each class under each concept. None: its own.
     """
 
     index: Ints
     y: Ints
     segment: Ints
     concept: Ints
-    tests: tuple[HeldOut, ...]
+    tests: tuple[TaskTest, ...]
     begins: tuple[tuple[int, int], ...]
     domain_incremental: bool
     transform: Transform | None = None
@@ -56,11 +61,11 @@ class Plan:
 
 
 Phase = tuple[int, Ints]
-"""A task, and the rows of the training set that come one after the other."""
+"""A task, and its rows of the training set in order."""
 
 
-def of_classes(data: Dataset, phases: Sequence[Phase], owner: Ints) -> Plan:
-    """A plan of tasks that have classes of their own: ``owner`` (classes,) is the task of each."""
+def class_plan(data: Dataset, phases: Sequence[Phase], owner: Ints) -> Plan:
+    """Return a plan of tasks with different classes: ``owner`` (classes,) is the task of each."""
     index = np.concatenate([rows for _, rows in phases])
     mine = [np.flatnonzero(owner[data.test_y] == task) for task in range(int(owner.max()) + 1)]
     return Plan(
@@ -68,21 +73,21 @@ def of_classes(data: Dataset, phases: Sequence[Phase], owner: Ints) -> Plan:
         data.train_y[index],
         _segment(phases),
         np.zeros(len(index), np.int64),
-        tuple(HeldOut(rows, data.test_y[rows]) for rows in mine),
+        tuple(TaskTest(rows, data.test_y[rows]) for rows in mine),
         _begins(phases),
         domain_incremental=len(mine) == 1,
     )
 
 
-def of_domains(
+def domain_plan(
     data: Dataset,
     rng: np.random.Generator,
     events: int | None,
     tasks: int,
     transform: Transform | None,
 ) -> Plan:
-    """A plan of tasks that have all classes, task t under concept t. Samples are fresh as long as
-    they last; within a task none comes twice."""
+    """Return a plan of tasks with all classes, task t under concept t. No sample is repeated in a
+    task, nor across tasks until all have been used."""
     n = len(data.train_y)
     size = min(n, events or n)
     pool = np.empty(0, np.int64)
@@ -94,14 +99,15 @@ def of_domains(
         pool = pool[size:]
     index, segment = np.concatenate([rows for _, rows in phases]), _segment(phases)
     every = np.arange(len(data.test_y))
-    tests = tuple(HeldOut(every, data.test_y, task) for task in range(tasks))
+    tests = tuple(TaskTest(every, data.test_y, task) for task in range(tasks))
     y = data.train_y[index]
     return Plan(index, y, segment, segment, tests, _begins(phases), True, transform)
 
 
-def dealt(data: Dataset, tasks: int, rng: np.random.Generator | None) -> Ints:
-    """(classes,) the task of each class: dealt evenly, in the order of their codes or at random."""
-    enough(data, tasks)
+def assign_classes(data: Dataset, tasks: int, rng: np.random.Generator | None) -> Ints:
+    """Return (classes,) the task of each class, as even as possible, in the order of their codes or
+    (with ``rng``) at random. Raises ``StreamError``."""
+    check_class_count(data, tasks)
     classes = np.arange(len(data.classes)) if rng is None else rng.permutation(len(data.classes))
     owner = np.empty_like(classes)
     for task, mine in enumerate(np.array_split(classes, tasks)):
@@ -109,33 +115,33 @@ def dealt(data: Dataset, tasks: int, rng: np.random.Generator | None) -> Ints:
     return owner
 
 
-def enough(data: Dataset, tasks: int) -> None:
-    """Raises ``StreamError`` where there are not as many classes as tasks."""
+def check_class_count(data: Dataset, tasks: int) -> None:
+    """Raise ``StreamError`` if there are fewer classes than tasks."""
     if tasks > len(data.classes):
         raise StreamError(
             f"stream.tasks.tasks: {tasks} tasks, but {data.name} has {len(data.classes)} classes"
         )
 
 
-def shuffled(rng: np.random.Generator, mask: Array, events: int | None) -> Ints:
-    """At most ``events`` of the rows where the mask holds, at random."""
+def shuffled_rows(rng: np.random.Generator, mask: Array, events: int | None) -> Ints:
+    """Return at most ``events`` of the rows where the mask is True, in random order."""
     return rng.permutation(np.flatnonzero(mask))[:events]
 
 
 def permutations(rng: np.random.Generator, count: int, length: int) -> Ints:
-    """(count, length) permutations, no two alike, the first of them the identity."""
+    """Return (count, length) different permutations, the first of them the identity."""
     if length < 20 and count > math.factorial(length):
         raise StreamError(
             f"stream.tasks: {length} places have fewer than {count} different permutations"
         )
-    found = {tuple(range(length)): None}
-    while len(found) < count:
-        found[tuple(rng.permutation(length).tolist())] = None
-    return np.array(list(found), np.int64)
+    drawn = {tuple(range(length)): None}
+    while len(drawn) < count:
+        drawn[tuple(rng.permutation(length).tolist())] = None
+    return np.array(list(drawn), np.int64)
 
 
-def with_noise(y: Ints, share: float, classes: int, rng: np.random.Generator) -> Ints:
-    """``y`` with a share of its labels, chosen at random, replaced by any other class."""
+def add_label_noise(y: Ints, share: float, classes: int, rng: np.random.Generator) -> Ints:
+    """Return ``y`` with a random share of its labels replaced by another class."""
     rows = rng.choice(len(y), round(share * len(y)), replace=False)
     noisy = y.copy()
     noisy[rows] = (y[rows] + rng.integers(1, classes, len(rows))) % classes

@@ -1,4 +1,4 @@
-"""The stream of kind ``scenario``: a data set, ordered and changed as tasks to learn in turn."""
+"""The stream of kind ``scenario``: a data set as a sequence of tasks."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from streams.core.settings import unknown
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
 from streams.scenarios.catalog import SCENARIOS
-from streams.scenarios.datasets import DATASETS, load, validated
+from streams.scenarios.datasets import DATASETS, load, split_validation
 from streams.scenarios.layouts import Tasks, make_plan
 
 
 class ScenarioConfig(StreamConfig):
     """Settings of a scenario: its ``name``, or a ``dataset`` and the ``tasks`` to make of it.
 
-    What is stated beside a name comes in the place of what the name stands for; ``tasks`` key by
-    key, as long as their kind is the same.
+    Settings given with a name override those of the named scenario; those of ``tasks`` key by key,
+    if their kind is the same.
 
     Attributes:
         name: one of those in ``streams.scenarios.catalog.SCENARIOS``.
         dataset: one of those in ``streams.scenarios.datasets.DATASETS``.
         tasks: the kind of scenario and its settings.
-        events: at most so many in a phase; None: as many as there are.
-        label_noise: the share of labels that another class replaces.
-        seed: of the order, and of all else that is drawn; the job's own seed does not change them.
-        known_classes: whether all classes are known from the start, or appear as they come.
-        boundaries: whether events carry their task, for evaluation only.
-        validation: tests come from this share of the training rows, the last ones of each class,
-            which are not in the stream then; None: from the test rows. Tuned with it, settings owe
-            the test rows nothing.
+        events: the maximum number of events in a phase; None: all.
+        label_noise: the share of labels that are replaced by another class.
+        seed: the seed of the order and of all other random choices, independent of the job's.
+        known_classes: whether all classes are known from the start, or are found in the stream.
+        boundaries: whether events have their task as ``segment``, for evaluation.
+        validation: test on this share of the training rows, the last ones of each class, which are
+            then not in the stream; None: on the test rows. For tuning without the test rows.
     """
 
     name: str | None = None
@@ -79,11 +78,11 @@ class ScenarioConfig(StreamConfig):
 
 
 class ScenarioStream(Stream):
-    """Events of a data set in the order of a plan; an event's id and time are its row in it.
+    """Events of a data set in the order of a plan; an event's id and time are its row in the plan.
 
     Attributes:
         data: the data set.
-        plan: what comes when, and what each task is tested on.
+        plan: the order of the events, and the tests of each task.
     """
 
     kind = "scenario"
@@ -95,7 +94,7 @@ class ScenarioStream(Stream):
         self.config = config
         self.data = load(config.dataset)
         if config.validation is not None:
-            self.data = validated(self.data, config.validation)
+            self.data = split_validation(self.data, config.validation)
         self.plan = make_plan(
             self.data, config.tasks, config.seed, config.events, config.label_noise
         )
@@ -106,7 +105,7 @@ class ScenarioStream(Stream):
 
     @property
     def tasks(self) -> int:
-        """How many tasks there are to be tested on."""
+        """The number of tasks with tests."""
         return len(self.plan.tests)
 
     @property
@@ -140,17 +139,16 @@ class ScenarioStream(Stream):
         return len(self.plan)
 
     def task_test(self, task: int) -> Batch:
-        """All that a task is tested on, in one batch. Its events are none of the stream's: their
-        ids are negative, their partition is -1. Their labels are codes into the batch's own
-        ``classes``."""
+        """Return the test events of a task as one batch. They are not part of the stream: their ids
+        are negative, their partition is -1. Labels are codes into the batch's own ``classes``."""
         test = self.plan.tests[task]
         concept = np.full(len(test.index), test.concept)
         return self._test(test.index, concept, test.y, np.full(len(test.index), task))
 
     def segment_test(self, start: int, stop: int, n: int, seed: int = 0) -> Batch:
-        """n events of the test set that are mixed as rows ``start`` to ``stop`` of the stream are:
-        the same shares of each class under each concept, with clean labels. None comes twice as
-        long as there are enough of its class."""
+        """Return n test events with the mix of rows ``start`` to ``stop`` of the stream: the same
+        shares of each class under each concept, with clean labels. None is repeated unless its
+        class has too few."""
         if not 0 <= start < stop <= len(self):
             raise ValueError(f"no rows {start} to {stop} in a stream of {len(self)}")
         rng = np.random.default_rng([seed, start, stop])
@@ -162,7 +160,7 @@ class ScenarioStream(Stream):
         index = np.empty(n, np.int64)
         for one in np.unique(code):
             mine = code == one
-            # Over again, where there are too few of them.
+            # ``resize`` repeats them if there are too few.
             index[mine] = np.resize(
                 rng.permutation(np.flatnonzero(self.data.test_y == one)), np.count_nonzero(mine)
             )
@@ -190,7 +188,7 @@ class ScenarioStream(Stream):
 
 
 def _shares(counts: Ints, n: int) -> Ints:
-    """Whole numbers in the proportion of ``counts`` that sum to n, by largest remainders."""
+    """Return integers in proportion to ``counts`` that sum to n, by largest remainders."""
     exact = counts * n / counts.sum()
     whole: Ints = np.floor(exact).astype(np.int64)
     whole[np.argsort(whole - exact, kind="stable")[: n - whole.sum()]] += 1

@@ -1,4 +1,4 @@
-"""What is done to the rows of a data set to make other tasks of them."""
+"""Transforms of the rows of a data set that make different tasks of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ONE = 256  # weights of pixels are whole 256ths: the same bytes on every machin
 
 
 class Transform(ABC):
-    """Maps rows by the number of their concept."""
+    """Transforms rows by the number of their concept."""
 
     def __call__(self, x: Array, concept: Ints) -> Array:
-        """``x`` (n, ...), each row changed as its concept (n,) says: a new array like it."""
+        """Return a new array like ``x`` (n, ...), each row transformed by its concept (n,)."""
         if not len(x) or (concept == concept[0]).all():
             return self._rows(x, int(concept[0])) if len(x) else x
         out = np.empty_like(x)
@@ -30,11 +30,11 @@ class Transform(ABC):
 
 
 class Permuted(Transform):
-    """Values change places, by one permutation for each concept; a pixel keeps its channels.
+    """Permutes the values of a vector, or the pixels of an image, by concept.
 
     Args:
-        places: (concepts, d): place i of a row gets the value of place ``places[concept, i]``;
-            d is the length of a vector, or the pixels of an image.
+        places: (concepts, d): value i of a row becomes its value ``places[concept, i]``; d is the
+            length of a vector, or the number of pixels of an image.
     """
 
     def __init__(self, places: Ints) -> None:
@@ -47,12 +47,12 @@ class Permuted(Transform):
 
 
 class Rotated(Transform):
-    """Images turn counter-clockwise about their centre, bilinear, black where there was nothing.
+    """Rotates images counter-clockwise about their centre: bilinear, black outside the image.
 
     Args:
-        degrees: of each concept.
+        degrees: the angle of each concept.
         height: of the images, in pixels.
-        width: of the images.
+        width: of the images, in pixels.
     """
 
     def __init__(self, degrees: Sequence[float], height: int, width: int) -> None:
@@ -68,15 +68,15 @@ class Rotated(Transform):
 
 
 def _corners(degrees: float, height: int, width: int) -> tuple[Ints, Array]:
-    """For each pixel of the turned image the four pixels that it lies between, (4, h * w), and
-    their weights in 256ths, (4, h * w) uint16."""
+    """Return for each pixel of the rotated image the four pixels around it, (4, h * w), and their
+    weights in 256ths, (4, h * w) uint16."""
     angle = np.deg2rad(degrees)
     row, column = np.mgrid[:height, :width].reshape(2, -1)
     up, right = (height - 1) / 2 - row, column - (width - 1) / 2
-    # Where the pixel was before it was turned.
+    # The position of the pixel before the rotation.
     old_right = np.cos(angle) * right + np.sin(angle) * up
     old_up = np.cos(angle) * up - np.sin(angle) * right
-    # Rounded, so that a turn by a right angle, but for a last bit, is exact.
+    # Rounded, so that a rotation by a right angle is exact.
     y = np.round((height - 1) / 2 - old_up, 6)
     x = np.round((width - 1) / 2 + old_right, 6)
     top, left = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)

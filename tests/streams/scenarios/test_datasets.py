@@ -25,7 +25,7 @@ from streams.core.batch import Ragged
 from streams.core.errors import StreamError
 from streams.scenarios import downloads as dataset_files
 from streams.scenarios.datasets import Dataset, load
-from streams.scenarios.downloads import ORIGINS, Origin, find, kept
+from streams.scenarios.downloads import ORIGINS, Origin, cached_array, find
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
@@ -202,7 +202,7 @@ def test_files_packed_in_another_way(mine: Path) -> None:
     assert data.test_y.tolist() == [0, 1, 2]
 
 
-def test_a_file_that_two_data_sets_have_is_told_by_its_checksum(
+def test_file_name_of_two_data_sets_is_told_by_checksum(
     mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MNIST and Fashion-MNIST name their files alike."""
@@ -285,7 +285,7 @@ def test_cifar_10_in_its_binary_version(mine: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar-10", "clinc150"])
-def test_what_cannot_be_fetched_says_how_to_get_it(mine: Path, name: str) -> None:
+def test_failed_download_error_names_the_remedy(mine: Path, name: str) -> None:
     with pytest.raises(StreamError) as error:
         load(name)
     text = str(error.value)
@@ -296,7 +296,7 @@ def test_what_cannot_be_fetched_says_how_to_get_it(mine: Path, name: str) -> Non
     assert "\n" not in text
 
 
-def test_what_has_no_address_says_so(mine: Path) -> None:
+def test_data_set_without_address_error_says_so(mine: Path) -> None:
     with pytest.raises(StreamError, match=r"outdoor\.data\.gz is not on this machine"):
         load("outdoor")
 
@@ -312,7 +312,7 @@ def test_what_is_not_installed(
         load(name)
 
 
-def test_a_file_is_fetched_once(
+def test_file_is_downloaded_once(
     server: tuple[Path, str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, address = server
@@ -332,7 +332,7 @@ def test_a_file_is_fetched_once(
     assert find("some", "some.txt").read_bytes() == b"good"
 
 
-def test_what_is_not_what_was_published_is_refused(
+def test_download_with_wrong_checksum_is_refused(
     server: tuple[Path, str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, address = server
@@ -357,13 +357,13 @@ def test_the_published_file_is_taken(
     assert len(load("clinc150").test_y) == 4500
 
 
-def test_what_cannot_be_kept_is_made_again(
+def test_array_that_cannot_be_cached_is_made_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way of a folder")
     for _ in range(2):
-        assert kept(tmp_path / "file" / "a.npy", lambda: np.arange(3)).tolist() == [0, 1, 2]
+        assert cached_array(tmp_path / "file" / "a.npy", lambda: np.arange(3)).tolist() == [0, 1, 2]
     assert "will be made again" in caplog.text
-    assert kept(tmp_path / "a.npy", lambda: np.arange(3)).tolist() == [0, 1, 2]
-    assert kept(tmp_path / "a.npy", lambda: np.arange(9)).tolist() == [0, 1, 2]
+    assert cached_array(tmp_path / "a.npy", lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert cached_array(tmp_path / "a.npy", lambda: np.arange(9)).tolist() == [0, 1, 2]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npy", "file"]

@@ -76,7 +76,7 @@ def asked_of(plan: Plan, data: Dataset = DATA) -> list[set[int]]:
 
 
 @pytest.mark.parametrize("tasks", KINDS, ids=str)
-def test_what_holds_for_all(tasks: dict[str, Any]) -> None:
+def test_layouts_promises_hold_for_all(tasks: dict[str, Any]) -> None:
     plan = planned(**tasks)
     n = len(plan)
     assert {len(plan.y), len(plan.segment), len(plan.concept)} == {n}
@@ -97,7 +97,7 @@ def test_what_holds_for_all(tasks: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("tasks", KINDS, ids=str)
-def test_a_seed_is_all_there_is_to_chance(tasks: dict[str, Any]) -> None:
+def test_plan_depends_on_the_seed_alone(tasks: dict[str, Any]) -> None:
     one, same, other = (planned(seed=seed, label_noise=0.1, **tasks) for seed in (3, 3, 4))
     for name in ("index", "y", "segment", "concept"):
         assert (getattr(one, name) == getattr(same, name)).all()
@@ -156,7 +156,7 @@ def test_permuted() -> None:
     assert plan.domain_incremental
 
 
-def test_samples_come_again_only_in_another_task() -> None:
+def test_samples_repeat_only_in_another_task() -> None:
     plan = planned(kind="permuted", tasks=3, events=1500)
     for task in range(3):
         assert len(set(plan.index[plan.segment == task].tolist())) == 1500
@@ -282,7 +282,7 @@ def test_recurring_drift() -> None:
     assert len(plan.tests) == 3
 
 
-def test_gradual_drift_is_mixed_as_the_logistic_says() -> None:
+def test_gradual_drift_mixes_by_the_logistic() -> None:
     """At the change half of the rows are of the new concept; width / 4 later 1 / (1 + 1/e)."""
     data = dataset(n=100_000)
     plan = planned(data, kind="drift", shape="gradual", concepts=2, width=8000)
@@ -296,7 +296,7 @@ def test_gradual_drift_is_mixed_as_the_logistic_says() -> None:
     assert (plan.y == plan.relabel[plan.concept, data.train_y[plan.index]]).all()
 
 
-def test_gradual_drift_of_many_concepts_goes_through_all() -> None:
+def test_gradual_drift_of_many_concepts_visits_all() -> None:
     data = dataset(n=9000)
     plan = planned(data, kind="drift", shape="gradual", concepts=3, width=400)
     for phase in range(3):
@@ -333,7 +333,9 @@ def test_label_noise() -> None:
         ({"kind": "power-law", "phases": 5000}, "image", "400 samples for"),
     ],
 )
-def test_what_a_data_set_does_not_allow(tasks: dict[str, Any], kind: str, message: str) -> None:
+def test_layout_that_does_not_fit_is_refused(
+    tasks: dict[str, Any], kind: str, message: str
+) -> None:
     with pytest.raises(StreamError, match=message):
         planned(dataset(kind), **tasks)
 

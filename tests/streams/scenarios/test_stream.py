@@ -122,7 +122,7 @@ def test_text(published: None) -> None:
     assert set(labels(asked)) <= set(range(15))
 
 
-def test_what_a_task_is_tested_on() -> None:
+def test_task_test_is_of_its_classes() -> None:
     stream = scenario(name="permuted-digits")
     assert stream.tasks == 5
     batch = stream.task_test(2)
@@ -156,7 +156,7 @@ def test_a_test_of_any_span_of_time() -> None:
     assert (array(other) != array(batch)).any()
 
 
-def test_a_test_has_rows_as_the_concept_has_them() -> None:
+def test_task_test_rows_follow_the_concept() -> None:
     """120 events for 120 rows around a change: of each class under each concept just as many."""
     stream = scenario(**GRADUAL)
     plan, test_x = stream.plan, stream.data.test_x
@@ -176,7 +176,7 @@ def test_a_test_has_rows_as_the_concept_has_them() -> None:
     assert {concept for concept, _ in wanted} == {0, 1}
 
 
-def test_a_test_has_labels_as_the_concept_has_them() -> None:
+def test_task_test_labels_follow_the_concept() -> None:
     stream = scenario(**RELABELLED)
     plan = stream.plan
     assert plan.relabel is not None
@@ -201,7 +201,7 @@ def test_more_than_there_are() -> None:
         stream.segment_test(5, 5, 10)
 
 
-def test_classes_that_are_not_known_before() -> None:
+def test_classes_are_found_in_the_stream() -> None:
     stream = scenario(name="split-digits", known_classes=False)
     assert stream.schema.classes == ()
     vocabulary = LabelEncoder()
@@ -219,7 +219,7 @@ def test_without_boundaries() -> None:
 @pytest.mark.parametrize(
     ("name", "dataset"), [("split-digits", "digits"), ("clinc150", "clinc150")]
 )
-def test_what_is_tuned_on_is_neither_learned_nor_tested_on(
+def test_validation_rows_are_not_in_the_stream(
     name: str, dataset: str, request: pytest.FixtureRequest
 ) -> None:
     if dataset != "digits":
@@ -246,12 +246,12 @@ def test_what_is_tuned_on_is_neither_learned_nor_tested_on(
 @pytest.mark.parametrize(
     ("share", "left"), [(0.999, "none to learn from"), (0.0001, "none to test on")]
 )
-def test_what_is_tuned_on_leaves_rows_to_learn_and_to_test(share: float, left: str) -> None:
+def test_validation_share_leaves_rows_of_each_class(share: float, left: str) -> None:
     with pytest.raises(StreamError, match=f"stream.validation: {share} .* {left}"):
         scenario(name="split-digits", validation=share)
 
 
-def test_a_setting_takes_the_place_of_the_named_one() -> None:
+def test_setting_overrides_the_named_scenario() -> None:
     named = ScenarioConfig(kind="scenario", name="permuted-mnist")
     assert (named.dataset, named.events, named.tasks.tasks) == ("mnist", 6000, 10)  # type: ignore[union-attr]
     tasks: Any = {"tasks": 3}
@@ -335,7 +335,7 @@ def test_named_scenarios(name: str, published: None) -> None:
         ({"name": "split-digits", "events": 0}, "stream.events: expected a number above 0, got 0"),
     ],
 )
-def test_an_error_names_the_place(
+def test_scenario_error_names_the_place(
     stream: dict[str, Any], message: str, everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "job.yaml"
@@ -345,7 +345,9 @@ def test_an_error_names_the_place(
     assert message in outcome.line
 
 
-def test_by_a_job_and_on_from_the_middle(everlearn: Callable[..., Any], tmp_path: Path) -> None:
+def test_avalanche_job_resumes_from_the_middle(
+    everlearn: Callable[..., Any], tmp_path: Path
+) -> None:
     file = tmp_path / "job.yaml"
     stream = {"kind": "scenario", "name": "split-digits", "batch_size": 8}
     job = {

@@ -58,6 +58,6 @@ def test_any_angle_as_scipy_has_it(degrees: float) -> None:
         assert np.abs(found[row, 0] - expected).max() < 2.5
 
 
-def test_nothing_stays_nothing() -> None:
+def test_rebatch_without_rows_gives_nothing() -> None:
     empty = np.empty((0, 1, 3, 3), np.uint8)
     assert Rotated([45], 3, 3)(empty, np.empty(0, int)).shape == empty.shape
