@@ -1,4 +1,4 @@
-"""Any benchmark of Avalanche as a stream."""
+"""The benchmarks of Avalanche as streams."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from streams.integrations.avalanche_library import OwnRandom, import_avalanche, 
 
 
 class AvalancheStreamConfig(StreamConfig):
-    """Settings of a stream made of an Avalanche benchmark.
+    """Settings of the stream of an Avalanche benchmark.
 
     Attributes:
         benchmark: import path ``module:name`` of a benchmark, or of a function that makes one, from
             the folder of the job file or what is installed
             (``avalanche.benchmarks.classic:SplitMNIST``).
-        args: arguments of the function.
-        stream: the name of the benchmark's stream whose experiences are read.
-        test: the name of the one whose experiences are the tests of the tasks.
-        shuffle: whether the events of an experience come in a random order; those of an online
-            split come as they are. With the same seed it is the order of ``split_online_stream``.
-        known_classes: whether all classes are stated beforehand, or appear as they come.
-        seed: of that order, and of what the benchmark draws as it is made.
+        args: the arguments of the function.
+        stream: the name of the benchmark's stream of experiences to read.
+        test: the name of the benchmark's stream of experiences that are the tests of the tasks.
+        shuffle: whether the events of an experience are in random order; those of an online split
+            are not shuffled. With the same seed it is the order of ``split_online_stream``.
+        known_classes: whether all classes are known from the start, or are found in the stream.
+        seed: the seed of that order, and of what the benchmark draws when it is made.
     """
 
     benchmark: str = Field(pattern=r"^[\w.]+:[\w.]+$")
@@ -51,15 +51,14 @@ class AvalancheStreamConfig(StreamConfig):
 class AvalancheStream(Stream):
     """The experiences of a benchmark, one after the other, as one stream of events.
 
-    Images (of Pillow, or uint8 tensors (channels, height, width)) stay pixels; all else becomes a
-    vector of float32, an image that was made a float tensor among them: leave the transforms of a
-    classic benchmark out to have its pixels (``args: {train_transform: null, eval_transform:
-    null}``). Events come as the ``eval`` transforms give them: an event is predicted before it is
-    learned, and must come out the same when it is read again.
+    Images (of Pillow, or uint8 tensors (channels, height, width)) stay pixels. All else becomes a
+    float32 vector, also an image that is a float tensor: to get the pixels of a classic benchmark,
+    leave out its transforms (``args: {train_transform: null, eval_transform: null}``). The ``eval``
+    transforms are applied: an event is predicted before it is learned, and must be the same when
+    it is read again.
 
-    ``segment`` is the number of the experience. In an online split it is the experience that the
-    small one was cut from, or -1 where Avalanche does not tell: so forgetting is measured by the
-    tasks that there are.
+    ``segment`` is the number of the experience. In an online split it is the original experience,
+    or -1 if Avalanche does not know it, so forgetting is measured by the original tasks.
     """
 
     kind = "avalanche"
@@ -71,7 +70,7 @@ class AvalancheStream(Stream):
         self._online = import_avalanche().benchmarks.OnlineCLExperience
         self._random = OwnRandom(config.seed)
         with self._random.within():
-            self._streams = _made(config)
+            self._streams = _load_streams(config)
         for field, name in (("stream", config.stream), ("test", config.test)):
             wanted = field == "stream" or field in config.model_fields_set
             if wanted and name not in self._streams:
@@ -84,14 +83,14 @@ class AvalancheStream(Stream):
 
     @property
     def tasks(self) -> int:
-        """How many test tasks there are."""
+        """The number of test tasks."""
         return len(self._tests)
 
     @property
     def begins(self) -> tuple[tuple[int, int], ...]:
         """First row and task of each phase of the stream.
 
-        Raises ``StreamError`` where Avalanche does not tell the tasks, or one has no test.
+        Raises ``StreamError`` if Avalanche does not know the tasks, or one has no test.
         """
         for _, task in self._phases[0]:
             self._check(task)
@@ -100,12 +99,12 @@ class AvalancheStream(Stream):
     @property
     def domain_incremental(self) -> bool:
         """Whether all tasks have the same classes, so that one may be tested before it begins."""
-        found = [self.task_test(task) for task in range(self.tasks)]
-        return len({tuple(np.unique(test.y)) for test in found if test.y is not None}) == 1
+        tests = [self.task_test(task) for task in range(self.tasks)]
+        return len({tuple(np.unique(test.y)) for test in tests if test.y is not None}) == 1
 
     def task_test(self, task: int) -> Batch:
-        """All that a task is tested on, in one batch, in order. Its events are none of the
-        stream's: their ids are negative, their partition is -1."""
+        """Return the test events of a task as one batch, in order. They are not part of the stream:
+        their ids are negative, their partition is -1."""
         self._check(task)
         before = sum(len(test.dataset) for test in self._tests[:task])
         dataset = self._tests[task].dataset.eval()
@@ -141,7 +140,7 @@ class AvalancheStream(Stream):
 
     @cached_property
     def _phases(self) -> tuple[tuple[tuple[int, int], ...], int]:
-        """First row and segment of each phase, and how many rows there are."""
+        """First row and segment of each phase, and the number of rows."""
         begins: list[tuple[int, int]] = []
         n = 0
         for number, experience in enumerate(self._experiences(self.config.stream)):
@@ -154,14 +153,14 @@ class AvalancheStream(Stream):
     def _experiences(self, name: str) -> Iterator[Any]:
         rest = iter(self._streams[name])
         while True:
-            with self._random.within():  # an online split is drawn as it is read for the first time
+            with self._random.within():  # an online split is drawn when it is first read
                 experience = next(rest, None)
             if experience is None:
                 return
             yield experience
 
     def _rows(self, offset: int) -> Iterator[tuple[Any, Ints, int]]:
-        """From an event on: data set, rows of it in the order of the stream, and segment."""
+        """Yield a data set, its rows in stream order, and the segment, from an event on."""
         for number, experience in enumerate(self._experiences(self.config.stream)):
             n = len(experience.dataset)
             if offset < n:
@@ -185,34 +184,39 @@ class AvalancheStream(Stream):
         return torch.randperm(n, generator=drawn).numpy()
 
     def _batch(self, pieces: list[tuple[Any, Ints, int]], offset: Ints) -> Batch:
-        """The events of these rows of data sets, which stand at these offsets."""
+        """Return the events of rows of data sets, at these offsets.
+
+        Args:
+            pieces: a data set, rows of it, and their segment.
+            offset: (n,) for all rows.
+        """
         n, shape = len(offset), self._feature.shape
         image = self._feature.kind == "image"
         x = np.zeros((n, *shape), np.uint8 if image else np.float32)
         y, good = np.zeros(n, np.int64), np.ones(n, np.bool_)
         segment = np.repeat([s for *_, s in pieces], [len(rows) for _, rows, _ in pieces])
         rows = ((dataset, row) for dataset, part, _ in pieces for row in part.tolist())
-        found: dict[int, str] = {}
+        wrong: dict[int, str] = {}  # row to a description of its x
         for i, (dataset, row) in enumerate(rows):
             sample = dataset[row]
             y[i] = _code(sample[1])
             value = _array(sample[0], image)
             if value is None or value.shape != shape:
-                found[i] = "x".join(map(str, np.shape(sample[0]))) or type(sample[0]).__name__
+                wrong[i] = "x".join(map(str, np.shape(sample[0]))) or type(sample[0]).__name__
             else:
                 x[i] = value
         for i in np.flatnonzero(~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))).tolist():
-            found.setdefault(i, "numbers that are not finite")
-        good[list(found)] = False
-        wanted = f"{self._feature.kind} {'x'.join(map(str, shape))}"
+            wrong.setdefault(i, "numbers that are not finite")
+        good[list(wrong)] = False
+        expected = f"{self._feature.kind} {'x'.join(map(str, shape))}"
         dead = tuple(
             DeadLetter(
-                0, int(offset[i]), f"x holds {held}; expected {wanted}", int(offset[i]), before
+                0, int(offset[i]), f"x holds {value}; expected {expected}", int(offset[i]), before
             )
-            for i, held in sorted(found.items())
+            for i, value in sorted(wrong.items())
             for before in [int(good[:i].sum())]
         )
-        if found:
+        if wrong:
             x, y, segment, offset = x[good], y[good], segment[good], offset[good]
         codes, classes = self._codes(y)
         partition = np.zeros(len(offset), np.int32)
@@ -239,10 +243,10 @@ class AvalancheStream(Stream):
 def schema_of(
     streams: Mapping[str, Any], name: str = "train", known_classes: bool = True
 ) -> Schema:
-    """What the events of a stream of a benchmark are, given its ``streams``.
+    """Return the schema of the stream ``name`` of a benchmark, from its ``streams``.
 
-    With ``known_classes``, the classes are those of all streams whose length is known (an online
-    split is long), or of the one if none is.
+    With ``known_classes``, the classes are those of all streams with a known length (an online
+    split has none), or of this one if no length is known.
     """
     first = next((e for e in streams[name] if len(e.dataset)), None)
     if first is None:
@@ -251,7 +255,7 @@ def schema_of(
     if not known_classes:
         return Schema((feature,), "classification")
     known = [stream for stream in streams.values() if hasattr(stream, "__len__")]
-    found: set[int] = set()
+    classes: set[int] = set()
     for experience in chain.from_iterable(known or [streams[name]]):
         targets = getattr(experience.dataset, "targets", None)
         if targets is None:
@@ -259,35 +263,35 @@ def schema_of(
                 "stream.known_classes: the data sets of the benchmark have no targets to tell the "
                 "classes by: set it to false"
             )
-        found.update(map(_code, getattr(targets, "uniques", targets)))
-    return Schema((feature,), "classification", tuple(sorted(found)))
+        classes.update(map(_code, getattr(targets, "uniques", targets)))
+    return Schema((feature,), "classification", tuple(sorted(classes)))
 
 
-def _made(config: AvalancheStreamConfig) -> dict[str, Any]:
-    """The streams of the benchmark by name."""
+def _load_streams(config: AvalancheStreamConfig) -> dict[str, Any]:
+    """Return the streams of the benchmark by name. Raises ``StreamError``."""
     where = f"stream.benchmark: {config.benchmark}"
     module, _, name = config.benchmark.partition(":")
     try:
-        found = operator.attrgetter(name)(importlib.import_module(module))
-    except (Exception, SystemExit) as error:  # whatever a user's module does as it is imported
+        benchmark = operator.attrgetter(name)(importlib.import_module(module))
+    except (Exception, SystemExit) as error:  # whatever the import of a user's module may raise
         raise StreamError(
             f"{where} cannot be imported ({type(error).__name__}: {one_line(error)}): import paths "
             "start from the folder of the job file"
         ) from error
-    if callable(found):
+    if callable(benchmark):
         try:
-            found = found(**config.args)
+            benchmark = benchmark(**config.args)
         except (Exception, SystemExit) as error:  # whatever a user's function may raise
             what = type(error).__name__
             raise StreamError(
                 f"{where} cannot be made with stream.args: {what}: {one_line(error)}"
             ) from error
     elif config.args:
-        raise StreamError(f"{where} is a {type(found).__name__}, which takes no stream.args")
-    streams = getattr(found, "streams", None)
+        raise StreamError(f"{where} is a {type(benchmark).__name__}, which takes no stream.args")
+    streams = getattr(benchmark, "streams", None)
     if not isinstance(streams, dict):
         raise StreamError(
-            f"{where} is a {type(found).__name__}, no benchmark of Avalanche (a CLScenario)"
+            f"{where} is a {type(benchmark).__name__}, no benchmark of Avalanche (a CLScenario)"
         )
     return streams
 
@@ -306,8 +310,8 @@ def _feature(sample: Any) -> Feature:
 
 
 def _array(sample: Any, image: bool) -> Array | None:
-    """An event as pixels (channels, height, width) uint8, or as numbers (d,) float32; None where it
-    is no such thing."""
+    """Return an event as pixels (channels, height, width) uint8, or as numbers (d,) float32; None:
+    it is neither."""
     if hasattr(sample, "convert"):  # an image of Pillow
         if sample.mode not in ("L", "RGB", "RGBA"):
             sample = sample.convert("RGB")

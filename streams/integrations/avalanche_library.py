@@ -1,4 +1,4 @@
-"""Avalanche, imported where it is wanted; and randomness of its own for it."""
+"""The lazy import of Avalanche, and random state of its own for it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from streams.core.errors import StreamError
 
 @cache
 def import_avalanche() -> ModuleType:
-    """Avalanche, with its benchmarks, models and training.
+    """Return Avalanche, with its benchmarks, models and training.
 
-    Raises ``StreamError`` where it is not installed, or cannot be imported.
+    Raises ``StreamError`` if it is not installed, or cannot be imported.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of some forty packages that it brings along
+            warnings.simplefilter("ignore")  # of some forty packages that it depends on
             _import_torchvision()
             library = importlib.import_module("avalanche")
             for part in ("benchmarks", "evaluation.metrics", "models", "training"):
@@ -42,10 +42,10 @@ def import_avalanche() -> ModuleType:
 
 @cache
 def _import_torchvision() -> Any:
-    """Imports torchvision, and returns what must be kept as long as it is in use.
+    """Import torchvision, and return an object that must live as long as it is in use.
 
-    Its compiled part is missing where torch was built otherwise; the import then fails at an
-    operator for detection, which nothing here calls. Declared, it lets the rest be imported.
+    Its compiled part is missing if torch was built differently. The import then fails at a
+    detection operator that nothing here calls; once that is declared, the rest can be imported.
     """
     import torch
 
@@ -64,8 +64,8 @@ def _import_torchvision() -> Any:
 
 
 class OwnRandom:
-    """Generators that what runs ``within`` takes for those that all share: torch's, numpy's and
-    Python's. Avalanche draws from all three, and takes no others."""
+    """Random state of its own for code that draws from the global generators of torch, numpy and
+    Python, as Avalanche does: ``within`` swaps it in."""
 
     def __init__(self, seed: int) -> None:
         import torch
@@ -78,22 +78,23 @@ class OwnRandom:
 
     @contextmanager
     def within(self) -> Iterator[None]:
-        outside = _shared()
-        _set_shared(self.state)
+        """Use this state in the global generators, and restore theirs at the end."""
+        outside = _global_state()
+        _set_global_state(self.state)
         try:
             yield
         finally:
-            self.state = _shared()
-            _set_shared(outside)
+            self.state = _global_state()
+            _set_global_state(outside)
 
 
-def _shared() -> tuple[Any, ...]:
+def _global_state() -> tuple[Any, ...]:
     import torch
 
     return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
 
 
-def _set_shared(state: tuple[Any, ...]) -> None:
+def _set_global_state(state: tuple[Any, ...]) -> None:
     import torch
 
     torch.set_rng_state(state[0])
@@ -102,5 +103,5 @@ def _set_shared(state: tuple[Any, ...]) -> None:
 
 
 def one_line(error: BaseException | str) -> str:
-    """What an error of the library, or of a user's code, says; never long."""
+    """Return the message of an error on one line, of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

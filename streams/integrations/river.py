@@ -1,4 +1,4 @@
-"""Any data set or generator of river as a stream."""
+"""The data sets and generators of river as streams."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class RiverStreamConfig(StreamConfig):
     Attributes:
         dataset: a class of river.datasets (``Phishing``) or river.datasets.synth
             (``synth.Agrawal``).
-        params: its arguments. A generator without a stated ``seed`` gets 0: a stream must come out
-            the same when it is read again.
-        limit: events after which the stream ends. A generator without a limit never ends.
+        params: its arguments. A generator without a ``seed`` gets 0: a stream must be the same when
+            it is read again.
+        limit: the number of events after which the stream ends. A generator without a limit never
+            ends.
     """
 
     dataset: str
@@ -43,9 +44,9 @@ class RiverStreamConfig(StreamConfig):
 class RiverStream(Stream):
     """Events of a river data set: numbers, booleans and dates are numeric, all else categorical.
 
-    The features are those of the first event; one that a later event lacks makes it dead. There is
-    no position to enter a data set at, so that going on from a cursor generates the events before
-    it once more and drops them.
+    The features are those of the first event; a later event that lacks one is dead. river cannot
+    start in the middle of a data set: resuming from a cursor generates the events before it again
+    and drops them.
     """
 
     kind = "river"
@@ -97,7 +98,7 @@ class RiverStream(Stream):
         return min(known) if known else super().__len__()
 
     def _dataset(self) -> Any:
-        # A new one each time: some generators change as they are iterated over.
+        # A new one each time: iterating changes some generators.
         params = dict(self.config.params)
         if "seed" in inspect.signature(self._class).parameters:
             params.setdefault("seed", 0)
@@ -109,18 +110,20 @@ class RiverStream(Stream):
 
 @contextmanager
 def _reading(dataset: Any) -> Iterator[Iterator[Any]]:
+    """Open the iterator of a data set, and close it."""
     events = iter(dataset)
     try:
         yield events
     finally:
         with warnings.catch_warnings():
-            # Some of river's data sets leave their open file to the garbage collector.
+            # Some data sets of river leave their open file to the garbage collector.
             warnings.simplefilter("ignore", ResourceWarning)
             if inspect.isgenerator(events):
                 events.close()
 
 
 def _find(name: str) -> type[Any]:
+    """Return the class of a river data set. Raises ``StreamError``."""
     from river import datasets
     from river.datasets import synth
 
@@ -147,7 +150,9 @@ def _task(dataset: Any, name: str) -> Task:
         "Regression": "regression",
     }
     if dataset.task not in tasks:
-        raise StreamError(f"stream.dataset: {name} is made for {dataset.task}, which has no place")
+        raise StreamError(
+            f"stream.dataset: {name} is made for {dataset.task}, which is not supported"
+        )
     return tasks[dataset.task]
 
 

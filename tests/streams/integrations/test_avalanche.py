@@ -34,7 +34,7 @@ def stream(name: str = "classes", **settings: Any) -> AvalancheStream:
     return AvalancheStream(AvalancheStreamConfig.model_validate(config), HERE)
 
 
-class Rows(torch.utils.data.Dataset[Any]):
+class RowDataset(torch.utils.data.Dataset[Any]):
     def __init__(self, x: Any, y: list[Any]) -> None:
         self.x, self.targets = x, y
 
@@ -45,7 +45,7 @@ class Rows(torch.utils.data.Dataset[Any]):
         return self.x[row], self.targets[row]
 
 
-def benchmark(*train: Rows, test: Rows | None = None) -> Any:
+def benchmark(*train: RowDataset, test: RowDataset | None = None) -> Any:
     library = import_avalanche().benchmarks
     convert = library.utils.as_classification_dataset
     tests = [convert(test)] if test else []
@@ -59,9 +59,9 @@ def classes(tests: int = 3) -> Any:
     found, start = [], 0
     for k, n in enumerate(SIZES):
         i = torch.arange(start, start + n, dtype=torch.float64)
-        found.append(Rows(torch.stack([i, -i], 1), [2 * k + 3 + j % 2 for j in range(n)]))
+        found.append(RowDataset(torch.stack([i, -i], 1), [2 * k + 3 + j % 2 for j in range(n)]))
         start += n
-    test = [Rows(rows.x[:4] + 0.5, rows.targets[:4]) for rows in found[:tests]]
+    test = [RowDataset(rows.x[:4] + 0.5, rows.targets[:4]) for rows in found[:tests]]
     train = [convert(rows) for rows in found]
     return library.benchmark_from_datasets(train=train, test=[convert(rows) for rows in test])
 
@@ -77,7 +77,7 @@ def online(size: int = 10, seed: int | None = None, only: bool = False) -> Any:
 def same() -> Any:
     """Two experiences of the same two classes, and their tests."""
     library = import_avalanche().benchmarks
-    rows = library.utils.as_classification_dataset(Rows(torch.zeros(4, 2), [0, 1, 1, 0]))
+    rows = library.utils.as_classification_dataset(RowDataset(torch.zeros(4, 2), [0, 1, 1, 0]))
     return library.benchmark_from_datasets(train=[rows, rows], test=[rows, rows])
 
 
@@ -120,7 +120,7 @@ def test_events_are_avalanches_own() -> None:
     assert [len(block) for block in whole.read({}, 32)] == [32, 32, 6]
 
 
-def test_the_order_is_that_of_an_online_split() -> None:
+def test_shuffle_order_is_that_of_an_online_split() -> None:
     """Worked out by torch: the split shuffles each experience by a generator of its own."""
     shuffled = read(stream(seed=5))
     split = read(stream("online", args={"seed": 5}))
@@ -133,7 +133,7 @@ def test_the_order_is_that_of_an_online_split() -> None:
     assert read(stream(seed=6)).x.tolist() != shuffled.x.tolist()  # type: ignore[union-attr]
 
 
-def test_small_experiences_belong_to_the_one_that_they_were_cut_from() -> None:
+def test_online_split_segment_is_the_original_experience() -> None:
     split = stream("online", args={"size": 1})
     assert split.tasks == 3
     batch = read(split)
@@ -163,7 +163,7 @@ def test_any_cursor_goes_on_exactly(name: str, size: int, at: int) -> None:
     assert segments == whole.segment[at:].tolist()  # type: ignore[index]
 
 
-def test_what_the_benchmark_draws_comes_from_the_seed_and_moves_no_other() -> None:
+def test_benchmark_draws_from_the_seed_alone() -> None:
     """A split without a seed draws one for each experience, from Python, as it is read."""
     states = torch.get_rng_state().tolist(), random.getstate()
     one, two = stream("online"), stream("online")
@@ -208,8 +208,8 @@ def images(mode: str) -> Any:
     channels = {"L": (), "RGB": (3,), "1": (), "tensor": ()}[mode]
     pixels = rng.integers(0, 256, (6, 4, 5, *channels)).astype(np.uint8)
     if mode == "tensor":
-        return benchmark(Rows(torch.from_numpy(pixels), [0, 1] * 3))
-    return benchmark(Rows([Image.fromarray(p).convert(mode) for p in pixels], [0, 1] * 3))
+        return benchmark(RowDataset(torch.from_numpy(pixels), [0, 1] * 3))
+    return benchmark(RowDataset([Image.fromarray(p).convert(mode) for p in pixels], [0, 1] * 3))
 
 
 @pytest.mark.parametrize(
@@ -230,17 +230,17 @@ def test_images_stay_pixels(mode: str, shape: tuple[int, ...]) -> None:
 
 
 def test_float_images_become_vectors() -> None:
-    schema = schema_of(benchmark(Rows(torch.zeros(3, 1, 4, 5), [0, 1, 1])).streams)
+    schema = schema_of(benchmark(RowDataset(torch.zeros(3, 1, 4, 5), [0, 1, 1])).streams)
     (feature,) = schema.features
     assert (feature.kind, feature.shape, schema.classes) == ("vector", (20,), (0, 1))
 
 
 def bad() -> Any:
     x = [torch.tensor([1.0, 2.0]), torch.tensor([1.0]), torch.tensor([np.nan, 0.0]), "text"]
-    return benchmark(Rows([*x, torch.tensor([3.0, 4.0])], [7, 8, 7, 8, 7]))
+    return benchmark(RowDataset([*x, torch.tensor([3.0, 4.0])], [7, 8, 7, 8, 7]))
 
 
-def test_events_that_are_none_are_set_aside() -> None:
+def test_avalanche_bad_samples_are_dead() -> None:
     batch = read(stream("bad", shuffle=False))
     assert batch.offset.tolist() == [0, 4]
     assert names(batch) == [7, 7]
@@ -253,11 +253,11 @@ def test_events_that_are_none_are_set_aside() -> None:
 
 
 def texts() -> Any:
-    return benchmark(Rows(["a", "b"], [0, 1]))
+    return benchmark(RowDataset(["a", "b"], [0, 1]))
 
 
 def targets() -> Any:
-    return benchmark(Rows(torch.zeros(2, 2), [0.5, 1.5]))
+    return benchmark(RowDataset(torch.zeros(2, 2), [0.5, 1.5]))
 
 
 def nothing() -> Any:
@@ -287,7 +287,7 @@ OBJECT = 3
         ({"benchmark": "own_benchmarks:targets"}, "a label is 0.5: the number of a class"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_a_line(settings: dict[str, Any], says: str) -> None:
+def test_unreadable_file_error_is_one_line(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(StreamError, match=says) as error:
         stream(**{"benchmark": "own_benchmarks:classes", **settings})
     assert "\n" not in str(error.value)

@@ -16,7 +16,7 @@ from streams.core.errors import StreamError
 from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 
 
-def test_without_avalanche_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_avalanche_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "avalanche", None)
     with pytest.raises(StreamError, match=r"pip install 'everlearn\[avalanche\]'"):
         import_avalanche.__wrapped__()
@@ -29,7 +29,7 @@ def test_torchvision_comes_along() -> None:
     assert transforms.ToTensor()(Image.new("L", (2, 2), 255)).tolist() == [[[1, 1], [1, 1]]]
 
 
-def test_it_is_imported_only_where_it_is_used() -> None:
+def test_avalanche_is_imported_lazily() -> None:
     code = "import sys, streams.integrations.avalanche, learners.integrations.avalanche;"
     code += "import learners.integrations.avalanche_strategy;"
     code += "print('avalanche' in sys.modules, 'torchvision' in sys.modules)"
@@ -42,7 +42,7 @@ def draws() -> list[float]:
     return [random.random(), float(np.random.rand()), float(torch.rand(1))]  # noqa: NPY002
 
 
-def test_what_is_drawn_within_comes_from_a_seed_and_moves_no_other() -> None:
+def test_own_random_draws_from_its_seed_alone() -> None:
     own, same, other = OwnRandom(3), OwnRandom(3), OwnRandom(4)
     before = random.getstate(), torch.get_rng_state().tolist(), repr(np.random.get_state())  # noqa: NPY002
     with own.within():

@@ -37,7 +37,7 @@ def test_events_are_rivers_own() -> None:
     assert names == [y for _, y in expected]
 
 
-def test_a_generator_has_no_end_and_a_seed() -> None:
+def test_river_generator_is_endless_and_seeded() -> None:
     stream = river("synth.Agrawal")
     first = Batch.concat(list(islice(stream.read({}, 100), 3)))
     expected = list(synth.Agrawal(seed=0).take(300))
@@ -84,7 +84,7 @@ def test_any_cursor_goes_on_exactly(dataset: str, size: int, at: int) -> None:
     assert names == [whole.classes[code] for code in whole.y[at:].tolist()]  # type: ignore[index]
 
 
-def test_a_feature_that_is_missing_makes_an_event_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_feature_makes_an_event_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     def events(self: Any) -> Any:
         yield {"a": 1.0, 2: True, "c": "x"}, 1
         yield {"a": 1.0, "c": "x"}, 0
@@ -116,7 +116,7 @@ def test_a_feature_that_is_missing_makes_an_event_dead(monkeypatch: pytest.Monke
         ),
     ],
 )
-def test_what_cannot_be_read_is_said_in_a_line(
+def test_unreadable_file_error_is_one_line(
     dataset: str, settings: dict[str, Any], parts: list[str]
 ) -> None:
     with pytest.raises(StreamError) as error:
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_said_in_a_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_data_set_that_is_not_here_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_river_data_set_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.Elec2, "is_downloaded", False)
     monkeypatch.setattr(datasets.Elec2, "download", lambda *a, **k: pytest.fail("went online"))
     with pytest.raises(StreamError, match=r"Elec2 is not on this machine; download it once with"):
