@@ -25,7 +25,7 @@ from streams.core.live_stream import ranges_of, reached, skip_before, truncate_a
 from streams.core.pacing import sleep_until
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
-from streams.decoding.columns import stated
+from streams.decoding.columns import parse_time
 from streams.recordings.manifest import Part, RecordingManifest, parts, unreadable
 from streams.recordings.table import blocks_of
 
@@ -64,7 +64,7 @@ class RecordingConfig(StreamConfig):
     @field_validator("start")
     @classmethod
     def _start(cls, start: float | str | datetime | date | None) -> float | None:
-        return None if start is None else stated(start)
+        return None if start is None else parse_time(start)
 
 
 class RecordingStream(Stream):

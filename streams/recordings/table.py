@@ -1,11 +1,11 @@
-"""The table that a recording is: events, labels and dead ones in the one order of their stream.
+"""Batches to the table of a recording and back: events, labels and dead letters in stream order.
 
-A row is one of five things (``_what``): an ``event``; a ``label`` that came on its own; a ``dead``
-event or a ``dead label``, with its bytes; an ``end``, where a micro-batch ends although it may not
-be full. What does not belong to a row is null in it. ``_block``, ``_partition`` and ``_offset`` say
-where it stands; ``id`` is the event's, and ``time`` its event time, or when a label became known;
-then comes a column for each feature; ``label`` is the name of the class, or the target. ``due``,
-``key`` and ``segment`` are there where the stream has them.
+A row is of one of five kinds (``_what``): an ``event``; a ``label`` that arrived on its own; a
+``dead`` event or a ``dead label``, with its bytes; an ``end``, where a micro-batch ends, full or
+not. Columns that do not apply to a row are null. ``_block``, ``_partition`` and ``_offset`` are its
+position. ``id`` is that of the event, and ``time`` its event time, or when a label became known.
+Each feature has a column. ``label`` is the name of the class, or the target. ``due``, ``key`` and
+``segment`` exist if the stream has them.
 """
 
 from __future__ import annotations
@@ -35,38 +35,43 @@ from streams.core.schema import Feature, Schema
 
 EVENT, LABEL, DEAD, DEAD_LABEL, END = range(5)
 WHAT = pa.array(["event", "label", "dead", "dead label", "end"])
-_BESIDE = tuple(column.name for column in COLUMNS if column.recorded)
-_OWN = ("_what", "_block", "_partition", "_offset", "id", "time", "label", *_BESIDE)
+_OPTIONAL = tuple(column.name for column in COLUMNS if column.recorded)
+_OWN = ("_what", "_block", "_partition", "_offset", "id", "time", "label", *_OPTIONAL)
 _OWN_LAST = ("_reason", "_value")
 
 
 def columns_of(schema: Schema) -> dict[str, str]:
-    """The column of each feature: its name, with ``_`` behind it where the table has a column of
-    that name already."""
+    """Return the column of each feature: its name, with ``_`` appended if the table has its own
+    column of that name."""
     taken = {*_OWN, *_OWN_LAST, *(feature.name for feature in schema.features)}
-    found = {}
+    columns = {}
     for feature in schema.features:
         name = feature.name
         if name in (*_OWN, *_OWN_LAST):
             while name in taken:
                 name += "_"
             taken.add(name)
-        found[feature.name] = name
-    return found
+        columns[feature.name] = name
+    return columns
 
 
 def table_of(first: int, blocks: Sequence[Batch], schema: Schema) -> pa.Table:
-    """The table of consecutive blocks, of which the first has this number.
+    """Return the table of consecutive blocks.
 
-    Raises ``StreamError`` where it cannot hold what they hold.
+    Args:
+        first: the number of the first block.
+        blocks: the blocks.
+        schema: the schema of their stream.
+
+    Raises ``StreamError`` if a table cannot hold their labels.
     """
     whole = Batch.concat([replace(block, classes=()) for block in blocks])
     rows = _TableRows(first, blocks, whole)
     columns = {
         "_what": pa.DictionaryArray.from_arrays(pa.array(rows.what, pa.int8()), WHAT),
         "_block": pa.array(rows.block),
-        "_partition": rows.placed("partition", np.int32),
-        "_offset": rows.placed("offset", np.int64),
+        "_partition": rows.of_positions("partition", np.int32),
+        "_offset": rows.of_positions("offset", np.int64),
         "id": rows.of_all(
             whole.ids,
             None if rows.labels is None else rows.labels.ids,
@@ -77,8 +82,8 @@ def table_of(first: int, blocks: Sequence[Batch], schema: Schema) -> pa.Table:
     names = columns_of(schema)
     for feature, column in _features(whole.x, schema):
         columns[names[feature.name]] = rows.of_events(column)
-    columns["label"] = rows.named(_label_columns(blocks, schema, rows.labels is not None))
-    for name in _BESIDE:
+    columns["label"] = rows.of_labels(_label_columns(blocks, schema, rows.labels is not None))
+    for name in _OPTIONAL:
         if (values := getattr(whole, name)) is not None:
             columns[name] = rows.of_events(pa.array(values))
     columns["_reason"] = rows.of_dead(pa.array([d.reason for d in whole.dead], pa.string()))
@@ -87,10 +92,17 @@ def table_of(first: int, blocks: Sequence[Batch], schema: Schema) -> pa.Table:
 
 
 class _TableRows:
-    """Where everything in some blocks stands in their table.
+    """The order of the rows of a table.
 
-    Things are numbered: events, then labels, then dead ones, then ends; ``order`` (rows,) is the
-    number of the thing in each row.
+    Records are numbered: events, then labels, then dead letters, then ends.
+
+    Attributes:
+        whole: all blocks as one batch.
+        labels: its labels, or None.
+        counts: the numbers of events, labels, dead letters and ends.
+        order: (rows,) the number of the record in each row.
+        what: (rows,) the kind of each row.
+        block: (rows,) the number of the block of each row.
     """
 
     def __init__(self, first: int, blocks: Sequence[Batch], whole: Batch) -> None:
@@ -120,7 +132,7 @@ class _TableRows:
         if not any(self.counts[1:]):
             self.order = np.arange(len(whole))
         else:
-            before = np.concatenate(
+            insert_before = np.concatenate(
                 [
                     np.arange(len(whole)),
                     none if labels is None else labels.insert_before,
@@ -128,13 +140,13 @@ class _TableRows:
                     np.cumsum(count)[ends],
                 ]
             )
-            rank = np.repeat(np.array([2, 0, 1, 3]), self.counts)  # before the same event
-            self.order = np.lexsort((rank, before, block))
+            rank = np.repeat(np.array([2, 0, 1, 3]), self.counts)  # at the same event
+            self.order = np.lexsort((rank, insert_before, block))
         self.what = what[self.order]
         self.block = block[self.order]
 
     def of_all(self, events: Array, labels: Array | None, dead: Array | None = None) -> pa.Array:
-        """A column of what events, labels and dead ones have (None: they have not)."""
+        """Return a column of values of events, labels and dead letters (None: null)."""
         n, m, k, e = self.counts
         parts = [
             events,
@@ -145,43 +157,44 @@ class _TableRows:
         null = np.repeat([False, labels is None, dead is None, True], [n, m, k, e])
         return pa.array(np.concatenate(parts)[self.order], mask=null[self.order])
 
-    def placed(self, name: str, dtype: Any) -> pa.Array:
-        """The column of a part of positions."""
+    def of_positions(self, name: str, dtype: Any) -> pa.Array:
+        """Return the column of a part of all positions (``partition`` or ``offset``)."""
         labels = None if self.labels is None else getattr(self.labels, name).astype(dtype)
         dead = np.array([getattr(d, name) for d in self.whole.dead], dtype)
         return self.of_all(getattr(self.whole, name).astype(dtype, copy=False), labels, dead)
 
     def of_events(self, column: pa.Array) -> pa.Array:
-        """A column of what only events have."""
+        """Return a column that only events have."""
         n = self.counts[0]
         if n == len(self.order):
             return column
         return column.take(pa.array(self.order, mask=self.order >= n))
 
     def of_dead(self, column: pa.Array) -> pa.Array:
-        """A column of what only dead ones have."""
+        """Return a column that only dead letters have."""
         first = self.counts[0] + self.counts[1]
         if not len(column):
             return pa.nulls(len(self.order), column.type)
         outside = (self.order < first) | (self.order >= first + len(column))
         return column.take(pa.array(np.where(outside, 0, self.order - first), mask=outside))
 
-    def named(self, columns: list[pa.Array]) -> pa.Array:
-        """A column of what events, and labels, are called."""
+    def of_labels(self, columns: list[pa.Array]) -> pa.Array:
+        """Return the column of the labels of events and of labels that arrived on their own."""
         nulls = pa.nulls(self.counts[2] + self.counts[3], columns[0].type)
         return pa.concat_arrays([*columns, nulls]).take(pa.array(self.order))
 
 
 def _label_columns(blocks: Sequence[Batch], schema: Schema, arrive: bool) -> list[pa.Array]:
-    """Names of classes, or targets, of the events of each block and then of the labels of each."""
+    """Return the labels of the events of each block, then the labels that arrived in each: names of
+    classes, or targets."""
     kind = _label_type([block.classes for block in blocks], schema)
-    found = [
+    columns = [
         pa.nulls(len(block), kind) if block.y is None else _labels(block, block.y, kind)
         for block in blocks
     ]
     if arrive:
-        found += [_labels(b, b.arrivals.y, kind) for b in blocks if b.arrivals is not None]
-    return found
+        columns += [_labels(b, b.arrivals.y, kind) for b in blocks if b.arrivals is not None]
+    return columns
 
 
 def _labels(block: Batch, y: Array, kind: pa.DataType) -> pa.Array:
@@ -227,9 +240,9 @@ def _feature(column: Column, feature: Feature) -> pa.Array:
     return pa.LargeListArray.from_arrays(bounds, np.ascontiguousarray(column).reshape(-1))
 
 
-class _Cut(NamedTuple):
-    """A stretch of a table up to an end, or to its last row: of its events, labels and dead ones,
-    those up to these numbers."""
+class _BlockEnd(NamedTuple):
+    """The end of a block in a table: the numbers of events, labels and dead letters before it, and
+    whether the block is flushed."""
 
     events: int
     labels: int
@@ -238,8 +251,13 @@ class _Cut(NamedTuple):
 
 
 def blocks_of(table: pa.Table, schema: Schema, in_rows: bool) -> Iterator[Batch]:
-    """What stands in a table, as blocks with ``flush`` where the table has one; ``in_rows``: labels
-    stood in the rows of their events, and are so given."""
+    """Yield the blocks of a table, with ``flush`` where it has an ``end``.
+
+    Args:
+        table: what ``table_of`` returned.
+        schema: the schema of the stream.
+        in_rows: whether labels are in the rows of their events.
+    """
     table = table.combine_chunks()
     what = _numpy(pc.index_in(table["_what"].cast(pa.string()), value_set=WHAT))
     labels, classes = _codes(table["label"].combine_chunks(), schema)
@@ -251,36 +269,36 @@ def blocks_of(table: pa.Table, schema: Schema, in_rows: bool) -> Iterator[Batch]
         yield replace(batch, arrivals=arrivals, dead=tuple(dead))
         return
     a = b = c = 0
-    for cut in _cuts(what, is_dead):
+    for end in _block_ends(what, is_dead):
         yield replace(
-            batch[a : cut.events],
-            arrivals=arrivals[b : cut.labels].shifted(-a) if arrivals and cut.labels > b else None,
-            dead=tuple(replace(d, insert_before=d.insert_before - a) for d in dead[c : cut.dead]),
-            flush=cut.flush,
+            batch[a : end.events],
+            arrivals=arrivals[b : end.labels].shifted(-a) if arrivals and end.labels > b else None,
+            dead=tuple(replace(d, insert_before=d.insert_before - a) for d in dead[c : end.dead]),
+            flush=end.flush,
         )
-        a, b, c = cut.events, cut.labels, cut.dead
+        a, b, c = end.events, end.labels, end.dead
 
 
-def _cuts(what: Array, is_dead: Array) -> Iterator[_Cut]:
+def _block_ends(what: Array, is_dead: Array) -> Iterator[_BlockEnd]:
     ends = np.flatnonzero(what == END)
     stops = ends + 1 if ends[-1] == len(what) - 1 else np.append(ends + 1, len(what))
     events, labels, dead = (
         np.cumsum(mask)[stops - 1].tolist() for mask in (what == EVENT, what == LABEL, is_dead)
     )
     for i, stop in enumerate(events):
-        yield _Cut(stop, labels[i], dead[i], flush=i < len(ends))
+        yield _BlockEnd(stop, labels[i], dead[i], flush=i < len(ends))
 
 
 def _events(
     table: pa.Table,
-    wanted: Array,
+    is_event: Array,
     labels: Array | None,
     classes: tuple[ClassName, ...],
     schema: Schema,
 ) -> Batch:
-    events = table if wanted.all() else table.filter(pa.array(wanted)).combine_chunks()
+    events = table if is_event.all() else table.filter(pa.array(is_event)).combine_chunks()
     optional: dict[str, Any] = {
-        name: _numpy(events[name]) for name in _BESIDE if name in events.column_names
+        name: _numpy(events[name]) for name in _OPTIONAL if name in events.column_names
     }
     return Batch(
         _numpy(events["id"]),
@@ -288,7 +306,7 @@ def _events(
         _x(events, schema),
         _numpy(events["_partition"]),
         _numpy(events["_offset"]),
-        y=None if labels is None else labels[wanted],
+        y=None if labels is None else labels[is_event],
         classes=classes,
         **optional,
     )
@@ -317,8 +335,8 @@ def _column(column: pa.Array, feature: Feature) -> Column:
     bounds = np.zeros(1, np.int64)
     _, offsets, values = column.buffers()
     if len(column):
-        stretch = slice(column.offset, column.offset + len(column) + 1)
-        bounds = np.frombuffer(offsets, np.int64)[stretch]
+        rows = slice(column.offset, column.offset + len(column) + 1)
+        bounds = np.frombuffer(offsets, np.int64)[rows]
     return Ragged(np.frombuffer(b"" if values is None else values, np.uint8), bounds)
 
 
@@ -342,18 +360,19 @@ def _dead(table: pa.Table, what: Array, is_dead: Array) -> list[DeadLetter]:
         return []
     rows = table.select(["_partition", "_offset", "_reason", "id", "_value"])
     columns = [column.to_pylist() for column in rows.filter(pa.array(is_dead)).columns]
-    before: list[int] = np.cumsum(what == EVENT)[is_dead].tolist()
+    insert_before: list[int] = np.cumsum(what == EVENT)[is_dead].tolist()
     of_labels: list[bool] = (what[is_dead] == DEAD_LABEL).tolist()
     return [
         DeadLetter(partition, offset, reason, id_, row, value, label)
         for partition, offset, reason, id_, value, row, label in zip(
-            *columns, before, of_labels, strict=True
+            *columns, insert_before, of_labels, strict=True
         )
     ]
 
 
 def _codes(label: pa.Array, schema: Schema) -> tuple[Array, tuple[ClassName, ...]]:
-    """Class codes, or targets, of all rows, and the names of the codes by first appearance."""
+    """Return the class codes, or targets, of all rows, and the names of the codes by first
+    appearance."""
     if schema.task == "regression":
         return _numpy(label.fill_null(np.nan)), ()
     if pa.types.is_null(label.type):
@@ -368,7 +387,7 @@ def _codes(label: pa.Array, schema: Schema) -> tuple[Array, tuple[ClassName, ...
 
 
 def _chunk(column: pa.ChunkedArray) -> pa.Array:
-    """A column of a table of at most one chunk; one without rows has none."""
+    """Return a column of a table of at most one chunk; a table without rows has none."""
     return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 

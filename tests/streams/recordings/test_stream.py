@@ -1,4 +1,4 @@
-"""A recording that is read again gives what was written, from anywhere, at any pace."""
+"""A recording that is read again gives what was write_recording, from anywhere, at any pace."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def there_and_back(
     return list(blocks_of(pq.read_table(file), schema, in_rows))
 
 
-def test_rows_stand_in_the_order_of_the_stream() -> None:
+def test_table_rows_are_in_stream_order() -> None:
     block = events(
         [5, 8],
         arrivals=labels([50, 1, 2], [1, 0, 1], [0, 1, 2]),
@@ -115,7 +115,7 @@ def test_rows_stand_in_the_order_of_the_stream() -> None:
     assert table["b"].null_count == 7
 
 
-def test_every_kind_of_feature_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_every_feature_kind_round_trips_exactly(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     x = {
         "n": rng.normal(size=3),
@@ -175,13 +175,13 @@ def test_targets_come_back(tmp_path: Path) -> None:
     assert same(back, block)
 
 
-def test_blocks_of_no_label_at_all_come_back(tmp_path: Path) -> None:
+def test_blocks_without_labels_round_trip(tmp_path: Path) -> None:
     block = events([0, 1], y=np.array([-1, -1]))
     (back,) = there_and_back([block], NUMBERS, tmp_path / "t", in_rows=True)
     assert same(back, block)
 
 
-def test_a_feature_may_be_called_like_a_column_of_the_table() -> None:
+def test_feature_named_like_a_table_column_is_renamed() -> None:
     features = tuple(Feature(name, "numeric") for name in ("label", "label_", "due", "x"))
     schema = Schema(features, "classification")
     names = {"label": "label__", "label_": "label_", "due": "due_", "x": "x"}
@@ -233,7 +233,9 @@ def stream_of(things: Sequence[str]) -> list[Batch]:
     return blocks
 
 
-def written(folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], **more: Any) -> Path:
+def write_recording(
+    folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], **more: Any
+) -> Path:
     """A recording with parts of so many blocks, the last of them again and again."""
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*"):
@@ -281,7 +283,7 @@ def recording(folder: Path, **settings: Any) -> RecordingStream:
     return RecordingStream(RecordingConfig(kind="recording", path=str(folder), **settings), folder)
 
 
-def told(batches: Any) -> list[Any]:
+def records_of(batches: Any) -> list[Any]:
     """All that micro-batches hold, thing by thing, and where each of them ends."""
     found: list[Any] = []
     for batch in batches:
@@ -313,7 +315,7 @@ def cursor_after(batches: Sequence[Batch]) -> Cursor:
 
 
 @given(THINGS, st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(1, 6), st.data())
-def test_micro_batches_are_those_of_the_blocks_from_any_of_them_on(
+def test_resume_from_any_micro_batch_gives_the_same_ones(
     tmp_path_factory: pytest.TempPathFactory,
     things: list[str],
     sizes: list[int],
@@ -321,18 +323,18 @@ def test_micro_batches_are_those_of_the_blocks_from_any_of_them_on(
     data: st.DataObject,
 ) -> None:
     blocks = stream_of(things)
-    read = recording(written(tmp_path_factory.getbasetemp() / "any", blocks, sizes))
+    read = recording(write_recording(tmp_path_factory.getbasetemp() / "any", blocks, sizes))
     size = data.draw(st.integers(1, 5))
     wanted = cuts(blocks, size)
     assert len(read) == sum(block.events for block in blocks)
-    assert told(cuts(read.read({}, block_size), size)) == told(wanted)
+    assert records_of(cuts(read.read({}, block_size), size)) == records_of(wanted)
     stop = data.draw(st.integers(0, len(wanted)))
     rest = cuts(read.read(cursor_after(wanted[:stop]), block_size), size)
-    assert told(rest) == told(wanted[stop:])
+    assert records_of(rest) == records_of(wanted[stop:])
 
 
 @given(THINGS, st.lists(st.integers(1, 3), min_size=1, max_size=9), st.integers(1, 4), st.data())
-def test_a_reading_that_breaks_off_goes_on_where_it_was(
+def test_river_reading_resumes_where_it_stopped(
     tmp_path_factory: pytest.TempPathFactory,
     things: list[str],
     sizes: list[int],
@@ -341,11 +343,11 @@ def test_a_reading_that_breaks_off_goes_on_where_it_was(
 ) -> None:
     # Of a reader that died after any block, and with it the end that it had not given out.
     blocks = stream_of(things)
-    read = recording(written(tmp_path_factory.getbasetemp() / "broken", blocks, sizes))
+    read = recording(write_recording(tmp_path_factory.getbasetemp() / "broken", blocks, sizes))
     given_out = list(read.read({}, block_size))
     stop = data.draw(st.integers(0, len(given_out)))
     again = [*given_out[:stop], *read.read(cursor_after(given_out[:stop]), block_size)]
-    assert told(cuts(again, 3)) == told(cuts(blocks, 3))
+    assert records_of(cuts(again, 3)) == records_of(cuts(blocks, 3))
 
 
 @given(THINGS, st.floats(-1, 30))
@@ -353,7 +355,7 @@ def test_from_a_time_on(
     tmp_path_factory: pytest.TempPathFactory, things: list[str], time: float
 ) -> None:
     blocks = stream_of(things)
-    folder = written(tmp_path_factory.getbasetemp() / "time", blocks, [2])
+    folder = write_recording(tmp_path_factory.getbasetemp() / "time", blocks, [2])
     offsets = [int(i) for block in blocks for i in block.offset]
     if not offsets or offsets[-1] < time:
         with pytest.raises(StreamError, match=r"stream\.start: .* after the last event"):
@@ -365,13 +367,13 @@ def test_from_a_time_on(
     assert [int(i) for block in got for i in block.offset] == left
     assert len(read) == sum(block.events for block in got)
     begun = [skip_before(block, read.origin()) for block in blocks]
-    assert told(cuts(got, 4)) == told(
-        cuts([b for b in begun if told([b]) != ["cut"] or b.flush], 4)
+    assert records_of(cuts(got, 4)) == records_of(
+        cuts([b for b in begun if records_of([b]) != ["cut"] or b.flush], 4)
     )
 
 
 @given(THINGS, st.integers(1, 5), st.integers(1, 4), st.data())
-def test_a_stopped_run_is_read_up_to_where_it_was(
+def test_stopped_run_is_read_up_to_its_stop(
     tmp_path_factory: pytest.TempPathFactory,
     things: list[str],
     block_size: int,
@@ -382,30 +384,30 @@ def test_a_stopped_run_is_read_up_to_where_it_was(
     wanted = cuts(blocks, size)
     stop = data.draw(st.integers(0, len(wanted)))
     at = {"events": sum(b.events for b in wanted[:stop]), "cursor": cursor_after(wanted[:stop])}
-    folder = written(tmp_path_factory.getbasetemp() / "stopped", blocks, [2], **at)
+    folder = write_recording(tmp_path_factory.getbasetemp() / "stopped", blocks, [2], **at)
     read = recording(folder, stop="run")
     assert read.open_end
     assert len(read) == at["events"]
-    assert told(cuts(read.read({}, block_size), size)) == told(wanted[:stop])
+    assert records_of(cuts(read.read({}, block_size), size)) == records_of(wanted[:stop])
     first = data.draw(st.integers(0, stop))
     rest = cuts(read.read(cursor_after(wanted[:first]), block_size), size)
-    assert told(rest) == told(wanted[first:stop])
+    assert records_of(rest) == records_of(wanted[first:stop])
 
 
-def test_all_is_read_of_a_run_that_was_not_stopped(tmp_path: Path) -> None:
+def test_finished_run_is_read_to_the_end(tmp_path: Path) -> None:
     at = {"events": 2, "cursor": {"0": 2}}
-    finished = written(tmp_path / "r", stream_of("eeee"), [1], finished=True, **at)
+    finished = write_recording(tmp_path / "r", stream_of("eeee"), [1], finished=True, **at)
     assert not recording(finished, stop="run").open_end
     assert len(list(recording(finished, stop="run").read({}, 1))) == len(recording(finished)) == 4
-    stopped = written(tmp_path / "s", stream_of("eeee"), [1], **at)
+    stopped = write_recording(tmp_path / "s", stream_of("eeee"), [1], **at)
     assert len(list(recording(stopped).read({}, 1))) == len(recording(stopped)) == 4
     assert [b.offset.tolist() for b in recording(stopped, stop="run").read({}, 10)] == [[0, 1]]
     assert len(recording(stopped, start=1.0, stop="run")) == 1
     assert len(recording(stopped, start=3.0, stop="run")) == 0
 
 
-def test_it_begins_where_the_recorded_run_did(tmp_path: Path) -> None:
-    folder = written(tmp_path / "r", stream_of("eeee"), [1])
+def test_recording_begins_where_the_run_did(tmp_path: Path) -> None:
+    folder = write_recording(tmp_path / "r", stream_of("eeee"), [1])
     assert recording(folder).origin() == {"0": 0, "labels/2": 0}
     assert recording(folder, start=2.5).origin() == {"0": 3, "labels/2": 0}
     assert recording(folder, start="1970-01-01T00:00:02Z").origin() == {"0": 2, "labels/2": 0}
@@ -427,7 +429,7 @@ class Clock:
         self.now += seconds
 
 
-def test_at_a_pace_events_come_when_their_time_has() -> None:
+def test_throttle_by_event_time_is_not_early() -> None:
     clock = Clock()
     times = [50.0, 50.01, 51.0, 50.5, 53.0]
     batch = replace(events(range(5), time=times), flush=True)
@@ -440,7 +442,7 @@ def test_at_a_pace_events_come_when_their_time_has() -> None:
     assert came == [(0.005, [0, 1], False), (0.5, [2, 3], False), (1.5, [4], True)]
 
 
-def test_while_nothing_is_due_empty_blocks_come() -> None:
+def test_empty_blocks_come_while_nothing_is_due() -> None:
     clock = Clock()
     label = labels([0], [0], [0])
     batch = events([0, 1], time=[0.0, 1.1], arrivals=label, dead=(dead(2, 2),), classes=("a",))
@@ -449,12 +451,12 @@ def test_while_nothing_is_due_empty_blocks_come() -> None:
         for p in throttle_by_event_time([batch], 1.0, clock, clock.sleep)
     ]
     assert [at for at, _ in pieces] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.1]
-    assert told([p for _, p in pieces[1:-1]]) == ["cut"] * 5
+    assert records_of([p for _, p in pieces[1:-1]]) == ["cut"] * 5
     assert max(clock.slept) == 0.2
-    assert told(cuts((p for _, p in pieces), 5)) == told(cuts([batch], 5))
+    assert records_of(cuts((p for _, p in pieces), 5)) == records_of(cuts([batch], 5))
 
 
-def test_whoever_falls_behind_gets_all_that_is_due_at_once() -> None:
+def test_slow_reader_gets_all_due_events_at_once() -> None:
     clock, came = Clock(), []
     batch = events(range(100))
     for piece in throttle_by_event_time([batch, events(range(100, 110))], 1.0, clock, clock.sleep):
@@ -464,19 +466,19 @@ def test_whoever_falls_behind_gets_all_that_is_due_at_once() -> None:
     assert clock.slept == []
 
 
-def test_a_pace_leaves_no_trace_in_the_micro_batches(tmp_path: Path) -> None:
+def test_speed_does_not_change_the_micro_batches(tmp_path: Path) -> None:
     blocks = stream_of("eelddeeLEeleelBEeddeeleee")
-    read = recording(written(tmp_path / "r", blocks, [1, 2]))
+    read = recording(write_recording(tmp_path / "r", blocks, [1, 2]))
     clock = Clock()
     for speed in (0.5, 7.0, 1e9):
         slices = throttle_by_event_time(read.read({}, 4), speed, clock, clock.sleep)
-        assert told(cuts(slices, 3)) == told(cuts(blocks, 3))
+        assert records_of(cuts(slices, 3)) == records_of(cuts(blocks, 3))
 
 
 def test_in_real_time(tmp_path: Path) -> None:
     from time import monotonic
 
-    folder = written(tmp_path / "r", stream_of("eeee"), [1])  # three seconds
+    folder = write_recording(tmp_path / "r", stream_of("eeee"), [1])  # three seconds
     started = monotonic()
     read = recording(folder, speed=10)
     assert sum(len(block) for block in read.read({}, 10)) == 4
@@ -484,13 +486,13 @@ def test_in_real_time(tmp_path: Path) -> None:
 
 
 def bad(change: Callable[[Path], Any], match: str, folder: Path) -> None:
-    folder = written(folder, stream_of("eBeBeBe"), [1])
+    folder = write_recording(folder, stream_of("eBeBeBe"), [1])
     change(folder)
     with pytest.raises(StreamError, match=match):
         list(recording(folder).read({}, 10))
 
 
-def test_what_is_wrong_with_a_recording_is_said(tmp_path: Path) -> None:
+def test_broken_recording_error_names_the_file(tmp_path: Path) -> None:
     bad(lambda f: path_of(f, 1).unlink(), r"000001\.parquet is missing: put it back", tmp_path)
     bad(lambda f: path_of(f, 3).write_bytes(b"PAR1"), r"000003\.parquet cannot be read", tmp_path)
     bad(lambda f: (f / "recording.json").unlink(), r"`everlearn record --to`", tmp_path)
@@ -500,10 +502,8 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path: Path) -> None:
     bad(lambda f: path_of(f, 2).write_bytes(other), r"000002\.parquet cannot be read", tmp_path)
 
 
-def test_only_what_comes_after_a_cursor_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = recording(written(tmp_path / "r", stream_of("eB" * 20), [2]))
+def test_recording_is_read_from_the_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = recording(write_recording(tmp_path / "r", stream_of("eB" * 20), [2]))
     looked: list[int] = []
     blocks = read._blocks
     monkeypatch.setattr(
