@@ -61,7 +61,7 @@ class StandardiseConfig(Settings):
 
 
 class StreamConfig(Settings):
-    """Settings that every stream has, as they stand in a job under ``stream:``.
+    """Settings that every stream has, under ``stream:`` in a job.
 
     Attributes:
         kind: the name of the stream, or the import path of a user's class.

@@ -1,4 +1,4 @@
-"""Streams that stand in files: Parquet and CSV, read in order, block by block, from any position.
+"""Streams of Parquet and CSV files, read in order, block by block, from any position.
 
 Partition p of the stream is its p-th file and an offset is a row of it, malformed rows included.
 Going on from a cursor reads past the rows before it in CSV files, those that are done with as well.

@@ -185,11 +185,11 @@ class JoinById(LabelJoin):
             self._slots.update(zip(step.ids[start:stop], slots, strict=True))
             return
         for row, id_ in enumerate(step.ids[start:stop], start):
-            held = self._early.pop(id_, None)
-            if held is not None and not held[1] + self._timeout_s < step.clock[row]:
-                step.match(step.base + row, id_, held[0], row + 1)
+            early = self._early.pop(id_, None)
+            if early is not None and not early[1] + self._timeout_s < step.clock[row]:
+                step.match(step.base + row, id_, early[0], row + 1)
             else:
-                self.counts["stray"] += held is not None
+                self.counts["stray"] += early is not None
                 self._slots[id_] = step.base + row
 
     def _has_expired(self, step: JoinStep, slot: int, before: int) -> bool:
@@ -244,8 +244,8 @@ class JoinById(LabelJoin):
     def _drop_early(self, now: float) -> None:
         """Drop the held labels whose timeout has passed."""
         for id_ in self._early_timers.pop_due(now):
-            held = self._early.get(id_)
-            if held is not None and held[1] + self._timeout_s < now:
+            early = self._early.get(id_)
+            if early is not None and early[1] + self._timeout_s < now:
                 del self._early[id_]
                 self.counts["stray"] += 1
 
@@ -379,8 +379,8 @@ class JoinById(LabelJoin):
         ids = state["early_ids"].tolist()
         # Checkpoints from before ``label_timeout_seconds`` have no times.
         times = state["early_time"].tolist() if "early_time" in state else [math.nan] * len(ids)
-        held = zip(state["early_y"].tolist(), times, strict=True)
-        self._early = OrderedDict(zip(ids, held, strict=True))
+        early = zip(state["early_y"].tolist(), times, strict=True)
+        self._early = OrderedDict(zip(ids, early, strict=True))
         self._now = float(state["now"]) if "now" in state else -math.inf
         self._chunk_timers.rebuild()
         self._early_timers.rebuild()

@@ -69,7 +69,7 @@ def test_events_labels_and_the_end() -> None:
     assert not stream.has_time
 
 
-def test_abort_breaks_off_once_and_what_came_before_is_delivered() -> None:
+def test_abort_raises_once_after_the_items_before_it() -> None:
     stream = TestStream([Event([0]), Event([1]), Abort(), Event([2]), Abort(), Abort(), End()])
     blocks = stream.read({}, 10)
     assert len(next(blocks)) == 2
@@ -81,7 +81,7 @@ def test_abort_breaks_off_once_and_what_came_before_is_delivered() -> None:
     assert rows(stream.read({}, 10)) == [("event", i, None) for i in range(3)]
 
 
-def test_a_mark_before_the_cursor_is_passed() -> None:
+def test_mark_before_the_cursor_is_ignored() -> None:
     items = [Event([0]), Abort(), Event([1]), Abort(), Event([2])]
     with pytest.raises(AbortedError, match="item 3"):
         list(TestStream(items).read({"0": 2}, 10))
@@ -95,7 +95,7 @@ def test_a_mark_before_the_cursor_is_passed() -> None:
     st.integers(1, 4),
     st.integers(0, 9),
 )
-def test_any_cut_and_any_cursor_tell_one_story(
+def test_any_block_size_and_cursor_give_one_stream(
     items: list[Any], size: int, again: int, at: int
 ) -> None:
     whole = rows(TestStream([i for i in items if not isinstance(i, Abort)]).read({}, 100))
@@ -145,7 +145,7 @@ def test_a_pause_waits_for_the_clock() -> None:
     assert (waited, clock()) == ([105, 107], 107)
 
 
-def test_another_thread_may_move_the_clock() -> None:
+def test_manual_clock_may_be_moved_by_a_thread() -> None:
     clock = ManualClock()
     blocks = TestStream([Pause(5), Event([0])], clock=clock).read({}, 10)
     done: list[Batch] = []
@@ -159,7 +159,7 @@ def test_another_thread_may_move_the_clock() -> None:
     assert len(done) == 1
 
 
-def test_a_clock_that_nobody_moves_does_not_hang() -> None:
+def test_manual_clock_not_moved_times_out() -> None:
     with pytest.raises(TimeoutError, match=r"is at 0\.0: no thread moved it to 5\.0"):
         ManualClock(patience=0).sleep(5)
 

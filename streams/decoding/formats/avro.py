@@ -1,4 +1,4 @@
-"""Messages in Avro's binary encoding, all of one schema."""
+"""Messages in the binary encoding of Avro, all of one schema."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ _TICKS: dict[str | None, float] = {
     **{f"{kind}-nanos": 1e9 for kind in ("timestamp", "local-timestamp")},
     "date": 1 / 86_400,
 }
-"""Of logical types that are times: how many make a second."""
+"""Units per second of the logical types that are times."""
 
 
 class Avro(Format):
-    """Records without a container, a value for each field by its name.
+    """Single records without a container file, a value for each field by its name.
 
-    A name with dots reaches into records. Numbers may be nullable; an enum is text; a time is a
-    number of seconds, ISO 8601 text, or of a logical type of timestamps or dates. A message must be
-    read to its last byte. Avro has no check sum: a message with a flipped bit may well read as
+    A name with dots is a path. Numbers may be nullable. An enum is text. A time is a number of
+    seconds, ISO 8601 text, or of a logical type of timestamps or dates. A message must be read to
+    its last byte. Avro has no check sum: a message with a flipped bit may well read as
     another.
     """
 
@@ -98,9 +98,9 @@ class Avro(Format):
             ) from None
 
     def _sound(self, schema: Any, names: Mapping[str, Any], inside: tuple[str, ...]) -> bool:
-        """Whether a value takes any bytes. A message must not bring down the process that reads it:
-        records in themselves could be as deep as the message is long, and a message of 10 bytes
-        could hold 2**60 values that take none."""
+        """Whether a value takes any bytes. A message must not crash its reader: recursive records
+        could be as deep as the message is long, and a message of 10 bytes could have 2**60 values
+        without bytes."""
         sizes = []
         for branch in _branches(schema, names):
             kind = branch["type"]
@@ -125,7 +125,7 @@ class Avro(Format):
         return isinstance(schema, list) or all(sizes)
 
     def _found(self, field: Field, schema: Any, names: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What may stand in a field, null aside."""
+        """Return the types of a field other than null. Raises ``StreamError``."""
         for name in field.name.split("."):
             records = [b for b in _branches(schema, names) if b["type"] != "null"]
             if [record["type"] for record in records] != ["record"]:
@@ -208,8 +208,8 @@ class Avro(Format):
         return cells.rows(self.fields, columns, where, bad)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """The messages; a field that is not named has the default of the schema. Under
-        Confluent's framing the id of the schema is 0."""
+        """Encode rows; a field that is not named has the default of the schema. With Confluent's
+        framing the id of the schema is 0."""
         messages = []
         for row in rows:
             out = io.BytesIO()
@@ -226,7 +226,7 @@ class Avro(Format):
 
 
 def _branches(schema: Any, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a value may be: each branch of a union, the definition of a name."""
+    """Yield the possible types of a value: the branches of a union, the definition of a name."""
     if isinstance(schema, list):
         for branch in schema:
             yield from _branches(branch, names)

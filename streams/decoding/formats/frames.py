@@ -1,4 +1,4 @@
-"""Messages that are packed frames of numbers, all of one length: the fastest to read."""
+"""Messages of packed numbers, all of one length: the fastest format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FramesConfig(FormatConfig):
     """Settings of frames.
 
     Attributes:
-        fields: what a frame holds, in this order, with nothing between: name to type, or to
+        fields: the fields of a frame, in order and without padding: name to type, or to
             [type, length] of a vector, or to [uint8, channels, height, width] of an image.
             Numbers are little-endian; a bool is a byte, 0 or 1.
     """
@@ -79,9 +79,9 @@ _FITS: dict[str, tuple[str, ...]] = {
 class Frames(Format):
     """Packed little-endian structs, as ``numpy.frombuffer`` reads them.
 
-    A message of another length is bad, as is one with a number that is not finite, or with a bool
-    that is neither 0 nor 1. There is no null: NaN in a real number that is not required counts as
-    one. Images are pixels.
+    A message of another length is bad, and so is one with a number that is not finite, or a bool
+    that is neither 0 nor 1. There is no null; NaN in an optional real number counts as null. Images
+    are pixels.
     """
 
     Config = FramesConfig
@@ -154,7 +154,7 @@ class Frames(Format):
         return table_of(self.fields, columns, refused, where, bad)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """The frames; what no field names is zero.
+        """Encode rows as frames; what no field names is zero.
 
         Raises:
             ValueError: a number does not fit its type.
@@ -175,7 +175,7 @@ class Frames(Format):
 
 
 def _column(x: Array, field: Field) -> tuple[pa.Array, Mask | None, Array]:
-    """The column, where it is wrong (None: nowhere), and the values that it was made of."""
+    """Return the column, (n,) where it is wrong (None: nowhere), and the values it was made of."""
     x = np.ascontiguousarray(x)
     if x.dtype.kind == "b":
         stored = x.view(np.uint8)
@@ -192,7 +192,7 @@ def _column(x: Array, field: Field) -> tuple[pa.Array, Mask | None, Array]:
 
 
 def _arrow(x: Array) -> pa.Array:
-    """The column of (n, ...) values, without a copy."""
+    """Return the column of (n, ...) values, without a copy."""
     flat = pa.array(x.reshape(-1))
     return flat if x.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, math.prod(x.shape[1:]))
 

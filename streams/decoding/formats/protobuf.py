@@ -55,7 +55,7 @@ _FITS: dict[str, set[str]] = {
 
 
 class _Step(NamedTuple):
-    """A field on the way to one that is wanted. One with presence can be missing."""
+    """A field on the path to a wanted one. One with presence can be missing."""
 
     name: str
     kind: str
@@ -66,10 +66,10 @@ class _Step(NamedTuple):
 class Protobuf(Format):
     """Protobuf messages, a value for each field by its name.
 
-    A name with dots reaches into messages. A vector is a repeated number; an integer may be an
-    enum; a time is a number of seconds, ISO 8601 text or a ``google.protobuf.Timestamp``.
+    A name with dots is a path. A vector is a repeated number. An integer may be an
+    enum. A time is a number of seconds, ISO 8601 text or a ``google.protobuf.Timestamp``.
 
-    Little is bad to Protobuf. Unknown fields are passed over. A field without presence (of proto3,
+    Protobuf detects little. Unknown fields are ignored. A field without presence (of proto3,
     not ``optional``) that is missing counts as its default: 0, false, "" or no values; one with
     presence as null. The empty message is a message.
     """
@@ -109,7 +109,7 @@ class Protobuf(Format):
             ) from None
 
     def _found(self, field: Field) -> list[_Step]:
-        """The steps to a field."""
+        """Return the path to a field. Raises ``StreamError``."""
         inside, steps = self._class.DESCRIPTOR, list[_Step]()
         for name in field.name.split("."):
             if inside is None:
@@ -132,9 +132,9 @@ class Protobuf(Format):
                 kind = _TIMESTAMP
             steps.append(_Step(name, kind, repeated, step.has_presence))
         if kind not in _FITS[field.kind] or repeated != (field.kind == "vector"):
-            held = f"{'repeated ' * repeated}{kind.removeprefix('TYPE_').lower()}"
+            actual = f"{'repeated ' * repeated}{kind.removeprefix('TYPE_').lower()}"
             raise StreamError(
-                f"stream.format.message: {field.name!r} is {held}, which is no {field.kind}: "
+                f"stream.format.message: {field.name!r} is {actual}, which is no {field.kind}: "
                 "change what the column is to be, or name another field"
             )
         return steps
@@ -175,7 +175,7 @@ class Protobuf(Format):
         return cells.rows(self.fields, columns, where, bad)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """The messages. Under Confluent's framing the id of the schema is 0, and the type the first
+        """Encode rows. With Confluent's framing the id of the schema is 0, and the type the first
         of its file."""
         header = HEADER + b"\0" if self.config.framing == "confluent" else b""
         return [header + self._message(row).SerializeToString() for row in rows]
@@ -203,7 +203,7 @@ class Protobuf(Format):
 
 
 def _getter(steps: Sequence[_Step]) -> Callable[[Any], Any]:
-    """From a message to what stands at the end of the steps, None where that is missing."""
+    """Return a function from a message to the value at the end of a path, None if it is missing."""
     *path, last = steps
     read = attrgetter(last.name)
     if not path and not last.presence and not last.repeated:
@@ -225,8 +225,8 @@ def _getter(steps: Sequence[_Step]) -> Callable[[Any], Any]:
 
 
 def _after_indexes(value: bytes) -> int | None:
-    """Where the message begins after Confluent's header and the indexes of its type: a count, and
-    as many varints (zigzag). None where the bytes end before."""
+    """Return where the message begins after Confluent's header and the indexes of its type (a
+    count, and as many zigzag varints). None: the bytes end before."""
     if value.startswith(b"\0", HEADER_BYTES):
         return HEADER_BYTES + 1
     count, at = _varint(value, HEADER_BYTES)
@@ -238,7 +238,7 @@ def _after_indexes(value: bytes) -> int | None:
 
 
 def _varint(value: bytes, at: int) -> tuple[int, int]:
-    """An unsigned number, and where it ends: past the end of the bytes, where there is none."""
+    """Return an unsigned number and where it ends: past the end of the bytes if there is none."""
     number = 0
     for place in range(at, min(at + 10, len(value))):
         number |= (value[place] & 127) << 7 * (place - at)

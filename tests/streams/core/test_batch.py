@@ -135,7 +135,7 @@ def test_slices_are_views() -> None:
     assert np.shares_memory(part.ids, batch.ids)
 
 
-def test_what_comes_before_a_row_goes_with_it() -> None:
+def test_slice_keeps_side_records_before_its_rows() -> None:
     batch = make(4, [0, 2, 4], [0, 2, 4], mixed=False)
     first, last = batch[0:2], batch[2:4]
     assert [d.insert_before for d in first.dead] == [0]
@@ -146,7 +146,7 @@ def test_what_comes_before_a_row_goes_with_it() -> None:
     assert last.arrivals.insert_before.tolist() == [0, 2]
 
 
-def test_a_batch_has_no_steps() -> None:
+def test_slice_with_a_step_is_refused() -> None:
     with pytest.raises(ValueError, match="step 1"):
         make(4, [], [], mixed=False)[::2]
 

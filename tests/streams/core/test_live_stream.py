@@ -38,7 +38,7 @@ def block(items: list[Item], flush: bool = False) -> Batch:
     )
 
 
-def told(batch: Batch) -> tuple[list[Any], list[Any], list[Any]]:
+def records_of(batch: Batch) -> tuple[list[Any], list[Any], list[Any]]:
     """Events, labels and dead ones, each with its position and the row that it comes before."""
     a = batch.arrivals
     assert batch.ids.tolist() == (batch.offset * 10 + batch.partition).tolist()
@@ -67,7 +67,7 @@ BLOCK = [
 ]
 
 
-def test_ranges() -> None:
+def test_ranges_of_by_hand() -> None:
     assert ranges_of(block(BLOCK)) == {
         "3": (20, 23),
         "65536": (0, 1),
@@ -78,10 +78,10 @@ def test_ranges() -> None:
     assert ranges_of(block([])) == ranges_of(block([], flush=True)) == {}
 
 
-def test_the_rest_by_hand() -> None:
+def test_skip_before_by_hand() -> None:
     whole = block(BLOCK, flush=True)
     rest = skip_before(whole, {"3": 21, "65536": 1, "labels/0": 8, "labels/1": 5, "7": 99})
-    assert told(rest) == (
+    assert records_of(rest) == (
         [(3, 22)],
         [(1, 5, 0), (0, 8, 1)],
         # of a partition that the cursor does not know, all
@@ -91,14 +91,14 @@ def test_the_rest_by_hand() -> None:
     assert rest.dead[0].value == b"?"
     assert skip_before(whole, {"3": 20, "labels/0": 7}) is whole
     gone = {"3": 23, "65536": 1, "2": 10, "labels/0": 9, "labels/1": 6}
-    assert told(skip_before(whole, gone)) == ([], [], [])
+    assert records_of(skip_before(whole, gone)) == ([], [], [])
     assert skip_before(whole, gone).arrivals is None
     assert skip_before(whole, gone).flush
 
 
-def test_before_a_position() -> None:
+def test_truncate_at_by_hand() -> None:
     stop = {"3": 22, "2": 10, "labels/0": 8, "labels/1": 0}
-    assert told(truncate_at(block(BLOCK), stop)) == (
+    assert records_of(truncate_at(block(BLOCK), stop)) == (
         [(3, 20)],
         [(0, 7, 0)],
         [(False, 3, 21, 1), (False, 2, 9, 1)],  # nothing of what the position does not name
@@ -129,7 +129,7 @@ def streams(draw: st.DrawFn) -> list[Item]:
 
 
 @given(streams(), st.data())
-def test_rest_and_before_part_a_block(items: list[Item], data: st.DataObject) -> None:
+def test_skip_before_and_truncate_at_split_a_block(items: list[Item], data: st.DataObject) -> None:
     whole = block(items)
     ranges = ranges_of(whole)
     names = {name: st.integers(first, after) for name, (first, after) in ranges.items()}
@@ -140,8 +140,10 @@ def test_rest_and_before_part_a_block(items: list[Item], data: st.DataObject) ->
         return offset < cursor[f"{'labels/' if what.endswith('label') else ''}{partition}"]
 
     rest = [item for item in items if not early(item)]
-    assert told(truncate_at(whole, cursor)) == told(block([item for item in items if early(item)]))
-    assert told(skip_before(whole, cursor)) == told(block(rest))
+    assert records_of(truncate_at(whole, cursor)) == records_of(
+        block([item for item in items if early(item)])
+    )
+    assert records_of(skip_before(whole, cursor)) == records_of(block(rest))
     assert reached(cursor, {name: after for name, (_, after) in ranges.items()}) == (not rest)
     for name, (first, after) in ranges.items():
         mine = [

@@ -20,13 +20,13 @@ def blocks(sizes: tuple[int, ...]) -> Iterator[Batch]:
         start += size
 
 
-def test_blocks_come_no_earlier_than_their_events_would() -> None:
+def test_throttle_blocks_are_not_early() -> None:
     clock = ManualClock(on_wait=ManualClock.move_to)
     came = [clock() for b in throttle(blocks((100, 50, 150)), 100.0, clock, clock.sleep) if len(b)]
     assert came == pytest.approx([1.0, 1.5, 3.0])
 
 
-def test_a_slow_reader_is_not_hurried_for_what_lies_behind() -> None:
+def test_throttle_slow_reader_catches_up_one_second() -> None:
     clock = ManualClock(on_wait=ManualClock.move_to)
     came = []
     for block in throttle(blocks((100,) * 5), 100.0, clock, clock.sleep):
@@ -39,14 +39,14 @@ def test_a_slow_reader_is_not_hurried_for_what_lies_behind() -> None:
     assert came == pytest.approx([1.0, 61.0, 61.0, 62.0, 63.0])
 
 
-def test_while_nothing_is_due_empty_blocks_come() -> None:
+def test_empty_blocks_come_while_nothing_is_due() -> None:
     clock = ManualClock(on_wait=ManualClock.move_to)
     came = [(clock(), len(b)) for b in throttle(blocks((5, 5)), 10.0, clock, clock.sleep)]
     assert [round(at, 6) for at, _ in came] == [0.2, 0.4, 0.5, 0.7, 0.9, 1.0]
     assert [n for _, n in came] == [0, 0, 5, 0, 0, 5]
 
 
-def test_without_a_rate_nothing_waits() -> None:
+def test_throttle_without_a_rate_does_not_wait() -> None:
     def never(_: float) -> None:
         pytest.fail("it slept")
 
@@ -56,5 +56,5 @@ def test_without_a_rate_nothing_waits() -> None:
 @pytest.mark.parametrize(
     ("rate", "size"), [(None, BLOCK), (1e9, BLOCK), (1000.0, 20), (0.5, 1)]
 )  # fmt: skip
-def test_at_a_pace_blocks_are_small(rate: float | None, size: int) -> None:
+def test_block_size_is_small_with_a_rate(rate: float | None, size: int) -> None:
     assert block_size(rate, BLOCK) == size

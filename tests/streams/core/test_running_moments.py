@@ -43,7 +43,7 @@ def test_half_life_is_a_weighted_mean(parts: list[int], seed: int, half_life: fl
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e-30, 7e12, 1.7e9 + 0.1])
-def test_a_constant_column_is_only_centred(value: float) -> None:
+def test_constant_column_is_only_centred(value: float) -> None:
     moments = RunningMoments((1,))
     for n in (1, 3, 32, 7, 1000):
         moments.update(np.full((n, 1), value))
@@ -52,7 +52,7 @@ def test_a_constant_column_is_only_centred(value: float) -> None:
 
 
 @pytest.mark.parametrize("offset", [1e6, 1.7e9, 1e12])
-def test_large_numbers_that_vary_little_are_scaled(offset: float) -> None:
+def test_large_numbers_with_small_variance_are_scaled(offset: float) -> None:
     rows = np.random.default_rng(0).normal(0, max(1.0, offset * 1e-8), (4000, 1))
     moments = RunningMoments((1,))
     for part in np.split(rows + offset, 40):
@@ -64,7 +64,7 @@ def test_large_numbers_that_vary_little_are_scaled(offset: float) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("huge", [1e20, 3e38, 1e300, 1.7e308])
-def test_a_huge_value_wrecks_nothing(huge: float, dtype: type) -> None:
+def test_moments_survive_a_huge_value(huge: float, dtype: type) -> None:
     if huge > float(np.finfo(dtype).max):
         return
     moments = RunningMoments((2,), half_life=10)
@@ -87,7 +87,7 @@ def test_a_huge_value_wrecks_nothing(huge: float, dtype: type) -> None:
 @pytest.mark.parametrize("half_life", [None, 10.0, 1000.0])
 @pytest.mark.parametrize("size", [1, 16])
 @pytest.mark.parametrize("absurd", [1e4, -1e39, 1e200, -1.7e308])
-def test_one_absurd_value_does_not_wreck_the_scale(
+def test_outlier_does_not_spoil_the_scale(
     absurd: float, size: int, half_life: float | None
 ) -> None:
     plain = np.random.default_rng(0).normal(5, 2, (4000, 2))
@@ -116,7 +116,7 @@ def test_the_bound_is_of_each_value() -> None:
 
 @pytest.mark.parametrize(("before", "spread"), [(0.0, 0.0), (3.0, 1.0), (7e12, 0.0), (1e18, 0.0)])
 @pytest.mark.parametrize("half_life", [None, 10.0])
-def test_a_shift_is_followed_within_a_few_micro_batches(
+def test_moments_follow_a_shift_in_a_few_micro_batches(
     before: float, spread: float, half_life: float | None
 ) -> None:
     noise = np.random.default_rng(0).normal(0, 1, (4000, 1))

@@ -77,7 +77,7 @@ def test_layout_order_and_byte_order_do_not_matter() -> None:
     assert digest({"a": np.float32(3)}) == digest({"a": np.array(3, np.float32)})
 
 
-def test_what_is_no_state_is_refused() -> None:
+def test_digest_of_non_state_is_refused() -> None:
     with pytest.raises(ValueError, match="slash"):
         digest({"a/b": 1})
     with pytest.raises(ValueError, match="'deep/a' is an array of objects"):
@@ -86,7 +86,7 @@ def test_what_is_no_state_is_refused() -> None:
         digest({"a": object()})
 
 
-def test_a_copy_shares_nothing() -> None:
+def test_copied_state_shares_nothing() -> None:
     state: Any = {"a": {"b": np.zeros(3)}, "c": [1, [2]], "d": np.asfortranarray(np.eye(2))}
     copy = copied(state)
     for (_, old), (_, new) in zip(leaves(state), leaves(copy), strict=True):

@@ -45,7 +45,7 @@ def parquet(path: Path, table: Any, rows: int = 100) -> Path:
     return path
 
 
-def story(blocks: Iterable[Batch]) -> dict[str, list[Any]]:
+def records_by_kind(blocks: Iterable[Batch]) -> dict[str, list[Any]]:
     """Rows, dead rows and labels with their places counted from the first block on."""
     told: dict[str, list[Any]] = {"rows": [], "dead": [], "labels": []}
     n = 0
@@ -190,15 +190,15 @@ def test_any_block_size_and_cursor_give_one_stream(
     at: int,
 ) -> None:
     make = streams_of_all_sorts[sort]
-    whole = story(make().read({}, 1_000))
+    whole = records_by_kind(make().read({}, 1_000))
     assert len(whole["rows"]) > 50
     assert len(whole["dead"]) > 5
     assert (len(whole["labels"]) > 10) == ("labels" in sort)
     stream = make()
-    assert story(stream.read({}, size)) == whole
+    assert records_by_kind(stream.read({}, size)) == whole
     seen = list(cut(stream.read({}, size), at))
     rest = make().read(after(seen), again)
-    assert story([*seen, *rest]) == whole
+    assert records_by_kind([*seen, *rest]) == whole
 
 
 def test_malformed_rows_keep_their_place(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_malformed_rows_keep_their_place(tmp_path: Path) -> None:
 
 def test_non_utf8_bytes_are_one_dead_row(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a,w,y\n1,ok,u\n2,\xff,u\n3,\xff\n4,ok,u\n")
-    told = story(recorded(tmp_path, "a.csv", features={"text": ["w"]}).read({}, 10))
+    told = records_by_kind(recorded(tmp_path, "a.csv", features={"text": ["w"]}).read({}, 10))
     assert [row[5] for row in told["rows"]] == [0, 3]
     assert [(d[1], d[3][:31]) for d in told["dead"]] == [
         (1, r"column 'w' holds b'\xff'; expec"),
@@ -236,7 +236,7 @@ def test_text_next_to_non_utf8_bytes(
 ) -> None:
     (tmp_path / "a.csv").write_bytes(data)
     stream = recorded(tmp_path, "a.csv", features={"numeric": ["a"], "text": ["w"]})
-    told = story(stream.read({}, 10))
+    told = records_by_kind(stream.read({}, 10))
     assert [(row[2][0], row[2][1]) for row in told["rows"]] == rows
     ((_, offset, _, reason, before),) = told["dead"]
     assert (offset, before) == (1, 1)
@@ -246,7 +246,7 @@ def test_text_next_to_non_utf8_bytes(
 def test_csv_column_names_in_a_file_not_all_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("größe,y\n1,u\n".encode() + b"\xff,u\n")
     stream = recorded(tmp_path, "a.csv", features={"numeric": ["größe"]})
-    assert len(story(stream.read({}, 10))["dead"]) == 1
+    assert len(records_by_kind(stream.read({}, 10))["dead"]) == 1
     (tmp_path / "b.csv").write_bytes(b"gr\xf6\xdfe,y\n1,u\n")
     with pytest.raises(StreamError, match=r"b\.csv cannot be read: 'utf-8' codec"):
         recorded(tmp_path, "b.csv")
@@ -255,7 +255,7 @@ def test_csv_column_names_in_a_file_not_all_utf8(tmp_path: Path) -> None:
 def test_many_malformed_rows_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv(tmp_path / "a.csv", "a,y\n" + "1\n" * 300 + "2,u\n" + "3\n" * 300 + "4,v\n")
     monkeypatch.setattr(streams.files.readers, "CSV_BLOCK_BYTES", 64)
-    told = story(recorded(tmp_path, "a.csv", features={"numeric": ["a"]}).read({}, 10))
+    told = records_by_kind(recorded(tmp_path, "a.csv", features={"numeric": ["a"]}).read({}, 10))
     assert [row[5] for row in told["rows"]] == [300, 601]
     assert len(told["dead"]) == 600
 
@@ -270,7 +270,7 @@ def test_label_arrives_before_the_first_event_of_its_time(
     labels = {"path": "l.csv", "id": "i", "label": "y", "time": "k"}
     stream = recorded(tmp_path, "e.csv", id="i", time="t", label=None, labels=labels)
     blocks = list(stream.read({}, 3))
-    told = story(blocks)
+    told = records_by_kind(blocks)
     assert [(row[1], row[2], row[3]) for row in told["labels"]] == [
         ("u", 2, 1),
         ("v", 3, 2),
@@ -295,7 +295,7 @@ def test_bad_labels_are_ignored_and_logged(
     labels = {"path": "l.csv", "id": "i", "label": "y", "time": "k"}
     stream = recorded(tmp_path, "e.csv", id="i", time="t", labels=labels)
     with caplog.at_level(logging.WARNING):
-        told = story(stream.read({}, 3))
+        told = records_by_kind(stream.read({}, 3))
     assert [(row[0], row[1], row[5]) for row in told["labels"]] == [(1, "u", 0), (2, "v", 5)]
     lines = [record.getMessage().removeprefix(f"{tmp_path}/") for record in caplog.records]
     assert lines == [
@@ -389,8 +389,10 @@ def test_elec2_is_what_the_csv_holds(tmp_path: Path) -> None:
     found = [Path(p, "elec2.csv.gz") for p in places if p and Path(p, "elec2.csv.gz").is_file()]
     if not found:
         pytest.skip("no elec2.csv.gz in $EVERLEARN_DATA or ../shared/data")
-    ours = story(recorded(tmp_path, "streams/data/elec2.parquet", label="class").read({}, 5_000))
-    theirs = story(recorded(tmp_path, str(found[0]), label="class").read({}, 3_000))
+    ours = records_by_kind(
+        recorded(tmp_path, "streams/data/elec2.parquet", label="class").read({}, 5_000)
+    )
+    theirs = records_by_kind(recorded(tmp_path, str(found[0]), label="class").read({}, 3_000))
     assert ours == theirs
 
 
@@ -461,13 +463,13 @@ def test_tasks(tmp_path: Path, column: Any, task: str, names: list[Any]) -> None
 def test_csv_integer_labels_are_classes_unless_stated(tmp_path: Path) -> None:
     csv(tmp_path / "a.csv", "f,y\n" + "".join(f"1,{i}\n" for i in range(99)) + "1,oops\n")
     stream = recorded(tmp_path, "a.csv")
-    told = story(stream.read({}, 200))
+    told = records_by_kind(stream.read({}, 200))
     assert [row[3] for row in told["rows"]] == list(range(99))
     assert [(d[1], d[3]) for d in told["dead"]] == [
         (99, "column 'y' holds 'oops'; expected a class of type int")
     ]
     stated = recorded(tmp_path, "a.csv", label={"column": "y", "task": "regression"})
-    told = story(stated.read({}, 200))
+    told = records_by_kind(stated.read({}, 200))
     assert [row[3] for row in told["rows"]] == [f"{i}.0" for i in range(99)]
 
 
@@ -487,7 +489,7 @@ def test_inference_from_any_start_samples_the_first_file(
     parquet(tmp_path / "0.parquet", {"f": ["1", "2"], "y": ["u", "v"]})
     parquet(tmp_path / "1.parquet", {"f": ["r", "r"], "y": ["u", "v"]})
     stream = recorded(tmp_path, ["0.parquet", "1.parquet"])
-    told = story(stream.read({"0": 2}, 5))
+    told = records_by_kind(stream.read({"0": 2}, 5))
     assert told["rows"] == []
     assert told["dead"][0][:2] == (1, 0)
     assert told["dead"][0][3] == "column 'f' holds 'r'; expected a finite number"

@@ -57,14 +57,14 @@ def test_unique_ids(ids: list[int], size: int) -> None:
         assert len(operator.state()["ids"]) < window + size
 
 
-def test_what_a_duplicate_says() -> None:
+def test_drop_duplicates_reason_names_the_window() -> None:
     out = apply(DropDuplicates(50), batch([1, 2, 1]))
     assert out.dead == (
         DeadLetter(0, 102, "duplicate id 1: seen before within the last 50 events", 1, 2),
     )
 
 
-def test_a_source_that_repeats_itself_for_ever_takes_no_memory() -> None:
+def test_endless_repetition_needs_bounded_memory() -> None:
     operator = DropDuplicates(100)
     for _ in range(50):
         apply(operator, batch([1, 2, 3]))
@@ -87,7 +87,7 @@ def test_time_order(time: list[int], size: int, lateness: int) -> None:
     assert found == kept
 
 
-def test_what_time_that_goes_back_says() -> None:
+def test_drop_late_reason_names_both_times() -> None:
     out = apply(DropLate(2), batch([1, 2, 3], [10, 8, 7.5]))
     assert [d.reason for d in out.dead] == [
         "time goes back: 7.5 is 2.5 s before 10, the latest seen, and lateness is 2 s"
@@ -95,7 +95,7 @@ def test_what_time_that_goes_back_says() -> None:
 
 
 @given(st.data(), st.integers(0, 10))
-def test_set_aside_keeps_what_stands_beside(data: st.DataObject, n: int) -> None:
+def test_reject_rows_keeps_side_records(data: st.DataObject, n: int) -> None:
     """Everything stands before the same kept row as before, in the order of the stream."""
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), np.bool_)
     places = st.lists(st.integers(0, n), max_size=5).map(sorted)
@@ -118,7 +118,7 @@ def test_set_aside_keeps_what_stands_beside(data: st.DataObject, n: int) -> None
 
 
 @pytest.mark.parametrize("make", [lambda: DropDuplicates(7), lambda: DropLate(1.0)])
-def test_state_goes_on_from_any_micro_batch(make: Callable[[], Operator]) -> None:
+def test_join_state_resumes_from_any_micro_batch(make: Callable[[], Operator]) -> None:
     rng = np.random.default_rng(0)
     ids = [*[3] * 4, *rng.integers(0, 12, 60).tolist()]
     parts = list(batch(ids, (np.arange(64) + rng.integers(-3, 3, 64)).tolist()).micro_batches(4))

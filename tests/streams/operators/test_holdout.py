@@ -38,7 +38,7 @@ def test_by_id_and_seed_alone() -> None:
     assert abs(both - 0.01) < 0.005  # independent of another seed's
 
 
-def test_a_smaller_share_is_part_of_a_larger() -> None:
+def test_holdout_smaller_share_is_a_subset() -> None:
     ids = np.arange(10_000)
     assert not (chosen(ids, 0.05, 1) & ~chosen(ids, 0.1, 1)).any()
 

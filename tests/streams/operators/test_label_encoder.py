@@ -62,11 +62,11 @@ def test_vocabulary(
             known.append(name)
         wanted.append(-1 if name is None else known.index(name))
 
-    vocabulary = LabelEncoder(declared)
-    done = [vocabulary.apply(b) for b in blocks]
+    encoder = LabelEncoder(declared)
+    done = [encoder.apply(b) for b in blocks]
     codes = [c for b in done for c in (b.arrivals if apart else b).y.tolist()]  # type: ignore[union-attr]
     assert codes == wanted
-    assert list(vocabulary.classes) == known
+    assert list(encoder.classes) == known
     for b in done:
         assert list(b.classes) == known[: len(b.classes)]
 
@@ -76,17 +76,17 @@ def test_vocabulary(
     fresh = LabelEncoder(declared)
     half = block(0, labels[:stop], list(range(len(NAMES))))
     fresh.apply(as_arrivals(half) if apart else half)
-    assert vocabulary.state(cursor) == fresh.state(cursor)
+    assert encoder.state(cursor) == fresh.state(cursor)
     resumed = LabelEncoder(declared)
-    resumed.load(vocabulary.state(cursor))
+    resumed.load(encoder.state(cursor))
     rest = block(stop, labels[stop:], list(range(len(NAMES))))
     rest = resumed.apply(as_arrivals(rest) if apart else rest)
     assert (rest.arrivals if apart else rest).y.tolist() == wanted[stop:]  # type: ignore[union-attr]
     end = {partition: len(labels)}
-    assert resumed.state(end) == vocabulary.state(end)
+    assert resumed.state(end) == encoder.state(end)
 
 
-def test_a_name_twice_in_a_block_is_one_class() -> None:
+def test_label_encoder_repeated_name_is_one_class() -> None:
     at = np.arange(3, dtype=np.int64)
     twice = Batch(at, at / 1.0, at[:, None], at.astype(np.int32), at, at, classes=("a", "b", "a"))
     done = LabelEncoder().apply(twice)

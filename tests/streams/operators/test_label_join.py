@@ -44,7 +44,7 @@ def events(n: int, seed: int = 0, numeric: bool = False, missing: float = 0.1) -
 
 
 @dataclass
-class Run:
+class JoinTrace:
     """What came out of a join, checked on the way."""
 
     trace: Trace = field(default_factory=list)
@@ -84,18 +84,20 @@ class Run:
             self.corrected += zip(*(c.tolist() for c in revealed.corrected), strict=True)
 
 
-def said(ids: Any, numeric: bool) -> Any:
+def predicted(ids: Any, numeric: bool) -> Any:
     """The prediction for an event: a function of its id, so that it can be told apart."""
     return ids * 0.5 if numeric else ids % 5
 
 
-def run(join: LabelJoin, batch: Batch, size: int, numeric: bool = False, end: bool = True) -> Run:
-    done = Run()
+def run(
+    join: LabelJoin, batch: Batch, size: int, numeric: bool = False, end: bool = True
+) -> JoinTrace:
+    done = JoinTrace()
     for part in batch.micro_batches(size):
         pushed = join.push(part)
         revealed = pushed.revealed
         assert revealed.batch.segment is None
-        outcome = pushed.settle(said(part.ids, numeric), None).outcome()
+        outcome = pushed.settle(predicted(part.ids, numeric), None).outcome()
         done.take(part.ids.tolist(), revealed, outcome)
         done.digests.append(digest(join.state()))
     if end:
@@ -137,7 +139,7 @@ class Simulator:
             self.fates[i] = "unlabelled"
             return
         self.last = y
-        self.met[i] = (y, said(i, self.numeric), self.asked[i])
+        self.met[i] = (y, predicted(i, self.numeric), self.asked[i])
         self.fates[i] = "probe" if self.probes[i] else "learned"
         if not self.probes[i]:
             self.trace.append(("learn", i, y))
@@ -166,7 +168,7 @@ class Simulator:
         return self
 
 
-def same(done: Run, plain: Simulator) -> None:
+def same(done: JoinTrace, plain: Simulator) -> None:
     assert done.trace == plain.trace
     assert done.fates == plain.fates
     np.testing.assert_equal(done.met, plain.met)
@@ -206,7 +208,7 @@ def test_by_events(delay: int, numeric: bool) -> None:
 
 @given(st.integers(0, 9), st.integers(0, 70), st.integers(1, 20), st.integers(0, 99))
 @settings(deadline=None, max_examples=60)
-def test_by_events_at_any_size(delay: int, n: int, size: int, seed: int) -> None:
+def test_by_events_result_is_the_same_at_any_size(delay: int, n: int, size: int, seed: int) -> None:
     batch = events(n, seed)
     same(
         run(DelayByEvents(delay, delay + 1, exact=True), batch, size),
@@ -355,7 +357,7 @@ def four(*rows: tuple[int, int, int]) -> Batch:
     return replace(batch, y=None, probe=None, arrivals=labels(*rows))
 
 
-def test_a_correction_within_the_micro_batch_replaces() -> None:
+def test_correction_in_the_same_micro_batch_replaces() -> None:
     rows = (1, 5, 0), (2, 8, 1), (3, 5, 2)
     join = JoinById(10)
     pushed = join.push(four(*rows))
@@ -377,7 +379,7 @@ def test_a_correction_within_the_micro_batch_replaces() -> None:
     assert join.counts["corrected"] == 1
 
 
-def test_a_class_that_is_new_when_the_label_comes_has_its_name() -> None:
+def test_class_new_with_its_label_has_a_name() -> None:
     join = JoinById(10)
     first = replace(four((4, 99, 0)), classes=("a",))
     pushed = join.push(first)
@@ -389,7 +391,7 @@ def test_a_class_that_is_new_when_the_label_comes_has_its_name() -> None:
     assert revealed.batch.ids.tolist() == [5]
 
 
-def test_an_id_that_comes_back_while_it_waits() -> None:
+def test_id_used_again_while_it_waits() -> None:
     """Labels go to the newer event; the older expires; a resumed join knows which is which."""
     join = JoinById(6)
     twice = replace(events(8, missing=0), ids=np.array([1, 2, 1, 3, 4, 5, 6, 7]), probe=None)
@@ -409,7 +411,7 @@ def test_an_id_that_comes_back_while_it_waits() -> None:
     assert len(join) == 5
 
 
-def test_early_labels_are_bounded_and_strays_counted() -> None:
+def test_early_labels_are_bounded_strays_are_counted() -> None:
     join = JoinById(3)
     strays = replace(events(0), y=None, arrivals=labels(*((0, 100 + i, 1) for i in range(10))))
     pushed = join.push(strays)
@@ -427,7 +429,7 @@ def test_past_ids_are_bounded() -> None:
     assert len(join.state()["past_ids"]) <= 16
 
 
-def test_regression_by_id_begins_with_nothing_known() -> None:
+def test_by_id_regression_baseline_starts_unknown() -> None:
     join = JoinById(10, numeric=True)
     empty = replace(events(3, numeric=True), y=None)
     pushed = join.push(empty)
@@ -475,7 +477,7 @@ def outputs(join: LabelJoin, parts: list[Batch], size: int) -> list[Any]:
         n, width = len(part), 1 + number // 4
         # The model knows ever more classes, and now and then gives no probabilities.
         proba = None if number % 5 == 4 else np.full((n, width), 1 / width, np.float32)
-        found.append(plain((revealed, pushed.settle(said(part.ids, False), proba).outcome())))
+        found.append(plain((revealed, pushed.settle(predicted(part.ids, False), proba).outcome())))
         found.append(digest(join.state()))
     found += [plain((revealed, s.outcome())) for revealed, s in join.finish(size)]
     found.append(digest(join.state()))
@@ -488,7 +490,7 @@ def parts_with_numbers(parts: list[Batch]) -> list[tuple[int, Batch]]:
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", JOINS)
-def test_state_goes_on_from_any_micro_batch(name: str, mixed: bool) -> None:
+def test_join_state_resumes_from_any_micro_batch(name: str, mixed: bool) -> None:
     join, batch = JOINS[name]()
     if mixed:
         words = Ragged.of_text([f"w{i}" * (i % 4) for i in range(len(batch))])
@@ -502,7 +504,7 @@ def test_state_goes_on_from_any_micro_batch(name: str, mixed: bool) -> None:
             pushed = first.push(part)
             n, width = len(part), 1 + number // 4
             proba = None if number % 5 == 4 else np.full((n, width), 1 / width, np.float32)
-            pushed.settle(said(part.ids, False), proba)
+            pushed.settle(predicted(part.ids, False), proba)
         second.load(copied(first.state()), batch.classes)
         assert len(second) == len(first)
         assert outputs(second, parts[stop:], 8) == whole[2 * stop :]
@@ -515,7 +517,7 @@ def test_probabilities_grow_with_the_classes() -> None:
     probas = [np.full((4, 1), 1.0), None, np.full((4, 3), 0.2)]
     for part, proba in zip(batch.micro_batches(4), probas, strict=True):
         pushed = join.push(part)
-        outcomes.append(pushed.settle(said(part.ids, False), proba).outcome())
+        outcomes.append(pushed.settle(predicted(part.ids, False), proba).outcome())
     outcomes += [settled.outcome() for _, settled in join.finish(100)]
     assert [o.proba is None for o in outcomes] == [True, False, True, False]
     assert outcomes[1].proba.shape == (4, 1)
@@ -525,22 +527,24 @@ def test_probabilities_grow_with_the_classes() -> None:
     parts = list(batch.micro_batches(2))
     for number, part in enumerate(parts):
         pushed = ragged.push(part)
-        pushed.settle(said(part.ids, False), np.full((2, number + 1), 0.5) if number % 2 else None)
+        pushed.settle(
+            predicted(part.ids, False), np.full((2, number + 1), 0.5) if number % 2 else None
+        )
     ((_, settled),) = ragged.finish(100)
     outcome = settled.outcome()
     np.testing.assert_array_equal(outcome.proba, [[np.nan] * 6] * 2 + [[0.5] * 6] * 2)
 
 
-def test_lag_is_the_events_predicted_in_between() -> None:
+def test_lag_counts_events_predicted_in_between() -> None:
     batch = replace(events(64, missing=0), probe=None)
     frozen, exact = DelayByEvents(5, 100), DelayByEvents(5, 100, exact=True)
     for part in batch.micro_batches(8):
         pushed = frozen.push(part)
         revealed = pushed.revealed
-        lag = pushed.settle(said(part.ids, False), None).outcome().lag
+        lag = pushed.settle(predicted(part.ids, False), None).outcome().lag
         assert lag.tolist() == (len(part) - revealed.insert_before).tolist()
         pushed = exact.push(part)
-        assert not pushed.settle(said(part.ids, False), None).outcome().lag.any()
+        assert not pushed.settle(predicted(part.ids, False), None).outcome().lag.any()
 
 
 @pytest.mark.parametrize(
@@ -554,18 +558,18 @@ def test_memory_is_bounded(join: LabelJoin) -> None:
         batch = replace(batch, y=None)
     for part in batch.micro_batches(16):
         pushed = join.push(part)
-        pushed.settle(said(part.ids, False), None)
+        pushed.settle(predicted(part.ids, False), None)
         assert len(join) <= 50
         assert len(join._chunks) <= 50 // 16 + 2
         assert len(getattr(join, "_first_due", ())) <= 40
 
 
-def test_what_a_learner_may_not_see_is_not_shown() -> None:
+def test_label_join_hides_due_and_segment() -> None:
     batch = replace(with_due(events(20, missing=0)), probe=None)
     for segments in (False, True):
         join = DelayByEventTime(None, 100, segments)
         pushed = join.push(batch)
-        pushed.settle(said(batch.ids, False), None)
+        pushed.settle(predicted(batch.ids, False), None)
         for revealed, _ in join.finish(10):
             assert revealed.batch.due is None
             assert (revealed.batch.segment is not None) == segments
@@ -573,12 +577,12 @@ def test_what_a_learner_may_not_see_is_not_shown() -> None:
             assert revealed.batch.dead == ()
 
 
-def test_finish_gives_labels_in_their_order() -> None:
+def test_finish_reveals_labels_in_order() -> None:
     batch = replace(events(10, missing=0), probe=None, time=np.arange(10.0))
     due = np.array([30, 20, np.nan, 25, 40, 21, 22, 23, 24, np.nan], float)
     join = DelayByEventTime(None, 100)
     pushed = join.push(replace(batch, due=due))
-    pushed.settle(said(batch.ids, False), None)
+    pushed.settle(predicted(batch.ids, False), None)
     rest = list(join.finish(3))
     order = [i for revealed, _ in rest for i in ((revealed.batch.ids - 5) // 3).tolist()]
     assert order == [1, 5, 6, 7, 8, 3, 0, 4]
@@ -586,12 +590,12 @@ def test_finish_gives_labels_in_their_order() -> None:
     assert [i for _, s in rest for i in s.outcome().unlabelled.tolist()] == [2 * 3 + 5, 9 * 3 + 5]
 
 
-def test_a_delay_beyond_the_wait_is_refused() -> None:
+def test_delay_beyond_the_timeout_is_refused() -> None:
     with pytest.raises(ValueError, match="the label delay is 5 events, but events expire after 5"):
         DelayByEvents(5, 5)
 
 
-def test_a_stream_without_labels_says_so() -> None:
+def test_push_without_labels_is_refused() -> None:
     with pytest.raises(AssertionError, match="arrivals"):
         DelayByEvents(1, 5).push(replace(events(3), y=None))
 
@@ -604,10 +608,10 @@ def test_pushed_batches_may_be_settled_in_any_order() -> None:
         pushed = [(part, join.push(part)) for part in batch.micro_batches(4)]
         scored = {}
         for part, handle in reversed(pushed) if backwards else pushed:
-            scored[int(part.ids[0])] = handle.settle(said(part.ids, False), None)
+            scored[int(part.ids[0])] = handle.settle(predicted(part.ids, False), None)
         outcomes.append([scored[i].outcome() for i in sorted(scored)])
     for first, second in zip(*outcomes, strict=True):
         assert np.array_equal(first.ids, second.ids)
         assert np.array_equal(first.value, second.value)
-    assert np.array_equal(outcomes[0][1].value, said(outcomes[0][1].ids, False))
+    assert np.array_equal(outcomes[0][1].value, predicted(outcomes[0][1].ids, False))
     assert len(outcomes[0][1].ids) == 4

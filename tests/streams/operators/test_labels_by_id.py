@@ -20,14 +20,14 @@ from streams.operators.labels_by_id import JoinById
 NAN = math.nan
 
 
-class Label(NamedTuple):
+class ArrivingLabel(NamedTuple):
     before: int
     id: int
     y: int
     time: float = NAN
 
 
-def stream(times: list[float], labels: list[Label], ids: list[int] | None = None) -> Batch:
+def stream(times: list[float], labels: list[ArrivingLabel], ids: list[int] | None = None) -> Batch:
     """Events with ids 0, 1, ..., and labels, in the order of ``before``."""
     n, m = len(times), len(labels)
     arrivals = Labels(
@@ -110,10 +110,10 @@ def plain(
     arrivals = batch.arrivals
     assert arrivals is not None
     columns = (arrivals.insert_before, arrivals.ids, arrivals.y, arrivals.time)
-    labels = [Label(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    labels = [ArrivingLabel(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     done = Done([], {}, {}, [], {})
     counts = dict.fromkeys(("duplicate", "corrected", "late", "early", "stray"), 0)
-    held: list[Label] = []
+    held: list[ArrivingLabel] = []
     given: dict[int, int] = {}
 
     def now(j: int) -> float:
@@ -180,15 +180,15 @@ CUTS = [[], [1, 2, 3, 4, 5, 6], [3], [2, 5]]
 
 
 @pytest.mark.parametrize("cuts", CUTS)
-def test_an_event_waits_until_its_window_has_passed(cuts: list[int]) -> None:
+def test_event_expires_after_its_timeout_seconds(cuts: list[int]) -> None:
     # Times 0, 4, 10, 11, 12, 30; a window of 10. Event 0 still waits at time 10, not at 11.
     times = [0.0, 4.0, 10.0, 11.0, 12.0, 30.0, 31.0]
     labels = [
-        Label(3, 0, 1),  # at time 10: on the edge
-        Label(5, 1, 2),  # at time 12, 8 after event 1
-        Label(6, 2, 0),  # at time 30, 20 after event 2: late
-        Label(6, 3, 0),
-        Label(7, 3, 0),  # late again
+        ArrivingLabel(3, 0, 1),  # at time 10: on the edge
+        ArrivingLabel(5, 1, 2),  # at time 12, 8 after event 1
+        ArrivingLabel(6, 2, 0),  # at time 30, 20 after event 2: late
+        ArrivingLabel(6, 3, 0),
+        ArrivingLabel(7, 3, 0),  # late again
     ]
     done = joined(stream(times, labels), cuts, 100, label_timeout_seconds=10.0)
     assert done.learned == [(0, 1, 3), (1, 2, 5)]
@@ -198,16 +198,21 @@ def test_an_event_waits_until_its_window_has_passed(cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("cuts", CUTS)
-def test_a_label_a_moment_after_its_window_is_late(cuts: list[int]) -> None:
+def test_label_just_after_the_timeout_is_late(cuts: list[int]) -> None:
     times = [0.0, 10.0, 10.5, 10.5, 10.5, 10.5, 10.5]
     done = joined(
-        stream(times, [Label(3, 0, 1), Label(3, 1, 1)]), cuts, 100, label_timeout_seconds=10.0
+        stream(times, [ArrivingLabel(3, 0, 1), ArrivingLabel(3, 1, 1)]),
+        cuts,
+        100,
+        label_timeout_seconds=10.0,
     )
     assert done.learned == [(1, 1, 3)]
     assert done.fates[0] == "expired"
     # Events come up to half a second out of order: then 10.5 proves no more than 10 does.
     options = {"label_timeout_seconds": 10.0, "lateness": 0.5}
-    done = joined(stream(times, [Label(3, 0, 1), Label(3, 1, 1)]), cuts, 100, **options)
+    done = joined(
+        stream(times, [ArrivingLabel(3, 0, 1), ArrivingLabel(3, 1, 1)]), cuts, 100, **options
+    )
     assert done.learned == [(0, 1, 3), (1, 1, 3)]
     assert done.counts == counted()
 
@@ -216,7 +221,7 @@ def test_a_label_a_moment_after_its_window_is_late(cuts: list[int]) -> None:
 def test_event_time_does_not_step_back(cuts: list[int]) -> None:
     # Event 2, of time 9, comes when event time is 20 already: its window has passed.
     times = [0.0, 20.0, 9.0, 12.0, 10.0, 20.0, 30.0]
-    labels = [Label(3, 2, 1), Label(4, 3, 1), Label(5, 4, 1)]
+    labels = [ArrivingLabel(3, 2, 1), ArrivingLabel(4, 3, 1), ArrivingLabel(5, 4, 1)]
     done = joined(stream(times, labels), cuts, 100, label_timeout_seconds=10.0)
     assert done.learned == [(3, 1, 4), (4, 1, 5)]
     assert [i for i, fate in done.fates.items() if fate == "expired"] == [0, 2]
@@ -224,14 +229,14 @@ def test_event_time_does_not_step_back(cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("cuts", CUTS)
-def test_held_labels_age_by_their_own_time(cuts: list[int]) -> None:
+def test_early_labels_expire_by_their_own_time(cuts: list[int]) -> None:
     times = [0.0, 5.0, 11.0, 12.0, 13.0, 14.0, 40.0]
     labels = [
-        Label(1, 3, 1, 0.0),  # at time 11, before event 3, its window has passed: stray
-        Label(1, 2, 1, 0.0),  # event 2 comes at time 5: held for it
-        Label(1, 5, 2),  # of no known time: held
-        Label(1, 99, 1, 3.0),  # stray once event time is 14
-        Label(4, 98, 1, 1.0),  # at time 12, 11 seconds old: not held
+        ArrivingLabel(1, 3, 1, 0.0),  # at time 11, before event 3, its window has passed: stray
+        ArrivingLabel(1, 2, 1, 0.0),  # event 2 comes at time 5: held for it
+        ArrivingLabel(1, 5, 2),  # of no known time: held
+        ArrivingLabel(1, 99, 1, 3.0),  # stray once event time is 14
+        ArrivingLabel(4, 98, 1, 1.0),  # at time 12, 11 seconds old: not held
     ]
     done = joined(stream(times, labels), cuts, 100, label_timeout_seconds=10.0)
     assert done.learned == [(2, 1, 3), (5, 2, 6)]
@@ -243,7 +248,10 @@ def test_held_labels_age_by_their_own_time(cuts: list[int]) -> None:
 
 def test_the_bound_of_memory_stays() -> None:
     done = joined(
-        stream([0.0] * 7, [Label(4, 0, 1), Label(4, 1, 1)]), [], 3, label_timeout_seconds=10.0
+        stream([0.0] * 7, [ArrivingLabel(4, 0, 1), ArrivingLabel(4, 1, 1)]),
+        [],
+        3,
+        label_timeout_seconds=10.0,
     )
     assert done.learned == [(1, 1, 4)]
     assert [i for i, fate in done.fates.items() if fate == "expired"] == [0, 2, 3]
@@ -253,7 +261,9 @@ def test_the_bound_of_memory_stays() -> None:
 @pytest.mark.parametrize("cuts", CUTS)
 def test_an_id_that_comes_back(cuts: list[int]) -> None:
     """Each label goes to the newest event of its id that has come."""
-    batch = stream([0.0] * 7, [Label(1, 5, 1), Label(6, 5, 2)], ids=[5, 1, 2, 5, 3, 4, 6])
+    batch = stream(
+        [0.0] * 7, [ArrivingLabel(1, 5, 1), ArrivingLabel(6, 5, 2)], ids=[5, 1, 2, 5, 3, 4, 6]
+    )
     join = JoinById(100)
     met = []
     for start, stop in pairwise([0, *cuts, 7]):
@@ -266,9 +276,9 @@ def test_an_id_that_comes_back(cuts: list[int]) -> None:
     assert join.counts == counted()
 
 
-def test_events_without_a_time_have_no_window() -> None:
+def test_event_without_a_time_has_no_timeout_seconds() -> None:
     done = joined(
-        stream([0.0, NAN, 100.0], [Label(3, 1, 1), Label(3, 0, 1)]),
+        stream([0.0, NAN, 100.0], [ArrivingLabel(3, 1, 1), ArrivingLabel(3, 0, 1)]),
         [1],
         9,
         label_timeout_seconds=1.0,
@@ -283,7 +293,7 @@ def streams(draw: st.DrawFn) -> Batch:
     times = np.cumsum(draw(st.lists(steps, min_size=1, max_size=30))).tolist()
     n = len(times)
     label = st.builds(
-        Label,
+        ArrivingLabel,
         st.integers(0, n),
         st.integers(0, n + 3),
         st.integers(-1, 2),
@@ -328,12 +338,14 @@ def test_as_one_by_one(
     assert Counter(done.fates.values())["learned"] == len(done.learned)
 
 
-def test_memory_is_bounded_where_time_stands_still() -> None:
+def test_timers_are_bounded_when_time_stands_still() -> None:
     """What was to be looked at when a window passes is forgotten with what it was for."""
     join = JoinById(50, label_timeout_seconds=10.0)
     for k in range(400):
         ids = np.arange(k * 8, k * 8 + 8)
-        again = [Label(8, int(i), 0, 1.0) for i in ids] + [Label(8, 10**6 + k, 0, 1.0)]
+        again = [ArrivingLabel(8, int(i), 0, 1.0) for i in ids] + [
+            ArrivingLabel(8, 10**6 + k, 0, 1.0)
+        ]
         batch = stream([1.0] * 8, again, ids.tolist())
         pushed = join.push(batch)
         assert len(pushed.revealed) == 8
@@ -343,8 +355,8 @@ def test_memory_is_bounded_where_time_stands_still() -> None:
     assert len(join) == 0
 
 
-def test_a_checkpoint_of_before_there_were_windows() -> None:
-    batch = stream([0.0, 1.0, 2.0], [Label(1, 7, 2, 0.0)])
+def test_checkpoint_without_timeouts_loads() -> None:
+    batch = stream([0.0, 1.0, 2.0], [ArrivingLabel(1, 7, 2, 0.0)])
     old = JoinById(10)
     pushed = old.push(batch)
     pushed.settle(np.zeros(3, np.int64), None)
@@ -352,7 +364,7 @@ def test_a_checkpoint_of_before_there_were_windows() -> None:
     del state["now"], state["early_time"]
     join = JoinById(10, label_timeout_seconds=5.0)
     join.load(state, batch.classes)
-    later = replace(stream([6.0, 6.5], [Label(1, 1, 1)]), ids=np.array([7, 8]))
+    later = replace(stream([6.0, 6.5], [ArrivingLabel(1, 1, 1)]), ids=np.array([7, 8]))
     pushed = join.push(later)
     revealed = pushed.revealed
     outcome = pushed.settle(np.zeros(2, np.int64), None).outcome()

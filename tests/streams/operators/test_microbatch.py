@@ -21,7 +21,7 @@ def rows(n: int) -> Batch:
     return Batch(at, at / 2, np.stack([at, at], 1) / 4, np.zeros(n, np.int32), at, at % 3)
 
 
-def beside(batch: Batch, dead: list[int], labels: list[int]) -> Batch:
+def with_side_records(batch: Batch, dead: list[int], labels: list[int]) -> Batch:
     """The batch with dead events and labels before the given rows."""
     m, zero = len(labels), np.zeros(len(labels), np.int64)
     arrivals = Labels(
@@ -34,7 +34,7 @@ def beside(batch: Batch, dead: list[int], labels: list[int]) -> Batch:
     )
 
 
-def told(batches: Any) -> list[Any]:
+def records_of(batches: Any) -> list[Any]:
     """Each micro-batch as its rows and what stands where beside them."""
     return [
         (
@@ -50,7 +50,7 @@ def told(batches: Any) -> list[Any]:
     ]
 
 
-def wanted(n: int, dead: list[int], labels: list[int], size: int) -> list[Any]:
+def expected(n: int, dead: list[int], labels: list[int], size: int) -> list[Any]:
     """The same, event by event."""
     x = rows(n).x.tolist()  # type: ignore[union-attr]
     out = []
@@ -73,22 +73,22 @@ def test_cut(data: st.DataObject, n: int, size: int) -> None:
     dead, labels = data.draw(places), data.draw(places)
     inside = st.lists(st.integers(1, max(n - 1, 1)), max_size=5, unique=True)
     bounds = [0, *sorted(c for c in data.draw(inside) if c < n), n]
-    stream = beside(rows(n), dead, labels)
+    stream = with_side_records(rows(n), dead, labels)
     blocks = [stream[a:b] for a, b in pairwise(bounds)]
-    assert told(rebatch(blocks, size)) == wanted(n, dead, labels, size)
+    assert records_of(rebatch(blocks, size)) == expected(n, dead, labels, size)
 
 
 @given(st.data(), st.integers(1, 9))
-def test_what_stands_after_a_block_goes_with_the_next_event(data: st.DataObject, size: int) -> None:
+def test_side_records_after_a_block_join_the_next_event(data: st.DataObject, size: int) -> None:
     """Blocks that begin or end with dead events, and blocks of nothing else."""
     lengths = data.draw(st.lists(st.integers(0, 7), max_size=6))
     n, at, blocks, dead, labels = sum(lengths), 0, [], [], []
     whole = rows(n)
     for length in lengths:
-        block = beside(whole[at : at + length], [], [])
+        block = with_side_records(whole[at : at + length], [], [])
         first = data.draw(st.lists(st.integers(0, length), max_size=3))
         second = data.draw(st.lists(st.integers(0, length), max_size=3))
-        block = beside(block, first, second)
+        block = with_side_records(block, first, second)
         k, m = len(dead), len(labels)
         arrivals = block.arrivals and replace(block.arrivals, ids=block.arrivals.ids + m)
         moved = tuple(replace(d, offset=d.offset + k) for d in block.dead)
@@ -96,7 +96,7 @@ def test_what_stands_after_a_block_goes_with_the_next_event(data: st.DataObject,
         dead += sorted(at + p for p in first)
         labels += sorted(at + p for p in second)
         at += length
-    assert told(rebatch(blocks, size)) == wanted(n, dead, labels, size)
+    assert records_of(rebatch(blocks, size)) == expected(n, dead, labels, size)
 
 
 def test_rows_within_a_block_are_views() -> None:
@@ -128,7 +128,9 @@ def blocks_from(items: list[int], row: int, label: int, first: int, bounds: list
                 dead.append(DeadLetter(0, first, "why", first, alive))
             first += 1
         block = replace(
-            beside(rows(row + n)[row:], [], labels), dead=tuple(dead), offset=np.array(at, np.int64)
+            with_side_records(rows(row + n)[row:], [], labels),
+            dead=tuple(dead),
+            offset=np.array(at, np.int64),
         )
         if block.arrivals is not None:
             ids = block.arrivals.ids + label
@@ -139,7 +141,7 @@ def blocks_from(items: list[int], row: int, label: int, first: int, bounds: list
 
 
 @given(st.data(), st.integers(1, 5))
-def test_a_streak_of_dead_events_ends_a_micro_batch(data: st.DataObject, size: int) -> None:
+def test_streak_of_dead_events_ends_a_micro_batch(data: st.DataObject, size: int) -> None:
     """The same wherever blocks end, and from any micro-batch on."""
     runs = data.draw(st.lists(st.tuples(st.sampled_from([0, 0, 1, 2]), st.integers(1, 9))))
     items = [kind for kind, n in runs for _ in range(n)]
@@ -150,7 +152,7 @@ def test_a_streak_of_dead_events_ends_a_micro_batch(data: st.DataObject, size: i
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "STREAK", 4)
         found = list(rebatch(blocks_from(items, 0, 0, 0, cuts(len(items))), size))
-        assert told(found) == told(rebatch(blocks_from(items, 0, 0, 0, []), size))
+        assert records_of(found) == records_of(rebatch(blocks_from(items, 0, 0, 0, []), size))
         event = row = label = 0
         for k, batch in enumerate(found):
             assert len(batch) <= size
@@ -162,7 +164,7 @@ def test_a_streak_of_dead_events_ends_a_micro_batch(data: st.DataObject, size: i
             label += 0 if batch.arrivals is None else len(batch.arrivals)
             rest = remaining(items, event, label)
             again = list(rebatch(blocks_from(rest, row, label, event, cuts(len(rest))), size))
-            assert told(again) == told(found[k + 1 :])
+            assert records_of(again) == records_of(found[k + 1 :])
         assert (event, label) == (len(items) - items.count(2), items.count(2))
 
 
@@ -181,7 +183,7 @@ def remaining(items: list[int], events: int, labels: int) -> list[int]:
     return rest
 
 
-def test_a_long_streak_comes_in_parts() -> None:
+def test_long_streak_is_split() -> None:
     none = rows(0)
     blocks = (replace(none, dead=(DeadLetter(0, at, "why", at, 0),)) for at in range(50_000))
     lengths = [len(batch.dead) for batch in rebatch(blocks, 1)]
@@ -200,9 +202,9 @@ def sizes(blocks: list[Batch], size: int) -> list[tuple[int, int, int]]:
     ]
 
 
-def test_a_block_that_ends_a_micro_batch() -> None:
+def test_flushed_block_ends_a_micro_batch() -> None:
     end = replace(rows(0), flush=True)
-    after = beside(some(3), [3, 3], [1, 3])
+    after = with_side_records(some(3), [3, 3], [1, 3])
     assert sizes([some(3), replace(some(2, 3), flush=True), some(4, 5)], 4) == [
         (4, 0, 0),
         (1, 0, 0),
@@ -216,15 +218,15 @@ def test_a_block_that_ends_a_micro_batch() -> None:
     assert sizes([after, end, some(2, 3)], 4) == [(3, 2, 2), (2, 0, 0)]
 
 
-def test_one_without_rows_that_ends_a_micro_batch() -> None:
-    labels = beside(rows(0), [0], [0, 0])
+def test_empty_flushed_block_ends_a_micro_batch() -> None:
+    labels = with_side_records(rows(0), [0], [0, 0])
     assert sizes([replace(labels, flush=True), some(2)], 4) == [(0, 1, 2), (2, 0, 0)]
     assert sizes([some(2), replace(labels, flush=True), some(2, 2)], 4) == [(2, 1, 2), (2, 0, 0)]
     assert sizes([some(4), replace(labels, flush=True), some(2, 4)], 4) == [(4, 1, 2), (2, 0, 0)]
     assert sizes([labels, labels, replace(rows(0), flush=True)], 4) == [(0, 2, 4)]
 
 
-def test_the_marks_themselves_do_not_go_on() -> None:
+def test_marks_do_not_reach_the_batches() -> None:
     assert not any(b.flush for b in rebatch([replace(some(5), flush=True), some(2, 5)], 2))
 
 
@@ -238,13 +240,13 @@ def poisoned(*kinds: str) -> Batch:
     return replace(rows(0), dead=tuple(dead))
 
 
-def test_a_streak_in_a_block_that_ends_a_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streak_in_a_flushed_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STREAK", 3)
     block = replace(poisoned(*["event"] * 5), flush=True)
     assert sizes([some(1), block, some(2, 1)], 4) == [(1, 3, 0), (0, 2, 0), (2, 0, 0)]
 
 
-def test_dead_labels_make_no_streak_and_no_label_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_labels_make_no_streak(monkeypatch: pytest.MonkeyPatch) -> None:
     """A label that can be read waits for the next event; so do those after it that cannot."""
     monkeypatch.setattr(module, "STREAK", 3)
     assert sizes([poisoned(*["label"] * 9), some(1)], 4) == [(1, 9, 0)]

@@ -54,7 +54,7 @@ def scaled(rows: Batch, size: int, half_life: float | None = None, schema: Schem
 
 
 @pytest.mark.parametrize("half_life", [None, 20.0])
-def test_by_what_was_known_before_without_probes(half_life: float | None) -> None:
+def test_standardise_uses_the_past_without_probes(half_life: float | None) -> None:
     rows = batch(100)
     moments = RunningMoments((3,), half_life)
     for part, x in zip(rows.micro_batches(8), scaled(rows, 8, half_life), strict=True):
@@ -76,7 +76,7 @@ def test_no_look_ahead(size: int) -> None:
         np.testing.assert_array_equal(first[:at], second[:at])
 
 
-def test_probes_leave_no_trace() -> None:
+def test_probes_do_not_change_the_scale() -> None:
     rows = batch(64)
     other: Any = np.array(rows.x)
     other[rows.probe] = -1e9
@@ -85,7 +85,7 @@ def test_probes_leave_no_trace() -> None:
     np.testing.assert_array_equal(one, two)
 
 
-def test_a_micro_batch_of_probes_or_of_nothing() -> None:
+def test_standardise_batch_of_probes_or_no_rows() -> None:
     operator = Standardise(StandardiseConfig(), NUMBERS)
     before = digest(operator.state())
     rows = replace(batch(4), probe=np.ones(4, np.bool_))
