@@ -1,4 +1,4 @@
-"""Class-balanced admission."""
+"""Class-balanced admission (Chrysakis and Moens 2020)."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ from buffers.admission.base import (
 
 
 class ClassBalanced(Admission):
-    """Classes as equal in number as the stream allows, each a uniform sample of its own rows.
+    """Keep classes as equal in number as the stream allows, each a uniform sample of its rows.
 
-    Class-balancing reservoir sampling (Chrysakis & Moens, "Online Continual Learning from
+    Class-balancing reservoir sampling (Chrysakis and Moens, "Online Continual Learning from
     Imbalanced Data", ICML 2020). Once all slots are in use, a class is *full* if it is or once was
-    the largest. A row of a full class of m stored and n seen rows replaces one of its own class
-    with probability m/n; a row of any other class replaces one of the largest class. Being the
-    largest counts from the moment all slots are in use: before that, whichever class happens to
-    come first would be full with one row and could not grow.
+    the largest. A row of a full class, with m stored and n seen rows, replaces a row of its own
+    class with probability m/n. A row of any other class replaces a row of the largest class.
 
-    Needs the column "y" (n,) of class codes 0, 1, 2, ... Free slots, also those of deleted rows,
-    go to whatever comes next. A class whose rows were all deleted is no longer full; one whose last
-    row was replaced (there are more classes than slots) is, and stays away. One uniform number is
-    drawn for each row, whatever becomes of it.
+    Being the largest counts only from when all slots are in use. Otherwise the first class of the
+    stream would be full with one row, and could not grow.
+
+    The column "y" (n,) of class codes 0, 1, 2, ... is required. Free slots, also those of deleted
+    rows, go to the next rows of any class. A class whose rows were all deleted is no longer full. A
+    class whose last row was evicted stays full, and does not return; that needs more classes than
+    slots. One uniform number is drawn for each row, also where the row is not kept.
     """
 
     name = "class-balanced"
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._slots: list[array[int]] = []  # for each class, the slots of its rows
-        self._offered = np.zeros(0, np.int64)  # for each class, rows seen
-        # For each class, a row is turned down for certain unless u * (rows seen) is below this:
-        # the rows stored of a full class, infinity for the others.
+        self._slots: list[array[int]] = []  # by class: the slots of its rows
+        self._offered = np.zeros(0, np.int64)  # by class: rows seen
+        # By class: a row is rejected for certain unless u * (rows seen) is below this. It is the
+        # rows stored of a full class, and infinity for the others.
         self._gate = np.zeros(0)
         self._full: set[int] = set()
-        self._largest: list[int] = []  # the classes of the greatest size, ascending
-        self._size = 0  # that size
+        self._largest: list[int] = []  # the classes of the largest size, ascending
+        self._size = 0  # the largest size
 
     def place(self, columns: Mapping[str, Array], n: int, rng: np.random.Generator) -> Placed:
         if not n:
@@ -66,8 +67,8 @@ class ClassBalanced(Admission):
         if grown:
             y, u = y[grown:], u[grown:]
 
-        # Within a batch a class's count of rows seen only grows and its gate only falls: who fails
-        # here fails for certain.
+        # Within a batch a class's count of rows seen only grows and its gate only falls: a row
+        # that fails here fails for certain.
         offered = self._offered.take(y)
         hits = (u * (offered + 1) < self._gate.take(y)).nonzero()[0]
         self._offered += np.bincount(y, minlength=len(self._offered))
@@ -113,20 +114,26 @@ class ClassBalanced(Admission):
         self._recount()
 
     def _assign_slot(self, row: int, code: int, draw: float, seen: int) -> int | None:
-        """The slot for a row of the batch of class ``code``, the ``seen``-th of it; ``draw`` is in
-        [0, 1)."""
+        """Return the slot for a row of the batch, or None where it is not kept.
+
+        Args:
+            row: index of the row in the batch.
+            code: its class.
+            draw: its uniform number, in [0, 1).
+            seen: rows of its class offered so far, this one included.
+        """
         own = self._slots[code]
         if code in self._full:
             index = int(draw * seen)
             return own[self._evict(code, index, row)] if index < len(own) else None
         which, index = divmod(int(draw * self._size * len(self._largest)), self._size)
-        loser = self._largest.pop(which)
-        slots = self._slots[loser]
-        index = self._evict(loser, index, None)
+        largest = self._largest.pop(which)
+        slots = self._slots[largest]
+        index = self._evict(largest, index, None)
         slot = slots[index]
         slots[index] = slots[-1]
         slots.pop()
-        self._gate[loser] -= 1
+        self._gate[largest] -= 1
         own.append(slot)
         if len(own) == self._size:
             insort(self._largest, code)
@@ -137,12 +144,17 @@ class ClassBalanced(Admission):
         return slot
 
     def _evict(self, code: int, index: int, row: int | None) -> int:
-        """Which of the slots of class ``code`` is to be given up: one at random is ``index``. The
-        row of the batch that comes in its stead is of the same class, or of another where None."""
+        """Return the index of the slot, among those of class ``code``, whose row is evicted.
+
+        Args:
+            code: the class that loses a row.
+            index: one of its slots, drawn at random.
+            row: the row of the batch that replaces it, if that is of the same class.
+        """
         return index
 
     def _fill(self, y: Ints) -> None:
-        """The rows go to the next free slots, whatever their class."""
+        """Put rows of classes ``y`` into the next free slots."""
         slots = np.arange(self.filled, self.filled + len(y))
         for code in np.unique(y).tolist():
             self._slots[code].frombytes(slots[y == code].tobytes())
@@ -151,7 +163,7 @@ class ClassBalanced(Admission):
         self._recount()
 
     def _recount(self) -> None:
-        """Works out from the slots who is largest, who is full, and the gates."""
+        """Compute the largest classes, the full classes and the gates from the slots."""
         sizes = [len(slots) for slots in self._slots]
         if self.filled == self.capacity:
             self._size = max(sizes)
@@ -166,17 +178,18 @@ class ClassBalanced(Admission):
             if slots:
                 after = renamed[ints(slots)]
                 kept = after[after >= 0]
-                # Of the rows seen, as large a share is gone as of the rows stored.
+                # Count as deleted the same share of the rows seen as of the rows stored.
                 self._offered[code] = int(self._offered[code]) * len(kept) // len(slots)
                 self._slots[code] = slots_of(kept)
         self._reopen()
 
     def _reopen(self) -> None:
-        """Classes that have no rows any more may grow again."""
+        """Let classes without rows grow again."""
         self._full = {code for code in self._full if self._slots[code]}
         self._recount()
 
     def _codes(self, columns: Mapping[str, Array]) -> Ints:
+        """Return the class codes (n,), and make room for new classes. Raises ValueError."""
         y = columns.get("y")
         if y is None or y.ndim != 1 or y.dtype.kind not in "iub":
             given = "no column" if y is None else f"{y.dtype} {y.shape}"
@@ -197,7 +210,7 @@ class ClassBalanced(Admission):
 
 
 def _occurrence(y: Ints) -> Ints:
-    """(n,): this is the how-manieth of its value so far, from 1."""
+    """Return (n,) int64: how often the value has occurred up to each position, from 1."""
     order = np.argsort(y, kind="stable")
     ascending = y[order]
     starts = np.flatnonzero(ascending[1:] != ascending[:-1]) + 1

@@ -1,4 +1,4 @@
-"""Class-balanced admission that keeps the rows whose mean is nearest to that of their class."""
+"""Herding: class-balanced admission that keeps the mean of each class (Welling 2009)."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from buffers.admission.class_balanced import ClassBalanced
 
 Floats = NDArray[np.float64]
 
-_WIDTH = 32  # dimensions of the space in which means are compared
-_POOL = 8  # rows of a class of which one gives way
+_WIDTH = 32  # dimensions of the projection
+_POOL = 8  # rows of a class among which one is evicted
 _BITS = 30  # of a number that is projected
-_MOST = 1e30  # and the greatest that is: the sums of many fit into single precision
+_MOST = 1e30  # largest number that is projected: sums of many still fit into single precision
 
 
 class Herding(ClassBalanced):
-    """Classes as equal in number as with ``ClassBalanced``, each with a mean like that of all its
-    rows.
+    """Keep classes as equal as ``ClassBalanced`` does, each with the mean of all its rows.
 
-    Whether a row stays, and which class gives way, is decided as there. Which row of that class
-    gives way is not left to chance alone: of 8 it is the one without which the mean of what is kept
-    of the class, the new row among it, is nearest to the mean of all rows of the class so far. That
-    is herding (Welling 2009), by which iCaRL (Rebuffi et al. 2017) chooses its exemplars once a
-    class is complete, done row by row in a stream.
+    ``ClassBalanced`` decides whether a row is kept, and which class loses a row for it. The row
+    that is evicted is chosen among 8 rows of that class: the one without which the mean of the kept
+    rows, with the new one, is nearest to the mean of all rows of the class so far.
 
-    Means are those of the column "features" (n, ...) of numbers if there is one, else of "x", in a
-    random projection to 32 dimensions that is always the same. Only which of several distances is
-    the smallest counts, so the scale of the numbers makes no difference. After rows of a class were
-    deleted its mean is taken to be that of the rows that are left.
+    That is herding (Welling 2009, "Herding Dynamical Weights to Learn") row by row. iCaRL (Rebuffi
+    et al. 2017) chooses its exemplars so once a class is complete.
+
+    Means are of the column "features" (n, ...) of numbers if there is one, else of "x". They are
+    taken in a fixed random projection to 32 dimensions. Only the order of distances counts, so the
+    scale of the numbers makes no difference. After rows of a class were deleted, its mean is that
+    of the rows that are left.
     """
 
     name = "herding"
@@ -44,8 +44,8 @@ class Herding(ClassBalanced):
         self._total = np.zeros((0, _WIDTH))  # by class, the sum over rows offered
         self._count = np.zeros(0, np.int64)  # by class, rows in that sum
         self._signs = np.zeros((0, _WIDTH), np.float32)
-        # The batch that is being placed: its classes, its rows in the projection, the sums of their
-        # classes with each of them, and which of them is next.
+        # Of the batch that is being placed: its classes, its rows in the projection, the sum of a
+        # class up to each of its rows, and the index of the row in turn.
         self._codes_now = np.zeros(0, np.int64)
         self._rows_now = np.zeros((0, _WIDTH), np.float32)
         self._total_now = np.zeros((0, _WIDTH))
@@ -104,10 +104,10 @@ class Herding(ClassBalanced):
         left = self._kept[code] - features
         if row is not None:
             left += self._rows_now[row]
-        # The mean of what is left against the mean of all, both times the rows left.
-        came = np.flatnonzero(self._codes_now[: self._row + 1] == code)
-        total = self._total_now[came[-1]] if len(came) else self._total[code]
-        left -= total * ((size - (row is None)) / (self._count[code] + len(came)))
+        # The mean of the rows left against the mean of all, both times the number of rows left.
+        offered = np.flatnonzero(self._codes_now[: self._row + 1] == code)
+        total = self._total_now[offered[-1]] if len(offered) else self._total[code]
+        left -= total * ((size - (row is None)) / (self._count[code] + len(offered)))
         best = int(np.square(left).sum(axis=1).argmin())
         self._kept[code] -= features[best]
         return pool[best]
@@ -130,6 +130,7 @@ class Herding(ClassBalanced):
                 self._total[code] = self._kept[code] * share
 
     def _sum_kept(self) -> None:
+        """Compute the sums over kept rows from the stored rows."""
         self._kept = np.zeros_like(self._total)
         for code, slots in enumerate(self._slots):
             if slots:
@@ -137,10 +138,9 @@ class Herding(ClassBalanced):
         self._count = self._offered.copy()
 
     def _sums(self) -> Floats:
-        """Works out ``_total_now``; the sums by class after the batch.
+        """Compute ``_total_now``. Return the sums by class after the batch: (classes, 32).
 
-        They are added up row by row, so that it makes no difference, to the bit, where the stream
-        is cut.
+        The sums are taken row by row, so that batch cuts do not change them, bit for bit.
         """
         after = self._total.copy()
         self._total_now = np.empty((len(self._codes_now), _WIDTH))
@@ -153,10 +153,10 @@ class Herding(ClassBalanced):
         return after
 
     def _projected(self, columns: Mapping[str, Array]) -> NDArray[np.float32]:
-        """(n, 32) float32: the rows in a projection by random signs.
+        """Return the rows in a projection by random signs: (n, 32) float32.
 
-        Numbers are taken as multiples of a power of two that suits the row. Their sums are exact
-        then, and do not hang on how many rows are multiplied at once.
+        Numbers are rounded to multiples of a power of two that suits the row. Their sums are then
+        exact, and do not depend on how many rows are multiplied at once.
         """
         name = "features" if "features" in columns else "x"
         x = columns.get(name)
@@ -171,7 +171,7 @@ class Herding(ClassBalanced):
         if flat.itemsize == 1 and width < 1 << 16:  # below 2**24: exact in single precision
             sums: NDArray[np.float32] = flat.astype(np.float32) @ self._signs
             return sums
-        # What is beyond is no less far off for being cut, and leaves sums that are numbers.
+        # Clipped numbers are still far from the others, and their sums stay finite.
         wide = np.clip(flat.astype(np.float64), -_MOST, _MOST)
         exponent = np.frexp(np.abs(wide).max(axis=1, keepdims=True))[1] - _BITS
         unit = np.exp2(np.maximum(exponent, -1000).astype(np.float64))

@@ -1,4 +1,4 @@
-"""Reservoir sampling: every row seen is kept with the same chance."""
+"""Reservoir sampling: keep every row with the same probability (Vitter 1985)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from buffers.admission.base import NOTHING_PLACED, Admission, Array, Placed, arr
 
 
 class Reservoir(Admission):
-    """A uniform sample of all rows ever offered: Algorithm R (Vitter 1985).
+    """Keep a uniform sample of all rows ever offered: Algorithm R.
 
-    The row that comes after ``seen`` others draws an integer from 0 .. seen and, where that is a
-    slot, replaces the row in it. A deleted row leaves a hole which is drawn like the row it held,
-    so that the rows in use stay a uniform sample of the rows that were not deleted. The price is
-    that holes fill no faster than rows are replaced.
+    Vitter 1985, "Random Sampling with a Reservoir". The row after ``seen`` others draws an integer
+    from 0 .. seen. Where that is a slot, the row replaces the one in it.
+
+    A deleted row leaves a hole, which is drawn as the row was. So the rows in use stay a uniform
+    sample of the rows that were not deleted. In return, holes fill no faster than rows are
+    replaced.
     """
 
     name = "reservoir"

@@ -1,4 +1,4 @@
-"""Admission of every row: in place of the oldest, or of one drawn at random."""
+"""Admit every row, and evict the oldest row or a random one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from buffers.admission.base import Admission, Array, Ints, Placed
 
 
 class Ring(Admission):
-    """The last ``capacity`` rows offered, less those deleted; the oldest gives way."""
+    """Keep the last ``capacity`` rows offered, except deleted ones. Evict the oldest."""
 
     name = "ring"
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._next = 0
-        # The slots in the order in which they are to be written; None while that is 0, 1, 2, ...
+        # The slots in the order in which they are written; None while that is 0, 1, 2, ...
         self._order: Ints | None = None
 
     def place(self, columns: Mapping[str, Array], n: int, rng: np.random.Generator) -> Placed:
@@ -52,10 +52,10 @@ class Ring(Admission):
 
 
 class RandomInsert(Admission):
-    """Every row stays when it comes, in a free slot or in the place of one drawn at random.
+    """Keep every new row, in a free slot or in a slot drawn at random.
 
-    So of the rows before the last n there are, by expectation, (1 - 1/capacity)**n left: a memory
-    that fades with age where a reservoir's does not.
+    The expected share of older rows that survive n further ones is (1 - 1/capacity)**n. So the
+    buffer forgets with age, unlike a reservoir.
     """
 
     name = "random-insert"

@@ -1,4 +1,4 @@
-"""Recall by age: older rows come up less often, by a power law or exponentially."""
+"""Recall by age: draw older rows less often, by a power law or exponentially."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from buffers.recall.weighted_base import Weighted, Weights
 
 
 class ByAge(Weighted):
-    """Rows with chances that fall with their age, as a part of the age of the stream.
+    """Draw rows with a probability that falls with their age.
 
-    The age of a row is the number of rows offered since it came, as of the last one that stayed,
-    divided by ``horizon`` or, without one, by all rows offered so far: from 0 to 1. So the shape of
-    the law is the same however long the stream is, and so is the work of a draw.
+    The age of a row is the number of rows offered since it arrived, counted at the last row that
+    was kept. It is divided by ``horizon``, or by all rows offered so far, and is from 0 to 1. So
+    the shape of the law, and the work of a draw, do not depend on the length of the stream.
     """
 
     def __init__(self, capacity: int, views: int, horizon: int | None) -> None:
@@ -27,16 +27,16 @@ class ByAge(Weighted):
             raise ValueError(f"horizon: {horizon} was given, at least 1 is expected")
         self.horizon = horizon
         self._offered = 0
-        self._came = np.zeros(capacity, np.int64)  # by slot: rows offered by then
+        self._arrived = np.zeros(capacity, np.int64)  # by slot: rows offered when its row arrived
 
     @abstractmethod
     def _by_age(self, age: NDArray[np.float32]) -> Weights:
-        """(m,) float32, for ages (m,) from 0 to 1: 1 at 0, falling."""
+        """Return the weights (m,) float32 for ages (m,) from 0 to 1: 1 at age 0, then falling."""
 
     def ages(self, slots: Ints) -> NDArray[np.float32]:
-        """(m,) float32, from 0 to 1: the ages of the rows at ``slots`` (m,)."""
+        """Return the ages (m,) float32, from 0 to 1, of the rows at ``slots`` (m,)."""
         scale = np.float32(1 / (self.horizon or max(self._offered, 1)))
-        age = (self._offered - self._came.take(slots)).astype(np.float32)
+        age = (self._offered - self._arrived.take(slots)).astype(np.float32)
         age *= scale
         return np.minimum(age, np.float32(1), out=age)
 
@@ -46,42 +46,42 @@ class ByAge(Weighted):
     def put(self, slots: Ints, now: int) -> None:
         super().put(slots, now)
         self._offered = now
-        self._came[slots] = now
+        self._arrived[slots] = now
 
     def move(self, source: Ints, target: Ints) -> None:
         super().move(source, target)
-        self._came[target] = self._came[source]
+        self._arrived[target] = self._arrived[source]
 
     def row_values(self, filled: int) -> dict[str, Array]:
-        """The age of each row."""
+        """Return the age of each row: (filled,) float32."""
         return {"age": self.ages(np.arange(filled))}
 
     def memory_bytes(self) -> int:
-        return super().memory_bytes() + self._came.nbytes
+        return super().memory_bytes() + self._arrived.nbytes
 
     def state(self, filled: int) -> dict[str, Any]:
-        came = self._came[:filled].copy()
-        return {**super().state(filled), "offered": self._offered, "came": came}
+        arrived = self._arrived[:filled].copy()
+        return {**super().state(filled), "offered": self._offered, "came": arrived}
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         self._offered = int(state["offered"])
-        self._came[: len(state["came"])] = state["came"]
+        self._arrived[: len(state["came"])] = state["came"]
 
 
 class PowerLaw(ByAge):
-    """Chances in proportion to ``(1 + age / grain) ** -exponent``.
+    """Draw rows in proportion to ``(1 + age / grain) ** -exponent``.
 
-    In environments whose past comes back by a power law of the time since, that is how often to
-    rehearse it (Gandhi et al., after Anderson & Schooler 1991, "Reflections of the environment in
-    memory").
+    Where the past of a stream recurs by a power law of the time since, it should be rehearsed by
+    that law (Gandhi et al., after Anderson and Schooler 1991, "Reflections of the Environment in
+    Memory").
 
     Args:
         capacity: number of slots.
-        views: presentations that the learner makes of one drawn row.
-        exponent: how fast chances fall; 0 to 10.
-        grain: the age up to which all rows count about the same; 0.001 to 1000.
-        horizon: rows offered that make an age of 1, the most there is; None for all so far.
+        views: presentations of one drawn row by the learner.
+        exponent: how fast the probability falls; 0 to 10.
+        grain: the age below which all rows have about the same weight; 0.001 to 1000.
+        horizon: rows offered that make an age of 1, the largest; None: all rows so far.
     """
 
     name = "power-law"
@@ -110,13 +110,13 @@ class PowerLaw(ByAge):
 
 
 class Exponential(ByAge):
-    """Chances in proportion to ``exp(-rate * age)``: what ``PowerLaw`` is to be compared with.
+    """Draw rows in proportion to ``exp(-rate * age)``, to compare with ``PowerLaw``.
 
     Args:
         capacity: number of slots.
-        views: presentations that the learner makes of one drawn row.
-        rate: how fast chances fall; 0 to 50.
-        horizon: rows offered that make an age of 1, the most there is; None for all so far.
+        views: presentations of one drawn row by the learner.
+        rate: how fast the probability falls; 0 to 50.
+        horizon: rows offered that make an age of 1, the largest; None: all rows so far.
     """
 
     name = "exponential"

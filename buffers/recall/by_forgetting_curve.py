@@ -1,7 +1,7 @@
-"""Recall by forgetting curve: what is likely to be forgotten comes up more often.
+"""Recall by forgetting curve: draw rows more often that are likely to be forgotten.
 
-The curve and the strength are those of MemoryBank (Zhong et al. 2024, after Ebbinghaus 1885), used
-to schedule rehearsal as in Amiri et al. 2017 ("Repeat before Forgetting").
+The curve and the strength are those of MemoryBank (Zhong et al. 2024, after Ebbinghaus 1885). They
+schedule rehearsal as in Amiri et al. 2017, "Repeat before Forgetting".
 """
 
 from __future__ import annotations
@@ -16,31 +16,38 @@ from buffers.recall.base import Array, Ints, RecallOutcome
 from buffers.recall.weighted_base import Weighted, Weights
 
 
-def retention(elapsed: ArrayLike, strength: ArrayLike, constant: float) -> NDArray[np.float32]:
-    """``exp(-elapsed / (constant * strength))``: how much is retained, from 1 down to 0.
+def retention_probability(
+    elapsed: ArrayLike, strength: ArrayLike, constant: float
+) -> NDArray[np.float32]:
+    """Return ``exp(-elapsed / (constant * strength))``: the share retained, from 1 down to 0.
 
-    A stronger memory decays slower. The share that survives from one time to a later one is
-    ``retention`` of the time between them, so that it makes no difference how often one looks.
+    A stronger memory decays more slowly. The decay is memoryless: the share that survives from one
+    time to a later one depends on the time between them alone.
+
+    Args:
+        elapsed: presentations since the last recall.
+        strength: of the same shape.
+        constant: presentations after which a memory of strength 1 is retained to 1/e.
     """
     scale = np.float32(-constant) * np.asarray(strength, np.float32)
     return np.exp(np.asarray(elapsed).astype(np.float32) / scale)
 
 
 class ForgettingCurve(Weighted):
-    """Rows come up the sooner the more of them is forgotten.
+    """Draw rows in proportion to ``1 - retention + floor``.
 
-    The retention of a row is ``exp(-t / (c S))``, t being the presentations since it was recalled
-    last, or came. Its strength S is 1 at first; a recall that succeeds multiplies it, one that
-    fails sets it back to 1. The chance of a row goes by ``1 - retention + floor``.
+    The retention of a row is ``exp(-t / (c S))``, where t is the number of presentations since its
+    last recall, or its arrival. Its strength S starts at 1. A successful recall multiplies it by
+    ``growth``, a failed one resets it to 1.
 
     Args:
         capacity: number of slots.
-        views: presentations that the learner makes of one drawn row.
+        views: presentations of one drawn row by the learner.
         cycles: the time constant c, in uniform cycles through a full buffer, of ``capacity *
             views`` presentations each; above 0.
-        growth: what a success multiplies the strength by; above 1.
-        strongest: the greatest strength; at least 1.
-        floor: what even a row that is fully retained counts; above 0.
+        growth: factor by which a success multiplies the strength; above 1.
+        strongest: the largest strength; at least 1.
+        floor: weight of a fully retained row; above 0.
     """
 
     name = "forgetting-curve"
@@ -67,12 +74,12 @@ class ForgettingCurve(Weighted):
         self.strength = np.ones(capacity, np.float32)
 
     def retention(self, slots: Ints) -> NDArray[np.float32]:
-        """(m,): how much is retained now of the rows at ``slots`` (m,)."""
+        """Return the share retained now, (m,) float32, of the rows at ``slots`` (m,)."""
         elapsed = self.clock - self.last.take(slots)
-        return retention(elapsed, self.strength.take(slots), self.constant)
+        return retention_probability(elapsed, self.strength.take(slots), self.constant)
 
     def _weight(self, retained: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How much rows count of which so much is retained: from ``floor`` to ``1 + floor``."""
+        """Return the weight for each share retained: from ``floor`` to ``1 + floor``."""
         return (1 + self.floor) - retained
 
     def _weights(self, slots: Ints) -> Weights:
@@ -94,7 +101,7 @@ class ForgettingCurve(Weighted):
         self.strength[target] = self.strength[source]
 
     def row_values(self, filled: int) -> dict[str, Array]:
-        """The strength of each row, and its retention now."""
+        """Return the strength of each row, and its retention now: (filled,) float32 each."""
         slots = np.arange(filled)
         return {"strength": self.strength[:filled].copy(), "retention": self.retention(slots)}
 
@@ -109,6 +116,6 @@ class ForgettingCurve(Weighted):
         self.strength[: len(state["strength"])] = state["strength"]
 
 
-def _check(name: str, given: float, fits: bool, expected: str) -> None:
-    if not fits:
-        raise ValueError(f"{name}: {given} was given, {expected} is expected")
+def _check(name: str, value: float, in_range: bool, expected: str) -> None:
+    if not in_range:
+        raise ValueError(f"{name}: {value} was given, {expected} is expected")

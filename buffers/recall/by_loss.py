@@ -1,4 +1,4 @@
-"""Recall by what the learner makes of candidates: those that are lost most, or would be.
+"""Recall by loss: the learner chooses, among random candidates, those of the highest loss.
 
 Aljundi et al. 2019, "Online Continual Learning with Maximal Interfered Retrieval".
 """
@@ -11,13 +11,15 @@ from buffers.recall.base import Ints, Uniform
 
 
 class Candidates(Uniform):
-    """Draws ``pool`` times as many rows as asked for, all with the same chance, for the learner to
-    choose from. Looking at all rows instead would take time that grows with the buffer.
+    """Draw ``pool`` times as many rows as asked for, for the learner to choose from.
+
+    All rows are equally likely. Scoring all rows instead would take time that grows with the
+    buffer.
 
     Args:
         capacity: number of slots.
-        views: presentations that the learner makes of one drawn row.
-        pool: candidates for each row that is rehearsed; from 2 to 1000.
+        views: presentations of one drawn row by the learner.
+        pool: candidates for each row that is rehearsed; 2 to 1000.
     """
 
     def __init__(self, capacity: int, views: int = 1, pool: int = 5) -> None:
@@ -31,14 +33,14 @@ class Candidates(Uniform):
 
 
 class HighestLoss(Candidates):
-    """Of the candidates those with the highest loss."""
+    """Rehearse the candidates with the highest loss."""
 
     name = "highest-loss"
     criterion = "loss"
 
 
 class MaximalInterference(Candidates):
-    """Of the candidates those whose loss a step on the new rows alone would raise most."""
+    """Rehearse the candidates whose loss a step on the new rows alone would raise most."""
 
     name = "maximal-interference"
     criterion = "interference"

@@ -1,5 +1,7 @@
-"""Recall by sweeps (Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-
-Accuracy of Learning")."""
+"""Recall by random sweeps through the buffer.
+
+Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning".
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,19 @@ from buffers.recall.base import Ints, Uniform
 
 
 class RepeatedRandom(Uniform):
-    """Every row once in random order, then all again in another: RS2 without replacement.
+    """Draw every row once in random order, then all again in another: RS2 without replacement.
 
-    It is the slots that take turns. A row that comes into a new slot has its turn in the sweep that
-    is under way; one that replaces another has it in that one's stead, in the next sweep where it
-    has passed. A draw in which one sweep ends and the next begins still has distinct rows: those of
-    the end are not among the first of the next.
+    Slots take turns. A row in a new slot has its turn in the current sweep. A row that replaces
+    another takes over its turn; where that has passed, it waits for the next sweep. A draw across
+    two sweeps still has distinct rows: the rows at the end of one are not among the first of the
+    next.
     """
 
     name = "repeated-random"
 
     def __init__(self, capacity: int, views: int = 1) -> None:
         super().__init__(capacity, views)
-        # The slots in use are _order[:_filled], in any order; those before _next had their turn.
+        # The slots in use are _order[:_filled]. Those before _next had their turn.
         self._order = np.arange(capacity)
         self._filled = self._next = 0
 
@@ -39,20 +41,23 @@ class RepeatedRandom(Uniform):
         return np.concatenate((last, self._turns(k - left, filled - left, rng)))
 
     def _turns(self, k: int, stop: int, rng: np.random.Generator) -> Ints:
-        """``k`` of the slots at places _next to ``stop``, all with the same chance, go first."""
+        """Move ``k`` of the slots at positions _next to ``stop`` to the front, and return them.
+
+        All are equally likely.
+        """
         end = self._next + k
-        places = self._next + super().draw(k, stop - self._next, rng)
-        slots = self._order.take(places)
-        later = places >= end
-        ahead = np.ones(k, np.bool_)
-        ahead[places[~later] - self._next] = False
-        self._order[places[later]] = self._order[self._next : end][ahead]
+        drawn = self._next + super().draw(k, stop - self._next, rng)
+        slots = self._order.take(drawn)
+        later = drawn >= end
+        not_drawn = np.ones(k, np.bool_)
+        not_drawn[drawn[~later] - self._next] = False
+        self._order[drawn[later]] = self._order[self._next : end][not_drawn]
         self._order[self._next : end] = slots
         self._next = end
         return slots
 
     def _fit(self, filled: int) -> None:
-        """Slots that are not in use any more have no turn; new ones stand at their own place."""
+        """Remove slots from the order that are no longer in use."""
         if filled < self._filled:
             stays = self._order[: self._filled] < filled
             self._next = int(np.count_nonzero(stays[: self._next]))
@@ -67,7 +72,7 @@ class RepeatedRandom(Uniform):
 
     def move(self, source: Ints, target: Ints) -> None:
         super().move(source, target)
-        # The row keeps its turn: that of the deleted row falls to the slot that is left behind.
+        # The row keeps its turn. The turn of the deleted row goes to the slot that becomes free.
         renamed = np.arange(self.capacity)
         renamed[source], renamed[target] = target, source
         self._order = renamed[self._order]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buffers.recall.base import RecallOutcome
-from buffers.recall.by_forgetting_curve import ForgettingCurve, retention
+from buffers.recall.by_forgetting_curve import ForgettingCurve, retention_probability
 from experiments.studies.controls import Reversed
 
 Times = st.floats(0, 1e4)
@@ -18,21 +18,23 @@ def outcome(*correct: bool) -> RecallOutcome:
 
 
 def test_retention_by_hand() -> None:
-    assert retention(0, 3, 100) == 1
+    assert retention_probability(0, 3, 100) == 1
     np.testing.assert_allclose(
-        retention([50, 100, 400], 1, 100), [0.60653, 0.36788, 0.018316], 1e-4
+        retention_probability([50, 100, 400], 1, 100), [0.60653, 0.36788, 0.018316], 1e-4
     )
-    np.testing.assert_allclose(retention(100, [1, 2, 4], 100), [0.36788, 0.60653, 0.77880], 1e-4)
+    np.testing.assert_allclose(
+        retention_probability(100, [1, 2, 4], 100), [0.36788, 0.60653, 0.77880], 1e-4
+    )
 
 
 @given(time=Times, more=st.floats(1, 1e3), strength=Strengths, stronger=st.floats(1.01, 4))
 def test_retention_falls_with_time_and_grows_with_strength(
     time: float, more: float, strength: float, stronger: float
 ) -> None:
-    now = retention(time, strength, 1000)
-    assert retention(time + more, strength, 1000) < now
+    now = retention_probability(time, strength, 1000)
+    assert retention_probability(time + more, strength, 1000) < now
     if time > 1:
-        assert retention(time, strength * stronger, 1000) > now
+        assert retention_probability(time, strength * stronger, 1000) > now
 
     def published(elapsed: float, strength: float) -> float:  # MemoryBank's code: exp(-t / 5 * S)
         return float(np.exp(-elapsed / 5 * strength))
@@ -43,12 +45,12 @@ def test_retention_falls_with_time_and_grows_with_strength(
 
 @given(times=st.lists(st.floats(0, 300), min_size=1, max_size=10), strength=Strengths)
 def test_it_makes_no_difference_how_often_one_looks(times: list[float], strength: float) -> None:
-    steps = np.prod([retention(time, strength, 500) for time in times])
-    np.testing.assert_allclose(steps, retention(sum(times), strength, 500), rtol=1e-5)
+    steps = np.prod([retention_probability(time, strength, 500) for time in times])
+    np.testing.assert_allclose(steps, retention_probability(sum(times), strength, 500), rtol=1e-5)
     # To apply the whole time at every look, as MemoryBank does, forgets too much.
     looks = np.cumsum(times)
     if len(looks) > 1 and looks[0] > 1:
-        repeated = np.prod(retention(looks, strength, 500))
+        repeated = np.prod(retention_probability(looks, strength, 500))
         assert repeated < 0.999 * steps
 
 
