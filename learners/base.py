@@ -1,4 +1,4 @@
-"""What a learner promises: predict, observe, learn, and say all that it knows."""
+"""The contract of a learner: predict, observe, learn, save and load."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from streams.operators.label_join import Revealed
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a learner says of n events.
+    """Predictions for n events.
 
     Attributes:
         ids: (n,) int64.
         kind: classification or regression.
-        value: (n,) int64 class codes (-1: cannot say yet) or float64 targets (NaN: cannot say).
-        proba: (n, classes) probabilities by class code, or None; all 0 in a row that cannot say.
-            A classifier that knows two classes and no more has two columns from the start.
-        classes: names of the class codes, as far as they are known.
+        value: (n,) int64 class codes, -1 without a prediction; or float64 targets, NaN without one.
+        proba: (n, classes) probabilities by class code, or None; all 0 in a row without a
+            prediction. A classifier for two classes has two columns from the start.
+        classes: names of the class codes known so far.
         version: how many times the learner had learned.
     """
 
@@ -45,13 +45,14 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class BufferSummary:
-    """What there is to see of a memory.
+    """Statistics of a buffer, for the ``replay/`` metrics and histograms.
 
     Attributes:
-        stored: events that are remembered.
-        intervals: (63,) int64: of the recalls so far that were counted, how many came 2**i to
-            2**(i+1) - 1 presentations after their event was presented last.
-        values: what is known of remembered events, by name: (m,) each, of m events evenly chosen.
+        stored: stored events.
+        intervals: (63,) int64: of the counted recalls so far, how many came 2**i to 2**(i+1) - 1
+            presentations after the last presentation of the event.
+        values: what the recall rule knows of stored events, by name: (m,) each, for m events at
+            regular distances.
     """
 
     stored: int
@@ -60,11 +61,11 @@ class BufferSummary:
 
 
 class LearnerError(Exception):
-    """The learner cannot do what is asked: the message names the place and the remedy."""
+    """The learner cannot do what a job asks. The message names the place and the remedy."""
 
 
 class LearnerConfig(Settings):
-    """Settings of a learner, as they stand in a job under ``learner:``."""
+    """Settings of a learner: the keys under ``learner:`` in a job."""
 
     kind: str
 
@@ -75,22 +76,30 @@ Handles = Literal["classification", "binary", "regression", "sequences"]
 class Learner(ABC):
     """A continual learner.
 
-    A subclass sets ``kind``, ``Config`` and what it handles, takes ``(config, schema, seed)``, and
-    writes ``predict``, ``learn``, ``state`` and ``load``. ``learners/checks/`` holds what is
-    checked of it.
+    A subclass sets ``kind``, ``Config`` and what it handles. It takes ``(config, schema, seed)``,
+    and implements ``predict``, ``learn``, ``state`` and ``load``. ``learners.checks`` tests whether
+    it keeps the contract.
+
+    Args:
+        config: settings, of the class ``Config``.
+        schema: features and label of the stream.
+        seed: of all random generators of the learner.
+
+    Raises:
+        LearnerError: the learner does not handle the task or the stated classes.
 
     Attributes:
-        kind: the name by which a job asks for it.
-        handles: tasks it can learn; ``binary`` is classification of two classes.
-        per_event: it interleaves exactly, event by event, whatever the batch size. The others are
-            frozen while a micro-batch is predicted.
+        kind: the name of the learner in a job.
+        handles: tasks that it learns; ``binary`` is classification of two classes.
+        per_event: it interleaves predict and learn event by event, at any batch size. Other
+            learners do not change while a micro-batch is predicted.
         opaque: its state is an object that cannot be compared byte for byte.
         needs_boundaries: it may read ``segment``.
-        baseline: it is there to be beaten, and need not learn anything from the features.
+        baseline: it serves as a reference, and need not learn from the features.
         version: how many times it has learned.
         classes: names of the class codes it has learned, in order.
-        never_buffer: tells of ids (n,) which of these events (n,) bool no memory may keep: they are
-            learned once, and asked about later. None: it may keep all.
+        never_buffer: maps ids (n,) to (n,) bool: the events that no buffer may keep, because they
+            are learned once and evaluated later. None: it may keep all.
     """
 
     kind: ClassVar[str]
@@ -115,37 +124,44 @@ class Learner(ABC):
         self.seed = seed
         self.version = 0
         self.classes: tuple[ClassName, ...] = schema.classes
-        self._limit(len(schema.classes))
+        self._check_class_count(len(schema.classes))
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
-        """Settings for a small problem of that task: what the checks run it with."""
+        """Return settings for a small problem of that task. The checks use them."""
         return {"kind": cls.kind}
 
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:
-        """Predictions for the n events of a batch. Pure: no state changes."""
+        """Return predictions for the n events of a batch. Pure: no state changes."""
 
-    def observe(self, batch: Batch) -> None:  # noqa: B027 (nothing to observe is the usual case)
-        """Learns what needs no label: scales, key initialisation, histories."""
+    def observe(self, batch: Batch) -> None:  # noqa: B027 (most learners observe nothing)
+        """Learn what needs no label, such as the scale of features, from n >= 1 events."""
 
     @abstractmethod
     def learn(self, batch: Batch) -> None:
-        """Learns from m >= 1 events whose ``y`` is known."""
+        """Learn from m >= 1 events whose ``y`` is known."""
 
-    def correct(self, ids: Ints, y: Array) -> None:  # noqa: B027 (nothing kept, nothing to mend)
-        """Labels of events learned earlier turned out to be these. Nothing is learned twice."""
+    def correct(self, ids: Ints, y: Array) -> None:  # noqa: B027 (only for stored labels)
+        """Correct the stored labels of events ``ids`` (m,) to ``y`` (m,). Learn nothing twice."""
 
-    def verify(self) -> None:  # noqa: B027 (most learners cannot fail so)
-        """Called before the state is kept. Raises ``LearnerError`` where it is not worth keeping:
-        the checkpoint before it is the one to go on from."""
+    def verify(self) -> None:  # noqa: B027 (most learners have nothing to verify)
+        """Verify the state before it is saved.
+
+        Raises:
+            LearnerError: the state is unusable, as after divergence. The run then resumes from the
+                checkpoint before it.
+        """
 
     def step(self, batch: Batch, revealed: Revealed) -> Prediction:
-        """Predicts a micro-batch, observes it, and learns the labels revealed by the end of it.
+        """Predict a micro-batch, observe it, and learn the labels revealed by its end.
 
         Args:
-            batch: n events without labels; rows marked as probes are not observed.
-            revealed: m events with labels, probes not among them.
+            batch: n events without labels. Rows marked as probes are not observed.
+            revealed: m events with labels, without probes.
+
+        Returns:
+            Predictions for the n events of ``batch``.
         """
         if self.per_event:
             return self._interleave(batch, revealed)
@@ -171,7 +187,7 @@ class Learner(ABC):
                 learned = known
         assert learned == m
         self._correct(revealed)
-        return _join(predictions) if predictions else self.predict(batch)
+        return _concatenate(predictions) if predictions else self.predict(batch)
 
     def _observe(self, batch: Batch) -> None:
         if type(self).observe is Learner.observe:
@@ -196,15 +212,16 @@ class Learner(ABC):
             self.correct(ids, y)
 
     def _register_classes(self, y: Array, classes: tuple[ClassName, ...]) -> None:
-        """Takes up the names of classes that are seen for the first time."""
+        """Add the names of classes that occur in ``y`` (m,) for the first time."""
         if self.schema.task == "classification":
             known = int(y.max()) + 1
             if known > len(self.classes):
-                self._limit(known)
+                self._check_class_count(known)
                 assert known <= len(classes), "a batch names the classes of its labels"
                 self.classes = classes[:known]
 
-    def _limit(self, classes: int) -> None:
+    def _check_class_count(self, classes: int) -> None:
+        """Raise ``LearnerError`` where there are more classes than the learner handles."""
         if classes > 2 and "classification" not in self.handles:
             raise LearnerError(
                 f"learner {self.kind!r} handles two classes, and the stream has {classes} or more"
@@ -212,22 +229,26 @@ class Learner(ABC):
 
     @abstractmethod
     def state(self) -> State:
-        """All that it knows; ``load`` of it into a new learner goes on bit for bit."""
+        """Return all that the learner knows, for ``load`` to continue from bit for bit."""
 
     @abstractmethod
-    def load(self, state: State) -> None: ...
+    def load(self, state: State) -> None:
+        """Replace what the learner knows by a ``state``."""
 
     def servable(self) -> State:
-        """What is needed to predict as it would predict now, and no more if that can be told apart:
-        no buffer, no optimizer."""
+        """Return what a server needs to predict as the learner does now.
+
+        By default that is the whole state. Leave out what serves only learning, as a buffer or an
+        optimizer.
+        """
         return self.state()
 
     def load_servable(self, state: State) -> None:
-        """Takes over what ``servable`` gave, or the whole of a state; it will only predict."""
+        """Load what ``servable`` returned, or a whole state. The learner then only predicts."""
         self.load(state)
 
     def common_state(self) -> State:
-        """What every learner keeps; a subclass adds its own to it."""
+        """Return the part of the state that every learner has. A subclass adds its own."""
         return {
             "state_version": self.state_version,
             "version": self.version,
@@ -235,25 +256,32 @@ class Learner(ABC):
         }
 
     def load_common(self, state: State) -> None:
+        """Load the part of a state that ``common_state`` returned."""
         self.version = state["version"]
         self.classes = tuple(state["classes"])
 
     def activations(self, batch: Batch) -> list[Array]:
-        """What each hidden layer of its network gives for the n events of a batch, the last one
-        last: (n, units), or (n, units, ...) of feature maps. Empty without a network. Pure."""
+        """Return the outputs of each hidden layer for the n events of a batch, in order. Pure.
+
+        Each is (n, units), or (n, units, ...) of feature maps. The list is empty without a network.
+        """
         return []
 
     def buffer_summary(self) -> BufferSummary | None:
-        """What there is to see of its memory; None without one. Pure."""
+        """Return statistics of the buffer, or None without one. Pure."""
         return None
 
     def weight_vector(self) -> Array | None:
-        """All weights of its network that are trained, as one vector to look at, or None."""
+        """Return all trained weights of the network as one vector, or None. Do not write to it."""
         return None
 
     @classmethod
     def migrate(cls, state: State) -> State:
-        """The state of an older ``state_version`` as one of this version."""
+        """Return the state of an older ``state_version`` as one of this version.
+
+        Raises:
+            LearnerError: this everlearn cannot read that version.
+        """
         if state["state_version"] != cls.state_version:
             raise LearnerError(
                 f"the state is version {state['state_version']} of learner {cls.kind!r}, and this "
@@ -263,23 +291,23 @@ class Learner(ABC):
 
     @property
     def gradient_steps(self) -> int:
-        """Steps of gradient descent taken so far; 0 for a learner that takes none."""
+        """Gradient steps taken so far; 0 for a learner that takes none."""
         return 0
 
     @property
     def buffer_bytes(self) -> int:
-        """Bytes of remembered events at full capacity; 0 for a learner that remembers none."""
+        """Bytes of the buffer at full capacity; 0 without one."""
         return 0
 
     def memory_bytes(self) -> int:
-        """Bytes of the state: of its arrays, and of the rest as JSON."""
+        """Return the bytes of the state: of its arrays, and of the rest as JSON."""
         return sum(
             leaf.nbytes if isinstance(leaf, np.ndarray | np.generic) else len(json.dumps(leaf))
             for _, leaf in leaves(self.state())
         )
 
 
-def _join(predictions: list[Prediction]) -> Prediction:
+def _concatenate(predictions: list[Prediction]) -> Prediction:
     if len(predictions) == 1:
         return predictions[0]
     last = predictions[-1]

@@ -1,4 +1,4 @@
-"""Finds a class by the name a job gives it."""
+"""Find a class by its kind in a job, or by its import path."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ T = TypeVar("T")
 
 
 class UnknownKindError(LookupError):
-    """No class has that name; the message says which names there are."""
+    """No class has that name. The message lists the names that exist."""
 
 
 def find(kinds: Mapping[str, str], base: type[T], kind: str) -> type[T]:
-    """Return the class of that ``kind``, by a table of kinds or at an import path.
+    """Return the class of a ``kind``.
 
-    ``kinds`` gives the import path (``module:Class``) of each kind; the module is imported only
-    now. A ``kind`` with a colon is an import path itself. Raises ``UnknownKindError``.
+    Args:
+        kinds: the import path (``module:Class``) of each kind. The module is imported only now.
+        base: the class must be a concrete subclass of it, if it is found by import path.
+        kind: a key of ``kinds``, or an import path.
+
+    Raises:
+        UnknownKindError: there is no such class, or it is not one that can be used.
     """
     if kind in kinds:
         cls: type[T] = load_object(kinds[kind])
@@ -39,13 +44,13 @@ def find(kinds: Mapping[str, str], base: type[T], kind: str) -> type[T]:
 
 
 def load_object(path: str) -> Any:
-    """The object at the import path ``module:name``. Raises ``UnknownKindError``."""
+    """Return the object at the import path ``module:name``. Raises ``UnknownKindError``."""
     module_name, _, name = path.partition(":")
     if not (module_name and name):
         raise UnknownKindError(f"{path!r} is not an import path (module:name)")
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a user's module does as it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
             f"{error.name}."
         ):

@@ -1,4 +1,4 @@
-"""Sequential fine-tuning: learn what comes, remember nothing. The control of every other method."""
+"""Sequential fine-tuning: train on new events alone. The control of every other method."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from streams.core.batch import Batch
 
 
 class Finetune(NetworkLearner):
-    """Each gradient step is taken on the newly revealed events alone."""
+    """Take each gradient step on the newly revealed events alone."""
 
     kind = "finetune"
 
@@ -16,4 +16,4 @@ class Finetune(NetworkLearner):
         assert y is not None
         x, labels = self.tensor(rows), self.labels(y)
         for _ in range(self.config.steps):
-            self.descent.step(self.loss(x, labels))
+            self.optimizer.step(self.loss(x, labels))

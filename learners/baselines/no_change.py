@@ -1,4 +1,5 @@
-"""The no-change baseline: the next label is the last one (Bifet et al. 2013)."""
+"""The no-change baseline (Bifet et al. 2013, "Pitfalls in Benchmarking Data Stream
+Classification")."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from streams.core.state_dict import State
 
 
 class NoChange(Learner):
-    """Predicts the label that became known last."""
+    """Predict the label that was revealed last."""
 
     kind = "no-change"
     per_event = True

@@ -1,4 +1,4 @@
-"""The prior baseline: class frequencies, or the mean, of all labels known so far."""
+"""The prior baseline: class frequencies, or the mean, of all labels revealed so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streams.core.state_dict import State
 
 
 class Prior(Learner):
-    """Predicts class frequencies (the lower class code wins ties), or the mean."""
+    """Predict class frequencies, or the mean. The lower class code wins ties."""
 
     kind = "prior"
     per_event = True
@@ -42,7 +42,7 @@ class Prior(Learner):
             counts[: len(self._counts)] += self._counts
             self._counts = counts
             return
-        for y in batch.y.tolist():  # one by one: rounding must not tell how they were cut
+        for y in batch.y.tolist():  # one by one: rounding must not depend on batch cuts
             self._targets += 1
             self._mean += (y - self._mean) / self._targets
 

@@ -1,4 +1,4 @@
-"""Any strategy of Avalanche as a learner: each micro-batch of revealed labels is an experience."""
+"""Avalanche strategies as learners: each micro-batch of revealed labels is an experience."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import importlib
 import inspect
 import io
 import math
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,16 +32,16 @@ from streams.integrations.avalanche_library import OwnRandom, import_avalanche
 
 ImportPath = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
 
-_TIDY_EVERY = 64
-"""Micro-batches between two clearings of the memories."""
+_COMPACT_EVERY = 64
+"""Micro-batches between two compactions of the replay memories."""
 
 
 class ModuleConfig(Settings):
     """A ``torch.nn.Module`` by import path, called with ``args``.
 
-    It maps (n, *shape) float32 to one output for each class. A constructor that takes
-    ``num_classes``, ``input_size`` or ``shape`` is told how many classes there are, how many
-    numbers are in a row, or its shape.
+    It maps (n, *shape) float32 to one output for each class. A constructor with a parameter
+    ``num_classes``, ``input_size`` or ``shape`` gets the number of classes, the numbers in a row,
+    or the shape of a row.
     """
 
     kind: ImportPath = "avalanche.models:SimpleMLP"
@@ -52,13 +54,13 @@ class AvalancheConfig(LearnerConfig):
     Attributes:
         strategy: import path of a strategy (``avalanche.training:Naive``) that takes a model, an
             optimizer and a criterion.
-        args: its other arguments. ``{module:Name: {...}}`` in their place makes an object: a
-            plugin, or the storage policy of one.
+        args: its other arguments. ``{module:Name: {...}}`` makes an object, such as a plugin or
+            its storage policy.
         model: the network.
-        optimizer: how its weights move.
-        train_mb_size: rows of the micro-batch in a gradient step.
+        optimizer: the optimizer of its weights.
+        train_mb_size: rows in a gradient step.
         epochs: passes over each micro-batch.
-        outputs: classes that there may be; needed only where the stream states none beforehand.
+        outputs: the most classes; needed only where the stream states none.
         scale: whether inputs are scaled by the mean and variance of all events seen.
     """
 
@@ -73,15 +75,15 @@ class AvalancheConfig(LearnerConfig):
 
 
 class AvalancheLearner(Learner):
-    """An Avalanche strategy in the loop.
+    """Run an Avalanche strategy in the training loop.
 
-    A strategy is made for experiences that are whole tasks; here one is what has just been
-    revealed, as in an online split. What it does at the end of an experience it does after each
-    micro-batch: methods that weigh or keep something for each task (EWC, GEM) mean something else
-    then, and grow. So would a memory that is balanced over experiences, as that of ``Replay``: in
-    its place comes a reservoir of the same size.
+    A strategy expects experiences that are whole tasks. Here an experience is a micro-batch of
+    revealed labels, as in an online split, and its end comes after each micro-batch. Methods that
+    keep something for each task (EWC, GEM) then differ from their papers, and grow. A memory that
+    is balanced over experiences, such as that of ``Replay``, would grow too: a reservoir of the
+    same size replaces it.
 
-    Its state is a pickle of the strategy, with the generators that it draws from.
+    The state is a pickle of the strategy and of its random generators.
     """
 
     kind = "avalanche"
@@ -136,20 +138,20 @@ class AvalancheLearner(Learner):
     def learn(self, batch: Batch) -> None:
         assert batch.y is not None
         x = self.inputs.tensor(self.inputs.rows(batch.x))
-        experience = _experience(_dataset(_Rows(x, batch.y.tolist())), self.version)
+        experience = _experience(_dataset(_LabelledRows(x, batch.y.tolist())), self.version)
         with self._within():
             self.strategy.train(experience, eval_streams=[])
         self.strategy.model.eval()
-        if self.version % _TIDY_EVERY == 0:
+        if self.version % _COMPACT_EVERY == 0:
             for memory in _reservoirs(self.strategy):
-                _tidy(memory)
+                _compact(memory)
         if not self.version:
-            self._pickled()  # one that cannot be kept is to fail here, not at a checkpoint
+            self._pickled()  # a strategy that cannot be saved must fail here, not at a checkpoint
 
     def verify(self) -> None:
         if not all(bool(torch.isfinite(p).all()) for p in self.strategy.model.parameters()):
             raise LearnerError(
-                "learner: the weights are not finite any more, the training has diverged: lower "
+                "learner: the weights are no longer finite, the training has diverged: lower "
                 "learner.optimizer.lr (in a new run: the settings are part of the state)"
             )
 
@@ -161,11 +163,13 @@ class AvalancheLearner(Learner):
         }
 
     def load(self, state: State) -> None:
-        """Reads a pickle: only ever from a checkpoint of our own whose checksum was verified."""
+        """Load a pickle. Use it only for checkpoints of one's own with a verified checksum."""
         self.load_common(state)
         self.inputs.load(state["inputs"])
         pickled = io.BytesIO(state["opaque"].tobytes())
-        self.strategy, self._random.state = torch.load(pickled, weights_only=False)
+        self.strategy, self._random.state = torch.load(
+            pickled, weights_only=False, pickle_module=_PICKLE
+        )
 
     def servable(self) -> State:
         return {
@@ -182,7 +186,7 @@ class AvalancheLearner(Learner):
         self.inputs.load(state["inputs"])
         models.load_module(self.strategy.model, state["net"])
 
-    def _limit(self, classes: int) -> None:
+    def _check_class_count(self, classes: int) -> None:
         if self.outputs and classes > self.outputs:
             raise LearnerError(
                 f"learner.outputs: the network has {self.outputs} outputs, and the stream has "
@@ -191,16 +195,17 @@ class AvalancheLearner(Learner):
 
     @contextmanager
     def _within(self) -> Iterator[None]:
-        # Avalanche warns at each step of what its own next version will change. It sets the filter
-        # for that just before, so that one of ours does not do: what is recorded is not shown.
+        """Run the block with the learner's own generators, and without Avalanche's warnings."""
+        # Avalanche warns at each step of changes in its next version. It sets a filter just before,
+        # which overrides ours, so warnings are recorded instead.
         with self._random.within(), warnings.catch_warnings(record=True):
             warnings.simplefilter("ignore")
             yield
 
     def _model(self) -> nn.Module:
         config, shape = self.config.model, self.inputs.shape
-        told = {"num_classes": self.outputs, "input_size": math.prod(shape), "shape": shape}
-        model = _make("learner.model", config.kind, config.args, told)
+        offered = {"num_classes": self.outputs, "input_size": math.prod(shape), "shape": shape}
+        model = _make("learner.model", config.kind, config.args, offered)
         if not isinstance(model, nn.Module):
             raise LearnerError(
                 f"learner.model: {config.kind} gives {type(model).__name__}, not a torch.nn.Module"
@@ -208,7 +213,7 @@ class AvalancheLearner(Learner):
         try:
             with torch.no_grad():
                 out = model.eval()(torch.zeros(2, *shape))
-        except Exception as error:  # whatever a user's module may raise
+        except Exception as error:  # a user's module may raise anything
             raise LearnerError(
                 f"learner.model: {config.kind} cannot take rows {shape}: {one_line(error)}"
             ) from error
@@ -223,7 +228,7 @@ class AvalancheLearner(Learner):
     def _strategy(self, model: nn.Module) -> Any:
         config = self.config
         library = importlib.import_module("avalanche.training")
-        told = {
+        offered = {
             "model": model,
             "optimizer": _optimizer(config.optimizer, model),
             "criterion": nn.CrossEntropyLoss(),
@@ -231,7 +236,7 @@ class AvalancheLearner(Learner):
             "train_epochs": config.epochs,
             "evaluator": library.plugins.EvaluationPlugin(),
         }
-        strategy = _make("learner.strategy", config.strategy, config.args, told)
+        strategy = _make("learner.strategy", config.strategy, config.args, offered)
         if not isinstance(strategy, library.templates.BaseTemplate):
             raise LearnerError(
                 f"learner.strategy: {config.strategy} gives {type(strategy).__name__}, which is no "
@@ -240,17 +245,17 @@ class AvalancheLearner(Learner):
         return strategy
 
     def _pickled(self) -> bytes:
-        kept = io.BytesIO()
+        pickled = io.BytesIO()
         try:
-            torch.save((self.strategy, self._random.state), kept)
-        except Exception as error:  # whatever the objects within may raise
+            torch.save((self.strategy, self._random.state), pickled)
+        except Exception as error:  # the objects of a strategy may raise anything
             raise LearnerError(
                 f"learner.strategy: {self.config.strategy} cannot be saved: {one_line(error)}"
             ) from error
-        return kept.getvalue()
+        return pickled.getvalue()
 
 
-class _Rows(torch.utils.data.Dataset[tuple[Tensor, int]]):
+class _LabelledRows(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Rows (n, *shape) and their class codes."""
 
     def __init__(self, x: Tensor, targets: list[int]) -> None:
@@ -264,8 +269,22 @@ class _Rows(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return self.x[row], self.targets[row]
 
 
-def _dataset(rows: _Rows) -> Any:
-    """Rows as a data set of Avalanche. All are of task 0: some strategies ask for it."""
+_FORMER_NAMES = (("learners.avalanche", "_Rows"), ("learners.integrations.avalanche", "_Rows"))
+"""Module and name of ``_LabelledRows`` in the pickles of earlier versions."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _FORMER_NAMES:
+            return _LabelledRows
+        return super().find_class(module, name)
+
+
+_PICKLE = SimpleNamespace(**{**vars(pickle), "__name__": "pickle", "Unpickler": _Unpickler})
+
+
+def _dataset(rows: _LabelledRows) -> Any:
+    """Return rows as a data set of Avalanche, all of task 0: some strategies need a task."""
     library = importlib.import_module("avalanche.benchmarks.utils")
     attributes = [
         library.DataAttribute(rows.targets, "targets"),
@@ -275,7 +294,7 @@ def _dataset(rows: _Rows) -> Any:
 
 
 def _experience(dataset: Any, number: int) -> Any:
-    """The ``number``-th experience, cut from one that nobody knows."""
+    """Return the ``number``-th experience, without an experience that it was split from."""
     library = importlib.import_module("avalanche.benchmarks")
     experience = library.OnlineCLExperience(dataset=dataset, origin_experience=None)
     experience.current_experience = number
@@ -283,7 +302,7 @@ def _experience(dataset: Any, number: int) -> Any:
 
 
 def _memories(strategy: Any) -> Iterator[tuple[Any, Any]]:
-    """The storage policies of a strategy and of its plugins, each with who has it."""
+    """Yield the storage policies of a strategy and of its plugins, each with its owner."""
     library = importlib.import_module("avalanche.training.storage_policy")
     for owner in (strategy, *strategy.plugins):
         policy = getattr(owner, "storage_policy", None)
@@ -292,6 +311,7 @@ def _memories(strategy: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _use_reservoirs(strategy: Any) -> None:
+    """Replace memories that are balanced over experiences by reservoirs of the same size."""
     library = importlib.import_module("avalanche.training.storage_policy")
     for owner, policy in _memories(strategy):
         if isinstance(policy, library.ExperienceBalancedBuffer):
@@ -299,6 +319,7 @@ def _use_reservoirs(strategy: Any) -> None:
 
 
 def _reservoirs(strategy: Any) -> Iterator[Any]:
+    """Yield the reservoirs of a strategy that hold rows."""
     library = importlib.import_module("avalanche.training.storage_policy")
     for _, policy in _memories(strategy):
         for part in (policy, *getattr(policy, "buffer_groups", {}).values()):
@@ -306,13 +327,15 @@ def _reservoirs(strategy: Any) -> Iterator[Any]:
                 yield part
 
 
-def _tidy(memory: Any) -> None:
-    """Keeps the rows of a reservoir alone. Avalanche keeps the whole of each data set that a row
-    ever came from, and that would be all of the stream."""
+def _compact(memory: Any) -> None:
+    """Reduce a reservoir to its rows.
+
+    Avalanche keeps each data set whole from which a row came. Here that would be the whole stream.
+    """
     samples = [memory.buffer[row] for row in range(len(memory.buffer))]
-    if all(len(sample) == 3 for sample in samples):  # some keep more of a row than is given here
+    if all(len(sample) == 3 for sample in samples):  # some strategies store more of a row
         x = torch.stack([sample[0] for sample in samples])
-        memory.buffer = _dataset(_Rows(x, [int(sample[1]) for sample in samples]))
+        memory.buffer = _dataset(_LabelledRows(x, [int(sample[1]) for sample in samples]))
 
 
 def _optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -320,30 +343,35 @@ def _optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimiz
     return make(model.parameters(), **config.model_dump(exclude={"kind"}))
 
 
-def _make(where: str, path: str, args: dict[str, Any], told: dict[str, Any]) -> Any:
-    """Calls what is at an import path with ``args``, and with what it names of ``told``, or all of
-    it where it passes on what it does not name. A module that seems to, as any without a
-    constructor of its own does, takes nothing of the kind."""
+def _make(where: str, path: str, args: dict[str, Any], offered: dict[str, Any]) -> Any:
+    """Call the object at an import path with ``args``, and with those of ``offered`` that it takes.
+
+    An object with ``**kwargs`` takes all of ``offered``. A torch module does not: its inherited
+    constructor has ``**kwargs`` but accepts nothing.
+
+    Raises:
+        LearnerError: the call fails. ``where`` is the setting that the message names.
+    """
     try:
         make: Callable[..., Any] = load_object(path)
         named = {name: _value(where, value) for name, value in args.items()}
         takes = inspect.signature(make).parameters
         passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
         if not passes_on or (inspect.isclass(make) and issubclass(make, nn.Module)):
-            told = {name: value for name, value in told.items() if name in takes}
-        return make(**{**told, **named})
+            offered = {name: value for name, value in offered.items() if name in takes}
+        return make(**{**offered, **named})
     except LearnerError:
         raise
     except UnknownKindError as error:
         raise LearnerError(f"{where}: {error}") from None
-    except (Exception, SystemExit) as error:  # whatever a constructor may raise
+    except (Exception, SystemExit) as error:  # a constructor may raise anything
         raise LearnerError(
             f"{where}: {path} cannot be made: {type(error).__name__}: {one_line(error)}"
         ) from error
 
 
 def _value(where: str, value: Any) -> Any:
-    """An argument: an object where it is written as ``{module:Name: {...}}``, or as it stands."""
+    """Return an argument: an object if it is written as ``{module:Name: {...}}``, else itself."""
     if isinstance(value, list):
         return [_value(where, item) for item in value]
     if isinstance(value, dict) and len(value) == 1 and ":" in (path := str(next(iter(value)))):

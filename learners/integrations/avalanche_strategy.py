@@ -1,4 +1,4 @@
-"""A learner of ours as a strategy of Avalanche, for its training loop and its metrics."""
+"""Learners as Avalanche strategies, for its training loop and its metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streams.integrations.avalanche_library import import_avalanche
 from streams.operators.label_join import Revealed
 
 _LEAST = 1e-7
-"""The least probability that is told: the loss of a certain and wrong prediction stays finite."""
+"""The least probability: the loss of a certain and wrong prediction stays finite."""
 
 
 def as_strategy(
@@ -33,23 +33,23 @@ def as_strategy(
     eval_mb_size: int = 256,
     **settings: Any,
 ) -> Any:
-    """A strategy of Avalanche that learns and predicts with ``learner``.
+    """Return an Avalanche strategy that learns and predicts with ``learner``.
 
-    ``train`` feeds an experience in micro-batches, each predicted first and its labels revealed at
-    once; metrics of training see those predictions. ``eval`` predicts. ``mb_output`` is (n, c + 1)
-    log-probabilities by label, c the largest label and one; the last column is the likeliest where
-    the learner cannot say.
+    ``train`` learns an experience in micro-batches. Each is predicted first, then its labels are
+    revealed. Training metrics see those predictions. ``eval`` predicts. ``mb_output`` is (n, c + 1)
+    log-probabilities by label, where c is the largest label plus one. The last column is the
+    likeliest in a row without a prediction.
 
     Args:
         learner: a learner, or its settings as in a job (``{"kind": "replay", ...}``).
-        benchmark: what the settings are for: its training stream tells the features and classes.
+        benchmark: the benchmark for the settings. Its training stream gives features and classes.
         seed: of a learner that is made here.
         train_mb_size: events in a micro-batch.
         eval_mb_size: events predicted at a time.
-        settings: others of ``SupervisedTemplate``: ``evaluator``, ``plugins``, ``train_epochs``.
+        settings: of ``SupervisedTemplate``, such as ``evaluator`` or ``plugins``.
 
     Raises:
-        LearnerError: the learner's classes are not stated, or are no labels of Avalanche.
+        LearnerError: the classes of the learner are not stated, or are not labels of Avalanche.
         StreamError: Avalanche is not installed, or its benchmark cannot be read.
     """
     import_avalanche()
@@ -58,7 +58,7 @@ def as_strategy(
             raise LearnerError("as_strategy: settings of a learner need a benchmark to be made for")
         cls = find(learners.KINDS, Learner, str(learner["kind"]))  # type: ignore[type-abstract]
         learner = cls(cls.Config.model_validate(learner), schema_of(benchmark.streams), seed)
-    model = _Said(learner)
+    model = _LearnerModule(learner)
     return _strategy_class()(
         model=model,
         optimizer=None,
@@ -68,8 +68,8 @@ def as_strategy(
     )
 
 
-class _Said(nn.Module):
-    """What a learner says of (n, ...) events, as (n, c + 1) log-probabilities."""
+class _LearnerModule(nn.Module):
+    """A learner as a module: (n, ...) events to (n, c + 1) log-probabilities."""
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()
@@ -86,20 +86,20 @@ class _Said(nn.Module):
         self._events = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._told(self.learner.predict(self._batch(x)))
+        return self._log_probabilities(self.learner.predict(self._batch(x)))
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """What is said of (n, ...) events with labels (n,) before they are learned."""
+        """Return the predictions for (n, ...) events, then learn their labels (n,)."""
         batch = self._batch(x)
         n = len(batch)
         labels = y.cpu().numpy()
-        strange = labels[~np.isin(labels, self.labels)]
-        if len(strange):
-            raise LearnerError(f"as_strategy: label {strange[0]} is none of the stated classes")
+        unknown = labels[~np.isin(labels, self.labels)]
+        if len(unknown):
+            raise LearnerError(f"as_strategy: label {unknown[0]} is none of the stated classes")
         revealed = Revealed(replace(batch, y=self._codes[labels]), np.arange(1, n + 1))
-        said = self.learner.step(batch, revealed)
+        prediction = self.learner.step(batch, revealed)
         self._events += n
-        return self._told(said)
+        return self._log_probabilities(prediction)
 
     def _batch(self, x: Tensor) -> Batch:
         n = len(x)
@@ -111,30 +111,30 @@ class _Said(nn.Module):
         classes = self.learner.schema.classes
         return Batch(offset, offset * 1.0, values, partition, offset, classes=classes)
 
-    def _told(self, said: Prediction) -> Tensor:
-        n = len(said)
-        told = np.full((n, len(self._codes) + 1), _LEAST)
-        proba = said.proba
+    def _log_probabilities(self, prediction: Prediction) -> Tensor:
+        n = len(prediction)
+        by_label = np.full((n, len(self._codes) + 1), _LEAST)
+        proba = prediction.proba
         if proba is None:
             proba = np.zeros((n, len(self.labels)))
-            sure = np.flatnonzero(said.value >= 0)
-            proba[sure, said.value[sure]] = 1
+            predicted = np.flatnonzero(prediction.value >= 0)
+            proba[predicted, prediction.value[predicted]] = 1
         width = min(proba.shape[1], len(self.labels))
-        told[:, self.labels[:width]] = np.maximum(proba[:, :width], _LEAST)
-        told[said.value < 0, -1] = 1
-        return torch.from_numpy(np.log(told))
+        by_label[:, self.labels[:width]] = np.maximum(proba[:, :width], _LEAST)
+        by_label[prediction.value < 0, -1] = 1
+        return torch.from_numpy(np.log(by_label))
 
 
 @cache
 def _strategy_class() -> type[Any]:
-    """Made when it is first wanted, as its base class takes seconds to import."""
+    """Return the strategy class. It is made on first use: its base takes seconds to import."""
     templates = importlib.import_module("avalanche.training.templates")
 
     class EverlearnStrategy(templates.SupervisedTemplate):  # type: ignore[misc,name-defined]
-        """Avalanche's loop with ``learner.step`` where it has forward, backward and update."""
+        """Avalanche's loop with ``learner.step`` in place of forward, backward and update."""
 
         def training_epoch(self, **kwargs: Any) -> None:
-            for self.mbatch in self.dataloader:  # noqa: B020 (as in the loop that it replaces)
+            for self.mbatch in self.dataloader:  # noqa: B020 (as in the loop that this overrides)
                 if self._stop_training:
                     break
                 self._unpack_minibatch()
@@ -146,7 +146,7 @@ def _strategy_class() -> type[Any]:
                 self._after_training_iteration(**kwargs)
 
         def check_model_and_optimizer(self, **kwargs: Any) -> None:
-            """The learner adapts and optimizes itself."""
+            """Do nothing: the learner adapts and optimizes itself."""
 
         def model_adaptation(self, model: Any = None) -> Any:
             return model or self.model

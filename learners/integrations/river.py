@@ -1,4 +1,4 @@
-"""Any classifier or regressor of river, event by event."""
+"""River classifiers and regressors as learners, event by event."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class RiverConfig(LearnerConfig):
     ``model`` names an estimator (``tree.HoeffdingTreeClassifier``), an estimator with parameters
     (``{linear_model.LogisticRegression: {l2: 0.01}}``), a list of them (a pipeline), or the import
     path of a function that builds one (``my_models:build``). A parameter may be an estimator or an
-    optimizer written the same way, or a list of them; where a pipeline is wanted as a parameter,
-    write ``{compose.Pipeline: [...]}``.
+    optimizer in the same notation, or a list of them. For a pipeline as a parameter write
+    ``{compose.Pipeline: [...]}``.
     """
 
     model: Spec
 
 
 class RiverLearner(Learner):
-    """A river estimator in the loop, exactly as ``river.evaluate.progressive_val_score`` runs it.
+    """Run a river estimator exactly as ``river.evaluate.progressive_val_score`` does.
 
-    A classifier of two classes (one that river does not call multiclass) learns ``True`` for one
-    and ``False`` for the other: the class ``True`` or ``1`` where the first is called so, else the
-    second. State ``classes`` under the label to choose the order. The others learn the class names.
-    Its state is a pickle of the estimator.
+    A classifier that river does not call multiclass learns ``True`` for one class and ``False`` for
+    the other. The first class is ``True`` if its name is ``True`` or ``1``, otherwise the second
+    is. State ``classes`` under the label to choose the order. A multiclass classifier learns the
+    class names. The state is a pickle of the estimator.
     """
 
     kind = "river"
@@ -74,14 +74,14 @@ class RiverLearner(Learner):
             raise LearnerError(f"learner 'river' takes numbers and texts, not feature {unfit[0]!r}")
         try:
             pickle.dumps(self.model, protocol=5)
-        except Exception as error:  # whatever the objects within may raise
+        except Exception as error:  # the objects of a model may raise anything
             raise LearnerError(
                 f"learner.model: {name} cannot be saved: {one_line(error)}"
             ) from error
         self.binary = schema.task == "classification" and not self.model._multiclass
         if self.binary and len(schema.classes) > 2:
-            raise self._third(schema.classes)
-        # Where a class is predicted as the likeliest one, one call gives both.
+            raise self._third_class_error(schema.classes)
+        # If the model predicts the likeliest class, one call gives class and probabilities.
         self._by_proba = (
             schema.task == "classification"
             and type(last).predict_one is base.Classifier.predict_one
@@ -99,16 +99,16 @@ class RiverLearner(Learner):
         return {"kind": cls.kind, "model": ["preprocessing.StandardScaler", model]}
 
     def predict(self, batch: Batch) -> Prediction:
-        return self._prediction(batch, [self._ask(x) for x in self._events(batch.x)])
+        return self._prediction(batch, [self._predict_one(x) for x in self._events(batch.x)])
 
     def learn(self, batch: Batch) -> None:
         for x, y in zip(self._events(batch.x), self._labels(batch), strict=True):
             self.model.learn_one(x, y)
 
     def step(self, batch: Batch, revealed: Revealed) -> Prediction:
-        """Reveals each label just before the event that it comes before, as river does."""
-        questions = self._events(batch.x)
-        answers: list[Any] = []
+        """Learn each label just before the event that it precedes, as river does."""
+        events = self._events(batch.x)
+        outputs: list[Any] = []
         if len(revealed):
             assert revealed.batch.y is not None
             self._register_classes(revealed.batch.y, revealed.batch.classes)
@@ -120,16 +120,20 @@ class RiverLearner(Learner):
                 strict=True,
             )
             for before, x, y in known:
-                while len(answers) < before:
-                    answers.append(self._ask(questions[len(answers)]))
+                while len(outputs) < before:
+                    outputs.append(self._predict_one(events[len(outputs)]))
                 self.model.learn_one(x, y)
-        while len(answers) < len(questions):
-            answers.append(self._ask(questions[len(answers)]))
+        while len(outputs) < len(events):
+            outputs.append(self._predict_one(events[len(outputs)]))
         self._correct(revealed)
-        return self._prediction(batch, answers)
+        return self._prediction(batch, outputs)
 
     def _try_texts(self) -> None:
-        """Many models take numbers alone, and would say so only in the middle of a stream."""
+        """Try the model on a text: many take only numbers, and would fail later in the stream.
+
+        Raises:
+            LearnerError: the stream has texts, and the model does not take them.
+        """
         kinds = {feature.name: feature.kind for feature in self.schema.features}
         if {"categorical", "text"}.isdisjoint(kinds.values()):
             return
@@ -138,7 +142,7 @@ class RiverLearner(Learner):
         try:
             model.predict_one(event)
             model.learn_one(event, y)
-        except Exception as error:  # whatever a model may raise
+        except Exception as error:  # a model may raise anything
             texts = [name for name, kind in kinds.items() if kind != "numeric"]
             raise LearnerError(
                 f"learner.model: it takes no texts, as of feature {texts[0]!r} "
@@ -147,12 +151,13 @@ class RiverLearner(Learner):
                 "feature_extraction.BagOfWords before it"
             ) from error
 
-    def _ask(self, x: dict[str, Any]) -> Any:
+    def _predict_one(self, x: dict[str, Any]) -> Any:
+        """Return the output of the model: probabilities by class, a class or a number."""
         return self.model.predict_proba_one(x) if self._by_proba else self.model.predict_one(x)
 
-    def _prediction(self, batch: Batch, answers: list[Any]) -> Prediction:
+    def _prediction(self, batch: Batch, outputs: list[Any]) -> Prediction:
         if self.schema.task == "regression":
-            value = np.array([np.nan if a is None else a for a in answers], np.float64)
+            value = np.array([np.nan if out is None else out for out in outputs], np.float64)
             return Prediction(batch.ids, "regression", value, None, (), self.version)
         codes: dict[ClassName, int] = {name: code for code, name in enumerate(self.classes)}
         if self.binary:
@@ -160,15 +165,16 @@ class RiverLearner(Learner):
             codes = {True: true, False: 1 - true}
         proba: Array | None = None
         if self._by_proba:
-            proba = np.zeros((len(answers), len(codes)))
-            for row, answer in enumerate(answers):
-                for name, share in answer.items():
+            proba = np.zeros((len(outputs), len(codes)))
+            for row, by_class in enumerate(outputs):
+                for name, share in by_class.items():
                     proba[row, codes[name]] = share
-            answers = [max(a, key=a.get) if a else None for a in answers]
-        value = np.array([-1 if a is None else codes.get(a, -1) for a in answers], np.int64)
+            outputs = [max(out, key=out.get) if out else None for out in outputs]
+        value = np.array([-1 if out is None else codes.get(out, -1) for out in outputs], np.int64)
         return Prediction(batch.ids, "classification", value, proba, self.classes, self.version)
 
     def _events(self, x: Features) -> list[dict[str, Any]]:
+        """Return one dict of features per event, as river takes them."""
         names = self._names
         if isinstance(x, np.ndarray):
             if x.ndim == 1:
@@ -180,6 +186,7 @@ class RiverLearner(Learner):
         return [dict(zip(x, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _labels(self, batch: Batch) -> list[Any]:
+        """Return the labels as the model learns them: targets, class names or booleans."""
         assert batch.y is not None
         y: list[Any] = batch.y.tolist()
         if self.schema.task == "regression":
@@ -187,16 +194,16 @@ class RiverLearner(Learner):
         if not self.binary:
             return [batch.classes[code] for code in y]
         if max(y) > 1:
-            raise self._third(batch.classes)
+            raise self._third_class_error(batch.classes)
         true = self._true(batch.classes)
         return [code == true for code in y]
 
     @staticmethod
     def _true(classes: tuple[ClassName, ...]) -> int:
-        """The code of the class that is learned as ``True``."""
+        """Return the code of the class that is learned as ``True``."""
         return 0 if classes and classes[0] in (True, 1) else 1
 
-    def _third(self, classes: tuple[ClassName, ...]) -> LearnerError:
+    def _third_class_error(self, classes: tuple[ClassName, ...]) -> LearnerError:
         return LearnerError(
             f"learner.model: {type(self.model).__name__} knows two classes, and the stream has a "
             f"third, {classes[2]!r}: wrap it in multiclass.OneVsRestClassifier"
@@ -209,16 +216,19 @@ class RiverLearner(Learner):
         }
 
     def load(self, state: State) -> None:
-        """Reads a pickle: only ever from a checkpoint of our own whose checksum was verified."""
+        """Load a pickle. Use it only for checkpoints of one's own with a verified checksum."""
         self.load_common(state)
         self.model = pickle.loads(state["opaque"].tobytes())
 
 
 def build(spec: Spec, seed: int) -> Any:
-    """The river object that a specification describes. Raises ``LearnerError``.
+    """Return the river object that a specification describes.
 
-    An estimator that takes a seed, and is given none, gets ``seed``, and so does every object that
-    it makes for itself: a run must come out the same.
+    An estimator that takes a seed and has none gets ``seed``, and so does every object that it
+    makes itself. Otherwise runs would differ.
+
+    Raises:
+        LearnerError: the object cannot be made, or cannot be seeded.
     """
     if isinstance(spec, list):
         if not spec:
@@ -252,7 +262,7 @@ def build(spec: Spec, seed: int) -> Any:
         named.setdefault("seed", seed)
     try:
         made = make(*args, **named)
-    except Exception as error:  # whatever a constructor may raise
+    except Exception as error:  # a constructor may raise anything
         raise LearnerError(
             f"learner.model: {path} cannot be made ({one_line(error)}). "
             f"It takes: {', '.join(accepted)}"
@@ -261,8 +271,11 @@ def build(spec: Spec, seed: int) -> Any:
 
 
 def _seeded(made: Any, seed: int, path: str, fresh: bool) -> Any:
-    """The object with ``seed`` wherever it, or one within, takes a seed and has none. It is made
-    anew for that where it is ``fresh``, and has nothing learned to lose."""
+    """Return the object with ``seed`` wherever it, or an object in it, takes a seed and has none.
+
+    Only a ``fresh`` object is cloned for that. Any other may have learned something, which a clone
+    would lose.
+    """
     from river import base
 
     unseeded: dict[str, Any] = {}
@@ -288,10 +301,10 @@ def _seeded(made: Any, seed: int, path: str, fresh: bool) -> Any:
 
 
 def _parameters(made: Any) -> dict[str, Any]:
-    """What an object was made with, or the steps of a pipeline, by name."""
-    for steps in ("steps", "transformers"):
-        if isinstance(found := getattr(made, steps, None), dict):
-            return found
+    """Return the parameters of an object, or the steps of a pipeline, by name."""
+    for attribute in ("steps", "transformers"):
+        if isinstance(parts := getattr(made, attribute, None), dict):
+            return parts
     try:
         names = list(inspect.signature(type(made)).parameters)
     except (TypeError, ValueError):
@@ -300,7 +313,7 @@ def _parameters(made: Any) -> dict[str, Any]:
 
 
 def _only(spec: dict[str, Any]) -> tuple[str, Any]:
-    """The path and the parameters in ``{path: parameters}``."""
+    """Return the path and the parameters in ``{path: parameters}``."""
     if len(spec) != 1:
         raise LearnerError(
             f"learner.model: one estimator and its parameters are wanted, not {list(spec)}"
@@ -314,7 +327,7 @@ def _only(spec: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _named(path: str) -> Any:
-    """The class at a dotted path inside river."""
+    """Return the class at a dotted path inside river. Raises ``LearnerError``."""
     import river
 
     module_name, _, name = path.rpartition(".")
@@ -325,20 +338,20 @@ def _named(path: str) -> Any:
         raise LearnerError(
             f"learner.model: river has no module {unknown(module_name, known)}"
         ) from None
-    except Exception as error:  # a module of river for which something else is missing
+    except Exception as error:  # a module of river with a missing dependency
         raise LearnerError(f"learner.model: river.{module_name}: {one_line(error)}") from error
-    found = getattr(module, name, None)
-    if not inspect.isclass(found):
+    cls = getattr(module, name, None)
+    if not inspect.isclass(cls):
         known = [n for n, value in vars(module).items() if inspect.isclass(value)]
         where = module.__name__
         if not module_name:
             known, where = [], "river itself, without a module as in linear_model.Perceptron,"
         raise LearnerError(f"learner.model: {where} has no class {unknown(name, known)}")
-    return found
+    return cls
 
 
 def _value(value: Any, seed: int) -> Any:
-    """A parameter: an estimator where it is written as one, a list of them, or as it stands."""
+    """Return a parameter: an estimator if it is written as one, a list of them, or itself."""
     if isinstance(value, list):
         return [_value(item, seed) for item in value]
     path = next(iter(value), None) if isinstance(value, dict) and len(value) == 1 else value

@@ -1,7 +1,7 @@
-"""Views: random variants of inputs, drawn anew each time that an event is presented.
+"""Augmentation: random views of inputs, drawn anew at each presentation of an event.
 
-A view is drawn for each row of a tensor, with no loop over rows, from a generator that the learner
-owns and keeps in its state. Nothing that is stored or predicted is ever changed.
+Views of all rows of a tensor are drawn at once, from a generator in the state of the learner.
+Stored and predicted events are never changed.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
-"""A random view of each of (n, *shape) inputs: a new tensor of that shape."""
+"""Return a random view of each of (n, *shape) inputs: a new tensor of that shape."""
 
-_LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look (Rec. 601)
+_LUMA = (0.299, 0.587, 0.114)  # brightness of red, green and blue (Rec. 601)
 
 
 class Image(Settings):
     """Views of images.
 
     Attributes:
-        flip: whether half of them are mirrored, left to right.
-        shift: the most pixels that they are moved by, each way; what comes in is black.
-        magnitude: how much else is done, from 0 to 1, in the manner of RandAugment (Cubuk et al.
-            2020) with every operation at once: rotated by up to 30 degrees, sheared and scaled by
-            up to 0.3, brightness, contrast and saturation times 1 to 1.9 or 0.1, all at 1.
+        flip: whether half of the images are mirrored, left to right.
+        shift: the most pixels by which an image is moved in each direction; the border is black.
+        magnitude: strength of all other operations, from 0 to 1, as in RandAugment (Cubuk et al.
+            2020) but with every operation at once. At 1, images are rotated by up to 30 degrees,
+            and sheared and scaled by up to 0.3; brightness, contrast and saturation are multiplied
+            by 0.1 to 1.9.
         erase: side of a square that is filled with the mean colour of the image, as a share of the
             shorter side (Cutout, DeVries and Taylor 2017).
     """
@@ -51,15 +52,15 @@ class Image(Settings):
     @model_validator(mode="after")
     def _does_something(self) -> Image:
         if not (self.flip or self.shift or self.magnitude or self.erase):
-            raise ValueError("nothing is done: set flip, shift, magnitude or erase")
+            raise ValueError("no operation is set: set flip, shift, magnitude or erase")
         return self
 
 
 class Jitter(Settings):
     """Views of vectors and of rows of a table.
 
-    Inputs that are scaled have a standard deviation of 1. Indicators of categories and bags of
-    words are changed as numbers are.
+    Scaled inputs have a standard deviation of 1. Indicators of categories and bags of words are
+    changed as numbers are.
 
     Attributes:
         noise: standard deviation of Gaussian noise on each number.
@@ -71,13 +72,15 @@ class Jitter(Settings):
     drop: float = Field(0.0, ge=0, lt=1)
 
 
-class Named(Settings):
+class NamedViews(Settings):
     """Views that suit the kind of input.
 
-    ``weak``: images are moved by up to an eighth of the shorter side, and mirrored if they have
-    three channels (digits and letters would not stay what they are); other rows get noise of 0.05.
-    ``strong``: besides, magnitude 0.5 and a quarter of the side erased; noise of 0.1, and a tenth
-    dropped.
+    ``weak``: images are moved by up to an eighth of the shorter side. They are mirrored if they
+    have three channels; mirrored digits and letters would change their meaning. Other rows get
+    noise of 0.05.
+
+    ``strong``: images get magnitude 0.5 and an erased quarter of the side in addition. Other rows
+    get noise of 0.1, and a tenth of their numbers is dropped.
     """
 
     kind: Literal["weak", "strong"]
@@ -92,8 +95,8 @@ def _which(given: Any) -> str:
 
 
 AugmentConfig = Annotated[
-    Annotated[Named, Tag("weak")]
-    | Annotated[Named, Tag("strong")]
+    Annotated[NamedViews, Tag("weak")]
+    | Annotated[NamedViews, Tag("strong")]
     | Annotated[Image, Tag("image")]
     | Annotated[Jitter, Tag("jitter")],
     Discriminator(_which),
@@ -103,23 +106,23 @@ AugmentConfig = Annotated[
 
 
 def augmentation(
-    config: Named | Image | Jitter,
+    config: NamedViews | Image | Jitter,
     shape: tuple[int, ...],
     image: bool,
     device: str = "cpu",
 ) -> Augmentation:
-    """What draws views of inputs of this shape.
+    """Return a function that draws views of inputs of this shape.
 
     Args:
-        config: as a job has it.
+        config: settings of a job.
         shape: of one input; (channels, height, width) of an image.
         image: whether inputs are images, with values from 0 to 1.
-        device: where they lie.
+        device: of the inputs.
 
     Raises:
-        ValueError: settings that do not fit such inputs.
+        ValueError: the settings do not fit such inputs.
     """
-    if isinstance(config, Named):
+    if isinstance(config, NamedViews):
         config = _image(config.kind, shape) if image else _JITTER[config.kind]
     if isinstance(config, Jitter):
         if image:
@@ -165,9 +168,9 @@ class _Images:
         grey = _LUMA if channels == 3 else (1 / channels,) * channels
         self._grey = torch.tensor(grey, device=device)
         self._as_is = torch.eye(channels, device=device)
-        whole = torch.eye(2, 3)[None], [1, *shape]
-        grid = F.affine_grid(*whole, align_corners=False).view(-1, 2)
-        # (pixels, 3): where each pixel is, in the coordinates of grid_sample, and 1.
+        identity = torch.eye(2, 3)[None], [1, *shape]
+        grid = F.affine_grid(*identity, align_corners=False).view(-1, 2)
+        # (pixels, 3): the position of each pixel in the coordinates of grid_sample, and 1.
         self._pixels = torch.cat([grid, torch.ones(len(grid), 1)], 1).to(device)
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
@@ -184,7 +187,7 @@ class _Images:
         return self._erased(x, rng.random((2, n))) if self._side else x
 
     def _moved(self, x: Tensor, flip: Flags, down: Ints, right: Ints) -> Tensor:
-        """Mirrored, then moved by whole pixels: no value is interpolated."""
+        """Mirror images, then move them by whole pixels, without interpolation."""
         reach = self._config.shift
         row = np.arange(reach, reach + self._height) - down[:, None]
         column = np.arange(reach, reach + self._width) - right[:, None]
@@ -196,18 +199,18 @@ class _Images:
         return bordered.gather(2, index.expand(-1, x.shape[1], -1)).view_as(x)
 
     def _warped(self, x: Tensor, flip: Flags, down: Ints, right: Ints, by: Floats) -> Tensor:
-        """Mirrored, turned, sheared, scaled and moved, all in one: interpolated only once."""
+        """Mirror, rotate, shear, scale and move images in one map, interpolated once."""
         by = by * self._config.magnitude
         angle, shear, scale = math.radians(30) * by[0], 0.3 * by[1], 1 + 0.3 * by[2]
         theta = affine(flip, angle, shear, scale, down, right, (self._height, self._width))
         maps = torch.from_numpy(theta).view(-1, 3).to(x.device)
-        # One product for all images: ten times as fast as one for each.
-        comes_from = (self._pixels @ maps.mT).view(-1, len(x), 2).transpose(0, 1)
-        grid = comes_from.reshape(len(x), self._height, self._width, 2)
+        # One product for all images is ten times as fast as one for each.
+        sources = (self._pixels @ maps.mT).view(-1, len(x), 2).transpose(0, 1)
+        grid = sources.reshape(len(x), self._height, self._width, 2)
         return F.grid_sample(x, grid, align_corners=False)
 
     def _coloured(self, x: Tensor, by: Floats) -> Tensor:
-        """Saturation, contrast and brightness as one linear map of the channels of each image."""
+        """Change saturation, contrast and brightness by one linear map of each image's channels."""
         factors = 1 + 0.9 * self._config.magnitude * by[:, :, None, None]
         brightness, contrast, saturation = torch.from_numpy(factors.astype(np.float32)).to(x.device)
         pixels = x.flatten(2)
@@ -217,6 +220,7 @@ class _Images:
         return out.clamp_(0, 1).view_as(x)
 
     def _erased(self, x: Tensor, at: Floats) -> Tensor:
+        """Fill one square of each image with its mean colour, at positions ``at`` (2, n)."""
         side = self._side
         room = np.array([[self._height], [self._width]]) - side + 1
         top, left = (at * room).astype(np.int64)[:, :, None]
@@ -235,20 +239,28 @@ def affine(
     right: Ints,
     size: tuple[int, int],
 ) -> NDArray[np.float32]:
-    """(n, 2, 3) maps, as ``grid_sample`` wants them, that give n images of ``size`` (height, width)
-    mirrored, then sheared, scaled, turned clockwise by ``angle`` (in radians) about the centre, and
-    moved by ``down`` and ``right`` pixels.
+    """Return the maps (n, 2, 3) float32 of n images for ``grid_sample``.
 
-    A map goes from where a pixel is to where it comes from, so it undoes these, the last one first.
+    Images are mirrored, then sheared, scaled, rotated and moved. A map goes from the position of a
+    pixel to its source, so it undoes these in reverse order.
+
+    Args:
+        flip: (n,) whether an image is mirrored, left to right.
+        angle: (n,) clockwise about the centre, in radians.
+        shear: (n,) as a share.
+        scale: (n,) as a factor.
+        down: (n,) pixels.
+        right: (n,) pixels.
+        size: height and width of the images, in pixels.
     """
     height, width = size
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     side = np.where(flip, -1, 1)
-    # From (x, y) in pixels from the centre: turned back and scaled back, then sheared back.
+    # From (x, y) in pixels from the centre: undo rotation and scale, then shear.
     y_of_x, y_of_y = -sin, cos
     x_of_x, x_of_y = side * (cos + shear * sin), side * (sin - shear * cos)
     theta = np.empty((len(flip), 2, 3), np.float32)
-    # The coordinates of grid_sample go from -1 to 1 across the image, whatever its sides.
+    # The coordinates of grid_sample go from -1 to 1 across the image, at any size.
     theta[:, 0, 0], theta[:, 0, 1] = x_of_x, x_of_y * height / width
     theta[:, 1, 0], theta[:, 1, 1] = y_of_x * width / height, y_of_y
     theta[:, 0, 2] = -(x_of_x * right + x_of_y * down) * 2 / width

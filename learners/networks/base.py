@@ -1,4 +1,4 @@
-"""What learners that train one network share: inputs, predictions, growth, state."""
+"""The base of learners that train one network: inputs, predictions, growth, state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NetworkConfig(LearnerConfig):
 
     Attributes:
         model: the network.
-        optimizer: how its weights move.
+        optimizer: the optimizer of its weights.
         steps: gradient steps for each micro-batch of revealed labels.
         scale: whether inputs are scaled by the mean and variance of all events seen.
     """
@@ -41,10 +41,25 @@ class NetworkConfig(LearnerConfig):
 
 
 class NetworkLearner(Learner):
-    """Predicts with one network over scaled inputs; a subclass says how it learns.
+    """Predict with one network over scaled inputs. A subclass defines how it learns.
 
-    Classification by cross-entropy over the classes known so far, with a head that grows;
-    regression by squared error on targets scaled by their running mean and variance.
+    Classification uses cross-entropy over the classes known so far, with a head that grows.
+    Regression uses squared error on targets scaled by their running mean and variance.
+
+    Args:
+        config: settings.
+        schema: features and label of the stream.
+        seed: of the weights, and of what the network draws.
+        device: the torch device of the network.
+
+    Raises:
+        LearnerError: the network cannot be built for this stream, or the device cannot be used.
+
+    Attributes:
+        net: the network.
+        inputs: turns columns into tensors.
+        targets: running mean and variance of regression targets.
+        optimizer: moves the weights.
     """
 
     Config = NetworkConfig
@@ -67,8 +82,8 @@ class NetworkLearner(Learner):
                 self._rng = torch.get_rng_state()
         except ValueError as error:
             raise LearnerError(f"learner.model: {error}") from None
-        self.descent = FlatOptimizer(config.optimizer, self.net)
-        # A module of ours is the same in training and in use; one of a user's may not be.
+        self.optimizer = FlatOptimizer(config.optimizer, self.net)
+        # The modules of everlearn are the same in training and in prediction; a user's may not be.
         self._modal = not isinstance(config.model, models.Mlp | models.Conv)
 
     @classmethod
@@ -100,9 +115,9 @@ class NetworkLearner(Learner):
         return self.version * self.config.steps
 
     def verify(self) -> None:
-        if not self.descent.finite():
+        if not self.optimizer.finite():
             raise LearnerError(
-                "learner: the weights are not finite any more, the training has diverged: lower "
+                "learner: the weights are no longer finite, the training has diverged: lower "
                 "learner.optimizer.lr (in a new run: the settings are part of the state)"
             )
 
@@ -110,7 +125,7 @@ class NetworkLearner(Learner):
         self.inputs.observe(batch.x)
 
     def _observe(self, batch: Batch) -> None:
-        if self.inputs.observes:  # or to leave the probes out would be in vain
+        if self.inputs.observes:  # otherwise it would select rows for nothing
             super()._observe(batch)
 
     def _output(self, rows: Array) -> Tensor:
@@ -119,15 +134,18 @@ class NetworkLearner(Learner):
         return out
 
     def activations(self, batch: Batch) -> list[Array]:
-        """Outputs of the activation modules of the body, in the order in which they are called; of
-        a body that has none, its own output. Empty where nothing is hidden."""
+        """Return the outputs of the body's activation modules, in the order of their calls.
+
+        A body without activation modules gives its own output. A body without weights gives an
+        empty list.
+        """
         rows, body = self.inputs.rows(batch.x), self.net.body
         if not len(rows) or not any(True for _ in body.parameters()):
             return []
-        found: list[Array] = []
+        outputs: list[Array] = []
 
         def keep(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
-            found.append(models.array_of(out).copy())  # a later layer may write into it
+            outputs.append(models.array_of(out).copy())  # a later layer may write into it
 
         watched = [module for module in body.modules() if isinstance(module, _ACTIVATIONS)]
         hooks = [module.register_forward_hook(keep) for module in watched or (body,)]
@@ -137,36 +155,36 @@ class NetworkLearner(Learner):
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return outputs
 
     def weight_vector(self) -> Array:
-        return models.array_of(self.descent.weights)
+        return models.array_of(self.optimizer.weights)
 
     def tensor(self, rows: Array) -> Tensor:
-        """(n, *shape) rows as the network takes them: float32, scaled as of now."""
+        """Return rows (n, *shape) as the network takes them: float32, scaled as of now."""
         return self.inputs.tensor(rows).to(self.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, outputs) of the network on (n, *shape) inputs, as it is when it is trained."""
+        """Return (n, outputs) of the network in training mode on (n, *shape) inputs."""
         if self._modal:
-            self.net.train(len(x) > 1)  # a batch norm has no statistics of one row
+            self.net.train(len(x) > 1)  # batch norm has no statistics of one row
         out: Tensor = self.net(x)
         return out
 
     def error(self, out: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-        """Cross-entropy, or half the squared error, of (n, outputs)."""
+        """Return the cross-entropy, or half the squared error, of (n, outputs) for labels (n,)."""
         if self.schema.task == "regression":
             return 0.5 * F.mse_loss(out[:, 0], y, reduction=reduction)
         return F.cross_entropy(out, y, reduction=reduction)
 
     def loss(self, x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-        """The ``error`` of what ``forward`` gives."""
+        """Return the ``error`` of the outputs that ``forward`` returns."""
         return self.error(self.forward(x), y, reduction)
 
     def labels(self, y: Array) -> Tensor:
-        """Class codes as they are; targets scaled, and cut off, as inputs are."""
+        """Return class codes as they are, or targets scaled and clipped as inputs are: (n,)."""
         if self.schema.task == "classification":
-            writable = y if y.flags.writeable else y.copy()  # or torch warns
+            writable = y if y.flags.writeable else y.copy()  # torch warns of read-only arrays
             return torch.from_numpy(writable).to(self.device)
         return torch.from_numpy(self.targets.scale(y)).to(self.device)
 
@@ -189,11 +207,11 @@ class NetworkLearner(Learner):
         super()._register_classes(y, classes)
         if self.schema.task == "classification" and len(self.classes) > self.net.head.out_features:
             with self._own_random():
-                self.descent.grow(len(self.classes))
+                self.optimizer.grow(len(self.classes))
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
-        """What torch draws within comes from this learner's own generator, and no other's."""
+        """Let torch draw from the generator of this learner within the block."""
         outside = torch.get_rng_state()
         torch.set_rng_state(self._rng)
         try:
@@ -205,13 +223,13 @@ class NetworkLearner(Learner):
     def state(self) -> State:
         return {
             **NetworkLearner.servable(self),
-            "optimizer": self.descent.state(),
+            "optimizer": self.optimizer.state(),
             "rng": self._rng.numpy(),
         }
 
     def load(self, state: State) -> None:
         self._load_network(state)
-        self.descent.load(state["optimizer"])
+        self.optimizer.load(state["optimizer"])
         self._rng = torch.from_numpy(np.array(state["rng"]))
 
     @classmethod
@@ -241,7 +259,7 @@ class NetworkLearner(Learner):
         self.load_common(state)
         outputs = len(state["net"]["head.bias"])
         if outputs != self.net.head.out_features:
-            self.descent.grow(outputs, drawn=False)
+            self.optimizer.grow(outputs, drawn=False)
         models.load_module(self.net, state["net"])
         self.inputs.load(state["inputs"])
         self.targets.load(state["targets"])

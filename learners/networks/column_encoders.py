@@ -1,4 +1,4 @@
-"""From the columns of a batch to the float32 tensor that a network takes."""
+"""Encode the columns of a batch as the float32 tensor that a network takes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,30 @@ _WHITE = np.float32(255)
 
 
 class Inputs:
-    """Rows to keep, and the tensor to learn from.
+    """Encode events in two steps: rows to store, and tensors to learn from.
 
-    ``rows`` gives what a buffer keeps of n events: one array, as the stream has it (an image stays
-    uint8, a number keeps its precision). ``tensor`` scales rows with the running mean and variance
-    *as they are when it is called*, so that what is recalled is seen as what is new is; without
-    ``scale`` it takes numbers as they come, cut off at what a float32 can hold.
+    ``rows`` returns what a buffer stores of n events: one array with the precision of the stream,
+    so that an image stays uint8. ``tensor`` scales rows by the running mean and variance *at the
+    time of the call*, so that old and new events are scaled alike. Without ``scale`` it only clips
+    numbers to the range of float32.
 
-    Columns of mixed kinds become one row of numbers: numeric columns as they are, a categorical
-    column as one of 32 hashed indicators, a text column as a hashed bag of words of 512 buckets
-    with length 1 (Weinberger et al. 2009). Numbers and vectors are scaled, indicators and words are
-    not; pixels go from 0..255 to 0..1 (a background of -1 starves hidden units of a perceptron).
+    Columns of several kinds become one row of numbers. Numeric columns stay as they are. A
+    categorical column becomes one of 32 hashed indicators. A text column becomes a hashed bag of
+    words of 512 buckets, of length 1 (Weinberger et al. 2009, "Feature Hashing for Large Scale
+    Multitask Learning"). Numbers and vectors are scaled, indicators and words are not. Pixels are
+    scaled from 0..255 to 0..1: a background of -1 would starve hidden units of a perceptron.
+
+    Args:
+        schema: the features.
+        scale: whether numbers and vectors are scaled.
+
+    Raises:
+        ValueError: a vector or an image is one of several features.
+
+    Attributes:
+        shape: of one encoded row.
+        image: whether rows are images.
+        moments: the running mean and variance.
     """
 
     def __init__(self, schema: Schema, scale: bool = True) -> None:
@@ -53,7 +66,7 @@ class Inputs:
             self._numeric = [f.name for f in schema.features if f.kind == "numeric"]
             self._categorical = [f.name for f in schema.features if f.kind == "categorical"]
             self._text = [f.name for f in schema.features if f.kind == "text"]
-            # Numbers are scaled in float64: times and prices that vary little lose nothing.
+            # Numbers are scaled in float64, so that large numbers that vary little lose nothing.
             self._dtype = np.float64 if self._numeric else np.float32
             scaled = (len(self._numeric),)
             width = len(self._numeric) + CATEGORY_BUCKETS * len(self._categorical)
@@ -61,8 +74,10 @@ class Inputs:
         self.moments = RunningMoments(scaled)
 
     def rows(self, x: Features) -> Array:
-        """(n, *shape): what there is to keep of n events, in C order: a sum taken in another order
-        is rounded in another way."""
+        """Return what a buffer stores of n events: (n, *shape).
+
+        The array is in C order, because sums in another order are rounded differently.
+        """
         if isinstance(x, np.ndarray):
             return np.ascontiguousarray(x.reshape(len(x), 1) if x.ndim == 1 else x)
         columns = [self._numbers(x)] if self._numeric else []
@@ -72,11 +87,11 @@ class Inputs:
 
     @property
     def observes(self) -> bool:
-        """Whether there is anything to observe."""
+        """Whether ``observe`` has an effect."""
         return self.scale and not self.image
 
     def observe(self, x: Features) -> None:
-        """Takes the numbers of n >= 1 events into the running mean and variance."""
+        """Update the running mean and variance with n >= 1 events."""
         if not self.observes:
             return
         if isinstance(x, np.ndarray):
@@ -88,7 +103,7 @@ class Inputs:
         return np.stack([np.asarray(x[name], np.float64) for name in self._numeric], axis=1)
 
     def tensor(self, rows: Array) -> Tensor:
-        """(n, *shape) float32, scaled."""
+        """Return the rows, scaled: (n, *shape) float32."""
         if self.image:
             return torch.from_numpy(np.divide(rows, _WHITE, dtype=np.float32))
         if not self.scale:
@@ -109,7 +124,7 @@ class Inputs:
 
 
 def _float32(rows: Array) -> Array:
-    """A copy; numbers beyond float32 become the largest that it holds."""
+    """Return a float32 copy. Numbers beyond the range become the largest float32."""
     if rows.dtype.kind == "f" and rows.itemsize > 4:
         rows = np.minimum(np.maximum(rows, -_MAX), _MAX)
     return np.array(rows, np.float32)
@@ -122,7 +137,7 @@ def _ragged(column: Array | Ragged) -> Ragged:
 
 
 def _hashes(values: Array, starts: Ints, lengths: Ints) -> Array:
-    """(m,) uint64: a polynomial hash of the bytes of each of m pieces; 0 for an empty one."""
+    """Return a polynomial hash of the bytes of each of m pieces: (m,) uint64, 0 if empty."""
     rows = np.repeat(np.arange(len(starts)), lengths)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     powers = np.cumprod(np.full(max(int(lengths.max(initial=0)), 1), _PRIME))
@@ -133,16 +148,19 @@ def _hashes(values: Array, starts: Ints, lengths: Ints) -> Array:
 
 
 def _indicators(column: Ragged, buckets: int) -> Array:
+    """Return (n, buckets) float32: 1 in the bucket of each value's hash, else 0."""
     starts, lengths = column.bounds[:-1], np.diff(column.bounds)
-    found = (_hashes(column.values, starts, lengths) % _U64(buckets)).astype(np.int64)
+    bucket = (_hashes(column.values, starts, lengths) % _U64(buckets)).astype(np.int64)
     hot = np.zeros((len(column), buckets), np.float32)
-    hot[np.arange(len(column)), found] = 1
+    hot[np.arange(len(column)), bucket] = 1
     return hot
 
 
 def _bag_of_words(column: Ragged, buckets: int) -> Array:
-    """(n, buckets): counts of hashed words (runs of letters, digits and non-ASCII bytes, in lower
-    case), each row of length 1."""
+    """Return (n, buckets) float32: counts of hashed words, each row scaled to length 1.
+
+    Words are runs of letters, digits and non-ASCII bytes, in lower case.
+    """
     start, stop = int(column.bounds[0]), int(column.bounds[-1])
     raw = column.values[start:stop]
     upper = (raw >= ord("A")) & (raw <= ord("Z"))
@@ -151,13 +169,15 @@ def _bag_of_words(column: Ragged, buckets: int) -> Array:
     word |= (raw >= ord("0")) & (raw <= ord("9"))
     edges = column.bounds - start
     begins = np.flatnonzero(word & ~np.concatenate([[False], word[:-1]]))
-    firsts = edges[:-1][np.diff(edges) > 0]  # a row begins a word even where the last one ran on
+    firsts = edges[:-1][
+        np.diff(edges) > 0
+    ]  # a row starts a word even where the row before ends in one
     begins = np.union1d(begins, firsts[word[firsts]])
     ends = np.flatnonzero(word & ~np.concatenate([word[1:], [False]])) + 1
     lasts = edges[1:][np.diff(edges) > 0]
     ends = np.union1d(ends, lasts[word[lasts - 1]])
-    found = (_hashes(raw, begins, ends - begins) % _U64(buckets)).astype(np.int64)
+    bucket = (_hashes(raw, begins, ends - begins) % _U64(buckets)).astype(np.int64)
     bag = np.zeros((len(column), buckets), np.float32)
-    np.add.at(bag, (np.searchsorted(edges, begins, side="right") - 1, found), 1)
+    np.add.at(bag, (np.searchsorted(edges, begins, side="right") - 1, bucket), 1)
     length = np.sqrt(np.einsum("ij,ij->i", bag, bag))[:, None]
     return np.asarray(bag / np.maximum(length, 1e-12, dtype=np.float32))

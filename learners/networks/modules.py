@@ -1,4 +1,4 @@
-"""Networks by configuration: a body that a user may bring, and a head that grows with classes."""
+"""Networks from settings: a body, which a user may provide, and a head that grows with classes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from streams.core.state_dict import State
 
 
 class Mlp(Settings):
-    """A multilayer perceptron of layers as wide as ``hidden``; none gives a linear model."""
+    """A multilayer perceptron with layers of widths ``hidden``; no layers give a linear model."""
 
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[PositiveInt, ...] = (128, 128)
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
 
     def body(self, shape: tuple[int, ...]) -> nn.Sequential:
+        """Return the body for rows of this shape."""
         layers: list[nn.Module] = [nn.Flatten()] if len(shape) != 1 else []
         width = math.prod(shape)
         for hidden in self.hidden:
@@ -37,14 +38,18 @@ class Mlp(Settings):
 
 
 class Conv(Settings):
-    """A small convolutional net: for each of ``channels`` a 3x3 convolution, ReLU and 2x2 maximum,
-    then one hidden layer."""
+    """A small convolutional network.
+
+    For each of ``channels`` it has a 3x3 convolution, ReLU and 2x2 max pooling, then one hidden
+    layer.
+    """
 
     kind: Literal["conv"]
     channels: tuple[PositiveInt, ...] = (32, 64)
     hidden: PositiveInt = 128
 
     def body(self, shape: tuple[int, ...]) -> nn.Sequential:
+        """Return the body for images (channels, height, width). Raises ValueError for others."""
         if len(shape) != 3:
             raise ValueError(f"a conv net takes images (channels, height, width), not rows {shape}")
         layers: list[nn.Module] = []
@@ -61,14 +66,15 @@ class Conv(Settings):
 class UserModule(Settings):
     """A user's ``torch.nn.Module`` by import path ``module:Name``, called with ``args``.
 
-    It maps (n, *shape) float32 to (n, features); the head is put on it here. A constructor that
-    takes ``shape`` is told the shape of one row.
+    It maps (n, *shape) float32 to (n, features); the head is added here. A constructor with a
+    parameter ``shape`` gets the shape of one row.
     """
 
     kind: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
     args: dict[str, Any] = Field(default_factory=dict)
 
     def body(self, shape: tuple[int, ...]) -> nn.Module:
+        """Return the user's module. Raises ValueError where it cannot be made."""
         try:
             make = load_object(self.kind)
             args = dict(self.args)
@@ -77,7 +83,7 @@ class UserModule(Settings):
             module = make(**args)
         except UnknownKindError as error:
             raise ValueError(str(error)) from error
-        except (Exception, SystemExit) as error:  # whatever a user's module may raise
+        except (Exception, SystemExit) as error:  # a user's module may raise anything
             raise ValueError(
                 f"{self.kind} cannot be made: {type(error).__name__}: {one_line(error)}"
             ) from error
@@ -109,8 +115,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class Head(nn.Linear):
-    """A linear layer that may have no outputs yet."""
+class GrowingHead(nn.Linear):
+    """A linear layer that may start without outputs."""
 
     def reset_parameters(self) -> None:
         if self.out_features:
@@ -118,12 +124,12 @@ class Head(nn.Linear):
 
 
 class Net(nn.Module):
-    """A body and a linear head of as many outputs as there are classes, or one for a target."""
+    """A body, and a linear head with one output for each class, or one for a target."""
 
     def __init__(self, body: nn.Module, features: int, outputs: int) -> None:
         super().__init__()
         self.body = body
-        self.head = Head(features, outputs)
+        self.head = GrowingHead(features, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.body(x))
@@ -131,7 +137,7 @@ class Net(nn.Module):
 
 
 def check_device(device: str) -> None:
-    """Raises ``LearnerError`` where torch has no such device, or none that computes."""
+    """Raise ``LearnerError`` where torch has no such device, or cannot compute on it."""
     try:
         torch.zeros(1, device=device).add(1).item()
     except Exception as error:  # RuntimeError, AssertionError, ImportError: each backend its own
@@ -141,22 +147,28 @@ def check_device(device: str) -> None:
 def build(
     config: Mlp | Conv | UserModule, shape: tuple[int, ...], outputs: int, device: str
 ) -> Net:
-    """A new network, its weights drawn from torch's global generator.
+    """Return a new network, with weights drawn from torch's global generator.
 
-    Raises ``ValueError`` where the body does not map (n, *shape) to (n, features), and where it
-    cannot be made, as for want of memory.
+    Args:
+        config: settings of the body.
+        shape: of one row.
+        outputs: of the head.
+        device: the torch device.
+
+    Raises:
+        ValueError: the body cannot be made, or does not map (n, *shape) to (n, features).
     """
     try:
         body = config.body(shape)
         body.eval()
     except ValueError:
         raise
-    except Exception as error:  # RuntimeError, MemoryError, OverflowError: as torch pleases
+    except Exception as error:  # torch raises RuntimeError, MemoryError or OverflowError
         raise ValueError(f"{config.kind} cannot be made: {one_line(error)}") from error
     try:
         with torch.no_grad():
             out = body(torch.zeros(2, *shape))
-    except Exception as error:  # whatever a user's module may raise
+    except Exception as error:  # a user's module may raise anything
         raise ValueError(f"{config.kind} cannot take rows {shape}: {one_line(error)}") from error
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 2:
         given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -171,10 +183,13 @@ def build(
 
 
 def grow(net: Net, outputs: int, drawn: bool = True) -> None:
-    """Gives the head ``outputs``; the weights of the old ones stay, and those of new ones are drawn
-    from the generator of torch, or left open where they are to be loaded."""
+    """Give the head ``outputs`` outputs. The weights of old outputs stay.
+
+    Those of new outputs are drawn from torch's global generator, or left open to be loaded where
+    ``drawn`` is false.
+    """
     old = net.head
-    make = Head if drawn else partial(nn.utils.skip_init, Head)
+    make = GrowingHead if drawn else partial(nn.utils.skip_init, GrowingHead)
     new = make(old.in_features, outputs).to(old.weight.device)
     with torch.no_grad():
         for before, after in zip(old.parameters(), new.parameters(), strict=True):
@@ -183,14 +198,15 @@ def grow(net: Net, outputs: int, drawn: bool = True) -> None:
 
 
 def module_state(module: nn.Module) -> State:
-    """Parameters and buffers by name, as arrays."""
+    """Return parameters and buffers by name, as arrays."""
     return {name: array_of(tensor) for name, tensor in module.state_dict().items()}
 
 
 def load_module(module: nn.Module, state: State) -> None:
+    """Load parameters and buffers that ``module_state`` returned."""
     module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in state.items()})
 
 
 def array_of(tensor: Tensor) -> Array:
-    """The values of a tensor, on whatever device; a view where it is on the CPU."""
+    """Return the values of a tensor on any device; a view where it is on the CPU."""
     return tensor.detach().cpu().numpy()

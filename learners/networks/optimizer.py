@@ -1,4 +1,4 @@
-"""Gradient descent on all the weights of a network as one vector."""
+"""Optimizers that move all weights of a network as one vector."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Kept = Mapping[str, list[Tensor]]
 
 _MANY = 1 << 16
-"""Weights: beyond, it costs more to write all gradients into one vector than it saves to move that
-alone."""
+"""Most weights of a network whose gradients are one vector. Beyond, writing all gradients into one
+vector costs more than moving one vector saves."""
 
 
 class Adam(Settings):
@@ -34,7 +34,7 @@ class Adam(Settings):
     weight_decay: float = Field(0.0, ge=0)
 
     def fresh(self, weights: Tensor) -> dict[str, Tensor]:
-        """What is kept from step to step, before the first."""
+        """Return the state that the optimizer keeps from step to step, before the first step."""
         return {
             "step": torch.zeros((), device=weights.device),
             "exp_avg": torch.zeros_like(weights),
@@ -42,9 +42,11 @@ class Adam(Settings):
         }
 
     def move(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
-        """One step, in place, of all pieces that the weights come in. It is the kernel of
-        ``torch.optim.AdamW(fused=True)``: what that does around it in Python costs a small network
-        more than the kernel."""
+        """Move the weights by one step, in place, piece by piece.
+
+        This calls the kernel of ``torch.optim.AdamW(fused=True)``. The Python code around that
+        kernel costs a small network more than the kernel does.
+        """
         (step,) = kept["step"]
         step.add_(1)
         torch._fused_adamw_(
@@ -73,11 +75,11 @@ class Sgd(Settings):
     weight_decay: float = Field(0.0, ge=0)
 
     def fresh(self, weights: Tensor) -> dict[str, Tensor]:
-        """What is kept from step to step, before the first."""
+        """Return the state that the optimizer keeps from step to step, before the first step."""
         return {"momentum": torch.zeros_like(weights)} if self.momentum else {}
 
     def move(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
-        """One step, in place, of all pieces that the weights come in."""
+        """Move the weights by one step, in place, piece by piece."""
         for i, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
             if self.weight_decay:
                 gradient.add_(weight, alpha=self.weight_decay)
@@ -98,18 +100,24 @@ OptimizerConfig = Annotated[
 
 
 class FlatOptimizer:
-    """Moves all the weights of a network as one vector.
+    """Move all weights of a network as one vector.
 
-    Parameters become views of the vector. Of a small network so do their gradients, of another: one
-    tensor is zeroed and one is moved at each step, whatever the number of layers. A large network
-    is moved tensor by tensor, by the gradients that torch has made anyway. The weights are, bit for
-    bit, those that the optimizers of torch give. (A parameter that a loss does not reach has
-    gradient 0, not none.)
+    Parameters become views of the vector. In a small network their gradients become views of
+    another vector. Then each step zeroes one tensor and moves one, whatever the number of layers. A
+    large network is moved tensor by tensor, by the gradients that torch allocates anyway.
 
-    Raises ``LearnerError`` where the parameters are not all of one dtype.
+    The weights equal those of torch's optimizers, bit for bit. One difference: a parameter that a
+    loss does not reach has gradient 0, not None.
+
+    Args:
+        config: the optimizer and its settings.
+        net: the network. Its parameters are replaced by views.
+
+    Raises:
+        LearnerError: the parameters are not all of one dtype.
 
     Attributes:
-        weights: all of them.
+        weights: all weights, as one vector.
         per_weight_state: vectors like ``weights`` by name: what a learner keeps of each weight.
             They grow with the weights, by zeros, and are part of the state.
     """
@@ -126,15 +134,15 @@ class FlatOptimizer:
         return self._config.lr
 
     def keep(self, *names: str) -> None:
-        """Puts vectors of 0 to ``per_weight_state``, one by each name."""
+        """Add vectors of zeros to ``per_weight_state``, one for each name."""
         self.per_weight_state |= {name: torch.zeros_like(self.weights) for name in names}
 
     def _bind(self) -> None:
         self._parameters = [p for p in self._net.parameters() if p.requires_grad]
         dtypes = {p.dtype for p in self._parameters}
         if len(dtypes) != 1:
-            found = ", ".join(sorted(map(str, dtypes)))
-            raise LearnerError(f"learner.model: parameters of one dtype are wanted, not of {found}")
+            names = ", ".join(sorted(map(str, dtypes)))
+            raise LearnerError(f"learner.model: parameters of one dtype are wanted, not of {names}")
         self.weights = torch.cat([p.detach().flatten() for p in self._parameters])
         self._kept = self._config.fresh(self.weights)
         self.per_weight_state = {
@@ -156,45 +164,47 @@ class FlatOptimizer:
         }
 
     def _moved(self, vector: Tensor) -> list[Tensor]:
-        """The pieces of a vector that are moved one by one."""
+        """Return the pieces of a vector that are moved one by one."""
         return self._split(vector) if self._gradient is None else [vector]
 
     def _split(self, vector: Tensor) -> list[Tensor]:
-        """Views of a vector, one for each parameter, in its shape."""
+        """Return views of a vector: one for each parameter, in its shape."""
         parts = torch.split(vector, [math.prod(p.shape) for p in self._parameters])
         return [part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
 
     def step(self, loss: Tensor) -> None:
-        """One step down the gradient of a loss."""
+        """Take one step down the gradient of a loss."""
         self._config.move(self._pieces, self._gradients(loss), self._kept_pieces)
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """The gradient of a loss, as long as ``weights``; the next call may write over it."""
+        """Return the gradient of a loss, as long as ``weights``. The next call may overwrite it."""
         gradients = self._gradients(loss)
         if len(gradients) == 1:
             return gradients[0].view(-1)
         return torch.cat([gradient.flatten() for gradient in gradients])
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
-        """The gradient in the pieces that are moved one by one."""
+        """Return the gradient, in the pieces that are moved one by one."""
         if self._gradient is not None:
             self._gradient.zero_()
             loss.backward()  # type: ignore[no-untyped-call]
             return [self._gradient]
         for parameter in self._parameters:
-            parameter.grad = None  # or what torch has made would be added to it
+            parameter.grad = None  # otherwise torch adds to it
         loss.backward()  # type: ignore[no-untyped-call]
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
 
     def move(self, gradient: Tensor) -> None:
-        """One step down a gradient, which may be written over."""
+        """Take one step down a gradient, which may be overwritten."""
         kept = {name: [value] for name, value in self._kept.items()}
         self._config.move([self.weights], [gradient], kept)
 
     @contextmanager
     def lookahead(self, loss: Tensor) -> Iterator[None]:
-        """Within, the weights are a plain step of the learning rate down the gradient of a loss;
-        afterwards they are as before, and the optimizer knows of nothing."""
+        """Move the weights by a plain gradient step of the learning rate within the block.
+
+        Afterwards weights and optimizer are as before.
+        """
         before = self.weights.clone()
         self.weights.add_(self.gradient(loss), alpha=-self._config.lr)
         try:
@@ -203,19 +213,22 @@ class FlatOptimizer:
             self.weights.copy_(before)
 
     def finite(self) -> bool:
-        """Whether every weight is a number."""
+        """Return whether every weight is finite."""
         return bool(torch.isfinite(self.weights).all())
 
     def grow(self, outputs: int, drawn: bool = True) -> None:
-        """Gives the head of the network ``outputs``; what is known of the old ones stays, and
-        nothing is known of new ones. Their weights are drawn, or come later."""
+        """Give the head of the network ``outputs`` outputs.
+
+        The optimizer state of old outputs stays, that of new ones starts afresh. The weights of new
+        outputs are drawn, or left open to be loaded where ``drawn`` is false.
+        """
         known = self.state()
         models.grow(self._net, outputs, drawn)
         self._bind()
         self.load(known)
 
     def state(self) -> State:
-        """What is kept by name: a scalar, or by the place of each parameter."""
+        """Return the state by name: a scalar, or one array for each parameter by its index."""
         return {
             name: {str(i): models.array_of(part) for i, part in enumerate(self._split(value))}
             if value.ndim
@@ -224,7 +237,7 @@ class FlatOptimizer:
         }
 
     def load(self, state: State) -> None:
-        """Takes back a ``state``, also that of a head with more or fewer outputs."""
+        """Load a ``state``, also of a head with more or fewer outputs."""
         for name, value in (self._kept | self.per_weight_state).items():
             if not value.ndim:
                 value.copy_(torch.from_numpy(np.array(state[name])))

@@ -1,4 +1,4 @@
-"""What learners share that do something whenever a task is over."""
+"""The base of learners that act at task boundaries."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ class SegmentedConfig(NetworkConfig):
     """Settings of a learner that needs task boundaries.
 
     Attributes:
-        every: events from one boundary to the next; the stream's segments are not read then. None:
-            a boundary is where the segment changes.
+        every: events from one boundary to the next; the segments of the stream are then ignored.
+            None: a boundary is where the segment changes.
     """
 
     every: PositiveInt | None = None
 
 
 class Boundaries:
-    """Cuts micro-batches where a task ends.
+    """Cut micro-batches where a task ends.
 
-    A task ends where the segment of an event is another than that of the event learned before it:
-    labels that come out of order may end one more than once.
+    A task ends where the segment of an event differs from that of the event learned before it.
+    Labels out of order may therefore end a task more than once.
 
     Args:
-        every: events in a task; None: the stream says where it ends.
+        every: events in a task; None: the segments of the stream mark its end.
 
     Attributes:
-        parts: how many parts there were so far.
+        parts: number of parts so far.
     """
 
     def __init__(self, every: int | None) -> None:
@@ -48,9 +48,10 @@ class Boundaries:
         self._last: int | None = None
 
     def cut(self, batch: Batch) -> Iterator[tuple[bool, Batch]]:
-        """The parts of m >= 1 events, each of one task, and whether a task ended before it.
+        """Yield the parts of m >= 1 events, each of one task, and whether a task ended before it.
 
-        Raises ``LearnerError`` where nothing says where tasks end.
+        Raises:
+            LearnerError: neither ``every`` nor the stream states where tasks end.
         """
         if self.every is not None:
             segment = (self._events + np.arange(len(batch))) // self.every
@@ -58,8 +59,8 @@ class Boundaries:
             segment = batch.segment
         else:
             raise LearnerError(
-                "learner.every: where tasks end is needed, and this stream has no segments: state "
-                "how many events a task has, or the stream's segments"
+                "learner.every: this learner needs to know where tasks end, and this stream has no "
+                "segments: state how many events a task has, or the stream's segments"
             )
         last = segment[0] if self._last is None else self._last
         ended = np.diff(segment, prepend=last) != 0
@@ -78,8 +79,10 @@ class Boundaries:
 
 
 class Segmented(NetworkLearner):
-    """A network learner that is told when a task is over: just before it learns the next one. A
-    micro-batch with events of two tasks is learned as two."""
+    """A network learner that consolidates after each task, just before it learns the next one.
+
+    A micro-batch with events of two tasks is learned as two.
+    """
 
     Config = SegmentedConfig
     needs_boundaries = True
@@ -102,11 +105,11 @@ class Segmented(NetworkLearner):
 
     @abstractmethod
     def consolidate(self) -> None:
-        """A task is over: its last event has been learned."""
+        """Act at the end of a task, after its last event was learned."""
 
     @abstractmethod
     def learn_part(self, part: Batch) -> None:
-        """Learns from m >= 1 events of one task."""
+        """Learn from m >= 1 events of one task."""
 
     @property
     def gradient_steps(self) -> int:

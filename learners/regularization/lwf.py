@@ -22,7 +22,7 @@ class LwfConfig(SegmentedConfig):
 
     Attributes:
         weight: of the distillation loss.
-        temperature: by which outputs are divided before they are compared.
+        temperature: divides outputs before they are compared.
     """
 
     weight: float = Field(1.0, ge=0)
@@ -30,17 +30,17 @@ class LwfConfig(SegmentedConfig):
 
 
 class Lwf(Segmented):
-    """Learns new events, and to give for them what the network gave before the task began.
+    """Learn new events, and keep the outputs that the network had for them before the task.
 
         loss = CE(new events) + weight * CE(softmax(t(x) / T), softmax(out(x) / T))
 
-    t is the teacher: the network as it was when the last task ended. The second term compares the
-    outputs of the classes that had been learned by then, and of no others. Before the first
-    boundary there is no teacher, and this is fine-tuning. Nothing is remembered of events.
+    t is the teacher: the network at the end of the last task. The second term compares the outputs
+    of the classes that had been learned by then. Before the first boundary there is no teacher, and
+    this is fine-tuning. No events are stored.
 
-    The paper has a head for each task, trains a new one alone for a while, and looks at a task many
-    times over; here is one head over all classes (as LwF.MC in Rebuffi et al. 2017, "iCaRL"), and
-    the stream comes once.
+    The paper has one head per task, first trains a new head alone, and takes several passes over a
+    task. Here is one head over all classes (as LwF.MC in Rebuffi et al. 2017, "iCaRL"), and one
+    pass over the stream.
     """
 
     kind = "lwf"
@@ -52,7 +52,9 @@ class Lwf(Segmented):
         self.weight, self.temperature = config.weight, config.temperature
         self._learned = np.empty(0, np.int64)  # codes of the classes so far
         self._teacher: models.Net | None = None
-        self._known = torch.empty(0, dtype=torch.int64)  # codes of those that the teacher learned
+        self._known = torch.empty(
+            0, dtype=torch.int64
+        )  # codes of the classes that the teacher learned
 
     def consolidate(self) -> None:
         self._teacher = copy.deepcopy(self.net).eval().requires_grad_(False)
@@ -61,18 +63,18 @@ class Lwf(Segmented):
     def learn_part(self, part: Batch) -> None:
         assert part.y is not None
         x, y = self.tensor(self.inputs.rows(part.x)), self.labels(part.y)
-        taught = self._taught(x)
+        target = self._teacher_probabilities(x)
         for _ in range(self.config.steps):
             out = self.forward(x)
             loss = self.error(out, y)
-            if taught is not None:
-                said = out[:, self._known] / self.temperature
-                loss = loss + self.weight * F.cross_entropy(said, taught)
-            self.descent.step(loss)
+            if target is not None:
+                known = out[:, self._known] / self.temperature
+                loss = loss + self.weight * F.cross_entropy(known, target)
+            self.optimizer.step(loss)
         self._learned = np.union1d(self._learned, part.y)
 
-    def _taught(self, x: Tensor) -> Tensor | None:
-        """What the teacher says: (n, known classes) probabilities at the temperature."""
+    def _teacher_probabilities(self, x: Tensor) -> Tensor | None:
+        """Return (n, known classes) of the teacher at the temperature, or None without one."""
         if self._teacher is None:
             return None
         with torch.no_grad():
@@ -90,9 +92,9 @@ class Lwf(Segmented):
         super().load(state)
         self._learned = np.array(state["learned"], np.int64)
         self._teacher = None
-        if kept := state["teacher"]:
+        if saved := state["teacher"]:
             teacher = copy.deepcopy(self.net)
-            models.grow(teacher, len(kept["net"]["head.bias"]), drawn=False)
-            models.load_module(teacher, kept["net"])
+            models.grow(teacher, len(saved["net"]["head.bias"]), drawn=False)
+            models.load_module(teacher, saved["net"])
             self._teacher = teacher.eval().requires_grad_(False)
-            self._known = torch.from_numpy(np.array(kept["known"], np.int64)).to(self.device)
+            self._known = torch.from_numpy(np.array(saved["known"], np.int64)).to(self.device)

@@ -1,4 +1,4 @@
-"""What learners that rehearse share: the buffer, and what a step takes from it."""
+"""The base of learners that replay: the buffer, and what a gradient step takes from it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Schema, Task
 from streams.core.state_dict import State
 
-_LOOKED_AT = 4096  # remembered events at most, where one may look at the memory
+_MAX_SUMMARISED = 4096  # most stored events in a summary of the buffer
 
 
 class RehearsalConfig(NetworkConfig):
-    """Settings of a learner that rehearses.
+    """Settings of a learner that replays.
 
     Attributes:
-        replay_size: presentations of remembered events in each gradient step, beside the new ones.
-        buffer: what is remembered.
-        augment: at each presentation, of a new event or a remembered one, the network is given
-            another random view of it; none without.
+        replay_size: presentations of stored events in each gradient step, beside the new ones.
+        buffer: which events are stored, and which are recalled.
+        augment: draws a random view of an event, new or recalled, at each presentation. None: the
+            network gets the event itself.
     """
 
     replay_size: PositiveInt = 32
@@ -47,8 +47,8 @@ class Examples:
     Attributes:
         x: (n, *shape) float32, scaled.
         y: (n,) class codes, or scaled targets.
-        columns: what else is remembered of each, by name: (n, ...).
-        slots: (n,) where they lie in the buffer; None for new ones.
+        columns: the stored columns of each event, by name: (n, ...).
+        slots: (n,) int64, where they lie in the buffer; None for new events.
     """
 
     x: Tensor
@@ -60,20 +60,24 @@ class Examples:
         return len(self.x)
 
     def take(self, rows: Ints) -> Examples:
-        """Those at ``rows`` (m,), out of the buffer."""
+        """Return the examples at ``rows`` (m,), of events from the buffer."""
         assert self.slots is not None
-        at = torch.from_numpy(rows).to(self.x.device)
-        columns = {name: each[rows] for name, each in self.columns.items()}
-        return Examples(self.x[at], self.y[at], columns, self.slots[rows])
+        index = torch.from_numpy(rows).to(self.x.device)
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return Examples(self.x[index], self.y[index], columns, self.slots[rows])
 
 
 class Rehearsal(NetworkLearner):
-    """A network learner with a buffer; a subclass says what it does with what is recalled.
+    """A network learner with a buffer. A subclass defines the loss of recalled events.
+
+    ``learn`` of a subclass takes ``examples`` of the new events, iterates over ``recall``, passes
+    outputs to ``update_recall`` after each step, and stores the new events by ``remember``.
 
     Attributes:
-        views: presentations that it makes of one recalled event in a step.
-        augment: draws the views, if there are to be any.
-        random: what it draws from; admission and recall have generators of their own.
+        buffer: the stored events.
+        views: presentations of one recalled event in a step.
+        augment: draws the views; None without them.
+        random: the generator of views. Admission and recall have their own generators.
     """
 
     Config = RehearsalConfig
@@ -100,7 +104,10 @@ class Rehearsal(NetworkLearner):
         self.random = _generator(seed)
 
     def augmentation(self, config: AugmentConfig | None, setting: str) -> Augmentation | None:
-        """What draws views of the inputs of this stream. Raises ``LearnerError``."""
+        """Return a function that draws views of the inputs. Raises ``LearnerError``.
+
+        ``setting`` is the key of the settings, for the message.
+        """
         if config is None:
             return None
         try:
@@ -113,26 +120,28 @@ class Rehearsal(NetworkLearner):
         return {**super().example(task), "replay_size": 16, "buffer": {"capacity": 50}}
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, outputs) of the network, as it is when it is trained, on a view of each input."""
+        """Return (n, outputs) of the network in training mode, on a view of each input."""
         return super().forward(x if self.augment is None else self.augment(x, self.random))
 
     def examples(self, batch: Batch) -> Examples:
-        """The new events of a batch, with the rows that are kept of them as column ``x``."""
+        """Return the new events of a batch, with the rows to store as column ``x``."""
         assert batch.y is not None
         rows = self.inputs.rows(batch.x)
         return Examples(self.tensor(rows), self.labels(batch.y), {"x": rows})
 
-    def recalled(self, new: Examples) -> Iterator[Examples | None]:
-        """For each of ``steps`` gradient steps what is rehearsed in it beside ``new``: at most
-        ``replay_size // views`` events, or None."""
+    def recall(self, new: Examples) -> Iterator[Examples | None]:
+        """Yield, for each of ``steps`` gradient steps, the events to replay beside ``new``.
+
+        They are at most ``replay_size // views`` events, or None.
+        """
         size = max(self.replay_size // self.views, 1)
         rule = self.buffer.recall
         if not len(self.buffer):
             yield from [None] * self.steps
-        elif rule.needs_outcome or rule.criterion is not None:  # what comes next hangs on this step
+        elif rule.needs_outcome or rule.criterion is not None:  # a draw depends on the step before
             for _ in range(self.steps):
                 sample = self.buffer.sample(size, presentations=self.replay_size)
-                yield self._examples(self._chosen(sample, new, size))
+                yield self._examples(self._choose(sample, new, size))
         else:
             sample = self.buffer.sample(size, self.steps, self.replay_size)
             whole, start = self._examples(sample), 0
@@ -141,9 +150,11 @@ class Rehearsal(NetworkLearner):
                 start += drawn
                 yield _rows(whole, part) if whole and drawn else None
 
-    def rehearsed(self, old: Examples | None, out: Tensor) -> None:
-        """Tells the recall rule, if that is of any use to it, how recalled events went: ``out``
-        (n, outputs) is what the weights before the step gave for them."""
+    def update_recall(self, old: Examples | None, out: Tensor) -> None:
+        """Pass the outcome of recalled events to the recall rule, if it uses outcomes.
+
+        ``out`` (n, outputs) are the outputs for ``old`` before the gradient step.
+        """
         if old is None or not self.buffer.needs_outcome:
             return
         assert old.slots is not None
@@ -157,13 +168,20 @@ class Rehearsal(NetworkLearner):
         self.buffer.update(old.slots, outcome)
 
     def remember(self, batch: Batch, rows: Array, **columns: Array) -> None:
-        """Offers new events, and what else is to be kept of them, to the buffer."""
+        """Offer new events to the buffer, except those that ``never_buffer`` excludes.
+
+        Args:
+            batch: m events with labels.
+            rows: (m, *shape) as ``inputs.rows`` returns them.
+            columns: (m, ...) each: what else is stored of them.
+        """
         assert batch.y is not None
-        kept = {"x": rows, "y": batch.y, **columns}
+        stored = {"x": rows, "y": batch.y, **columns}
         ids = batch.ids
         if self.never_buffer is not None and (excluded := self.never_buffer(ids)).any():
-            ids, kept = ids[~excluded], {name: each[~excluded] for name, each in kept.items()}
-        self.buffer.add(ids, **kept)
+            ids = ids[~excluded]
+            stored = {name: column[~excluded] for name, column in stored.items()}
+        self.buffer.add(ids, **stored)
 
     def _examples(self, sample: Sample) -> Examples | None:
         if not len(sample.slots):
@@ -171,12 +189,13 @@ class Rehearsal(NetworkLearner):
         columns = sample.columns
         return Examples(self.tensor(columns["x"]), self.labels(columns["y"]), columns, sample.slots)
 
-    def _chosen(self, sample: Sample, new: Examples, size: int) -> Sample:
-        """Of candidates those that the rule of the buffer asks for, and all of any other sample.
+    def _choose(self, sample: Sample, new: Examples, size: int) -> Sample:
+        """Return the candidates that score highest by the recall rule, at most ``size``.
 
-        The loss of a candidate is that of the network as it is; its interference is by how much
-        that grows with a step on the new events alone (Aljundi et al. 2019, "Online Continual
-        Learning with Maximal Interfered Retrieval"), a plain one of the optimizer's rate.
+        A sample of a rule without a criterion is returned whole. The loss of a candidate is that of
+        the present network. Its interference is the increase of its loss after a plain gradient
+        step of the optimizer's rate on the new events alone (Aljundi et al. 2019, "Online Continual
+        Learning with Maximal Interfered Retrieval").
         """
         criterion = self.buffer.recall.criterion
         if criterion is None:
@@ -184,21 +203,22 @@ class Rehearsal(NetworkLearner):
         x, y = self.tensor(sample.columns["x"]), self.labels(sample.columns["y"])
         score = self._losses(x, y)
         if criterion == "interference":
-            # The network stays as it is asked: a batch norm must not learn from what is taken back.
-            with self.descent.lookahead(self.error(self.net(new.x), new.y)):
+            # In evaluation mode: batch norm must not learn from a step that is undone.
+            with self.optimizer.lookahead(self.error(self.net(new.x), new.y)):
                 score = self._losses(x, y) - score
         best = torch.topk(score, min(size, len(score)), sorted=False).indices
         return self.buffer.choose(sample, np.sort(models.array_of(best)), self.replay_size)
 
     def _losses(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of each row, (n,), with the network in evaluation mode."""
         self.net.eval()
         with torch.no_grad():
             return self.error(self.net(x), y, "none")
 
     def buffer_summary(self) -> BufferSummary:
         stored, rule = len(self.buffer), self.buffer.recall
-        step = max(-(-stored // _LOOKED_AT), 1)
-        values = {name: each[::step] for name, each in rule.row_values(stored).items()}
+        step = max(-(-stored // _MAX_SUMMARISED), 1)
+        values = {name: column[::step] for name, column in rule.row_values(stored).items()}
         return BufferSummary(stored, rule.intervals.copy(), values)
 
     @property
@@ -209,7 +229,7 @@ class Rehearsal(NetworkLearner):
         self.buffer.relabel(ids, y)
 
     def forget(self, ids: Ints) -> int:
-        """Deletes these events from the buffer; returns how many were there."""
+        """Delete these events from the buffer. Return how many were stored."""
         return self.buffer.delete(ids)
 
     def state(self) -> State:
@@ -227,9 +247,9 @@ class Rehearsal(NetworkLearner):
     @classmethod
     def migrate(cls, state: State) -> State:
         new = super().migrate(state)
-        if state["state_version"] != 1 or "buffer" not in state:  # or what only serves
+        if state["state_version"] != 1 or "buffer" not in state:  # or a state that only serves
             return new
-        # Version 1 knew nothing of intervals: all rows came just now. It drew no views either.
+        # Version 1 had no intervals: let all rows arrive now. It drew no views either.
         recall = state["buffer"]["recall"]
         filled = len(state["buffer"]["columns"].get("ids", ()))
         intervals = {
@@ -246,7 +266,7 @@ class Rehearsal(NetworkLearner):
 
 
 def _generator(seed: int) -> np.random.Generator:
-    """The buffer has the first two children of the seed; this is the third."""
+    """Return the third child generator of the seed. The buffer uses the first two."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(2,))))
 
 
@@ -255,6 +275,6 @@ def _rows(examples: Examples, part: slice) -> Examples:
     return Examples(
         examples.x[part],
         examples.y[part],
-        {name: each[part] for name, each in examples.columns.items()},
+        {name: column[part] for name, column in examples.columns.items()},
         examples.slots[part],
     )

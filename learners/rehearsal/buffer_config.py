@@ -1,4 +1,4 @@
-"""What a job says under ``buffer:``."""
+"""The keys under ``buffer:`` in a job."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from streams.core.settings import Settings, unknown
 
 
 class BufferConfig(Settings):
-    """What is remembered, and how it is recalled.
+    """Which events are stored, and which are recalled.
 
     Attributes:
-        capacity: the most events that are kept.
-        admission: who stays.
-        recall: who is recalled: a name, or ``{kind: NAME, ...}`` with settings of the rule, which
-            are the arguments of its class. A rule of a user's goes by its import path,
-            ``module:Class``. Of a rule that has settings all of them stand here, once it is read.
+        capacity: the most events that are stored.
+        admission: the name of the admission rule.
+        recall: the name of the recall rule, or ``{kind: NAME, ...}`` with settings, which are the
+            arguments of its class. A user's rule has its import path ``module:Class`` as name. The
+            validated value states all settings of a rule that has any.
     """
 
     capacity: PositiveInt = 2000
@@ -53,25 +53,26 @@ class BufferConfig(Settings):
         settings = _settings(rule, given)
         try:
             rule(2, views=1, **settings).state(0)
-        except ValueError:  # what is out of range, in the words of the rule
+        except ValueError:  # a setting out of range: the rule has the message
             raise
-        except (Exception, SystemExit) as error:  # whatever a user's class may raise
+        except (Exception, SystemExit) as error:  # a user's class may raise anything
             raise ValueError(
                 f"{kind} cannot be made: {type(error).__name__}: {one_line(error)}"
             ) from error
         return {"kind": kind, **settings} if settings else kind
 
     def rule(self, views: int = 1) -> Recall:
-        """The recall rule, for a learner that makes so many presentations of a drawn row."""
+        """Return the recall rule, for a learner that presents a drawn row ``views`` times."""
         given = {"kind": self.recall} if isinstance(self.recall, str) else dict(self.recall)
         return _rule(given.pop("kind"))(self.capacity, views=views, **given)
 
     def build(self, seed: int, views: int = 1) -> Buffer:
+        """Return an empty buffer with these rules."""
         return Buffer(self.capacity, self.admission, self.rule(views), seed)
 
 
 def _settings(rule: type[Recall], given: dict[str, Any]) -> dict[str, Any]:
-    """All settings of a rule, with what is given of them. Raises ``ValueError``."""
+    """Return all settings of a rule: those given, and defaults. Raises ``ValueError``."""
     known = {
         name: parameter
         for name, parameter in inspect.signature(rule).parameters.items()
@@ -108,16 +109,16 @@ def _value(name: str, value: Any, kind: Any) -> Any:
 def _rule(name: Any) -> type[Recall]:
     if isinstance(name, str) and ":" in name:
         try:
-            found = load_object(name)
+            rule = load_object(name)
         except UnknownKindError as error:
             raise ValueError(str(error)) from None
-        if not (inspect.isclass(found) and issubclass(found, Recall)):
+        if not (inspect.isclass(rule) and issubclass(rule, Recall)):
             raise ValueError(f"{name} is not a subclass of buffers.recall.base.Recall")
-        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        if missing := sorted(getattr(rule, "__abstractmethods__", ())):
             raise ValueError(f"{name} is abstract: it does not define {', '.join(missing)}")
-        if not isinstance(getattr(found, "name", None), str):
+        if not isinstance(getattr(rule, "name", None), str):
             raise ValueError(f"{name} has no name: state one in the class, as in name = 'mine'")
-        return found
+        return rule
     if not isinstance(name, str) or name not in RECALLS:
         raise ValueError(unknown(str(name), RECALLS) + ", or the import path of a rule")
     return find_recall(name)

@@ -18,8 +18,8 @@ class DerConfig(RehearsalConfig):
     """Settings of DER++.
 
     Attributes:
-        alpha: weight of the distance to the outputs that are remembered.
-        beta: weight of the cross-entropy of remembered labels.
+        alpha: weight of the distance to stored outputs.
+        beta: weight of the cross-entropy of stored labels.
     """
 
     alpha: float = Field(0.2, ge=0)
@@ -27,18 +27,19 @@ class DerConfig(RehearsalConfig):
 
 
 class DerPlusPlus(Rehearsal):
-    """Replay that also remembers what the network gave for an event when it was new.
+    """Replay that also stores the outputs of the network for an event when it is new.
 
         loss = CE(new events) + alpha * MSE(out(x'), z') + beta * CE(x'', y'')
 
-    over two independent draws from the buffer, x' and x''; z' are the outputs (logits) that the
-    network, as it is when it is trained, gave for x' just before the first step that it was new in
-    (for the view of x' that it was given, with ``augment``). The mean of the squared
-    distance is over events and outputs, as in the authors' program, and only over outputs that were
-    there when an event came: classes may come at any time.
+    x' and x'' are two independent draws from the buffer. z' are the outputs (logits) of the network
+    in training mode for x', just before the first gradient step on x' as a new event. With
+    ``augment`` they are for the view of x' in that step.
 
-    The paper draws ``replay_size`` events twice. Here each draw is half of that, rounded down, and
-    one at least, so that a step sees no more remembered events than one of replay does.
+    The mean of the squared distance is over events and outputs, as in the authors' program. It
+    leaves out outputs that did not exist when an event arrived, as classes may appear at any time.
+
+    The paper draws ``replay_size`` events twice. Here each draw is half of that, rounded down, but
+    at least one. So a step sees no more stored events than a step of replay.
     """
 
     kind = "der++"
@@ -52,10 +53,10 @@ class DerPlusPlus(Rehearsal):
         self.replay_size = max(config.replay_size // 2, 1)
 
     def learn(self, batch: Batch) -> None:
-        """Takes ``steps`` gradient steps, then offers the new events to the buffer."""
+        """Take ``steps`` gradient steps, then offer the new events to the buffer."""
         new = self.examples(batch)
         first: Tensor | None = None
-        draws = self.recalled(new)
+        draws = self.recall(new)
         for dark, old in zip(draws, draws, strict=True):
             x = torch.cat([part.x for part in (new, dark, old) if part is not None])
             sizes = [len(new), len(dark or ()), len(old or ())]
@@ -65,30 +66,32 @@ class DerPlusPlus(Rehearsal):
                 loss = loss + self.alpha * _distance(out_dark, dark.columns["logits"])
             if old is not None:
                 loss = loss + self.beta * self.error(out_old, old.y)
-            self.descent.step(loss)
-            self._rehearsed_once(dark, out_dark, old, out_old)
+            self.optimizer.step(loss)
+            self._update_recall_once(dark, out_dark, old, out_old)
             first = out if first is None else first
         assert first is not None
         logits = _padded(models.array_of(first))
         self.buffer.widen("logits", logits.shape[1])
         self.remember(batch, new.columns["x"], logits=logits)
 
-    def _rehearsed_once(
+    def _update_recall_once(
         self, dark: Examples | None, out_dark: Tensor, old: Examples | None, out_old: Tensor
     ) -> None:
-        """Tells of each recalled event once, also where it was in both draws."""
-        self.rehearsed(dark, out_dark)
+        """Update the recall rule once per recalled event, also where it was in both draws."""
+        self.update_recall(dark, out_dark)
         if dark is not None and old is not None and self.buffer.needs_outcome:
             assert dark.slots is not None
             assert old.slots is not None
             new = np.flatnonzero(~np.isin(old.slots, dark.slots))
             old, out_old = old.take(new), out_old[torch.from_numpy(new).to(out_old.device)]
-        self.rehearsed(old, out_old)
+        self.update_recall(old, out_old)
 
 
 def _padded(logits: Array) -> Array:
-    """(n, outputs) float32 as (n, width), NaN where there is no output. The width is a power of
-    two, so that a new class seldom makes the buffer wider."""
+    """Return logits (n, outputs) as (n, width) float32, NaN where there is no output.
+
+    The width is a power of two, so that a new class seldom widens the buffer.
+    """
     n, outputs = logits.shape
     padded = np.full((n, 1 << (outputs - 1).bit_length()), np.nan, np.float32)
     padded[:, :outputs] = logits
@@ -96,7 +99,7 @@ def _padded(logits: Array) -> Array:
 
 
 def _distance(out: Tensor, logits: Array) -> Tensor:
-    """Mean square of what lies between (m, outputs) and remembered (m, width), where not NaN."""
+    """Return the mean squared distance of (m, outputs) from stored (m, width), where not NaN."""
     known = min(out.shape[1], logits.shape[1])
-    then = torch.from_numpy(logits[:, :known]).to(out.device)
-    return (out[:, :known] - then)[~torch.isnan(then)].square().mean()
+    stored = torch.from_numpy(logits[:, :known]).to(out.device)
+    return (out[:, :known] - stored)[~torch.isnan(stored)].square().mean()

@@ -1,4 +1,4 @@
-"""Joint training: the bound that learning with a small memory is measured against."""
+"""Joint training on all past events: the reference for learning with a small buffer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class JointConfig(NetworkConfig):
     """Settings of joint training.
 
     Attributes:
-        replay_size: a gradient step takes as many events as the micro-batch has, and these: what a
-            step of replay takes.
-        capacity: the most events that are kept.
-        augment: views that the network is given of events, as in replay.
+        replay_size: a gradient step takes as many events as the micro-batch has, plus this many, as
+            in replay.
+        capacity: the most events that are stored.
+        augment: draws views of events, as in replay.
     """
 
     replay_size: PositiveInt = 32
@@ -32,19 +32,18 @@ class JointConfig(NetworkConfig):
 
 
 class Joint(Rehearsal):
-    """Keeps every event, and takes each gradient step on a sample of all that came so far.
+    """Store every event, and take each gradient step on a sample of all events so far.
 
-    This is a reference and no continual learner: its memory grows with the stream. A step takes as
-    many events as one of replay does, drawn from all so far, the newest among them, each with the
-    same chance: whatever the order of the stream, the network is trained on a mix of its past.
-    Beyond ``capacity`` a uniform sample of the past is kept, so that each event still has the same
-    chance to be drawn.
+    This is a reference and not a continual learner: its memory grows with the stream. A step takes
+    as many events as a step of replay, drawn uniformly from all so far, the new ones included. So
+    the network trains on a mix of the past, whatever the order of the stream. Beyond ``capacity`` a
+    uniform sample of the past is stored, and each past event is still equally likely to be drawn.
 
-    Events that no memory may keep are learned in the steps of their own micro-batch.
+    Events that ``never_buffer`` excludes are learned in the steps of their own micro-batch.
     """
 
     kind = "joint"
-    Config = JointConfig  # type: ignore[assignment]  # it makes those of Rehearsal of its own
+    Config = JointConfig  # type: ignore[assignment]  # it builds a RehearsalConfig itself
 
     def __init__(self, config: JointConfig, schema: Schema, seed: int, device: str = "cpu") -> None:
         rehearsal = RehearsalConfig(
@@ -54,29 +53,27 @@ class Joint(Rehearsal):
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
-        given = {**super().example(task), "capacity": 500}
-        del given["buffer"]
-        return given
+        settings = {**super().example(task), "capacity": 500}
+        del settings["buffer"]
+        return settings
 
     def learn(self, batch: Batch) -> None:
-        """Keeps the new events, then takes ``steps`` gradient steps."""
+        """Store the new events, then take ``steps`` gradient steps."""
         new = self.examples(batch)
         self.remember(batch, new.columns["x"])
-        alone = (
-            np.zeros(len(batch), bool)
-            if self.never_buffer is None
-            else self.never_buffer(batch.ids)
-        )
-        apart = torch.from_numpy(np.flatnonzero(alone)).to(self.device)
-        size = len(batch) + self.replay_size - len(apart)
+        excluded = np.zeros(len(batch), bool)
+        if self.never_buffer is not None:
+            excluded = self.never_buffer(batch.ids)
+        unbuffered = torch.from_numpy(np.flatnonzero(excluded)).to(self.device)
+        size = len(batch) + self.replay_size - len(unbuffered)
         for _ in range(self.steps):
-            x, y = new.x[apart], new.y[apart]
+            x, y = new.x[unbuffered], new.y[unbuffered]
             drawn = self._examples(self.buffer.sample(size))
             if drawn is not None:
                 x, y = torch.cat([x, drawn.x]), torch.cat([y, drawn.y])
-            self.descent.step(self.loss(x, y))
+            self.optimizer.step(self.loss(x, y))
 
     @property
     def buffer_bytes(self) -> int:
-        """Bytes of what is kept by now."""
+        """Bytes of the events stored so far."""
         return self.buffer.memory_bytes() * len(self.buffer) // self.buffer.capacity

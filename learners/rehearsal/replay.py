@@ -9,18 +9,18 @@ from streams.core.batch import Batch
 
 
 class Replay(Rehearsal):
-    """Each gradient step is taken on newly revealed events and ``replay_size`` remembered ones."""
+    """Take each gradient step on the newly revealed events and ``replay_size`` recalled ones."""
 
     kind = "replay"
 
     def learn(self, batch: Batch) -> None:
-        """Takes ``steps`` gradient steps, then offers the new events to the buffer."""
+        """Take ``steps`` gradient steps, then offer the new events to the buffer."""
         new = self.examples(batch)
-        for old in self.recalled(new):
+        for old in self.recall(new):
             x, y = new.x, new.y
             if old is not None:
                 x, y = torch.cat([x, old.x]), torch.cat([y, old.y])
             out = self.forward(x)
-            self.descent.step(self.error(out, y))
-            self.rehearsed(old, out[len(new) :])
+            self.optimizer.step(self.error(out, y))
+            self.update_recall(old, out[len(new) :])
         self.remember(batch, new.columns["x"])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from learners.networks.augment import AugmentConfig, Named
+from learners.networks.augment import AugmentConfig, NamedViews
 from learners.networks.base import NetworkLearner
 from learners.rehearsal.base import Examples, Rehearsal, RehearsalConfig
 from learners.rehearsal.buffer_config import BufferConfig
@@ -20,7 +20,7 @@ from streams.core.schema import Schema
 
 
 class ViewBatchBuffer(BufferConfig):
-    """What is remembered: recalled when it is due, unless another rule is named."""
+    """Which events are stored. They are recalled when due, unless another rule is named."""
 
     recall: str | dict[str, Any] = Field("view-batch", validate_default=True)
 
@@ -29,36 +29,38 @@ class ViewBatchConfig(RehearsalConfig):
     """Settings of view-batch replay.
 
     Attributes:
-        views: presentations of an event in a step that it takes part in.
-        augment: draws the first of them.
-        strong: draws the others.
-        ssl: weight of the distance of these from the first.
+        views: presentations of an event in each step that it takes part in.
+        augment: draws the first view.
+        strong: draws the other views.
+        ssl: weight of the distance of the other views from the first.
     """
 
     buffer: ViewBatchBuffer = Field(default_factory=ViewBatchBuffer)
-    augment: AugmentConfig | None = Named(kind="weak")
-    strong: AugmentConfig | None = Named(kind="strong")
+    augment: AugmentConfig | None = NamedViews(kind="weak")
+    strong: AugmentConfig | None = NamedViews(kind="strong")
     views: PositiveInt = 4
     ssl: float = Field(1.0, ge=0)
 
 
 class ViewBatch(Rehearsal):
-    """Replay that trains on an event less often, and then on several views of it at once.
+    """Replay that trains on an event less often, but on several views of it at once.
 
         loss = CE(all views) + ssl * mean over i and j >= 2 of KL(p(i, 1) || p(i, j))
 
-    where p(i, j) is what the network gives for view j of event i. The first view is the teacher: no
+    p(i, j) is the output of the network for view j of event i. The first view is the teacher: no
     gradient flows through it. In regression the distance is half the squared difference, as the
-    error is. With the rule "view-batch" there are ``views`` times as many presentations between two
-    trainings on a remembered event as in an epoch over the buffer.
+    error is. With the recall rule "view-batch", ``views`` times as many presentations lie between
+    two trainings on a stored event as in an epoch over the buffer.
 
-    A step makes as many presentations as one of replay. Those of remembered events go to
-    ``replay_size // views`` of them. Those of the n new ones of a micro-batch, n in each step, go
-    to ``steps * n // views`` turns in all, and at least one in each step; events take turns in the
-    order of the stream, and where there are not as many for all, who has one more is drawn. Where
-    ``views`` does not divide what there is to share out, some events get a view more or less than
-    others, and all get fewer while the buffer is smaller than ``replay_size``. The presentations of
-    events that the recall rule holds back are left out. With one view this is replay, to the bit.
+    A step makes as many presentations as a step of replay. Recalled events get those of replay's
+    recalled events: ``replay_size // views`` events are recalled. The n new events of a micro-batch
+    get n presentations in each step. They share ``steps * n // views`` turns in all, at least one
+    in each step, in the order of the stream. Where turns do not divide evenly, the events with one
+    more are drawn at random.
+
+    Where ``views`` does not divide the presentations, some events get one view more or less than
+    others. All get fewer while the buffer is smaller than ``replay_size``. Presentations of events
+    that the recall rule holds back are left out. With one view this is replay, bit for bit.
     """
 
     kind = "view-batch"
@@ -72,9 +74,9 @@ class ViewBatch(Rehearsal):
         self.strong = self.augmentation(config.strong, "strong")
 
     def learn(self, batch: Batch) -> None:
-        """Takes ``steps`` gradient steps, then offers the new events to the buffer."""
+        """Take ``steps`` gradient steps, then offer the new events to the buffer."""
         new = self.examples(batch)
-        for turn, old in zip(self._turns(len(new)), self.recalled(new), strict=True):
+        for turn, old in zip(self._turns(len(new)), self.recall(new), strict=True):
             at = torch.from_numpy(turn).to(self.device)
             x, y, sizes = new.x[at], new.y[at], _shared_out(len(new), len(turn))
             if old is not None:
@@ -86,15 +88,15 @@ class ViewBatch(Rehearsal):
             loss = self.error(out, y[event])
             if len(event) > len(first):
                 loss = loss + self.ssl * self._distance(out, event, first)
-            self.descent.step(loss)
-            self.rehearsed(old, out[first[len(turn) :]])
+            self.optimizer.step(loss)
+            self.update_recall(old, out[first[len(turn) :]])
         self.remember(batch, new.columns["x"])
 
     def forward(self, x: Tensor) -> Tensor:
-        return NetworkLearner.forward(self, x)  # of views that are made already
+        return NetworkLearner.forward(self, x)  # the inputs are views already
 
     def _turns(self, n: int) -> list[Ints]:
-        """For each step which of n new events it presents, in the order of the stream."""
+        """Return, for each step, which of n new events it presents, in the order of the stream."""
         turns = max(self.steps * n // self.views, self.steps)
         rounds, left = divmod(turns, n)
         events = np.tile(np.arange(n), rounds)
@@ -104,14 +106,20 @@ class ViewBatch(Rehearsal):
         return np.array_split(events, self.steps)
 
     def _sizes(self, old: Examples) -> Ints:
-        """How many presentations there are of each recalled event."""
+        """Return the number of presentations of each recalled event: (m,)."""
         held_back = len(old) < min(max(self.replay_size // self.views, 1), len(self.buffer))
         slots = len(old) * self.views if held_back else self.replay_size
         return _shared_out(min(slots, len(self.buffer)), len(old))
 
     def _views(self, x: Tensor, event: Tensor, first: Tensor) -> Tensor:
-        """(slots, *shape) views of inputs x (m, *shape): one for each ``event`` (slots,), the
-        ``first`` (m,) of an event drawn in one way, and its others in another."""
+        """Return views (slots, *shape) of inputs x (m, *shape).
+
+        Args:
+            x: the inputs.
+            event: (slots,) the index of the event of each view.
+            first: (m,) the index of the first view of each event. It is drawn by ``augment``, the
+                others by ``strong``.
+        """
         views = x[event]
         if self.augment is not None:
             views[first] = self.augment(x, self.random)
@@ -121,7 +129,7 @@ class ViewBatch(Rehearsal):
         return views
 
     def _distance(self, out: Tensor, event: Tensor, first: Tensor) -> Tensor:
-        """Mean over all views but the first of how far they are from what the first gives."""
+        """Return the mean distance of the other views' outputs from those of the first view."""
         others = _others(event, first)
         teacher, pupil = out.detach()[first][event[others]], out[others]
         if self.schema.task == "regression":
@@ -131,12 +139,12 @@ class ViewBatch(Rehearsal):
 
 
 def _shared_out(slots: int, events: int) -> Ints:
-    """(events,) presentations of each, ``slots`` in all, as equal as can be."""
+    """Return the presentations of each event, (events,), ``slots`` in all, as equal as possible."""
     return slots // events + (np.arange(events) < slots % events).astype(np.int64)
 
 
 def _others(event: Tensor, first: Tensor) -> Tensor:
-    """(slots - m,): the slots that are not the first of their event."""
+    """Return the indices of views that are not the first of their event: (slots - m,)."""
     later = torch.ones(len(event), dtype=torch.bool, device=event.device)
     later[first] = False
     return later.nonzero()[:, 0]

@@ -276,7 +276,7 @@ class TakesAnything(Prior):
 class TakesAThird(Prior):
     handles = frozenset({"binary"})
 
-    def _limit(self, classes: int) -> None:
+    def _check_class_count(self, classes: int) -> None:
         pass
 
 
@@ -353,7 +353,7 @@ def test_a_learner_with_segments_and_two_classes_passes() -> None:
         def learn(self, batch: Batch) -> None:
             assert batch.y is not None
             x, y = self.tensor(self.inputs.rows(batch.x)), self.labels(batch.y)
-            self.descent.step(self.loss(x, y))
+            self.optimizer.step(self.loss(x, y))
 
     check_learner(Two)
 

@@ -44,4 +44,4 @@ def learn(learner: NetworkLearner, batch: Batch) -> None:
 
 
 def weights(learner: NetworkLearner) -> torch.Tensor:
-    return learner.descent.weights.clone()
+    return learner.optimizer.weights.clone()

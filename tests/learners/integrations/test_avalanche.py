@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 
 from learners.base import Learner, LearnerError, Prediction
 from learners.baselines.prior import Prior
+from learners.integrations import avalanche as avalanche_module
 from learners.integrations.avalanche import AvalancheConfig, AvalancheLearner
 from learners.integrations.avalanche_strategy import as_strategy
 from learners.rehearsal.replay import Replay
@@ -156,6 +158,33 @@ def test_replay_remembers_a_sample_of_all_and_no_more_than_it_says() -> None:
         assert [sample[1] for sample in memory.buffer] == rows.y[remembered.astype(int)].tolist()  # type: ignore[index]
         # All rows would be 1.2 MB; 64 micro-batches of 10, between two tidyings, are 0.26.
         assert made.memory_bytes() < 500_000
+
+
+@pytest.mark.parametrize("module", ["learners.avalanche", "learners.integrations.avalanche"])
+def test_load_reads_states_of_earlier_versions(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class of a stored data set had another name, in a module that may have moved since."""
+    settings = {"strategy": "avalanche.training:Replay", "args": {"mem_size": 30}, "model": LINEAR}
+    donor = learner(**settings)
+    feed(donor, stream(60))
+    rows = avalanche_module._LabelledRows
+    own = rows.__module__, rows.__name__, rows.__qualname__
+    with monkeypatch.context() as earlier:
+        earlier.setitem(sys.modules, module, SimpleNamespace(_Rows=rows))  # type: ignore[misc]
+        rows.__module__, rows.__name__, rows.__qualname__ = module, "_Rows", "_Rows"
+        try:
+            state = donor.state()
+        finally:
+            rows.__module__, rows.__name__, rows.__qualname__ = own
+    assert b"_Rows" in state["opaque"].tobytes()
+    assert b"_LabelledRows" not in state["opaque"].tobytes()
+    heir = learner(seed=2, **settings)
+    heir.load(state)
+    feed(heir, stream(60, seed=1))
+    feed(donor, stream(60, seed=1))
+    unlabelled = replace(stream(20, seed=2), y=None)
+    assert np.array_equal(heir.predict(unlabelled).proba, donor.predict(unlabelled).proba)  # type: ignore[arg-type]
 
 
 def test_outputs_limit_the_classes() -> None:

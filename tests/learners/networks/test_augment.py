@@ -236,7 +236,7 @@ def test_settings_that_do_not_fit_the_inputs(
     [
         ("wek", "'weak', 'strong', 'image', 'jitter'"),
         ({"kind": "imag"}, "'weak', 'strong', 'image', 'jitter'"),
-        ("image", "nothing is done: set flip, shift, magnitude or erase"),
+        ("image", "no operation is set: set flip, shift, magnitude or erase"),
         ({"kind": "image", "flp": True}, "did you mean 'flip'"),
         ({"kind": "image", "shift": -1}, "greater than or equal to 0"),
         ({"kind": "image", "magnitude": 2}, "less than or equal to 1"),

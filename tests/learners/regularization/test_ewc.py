@@ -56,9 +56,9 @@ def test_a_small_rate_gives_the_gradient_of_the_penalty() -> None:
     events = stream(20, 20)
     learn(ours, events[:10])
     ours.consolidate()
-    kept = ours.descent.per_weight_state
+    kept = ours.optimizer.per_weight_state
     with torch.no_grad():
-        ours.descent.weights.add_(0.1)
+        ours.optimizer.weights.add_(0.1)
     before = weights(ours)
     x, y = torch.from_numpy(events.x[10:]), torch.from_numpy(events.y[10:])
     loss = F.cross_entropy(ours.net(x), y)
@@ -89,7 +89,7 @@ def test_a_huge_weight_holds_what_matters_and_nothing_else() -> None:
     for batch in events[20:].micro_batches(4):
         learn(ours, batch)
     ours.verify()
-    fisher = ours.descent.per_weight_state["fisher"][: before.numel()].view_as(before)
+    fisher = ours.optimizer.per_weight_state["fisher"][: before.numel()].view_as(before)
     moved = (ours.net.body[0].weight.detach() - before).abs()
     matters = fisher > 1e-4
     assert matters.any()
@@ -153,4 +153,4 @@ def test_learns_a_target_too() -> None:
     for batch in replace(events, y=100 * events.x[:, 0].astype(np.float64)).micro_batches(7):
         learn(ours, batch)
     ours.verify()
-    assert ours.descent.per_weight_state["fisher"].max() > 0
+    assert ours.optimizer.per_weight_state["fisher"].max() > 0

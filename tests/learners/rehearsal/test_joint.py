@@ -132,7 +132,7 @@ def test_learns_from_views_and_keeps_events_as_they_came() -> None:
     for batch in stream(30).micro_batches(5):
         learn(ours, batch)
         learn(plain, batch)
-    assert not torch.equal(ours.descent.weights, plain.descent.weights)
+    assert not torch.equal(ours.optimizer.weights, plain.optimizer.weights)
     kept = [learner.state()["buffer"]["columns"]["x"] for learner in (ours, plain)]
     assert np.array_equal(*kept)
 

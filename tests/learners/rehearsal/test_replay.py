@@ -194,7 +194,7 @@ def test_predicts_what_is_there_and_no_view_of_it() -> None:
     for batch in stream(64).micro_batches(16):
         step(replay, batch)
         step(plain, batch)
-    assert not torch.equal(replay.descent.weights, plain.descent.weights)
+    assert not torch.equal(replay.optimizer.weights, plain.optimizer.weights)
     plain.load(replay.state())
     question = replace(stream(20), y=None)
     assert np.array_equal(replay.predict(question).proba, plain.predict(question).proba)
@@ -211,7 +211,7 @@ def test_the_candidates_of_a_rule_are_weighed_as_they_are() -> None:
         other.load(replay.state())
         slots = []
         for each in (replay, other):
-            old = next(each.recalled(each.examples(batches[2])))
+            old = next(each.recall(each.examples(batches[2])))
             assert old is not None
             assert old.slots is not None
             slots.append(old.slots.tolist())
@@ -232,7 +232,7 @@ def test_to_weigh_candidates_changes_nothing(recall: str) -> None:
     first, second = list(stream(32).micro_batches(16))
     step(replay, first)
     before, drawn = replay.state(), torch.get_rng_state()
-    assert next(replay.recalled(replay.examples(second))) is not None
+    assert next(replay.recall(replay.examples(second))) is not None
     after = replay.state()
     for part in ("net", "optimizer", "rng"):
         assert digest({part: after[part]}) == digest({part: before[part]}), part

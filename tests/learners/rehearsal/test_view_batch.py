@@ -244,10 +244,10 @@ def test_a_step_by_hand(through: bool) -> None:
     moved = strong(torch.stack([row for row in x for _ in range(2)]), np.random.default_rng())
     slots = [[2 * row, moved[2 * i], moved[2 * i + 1]] for i, row in enumerate(x)]
     loss = by_hand(twin.net, slots, y, 2.0, through)
-    twin.descent.step(loss)
+    twin.optimizer.step(loss)
 
     view_batch.learn(batches[1])
-    same = torch.allclose(view_batch.descent.weights, twin.descent.weights, rtol=0, atol=1e-6)
+    same = torch.allclose(view_batch.optimizer.weights, twin.optimizer.weights, rtol=0, atol=1e-6)
     assert same is not through
 
 
@@ -263,9 +263,9 @@ def test_a_step_by_hand_in_regression() -> None:
     x, y = torch.from_numpy(batch.x[i : i + 1]).float(), twin.labels(batch.y)[i]  # type: ignore[index]
     first, other = twin.net(x)[0, 0], twin.net(x + 1)[0, 0]
     loss = ((first - y) ** 2 + (other - y) ** 2) / 4 + 3 * 0.5 * (other - first.detach()) ** 2
-    twin.descent.step(loss)
+    twin.optimizer.step(loss)
     view_batch.learn(batch)
-    assert torch.allclose(view_batch.descent.weights, twin.descent.weights, rtol=0, atol=1e-6)
+    assert torch.allclose(view_batch.optimizer.weights, twin.optimizer.weights, rtol=0, atol=1e-6)
 
 
 def test_distance_is_none_between_equal_views_and_never_negative() -> None:
