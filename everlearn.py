@@ -1,7 +1,7 @@
-"""The command ``everlearn``: checks that the packages it would import are its own, then hands over.
+"""The command ``everlearn``: check that the packages to import are its own, then run it.
 
-They have plain names (``streams``, ``learners``, ...), so a folder of the same name that stands
-earlier on the path would be imported in their place, and fail far from the cause.
+The packages have plain names (``streams``, ``learners``, ...). A folder of the same name earlier on
+the path would be imported instead, and fail far from the cause.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ PACKAGES = ("streams", "buffers", "learners", "pipeline")
 
 
 def shadowed() -> str | None:
-    """One line that names the folder that shadows a package of ours, or None."""
+    """Return one line that names a folder that shadows a package of everlearn, or None."""
     home = Path(__file__).resolve().parent
     for name in PACKAGES:
         spec = find_spec(name)
-        found = Path(spec.origin).resolve().parent if spec is not None and spec.origin else None
-        if found != home / name:
+        folder = Path(spec.origin).resolve().parent if spec is not None and spec.origin else None
+        if folder != home / name:
+            where = folder or "a folder that is no package"
             return (
-                f"everlearn: package {name!r} is found at {found or 'a folder that is no package'},"
-                f" which shadows everlearn's own at {home / name}: rename that folder, or take its"
-                " parent off PYTHONPATH"
+                f"everlearn: package {name!r} is found at {where}, which shadows everlearn's own at"
+                f" {home / name}: rename that folder, or take its parent off PYTHONPATH"
             )
     return None
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     problem = shadowed()
     if problem is not None:
         sys.stderr.write(problem + "\n")
