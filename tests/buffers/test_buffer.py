@@ -69,7 +69,7 @@ Actions = st.lists(
 @pytest.mark.parametrize(("admission", "recall"), PAIRS)
 @examples(0.3)
 @given(capacity=st.integers(1, 60), before=Actions, after=Actions, seed=st.integers(0, 9))
-def test_a_loaded_buffer_goes_on_to_the_bit(
+def test_load_continues_bit_for_bit(
     admission: str,
     recall: str,
     capacity: int,
@@ -92,7 +92,7 @@ def test_a_loaded_buffer_goes_on_to_the_bit(
 @pytest.mark.parametrize(("admission", "recall"), PAIRS)
 @examples(0.3)
 @given(capacity=st.integers(1, 60), actions=Actions)
-def test_rows_stay_whole_whatever_happens(
+def test_rows_stay_whole_under_any_operations(
     admission: str, recall: str, capacity: int, actions: list[tuple[str, int]]
 ) -> None:
     buffer = Buffer(capacity, admission, recall)
@@ -122,7 +122,7 @@ def test_rows_stay_whole_whatever_happens(
 
 
 @given(cuts=st.lists(st.integers(0, 50), max_size=8), samples=st.integers(0, 3))
-def test_what_is_kept_depends_on_neither_cuts_nor_samples(cuts: list[int], samples: int) -> None:
+def test_kept_rows_are_independent_of_cuts_and_samples(cuts: list[int], samples: int) -> None:
     whole, cut = Buffer(30, seed=5), Buffer(30, seed=5)
     whole.add(**rows(0, 400))
     start = 0
@@ -134,7 +134,7 @@ def test_what_is_kept_depends_on_neither_cuts_nor_samples(cuts: list[int], sampl
     np.testing.assert_equal(cut.state()["columns"], whole.state()["columns"])
 
 
-def test_a_sample_is_of_independent_draws() -> None:
+def test_sample_has_independent_draws() -> None:
     buffer = Buffer(100, "ring", seed=1)
     buffer.add(**rows(0, 100))
     sample = buffer.sample(20, draws=3)
@@ -145,7 +145,7 @@ def test_a_sample_is_of_independent_draws() -> None:
     assert sample.columns["x"].shape == (60, 6)
 
 
-def test_a_sample_of_few_rows_is_short() -> None:
+def test_sample_of_few_rows_is_short() -> None:
     buffer = Buffer(100)
     assert len(buffer.sample(8).slots) == 0
     buffer.add(**rows(0, 5))
@@ -156,7 +156,7 @@ def test_a_sample_of_few_rows_is_short() -> None:
     assert buffer.sample(8).columns["x"].shape == (0, 6)
 
 
-def test_a_deleted_row_is_never_sampled_again() -> None:
+def test_deleted_row_is_never_sampled() -> None:
     buffer = Buffer(50, seed=2)
     buffer.add(**rows(0, 200))
     gone = buffer.sample(20).columns["ids"]
@@ -176,7 +176,7 @@ def test_ids_may_be_strings_and_repeat() -> None:
         buffer.add(np.array(["too long"]), y=np.array([1]))
 
 
-def test_relabel_takes_fitting_labels_only() -> None:
+def test_relabel_unfit_labels_raises() -> None:
     buffer = Buffer(10, "class-balanced")
     buffer.add(np.arange(4), y=np.array([0, 1, 0, 1]))
     for bad in ([0.5, 0.5], [[0, 1], [1, 0]], [1], [1, -1]):
@@ -200,7 +200,7 @@ BAD_ROWS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("column", "filled"), [("ids", 0), ("y", 0), ("ids", 20), ("x", 20), ("y", 20)]
 )
-def test_bad_rows_change_nothing(column: str, filled: int) -> None:
+def test_add_bad_rows_raises_and_changes_nothing(column: str, filled: int) -> None:
     buffer = Buffer(10, seed=3)
     buffer.add(**rows(0, filled))
     before = buffer.state()
@@ -210,7 +210,7 @@ def test_bad_rows_change_nothing(column: str, filled: int) -> None:
     buffer.add(**rows(20, 20))
 
 
-def test_rows_that_the_rule_refuses_change_nothing() -> None:
+def test_add_rows_refused_by_rule_changes_nothing() -> None:
     buffer = Buffer(10, "class-balanced")
     with pytest.raises(ValueError, match="'y'"):
         buffer.add([1, 2], y=[0.0, 1.0])
@@ -218,21 +218,21 @@ def test_rows_that_the_rule_refuses_change_nothing() -> None:
     assert buffer.sample(2).columns["y"].dtype == np.int64
 
 
-def test_an_unknown_rule_is_answered_with_the_nearest() -> None:
+def test_unknown_rule_raises_with_nearest() -> None:
     with pytest.raises(ValueError, match="admission 'resevoir': did you mean 'reservoir'"):
         Buffer(10, "resevoir")
     with pytest.raises(ValueError, match="recall 'unifrom': did you mean 'uniform'"):
         Buffer(10, recall="unifrom")
 
 
-def test_the_state_of_another_buffer_is_refused() -> None:
+def test_load_state_of_other_buffer_raises() -> None:
     state = Buffer(10).state()
     for other in (Buffer(11), Buffer(10, "ring")):
         with pytest.raises(ValueError, match="is expected"):
             other.load(state)
 
 
-def test_memory_is_counted() -> None:
+def test_memory_bytes_counts_columns_and_rules() -> None:
     buffer = Buffer(1000, "ring")
     buffer.add(**rows(0, 1))
     assert buffer.memory_bytes() == 1000 * (8 + 24 + 8) + Uniform(1000).memory_bytes()
@@ -258,7 +258,7 @@ class Noting(Uniform):
         self.told.append(("update", slots.tolist(), outcome.loss.tolist()))
 
 
-def test_a_recall_rule_is_told_of_all_that_happens_to_a_slot() -> None:
+def test_recall_rule_is_notified_of_slot_changes() -> None:
     recall = Noting(4)
     buffer = Buffer(4, Ring(4), recall)
     assert buffer.needs_outcome

@@ -9,7 +9,7 @@ def rows(n: int, start: int = 0) -> dict[str, np.ndarray]:
     return {"x": x, "y": np.arange(start, start + n)}
 
 
-def test_what_is_put_is_gathered() -> None:
+def test_gather_returns_put_rows() -> None:
     store = ColumnStore(10)
     put = rows(4)
     store.put(np.array([7, 0, 3, 9]), put)
@@ -37,14 +37,14 @@ def test_move_copies_rows() -> None:
     np.testing.assert_array_equal(store.gather(np.arange(3))["y"], [4, 3, 2])
 
 
-def test_memory_is_that_of_the_full_capacity() -> None:
+def test_memory_bytes_is_of_full_capacity() -> None:
     store = ColumnStore(1000)
     assert store.memory_bytes() == 0
     store.put(np.array([1]), rows(1))
     assert store.memory_bytes() == 1000 * (6 * 4 + 8)
 
 
-def test_state_holds_the_filled_rows_only() -> None:
+def test_state_has_filled_rows_only() -> None:
     store = ColumnStore(10**6)
     store.put(np.arange(3), rows(3))
     state = store.state(3)
@@ -67,7 +67,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("columns", "message"), BAD.values(), ids=BAD.keys())
-def test_rows_that_do_not_fit_are_named(columns: dict[str, np.ndarray], message: str) -> None:
+def test_unfit_rows_raise_with_column(columns: dict[str, np.ndarray], message: str) -> None:
     store = ColumnStore(10)
     store.put(np.arange(2), {"x": np.ones((2, 6), np.float32), "y": np.ones(2)})
     with pytest.raises(ValueError, match=message):
@@ -76,14 +76,14 @@ def test_rows_that_do_not_fit_are_named(columns: dict[str, np.ndarray], message:
 
 
 @pytest.mark.parametrize("first", [np.array(1.0), np.zeros(3), np.array([[1], [1, 2]], object)])
-def test_first_rows_must_be_rows(first: np.ndarray) -> None:
+def test_first_rows_of_wrong_shape_raise(first: np.ndarray) -> None:
     store = ColumnStore(10)
     with pytest.raises(ValueError, match="column 'x'"):
         store.put(np.arange(2), {"x": first})
     store.put(np.arange(2), {"x": np.zeros((2, 4))})
 
 
-def test_a_cast_within_the_kind_is_taken_and_a_longer_string_is_not() -> None:
+def test_put_casts_within_kind_but_not_longer_strings() -> None:
     store = ColumnStore(4)
     store.put(np.array([0]), {"x": np.zeros(1, np.float32), "s": np.array(["abc"])})
     store.put(np.array([1]), {"x": np.ones(1, np.float64), "s": np.array(["d"])})
@@ -92,7 +92,7 @@ def test_a_cast_within_the_kind_is_taken_and_a_longer_string_is_not() -> None:
         store.put(np.array([2]), {"x": np.ones(1), "s": np.array(["abcd"])})
 
 
-def test_widened_rows_have_no_number_where_there_was_none() -> None:
+def test_widened_rows_have_nan_in_new_numbers() -> None:
     store = ColumnStore(5)
     store.put(np.arange(3), {"z": np.arange(6, dtype=np.float32).reshape(3, 2)})
     store.widen("z", 4, 3)

@@ -25,9 +25,9 @@ class MuteError(Exception):
         ("a text\nas well", "a text as well"),
     ],
 )
-def test_one_printable_line(error: BaseException | str, says: str) -> None:
+def test_one_line_is_printable(error: BaseException | str, says: str) -> None:
     assert one_line(error) == says
 
 
-def test_never_long() -> None:
+def test_one_line_is_short() -> None:
     assert len(one_line(ValueError("x" * 10_000))) == LINE_LENGTH

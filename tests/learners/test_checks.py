@@ -28,16 +28,16 @@ LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS
 CHECKS = [check for _, cls in sorted(LEARNERS.items()) for check in checks_for(cls)]
 
 
-def test_all_learners_are_found() -> None:
+def test_registry_lists_all_learners() -> None:
     assert {"replay", "finetune", "river", "no-change", "prior"} <= set(LEARNERS)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=str)
-def test_learner(check: Check) -> None:
+def test_learner_passes_check(check: Check) -> None:
     check()
 
 
-def test_what_is_checked_follows_from_what_is_declared() -> None:
+def test_checks_for_follows_declared_capabilities() -> None:
     names = {check.name for check in checks_for(Replay)}
     assert {"frozen_within_a_batch", "learns", "ignores_probes", "reads_no_segment"} <= names
     names = {check.name for check in checks_for(RiverLearner)}
@@ -327,7 +327,7 @@ BROKEN: list[tuple[type[Learner], str]] = [
 
 
 @pytest.mark.parametrize(("cls", "name"), BROKEN, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_broken_promise_is_found(cls: type[Learner], name: str) -> None:
+def test_check_fails_for_broken_learner(cls: type[Learner], name: str) -> None:
     checks = [check for check in checks_for(cls) if check.name == name]
     assert checks, "the check is not asked of this learner"
     failed = 0
@@ -339,12 +339,12 @@ def test_a_broken_promise_is_found(cls: type[Learner], name: str) -> None:
     assert failed, "the check does not notice"
 
 
-def test_every_check_can_fail() -> None:
+def test_every_check_has_a_broken_learner() -> None:
     names = {check.name for cls in LEARNERS.values() for check in checks_for(cls)}
     assert not names - {name for _, name in BROKEN}, "no broken learner for these"
 
 
-def test_a_learner_with_segments_and_two_classes_passes() -> None:
+def test_check_learner_with_segments_and_two_classes_passes() -> None:
     class Two(NetworkLearner):
         kind = "two"
         handles = frozenset({"binary"})
@@ -358,7 +358,7 @@ def test_a_learner_with_segments_and_two_classes_passes() -> None:
     check_learner(Two)
 
 
-def test_the_error_names_the_check() -> None:
+def test_check_learner_error_names_the_check() -> None:
     with pytest.raises(AssertionError, match="ids are not") as error:
         check_learner(WrongIds)
     assert error.value.__notes__ == ["in the check prior-classification-predictions_fit"]

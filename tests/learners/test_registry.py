@@ -19,7 +19,7 @@ from learners.rehearsal.replay import Replay
 from streams.core.stream import Stream
 
 
-def test_finds_by_name_and_by_import_path() -> None:
+def test_find_by_kind_and_by_import_path() -> None:
     assert find(KINDS, Learner, "replay") is Replay
     assert find(KINDS, Learner, "no-change").kind == "no-change"
     assert find(KINDS, Learner, "der++") is DerPlusPlus
@@ -65,13 +65,13 @@ def test_kinds_names_every_class_with_a_kind(
         ("learners.networks.base:NetworkLearner", "is abstract: it does not define learn"),
     ],
 )
-def test_an_unknown_name_is_an_error_that_names_the_nearest(kind: str, says: str) -> None:
+def test_find_unknown_kind_raises_with_nearest(kind: str, says: str) -> None:
     with pytest.raises(UnknownKindError, match=says) as error:
         find(KINDS, Learner, kind)
     assert "\n" not in str(error.value)
 
 
-def test_a_module_that_lacks_one_of_its_own_says_which(
+def test_load_object_missing_dependency_raises_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine_too.py").write_text("import mine\n")
@@ -91,7 +91,7 @@ def test_a_module_that_lacks_one_of_its_own_says_which(
         ("def __getattr__(name): raise ValueError(name)\n", "'broken_one' has no 'Thing'"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_one_clear_line(
+def test_load_object_broken_module_raises_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
 ) -> None:
     (tmp_path / "broken_one.py").write_text(source)
@@ -103,7 +103,7 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(
     sys.modules.pop("broken_one", None)
 
 
-def test_names_inside_a_class() -> None:
+def test_load_object_finds_nested_names() -> None:
     assert load_object("learners.rehearsal.replay:Replay.Config") is Replay.Config
 
 

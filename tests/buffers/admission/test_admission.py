@@ -48,7 +48,7 @@ def chi_square(counts: np.ndarray, expected: float) -> float:
 
 @pytest.mark.parametrize("name", ADMISSIONS)
 @given(capacity=st.integers(1, 50), n=st.integers(0, 200), cuts=Cuts, seed=st.integers(0, 99))
-def test_batch_cuts_change_nothing(
+def test_placement_is_independent_of_batch_cuts(
     name: str, capacity: int, n: int, cuts: list[int], seed: int
 ) -> None:
     y = imbalanced(n, 5, seed)
@@ -69,7 +69,7 @@ def test_batch_cuts_change_nothing(
     data=st.data(),
     seed=st.integers(0, 99),
 )
-def test_forget_moves_the_last_rows_into_the_holes(
+def test_forget_moves_last_rows_into_holes(
     name: str, capacity: int, n: int, data: st.DataObject, seed: int
 ) -> None:
     rule = find_admission(name)(capacity)
@@ -101,7 +101,7 @@ def test_state_is_arrays_and_json(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ADMISSIONS)
-def test_capacity_must_be_positive(name: str) -> None:
+def test_capacity_below_one_raises(name: str) -> None:
     with pytest.raises(ValueError, match="capacity"):
         find_admission(name)(0)
 
@@ -125,7 +125,7 @@ def test_reservoir_is_algorithm_r(capacity: int, n: int, cuts: list[int], seed: 
     assert offer(Reservoir(capacity), y, cuts, seed) == algorithm_r(n, capacity, seed)
 
 
-def test_reservoir_keeps_every_row_with_the_same_chance() -> None:
+def test_reservoir_rows_are_equally_likely() -> None:
     runs, n, capacity = 4000, 60, 15
     counts = np.zeros(n)
     for seed in range(runs):
@@ -135,7 +135,7 @@ def test_reservoir_keeps_every_row_with_the_same_chance() -> None:
     assert chi_square(counts, runs * capacity / n) < 98.3
 
 
-def test_reservoir_stays_uniform_over_deletions() -> None:
+def test_reservoir_stays_uniform_after_deletions() -> None:
     runs, n, capacity = 4000, 40, 12
     counts = np.zeros(2 * n)
     sizes = []
@@ -164,7 +164,7 @@ def test_reservoir_stays_uniform_over_deletions() -> None:
 
 
 @given(capacity=st.integers(1, 50), n=st.integers(0, 300), cuts=Cuts)
-def test_ring_keeps_the_last_rows(capacity: int, n: int, cuts: list[int]) -> None:
+def test_ring_keeps_last_rows(capacity: int, n: int, cuts: list[int]) -> None:
     kept = offer(Ring(capacity), np.zeros(n, np.int64), cuts, 0)
     assert sorted(kept.values()) == list(range(max(0, n - capacity), n))
 
@@ -173,7 +173,7 @@ def test_ring_keeps_the_last_rows(capacity: int, n: int, cuts: list[int]) -> Non
     capacity=st.integers(1, 12),
     steps=st.lists(st.tuples(st.integers(0, 20), st.sets(st.integers(0, 11))), max_size=10),
 )
-def test_ring_drops_the_oldest_also_after_deletions(
+def test_ring_evicts_oldest_after_deletions(
     capacity: int, steps: list[tuple[int, set[int]]]
 ) -> None:
     rule, rng = Ring(capacity), np.random.default_rng(0)
@@ -197,7 +197,7 @@ def test_ring_drops_the_oldest_also_after_deletions(
 # --- random-insert
 
 
-def test_every_row_stays_when_it_comes_and_fades_from_then_on() -> None:
+def test_random_insert_keeps_new_rows_and_fades_old() -> None:
     runs, capacity = 4000, 10
     left = np.zeros(40)
     for seed in range(runs):
@@ -255,7 +255,7 @@ def plain_class_balanced(y: np.ndarray, capacity: int, seed: int) -> dict[int, i
     by_class=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_class_balanced_is_the_plain_algorithm(
+def test_class_balanced_equals_plain_algorithm(
     capacity: int, n: int, classes: int, cuts: list[int], by_class: bool, seed: int
 ) -> None:
     y = imbalanced(n, classes, seed)
@@ -266,7 +266,7 @@ def test_class_balanced_is_the_plain_algorithm(
 
 
 @given(capacity=st.integers(8, 60), n=st.integers(1, 600), cuts=Cuts, seed=st.integers(0, 99))
-def test_classes_are_as_balanced_as_the_stream_allows(
+def test_class_balanced_is_as_balanced_as_possible(
     capacity: int, n: int, cuts: list[int], seed: int
 ) -> None:
     y = imbalanced(n, 8, seed)
@@ -278,7 +278,7 @@ def test_classes_are_as_balanced_as_the_stream_allows(
     assert all(stored[c] == seen[c] or stored[c] >= most - 1 for c in seen)
 
 
-def test_rows_of_a_class_stay_with_the_same_chance() -> None:
+def test_class_balanced_rows_of_class_are_equally_likely() -> None:
     runs, capacity = 3000, 12
     y = np.array([0, 0, 1, 0, 0, 2] * 10)
     counts = np.zeros(len(y))
@@ -291,7 +291,7 @@ def test_rows_of_a_class_stay_with_the_same_chance() -> None:
         assert chi_square(own, own.mean()) < limit
 
 
-def test_a_class_that_was_deleted_can_come_back() -> None:
+def test_class_balanced_deleted_class_can_return() -> None:
     rule = ClassBalanced(20)
     y = np.array([0, 1] * 50)
     kept = offer(rule, y, [], 0)
@@ -305,7 +305,7 @@ def test_a_class_that_was_deleted_can_come_back() -> None:
     assert len(rule.place({"y": np.ones(5, np.int64)}, 5, rng)[0]) == 5
 
 
-def test_relabelled_rows_count_for_their_new_class() -> None:
+def test_relabelled_rows_count_for_new_class() -> None:
     rule = ClassBalanced(6)
     kept = offer(rule, np.array([0, 0, 0, 1, 1, 1, 0, 0]), [], 0)
     ones = np.array([slot for slot in kept if rule.state()["slots"].tolist().index(slot) >= 3])
@@ -329,7 +329,7 @@ def test_relabelled_rows_count_for_their_new_class() -> None:
         (None, "no column"),
     ],
 )
-def test_class_balanced_takes_class_codes_only(y: np.ndarray | None, given: str) -> None:
+def test_class_balanced_without_class_codes_raises(y: np.ndarray | None, given: str) -> None:
     rule = ClassBalanced(4)
     with pytest.raises(ValueError, match=rf"column 'y': .*{given}"):
         rule.place({} if y is None else {"y": y}, 2, np.random.default_rng(0))

@@ -31,7 +31,7 @@ def distance(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> float:
     return float(np.linalg.norm(gaps, axis=1).mean())
 
 
-def test_means_of_classes_are_nearer_than_by_chance() -> None:
+def test_herding_means_are_nearer_than_random() -> None:
     ratios = []
     for seed in range(10):
         x, y = offered(2000, 40, seed)
@@ -44,7 +44,7 @@ def test_means_of_classes_are_nearer_than_by_chance() -> None:
     assert np.mean(ratios) < 0.7
 
 
-def test_the_row_whose_leaving_leaves_the_mean_nearest_gives_way() -> None:
+def test_herding_evicts_row_that_keeps_mean_nearest() -> None:
     # Numbers 0, 10, 20 are kept of one class. With 6 as the fourth, the mean of all is 9; without
     # 0 the mean of what is left is 12, without 10 it is 8.67, without 20 it is 5.33.
     rule, rng = Herding(3), np.random.default_rng(0)
@@ -57,7 +57,7 @@ def test_the_row_whose_leaving_leaves_the_mean_nearest_gives_way() -> None:
         assert slots.tolist() in ([], [1])
 
 
-def test_features_are_taken_where_they_are_given() -> None:
+def test_herding_uses_features_if_present() -> None:
     rng = np.random.default_rng(0)
     far, near = Herding(3), Herding(3)
     x, y = np.array([[0.0], [10.0], [20.0]]), np.zeros(3, np.int64)
@@ -68,7 +68,7 @@ def test_features_are_taken_where_they_are_given() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 @pytest.mark.parametrize("width", [3, 784])
-def test_cuts_change_nothing_to_the_bit(dtype: type[np.generic], width: int) -> None:
+def test_herding_is_independent_of_cuts_bit_for_bit(dtype: type[np.generic], width: int) -> None:
     x, y = offered(300, width, 1)
     x = (x * 10 + 100).astype(dtype)
     states = []
@@ -80,7 +80,7 @@ def test_cuts_change_nothing_to_the_bit(dtype: type[np.generic], width: int) -> 
         np.testing.assert_equal(other, states[0])
 
 
-def test_deleted_rows_weigh_nothing() -> None:
+def test_herding_ignores_deleted_rows() -> None:
     rule = Herding(6)
     x = np.array([[1.0], [2.0], [90.0], [4.0], [5.0], [60.0]])
     y = np.array([0, 0, 0, 1, 1, 1])
@@ -92,7 +92,7 @@ def test_deleted_rows_weigh_nothing() -> None:
     np.testing.assert_allclose(rule.state()["total"], rest.state()["total"])
 
 
-def test_relabelled_rows_count_for_their_new_class() -> None:
+def test_relabelled_rows_count_for_new_class() -> None:
     rule = Herding(6)
     x = np.array([[1.0], [2.0], [9.0], [4.0], [5.0], [6.0]])
     rule.place({"x": x, "y": np.array([0, 0, 0, 1, 1, 1])}, 6, np.random.default_rng(0))
@@ -103,7 +103,7 @@ def test_relabelled_rows_count_for_their_new_class() -> None:
     np.testing.assert_allclose(state["kept"], state["total"])
 
 
-def test_a_number_beyond_single_precision_spoils_nothing() -> None:
+def test_herding_survives_numbers_beyond_float32() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3))
     x[7, 1] = 1e300
@@ -119,6 +119,6 @@ def test_a_number_beyond_single_precision_spoils_nothing() -> None:
     ("columns", "given"),
     [({}, "'x': no column"), ({"x": np.array(["a", "b"])}, "'x': <U1")],
 )
-def test_rows_must_be_numbers(columns: dict[str, np.ndarray], given: str) -> None:
+def test_herding_rows_not_numbers_raise(columns: dict[str, np.ndarray], given: str) -> None:
     with pytest.raises(ValueError, match=rf"column {given} was given, rows of numbers"):
         Herding(4).place({"y": np.array([0, 1]), **columns}, 2, np.random.default_rng(0))

@@ -9,7 +9,7 @@ from buffers.registry import RECALLS, find_recall
 
 
 @given(k=st.integers(0, 80), filled=st.integers(0, 400), seed=st.integers(0, 99))
-def test_a_draw_has_no_duplicates(k: int, filled: int, seed: int) -> None:
+def test_draw_has_no_duplicates(k: int, filled: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     uniform = Uniform(400)
     for _ in range(5):
@@ -20,7 +20,7 @@ def test_a_draw_has_no_duplicates(k: int, filled: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("k", "filled"), [(2, 50), (12, 50), (13, 50), (40, 50), (50, 50)])
-def test_every_slot_comes_up_equally_often_at_every_place(k: int, filled: int) -> None:
+def test_slots_are_equally_likely_at_each_position(k: int, filled: int) -> None:
     runs = 6000
     uniform, rng = Uniform(1000), np.random.default_rng(3)
     draws = np.array([uniform.draw(k, filled, rng) for _ in range(runs)])
@@ -33,7 +33,7 @@ def test_every_slot_comes_up_equally_often_at_every_place(k: int, filled: int) -
     assert ((counts - expected) ** 2 / expected).sum() < 85.4
 
 
-def test_every_pair_comes_up_equally_often() -> None:
+def test_pairs_are_equally_likely() -> None:
     runs, filled = 20000, 12
     uniform, rng = Uniform(filled), np.random.default_rng(4)
     counts = np.zeros((filled, filled))
@@ -47,7 +47,7 @@ def test_every_pair_comes_up_equally_often() -> None:
 
 
 @pytest.mark.parametrize("name", RECALLS)
-def test_the_state_of_a_rule_is_all_that_draws_depend_on(name: str) -> None:
+def test_draws_depend_on_state_alone(name: str) -> None:
     rule, twin = find_recall(name)(300), find_recall(name)(300)
     rng = np.random.default_rng(0)
     for k in (5, 60, 100):
@@ -74,7 +74,7 @@ class Counting(np.random.Generator):
 
 
 @pytest.mark.parametrize("name", RECALLS)
-def test_the_work_of_a_draw_does_not_depend_on_the_capacity(name: str) -> None:
+def test_work_of_draw_is_independent_of_capacity(name: str) -> None:
     numbers = []
     for capacity in (10**3, 10**5, 10**6):
         rng, rule = Counting(np.random.PCG64(0)), find_recall(name)(capacity)
@@ -94,7 +94,7 @@ def test_the_work_of_a_draw_does_not_depend_on_the_capacity(name: str) -> None:
 
 
 @pytest.mark.parametrize("capacity", [512, 1024, 500])
-def test_intervals_are_counted_at_all_phases_of_a_schedule(capacity: int) -> None:
+def test_intervals_count_all_phases_of_a_schedule(capacity: int) -> None:
     """A sweep through 512 rows by 32 takes 16 draws."""
     rng, rule = np.random.default_rng(0), find_recall("repeated-random")(capacity)
     rule.put(np.arange(capacity), capacity)
@@ -110,7 +110,7 @@ def test_intervals_are_counted_at_all_phases_of_a_schedule(capacity: int) -> Non
     )
 
 
-def test_the_clock_counts_what_the_learner_has_room_for() -> None:
+def test_clock_counts_presentations() -> None:
     buffer = Buffer(100, "ring", find_recall("uniform")(100, views=4))
     buffer.add(np.arange(100), y=np.zeros(100, int))
     buffer.sample(2)

@@ -31,7 +31,7 @@ LAWS: dict[str, tuple[type[ByAge], dict[str, Any], list[float]]] = {
 
 @pytest.mark.parametrize("capacity", [8, 800])  # few rows, where lots are as large, and many
 @pytest.mark.parametrize(("law", "settings", "weights"), LAWS.values(), ids=LAWS.keys())
-def test_rows_come_up_by_their_age(
+def test_draws_follow_age(
     law: type[ByAge], settings: dict[str, Any], weights: list[float], capacity: int
 ) -> None:
     rule = law(capacity, **settings)
@@ -44,7 +44,7 @@ def test_rows_come_up_by_their_age(
     assert ((counts - expected) ** 2 / expected).sum() < 24.3
 
 
-def test_ages_are_a_part_of_the_stream() -> None:
+def test_ages_are_shares_of_the_stream() -> None:
     rule = PowerLaw(4)
     rule.put(np.arange(4), 100)
     assert rule.row_values(4)["age"].tolist() == [0, 0, 0, 0]
@@ -64,6 +64,6 @@ def test_ages_are_a_part_of_the_stream() -> None:
         (Exponential, {"horizon": 0}),
     ],
 )
-def test_settings_out_of_range_are_named(rule: type[ByAge], setting: dict[str, Any]) -> None:
+def test_settings_out_of_range_raise_with_name(rule: type[ByAge], setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(setting))}: .* is expected"):
         rule(10, **setting)

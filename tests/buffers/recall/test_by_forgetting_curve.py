@@ -17,7 +17,7 @@ def outcome(*correct: bool) -> RecallOutcome:
     return RecallOutcome(np.zeros(len(correct), np.float32), np.array(correct))
 
 
-def test_retention_by_hand() -> None:
+def test_retention_worked_by_hand() -> None:
     assert retention_probability(0, 3, 100) == 1
     np.testing.assert_allclose(
         retention_probability([50, 100, 400], 1, 100), [0.60653, 0.36788, 0.018316], 1e-4
@@ -44,7 +44,7 @@ def test_retention_falls_with_time_and_grows_with_strength(
 
 
 @given(times=st.lists(st.floats(0, 300), min_size=1, max_size=10), strength=Strengths)
-def test_it_makes_no_difference_how_often_one_looks(times: list[float], strength: float) -> None:
+def test_retention_is_memoryless(times: list[float], strength: float) -> None:
     steps = np.prod([retention_probability(time, strength, 500) for time in times])
     np.testing.assert_allclose(steps, retention_probability(sum(times), strength, 500), rtol=1e-5)
     # To apply the whole time at every look, as MemoryBank does, forgets too much.
@@ -54,7 +54,7 @@ def test_it_makes_no_difference_how_often_one_looks(times: list[float], strength
         assert repeated < 0.999 * steps
 
 
-def test_strength_grows_by_success_and_starts_again_by_failure() -> None:
+def test_strength_grows_by_success_and_resets_by_failure() -> None:
     rule = ForgettingCurve(4, growth=3, strongest=20)
     rule.put(np.arange(4), 4)
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_strength_grows_by_success_and_starts_again_by_failure() -> None:
     assert rule.row_values(4)["strength"].tolist() == [9, 1, 9, 1]
 
 
-def test_retention_is_of_the_time_since_the_last_recall() -> None:
+def test_retention_counts_from_last_recall() -> None:
     rule = ForgettingCurve(10, views=2, cycles=0.5)  # a time constant of 10 presentations
     rule.put(np.arange(4), 4)
     rule.present(np.array([0, 1]), 10)
@@ -82,9 +82,7 @@ def test_retention_is_of_the_time_since_the_last_recall() -> None:
 
 @pytest.mark.parametrize(("rule", "chance"), [(ForgettingCurve, 1), (Reversed, -1)])
 @pytest.mark.parametrize("capacity", [8, 2000])  # few rows, where lots are as large, and many
-def test_rows_come_up_by_what_is_forgotten_of_them(
-    rule: type[ForgettingCurve], chance: int, capacity: int
-) -> None:
+def test_draws_follow_forgetting(rule: type[ForgettingCurve], chance: int, capacity: int) -> None:
     curve, rng = rule(capacity, floor=0.2), np.random.default_rng(5)
     ages = np.array([0, 0.5, 1, 3]) * capacity
     strengths = np.array([1, 8])
@@ -101,7 +99,7 @@ def test_rows_come_up_by_what_is_forgotten_of_them(
     assert ((counts - expected) ** 2 / expected).sum() < 24.3
 
 
-def test_a_row_that_was_known_waits_longer_than_one_that_was_not() -> None:
+def test_known_row_waits_longer_than_unknown() -> None:
     capacity, k = 200, 10
     rule, rng = ForgettingCurve(capacity), np.random.default_rng(0)
     rule.put(np.arange(capacity), capacity)
@@ -131,6 +129,6 @@ def test_a_row_that_was_known_waits_longer_than_one_that_was_not() -> None:
         {"floor": 0.0},
     ],
 )
-def test_settings_out_of_range_are_named(setting: dict[str, Any]) -> None:
+def test_settings_out_of_range_raise_with_name(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(setting))}: .* is expected"):
         ForgettingCurve(10, **setting)

@@ -6,7 +6,7 @@ from buffers.recall.by_loss import Candidates, HighestLoss, MaximalInterference
 
 
 @pytest.mark.parametrize("rule", [HighestLoss, MaximalInterference])
-def test_the_learner_gets_a_pool_to_choose_from(rule: type[Candidates]) -> None:
+def test_draw_returns_pool_of_candidates(rule: type[Candidates]) -> None:
     buffer = Buffer(100, "ring", rule(100, views=2, pool=4), seed=1)
     buffer.add(np.arange(100), y=np.zeros(100, np.int64))
     assert buffer.recall.criterion in ("loss", "interference")
@@ -21,7 +21,7 @@ def test_the_learner_gets_a_pool_to_choose_from(rule: type[Candidates]) -> None:
     assert len(buffer.sample(40).slots) == 100
 
 
-def test_candidates_are_drawn_evenly() -> None:
+def test_candidates_are_equally_likely() -> None:
     rule, rng = HighestLoss(60), np.random.default_rng(0)
     runs = 4000
     counts = np.bincount(np.concatenate([rule.draw(2, 60, rng) for _ in range(runs)]))
@@ -29,6 +29,6 @@ def test_candidates_are_drawn_evenly() -> None:
     assert ((counts - runs / 6) ** 2 / (runs / 6)).sum() < 98.3
 
 
-def test_a_pool_of_one_is_refused() -> None:
+def test_pool_of_one_raises() -> None:
     with pytest.raises(ValueError, match="pool: 1 was given, 2 to 1000 is expected"):
         HighestLoss(10, pool=1)

@@ -7,9 +7,7 @@ from buffers.recall.repeated_random import RepeatedRandom
 
 
 @given(n=st.integers(1, 60), ks=st.lists(st.integers(0, 60), max_size=40), seed=st.integers(0, 99))
-def test_no_row_comes_up_twice_before_every_other_did_once(
-    n: int, ks: list[int], seed: int
-) -> None:
+def test_sweep_draws_each_row_once(n: int, ks: list[int], seed: int) -> None:
     rule, rng = RepeatedRandom(60), np.random.default_rng(seed)
     drawn: list[int] = []
     for k in ks:
@@ -24,7 +22,7 @@ def test_no_row_comes_up_twice_before_every_other_did_once(
 
 
 @pytest.mark.parametrize(("n", "k"), [(40, 4), (40, 13)])
-def test_every_order_of_a_sweep_is_equally_likely(n: int, k: int) -> None:
+def test_sweep_orders_are_equally_likely(n: int, k: int) -> None:
     runs, rng = 4000, np.random.default_rng(1)
     counts = np.zeros((3, n))
     for _ in range(runs):
@@ -36,14 +34,14 @@ def test_every_order_of_a_sweep_is_equally_likely(n: int, k: int) -> None:
         assert ((places - runs / n) ** 2 / (runs / n)).sum() < 72.1
 
 
-def test_two_sweeps_are_not_the_same() -> None:
+def test_two_sweeps_differ() -> None:
     rule, rng = RepeatedRandom(100), np.random.default_rng(2)
     one, other = (np.concatenate([rule.draw(10, 100, rng) for _ in range(10)]) for _ in range(2))
     assert sorted(one.tolist()) == sorted(other.tolist())
     assert (one == other).sum() < 10
 
 
-def test_a_new_slot_has_its_turn_in_the_sweep_under_way() -> None:
+def test_new_slot_joins_current_sweep() -> None:
     rule, rng = RepeatedRandom(20), np.random.default_rng(3)
     rule.put(np.arange(6), 6)
     drawn = rule.draw(4, 6, rng).tolist()
@@ -52,7 +50,7 @@ def test_a_new_slot_has_its_turn_in_the_sweep_under_way() -> None:
     assert sorted(drawn) == list(range(8))
 
 
-def test_a_row_that_moves_keeps_its_turn() -> None:
+def test_moved_row_keeps_its_turn() -> None:
     rule, rng = RepeatedRandom(20), np.random.default_rng(4)
     rule.put(np.arange(8), 8)
     first = rule.draw(4, 8, rng).tolist()

@@ -25,7 +25,7 @@ def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("filled", [4, 40, 4000])  # 4 by waiting times, the others by proposals
-def test_rows_come_up_in_proportion_to_their_weights(filled: int) -> None:
+def test_draws_are_proportional_to_weights(filled: int) -> None:
     rule, rng = Fixed(4000, [0.1, 0.2, 0.3, 1.0]), np.random.default_rng(1)
     runs = 12000
     first = np.array([rule.draw(1, filled, rng)[0] for _ in range(runs)])
@@ -35,7 +35,7 @@ def test_rows_come_up_in_proportion_to_their_weights(filled: int) -> None:
 
 
 @pytest.mark.parametrize("lot", [2, 3])  # proposals in the first lot; 6 are worth no lot
-def test_a_draw_is_one_row_after_another_of_those_that_are_left(lot: int) -> None:
+def test_draw_equals_sequential_draws_without_replacement(lot: int) -> None:
     # P(a, then b) = w_a / W * w_b / (W - w_a), here W = 2, of which P({a, b}) is the sum of both.
     weights = [1.0, 0.4, 0.3, 0.2, 0.1, 0.00001]
     rule, rng = Fixed(6, weights), np.random.default_rng(lot)
@@ -54,7 +54,7 @@ def test_a_draw_is_one_row_after_another_of_those_that_are_left(lot: int) -> Non
     assert chi_square(counts[common], expected[common]) < 27.9
 
 
-def test_a_draw_has_as_many_distinct_rows_as_there_are() -> None:
+def test_draw_returns_all_distinct_rows() -> None:
     rule, rng = Fixed(500, [1e-6, 1e-6, 1.0]), np.random.default_rng(0)
     for filled in (0, 1, 7, 500):
         for k in (0, 1, 3, 100, 400, 499, 600):
@@ -64,7 +64,7 @@ def test_a_draw_has_as_many_distinct_rows_as_there_are() -> None:
             assert all(0 <= slot < filled for slot in slots.tolist())
 
 
-def test_lots_become_as_large_as_it_takes() -> None:
+def test_lot_size_adapts() -> None:
     rule, rng = Fixed(10**5, [0.01]), np.random.default_rng(0)
     for _ in range(200):
         assert len(rule.draw(10, 10**5, rng)) == 10

@@ -19,7 +19,7 @@ def buffer(capacity: int, views: int, rows: int, rest: bool = False) -> Buffer:
 
 @pytest.mark.parametrize(("n", "k", "views"), [(60, 10, 4), (60, 60, 2), (12, 1, 1), (500, 20, 16)])
 @pytest.mark.parametrize("rest", [False, True])
-def test_the_recall_interval_is_views_times_rows(n: int, k: int, views: int, rest: bool) -> None:
+def test_recall_interval_is_views_times_rows(n: int, k: int, views: int, rest: bool) -> None:
     memory, at = buffer(n, views, n, rest), defaultdict(list)
     # With rest the first are due in draw n // k.
     for _ in range(6 * n // k - 1 if rest else 5 * n // k):
@@ -30,7 +30,7 @@ def test_the_recall_interval_is_views_times_rows(n: int, k: int, views: int, res
     assert {slot: len(times) for slot, times in at.items()} == dict.fromkeys(range(n), 5)
 
 
-def test_intervals_are_counted_by_powers_of_two() -> None:
+def test_intervals_count_by_powers_of_two() -> None:
     memory = buffer(60, 4, 60)
     for _ in range(6):
         memory.sample(10)
@@ -41,7 +41,7 @@ def test_intervals_are_counted_by_powers_of_two() -> None:
     assert intervals[7] == intervals.sum() > 0
 
 
-def test_rows_that_are_due_longest_come_first_and_the_rest_is_rest() -> None:
+def test_rest_draws_longest_due_rows_only() -> None:
     memory = buffer(10, 2, 4, rest=True)  # due after 2 * 4 presentations; a draw of 3 takes 6
     assert memory.sample(3).slots.tolist() == []  # at 6
     assert memory.sample(3).slots.tolist() == [0, 1, 2]  # at 12
@@ -57,7 +57,7 @@ def test_rows_that_are_due_longest_come_first_and_the_rest_is_rest() -> None:
     assert memory.recall.draw(9, 8, RNG).tolist() == [1, 2, 4, 5, 6, 7, 0, 3]
 
 
-def test_without_rest_every_draw_is_full() -> None:
+def test_without_rest_draws_are_full() -> None:
     memory = buffer(10, 2, 4)
     assert memory.sample(3).slots.tolist() == [0, 1, 2]
     memory.add([4, 5], y=[0, 0])
@@ -78,7 +78,7 @@ Steps = st.lists(
     steps=Steps,
     seed=st.integers(0, 9),
 )
-def test_it_is_a_list_of_rows_by_when_they_were_there_last(
+def test_queue_equals_list_by_last_presentation(
     capacity: int, views: int, rest: bool, steps: list[tuple[str, int]], seed: int
 ) -> None:
     rule, rng = WhenDue(capacity, views, rest), np.random.default_rng(seed)

@@ -20,7 +20,7 @@ def events(y: list[float], schema: Schema) -> Batch:
     return Batch(i, i * 1.0, x, i.astype(np.int32), i, labels, classes=("a", "b", "c"))
 
 
-def test_no_change_says_the_last_label() -> None:
+def test_no_change_predicts_last_label() -> None:
     learner = NoChange(LearnerConfig(kind="no-change"), CLASSES, 0)
     batch = events([0, 1, 1, 2], CLASSES)
     said = learner.step(batch, Revealed(batch, np.array([1, 2, 3, 4])))
@@ -32,7 +32,7 @@ def test_no_change_says_the_last_label() -> None:
     np.testing.assert_array_equal(said.value, [np.nan, 0.5])
 
 
-def test_prior_says_shares_and_the_lower_code_where_they_tie() -> None:
+def test_prior_predicts_shares_and_lower_code_on_tie() -> None:
     learner = Prior(LearnerConfig(kind="prior"), CLASSES, 0)
     batch = events([0, 1, 1, 2], CLASSES)
     said = learner.step(batch, Revealed(batch, np.array([1, 2, 3, 4])))
@@ -45,7 +45,7 @@ def test_prior_says_shares_and_the_lower_code_where_they_tie() -> None:
     assert last.proba.tolist() == [[0.25, 0.5, 0.25]]
 
 
-def test_prior_of_targets_is_their_mean_however_they_are_cut() -> None:
+def test_prior_mean_is_independent_of_batch_cuts() -> None:
     y = np.random.default_rng(0).normal(size=50).tolist()
     learners = [Prior(LearnerConfig(kind="prior"), TARGETS, 0) for _ in range(2)]
     batch = events(y, TARGETS)

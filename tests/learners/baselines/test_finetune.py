@@ -12,7 +12,7 @@ from streams.operators.label_join import Revealed
 torch.set_num_threads(1)
 
 
-def test_takes_its_steps_on_the_new_events_alone() -> None:
+def test_finetune_steps_on_new_events_alone() -> None:
     config = {
         "kind": "finetune",
         "model": {"kind": "mlp", "hidden": []},

@@ -83,7 +83,7 @@ def feed(to: Learner, batch: Batch, size: int = 10) -> None:
         to.step(replace(part, y=None), Revealed(part, np.arange(1, len(part) + 1)))
 
 
-def test_one_step_worked_out_by_hand() -> None:
+def test_strategy_step_worked_by_hand() -> None:
     """From weights 0 every class has probability 1/3: the gradient is that, less 1 for the label,
     times x."""
     made = learner(model=LINEAR, optimizer=SGD, scale=False)
@@ -98,7 +98,7 @@ def test_one_step_worked_out_by_hand() -> None:
     assert made.version == 1
 
 
-def test_each_row_is_learned_once_in_steps_of_train_mb_size() -> None:
+def test_rows_are_learned_once_in_train_mb_size_steps() -> None:
     made = learner(model=LINEAR, optimizer=SGD, train_mb_size=4, epochs=2)
     feed(made, stream(30))
     assert made.strategy.clock.train_iterations == 3 * 3 * 2  # 4 + 4 + 2 rows, twice
@@ -118,7 +118,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_strategy_learns_and_goes_on_from_its_state(name: str) -> None:
+def test_strategy_learns_and_continues_from_state(name: str) -> None:
     settings = {
         "strategy": f"avalanche.training:{name}",
         "args": STRATEGIES[name],
@@ -137,7 +137,7 @@ def test_a_strategy_learns_and_goes_on_from_its_state(name: str) -> None:
     np.testing.assert_array_equal(heir.predict(replace(question, y=None)).proba, said.proba)
 
 
-def test_replay_remembers_a_sample_of_all_and_no_more_than_it_says() -> None:
+def test_replay_strategy_keeps_bounded_uniform_sample() -> None:
     """Avalanche's own memory of ``Replay`` would have one row of each of the first experiences;
     and with each row, the experience that it came from."""
     x = np.repeat(np.arange(3000, dtype=np.float32)[:, None], 100, axis=1)
@@ -215,19 +215,19 @@ def test_outputs_limit_the_classes() -> None:
         ({"model": {"args": {"input_size": 5}}}, r"cannot take rows \(4,\)"),
     ],
 )
-def test_what_cannot_be_made_is_said_in_a_line(settings: dict[str, Any], says: str) -> None:
+def test_impossible_settings_raise_one_line(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(LearnerError, match=says) as error:
         learner(**settings)
     assert "\n" not in str(error.value)
 
 
-def test_a_strategy_that_cannot_be_saved_fails_at_its_first_step() -> None:
+def test_unsaveable_strategy_raises_at_first_step() -> None:
     made = learner(strategy="avalanche.training:AGEM", args={"patterns_per_exp": 5})
     with pytest.raises(LearnerError, match=r"AGEM cannot be saved: .*generator"):
         feed(made, stream(30))
 
 
-def test_weights_that_diverge_are_not_kept() -> None:
+def test_verify_diverged_weights_raises() -> None:
     made = learner(model=LINEAR)
     made.verify()
     with torch.no_grad():
@@ -236,7 +236,7 @@ def test_weights_that_diverge_are_not_kept() -> None:
         made.verify()
 
 
-def test_without_avalanche_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_avalanche_raises_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "avalanche", None)
     monkeypatch.setattr(
         "learners.integrations.avalanche.import_avalanche", import_avalanche.__wrapped__
@@ -377,7 +377,7 @@ NAIVE = {
 
 
 @pytest.mark.parametrize("settings", [REPLAY, SLOW], ids=["replay", "slow"])
-def test_offline_avalanche_and_we_say_the_same(settings: dict[str, Any]) -> None:
+def test_offline_metrics_equal_avalanche(settings: dict[str, Any]) -> None:
     offline = by_avalanche(settings, online=False)
     ours = offline.ours
     assert ours.acc == pytest.approx(offline.acc, abs=1e-6)
@@ -388,13 +388,13 @@ def test_offline_avalanche_and_we_say_the_same(settings: dict[str, Any]) -> None
     assert 0 < offline.loss < 2
 
 
-def test_forgetting_from_the_maximum_is_more_where_a_task_got_better_after_its_end() -> None:
+def test_maximum_forgetting_exceeds_after_late_gain() -> None:
     slow = by_avalanche(SLOW, online=False)
     assert slow.forgetting < -0.05  # Avalanche: better than each was at its end
     assert slow.ours.forgetting > slow.forgetting + 0.05  # but not so than each was later
 
 
-def test_online_avalanche_says_that_nothing_is_forgotten_and_we_say_what_is() -> None:
+def test_online_avalanche_reports_zero_forgetting() -> None:
     for settings, least in ((NAIVE, 0.9), (REPLAY, 0.1)):
         offline, online = by_avalanche(settings, False), by_avalanche(settings, True)
         assert offline.forgetting > least
@@ -417,7 +417,7 @@ class Fixed(Prior):
         return Prediction(batch.ids, "classification", self.value, self.proba, self.classes, 0)
 
 
-def test_predictions_are_told_by_label() -> None:
+def test_strategy_outputs_are_by_label() -> None:
     """Classes 2, 5 and 6 of seven labels; the last column is for who cannot say."""
     import_avalanche()
     made = Fixed(Prior.Config(kind="prior"), replace(SCHEMA, classes=(2, 5, 6)), 1)
@@ -434,7 +434,7 @@ def test_predictions_are_told_by_label() -> None:
 
 
 @pytest.mark.parametrize("classes", [(), ("a", "b"), (-1, 0), (True, False)])
-def test_a_strategy_needs_classes_that_are_labels(classes: Any) -> None:
+def test_as_strategy_classes_not_labels_raises(classes: Any) -> None:
     made = Prior(Prior.Config(kind="prior"), replace(SCHEMA, classes=classes), 1)
     with pytest.raises(LearnerError, match="must be stated, and be the labels"):
         as_strategy(made)
@@ -442,7 +442,7 @@ def test_a_strategy_needs_classes_that_are_labels(classes: Any) -> None:
         as_strategy({"kind": "prior"})
 
 
-def test_training_metrics_see_what_was_predicted_before_learning() -> None:
+def test_training_metrics_see_predictions_before_learning() -> None:
     """A prior predicts the label that it has seen most, and learns event by event: of these, it
     says 1 from the second on, which is right at the second, third, fourth and seventh."""
     library = import_avalanche().benchmarks
@@ -489,7 +489,9 @@ def job(tmp_path: Path) -> Iterator[Path]:
     sys.modules.pop("own_avalanche_job", None)
 
 
-def test_a_job_of_both_goes_on_where_it_was_cut(job: Path, everlearn: Any, summary: Any) -> None:
+def test_job_of_avalanche_stream_and_learner_resumes(
+    job: Path, everlearn: Any, summary: Any
+) -> None:
     everlearn("run", job, "--run-dir", "whole")
     whole = summary(Path("whole"))
     assert whole["events"] == whole["fates"]["learned"] == 900

@@ -152,7 +152,7 @@ CASES: list[tuple[str, str, Any, Callable[[], Any]]] = [
 
 @pytest.mark.parametrize("delay", [0, 48])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}")
-def test_scores_exactly_as_river_does(
+def test_scores_equal_progressive_val_score(
     case: tuple[str, str, Any, Callable[[], Any]], delay: int
 ) -> None:
     name, _, spec, model = case
@@ -170,7 +170,7 @@ def test_scores_exactly_as_river_does(
 
 @pytest.mark.parametrize("delay", [0, 48])
 @pytest.mark.parametrize("name", ["segments", "phishing", "trump"])
-def test_baselines_are_those_of_river(name: str, delay: int) -> None:
+def test_baselines_equal_river(name: str, delay: int) -> None:
     known = data(name)
     cases: list[tuple[type[Learner], Callable[[], Any]]] = [
         (NoChange, dummy.NoChangeClassifier),
@@ -197,7 +197,7 @@ TEXTS = Schema((Feature("n", "numeric"), Feature("t", "text")), "classification"
 IMAGE = Schema((Feature("i", "image", (1, 8, 8)),), "classification")
 
 
-def test_models_are_built_as_they_are_written() -> None:
+def test_build_reads_notation() -> None:
     model = river(
         [
             "preprocessing.StandardScaler",
@@ -226,7 +226,7 @@ def test_models_are_built_as_they_are_written() -> None:
     assert len(voting) == 2
 
 
-def test_a_model_without_a_seed_gets_that_of_the_job() -> None:
+def test_build_seeds_model_without_seed() -> None:
     assert river("forest.ARFClassifier").model.seed == 5
     assert river(ARF).model.seed == 1
 
@@ -251,14 +251,14 @@ def test_a_model_without_a_seed_gets_that_of_the_job() -> None:
         (SCALED_LR, replace(SCHEMA, classes=("a", "b", "c")), "a third, 'c'"),
     ],
 )
-def test_a_wrong_model_is_named_in_one_line(model: Any, schema: Schema, says: str) -> None:
+def test_wrong_model_raises_one_line(model: Any, schema: Schema, says: str) -> None:
     with pytest.raises(LearnerError) as error:
         river(model, schema)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_third_class_is_named_when_it_comes() -> None:
+def test_third_class_raises_with_name() -> None:
     n = np.arange(3)
     names = ("a", "b", "c")
     batch = Batch(n, n * 1.0, np.zeros((3, 2)), n.astype(np.int32), n, n, classes=names)
@@ -266,7 +266,7 @@ def test_a_third_class_is_named_when_it_comes() -> None:
         river(SCALED_LR).step(replace(batch[:0], y=None), Revealed(batch, n * 0))
 
 
-def test_texts_go_through_a_pipeline_that_takes_them() -> None:
+def test_pipeline_accepts_texts() -> None:
     model = ["feature_extraction.BagOfWords", "naive_bayes.MultinomialNB"]
     spec = [{"compose.Select": ["t"]}, {"feature_extraction.BagOfWords": {"on": "t"}}, model[1]]
     learner = river(spec, TEXTS)
@@ -278,7 +278,7 @@ def test_texts_go_through_a_pipeline_that_takes_them() -> None:
     assert learner.predict(replace(batch, y=None)).value.tolist() == (n % 2).tolist()
 
 
-def test_true_is_the_class_called_true() -> None:
+def test_true_is_the_class_named_true() -> None:
     """Whichever of the two comes first, river's ``True`` is ours."""
     n = np.arange(40)
     x = np.where(n % 2, 1.0, -1.0)[:, None] * np.ones((40, 2))
@@ -296,7 +296,7 @@ def test_true_is_the_class_called_true() -> None:
         assert learner.model.predict_one({"a": 1.0, "b": 1.0}) is True
 
 
-def test_a_model_that_cannot_be_saved_is_refused_at_once(
+def test_model_that_cannot_be_saved_raises_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_river.py").write_text(
@@ -337,7 +337,7 @@ def knn() -> Any:
         {"ensemble.BaggingRegressor": {"model": "neighbors.KNNRegressor", "n_models": 2}},
     ],
 )
-def test_what_a_model_makes_for_itself_is_seeded(spec: Any) -> None:
+def test_build_seeds_nested_objects(spec: Any) -> None:
     trump = data("trump")
 
     def answers(seed: int) -> Any:
@@ -354,7 +354,7 @@ def test_what_a_model_makes_for_itself_is_seeded(spec: Any) -> None:
     random.setstate(state)
 
 
-def test_the_seed_reaches_objects_within_objects_and_stated_ones_stay() -> None:
+def test_build_seeds_nested_and_keeps_stated_seeds() -> None:
     assert build("neighbors.KNNRegressor", 7).engine.seed == 7
     stated = {"neighbors.KNNRegressor": {"engine": {"neighbors.SWINN": {"seed": 3}}}}
     assert build(stated, 7).engine.seed == 3
@@ -362,7 +362,7 @@ def test_the_seed_reaches_objects_within_objects_and_stated_ones_stay() -> None:
     assert pipeline["KNNRegressor"].engine.seed == 7
 
 
-def test_what_cannot_be_seeded_says_what_to_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_unseedable_object_raises_what_to_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "own_models", sys.modules[__name__])
     with pytest.raises(LearnerError, match="own_models:knn: engine: state 'seed' of SWINN"):
         build("own_models:knn", 7)
@@ -378,7 +378,7 @@ def test_what_cannot_be_seeded_says_what_to_state(monkeypatch: pytest.MonkeyPatc
         (["own_models:text", "own_models:text"], "str cannot follow str"),
     ],
 )
-def test_builders_that_fail(spec: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_builder_raises(spec: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "own_models", sys.modules[__name__])
     with pytest.raises(LearnerError, match=says):
         build(spec, 7)

@@ -38,7 +38,7 @@ def shares(views: Tensor, variants: list[list[list[float]]]) -> list[float]:
     return [(views[:, 0] == torch.tensor(v)).all((1, 2)).float().mean().item() for v in variants]
 
 
-def test_moved_by_a_pixel_by_hand() -> None:
+def test_shift_by_one_pixel_worked_by_hand() -> None:
     views = drawn(CAT.expand(9000, 1, 3, 3), shift=1) * 10
     variants = [
         [[0, 0, 0], [0, 1, 2], [0, 4, 5]],  # down and to the right
@@ -56,7 +56,7 @@ def test_moved_by_a_pixel_by_hand() -> None:
     assert all(abs(share - 1 / 9) < 0.015 for share in found), "each with the same chance"
 
 
-def test_half_are_mirrored_and_nothing_else_happens() -> None:
+def test_flip_mirrors_half_and_changes_nothing_else() -> None:
     x = pictures(2000)
     views = drawn(x, flip=True)
     mirrored = (views == x.flip(3)).all(3).all(2).all(1)
@@ -66,7 +66,7 @@ def test_half_are_mirrored_and_nothing_else_happens() -> None:
     assert torch.equal(drawn(views, flip=True), x), "mirrored twice by the same draws"
 
 
-def test_mirrored_and_moved_is_one_of_both() -> None:
+def test_flip_and_shift_combine() -> None:
     views = drawn(CAT.expand(500, 1, 3, 3), flip=True, shift=1)
     plain, mirror = F.pad(CAT, (1,) * 4), F.pad(CAT.flip(1), (1,) * 4)
     windows = [p[i : i + 3, j : j + 3] for p in (plain, mirror) for i in range(3) for j in range(3)]
@@ -75,7 +75,7 @@ def test_mirrored_and_moved_is_one_of_both() -> None:
     assert min(found) > 0
 
 
-def test_no_noise_and_none_dropped_is_nothing_done() -> None:
+def test_jitter_of_zero_changes_nothing() -> None:
     rows = torch.rand(7, 5)
     assert torch.equal(drawn(rows, image=False, noise=0, drop=0), rows)
 
@@ -113,18 +113,20 @@ WIDE = torch.arange(1.0, 9).view(2, 4)
         (WIDE, {"angle": math.pi / 2}, [[0, 6, 2, 0], [0, 7, 3, 0]]),
     ],
 )
-def test_affine_maps_by_hand(x: Tensor, by: dict[str, Any], expected: list[list[float]]) -> None:
+def test_affine_maps_worked_by_hand(
+    x: Tensor, by: dict[str, Any], expected: list[list[float]]
+) -> None:
     assert torch.allclose(warped(x, **by), torch.tensor(expected, dtype=torch.float32), atol=1e-5)
 
 
-def test_a_strong_view_moves_as_a_weak_one_does() -> None:
+def test_strong_view_shifts_as_weak_view() -> None:
     x = pictures(64, 1)
     weak = drawn(x, flip=True, shift=2)
     hardly = drawn(x, flip=True, shift=2, magnitude=1e-6)
     assert torch.allclose(weak, hardly, atol=1e-4)
 
 
-def test_colours_by_hand() -> None:
+def test_colours_worked_by_hand() -> None:
     x = torch.tensor([[0.2, 0.6], [0.4, 0.4], [0.8, 0.0]]).view(1, 3, 1, 2)
     views = _Images(GIVEN.validate_python({"kind": "image", "magnitude": 1.0}), (3, 1, 2), "cpu")
     luma = np.array([0.299, 0.587, 0.114])
@@ -139,7 +141,7 @@ def test_colours_by_hand() -> None:
         assert np.allclose(found, expected, atol=1e-6)
 
 
-def test_a_square_is_erased_anywhere() -> None:
+def test_erase_fills_square_at_any_position() -> None:
     x = pictures(400, 3, 4)
     views = drawn(x, erase=0.5)
     erased = views != x
@@ -152,7 +154,7 @@ def test_a_square_is_erased_anywhere() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_strong_views_stay_pixels(channels: int) -> None:
+def test_strong_views_stay_within_0_and_1(channels: int) -> None:
     x = pictures(200, channels)
     x[:50], x[50:100] = 0, 1
     before = x.clone()
@@ -168,9 +170,7 @@ def test_strong_views_stay_pixels(channels: int) -> None:
 
 @pytest.mark.parametrize("config", ["weak", "strong"])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (20,)])
-def test_each_row_has_its_own_view_and_the_generator_says_which(
-    config: Any, shape: tuple[int, ...]
-) -> None:
+def test_views_differ_by_row_and_follow_the_generator(config: Any, shape: tuple[int, ...]) -> None:
     views = augmentation(GIVEN.validate_python(config), shape, len(shape) == 3)
     x = torch.from_numpy(rng(1).random(shape, np.float32)).expand(6, *shape)
     first, again, other = views(x, rng(5)), views(x, rng(5)), views(x, rng(6))
@@ -179,7 +179,7 @@ def test_each_row_has_its_own_view_and_the_generator_says_which(
     assert len(torch.unique(first.flatten(1), dim=0)) >= 5, "of 162 weak ones two may agree"
 
 
-def test_noise_and_dropped_numbers() -> None:
+def test_jitter_adds_noise_and_drops_numbers() -> None:
     zero, one = torch.zeros(2000, 50), torch.ones(2000, 50)
     noise = drawn(zero, image=False, noise=0.2)
     assert float(noise.mean()) == pytest.approx(0, abs=0.003)
@@ -205,7 +205,7 @@ def test_noise_and_dropped_numbers() -> None:
         ("strong", (6,), {"kind": "jitter", "noise": 0.1, "drop": 0.1}),
     ],
 )
-def test_what_the_names_stand_for(
+def test_named_views_expand_to_settings(
     name: Any, shape: tuple[int, ...], spelt_out: dict[str, Any]
 ) -> None:
     x = torch.from_numpy(rng(2).random((40, *shape), np.float32))
@@ -224,7 +224,7 @@ def test_what_the_names_stand_for(
         ({"kind": "image", "shift": 8}, (3, 8, 9), True, "shift: by 8 pixels"),
     ],
 )
-def test_settings_that_do_not_fit_the_inputs(
+def test_settings_unfit_for_inputs_raise(
     settings: dict[str, Any], shape: tuple[int, ...], image: bool, says: str
 ) -> None:
     with pytest.raises(ValueError, match=says):
@@ -245,6 +245,6 @@ def test_settings_that_do_not_fit_the_inputs(
         (3, "'weak', 'strong', 'image', 'jitter'"),
     ],
 )
-def test_wrong_settings_are_named(given: Any, says: str) -> None:
+def test_wrong_settings_raise_with_name(given: Any, says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         GIVEN.validate_python(given)

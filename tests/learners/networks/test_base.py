@@ -100,7 +100,7 @@ def accuracy(said: list[Array], batch: Batch) -> float:
     return float((last == batch.y[-64:]).mean())
 
 
-def test_a_conv_net_learns_small_images() -> None:
+def test_conv_learns_small_images() -> None:
     rng = np.random.default_rng(1)
     x = rng.integers(0, 60, (192, 1, 8, 8)).astype(np.uint8)
     y = np.arange(192) % 3
@@ -114,7 +114,7 @@ def test_a_conv_net_learns_small_images() -> None:
     assert accuracy(run(mlp, batch), batch) > 0.9
 
 
-def test_learns_texts_and_categories() -> None:
+def test_mlp_learns_texts_and_categories() -> None:
     schema = Schema(
         (Feature("n", "numeric"), Feature("c", "categorical"), Feature("t", "text")),
         "classification",
@@ -139,19 +139,19 @@ class WithNoise(Replay):
         return {**super().example(task), "kind": "replay", "model": {"kind": "my_nets:Noisy"}}
 
 
-def test_a_user_module_with_dropout_and_batch_norm_keeps_all_promises() -> None:
+def test_user_module_with_dropout_and_batch_norm_passes_checks() -> None:
     check_learner(WithNoise)
 
 
 @pytest.mark.parametrize("name", ["Noisy", "lazy"])
-def test_a_user_module_learns(name: str) -> None:
+def test_user_module_learns(name: str) -> None:
     batch = table()
     learner = make(TABLE, model={"kind": f"my_nets:{name}"})
     assert accuracy(run(learner, batch), batch) > 0.8
     assert not learner.net.training
 
 
-def test_a_user_module_takes_arguments() -> None:
+def test_user_module_gets_arguments() -> None:
     model = {"kind": "my_nets:Plain", "args": {"in_features": 6, "out_features": 5}}
     assert make(TABLE, model=model).net.head.in_features == 5
 
@@ -169,14 +169,14 @@ def test_a_user_module_takes_arguments() -> None:
         ({"kind": "my_nets:pair"}, "to tuple"),
     ],
 )
-def test_a_model_that_cannot_be_is_named_in_one_line(model: dict[str, Any], says: str) -> None:
+def test_impossible_model_raises_one_line(model: dict[str, Any], says: str) -> None:
     with pytest.raises(LearnerError, match=says) as error:
         make(TABLE, model=model)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("learner.model: ")
 
 
-def test_images_too_small_and_devices_that_are_not_there() -> None:
+def test_small_images_and_missing_devices_raise() -> None:
     with pytest.raises(LearnerError, match="too small for 4 poolings"):
         make(IMAGES, model={"kind": "conv", "channels": [4, 4, 4, 4]})
     with pytest.raises(LearnerError, match="device: 'nonsense'") as error:
@@ -194,7 +194,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("stop", [0, 16, 96])
-def test_every_optimizer_goes_on_from_its_state(optimizer: dict[str, Any], stop: int) -> None:
+def test_optimizer_continues_from_state(optimizer: dict[str, Any], stop: int) -> None:
     batch = table()
     donor, heir = make(TABLE, optimizer=optimizer), make(TABLE, 9, optimizer=optimizer)
     run(donor, batch[:stop])
@@ -205,7 +205,7 @@ def test_every_optimizer_goes_on_from_its_state(optimizer: dict[str, Any], stop:
 
 
 @pytest.mark.parametrize("optimizer", [OPTIMIZERS[0], OPTIMIZERS[3]])
-def test_a_head_that_grows_keeps_what_it_knew(optimizer: dict[str, Any]) -> None:
+def test_growing_head_keeps_weights_and_state(optimizer: dict[str, Any]) -> None:
     batch = table()
     assert batch.y is not None
     two = replace(batch, y=batch.y % 2)
@@ -233,7 +233,7 @@ def test_a_head_that_grows_keeps_what_it_knew(optimizer: dict[str, Any]) -> None
     assert accuracy(run(learner, batch), batch) > 0.8
 
 
-def test_a_smaller_head_is_loaded_over_a_larger_one() -> None:
+def test_load_smaller_head_over_larger() -> None:
     batch = table()
     assert batch.y is not None
     two, three = make(TABLE), make(TABLE)
@@ -250,7 +250,7 @@ def regression(target: Array, **settings: Any) -> Array:
     return np.concatenate(run(make(schema, **settings), batch))
 
 
-def test_targets_are_scaled_whatever_their_size() -> None:
+def test_targets_of_any_size_are_scaled() -> None:
     x = table(640).x
     assert isinstance(x, np.ndarray)
     shares = []
@@ -262,7 +262,7 @@ def test_targets_are_scaled_whatever_their_size() -> None:
     assert max(shares) < 1.5 * min(shares), "the size of targets matters"
 
 
-def test_an_absurd_target_is_learned_as_a_bounded_one() -> None:
+def test_absurd_target_is_clipped() -> None:
     schema = Schema((Feature("x", "numeric"),), "regression")
     learner = Replay(RehearsalConfig(kind="replay"), schema, 0)
     learner.targets.update(np.random.default_rng(0).normal(5, 2, 100))
@@ -271,13 +271,13 @@ def test_an_absurd_target_is_learned_as_a_bounded_one() -> None:
     assert learner.labels(np.array([1e200, -1e39])).tolist() == [100, -100]
 
 
-def test_a_constant_target_is_said() -> None:
+def test_constant_target_is_predicted() -> None:
     said = regression(np.full(320, 1234.5))
     assert np.isnan(said[:16]).all()
     np.testing.assert_allclose(said[-16:], 1234.5, atol=0.2)
 
 
-def test_activations_are_those_of_each_hidden_layer() -> None:
+def test_activations_return_each_hidden_layer() -> None:
     learner = make(TABLE, model={"kind": "mlp", "hidden": [5, 4], "activation": "tanh"})
     batch = table(40)
     run(learner, batch)
@@ -293,7 +293,7 @@ def test_activations_are_those_of_each_hidden_layer() -> None:
     assert [a.shape for a in make(TABLE).activations(batch)] == [(40, 128), (40, 128)]
 
 
-def test_activations_of_images_are_maps() -> None:
+def test_activations_of_images_are_feature_maps() -> None:
     learner = make(IMAGES, model={"kind": "conv", "channels": [8, 16], "hidden": 12})
     batch = events(np.ones((5, 1, 8, 8), np.uint8), np.arange(5) % 3)
     shapes = [a.shape for a in learner.activations(batch)]
@@ -316,7 +316,7 @@ def test_activations_of_a_user_module() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "my_nets:Noisy"])
-def test_looking_at_activations_changes_nothing(kind: str) -> None:
+def test_activations_are_pure(kind: str) -> None:
     batch = table()
     looked, other = (make(TABLE, model={"kind": kind}) for _ in range(2))
     for learner in (looked, other):

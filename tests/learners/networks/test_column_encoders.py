@@ -45,19 +45,19 @@ def plain_bag(texts: list[str]) -> np.ndarray:
 @example(["ab", "cd"])  # a word ends with its row
 @example(["x ", " y", "", "z"])
 @example(["ÄÖ", "é", "日本 語", "Ab aB"])
-def test_bag_of_words_is_what_plain_python_makes_of_it(texts: list[str]) -> None:
+def test_bag_of_words_equals_plain_python(texts: list[str]) -> None:
     column = Ragged.of_text(texts)
     np.testing.assert_allclose(_bag_of_words(column, TEXT_BUCKETS), plain_bag(texts), atol=1e-6)
 
 
 @given(ANY_TEXT, st.integers(0, 6), st.integers(0, 6))
-def test_a_slice_has_the_bags_of_its_rows(texts: list[str], start: int, stop: int) -> None:
+def test_bag_of_words_of_slice_equals_its_rows(texts: list[str], start: int, stop: int) -> None:
     whole = _bag_of_words(Ragged.of_text(texts), TEXT_BUCKETS)
     part = _bag_of_words(Ragged.of_text(texts)[start:stop], TEXT_BUCKETS)
     assert np.array_equal(part, whole[start : max(start, stop)])
 
 
-def test_hashes_stay_what_they_are() -> None:
+def test_hashes_are_stable() -> None:
     """Buffers and networks on disk hang on these."""
     column = Ragged.of_text(["", "a", "red", "grün"])
     starts, lengths = column.bounds[:-1], np.diff(column.bounds)
@@ -66,7 +66,7 @@ def test_hashes_stay_what_they_are() -> None:
     assert found == [0, 717581425, 508101343, 3601469936]
 
 
-def test_hashes_tell_texts_apart() -> None:
+def test_hashes_of_different_texts_differ() -> None:
     texts = ["", "\0", "\0\0", "a", "aa", "ab", "ba", *(str(i) for i in range(20_000))]
     column = Ragged.of_text(texts)
     found = _hashes(column.values, column.bounds[:-1], np.diff(column.bounds))
@@ -80,7 +80,7 @@ MIXED = Schema(
 )
 
 
-def test_columns_of_all_kinds_become_one_row() -> None:
+def test_inputs_encode_mixed_columns_as_one_row() -> None:
     inputs = Inputs(MIXED)
     n = np.array([1_700_000_000.0, 1_700_000_001.0, 1_700_000_002.0])
     text = Ragged.of_text(["red cat", "", "red"])
@@ -101,7 +101,7 @@ def test_columns_of_all_kinds_become_one_row() -> None:
     assert tensor.dtype == np.float32
 
 
-def test_texts_alone_are_kept_in_float32() -> None:
+def test_inputs_of_texts_are_float32() -> None:
     inputs = Inputs(Schema((Feature("t", "text"),), "classification"))
     x = {"t": Ragged.of_text(["a b", "c"])}
     rows = inputs.rows(x)
@@ -110,7 +110,7 @@ def test_texts_alone_are_kept_in_float32() -> None:
     assert np.array_equal(inputs.tensor(rows).numpy(), rows)
 
 
-def test_images_stay_bytes_and_are_learned_as_0_to_1() -> None:
+def test_inputs_store_images_as_bytes_and_scale_to_1() -> None:
     inputs = Inputs(Schema((Feature("i", "image", (1, 2, 2)),), "classification"))
     x = np.array([[[[0, 255], [51, 204]]]], np.uint8)
     rows = inputs.rows(x)
@@ -119,7 +119,7 @@ def test_images_stay_bytes_and_are_learned_as_0_to_1() -> None:
     np.testing.assert_allclose(inputs.tensor(rows).numpy().ravel(), [0, 1, 0.2, 0.8], atol=1e-6)
 
 
-def test_scaling_is_of_the_moment_and_can_be_left_out() -> None:
+def test_tensor_scales_at_call_time_unless_disabled() -> None:
     schema = Schema((Feature("a", "numeric"),), "regression")
     inputs, plain = Inputs(schema), Inputs(schema, scale=False)
     x = np.array([[10.0], [20.0]])
@@ -131,7 +131,7 @@ def test_scaling_is_of_the_moment_and_can_be_left_out() -> None:
     assert inputs.tensor(inputs.rows(np.array([15.0]))).shape == (1, 1)
 
 
-def test_a_vector_beside_other_columns_is_refused() -> None:
+def test_inputs_vector_beside_other_columns_raises() -> None:
     schema = Schema((Feature("a", "numeric"), Feature("v", "vector", (3,))), "classification")
     with pytest.raises(ValueError, match="'v' stands beside"):
         Inputs(schema)
@@ -139,7 +139,7 @@ def test_a_vector_beside_other_columns_is_refused() -> None:
 
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("kind", ["numeric", "text"])
-def test_numbers_beyond_float32_are_cut_off_in_silence(scale: bool, kind: str) -> None:
+def test_tensor_clips_numbers_beyond_float32(scale: bool, kind: str) -> None:
     """Warnings are errors here."""
     others = (Feature("b", kind),)  # type: ignore[arg-type]
     inputs = Inputs(Schema((Feature("a", "numeric"), *others), "classification"), scale)

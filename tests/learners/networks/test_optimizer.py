@@ -47,14 +47,14 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_the_sizes_are_on_either_side() -> None:
+def test_network_sizes_are_on_both_sides_of_limit() -> None:
     small, large = (sum(math.prod(p.shape) for p in net(h).parameters()) for h in (SMALL, LARGE))
     assert small < 1 << 16 < large
 
 
 @pytest.mark.parametrize("hidden", [SMALL, LARGE])
 @pytest.mark.parametrize(("config", "optimizer", "settings"), OPTIMIZERS)
-def test_weights_are_those_of_torch_to_the_bit(
+def test_weights_equal_torch_bit_for_bit(
     hidden: tuple[int, ...],
     config: Adam | Sgd,
     optimizer: type[torch.optim.Optimizer],
@@ -75,7 +75,7 @@ def test_weights_are_those_of_torch_to_the_bit(
 
 
 @pytest.mark.parametrize("hidden", [SMALL, LARGE])
-def test_the_gradient_is_that_of_this_loss_alone(hidden: tuple[int, ...]) -> None:
+def test_gradient_is_of_this_loss_alone(hidden: tuple[int, ...]) -> None:
     ours, theirs = net(hidden), net(hidden)
     descent = FlatOptimizer(Sgd(kind="sgd"), ours)
     descent.gradient(loss(ours, 0))
@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_this_loss_alone(hidden: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize("hidden", [SMALL, LARGE])
-def test_a_parameter_that_a_loss_does_not_reach_decays_all_the_same(
+def test_parameter_without_gradient_still_decays(
     hidden: tuple[int, ...],
 ) -> None:
     ours = net(hidden)
@@ -97,7 +97,7 @@ def test_a_parameter_that_a_loss_does_not_reach_decays_all_the_same(
 
 
 @pytest.mark.parametrize("hidden", [SMALL, LARGE])
-def test_a_step_that_is_tried_leaves_no_trace(hidden: tuple[int, ...]) -> None:
+def test_lookahead_restores_weights_and_optimizer(hidden: tuple[int, ...]) -> None:
     ours = net(hidden)
     descent = FlatOptimizer(Sgd(kind="sgd", lr=0.5, momentum=0.9), ours)
     with descent.lookahead(loss(ours, 0)):
@@ -110,7 +110,7 @@ def test_a_step_that_is_tried_leaves_no_trace(hidden: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("hidden", [SMALL, LARGE])
-def test_what_is_put_aside_grows_and_is_kept(hidden: tuple[int, ...]) -> None:
+def test_per_weight_state_grows_and_is_saved(hidden: tuple[int, ...]) -> None:
     ours = net(hidden)
     descent = FlatOptimizer(Adam(), ours)
     descent.keep("mine")

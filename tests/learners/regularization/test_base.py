@@ -18,7 +18,7 @@ def cuts(boundaries: Boundaries, given: Batch) -> list[tuple[bool, list[int]]]:
     return [(ended, part.ids.tolist()) for ended, part in boundaries.cut(given)]
 
 
-def test_a_task_ends_where_the_segment_changes() -> None:
+def test_boundary_where_segment_changes() -> None:
     boundaries = Boundaries(None)
     assert cuts(boundaries, batch([7, 7])) == [(False, [0, 1])], "the first task ends none"
     assert cuts(boundaries, batch([7, 4, 4])) == [(False, [0]), (True, [1, 2])]
@@ -32,14 +32,14 @@ def test_a_task_ends_where_the_segment_changes() -> None:
     assert boundaries.parts == 8
 
 
-def test_a_task_of_so_many_events_reads_no_segment() -> None:
+def test_boundary_every_n_events_ignores_segments() -> None:
     boundaries = Boundaries(3)
     assert cuts(boundaries, batch([1, 2])) == [(False, [0, 1])]
     assert cuts(boundaries, batch(None, 1, 2)) == [(False, [2])]
     assert cuts(boundaries, batch([9] * 7)) == [(True, [0, 1, 2]), (True, [3, 4, 5]), (True, [6])]
 
 
-def test_goes_on_from_a_state() -> None:
+def test_load_continues_exactly() -> None:
     for every, segment in ((None, [0, 0, 1, 1]), (3, None)):
         whole, first = Boundaries(every), Boundaries(every)
         list(whole.cut(batch(segment, 4)))
@@ -51,6 +51,6 @@ def test_goes_on_from_a_state() -> None:
         assert again.state() == whole.state()
 
 
-def test_somebody_must_say_where_tasks_end() -> None:
+def test_boundaries_without_segments_or_every_raise() -> None:
     with pytest.raises(LearnerError, match=r"learner\.every.*no segments"):
         list(Boundaries(None).cut(replace(batch([1, 2]), segment=None)))

@@ -21,7 +21,7 @@ def make(cls: type[NetworkLearner] = Ewc, **settings: Any) -> Any:
     return segments.make(cls, **settings)
 
 
-def test_is_the_penalty_of_the_paper_as_an_implicit_step() -> None:
+def test_ewc_penalty_equals_paper_as_implicit_step() -> None:
     """Three tasks of 12, 12 and 6 events; micro-batches of 8 are cut where a task ends."""
     ours, events = make(every=12, steps=2, weight=30.0, decay=0.5), stream(30, 14)
     for batch in events.micro_batches(8):
@@ -50,7 +50,7 @@ def test_is_the_penalty_of_the_paper_as_an_implicit_step() -> None:
     assert ours.gradient_steps == 10
 
 
-def test_a_small_rate_gives_the_gradient_of_the_penalty() -> None:
+def test_ewc_small_rate_gives_gradient_of_penalty() -> None:
     """To first order in the rate a step is one down loss + weight / 2 * sum F (w - w*)**2."""
     ours = make(weight=5.0, optimizer={"kind": "sgd", "lr": 1e-4}, every=10)
     events = stream(20, 20)
@@ -70,7 +70,7 @@ def test_a_small_rate_gives_the_gradient_of_the_penalty() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [{"kind": "sgd", "lr": 0.1, "momentum": 0.9}, {"lr": 0.01}])
-def test_without_a_weight_it_is_fine_tuning(optimizer: dict[str, Any]) -> None:
+def test_ewc_of_weight_zero_is_fine_tuning(optimizer: dict[str, Any]) -> None:
     settings = {"optimizer": optimizer, "steps": 2}
     ours, plain = make(weight=0.0, every=9, **settings), make(Finetune, **settings)
     for batch in stream().micro_batches(9):
@@ -79,7 +79,7 @@ def test_without_a_weight_it_is_fine_tuning(optimizer: dict[str, Any]) -> None:
     assert torch.equal(weights(ours), weights(plain))
 
 
-def test_a_huge_weight_holds_what_matters_and_nothing_else() -> None:
+def test_ewc_huge_weight_fixes_important_weights_only() -> None:
     """The third input is always 0 in the first task: its weights matter to nothing there."""
     ours, events = make(weight=1e9), stream(40, 20)
     events.x[:20, 2] = 0
@@ -98,7 +98,7 @@ def test_a_huge_weight_holds_what_matters_and_nothing_else() -> None:
     assert moved[used, 2].max() > 1e-2
 
 
-def test_outputs_that_come_later_are_free_and_the_old_ones_as_held_as_before() -> None:
+def test_ewc_leaves_later_outputs_free() -> None:
     ours, events = make(classes=(), weight=1e9), stream(40, 20)
     learn(ours, replace(events[:20], classes=(0, 1)))
     ours.consolidate()
@@ -117,7 +117,7 @@ def test_outputs_that_come_later_are_free_and_the_old_ones_as_held_as_before() -
     assert ((ours.net.head.bias - drawn)[2:].abs() > 1e-3).all()
 
 
-def test_the_importance_of_one_event_is_its_squared_gradient() -> None:
+def test_ewc_importance_of_one_event_is_squared_gradient() -> None:
     """A linear model at bias b and an input of 0: the gradient of the bias is softmax(b) - 1[y]."""
     ours = make(model={"kind": "mlp", "hidden": []}, every=1, decay=0.25)
     events = replace(stream(3), x=np.zeros((3, 3), np.float32))
@@ -133,7 +133,7 @@ def test_the_importance_of_one_event_is_its_squared_gradient() -> None:
 
 
 @pytest.mark.parametrize("stop", [12, 24, 32])
-def test_goes_on_from_a_state(stop: int) -> None:
+def test_load_continues_exactly(stop: int) -> None:
     whole, heir = make(classes=()), make(classes=())
     for i, batch in enumerate(stream(48, 22).micro_batches(4)):
         batch = batch if i >= 5 else replace(batch, classes=(0, 1))
@@ -145,7 +145,7 @@ def test_goes_on_from_a_state(stop: int) -> None:
     assert digest(heir.state()) == digest(whole.state())
 
 
-def test_learns_a_target_too() -> None:
+def test_ewc_learns_regression() -> None:
     schema = Schema(FEATURES, "regression")
     settings = {"kind": "ewc", "every": 10, "optimizer": {"kind": "sgd", "lr": 0.05}}
     ours = Ewc(Ewc.Config.model_validate(settings), schema, SEED)

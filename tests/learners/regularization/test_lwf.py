@@ -21,7 +21,7 @@ def make(cls: type[NetworkLearner] = Lwf, **settings: Any) -> Any:
     return segments.make(cls, **settings)
 
 
-def test_is_the_loss_of_the_paper() -> None:
+def test_lwf_loss_equals_paper() -> None:
     """Two tasks, the first of them 22 events long: the third micro-batch of 10 is cut in two."""
     ours = make(steps=2, weight=1.5, temperature=2.0)
     torch.manual_seed(SEED)
@@ -56,7 +56,7 @@ def test_is_the_loss_of_the_paper() -> None:
     assert ours.version == 4
 
 
-def test_before_the_first_boundary_it_is_fine_tuning() -> None:
+def test_lwf_before_first_boundary_is_fine_tuning() -> None:
     ours, plain = make(steps=2), make(Finetune, steps=2)
     for batch in stream(first=36).micro_batches(9):
         learn(ours, batch)
@@ -64,7 +64,7 @@ def test_before_the_first_boundary_it_is_fine_tuning() -> None:
     assert torch.equal(weights(ours), weights(plain))
 
 
-def test_the_teacher_stays_as_it_is_until_the_next_boundary() -> None:
+def test_lwf_teacher_is_fixed_until_next_boundary() -> None:
     ours, events = make(every=12), stream(48, 24)
     taught = []
     for batch in events.micro_batches(4):
@@ -77,7 +77,7 @@ def test_the_teacher_stays_as_it_is_until_the_next_boundary() -> None:
     assert [task[0][1] for task in tasks] == [[], [0, 1], [0, 1], [0, 1, 2, 3]]
 
 
-def test_so_many_events_are_what_segments_are() -> None:
+def test_lwf_every_n_events_equals_segments() -> None:
     one, other = make(), make(every=18)
     events = stream(36, 18)
     for batch in events.micro_batches(10):
@@ -86,7 +86,7 @@ def test_so_many_events_are_what_segments_are() -> None:
     assert torch.equal(weights(one), weights(other))
 
 
-def test_outputs_that_come_later_are_not_held_back() -> None:
+def test_lwf_leaves_later_outputs_free() -> None:
     """A linear model and inputs of 0: the outputs are the bias. The teacher has two of them, the
     network three; worked out by hand for two steps on one event of the third class."""
     ours = make(
@@ -108,7 +108,7 @@ def test_outputs_that_come_later_are_not_held_back() -> None:
 
 
 @pytest.mark.parametrize("stop", [12, 24, 32])
-def test_goes_on_from_a_state_with_a_teacher_of_fewer_outputs(stop: int) -> None:
+def test_lwf_load_teacher_with_fewer_outputs_continues(stop: int) -> None:
     whole, heir = make(classes=()), make(classes=())
     events = stream(48, 20)
     events.y[20:28] = 2  # the fourth class comes later than the teacher
@@ -126,7 +126,7 @@ def test_goes_on_from_a_state_with_a_teacher_of_fewer_outputs(stop: int) -> None
     assert digest(heir.state()) == digest(whole.state())
 
 
-def test_a_state_without_a_teacher_takes_one_away() -> None:
+def test_lwf_load_state_without_teacher_removes_it() -> None:
     ours = make()
     fresh = copied(ours.state())
     learn(ours, stream())
@@ -135,7 +135,7 @@ def test_a_state_without_a_teacher_takes_one_away() -> None:
     assert not ours.state()["teacher"]
 
 
-def test_a_stream_without_segments_needs_a_setting() -> None:
+def test_lwf_stream_without_segments_needs_every() -> None:
     with pytest.raises(LearnerError, match=r"learner\.every"):
         learn(make(), replace(stream(), segment=None))
     learn(make(every=10), replace(stream(), segment=None))

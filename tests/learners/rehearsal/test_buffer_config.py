@@ -30,7 +30,7 @@ class OneView(Nameless):
         super().__init__(capacity)
 
 
-def test_a_rule_with_settings_stands_there_with_all_of_them() -> None:
+def test_recall_with_settings_states_all_of_them() -> None:
     """So that equal jobs have equal fingerprints, and a default that changes is noticed."""
     whole = {"kind": "exponential", "rate": 3.0, "horizon": None}
     for given in ("exponential", {"kind": "exponential"}, {"kind": "exponential", "rate": 3}):
@@ -41,7 +41,7 @@ def test_a_rule_with_settings_stands_there_with_all_of_them() -> None:
 
 @pytest.mark.parametrize("recall", RECALLS)
 @pytest.mark.parametrize("admission", ADMISSIONS)
-def test_any_admission_goes_with_any_recall(admission: str, recall: str) -> None:
+def test_any_admission_combines_with_any_recall(admission: str, recall: str) -> None:
     buffer = BufferConfig(capacity=10, admission=admission, recall=recall).build(0, views=3)
     assert (buffer.admission.name, buffer.recall.name) == (admission, recall)
     assert buffer.recall.views == 3
@@ -57,7 +57,7 @@ def test_any_admission_goes_with_any_recall(admission: str, recall: str) -> None
         ("experiments.studies.controls:Reversed", {"floor": 0.3}),
     ],
 )
-def test_settings_are_those_of_the_rule(recall: str, settings: dict[str, Any]) -> None:
+def test_settings_reach_the_rule(recall: str, settings: dict[str, Any]) -> None:
     rule = BufferConfig(capacity=10, recall={"kind": recall, **settings}).rule()
     assert {name: getattr(rule, name) for name in settings} == settings
 
@@ -98,6 +98,6 @@ def test_settings_are_those_of_the_rule(recall: str, settings: dict[str, Any]) -
         ("buffers.admission.ring:Ring", "not a subclass of buffers.recall.base.Recall"),
     ],
 )
-def test_what_does_not_fit_is_named(recall: Any, message: str) -> None:
+def test_unfit_settings_raise_with_name(recall: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(message)):
         BufferConfig(recall=recall)

@@ -48,7 +48,7 @@ def columns(learner: NetworkLearner) -> Any:
     return learner.state()["buffer"]["columns"]
 
 
-def test_is_the_loss_of_the_paper_with_the_outputs_at_arrival() -> None:
+def test_der_loss_equals_paper() -> None:
     ours = make(DerPlusPlus, steps=2, alpha=0.3, beta=0.7)
     torch.manual_seed(SEED)
     net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -85,7 +85,7 @@ def test_is_the_loss_of_the_paper_with_the_outputs_at_arrival() -> None:
     assert np.abs(kept["logits"][:, :3] - now).max() > 0.1, "the outputs of today are others"
 
 
-def test_outputs_that_were_not_there_are_left_out() -> None:
+def test_der_leaves_out_outputs_added_later() -> None:
     """One row came when there was 1 output, the other when there were 2; now there are 3. Without
     labels recalled and with the distance alone: gradient alpha * 2 (out - z) / 3 in each output
     that was there, and 0 in the third."""
@@ -101,7 +101,7 @@ def test_outputs_that_were_not_there_are_left_out() -> None:
     assert np.allclose(ours.net.head.bias.detach().numpy(), bias - 0.1 * gradient, atol=1e-6)
 
 
-def test_a_class_that_comes_late_widens_what_is_remembered() -> None:
+def test_der_late_class_widens_stored_outputs() -> None:
     ours = make(DerPlusPlus, replace(SCHEMA, classes=()), buffer={"capacity": 50})
     for batch in stream(20, 0, 1).micro_batches(5):
         learn(ours, batch)
@@ -121,7 +121,7 @@ def test_a_class_that_comes_late_widens_what_is_remembered() -> None:
 
 
 @pytest.mark.parametrize("stop", [15, 25])
-def test_goes_on_from_a_state_before_and_after_a_class_came(stop: int) -> None:
+def test_load_continues_before_and_after_new_class(stop: int) -> None:
     schema = replace(SCHEMA, classes=())
     batches = [stream(5, *((0, 1) if s < 20 else (0, 1, 2)), start=s) for s in range(0, 60, 5)]
     whole = make(DerPlusPlus, schema)
@@ -135,7 +135,7 @@ def test_goes_on_from_a_state_before_and_after_a_class_came(stop: int) -> None:
     assert digest(heir.state()) == digest(whole.state())
 
 
-def test_a_class_of_a_correction_was_in_no_output() -> None:
+def test_der_class_of_correction_had_no_output() -> None:
     ours = make(DerPlusPlus, replace(SCHEMA, classes=()))
     batch = replace(stream(10, 0, 1), classes=(0, 1, 2))
     learn(ours, batch[:5])
@@ -147,7 +147,7 @@ def test_a_class_of_a_correction_was_in_no_output() -> None:
     assert np.isnan(columns(ours)["logits"][:5, 2]).all()
 
 
-def test_sees_as_many_events_as_replay() -> None:
+def test_step_sees_as_many_events_as_replay() -> None:
     rows: dict[str, list[int]] = {}
     for cls in (Replay, DerPlusPlus):
         learner, seen = make(cls, steps=3), rows.setdefault(cls.kind, [])
@@ -161,7 +161,7 @@ def test_sees_as_many_events_as_replay() -> None:
     assert rows["der++"] == rows["replay"] == [10] * 3 + [18] * 12
 
 
-def test_an_event_in_both_draws_is_told_of_once() -> None:
+def test_der_updates_recall_once_per_event() -> None:
     """Of four rows each draw takes all: a success makes each as strong as one does."""
     buffer = {"capacity": 4, "recall": {"kind": "forgetting-curve", "growth": 3.0}}
     ours = make(DerPlusPlus, buffer=buffer)
@@ -173,7 +173,7 @@ def test_an_event_in_both_draws_is_told_of_once() -> None:
             assert strength.max() <= 3
 
 
-def test_one_remembered_event_at_least_is_drawn() -> None:
+def test_der_draws_at_least_one_event() -> None:
     ours = make(DerPlusPlus, replay_size=1)
     assert ours.replay_size == 1  # type: ignore[attr-defined]
     for batch in stream(20, 0, 1, 2).micro_batches(5):

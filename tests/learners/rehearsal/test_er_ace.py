@@ -37,7 +37,7 @@ def learner(**settings: Any) -> ErAce:
     return ErAce(ErAce.Config.model_validate(given | settings), SCHEMA, 5)
 
 
-def test_is_the_sum_of_the_two_losses_of_the_paper() -> None:
+def test_er_ace_loss_equals_paper() -> None:
     """Written out with exponentials: new events are normalised over the classes among them, those
     recalled over all."""
     ours = learner(steps=2)
@@ -71,7 +71,7 @@ def test_is_the_sum_of_the_two_losses_of_the_paper() -> None:
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_new_events_do_not_move_the_outputs_of_absent_classes() -> None:
+def test_er_ace_new_events_leave_absent_classes() -> None:
     ours, batch = learner(), stream(8, 0, 2)
     before = ours.net.head.weight.detach().clone(), ours.net.head.bias.detach().clone()
     learn(ours, batch)
@@ -83,7 +83,7 @@ def test_new_events_do_not_move_the_outputs_of_absent_classes() -> None:
     assert not torch.equal(plain.net.head.bias[1], before[1][1]), "cross-entropy over all does"
 
 
-def test_recalled_events_move_all_outputs() -> None:
+def test_er_ace_recalled_events_move_all_outputs() -> None:
     ours = learner()
     learn(ours, stream(8, 0, 1))
     before = ours.net.head.bias.detach().clone()

@@ -41,7 +41,7 @@ def learn(learner: NetworkLearner, batch: Batch) -> None:
     learner.step(replace(batch, y=None), Revealed(batch, np.arange(len(batch))))
 
 
-def test_each_step_is_taken_on_a_sample_of_all_that_came() -> None:
+def test_joint_steps_on_sample_of_all_events() -> None:
     ours = make(steps=2)
     torch.manual_seed(SEED)
     net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -61,7 +61,7 @@ def test_each_step_is_taken_on_a_sample_of_all_that_came() -> None:
         assert torch.equal(a, b)
 
 
-def test_keeps_every_event_and_says_what_that_takes() -> None:
+def test_joint_keeps_every_event_and_counts_bytes() -> None:
     ours, sizes = make(), []
     for batch in stream(200).micro_batches(50):
         learn(ours, batch)
@@ -71,7 +71,7 @@ def test_keeps_every_event_and_says_what_that_takes() -> None:
     assert 50 * (3 + 2) * 8 <= sizes[0] < 50 * 100
 
 
-def test_beyond_its_capacity_it_keeps_a_sample_of_the_past() -> None:
+def test_joint_beyond_capacity_keeps_sample_of_past() -> None:
     ours = make(capacity=100)
     for batch in stream(2000).micro_batches(50):
         learn(ours, batch)
@@ -80,7 +80,7 @@ def test_beyond_its_capacity_it_keeps_a_sample_of_the_past() -> None:
     assert 25 < (ids < 1000).sum() < 75  # 50, give or take five standard deviations
 
 
-def test_sees_as_many_events_as_replay() -> None:
+def test_step_sees_as_many_events_as_replay() -> None:
     rows: dict[str, list[int]] = {}
     for cls in (Replay, Joint):
         learner, seen = make(cls, steps=2), rows.setdefault(cls.kind, [])
@@ -94,7 +94,7 @@ def test_sees_as_many_events_as_replay() -> None:
     assert rows["joint"] == rows["replay"] == [4, 4, 8, 8, 10, 10, 10, 10, 10, 10]
 
 
-def test_events_that_no_memory_may_keep_are_learned_when_they_come() -> None:
+def test_joint_learns_never_buffer_events_on_arrival() -> None:
     ours = make(scale=False, replay_size=2)
     ours.never_buffer = lambda ids: ids % 2 == 1
     rows: list[torch.Tensor] = []
@@ -112,7 +112,7 @@ def test_events_that_no_memory_may_keep_are_learned_when_they_come() -> None:
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_goes_on_from_a_state(task: Any) -> None:
+def test_load_continues_exactly(task: Any) -> None:
     schema = replace(SCHEMA, task=task, classes=())
     whole, heir = make(schema=schema), make(schema=schema)
     events = stream(60)
@@ -127,7 +127,7 @@ def test_goes_on_from_a_state(task: Any) -> None:
     assert digest(heir.state()) == digest(whole.state())
 
 
-def test_learns_from_views_and_keeps_events_as_they_came() -> None:
+def test_joint_learns_views_and_stores_originals() -> None:
     ours, plain = make(augment={"kind": "jitter", "noise": 0.5}), make()
     for batch in stream(30).micro_batches(5):
         learn(ours, batch)
@@ -137,7 +137,7 @@ def test_learns_from_views_and_keeps_events_as_they_came() -> None:
     assert np.array_equal(*kept)
 
 
-def test_corrects_and_forgets() -> None:
+def test_joint_corrects_and_forgets() -> None:
     ours = make()
     learn(ours, stream(20))
     ours.correct(np.array([3]), np.array([2]))

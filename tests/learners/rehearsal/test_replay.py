@@ -49,7 +49,7 @@ def step(replay: Replay, batch: Batch) -> Any:
 
 
 @pytest.mark.parametrize("admission", ["reservoir", "ring", "class-balanced"])
-def test_is_what_a_plain_torch_loop_does(admission: str) -> None:
+def test_replay_equals_plain_torch_loop(admission: str) -> None:
     """Chaudhry et al. 2019, algorithm 1, written out by hand: equal to the bit."""
     batches = list(stream(320).micro_batches(16))
     ours = learner(buffer={"capacity": 40, "admission": admission})
@@ -85,7 +85,7 @@ def test_is_what_a_plain_torch_loop_does(admission: str) -> None:
         assert torch.equal(a, b)
 
 
-def test_recalls_only_what_came_before() -> None:
+def test_replay_recalls_only_earlier_events() -> None:
     replay = learner(steps=1)
     drawn: list[np.ndarray] = []
     sample = replay.buffer.sample
@@ -101,14 +101,14 @@ def test_recalls_only_what_came_before() -> None:
     assert all((ids < 16 * (i + 1)).all() for i, ids in enumerate(drawn))
 
 
-def test_fewer_stored_than_are_recalled() -> None:
+def test_replay_with_few_stored_recalls_fewer() -> None:
     replay = learner(replay_size=32)
     for batch in stream(12).micro_batches(4):
         step(replay, batch)
     assert len(replay.buffer) == 12
 
 
-def test_a_correction_changes_the_buffer_and_nothing_else() -> None:
+def test_correct_changes_only_the_buffer() -> None:
     replay, batch = learner(), stream(16)
     step(replay, batch)
     weights = [p.detach().clone() for p in replay.net.parameters()]
@@ -120,7 +120,7 @@ def test_a_correction_changes_the_buffer_and_nothing_else() -> None:
     assert replay.version == 1
 
 
-def test_a_correction_may_bring_a_new_class() -> None:
+def test_correct_may_add_a_class() -> None:
     replay, batch = learner(replace(SCHEMA, classes=())), stream(32, ("a", "b", "c"))
     batch = replace(batch, y=batch.y % 2)
     step(replay, batch[:16])
@@ -131,7 +131,7 @@ def test_a_correction_may_bring_a_new_class() -> None:
     assert step(replay, batch[16:]).proba.shape == (16, 3)
 
 
-def test_forgets_by_id() -> None:
+def test_forget_deletes_by_id() -> None:
     replay = learner()
     for batch in stream(32).micro_batches(16):
         step(replay, batch)
@@ -141,7 +141,7 @@ def test_forgets_by_id() -> None:
     step(replay, stream(16))  # an emptied buffer is like a new one
 
 
-def test_regression_scales_what_is_recalled_as_what_is_new() -> None:
+def test_regression_scales_old_and_new_targets_alike() -> None:
     schema = replace(SCHEMA, task="regression", classes=())
     replay, batch = learner(schema), stream(640)
     y = 1e6 + 100 * batch.x[:, 0]
@@ -151,7 +151,7 @@ def test_regression_scales_what_is_recalled_as_what_is_new() -> None:
     assert replay.buffer.state()["columns"]["y"].min() > 1e5, "targets are kept as they came"
 
 
-def test_class_balanced_needs_classes() -> None:
+def test_class_balanced_for_regression_raises() -> None:
     schema = replace(SCHEMA, task="regression", classes=())
     with pytest.raises(LearnerError, match="class-balanced"):
         learner(schema, buffer={"admission": "class-balanced"})
@@ -169,7 +169,7 @@ def trained_on(replay: Replay) -> list[torch.Tensor]:
     return seen
 
 
-def test_every_presentation_is_a_view_of_its_own() -> None:
+def test_each_presentation_is_a_new_view() -> None:
     """A pixel of light tells where each view was moved to."""
     schema = Schema((Feature("i", "image", (1, 9, 9)),), "classification", (0, 1, 2))
     x = np.zeros((32, 1, 9, 9), np.uint8)
@@ -189,7 +189,7 @@ def test_every_presentation_is_a_view_of_its_own() -> None:
     assert np.array_equal(replay.buffer.state()["columns"]["x"], x), "and is kept as it was"
 
 
-def test_predicts_what_is_there_and_no_view_of_it() -> None:
+def test_predict_uses_no_views() -> None:
     replay, plain = learner(augment="strong"), learner()
     for batch in stream(64).micro_batches(16):
         step(replay, batch)
@@ -200,7 +200,7 @@ def test_predicts_what_is_there_and_no_view_of_it() -> None:
     assert np.array_equal(replay.predict(question).proba, plain.predict(question).proba)
 
 
-def test_the_candidates_of_a_rule_are_weighed_as_they_are() -> None:
+def test_candidates_are_scored_without_views() -> None:
     """Whom a rule chooses by loss or interference does not hang on views that are drawn for it."""
     for recall in ("highest-loss", "maximal-interference"):
         replay = learner(augment="strong", steps=1, buffer={"capacity": 40, "recall": recall})
@@ -224,7 +224,7 @@ def batch_normed(shape: tuple[int, ...]) -> nn.Module:
 
 
 @pytest.mark.parametrize("recall", ["highest-loss", "maximal-interference"])
-def test_to_weigh_candidates_changes_nothing(recall: str) -> None:
+def test_scoring_candidates_changes_nothing(recall: str) -> None:
     """No weight, no statistic of a batch norm, no state of the optimizer, and nothing is drawn."""
     replay = learner(
         model={"kind": f"{__name__}:batch_normed"}, buffer={"capacity": 40, "recall": recall}
@@ -239,7 +239,7 @@ def test_to_weigh_candidates_changes_nothing(recall: str) -> None:
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
-def test_views_that_do_not_fit_the_stream_are_refused() -> None:
+def test_views_unfit_for_stream_raise() -> None:
     with pytest.raises(LearnerError, match=r"learner\.augment: kind 'image' is for images"):
         learner(augment={"kind": "image", "flip": True})
 
@@ -257,7 +257,7 @@ def test_views_that_do_not_fit_the_stream_are_refused() -> None:
         ({"augment": "wek"}, "'weak', 'strong'"),
     ],
 )
-def test_wrong_settings_are_named(settings: dict[str, Any], says: str) -> None:
+def test_wrong_settings_raise_with_name(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         learner(**settings)
 
@@ -270,7 +270,7 @@ def as_version_1(state: dict[str, Any]) -> dict[str, Any]:
     return old
 
 
-def test_a_state_of_version_1_goes_on_as_it_would_have() -> None:
+def test_migrate_version_1_continues_exactly() -> None:
     batches = list(stream(320).micro_batches(16))
     first, second, third = learner(), learner(), learner()
     for batch in batches[:10]:
@@ -284,7 +284,7 @@ def test_a_state_of_version_1_goes_on_as_it_would_have() -> None:
     assert second.state()["state_version"] == 2
 
 
-def test_pixels_of_version_1_were_scaled_in_another_way() -> None:
+def test_migrate_version_1_of_images_raises() -> None:
     images = Schema((Feature("i", "image", (1, 4, 4)),), "classification", (0, 1))
     state = learner(images).state()
     assert Replay.migrate(state) is state

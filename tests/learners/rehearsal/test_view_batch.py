@@ -94,7 +94,7 @@ def groups(seen: Tensor) -> list[tuple[float, list[bool]]]:
     return found
 
 
-def test_views_of_an_event_stand_together_the_weak_one_first() -> None:
+def test_views_of_event_are_adjacent_weak_first() -> None:
     view_batch = marked(learner(replay_size=8, steps=4, views=4))
     batches = list(stream(32).micro_batches(8))
     step(view_batch, batches[0])
@@ -126,7 +126,7 @@ def test_views_of_an_event_stand_together_the_weak_one_first() -> None:
         (6, 16, 2, [[6], [6]]),
     ],
 )
-def test_new_events_share_out_what_replay_has(
+def test_new_events_share_presentations_of_replay(
     n: int, views: int, steps: int, sizes: list[list[int]]
 ) -> None:
     view_batch = marked(learner(views=views, steps=steps))
@@ -142,7 +142,7 @@ def test_new_events_share_out_what_replay_has(
     assert order[: n if steps >= views else None] == sorted(order[: n if steps >= views else None])
 
 
-def test_which_new_events_is_drawn() -> None:
+def test_new_events_with_extra_turn_are_drawn() -> None:
     view_batch = marked(learner(views=4, steps=1))
     seen = watched(view_batch)
     batch = stream(8)
@@ -169,7 +169,7 @@ def test_which_new_events_is_drawn() -> None:
         (6, 6, 16, 3, 40),
     ],
 )
-def test_as_many_presentations_as_replay(
+def test_step_presents_as_many_as_replay(
     n: int, replay_size: int, views: int, steps: int, capacity: int
 ) -> None:
     settings = {
@@ -188,7 +188,7 @@ def test_as_many_presentations_as_replay(
     assert len(seen[-1]) == full
 
 
-def test_one_view_is_replay_to_the_bit() -> None:
+def test_one_view_equals_replay_bit_for_bit() -> None:
     for augment in (None, "weak", "strong"):
         for schema in (TABLE, IMAGES, TARGET):
             for recall in ("uniform", "view-batch", "forgetting-curve", "maximal-interference"):
@@ -221,7 +221,7 @@ def by_hand(
 
 
 @pytest.mark.parametrize("through", [False, True])
-def test_a_step_by_hand(through: bool) -> None:
+def test_view_batch_step_worked_by_hand(through: bool) -> None:
     """The gradient is that of the loss written out; and not that of a teacher who learns too."""
     view_batch = learner(views=3, steps=1, replay_size=6, ssl=2.0)
 
@@ -251,7 +251,7 @@ def test_a_step_by_hand(through: bool) -> None:
     assert same is not through
 
 
-def test_a_step_by_hand_in_regression() -> None:
+def test_view_batch_regression_step_worked_by_hand() -> None:
     view_batch = learner(schema=TARGET, views=2, steps=1, replay_size=2, ssl=3.0)
     batch = stream(2, TARGET)
     view_batch.augment, view_batch.strong = None, lambda x, _rng: x + 1
@@ -268,7 +268,7 @@ def test_a_step_by_hand_in_regression() -> None:
     assert torch.allclose(view_batch.optimizer.weights, twin.optimizer.weights, rtol=0, atol=1e-6)
 
 
-def test_distance_is_none_between_equal_views_and_never_negative() -> None:
+def test_distance_is_zero_for_equal_views_else_positive() -> None:
     view_batch = learner(views=3)
     event, first = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 3])
     one, two = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
@@ -284,7 +284,7 @@ def test_distance_is_none_between_equal_views_and_never_negative() -> None:
     assert float(view_batch._distance(out, event, first)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_no_gradient_flows_to_the_teacher() -> None:
+def test_teacher_view_gets_no_gradient() -> None:
     view_batch = learner(views=3)
     event, first = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 3])
     out = torch.randn(5, 3, generator=torch.Generator().manual_seed(3), requires_grad=True)
@@ -294,7 +294,7 @@ def test_no_gradient_flows_to_the_teacher() -> None:
     assert (out.grad[[1, 2, 4]].abs().sum(1) > 0).all()
 
 
-def test_a_recall_rule_hears_of_the_first_views() -> None:
+def test_recall_rule_gets_outcome_of_first_views() -> None:
     buffer = {"capacity": 40, "recall": "forgetting-curve"}
     view_batch = marked(learner(views=2, steps=1, replay_size=6, buffer=buffer))
     batches = list(stream(16).micro_batches(8))
@@ -316,7 +316,7 @@ def test_a_recall_rule_hears_of_the_first_views() -> None:
 
 
 @pytest.mark.parametrize("views", [1, 2, 4])
-def test_the_recall_interval_is_that_of_as_many_epochs(views: int) -> None:
+def test_recall_interval_is_views_epochs(views: int) -> None:
     """Lee et al. 2025, equation 2: with u of N rows in each step, V views each, the interval from
     one training on a row to the next is V * N presentations."""
     capacity, replay_size = 24, 8
@@ -341,7 +341,7 @@ def test_the_recall_interval_is_that_of_as_many_epochs(views: int) -> None:
 
 
 @pytest.mark.parametrize("schema", [TABLE, IMAGES, TARGET], ids=["table", "images", "target"])
-def test_goes_on_from_a_state(schema: Schema) -> None:
+def test_load_continues_exactly(schema: Schema) -> None:
     """Also what is drawn: views, and which new events have a turn."""
     unbroken, donor = learner(schema=schema, steps=1), learner(schema=schema, steps=1)
     batches = list(stream(130, schema).micro_batches(10))
@@ -356,7 +356,7 @@ def test_goes_on_from_a_state(schema: Schema) -> None:
     assert digest(heir.state()) == digest(unbroken.state())
 
 
-def test_predicts_what_is_there_and_no_view_of_it() -> None:
+def test_predict_uses_no_views() -> None:
     view_batch = learner(schema=IMAGES)
     for batch in stream(64, IMAGES).micro_batches(16):
         step(view_batch, batch)
@@ -369,7 +369,7 @@ def test_predicts_what_is_there_and_no_view_of_it() -> None:
     assert digest(view_batch.state()) == before
 
 
-def test_what_is_kept_is_no_view() -> None:
+def test_buffer_stores_originals() -> None:
     view_batch = learner(schema=IMAGES)
     batch = stream(16, IMAGES)
     step(view_batch, batch)
@@ -378,7 +378,7 @@ def test_what_is_kept_is_no_view() -> None:
     assert sorted(kept["ids"].tolist()) == list(range(16)), "events that had no turn are kept too"
 
 
-def test_recalls_what_is_due_unless_told_otherwise() -> None:
+def test_view_batch_recalls_due_rows_by_default() -> None:
     config = ViewBatch.Config.model_validate({"kind": "view-batch", "buffer": {"capacity": 9}})
     rule = ViewBatch(config, TABLE, 0).buffer.recall  # type: ignore[arg-type]
     assert (rule.name, rule.views, rule.capacity) == ("view-batch", 4, 9)
@@ -396,12 +396,12 @@ def test_recalls_what_is_due_unless_told_otherwise() -> None:
         ({"buffer": {"recall": "unifrom"}}, "did you mean 'uniform'"),
     ],
 )
-def test_wrong_settings_are_named(settings: dict[str, Any], says: str) -> None:
+def test_wrong_settings_raise_with_name(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         learner(**settings)
 
 
 @pytest.mark.parametrize("setting", ["augment", "strong"])
-def test_views_that_do_not_fit_the_stream_are_refused(setting: str) -> None:
+def test_views_unfit_for_stream_raise(setting: str) -> None:
     with pytest.raises(LearnerError, match=rf"^learner.{setting}: kind 'image' is for images"):
         learner(**{setting: {"kind": "image", "flip": True}})
