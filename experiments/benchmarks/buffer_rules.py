@@ -1,12 +1,13 @@
-"""What a buffer costs beyond moving its rows: every rule at 1,000, 100,000 and 1,000,000 rows.
+"""Measure what a buffer costs beyond moving its rows, for every rule at three capacities.
 
 Sampling: ``Buffer.sample(k)`` against ``numpy.take`` of as many rows, drawn before by the same
 rule, out of the same columns (x, y, ids). Adding: ``Buffer.add`` of 256 rows against assigning 256
-rows to random slots of the same columns. The two take turns, some draws each; the ratio is the
-median over the turns, so that a machine whose speed wanders slows both alike, and the time is that
-of the processor. Before that each recall rule has gone 10 times through a buffer that was filled in
-ten lots, with 95% of recalls right, and each admission rule has seen twice as many rows as the
-buffer holds.
+rows to random slots of the same columns. Both take turns, some draws each. The ratio is the median
+over the turns, so that a change of the machine's speed affects both alike. Times are processor
+times.
+
+Before that, each recall rule has gone 10 times through a buffer that was filled in ten lots, with
+95% of recalls correct. Each admission rule has seen twice as many rows as the buffer holds.
 
     python experiments/benchmarks/buffer_rules.py [--turns 9] [--capacities 1000 100000 1000000]
 
@@ -52,7 +53,7 @@ def rows(start: int, n: int, width: int) -> dict[str, Array]:
 
 
 def seconds(work: Callable[[Ints], object], lots: list[Ints]) -> float:
-    """Seconds for one of ``lots``."""
+    """Return the seconds for one of ``lots``."""
     start = time.thread_time()
     for slots in lots:
         work(slots)
@@ -60,7 +61,7 @@ def seconds(work: Callable[[Ints], object], lots: list[Ints]) -> float:
 
 
 def rehearse(rule: Recall, filled: int, k: int, draws: int) -> Iterator[Ints]:
-    """Draws as a learner makes them that gets 95% right; each as it is drawn."""
+    """Yield draws as a learner makes them that is correct on 95% of them."""
     rng = np.random.default_rng(k)
     for _ in range(draws):
         slots = rule.draw(k, filled, rng)
@@ -72,7 +73,7 @@ def rehearse(rule: Recall, filled: int, k: int, draws: int) -> Iterator[Ints]:
 
 
 def sampled(buffer: Buffer, rule: Recall, k: int, turns: int) -> tuple[float, float, float]:
-    """Ratio of ``sample`` to raw takes, and seconds of each."""
+    """Return the ratio of ``sample`` to raw takes, and the seconds of each."""
     draws = max(MOVED // k // rule.pool, 50)
     columns = buffer.sample(0).columns.keys()
     held = [buffer._store.columns[name] for name in columns]
@@ -90,7 +91,7 @@ def sampled(buffer: Buffer, rule: Recall, k: int, turns: int) -> tuple[float, fl
 
 
 def added(buffer: Buffer, rule: Admission, width: int, turns: int) -> tuple[float, float, float]:
-    """Ratio of ``add`` to raw assignment, and seconds of each."""
+    """Return the ratio of ``add`` to raw assignment, and the seconds of each."""
     lot, rng = 256, np.random.default_rng(0)
     lots = MOVED // lot
     new = [rows(i * lot, lot, width) for i in range(4)]

@@ -1,4 +1,4 @@
-"""An endless synthetic stream, drawn block by block: which side of a slowly turning hyperplane."""
+"""A synthetic stream of any length: on which side of a slowly turning hyperplane a point lies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNK = 4096  # events drawn from one seed, so that any position can be reached 
 
 
 class HyperplaneConfig(StreamConfig):
-    """``events`` in all, of ``features`` numbers each; ``seed`` of everything drawn."""
+    """Settings: ``events`` in all, of ``features`` numbers each, and the ``seed``."""
 
     events: int
     features: int = 20

@@ -1,21 +1,21 @@
-"""How fast events come from Kafka into a learner: a topic, decoded, predicted, scored and learned.
+"""Measure how fast events get from Kafka into a learner: decoded, predicted, scored and learned.
 
-In turn, round by round, over the same topics of one partition:
+Two programs take turns, round by round, over the same topics of one partition:
 
-- *bare*: a loop in this process that polls the topic by the library itself, and does nothing else;
+- *bare*: a loop in this process that polls the topic with the client library and does nothing else;
   events/s from its first message on;
-- *job*: ``everlearn run --runner ray``, the source actor and the trainer each in a process of its
+- *job*: ``everlearn run --runner ray``, with the source actor and the trainer in processes of their
   own; events/s from the first poll to the last checkpoint.
 
 A *frame* is 92 bytes: an id (int64), a label (int32), 20 float32. A JSON event has the same fields
-with four decimals, 6 numbers (some 90 bytes) or all 20 (some 260). The learner is a perceptron of
-one hidden layer of 16, in micro-batches of 1,024: it is to be fast, for the question is what comes
-before it.
+with four decimals: 6 numbers (about 90 bytes) or all 20 (about 260). The learner is a perceptron
+with one hidden layer of 16, in micro-batches of 1,024. It is fast, because the question is what
+comes before it.
 
     python experiments/benchmarks/live.py [--events 500000] [--rounds 3] [--servers HOST:PORT]
 
-Without ``--servers`` a broker is started (the one of the tests). It takes part of a core; where
-there are but two, so it does from what is measured. Writes experiments/results/live.md.
+Without ``--servers`` it starts the broker of the tests. The broker takes part of a core, and on a
+machine with two cores it slows what is measured. Writes experiments/results/live.md.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def fill(servers: str, topic: str, values: list[bytes]) -> None:
 
 
 def bare(servers: str, topic: str, events: int, library: str) -> float:
-    """Events/s of a loop that polls and does nothing else."""
+    """Return the events/s of a loop that polls and does nothing else."""
     seen, first = 0, 0
     if library == "kafka-python":
         with warnings.catch_warnings():
@@ -137,7 +137,7 @@ def bare(servers: str, topic: str, events: int, library: str) -> float:
 
 
 def job(servers: str, topic: str, events: int, library: str, kind: str, folder: Path) -> float:
-    """Events/s of a job on Ray, after it has learned so many."""
+    """Return the events/s of a job on Ray, after it has learned this many events."""
     format_, features = FORMATS[kind]
     file = folder / "job.yaml"
     file.write_text(

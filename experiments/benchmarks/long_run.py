@@ -1,9 +1,9 @@
-"""Ten million events: resident memory and speed, million by million.
+"""Measure resident memory and speed over ten million events, million by million.
 
     python experiments/benchmarks/long_run.py [--events 10000000]
 
 Prints resident memory at the end of each tenth and its events/s, and the ratio of the last tenth to
-the second for both (the first one warms up); writes them to experiments/results/long_run.md.
+the second for both; the first one warms up. Writes them to experiments/results/long_run.md.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident() -> float:
-    """Resident memory of this process in MB."""
+    """Return the resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
 
 
 class Tenths(Callback):
-    """Notes memory and time at each tenth of the stream."""
+    """Record memory and time at each tenth of the stream."""
 
     def __init__(self, events: int) -> None:
         self.step = events // 10

@@ -1,13 +1,14 @@
-"""What Ray, MLflow and an idle server cost: the Elec2 learner in a plain torch loop and on Ray.
+"""Measure the cost of Ray, MLflow and an idle server, against the learner in a plain torch loop.
 
-Three things in turn, round by round, each alone on the machine and over the same events: the *plain
-loop* of ``overhead.py``; the job on Ray with all prequential metrics, probes, checkpoints every
-5,000 events and a server that nobody asks; the same with MLflow (a row of metrics every 1,000
-events). Events/s are the trainer's, from its first micro-batch to its last checkpoint.
+Three programs take turns, round by round, each alone on the machine and over the same events: the
+*plain loop* of ``overhead.py``; the Elec2 job on Ray with all prequential metrics, probes,
+checkpoints every 5,000 events and a server without requests; the same with MLflow (a row of metrics
+every 1,000 events). Events/s are those of the trainer, from its first micro-batch to its last
+checkpoint.
 
     python experiments/benchmarks/on_ray.py [--events 500000] [--rounds 5]
 
-Prints each round, and the medians of the ratios within a round; writes the lot to
+Prints each round and the medians of the ratios within a round. Writes both to
 experiments/results/on_ray.md.
 """
 
@@ -32,7 +33,7 @@ RESULT = Path(__file__).parents[1] / "results" / "on_ray.md"
 
 
 def on_ray(data: Path, folder: Path, *more: str) -> float:
-    """Events/s of the job on Ray."""
+    """Return the events/s of the job on Ray."""
     words = ["run", str(JOB), "--runner", "ray", "--run-dir", str(folder)]
     settings = (
         f"stream.path={data}", "evaluate.probes.share=0.02", "serve.port=0", *more

@@ -1,16 +1,18 @@
-"""What the pipeline costs: the Elec2 learner in a plain torch loop and through it, in turn.
+"""Measure the cost of the pipeline: the Elec2 learner in a plain torch loop and in a run, in turn.
 
-The *plain loop* is written by hand with torch and numpy. It holds the data in memory and does only
-what the learner needs: standardise, predict, keep the prediction until the label comes 48 events
-later, replay, two Adam steps. The *learner alone* does the same with our learner and nothing around
-it. The *pipeline* reads the same events from Parquet, checks them, joins labels, scores every
-prediction in all prequential metrics, keeps the ledger, and writes a checkpoint every 5,000 events.
-All use one thread, and go in turn through the stream, 8,192 events at a time: a machine whose speed
-wanders slows all alike.
+The *plain loop* is written by hand with torch and NumPy. It holds the data in memory and does only
+what the learner needs: standardise, predict, keep the prediction until the label arrives 48 events
+later, replay, two Adam steps. The *learner alone* does the same with the learner of the job and
+nothing around it. The *pipeline* reads the same events from Parquet, checks them, joins labels,
+scores every prediction in all prequential metrics, keeps the ledger, and writes a checkpoint every
+5,000 events.
+
+All use one thread, and take turns of 8,192 events, so that a change of the machine's speed affects
+all alike.
 
     python experiments/benchmarks/overhead.py [--events 500000] [--rounds 3]
 
-Prints events/s of each and their ratio, round by round, and writes the lot to
+Prints events/s of each and their ratio, round by round, and writes both to
 experiments/results/overhead.md.
 """
 
@@ -45,7 +47,7 @@ ELEC2 = Path(__file__).parents[2] / "streams" / "data" / "elec2.parquet"
 
 
 def plain(x: np.ndarray, y: np.ndarray, seed: int = 7) -> Iterator[np.ndarray]:
-    """The plain loop; gives the predictions so far after every 8,192 events, and at the end."""
+    """Run the plain loop. Yield the predictions so far every 8,192 events, and at the end."""
     batch, delay, steps, recalled, capacity, half_life = 32, 48, 2, 32, 2000, 10.0
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -103,7 +105,7 @@ def plain(x: np.ndarray, y: np.ndarray, seed: int = 7) -> Iterator[np.ndarray]:
 
 
 def alone(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
-    """The learner of the job, and nothing around it; gives what ``plain`` gives."""
+    """Run the learner of the job alone. Yield what ``plain`` yields."""
     batch, delay = 32, 48
     parts = build(jobs.load(JOB))
     learner, (standardise,) = parts.loop.learner, parts.loop.operators
@@ -130,7 +132,7 @@ def alone(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class InTurn(Callback):
-    """Lets the others go on whenever the pipeline has done as much, and times each."""
+    """Let the other programs continue whenever the pipeline has done as much, and time each."""
 
     def __init__(self, *others: Iterator[np.ndarray]) -> None:
         self.others = others
@@ -147,7 +149,7 @@ class InTurn(Callback):
             self.turn()
 
     def turn(self) -> list[np.ndarray]:
-        """The pipeline's time ends here; the others take their turns."""
+        """End the time of the pipeline, and let the others take their turns."""
         self.ours += time.perf_counter() - self.since
         predicted = []
         for i, other in enumerate(self.others):

@@ -1,16 +1,16 @@
-"""What probes cost the training: jobs with and without them, in turn.
+"""Measure what probes cost the training: jobs with and without them, in turn.
 
-Both are whole runs of the local runner, tracked in no place. One holds out 2% of events, keeps them
-by segment, takes snapshots and scores them in a thread beside the training, as jobs do; the other
-does nothing of that. They go through the stream in turn, 8,192 events at a time, and the scoring
-thread rests while it is not its run's turn, so that a machine whose speed wanders slows both alike.
+Both are whole runs of the local runner without tracking. One holds out 2% of events, keeps them by
+segment, takes snapshots and scores them in a thread beside the training, as jobs do. The other does
+none of that. They take turns of 8,192 events, and the scoring thread rests while it is not its
+run's turn. So a change of the machine's speed affects both alike.
 
     python experiments/benchmarks/probes.py [--rounds 5]
 
-The Elec2 job is taken at three lengths, one of them with 2, 10 and 40 segments, and the network of
-split-mnist in ``everlearn bench`` (784-512-10, micro-batches of 10), where MNIST is there. Prints
-seconds of training for each, the cost of probes in percent, and what one evaluation takes; writes
-the lot to experiments/results/probes.md.
+It takes the Elec2 job at three lengths, one of them with 2, 10 and 40 segments, and the network of
+split-mnist in ``everlearn bench`` (784-512-10, micro-batches of 10) if MNIST is available. Prints
+seconds of training for each, the cost of probes in percent, and the time of one evaluation. Writes
+them to experiments/results/probes.md.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ ABOUT = [
 
 
 class Gated(BackgroundEvaluator):
-    """Scores only while its run has its turn."""
+    """Score only while its run has its turn."""
 
     def __init__(self, turn: threading.Event) -> None:
         super().__init__(2000, print, share=0.0025)  # half the time is not its run's
@@ -79,7 +79,7 @@ class Gated(BackgroundEvaluator):
 
 
 class Turns(Callback):
-    """Two runs in two threads, of which one at a time goes on; notes the time that each takes."""
+    """Run two runs in two threads, one at a time, and record the time of each."""
 
     def __init__(self, mine: threading.Event, other: threading.Event) -> None:
         self.mine, self.other = mine, other
@@ -107,7 +107,9 @@ class Turns(Callback):
 
 
 def pair(job: Path, settings: Sequence[str], folder: Path) -> Iterator[float]:
-    """Seconds of training without probes and with them, evaluations, and seconds of one."""
+    """Return the seconds of training without and with probes, the evaluations, and the seconds of
+    one.
+    """
     with_turn, without_turn = threading.Event(), threading.Event()
     watching = {
         "with": Turns(with_turn, without_turn),

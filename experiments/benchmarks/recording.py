@@ -1,10 +1,9 @@
-"""What recording costs a run: the same job with and without it, in turn.
+"""Measure what recording costs a run: the same job with and without it, in turn.
 
-The stream is a live one that gives events of 20 float32 from memory, 4,096 at a time, as fast as
-they are taken, so that the tee is all that differs. Two learners: that of the Elec2 job, and
-``prior``, which does next to nothing, so that the pipeline itself is measured. One process, one
-thread of torch; the recorder has its own thread, as always, and the machine a second core for it or
-not.
+The stream is a live one that serves events of 20 float32 from memory, 4,096 at a time, as fast as
+they are taken. So only the recording differs. Two learners are used: that of the Elec2 job, and
+``prior``, which does almost nothing, to measure the pipeline itself. The run has one process and
+one thread of torch. The recorder has its own thread, as always.
 
     python experiments/benchmarks/recording.py [--rounds 7]
 
@@ -50,7 +49,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
 
 
 class Memory(LiveStream):
-    """Noise from memory; the label is the sign of its first number."""
+    """Noise from memory. The label is the sign of the first number."""
 
     kind = "memory"
 
@@ -85,8 +84,9 @@ class Memory(LiveStream):
 
 
 class Cost(NamedTuple):
-    """Of a run: events/s, and CPU time of the training thread and of all threads, us an event;
-    bytes of the recording, an event."""
+    """Cost of a run: events/s, CPU time per event of the training thread and of all threads in us,
+    and bytes of the recording per event.
+    """
 
     speed: float
     trainer: float

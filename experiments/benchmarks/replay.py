@@ -1,18 +1,21 @@
-"""How fast online replay is: a plain torch loop, ``everlearn bench``, and Avalanche, in turn.
+"""Measure the speed of online replay: a plain torch loop, ``everlearn bench``, and Avalanche, in
+turn.
 
-Split-MNIST, one pass, 784-512-10, plain SGD, each step on 10 new events and 10 of the 1,000 that a
-reservoir keeps. The *plain loop* is written by hand with torch: all images are float tensors in
-memory, and it does nothing but predict, keep the prediction, take the step and fill the reservoir.
-*everlearn* is what ``everlearn bench`` runs: events are read and numbered block by block, labels
-joined, every prediction scored in all prequential metrics, the ledger kept, images stored as
-bytes; its tests are not timed. *Avalanche* is its own ``Naive`` with its ``ReplayPlugin`` over
-``split_online_stream``, without evaluator and loggers; it predicts nothing, and its images are
-float tensors in memory too. All use one thread, see the same events in the same order, and go in
-turn, 1,000 events at a time: a machine whose speed wanders slows all alike.
+Split-MNIST, one pass, 784-512-10, plain SGD, each step on 10 new events and 10 of the 1,000 in a
+reservoir. The *plain loop* is written by hand with torch: all images are float tensors in memory,
+and it only predicts, keeps the prediction, takes the step and fills the reservoir. *everlearn* is
+what ``everlearn bench`` runs: it reads and numbers events block by block, joins labels, scores
+every prediction in all prequential metrics, keeps the ledger, and stores images as bytes. Its tests
+are not timed. *Avalanche* is its own ``Naive`` with its ``ReplayPlugin`` over
+``split_online_stream``, without evaluator and loggers. It predicts nothing, and its images are
+float tensors in memory.
+
+All use one thread, see the same events in the same order, and take turns of 1,000 events, so that a
+change of the machine's speed affects all alike.
 
     python experiments/benchmarks/replay.py [--events 8000] [--rounds 3]
 
-Prints events/s and ratios, round by round and task by task, and writes the lot to
+Prints events/s and ratios, round by round and task by task, and writes them to
 experiments/results/replay_speed.md.
 """
 
@@ -56,8 +59,9 @@ ABOUT = [
 
 
 class Events(NamedTuple):
-    """A stream in memory: ``x`` (n, 784) float32 from 0 to 1, ``y`` (n,), rows where tasks begin
-    and the end."""
+    """A stream in memory: ``x`` (n, 784) float32 from 0 to 1, ``y`` (n,), and the rows where tasks
+    begin, with the end.
+    """
 
     x: Tensor
     y: Tensor
@@ -65,7 +69,7 @@ class Events(NamedTuple):
 
 
 def events_of(seed: int, events: int) -> Events:
-    """The events of the stream that the bench reads, in its order."""
+    """Return the events of the stream that the bench reads, in its order."""
     loaded = job_of(Cell("split-mnist", "replay", seed), [f"stream.events={events}"])
     stream = loaded.stream(loaded.job.stream, loaded.folder)
     assert isinstance(stream, ScenarioStream)
@@ -77,7 +81,7 @@ def events_of(seed: int, events: int) -> Events:
 
 
 def plain(events: Events, seed: int) -> Iterator[Tensor]:
-    """The plain loop; gives the predictions so far at each turn."""
+    """Run the plain loop. Yield the predictions so far at each turn."""
     torch.manual_seed(seed)
     rng, draw = np.random.default_rng(seed), random.Random(seed)
     x, y = events.x, events.y
@@ -112,12 +116,12 @@ def plain(events: Events, seed: int) -> Iterator[Tensor]:
 
 
 def turns(events: Events) -> list[int]:
-    """The rows before which a turn ends: every 1,000, and where a task ends."""
+    """Return the rows before which a turn ends: every 1,000, and where a task ends."""
     return sorted({*range(SLICE, len(events.y), SLICE), *events.borders[1:]})
 
 
 class Images(torch.utils.data.Dataset[Any]):
-    """Rows and labels, as Avalanche takes them."""
+    """Rows and labels, as an Avalanche data set."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.targets = x, y.tolist()
@@ -130,7 +134,7 @@ class Images(torch.utils.data.Dataset[Any]):
 
 
 def avalanche(events: Events, seed: int) -> Iterator[None]:
-    """Avalanche's own loop."""
+    """Run Avalanche's own loop."""
     library = import_avalanche()
     benchmarks, training = library.benchmarks, library.training
     own = OwnRandom(seed)
@@ -170,8 +174,9 @@ def avalanche(events: Events, seed: int) -> Iterator[None]:
 
 
 class Times(NamedTuple):
-    """One round: of each turn the task and the events/s, by us, of the plain loop and of Avalanche;
-    and our accuracy, every event predicted before it is learned, and that of the plain loop."""
+    """One round: the task of each turn, the events/s by everlearn, the plain loop and Avalanche,
+    and the prequential accuracy of everlearn and of the plain loop.
+    """
 
     task: np.ndarray
     ours: np.ndarray
@@ -182,7 +187,7 @@ class Times(NamedTuple):
 
 
 def once(seed: int, events: int) -> Times:
-    """One round."""
+    """Run one round."""
     stream = events_of(seed, events)
     stops = turns(stream)
     others = plain(stream, seed), avalanche(stream, seed)
@@ -252,8 +257,9 @@ def main() -> None:
 
 
 def speeds(rounds: list[Times], task: int | None = None) -> str:
-    """Medians over the turns of some rounds, or over those in one task: events/s of each, and the
-    ratios of ours to the others in the same turn."""
+    """Return medians over the turns of some rounds, or over those of one task: events/s of each,
+    and the ratios of everlearn to the others in the same turn.
+    """
     mine = np.concatenate([r.task == task if task is not None else r.task >= 0 for r in rounds])
     ours, by_hand, peer = (
         np.concatenate([r[column] for r in rounds])[mine] for column in (1, 2, 3)

@@ -1,8 +1,9 @@
-"""What swapping models costs those who ask, and how old the model is that answers.
+"""Measure what a model swap costs a request, and how old the model is that answers.
 
-Elec2 comes at 1,000 events a second into the job of `elec2.yaml` on Ray, while a client asks 100
-times a second. For four seconds new models are published and swapped in, ten a second; for the next
-four none is, while the training goes on as before; and so on, in one run. Times are the client's.
+Elec2 arrives at 1,000 events per second in the job of `elec2.yaml` on Ray, while a client sends 100
+requests per second. For four seconds new models are published and swapped in, ten per second. For
+the next four none is, while the training continues. The phases alternate within one run. Times are
+those of the client.
 
     python experiments/benchmarks/serving.py [--events 45312] [--rate 1000]
 
@@ -44,7 +45,7 @@ def publishing(now: float) -> bool:
 
 
 class InPhases(SnapshotPublisher):
-    """Publishes in every other phase."""
+    """Publish models in every other phase."""
 
     def __call__(self, loop: Loop) -> None:
         if publishing(time.time()):
@@ -65,7 +66,7 @@ class PhasedRun(RayRunner):
 
 
 def split(asked: Asked, began: float) -> tuple[np.ndarray, np.ndarray]:
-    """Milliseconds of the requests with swaps, and of those without."""
+    """Return the milliseconds of requests with swaps, and of those without."""
     when = began + np.array(asked.sent)
     took = np.array(asked.took) * 1000
     inside = (when % PHASE_S > MARGIN_S) & (when % PHASE_S < PHASE_S - MARGIN_S)

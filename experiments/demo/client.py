@@ -1,7 +1,7 @@
-"""A client that keeps asking a model that is being served: so many times a second, come what may.
+"""Send requests to a served model at a fixed rate, and score the answers later.
 
-Each request asks about one event that is soon to come in the stream, by its position, so that the
-answer can be scored once its label is known.
+Each request asks about one event that is about to arrive in the stream, by its position. So its
+answer can be scored once the label is known.
 
     python experiments/demo/client.py --url http://127.0.0.1:8000 --rate 100 --seconds 20
 """
@@ -30,8 +30,9 @@ ELEC2 = Path(__file__).parents[2] / "streams" / "data" / "elec2.parquet"
 
 @dataclass
 class Asked:
-    """What became of the requests: of each, when it was sent (seconds since the first), how long it
-    took (seconds), and which version of the model answered."""
+    """The requests so far: when each was sent (seconds since the first), how long it took
+    (seconds), and which model version answered.
+    """
 
     sent: list[float] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
@@ -52,14 +53,14 @@ class Asked:
 
 
 class Client:
-    """Asks ``rate`` times a second, from several connections, until it is stopped.
+    """Send ``rate`` requests per second over several connections until it is stopped.
 
     Args:
-        url: where ``/predict`` is.
-        rate: requests a second; a late one is not made up for by leaving out others.
-        events: that are asked about, in the order of the stream.
-        pace: events a second at which the stream moves on.
-        ahead: of where it stands now: how far at least, and at most.
+        url: of ``/predict``.
+        rate: requests per second. After a late request none is left out.
+        events: to ask about, in the order of the stream.
+        pace: events per second of the stream.
+        ahead: how far before the stream's position to ask: the least and the most events.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Client:
         self._clock = threading.Thread(target=self._schedule, daemon=True)
 
     def ready(self, until: Callable[[], bool] = lambda: False, timeout: float = 120.0) -> bool:
-        """Waits for a model that answers, for ``timeout`` seconds or ``until`` it is in vain."""
+        """Wait until a model answers, ``until`` is true, or ``timeout`` seconds have passed."""
         limit = time.monotonic() + timeout
         while time.monotonic() < limit and not until():
             try:
@@ -101,7 +102,7 @@ class Client:
         return False
 
     def wait(self, seconds: float) -> None:
-        """Lets so much time go by, unless the client is stopped."""
+        """Wait, unless the client is stopped."""
         self._stop.wait(seconds)
 
     def start(self) -> None:
@@ -154,7 +155,7 @@ class Client:
         connection.close()
 
     def _now(self) -> int:
-        """Where the stream stands: of the last answers, the one that lagged least tells best."""
+        """Return the position of the stream, by the recent answer with the least lag."""
         if not self._leads:
             return 0
         return int(max(self._leads.copy()) + self._pace * (time.perf_counter() - self._began))

@@ -1,11 +1,11 @@
-"""What `make demo` runs: everlearn in small, as it would run in production.
+"""Run everlearn as in production, on one machine: what `make demo` runs.
 
-Elec2 comes at 1,000 events a second into a replay learner on Ray. A client asks the model a hundred
-times a second, about events that are yet to come, while it learns; MLflow is told of everything. A
-river model learns the same stream beside it. At the end there is a table.
+Elec2 arrives at 1,000 events per second in a replay learner on Ray. A client sends the model a
+hundred requests per second about events to come, while it learns. MLflow gets all metrics. A river
+model learns the same stream for comparison. At the end there is a table.
 
-Kill it anywhere, `kill -9` included, and run it again: it goes on where it was, and the state
-digest at the end is that of a run that was never broken.
+Kill it at any time, also by `kill -9`, and run it again. It resumes, and the state digest at the
+end equals that of an unbroken run.
 
     python experiments/demo/demo.py [--afresh] [--rate 1000]
 """
@@ -35,12 +35,12 @@ PORT = 8000
 
 
 def short(path: Path) -> Path:
-    """The path as one would type it here."""
+    """Return the path as one would type it here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def command(job: str, folder: Path, *more: str) -> list[str]:
-    """The command that runs a job, or goes on with it."""
+    """Return the command that runs or resumes a job."""
     words = ["run", str(short(JOBS / f"{job}.yaml")), "--run-dir", str(folder), *more]
     if list(folder.glob("checkpoints/0*")):
         words.append("--resume")
@@ -48,8 +48,7 @@ def command(job: str, folder: Path, *more: str) -> list[str]:
 
 
 def start(words: list[str], quiet: bool = False) -> subprocess.Popen[str]:
-    """A process that ends, with a checkpoint, if this one is killed. Its table is not shown: there
-    is one of all at the end."""
+    """Start a process that ends, with a checkpoint, if this one is killed. Hide its table."""
 
     def with_this_one() -> None:
         if sys.platform == "linux":
@@ -62,7 +61,7 @@ def start(words: list[str], quiet: bool = False) -> subprocess.Popen[str]:
 
 
 def begin(folder: Path, afresh: bool) -> None:
-    """A run that has come to its end is not gone on with, but run again."""
+    """Delete a finished run, or any run with ``afresh``. Delete the summary of a stopped one."""
     old = folder / "summary.json"
     if afresh or (old.exists() and json.loads(old.read_text())["finished"]):
         shutil.rmtree(folder, ignore_errors=True)
@@ -70,7 +69,7 @@ def begin(folder: Path, afresh: bool) -> None:
 
 
 def free_port() -> int:
-    """The usual one, or another where that is taken."""
+    """Return the usual port, or another if it is taken."""
     for port in (PORT, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -83,7 +82,7 @@ def free_port() -> int:
 
 
 def end(process: subprocess.Popen[str], folder: Path) -> dict[str, Any]:
-    """Waits for a run; its summary."""
+    """Wait for a run. Return its summary."""
     code = process.wait()
     if code:
         sys.exit(code)

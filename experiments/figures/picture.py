@@ -1,7 +1,9 @@
-"""Draws the pictures of the README from a real run of the demo: docs/images/demo.svg, as the
-terminal shows its end, and docs/images/mlflow.png, as MLflow shows its metrics (needs Chromium).
+"""Draw the pictures of the README from a run of the demo.
 
-python experiments/figures/picture.py
+Writes docs/images/demo.svg, the end of the terminal output, and docs/images/mlflow.png, the metrics
+in MLflow (needs Chromium).
+
+    python experiments/figures/picture.py
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ WIDTH = 110
 
 
 def capture(command: list[str]) -> str:
-    """What the command writes to a terminal of its own."""
+    """Return what the command writes to a terminal of its own."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(WIDTH), "LINES": "60", "TERM": "xterm-256color"}
     process = subprocess.Popen(
@@ -47,7 +49,7 @@ def capture(command: list[str]) -> str:
 
 
 def settled(written: str) -> str:
-    """What stays on the screen: progress bars are drawn over and cleared away."""
+    """Return what remains on the screen, without progress bars that were overwritten."""
     kept = []
     for line in written.replace("\r\n", "\n").split("\n"):
         last = re.split(r"\x1b\[1A|\r", line)[-1]

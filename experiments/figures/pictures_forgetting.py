@@ -1,9 +1,10 @@
-"""Draws the pictures of docs/read-the-forgetting-dashboard.md from real runs (needs Chromium), into
-docs/images: of experiments/jobs/forgetting.yaml, by finetuning and with replay,
-forgetting-mlflow.png, both on MLflow's own page, and forgetting-report.png, what `everlearn report`
-says of each; of experiments/jobs/elec2-live.yaml, forgetting-elec2.png, what it says of that.
+"""Draw the pictures of the forgetting dashboard from real runs (needs Chromium).
 
-python experiments/figures/pictures_forgetting.py [--runs DIR]
+They go to docs/images. Of experiments/jobs/forgetting.yaml, by fine-tuning and with replay:
+forgetting-mlflow.png, both on MLflow's page, and forgetting-report.png, the report of each. Of
+experiments/jobs/elec2-live.yaml: forgetting-elec2.png, its report.
+
+    python experiments/figures/pictures_forgetting.py [--runs DIR]
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ WIDTH, HEAD = 760, 60  # of a report, and of the name above it
 
 
 def run(folder: Path) -> None:
-    """The runs that are not in the folder yet, at the pace of a live stream, tracked in its
-    ``mlflow.db``."""
+    """Run the jobs that the folder lacks, at the rate of a live stream, tracked in its
+    ``mlflow.db``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, (job, *more) in RUNS.items():
         if (folder / name / "summary.json").exists():
@@ -47,8 +49,8 @@ def run(folder: Path) -> None:
         subprocess.run(command, cwd=folder, check=True)
 
 
-def both(page: screenshot.Page, address: str) -> bytes:
-    """Charts of both runs on the page of their experiment."""
+def both(page: screenshot.BrowserPage, address: str) -> bytes:
+    """Draw the charts of both runs on the page of their experiment."""
     experiment = screenshot.newest_run(address, "forgetting").rpartition("/runs/")[0]
     port = address.rpartition(":")[2]
     how = "compareRunsMode=CHART&workflowType=machine_learning"
@@ -56,8 +58,8 @@ def both(page: screenshot.Page, address: str) -> bytes:
     return screenshot.draw(page, url, METRICS)[0]
 
 
-def told(page: screenshot.Page, report: Path) -> Image.Image:
-    """The part of a report that tells what was forgotten."""
+def told(page: screenshot.BrowserPage, report: Path) -> Image.Image:
+    """Draw the part of a report about forgetting."""
     page.ask("Page.navigate", url=report.resolve().as_uri())
     plots = "[...document.querySelectorAll('.plot')]"
     drawn = f"{plots}.length && {plots}.every(plot => plot.querySelector('.main-svg'))"
@@ -77,7 +79,7 @@ def picture(png: bytes) -> Image.Image:
 
 
 def side_by_side(parts: dict[str, Image.Image]) -> Image.Image:
-    """Parts of the same height, each below its name."""
+    """Join parts of the same height, each below its name."""
     height = HEAD + max(part.height for part in parts.values())
     whole = Image.new("RGB", (WIDTH * len(parts), height), "white")
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(28)

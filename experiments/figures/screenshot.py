@@ -1,10 +1,9 @@
-"""Draws docs/images/mlflow.png: the curves of a run, as MLflow's own page shows them.
+"""Draw docs/images/mlflow.png: the curves of a run on MLflow's own page.
 
-    python experiments/figures/screenshot.py --db mlflow.db --experiment elec2 \\
-        --metrics online/ served/accuracy
+    python experiments/figures/screenshot.py --db mlflow.db --experiment elec2 --metrics online/
 
 Starts an MLflow server over a copy of the database, opens the newest run of the experiment in a
-Chromium without a window, waits until the charts are drawn, and stops both.
+headless Chromium, waits until the charts are drawn, and stops both.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ FLAGS = (
 
 @contextlib.contextmanager
 def started(command: list[str], **how: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, so that all it starts can be stopped by its id."""
+    """Start a process in a group of its own, so that all its children can be stopped by its id."""
     process = subprocess.Popen(command, start_new_session=True, **how)
     try:
         yield process
@@ -72,7 +71,7 @@ def started(command: list[str], **how: Any) -> Iterator[subprocess.Popen[bytes]]
 
 
 def until(what: str, seconds: float, ask: Callable[[], Any]) -> Any:
-    """The first answer that is not nothing."""
+    """Return the first answer that is true. Exit after ``seconds`` without one."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         answer = ask()
@@ -82,11 +81,12 @@ def until(what: str, seconds: float, ask: Callable[[], Any]) -> Any:
     sys.exit(f"screenshot: waited {seconds:.0f} s for {what}")
 
 
-class Page:
-    """A page of a Chromium without a window.
+class BrowserPage:
+    """A page of a headless Chromium.
 
     Chromium takes commands of the DevTools protocol as JSON, each ended by a zero byte, from its
-    file 3 and answers to its file 4. That needs no port and no library, and it leaves with us.
+    file descriptor 3, and answers on 4. That needs no port and no library, and the browser ends
+    with this process.
     """
 
     def __init__(self, pipe: socket.socket) -> None:
@@ -99,7 +99,7 @@ class Page:
         self.ask("Page.enable")
 
     def ask(self, method: str, **params: Any) -> Any:
-        """One command, and its answer; what the browser says in between is not listened to."""
+        """Send one command and return its answer. Ignore events in between."""
         self.sent += 1
         message = {"id": self.sent, "method": method, "params": params}
         if self.session:
@@ -119,13 +119,13 @@ class Page:
                 return answer["result"]
 
     def value(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get(
             "value"
         )
 
     def picture(self) -> bytes:
-        """The page as PNG."""
+        """Return the page as PNG."""
         return base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
 
 
@@ -136,7 +136,7 @@ SIDEBAR = "document.querySelector('[aria-label=\"Toggle sidebar\"]')"
 
 @contextlib.contextmanager
 def mlflow(database: Path) -> Iterator[str]:
-    """The address of an MLflow server over a copy: a server may change what it opens."""
+    """Yield the address of an MLflow server over a copy: a server may change what it opens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -176,7 +176,7 @@ def mlflow(database: Path) -> Iterator[str]:
 
 
 def call(url: str, body: Any = None) -> bytes:
-    """What the address answers."""
+    """Return the answer of the address."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     # No proxy that the environment names stands between us and our own machine.
@@ -187,7 +187,7 @@ def call(url: str, body: Any = None) -> bytes:
 
 
 def newest_run(address: str, experiment: str) -> str:
-    """The path of the page of the newest run of an experiment."""
+    """Return the path of the page of the newest run of an experiment."""
     api = f"{address}/api/2.0/mlflow"
     found = json.loads(call(f"{api}/experiments/search", {"max_results": 1000}))
     ids = {e["name"]: e["experiment_id"] for e in found.get("experiments", [])}
@@ -205,8 +205,8 @@ def newest_run(address: str, experiment: str) -> str:
 
 
 @contextlib.contextmanager
-def chromium(program: str, width: int, height: int) -> Iterator[Page]:
-    """A page of that size in a browser with an empty profile."""
+def chromium(program: str, width: int, height: int) -> Iterator[BrowserPage]:
+    """Yield a page of that size in a browser with an empty profile."""
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
 
@@ -223,7 +223,7 @@ def chromium(program: str, width: int, height: int) -> Iterator[Page]:
         with started(command, preexec_fn=give, pass_fds=(3, 4), **how):
             theirs.close()
             with ours:
-                page = Page(ours)
+                page = BrowserPage(ours)
                 size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
                 page.ask("Emulation.setDeviceMetricsOverride", **size)
                 yield page
@@ -231,8 +231,8 @@ def chromium(program: str, width: int, height: int) -> Iterator[Page]:
                     page.ask("Browser.close")  # its children leave with it
 
 
-def draw(page: Page, url: str, metrics: list[str]) -> tuple[bytes, int]:
-    """The page of the charts once it has come to rest, and how many charts are on it."""
+def draw(page: BrowserPage, url: str, metrics: list[str]) -> tuple[bytes, int]:
+    """Draw the page of the charts. Return the picture and the number of charts."""
     page.ask("Page.navigate", url=url)
     until("the page of the charts", 60, lambda: page.value(f"!!{SEARCH} && !!{SIDEBAR}"))
     page.value(f"{SIDEBAR}.click()")  # the charts get its room

@@ -1,9 +1,9 @@
-"""Forgetting on the digits, as Avalanche reports it and as everlearn does, offline and online.
+"""Compare forgetting on the digits as Avalanche and everlearn report it, offline and online.
 
-Five tasks of two digits each come one after the other, in micro-batches of 10: offline as five
-experiences, online as the same events split into experiences of 10 by ``split_online_stream``.
-Avalanche's metrics are its own; ours are worked out from the accuracies of the same model on the
-same tests, at the same five moments.
+Five tasks of two digits each follow one another, in micro-batches of 10. Offline they are five
+experiences, online the same events split into experiences of 10 by ``split_online_stream``.
+Avalanche's metrics are its own. Those of everlearn are computed from the accuracies of the same
+model on the same tests, at the same five moments.
 
     python experiments/studies/avalanche_forgetting.py
 """
@@ -31,7 +31,7 @@ NAIVE = "Naive (Avalanche)"
 
 
 class Digits(torch.utils.data.Dataset[Any]):
-    """Images of digits (n, 64) and which they are."""
+    """Images of digits (n, 64) with their labels."""
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         self.x, self.targets = x, y.tolist()
@@ -44,7 +44,7 @@ class Digits(torch.utils.data.Dataset[Any]):
 
 
 def digits() -> Any:
-    """Five experiences of two digits each, in a fixed order; 70 images of each are tests."""
+    """Return five experiences of two digits each, in a fixed order. 70 images of each are tests."""
     from sklearn.datasets import load_digits
 
     library = import_avalanche().benchmarks
@@ -62,7 +62,7 @@ def digits() -> Any:
 
 
 def strategy_of(name: str, benchmark: Any) -> Any:
-    """The strategy of that name, with Avalanche's metrics."""
+    """Return the strategy of that name, with Avalanche's metrics."""
     library = import_avalanche()
     metrics = library.evaluation.metrics
     evaluator = library.training.plugins.EvaluationPlugin(
@@ -82,7 +82,7 @@ def strategy_of(name: str, benchmark: Any) -> Any:
 
 
 def run(name: str, online: bool) -> tuple[float, float, float]:
-    """Accuracy at the end, and forgetting by Avalanche and by us."""
+    """Return the accuracy at the end, and forgetting by Avalanche and by everlearn."""
     benchmark = digits()
     train, test = benchmark.streams["train"], benchmark.streams["test"]
     strategy = strategy_of(name, benchmark)

@@ -1,4 +1,4 @@
-"""Learners compared on the same streams, seed by seed: tables and verdicts for the results."""
+"""Compare learners on the same streams, seed by seed: tables and verdicts for the results."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from pipeline.bench.measure import Budget
 
 
 class Difference(NamedTuple):
-    """The mean of n paired differences, its 95% interval (Student's t), and how many of them are
-    above 0."""
+    """The mean of n paired differences, its 95% interval (Student's t), and the count above 0."""
 
     mean: float
     low: float
@@ -28,7 +27,7 @@ class Difference(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float], others: Sequence[float]) -> Difference:
-        """Of ``values`` from ``others``, pair by pair."""
+        """Return the difference of ``values`` from ``others``, pair by pair."""
         each = [a - b for a, b in zip(values, others, strict=True)]
         middle, n = mean(each), len(each)
         half = math.inf
@@ -37,14 +36,14 @@ class Difference(NamedTuple):
         return cls(middle, middle - half, middle + half, sum(d > 0 for d in each), n)
 
     @property
-    def said(self) -> str:
-        """In points: the mean and the interval."""
+    def points(self) -> str:
+        """The mean and the interval, in points."""
         low, high = (f"{100 * end:+.1f}" for end in (self.low, self.high))
         return f"{100 * self.mean:+.1f} [{low}, {high}]"
 
     @property
     def verdict(self) -> str:
-        """What follows of the one and the other, in three words."""
+        """Whether the first are higher or lower, in at most three words."""
         if self.low > 0:
             return "higher"
         return "lower" if self.high < 0 else "no difference shown"
@@ -52,13 +51,13 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms of one experiment.
+    """The arms of one experiment.
 
     Attributes:
-        scenario: as ``everlearn bench`` takes it.
-        arms: by the name of each arm the learner, as ``everlearn bench`` takes it.
-        overrides: ``key=value`` for the jobs of all.
-        budget: how each is measured.
+        scenario: a scenario of ``everlearn bench``.
+        arms: the learner of each arm, in the notation of ``everlearn bench``.
+        overrides: ``key=value`` for all jobs.
+        budget: how each arm is measured.
     """
 
     scenario: str
@@ -67,7 +66,7 @@ class Comparison:
     budget: Budget
 
     def run(self, seeds: int, out: Path) -> dict[str, list[dict[str, Any]]]:
-        """The results of each arm by seed; what is in the folder already is not run again."""
+        """Return the results of each arm by seed. Cells that the folder has are not run again."""
         bench = Bench(
             [self.scenario], list(self.arms.values()), seeds, out, self.overrides, self.budget
         )
@@ -79,15 +78,18 @@ class Comparison:
 
 
 def metric(results: Sequence[dict[str, Any]], name: str) -> list[float]:
-    """One metric of each result."""
+    """Return one metric of each result."""
     return [float(result["metrics"][name]) for result in results]
 
 
 def table(
     found: Mapping[str, list[dict[str, Any]]], metrics: Mapping[str, str], base: str, of: str
 ) -> list[str]:
-    """Lines of Markdown: for each arm all ``metrics`` (titles by their names in the results), as
-    mean and standard deviation over seeds, and by how much ``of`` differs from that of ``base``."""
+    """Return lines of Markdown: all ``metrics`` of each arm, and its difference in ``of`` from
+    ``base``.
+
+    Metrics are mean and standard deviation over seeds; ``metrics`` maps their names to titles.
+    """
     lines = [
         f"| arm | {' | '.join(metrics.values())} | {metrics[of]} less that of {base} | higher in |",
         "|---" * (len(metrics) + 3) + "|",
@@ -96,6 +98,6 @@ def table(
     for arm, results in found.items():
         numbers = " | ".join(spread(metric(results, name)) for name in metrics)
         difference = Difference.of(metric(results, of), reference)
-        paired = f"{difference.said} | {difference.above} of {difference.n}"
+        paired = f"{difference.points} | {difference.above} of {difference.n}"
         lines.append(f"| {arm} | {numbers} | {' | ' if arm == base else paired} |")
     return lines

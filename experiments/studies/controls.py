@@ -1,4 +1,4 @@
-"""Rules to compare those of the buffer with: ``recall: experiments.studies.controls:Reversed``."""
+"""Recall rules to compare with: ``recall: experiments.studies.controls:Reversed``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from buffers.recall.by_forgetting_curve import ForgettingCurve
 
 
 class Reversed(ForgettingCurve):
-    """The forgetting curve the wrong way round: what is retained best comes up most."""
+    """The reversed forgetting curve: draw most often what is retained best."""
 
     name = "reversed"
 

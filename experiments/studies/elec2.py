@@ -1,13 +1,14 @@
-"""Elec2, the whole stream, labels 48 events late: ours over five seeds, beside river's models.
+"""Compare everlearn on Elec2 over five seeds with river's models, with labels 48 events late.
 
-Every row goes through the same loop; river's estimators give there exactly what river's own
+Every row goes through the same loop. River's estimators give there exactly what
 ``progressive_val_score(delay=48)`` gives (tests/learners/integrations/test_river.py). Rows marked
-*standardised* get features relative to the recent past (half-life 10 events, chosen on the first
-10,000 events for our learner): they show what the scaling does, and what the learner does.
+*standardised* get features relative to the recent past, with a half-life of 10 events that was
+chosen on the first 10,000 events for the replay learner. They separate the effect of the scaling
+from that of the learner.
 
     python experiments/studies/elec2.py
 
-Prints a table, and writes it to experiments/results/elec2.md.
+Prints a table and writes it to experiments/results/elec2.md.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ ROWS: list[tuple[str, str, list[str], tuple[int, ...]]] = [
 
 
 def run(job: str, overrides: list[str], seed: int) -> tuple[dict[str, float], float]:
-    """Metrics at the end of the stream, and events per second."""
+    """Return the metrics at the end of the stream, and events per second."""
     if job == "elec2-finetune":
         raw = jobs.load(HERE / "jobs" / "elec2.yaml").job
         learner = raw.learner.model_dump(mode="json", exclude={"buffer", "replay_size"})

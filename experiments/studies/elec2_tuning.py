@@ -1,7 +1,8 @@
-"""Where the settings of experiments/jobs/elec2.yaml come from: the first 10,000 events, no others.
+"""Tune the settings of experiments/jobs/elec2.yaml on the first 10,000 events.
 
-One factor at a time from a common base, three seeds each; the half-life on a grid of powers of ten
-and their triples. Prints a table, and writes it to experiments/results/elec2_tuning.md.
+One factor at a time changes from a common base, with three seeds each. The half-life is on a grid
+of powers of ten and three times these. Prints a table and writes it to
+experiments/results/elec2_tuning.md.
 
     python experiments/studies/elec2_tuning.py
 """
@@ -42,7 +43,7 @@ TRIALS: dict[str, list[str]] = {
 
 
 def accuracy(overrides: list[str], seed: int) -> float:
-    """Prequential accuracy over the first 10,000 events of those whose label had come by then."""
+    """Return the prequential accuracy over the first 10,000 events with a label by then."""
     loaded = jobs.load(HERE / "jobs" / "elec2.yaml", [*overrides, f"seed={seed}"])
     parts = build(loaded)
     for batch in parts.source.read({}):

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions and a way around them (He et al. 2016, "Deep Residual Learning")."""
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a skip connection (He et al. 2016, "Deep Residual Learning")."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -42,7 +42,9 @@ class SmallResNet(nn.Module):
             nn.BatchNorm2d(16),
             nn.ReLU(),
         )
-        self.stages = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2))
+        self.stages = nn.Sequential(
+            ResidualBlock(16, 16, 1), ResidualBlock(16, 32, 2), ResidualBlock(32, 64, 2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(self.stem(x)).mean((2, 3))

@@ -1,16 +1,16 @@
-"""Is forgetting that is measured online, on probes and without tasks, the truth?
+"""Compare forgetting that is measured online, on probes and without tasks, with the true one.
 
-A stream is made of half of MNIST, in tasks; the job is told of no task. At each evaluation the
-metrics from probes stand beside the same metrics from the population that they were drawn from: for
-every event of the stream three images of the other half, of the same class and seen through the
-same permutation. (Not the test images of MNIST: other people wrote them.) Both are folded by the
-same code over the same segments: they differ by nothing but the sample.
+A stream is made of half of MNIST, in tasks that the job does not know. At each evaluation the
+metrics from probes are compared with the same metrics from their population. For every event of the
+stream, the population has three images of the other half, of the same class and under the same
+permutation. (The test images of MNIST are by other writers, so they are not used.) The same code
+folds both over the same segments, so that they differ in the sample alone.
 
-``2,000`` and ``4,000``: segments as long as tasks, and so many probes or more of each. How far is
+``2,000`` and ``4,000``: segments as long as tasks, with at least so many probes each. How far is
 forgetting by probes from the true one, at any evaluation?
 
-``default``: the defaults, and 2% of events held out. How often does the logged 95% interval hold
-the true value?
+``default``: the defaults, with 2% of events held out. How often does the logged 95% interval
+contain the true value?
 
     python experiments/studies/online_truth.py --seeds 10
 """
@@ -87,7 +87,7 @@ class Point:
 
 
 class Population:
-    """For every event of a scenario some like it that are not of the stream."""
+    """For every event of a scenario, similar events that are not in the stream."""
 
     def __init__(self, stream: ScenarioStream, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -113,14 +113,14 @@ class Population:
         )
 
     def of(self, segment: Segment) -> Segment:
-        """The segment, with all of its population for probes."""
+        """Return the segment with its whole population as probes."""
         begin, end = DRAWS * segment.begin, DRAWS * segment.end
         mine = slice(begin, end)
         return Segment(begin, end, segment.ended, self.rows[mine], self.index[mine])
 
 
 def points(setting: str, learner: str, seed: int, folder: Path) -> Iterator[Point]:
-    """Evaluations of one run, as they come."""
+    """Yield the evaluations of one run."""
     parts = made(setting, learner, seed, folder)
     loop, stream = parts.loop, parts.stream
     assert isinstance(stream, ScenarioStream)

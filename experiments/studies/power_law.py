@@ -1,15 +1,15 @@
-"""Rehearsal by a power law of age, against uniform and exponential (after Gandhi et al., "Natural
-learning in power-law environments").
+"""Compare rehearsal by a power law of age with uniform and exponential rehearsal.
 
-Two streams at equal budget: replay with a reservoir of 1,000, one step for each 10 new events and
-10 remembered ones. *Permuted-MNIST*: ten tasks that never come back; all are asked about at the
-end, as if they might. *Power-law-MNIST*: five tasks of two digits in 30 phases, which come back the
-sooner the more recently they were seen: the environment that the method is made for. What counts
-there is the online accuracy, for it asks about a task as often as the environment does.
+After Gandhi et al., "Natural learning in power-law environments". Two streams at equal budget:
+replay with a reservoir of 1,000, one step for each 10 new events and 10 recalled ones. *Permuted-
+MNIST* has ten tasks that never return; all are tested at the end. *Power-law-MNIST* has five tasks
+of two digits in 30 phases, which return the sooner the more recently they occurred: the environment
+for which the method is made. There the online accuracy counts, because it tests a task as often as
+the environment does.
 
     python experiments/studies/power_law.py [--seeds 5] [--out DIR]
 
-Writes experiments/results/power_law.md. What stands in DIR already is not run again.
+Writes experiments/results/power_law.md. Results that DIR has are not computed again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ABOUT = [
 
 
 def compared(stream: str, seeds: int, out: Path, events: int, tests: int = 1000) -> list[str]:
-    """The part of the results on one stream, with so many events in a phase."""
+    """Return the part of the results on one stream, with this many events in a phase."""
     what = STREAMS[stream][0]
     overrides, budget = [f"stream.events={events}"], Budget(10**9, tests)
     found = Comparison(stream, ARMS, overrides, budget).run(seeds, out)

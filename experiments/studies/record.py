@@ -1,16 +1,16 @@
 """The table of record: ten learners on three scenarios, online, at equal budgets.
 
 One pass, micro-batches of 10, one gradient step for each, on the networks that ``everlearn bench``
-uses. Learners that remember have as many bytes of buffer as 1,000 events of replay take, and
-present as many remembered events in a step as there are new ones.
+uses. The buffer of every learner has as many bytes as 1,000 events of replay take. A step presents
+as many recalled events as new ones.
 
     python experiments/studies/record.py                 # writes experiments/results/record.md
     python experiments/studies/record.py --tune          # chooses the settings: record.yaml
     python experiments/studies/record.py split-mnist --seeds 1
 
 Every learner is tuned in the same way and on the same grid of learning rates, on a fifth of the
-training rows that is held out (``stream.validation``); the test rows have no part in it. A run that
-was stopped goes on where it was.
+training rows that is held out (``stream.validation``). The test rows are not used for that. A run
+that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ CAPACITY = 1000
 
 @dataclass(frozen=True)
 class Setting:
-    """A scenario as it stands in the table.
+    """A scenario of the table.
 
     Attributes:
         budget: how it is measured.
-        rates: learning rates that are tried.
+        rates: learning rates to try.
         overrides: of the jobs.
-        tuning: overrides of the jobs that are tuned on.
-        augmented: what view-batch may do to its views: where pixels have changed places, nothing.
+        tuning: overrides of the jobs for tuning.
+        augmented: augmentations for view-batch; none where pixels are permuted.
     """
 
     budget: Budget
@@ -131,7 +131,7 @@ PLAIN = {
 
 
 def variants(name: str, scenario: str) -> Iterator[str]:
-    """All settings of a learner that are tried, as the bench takes them."""
+    """Return all settings of a learner to try, in the notation of the bench."""
     kind, grid = LEARNERS[name]
     setting = SCENARIOS[scenario]
     axes = [[f"{key}={value}" for value in values] for key, values in grid.items()]
@@ -142,7 +142,7 @@ def variants(name: str, scenario: str) -> Iterator[str]:
 
 
 def equal_bytes(learner: str, scenario: str, overrides: Sequence[str]) -> str:
-    """The learner with as many events in its buffer as fit in the bytes of the budget."""
+    """Return the learner with as many events in its buffer as fit into the budget of bytes."""
 
     def size(text: str) -> int:
         loop = (parts := built(job_of(Cell(scenario, text, 0), overrides))).loop
@@ -157,7 +157,7 @@ def equal_bytes(learner: str, scenario: str, overrides: Sequence[str]) -> str:
 
 
 def tune(scenarios: Sequence[str], out: Path, workers: int) -> None:
-    """Chooses the settings of every learner by ACC of one seed on held-out training rows."""
+    """Choose the settings of every learner by ACC of one seed on held-out training rows."""
     chosen = yaml.safe_load(CHOSEN.read_text()) if CHOSEN.exists() else {}
     for scenario in scenarios:
         setting = SCENARIOS[scenario]
@@ -189,7 +189,7 @@ def tune(scenarios: Sequence[str], out: Path, workers: int) -> None:
 
 
 def record(scenarios: Sequence[str], seeds: int, out: Path, workers: int) -> None:
-    """Runs what was chosen, and writes the table."""
+    """Run the chosen settings, and write the table."""
     chosen = yaml.safe_load(CHOSEN.read_text())
     for scenario in scenarios:
         setting = SCENARIOS[scenario]
@@ -215,7 +215,7 @@ def record(scenarios: Sequence[str], seeds: int, out: Path, workers: int) -> Non
 
 
 def table(scenario: str, arms: Mapping[str, str], results: Results) -> list[str]:
-    """A row for each metric, a column for each learner, and then what each of them spent."""
+    """Return a row for each metric and a column for each learner, and then the cost of each."""
     own = {name: [r for r in results if r["learner"] == text] for name, text in arms.items()}
     first = next(iter(own.values()))
     lines = [
@@ -242,7 +242,7 @@ def table(scenario: str, arms: Mapping[str, str], results: Results) -> list[str]
 
 
 def number(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of those that there are, with three digits, or in whole numbers."""
+    """Return mean ± standard deviation, with three digits or in whole numbers."""
     there = [value for value in values if math.isfinite(value)]
     if not there:
         return ""
@@ -256,7 +256,7 @@ def value(result: Mapping[str, Any], key: str) -> float:
 
 
 def score(results: Results, learner: str) -> float:
-    """Mean ACC; one that diverged has none."""
+    """Return the mean ACC, or -1 without one."""
     found = [value(r, "acc") for r in results if r["learner"] == learner]
     return mean(found) if found else -1.0
 
@@ -278,7 +278,7 @@ experiments/studies/record.py`.
 
 
 def write_section(file: Path, head: str, scenario: str, lines: Sequence[str]) -> None:
-    """Puts the lines in the place of the section of that scenario, or at the end."""
+    """Replace the section of that scenario by the lines, or append them."""
     old = file.read_text() if file.exists() else head
     parts = old.split("\n## ")
     there = {part.split("\n", 1)[0]: part for part in parts[1:]}

@@ -1,13 +1,12 @@
-"""How fast is what was seen once forgotten?
+"""Measure how fast events are forgotten that were seen once.
 
 After "Recognition, recall, and retention of few-shot memories in large language models" (Orhan
-2023), in miniature: of a stream of MNIST, one event in ten is learned once and kept out of every
-memory. Later the model is asked about these, and about events of the same age that were never
-learned, one in ten too. What it knows of the first beyond the second, it remembers; what it knows
-of the second, it has from others like them.
+2023), at a small scale. Of a stream of MNIST, one event in ten is learned once and never buffered.
+Later the model is tested on these, and on events of the same age that were never learned, one in
+ten too. The difference is what it remembers of the events. The rest it knows from similar ones.
 
-``one task``: all digits, shuffled. ``random labels``: the same, each label any of ten: there is
-nothing to know but the events themselves. ``split``: two digits at a time.
+``one task``: all digits, shuffled. ``random labels``: the same with random labels, where only the
+events themselves can be known. ``split``: two digits at a time.
 
     python experiments/studies/retention.py --seeds 3
 """
@@ -63,8 +62,9 @@ RESULT = Path(__file__).parents[1] / "results" / "retention.md"
 
 
 class Answers(NamedTuple):
-    """By bin of updates since, each (n,): their geometric mean, answers and right ones on events
-    seen once and on events never learned."""
+    """By bin of updates since learning, each (n,): the geometric mean of updates, and answers and
+    correct ones on events seen once and on events never learned.
+    """
 
     since: Array
     asked: Array
@@ -74,14 +74,14 @@ class Answers(NamedTuple):
 
     @property
     def beyond(self) -> tuple[Array, Array]:
-        """What is known of once-seen events beyond others, and its standard error."""
+        """Accuracy on once-seen events beyond the others, and its standard error."""
         gain = self.right / self.asked - self.right_never / self.asked_never
         errors = error(self.right, self.asked), error(self.right_never, self.asked_never)
         return gain, np.hypot(*errors)
 
 
 def answers(stream: str, learner: str, seeds: int, folder: Path) -> Answers:
-    """Of all seeds together; bins with answers on both kinds of events."""
+    """Return the answers of all seeds together, in bins with answers on both kinds of events."""
     total: dict[int, Array] = {}
     for seed in range(seeds):
         for once, told in enumerate(asked(made(stream, learner, seed, folder))):
@@ -96,7 +96,7 @@ def answers(stream: str, learner: str, seeds: int, folder: Path) -> Answers:
 
 
 def asked(parts: Parts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Answers by bin over one run: on events never learned, and on events seen once."""
+    """Return answers by bin over one run: on events never learned, and on events seen once."""
     loop, never, once = parts.loop, OnceSeenCurve(), OnceSeenCurve()
     assert loop.once_seen is not None
     for batch in parts.source.read({}):
@@ -109,7 +109,7 @@ def asked(parts: Parts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def held(parts: Parts) -> OnceSeenSample:
-    """The probes, as if they had been learned when they came."""
+    """Return the probes as if they had been learned on arrival."""
     segments = [segment for segment in parts.loop.segments() if segment.rows is not None]
     rows = Batch.concat([segment.rows for segment in segments if segment.rows is not None])
     place = np.concatenate([segment.index for segment in segments])
@@ -153,7 +153,7 @@ def table(found: Answers) -> list[str]:
 
 
 def said(what: str, t: Array, share: Array, off: Array) -> str:
-    """Both fits, in one line."""
+    """Return both fits in one line."""
     later = t >= 1
     found = fits(t[later], share[later], off[later])
     assert found is not None

@@ -1,17 +1,17 @@
-"""View-batch replay over its base, on split-CIFAR-10 with a small residual network.
+"""Compare view-batch replay with its base, on split-CIFAR-10 with a small residual network.
 
-That is the claim of Lee et al. 2025 ("Do Your Best and Get Enough Rest for Continual Learning").
-They train a ResNet-18 for 50 epochs on each of five tasks. Here each event is in one
-micro-batch alone, of which four gradient steps are taken: as many as there are views. All arms take
-as many steps, and make as many presentations in each: of new events, and of those that a reservoir
-keeps. What tells the method from its parts: *replay* with each augmentation, *view-batch* without
-the distance between views, and with so many views that the recall interval is too long.
+That is the claim of Lee et al. 2025, "Do Your Best and Get Enough Rest for Continual Learning".
+They train a ResNet-18 for 50 epochs on each of five tasks. Here each event is in one micro-batch,
+on which four gradient steps are taken: as many as there are views. All arms take as many steps, and
+present as many new events and events of a reservoir in each. Other arms isolate the parts of the
+method: *replay* with each augmentation, *view-batch* without the distance between views, and with
+so many views that the recall interval is too long.
 
     python experiments/studies/view_batch.py [--seeds 3] [--events 3500] [--device cpu] [--out DIR]
     python experiments/studies/view_batch.py --smoke
 
-Writes experiments/results/view_batch.md, after some twelve minutes on one core; with --smoke
-nothing, after a few steps of each arm. What stands in DIR already is not run again.
+Writes experiments/results/view_batch.md, after about twelve minutes on one core. With --smoke it
+takes a few steps of each arm and writes nothing. Results that DIR has are not computed again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CLAIMS = (
 
 
 def compared(seeds: int, events: int, device: str, out: Path, tests: int) -> list[str]:
-    """Lines of the results."""
+    """Return the lines of the results."""
     overrides = [*SETTINGS, f"stream.events={events}", f"device={device}"]
     comparison = Comparison("split-cifar-10", ARMS, overrides, Budget(10**9, tests))
     found = comparison.run(seeds, out)
@@ -73,7 +73,7 @@ def compared(seeds: int, events: int, device: str, out: Path, tests: int) -> lis
     ]
     for better, worse, what in CLAIMS:
         d = Difference.of(metric(found[better], "acc"), metric(found[worse], "acc"))
-        lines.append(f"- {what.capitalize()}: {d.said}, {d.verdict}.")
+        lines.append(f"- {what.capitalize()}: {d.points}, {d.verdict}.")
     return lines
 
 

@@ -23,7 +23,7 @@ def test_a_difference_by_hand() -> None:
     assert d.high - d.mean == pytest.approx(0.02484, abs=1e-5)
     assert d.low == pytest.approx(-0.00484, abs=1e-5)
     assert (d.above, d.n) == (3, 3)
-    assert d.said == "+2.0 [-0.5, +4.5]"
+    assert d.points == "+2.0 [-0.5, +4.5]"
     assert d.verdict == "no difference shown"
     assert Difference.of([0.5, 0.6, 0.7], [0.4, 0.5, 0.6]).verdict == "higher"
     assert Difference.of([0.4, 0.5, 0.6], [0.5, 0.6, 0.7]).verdict == "lower"
