@@ -20,7 +20,7 @@ from streams.integrations.avalanche import schema_of
 from streams.integrations.avalanche_library import import_avalanche
 from streams.operators.label_join import Revealed
 
-_LEAST = 1e-7
+_MIN_PROBABILITY = 1e-7
 """The least probability: the loss of a certain and wrong prediction stays finite."""
 
 
@@ -113,14 +113,14 @@ class _LearnerModule(nn.Module):
 
     def _log_probabilities(self, prediction: Prediction) -> Tensor:
         n = len(prediction)
-        by_label = np.full((n, len(self._codes) + 1), _LEAST)
+        by_label = np.full((n, len(self._codes) + 1), _MIN_PROBABILITY)
         proba = prediction.proba
         if proba is None:
             proba = np.zeros((n, len(self.labels)))
             predicted = np.flatnonzero(prediction.value >= 0)
             proba[predicted, prediction.value[predicted]] = 1
         width = min(proba.shape[1], len(self.labels))
-        by_label[:, self.labels[:width]] = np.maximum(proba[:, :width], _LEAST)
+        by_label[:, self.labels[:width]] = np.maximum(proba[:, :width], _MIN_PROBABILITY)
         by_label[prediction.value < 0, -1] = 1
         return torch.from_numpy(np.log(by_label))
 

@@ -86,12 +86,12 @@ class NamedViews(Settings):
     kind: Literal["weak", "strong"]
 
 
-def _spelt_out(given: Any) -> Any:
-    return {"kind": given} if isinstance(given, str) else given
+def _as_mapping(config: Any) -> Any:
+    return {"kind": config} if isinstance(config, str) else config
 
 
-def _which(given: Any) -> str:
-    return str(given.get("kind", "") if isinstance(given, dict) else getattr(given, "kind", ""))
+def _kind(config: Any) -> str:
+    return str(config.get("kind", "") if isinstance(config, dict) else getattr(config, "kind", ""))
 
 
 AugmentConfig = Annotated[
@@ -99,8 +99,8 @@ AugmentConfig = Annotated[
     | Annotated[NamedViews, Tag("strong")]
     | Annotated[Image, Tag("image")]
     | Annotated[Jitter, Tag("jitter")],
-    Discriminator(_which),
-    BeforeValidator(_spelt_out),
+    Discriminator(_kind),
+    BeforeValidator(_as_mapping),
 ]
 """A mapping with a kind, or the kind alone."""
 

@@ -95,7 +95,7 @@ class UserModule(Settings):
 _IMPORTED = "module:Name"
 
 
-def _which(model: Any) -> str:
+def _kind(model: Any) -> str:
     kind = model.get("kind", "mlp") if isinstance(model, dict) else getattr(model, "kind", "")
     return _IMPORTED if ":" in str(kind) else str(kind)
 
@@ -104,7 +104,7 @@ ModelConfig = Annotated[
     Annotated[Mlp, Tag("mlp")]
     | Annotated[Conv, Tag("conv")]
     | Annotated[UserModule, Tag(_IMPORTED)],
-    Discriminator(_which),
+    Discriminator(_kind),
 ]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {

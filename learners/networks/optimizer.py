@@ -18,9 +18,10 @@ from streams.core.settings import Settings
 from streams.core.state_dict import State
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Kept = Mapping[str, list[Tensor]]
+Pieces = Mapping[str, list[Tensor]]
+"""The state of an optimizer by name, in the pieces in which the weights are moved."""
 
-_MANY = 1 << 16
+_MAX_FLAT_WEIGHTS = 1 << 16
 """Most weights of a network whose gradients are one vector. Beyond, writing all gradients into one
 vector costs more than moving one vector saves."""
 
@@ -41,19 +42,19 @@ class Adam(Settings):
             "exp_avg_sq": torch.zeros_like(weights),
         }
 
-    def move(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
+    def move(self, weights: list[Tensor], gradients: list[Tensor], state: Pieces) -> None:
         """Move the weights by one step, in place, piece by piece.
 
         This calls the kernel of ``torch.optim.AdamW(fused=True)``. The Python code around that
         kernel costs a small network more than the kernel does.
         """
-        (step,) = kept["step"]
+        (step,) = state["step"]
         step.add_(1)
         torch._fused_adamw_(
             weights,
             gradients,
-            kept["exp_avg"],
-            kept["exp_avg_sq"],
+            state["exp_avg"],
+            state["exp_avg_sq"],
             [],
             [step] * len(weights),
             lr=self.lr,
@@ -78,24 +79,24 @@ class Sgd(Settings):
         """Return the state that the optimizer keeps from step to step, before the first step."""
         return {"momentum": torch.zeros_like(weights)} if self.momentum else {}
 
-    def move(self, weights: list[Tensor], gradients: list[Tensor], kept: Kept) -> None:
+    def move(self, weights: list[Tensor], gradients: list[Tensor], state: Pieces) -> None:
         """Move the weights by one step, in place, piece by piece."""
         for i, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
             if self.weight_decay:
                 gradient.add_(weight, alpha=self.weight_decay)
             if self.momentum:
-                gradient = kept["momentum"][i].mul_(self.momentum).add_(gradient)
+                gradient = state["momentum"][i].mul_(self.momentum).add_(gradient)
             weight.add_(gradient, alpha=-self.lr)
 
 
-def _which(optimizer: Any) -> str:
+def _kind(optimizer: Any) -> str:
     if isinstance(optimizer, dict):
         return str(optimizer.get("kind", "adam"))
     return str(getattr(optimizer, "kind", ""))
 
 
 OptimizerConfig = Annotated[
-    Annotated[Adam, Tag("adam")] | Annotated[Sgd, Tag("sgd")], Discriminator(_which)
+    Annotated[Adam, Tag("adam")] | Annotated[Sgd, Tag("sgd")], Discriminator(_kind)
 ]
 
 
@@ -144,7 +145,7 @@ class FlatOptimizer:
             names = ", ".join(sorted(map(str, dtypes)))
             raise LearnerError(f"learner.model: parameters of one dtype are wanted, not of {names}")
         self.weights = torch.cat([p.detach().flatten() for p in self._parameters])
-        self._kept = self._config.fresh(self.weights)
+        self._state = self._config.fresh(self.weights)
         self.per_weight_state = {
             name: torch.zeros_like(self.weights) for name in self.per_weight_state
         }
@@ -152,15 +153,15 @@ class FlatOptimizer:
         for parameter, weight in zip(self._parameters, weights, strict=True):
             parameter.data, parameter.grad = weight, None
         self._gradient: Tensor | None = None
-        if len(self.weights) <= _MANY:
+        if len(self.weights) <= _MAX_FLAT_WEIGHTS:
             self._gradient = torch.zeros_like(self.weights)
             gradients = self._split(self._gradient)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
         self._pieces = self._moved(self.weights)
-        self._kept_pieces = {
+        self._state_pieces = {
             name: self._moved(value) if value.ndim else [value]
-            for name, value in self._kept.items()
+            for name, value in self._state.items()
         }
 
     def _moved(self, vector: Tensor) -> list[Tensor]:
@@ -174,7 +175,7 @@ class FlatOptimizer:
 
     def step(self, loss: Tensor) -> None:
         """Take one step down the gradient of a loss."""
-        self._config.move(self._pieces, self._gradients(loss), self._kept_pieces)
+        self._config.move(self._pieces, self._gradients(loss), self._state_pieces)
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Return the gradient of a loss, as long as ``weights``. The next call may overwrite it."""
@@ -196,8 +197,8 @@ class FlatOptimizer:
 
     def move(self, gradient: Tensor) -> None:
         """Take one step down a gradient, which may be overwritten."""
-        kept = {name: [value] for name, value in self._kept.items()}
-        self._config.move([self.weights], [gradient], kept)
+        state = {name: [value] for name, value in self._state.items()}
+        self._config.move([self.weights], [gradient], state)
 
     @contextmanager
     def lookahead(self, loss: Tensor) -> Iterator[None]:
@@ -233,12 +234,12 @@ class FlatOptimizer:
             name: {str(i): models.array_of(part) for i, part in enumerate(self._split(value))}
             if value.ndim
             else models.array_of(value)
-            for name, value in (self._kept | self.per_weight_state).items()
+            for name, value in (self._state | self.per_weight_state).items()
         }
 
     def load(self, state: State) -> None:
         """Load a ``state``, also of a head with more or fewer outputs."""
-        for name, value in (self._kept | self.per_weight_state).items():
+        for name, value in (self._state | self.per_weight_state).items():
             if not value.ndim:
                 value.copy_(torch.from_numpy(np.array(state[name])))
                 continue

@@ -45,12 +45,12 @@ class BufferConfig(Settings):
             raise ValueError(
                 f"{recall!r}: the name of a rule, or a mapping with its kind, is wanted"
             )
-        given = {"kind": recall} if isinstance(recall, str) else dict(recall)
-        if "kind" not in given:
+        stated = {"kind": recall} if isinstance(recall, str) else dict(recall)
+        if "kind" not in stated:
             raise ValueError(f"kind: which rule? There are: {', '.join(RECALLS)}")
-        kind = given.pop("kind")
+        kind = stated.pop("kind")
         rule = _rule(kind)
-        settings = _settings(rule, given)
+        settings = _settings(rule, stated)
         try:
             rule(2, views=1, **settings).state(0)
         except ValueError:  # a setting out of range: the rule has the message
@@ -63,23 +63,23 @@ class BufferConfig(Settings):
 
     def rule(self, views: int = 1) -> Recall:
         """Return the recall rule, for a learner that presents a drawn row ``views`` times."""
-        given = {"kind": self.recall} if isinstance(self.recall, str) else dict(self.recall)
-        return _rule(given.pop("kind"))(self.capacity, views=views, **given)
+        settings = {"kind": self.recall} if isinstance(self.recall, str) else dict(self.recall)
+        return _rule(settings.pop("kind"))(self.capacity, views=views, **settings)
 
     def build(self, seed: int, views: int = 1) -> Buffer:
         """Return an empty buffer with these rules."""
         return Buffer(self.capacity, self.admission, self.rule(views), seed)
 
 
-def _settings(rule: type[Recall], given: dict[str, Any]) -> dict[str, Any]:
-    """Return all settings of a rule: those given, and defaults. Raises ``ValueError``."""
+def _settings(rule: type[Recall], stated: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings of a rule: those stated, and defaults. Raises ``ValueError``."""
     known = {
         name: parameter
         for name, parameter in inspect.signature(rule).parameters.items()
         if name not in ("capacity", "views")
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    for key in given:
+    for key in stated:
         if not known:
             raise ValueError(f"unknown key {key!r}: {rule.name} has no settings")
         if key not in known:
@@ -87,8 +87,8 @@ def _settings(rule: type[Recall], given: dict[str, Any]) -> dict[str, Any]:
     kinds = inspect.get_annotations(rule.__init__, eval_str=True)
     settings = {}
     for name, parameter in known.items():
-        if name in given:
-            settings[name] = _value(name, given[name], kinds.get(name, Any))
+        if name in stated:
+            settings[name] = _value(name, stated[name], kinds.get(name, Any))
         elif parameter.default is not parameter.empty:
             settings[name] = parameter.default
         else:
