@@ -109,13 +109,13 @@ def main() -> None:
         client.start()
         watched = ours / "summary.json"
         while live.poll() is None and not watched.exists():
-            client.wait(0.05)  # the server goes with the run: to ask on would be no test of it
+            client.wait(0.05)  # the server ends with the run, so requests must end before
     asked = client.stop().summary()
     show(end(live, ours), end(beside, theirs), asked, port)
 
 
-def show(ours: dict[str, Any], river: dict[str, Any], asked: dict[str, Any], port: int) -> None:
-    console = Console()
+def results(ours: dict[str, Any], river: dict[str, Any], asked: dict[str, Any]) -> Table:
+    """Return the table of both runs and of the requests, from their summaries."""
     title = "Elec2: 45,312 half-hours of an electricity market, labels one day late"
     table = Table("", title=title)
     table.add_column("everlearn replay", justify="right")
@@ -132,11 +132,11 @@ def show(ours: dict[str, Any], river: dict[str, Any], asked: dict[str, Any], por
         return of
 
     def forgotten(summary: dict[str, Any]) -> str:
-        found = summary["metrics"]
-        if "stability/forgetting" not in found:
+        metrics = summary["metrics"]
+        if "stability/forgetting" not in metrics:
             return "-"
-        low, high = (found[f"stability/forgetting_{end}"] for end in ("low", "high"))
-        return f"{found['stability/forgetting']:.3f} ({low:.3f} to {high:.3f})"
+        low, high = (metrics[f"stability/forgetting_{end}"] for end in ("low", "high"))
+        return f"{metrics['stability/forgetting']:.3f} ({low:.3f} to {high:.3f})"
 
     row("events", lambda s: f"{s['events']:,}")
     row("events/s (ours: as they came)", lambda s: f"{s['events_per_s']:,.0f}")
@@ -161,7 +161,13 @@ def show(ours: dict[str, Any], river: dict[str, Any], asked: dict[str, Any], por
         f"{s['fates']['learned']:,} / {s['fates']['dead']} / {s['awaiting']}"
     ))  # fmt: skip
     row("state digest", lambda s: s["state_digest"][:16])
-    console.print(table)
+    return table
+
+
+def show(ours: dict[str, Any], river: dict[str, Any], asked: dict[str, Any], port: int) -> None:
+    """Print the results, and what to do next."""
+    console = Console()
+    console.print(results(ours, river, asked))
     if asked["first_failure"]:
         console.print(f"the first failure: {asked['first_failure']}", highlight=False)
     console.print(

@@ -30,7 +30,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 def demo(environment: dict[str, str], rate: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments" / "demo.py"), "--rate", str(rate)],
+        [sys.executable, str(ROOT / "experiments" / "demo" / "demo.py"), "--rate", str(rate)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
