@@ -20,7 +20,7 @@ if not (DATA / "mnist-train-images-idx3-ubyte.gz").exists():
 
 @pytest.fixture(scope="module")
 def online_truth() -> ModuleType:
-    file = ROOT / "experiments" / "online_truth.py"
+    file = ROOT / "experiments" / "studies" / "online_truth.py"
     spec = importlib.util.spec_from_file_location("online_truth", file)
     assert spec is not None
     assert spec.loader is not None
