@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from functools import partial
 
 from pipeline.training.builder import Parts
-from pipeline.training.callback import Callback
+from pipeline.training.callback import Callback, Say
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
+from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream
 from streams.core.stream import Cursor
@@ -30,29 +31,26 @@ class ConsumerLag(Callback):
         self.messages: int | None = None
         self._end: Cursor = {}  # that was told and not looked at
         self._known: Cursor = {}
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._worker: BackgroundWorker | None = None
+        self._away_since: float | None = None
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
         if isinstance(parts.stream, LiveStream):
-            about = (parts.stream, parts.loop, run)
-            self._thread = threading.Thread(target=self._look, args=about, daemon=True)
-            self._thread.start()
+            ask = partial(self._ask, parts.stream, run.say)
+            self._worker = BackgroundWorker("lag", ask, self.every_s, parts.stream.close)
+            self._worker.start()
 
-    def _look(self, stream: LiveStream, loop: Loop, run: Run) -> None:
-        away: float | None = None
-        while not self._closing.is_set():
-            try:
-                self._end = stream.end()
-                if away is not None:
-                    run.say(f"the stream is back after {time.monotonic() - away:.0f} s")
-                away = None
-            except StreamError as error:
-                if away is None:
-                    away = time.monotonic()
-                    run.say(f"{error}; the run waits, and goes on when it is back")
-            self._closing.wait(self.every_s)
-        stream.close()
+    def _ask(self, stream: LiveStream, say: Say) -> None:
+        """Ask the stream for its end offsets; say once that it is away, and that it is back."""
+        try:
+            self._end = stream.end()
+            if self._away_since is not None:
+                say(f"the stream is back after {time.monotonic() - self._away_since:.0f} s")
+            self._away_since = None
+        except StreamError as error:
+            if self._away_since is None:
+                self._away_since = time.monotonic()
+                say(f"{error}; the run waits, and goes on when it is back")
 
     def __call__(self, loop: Loop) -> None:
         if self._end:
@@ -68,7 +66,6 @@ class ConsumerLag(Callback):
         self.messages = sum(max(0, at - cursor.get(name, at)) for name, at in self._known.items())
 
     def close(self) -> dict[str, float]:
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        if self._worker is not None:
+            self._worker.close(timeout=5)
         return {}

@@ -29,6 +29,7 @@ from pipeline.training.builder import Parts
 from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
 from pipeline.training.run import Run
+from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 from streams.core.state_dict import leaves, nested, pack
 
@@ -198,84 +199,93 @@ class Evaluator:
         self._retention = recalled
 
 
+class SnapshotScorer:
+    """Score snapshots in a thread, on a share of the time.
+
+    Once the run has ended, all snapshots that wait are scored. Where that takes too long, the ends
+    of segments alone are; where these take too long, the end of the run. An error is said once;
+    training goes on.
+
+    Args:
+        evaluator: scores the snapshots.
+        fetch: returns the next snapshot, or None after so many seconds without one.
+        say: takes lines for a person.
+        share: of the time that scoring may take.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        fetch: Callable[[float], Snapshot | None],
+        say: Callable[[str], None],
+        share: float,
+    ) -> None:
+        self.evaluator = evaluator
+        self.fetch = fetch
+        self.say = say
+        self.share = share
+        self._worker = BackgroundWorker(
+            "evaluator", self._score_next, finish=self._score_rest, on_error=self._fail
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._worker.start()
+
+    def close(self) -> dict[str, float]:
+        """Score what waits, end the thread, and return the last metrics."""
+        self._worker.close()
+        return self.evaluator.metrics
+
+    def _score_next(self) -> None:
+        snapshot = self.fetch(0.2)
+        if snapshot is not None:
+            start = time.perf_counter()
+            self.evaluator.evaluate(snapshot)
+            self._worker.wait((time.perf_counter() - start) * (1 / self.share - 1))
+
+    def _score_rest(self) -> None:
+        closed = time.monotonic()
+        while (snapshot := self.fetch(0.0)) is not None:
+            late = time.monotonic() - closed
+            while late > FINISH_S[snapshot.wanted] and (newer := self.fetch(0.0)) is not None:
+                snapshot = newer
+            self.evaluator.evaluate(snapshot)
+        self.evaluator.keep()
+        self.evaluator.close()
+
+    def _fail(self, error: Exception) -> None:
+        """A learner of a user's may raise anything, and a disk may be full."""
+        self.say(f"probes are not scored any more: {type(error).__name__}: {one_line(error)}")
+        self.evaluator.close()
+
+
 class BackgroundEvaluator(Callback):
-    """An evaluator in a thread beside the training, on a small share of the time.
+    """Score snapshots in a thread beside the training, on a small share of the time.
 
     Args:
         every: events between two evaluations.
         say: takes lines for a person.
-        share: of the time that it may take; what is more waits, or is left out.
+        share: of the time that scoring may take; more snapshots wait, or are left out.
     """
 
     def __init__(self, every: int, say: Callable[[str], None], share: float = 0.005) -> None:
         self.share = share
         self.say = say
-        self._asking = SnapshotQueue(every)
-        self._closing = threading.Event()
-        self._evaluator: Evaluator | None = None
-        self._thread: threading.Thread | None = None
+        self._queue = SnapshotQueue(every)
+        self._scorer: SnapshotScorer | None = None
 
     def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._asking.begin(run, parts, total)
-        self._evaluator = Evaluator(parts.recipe, run.folder.path, self.say)
-        self._thread = threading.Thread(target=self._work, name="evaluator", daemon=True)
-        self._thread.start()
+        self._queue.begin(run, parts, total)
+        evaluator = Evaluator(parts.recipe, run.folder.path, self.say)
+        self._scorer = SnapshotScorer(evaluator, self._queue.next, self.say, self.share)
+        self._scorer.start()
 
     def __call__(self, loop: Loop) -> None:
-        self._asking(loop)
+        self._queue(loop)
 
     def end(self, loop: Loop) -> None:
-        self._asking.end(loop)
+        self._queue.end(loop)
 
     def close(self) -> dict[str, float]:
-        self._closing.set()
-        if self._thread is None or self._evaluator is None:
-            return {}
-        self._thread.join()
-        return self._evaluator.metrics
-
-    def _work(self) -> None:
-        assert self._evaluator is not None
-        score(self._evaluator, self._asking.next, self._closing, self.say, self.share)
-
-
-def score(
-    evaluator: Evaluator,
-    fetch: Callable[[float], Snapshot | None],
-    closing: threading.Event,
-    say: Callable[[str], None],
-    share: float,
-) -> None:
-    """Scores snapshots as they can be had, on a share of the time, until it is to close and none
-    is left. Where what waits then takes too long, it is ends of segments alone, and where these do,
-    the end of the run.
-
-    Args:
-        evaluator: scores them.
-        fetch: the next snapshot; None after so many seconds without one.
-        closing: set when no more are to come.
-        say: is told, once, where scoring fails; training goes on.
-        share: of the time that it may take.
-    """
-    closed = float("inf")
-    try:
-        while True:
-            ending = closing.is_set()  # before the fetch: what came until then is found by it
-            if ending:
-                closed = min(closed, time.monotonic())
-            snapshot = fetch(0.0 if ending else 0.2)
-            if snapshot is None:
-                if ending:
-                    break
-                continue
-            late = time.monotonic() - closed
-            while late > FINISH_S[snapshot.wanted] and (newer := fetch(0.0)) is not None:
-                snapshot = newer
-            start = time.perf_counter()
-            evaluator.evaluate(snapshot)
-            closing.wait((time.perf_counter() - start) * (1 / share - 1))
-        evaluator.keep()
-    except Exception as error:  # a learner of a user's may raise anything, a disk may be full
-        say(f"probes are not scored any more: {type(error).__name__}: {one_line(error)}")
-    finally:
-        evaluator.close()
+        return {} if self._scorer is None else self._scorer.close()

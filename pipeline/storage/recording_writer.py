@@ -29,10 +29,10 @@ from pipeline.config.job import LoadedJob, differences
 from pipeline.config.yaml_file import read_yaml
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import FolderLockedError, write_whole
+from streams.core.background_worker import BackgroundWorker
 from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, ranges_of
-from streams.core.schema import Schema
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import DeadLetters, StreamConfig
 from streams.recordings.manifest import MANIFEST, Part, RecordingManifest, parts, path_of
@@ -80,7 +80,9 @@ class RecordingWriter:
         self._hash = hashlib.sha256()  # of the journal, up to the last part
         self._hashed = 0
         self._lock: IO[str] | None = None
-        self._thread = threading.Thread(target=self._write_all, name="recorder", daemon=True)
+        self._worker = BackgroundWorker(
+            "recorder", self._write_next, finish=self._write_rest, on_error=self._fail
+        )
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
         self._rows = self._bytes = 0  # of those
@@ -119,7 +121,7 @@ class RecordingWriter:
         (self.folder / "job.yaml").write_text(loaded.text())
         self._about = self._about or about
         self._tell()
-        self._thread.start()
+        self._worker.start()
 
     def _hold(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -233,8 +235,7 @@ class RecordingWriter:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._worker.close()
 
     def _check(self) -> None:
         if self._error is not None:
@@ -244,20 +245,24 @@ class RecordingWriter:
         assert self._about is not None
         write_whole(self.folder / MANIFEST, self._about.to_json())
 
-    def _write_all(self) -> None:
-        assert self._about is not None
-        schema = self._about.schema_
-        try:
-            while taken := self._take():
-                self._write(taken, schema)
-                with self._changed:
-                    self._held -= sum(one.bytes for one in taken)
-                    self._changed.notify_all()
-                taken.clear()  # not held while the next are waited for
-        except Exception as error:  # the run is told
+    def _write_next(self) -> None:
+        """Wait until a part is due, and write it."""
+        taken = self._take()
+        if taken:
+            self._write(taken)
             with self._changed:
-                self._error = error
+                self._held -= sum(one.bytes for one in taken)
                 self._changed.notify_all()
+
+    def _write_rest(self) -> None:
+        while self._waiting:
+            self._write_next()
+
+    def _fail(self, error: Exception) -> None:
+        """Keep the error, which ``put`` and ``close`` raise in the run's thread."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
 
     def _take(self) -> list[_Waiting]:
         """The blocks of the next part, when it is due; none at the end."""
@@ -282,7 +287,9 @@ class RecordingWriter:
         """Whether enough waits for a part."""
         return self._rows >= PART_ROWS or self._bytes >= PART_BYTES
 
-    def _write(self, taken: list[_Waiting], schema: Schema) -> None:
+    def _write(self, taken: list[_Waiting]) -> None:
+        assert self._about is not None
+        schema = self._about.schema_
         first, blocks = taken[0].number, [one.block for one in taken]
         table = table_of(first, blocks, schema)
         ranges: dict[str, tuple[int, int]] = {}

@@ -42,6 +42,7 @@ from pipeline.tracking.mlflow_client import (
     sqlite_file,
 )
 from pipeline.tracking.webhooks import Webhooks
+from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]
@@ -121,8 +122,8 @@ class Tracker:
         self._record = self._take_up(shown(uri), config.experiment or name)
         self._alerts = Alerts(config.alerts, self._record.firing)
         self._webhooks = Webhooks(self._say_once)
-        self._thread: threading.Thread | None = None
-        self._contacted, self._closing = threading.Event(), threading.Event()
+        self._worker = BackgroundWorker("tracker", self._turn, self._wait, self._finish)
+        self._contacted = threading.Event()
         self._end: tuple[Status, tuple[Path, ...]] = ("KILLED", ())
         self._deadline = float("inf")
         self._ended = False
@@ -142,8 +143,7 @@ class Tracker:
         """Loads MLflow, and begins or continues the run there; a thread does the rest. Waits for
         MLflow for a few seconds at most. Raises ``TrackError`` where it cannot be loaded."""
         load(self._run.uri)
-        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
-        self._thread.start()
+        self._worker.start()
         self._contacted.wait(self._start_s)
 
     def close(self, status: Status, artifacts: Sequence[Path] = (), timeout: float = 30.0) -> None:
@@ -156,12 +156,11 @@ class Tracker:
             artifacts: files to log with it; those that are not there are left out.
             timeout: seconds in all. Where MLflow was away before, it is tried only once more.
         """
-        if self._thread is None:
+        if not self._worker.started:
             return
         self._end = (status, tuple(artifacts))
         self._deadline = time.monotonic() + timeout
-        self._closing.set()
-        self._thread.join(timeout)
+        self._worker.close(timeout)
         self._webhooks.close(min(timeout, 1.0))
         if not self._ended:
             rows = sum(
@@ -173,14 +172,18 @@ class Tracker:
                 "--resume delivers what waits"
             )
 
-    def _work(self) -> None:
-        """The thread."""
-        self._attempt()
-        self._contacted.set()
-        while not self._closing.wait(self._wait()):
-            self._look()
-            if time.monotonic() >= self._next and self._due():
-                self._attempt()
+    def _turn(self) -> None:
+        """Make the first delivery at once; later look for alerts, and deliver what is due."""
+        if not self._contacted.is_set():
+            self._attempt()
+            self._contacted.set()
+            return
+        self._look()
+        if time.monotonic() >= self._next and self._due():
+            self._attempt()
+
+    def _finish(self) -> None:
+        """Deliver what is left, until the deadline; once more only where MLflow was away."""
         away = self._trouble is not None
         self._look()
         while not self._attempt() and not away and time.monotonic() + self._pause < self._deadline:
@@ -226,7 +229,7 @@ class Tracker:
             self._trouble, self._pause = None, 0.0
             self._said.clear()  # the next time is a new one
             self.say(f"{self._place} is back: {self._rows:,} rows delivered")
-        return self._ended or not self._closing.is_set()
+        return self._ended or not self._worker.closing
 
     def _send(self) -> None:
         if not self._run.begun:
@@ -238,7 +241,7 @@ class Tracker:
         while self._more:
             left = [self._deliver(run_id, file) for file in METRIC_FILES]
             self._more = any(left)
-            if not self._closing.is_set() or time.monotonic() > self._deadline:
+            if not self._worker.closing or time.monotonic() > self._deadline:
                 break
         if self._record.tags:
             self._run.tag(run_id, self._record.tags)
@@ -246,7 +249,7 @@ class Tracker:
             self._keep()
         spent = time.thread_time() - began
         self._next = time.monotonic() + spent * (1 / self.share - 1)
-        if self._closing.is_set() and not self._more and time.monotonic() < self._deadline:
+        if self._worker.closing and not self._more and time.monotonic() < self._deadline:
             self._run.end(run_id, *self._end)
             self._ended = True
 

@@ -1,16 +1,16 @@
-"""Alerts sent to webhooks."""
+"""Post alerts to webhooks."""
 
 from __future__ import annotations
 
 import json
+import math
 import queue
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 
 TIMEOUT_S = 5.0
@@ -18,52 +18,48 @@ TIMEOUT_S = 5.0
 
 
 QUEUED = 100
-"""Posts that may wait for a slow receiver; more are dropped, and said to be."""
+"""Messages that may wait for a slow receiver; more are dropped, with a message."""
 
 
 class Webhooks:
-    """Posts messages from a thread of its own, so that a slow receiver delays nothing else.
+    """Post messages from a thread of its own, so that a slow receiver delays nothing else.
 
     Args:
-        say: is told in one line of a message that did not get through. The address is not in it:
-            it may be a secret.
+        say: takes one line for each message that could not be posted. The address is not in it: it
+            may be a secret.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
-        self._posts: queue.Queue[tuple[str, bytes] | None] = queue.Queue(QUEUED)
-        self._thread: threading.Thread | None = None
+        self._posts: queue.Queue[tuple[str, bytes]] = queue.Queue(QUEUED)
+        self._worker = BackgroundWorker("webhooks", self._post_all, math.inf, self._post_all)
 
     def post(self, address: str, message: dict[str, Any]) -> None:
-        """Has a message posted as JSON; returns at once."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="webhooks", daemon=True)
-            self._thread.start()
+        """Queue a message to be posted as JSON; return at once."""
+        if not self._worker.started:
+            self._worker.start()
         try:
             self._posts.put_nowait((address, json.dumps(message).encode()))
         except queue.Full:
-            self._failed(address, f"{QUEUED} messages wait already")
+            self._report(address, f"{QUEUED} messages wait already")
+        self._worker.wake()
 
     def close(self, timeout: float) -> None:
-        """Waits for what is still to be posted, ``timeout`` seconds at most."""
-        if self._thread is None:
-            return
-        deadline = time.monotonic() + timeout
-        while self._posts.full() and time.monotonic() < deadline:
-            self._thread.join(0.05)
-        if not self._posts.full():
-            self._posts.put_nowait(None)
-            self._thread.join(max(0.0, deadline - time.monotonic()))
+        """Wait until all is posted, ``timeout`` seconds at most."""
+        self._worker.close(timeout)
 
-    def _work(self) -> None:
-        while (post := self._posts.get()) is not None:
-            address, body = post
+    def _post_all(self) -> None:
+        while True:
+            try:
+                address, body = self._posts.get_nowait()
+            except queue.Empty:
+                return
             try:
                 request = Request(address, body, {"Content-Type": "application/json"})
                 with urlopen(request, timeout=TIMEOUT_S):
                     pass
             except Exception as error:  # a user's address: whatever it does harms nothing else
-                self._failed(address, one_line(error))
+                self._report(address, one_line(error))
 
-    def _failed(self, address: str, why: str) -> None:
+    def _report(self, address: str, why: str) -> None:
         self.say(f"the alert could not be posted to {urlsplit(address).hostname} ({why})")

@@ -39,7 +39,7 @@ from ray.exceptions import (
 from pipeline.callbacks.consumer_lag import ConsumerLag
 from pipeline.callbacks.label_feed import LabelFeed
 from pipeline.callbacks.metric_writer import MetricWriter
-from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, score
+from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, SnapshotScorer
 from pipeline.callbacks.snapshot_publisher import SnapshotPublisher
 from pipeline.config.errors import JobError
 from pipeline.config.sections import TrackConfig
@@ -294,17 +294,12 @@ class EvaluatorActor(MessageOutlet):
         self._folder = folder
         self._scores = ServedPredictionScorer(made["task"], folder / "served.json")
         self._rows: MetricLog | None = None
-        self._closing = threading.Event()
-        self._evaluator: Evaluator | None = None
         self._trainer: Any = None
+        self._scorer: SnapshotScorer | None = None
         if asks:
-            self._evaluator = Evaluator(made, folder, self.say)
-            self._thread = threading.Thread(target=self._score, daemon=True)
-            self._thread.start()
-
-    def _score(self) -> None:
-        assert self._evaluator is not None
-        score(self._evaluator, self._fetch, self._closing, self.say, PROBES_SHARE)
+            evaluator = Evaluator(made, folder, self.say)
+            self._scorer = SnapshotScorer(evaluator, self._fetch, self.say, PROBES_SHARE)
+            self._scorer.start()
 
     def _fetch(self, timeout: float) -> Snapshot | None:
         """The next snapshot of the trainer; None after so many seconds without one, or where there
@@ -320,11 +315,7 @@ class EvaluatorActor(MessageOutlet):
 
     def finish(self) -> dict[str, float]:
         """The run has ended: scores the probes on what waits; metrics by name."""
-        if self._evaluator is None:
-            return {}
-        self._closing.set()
-        self._thread.join()
-        return self._evaluator.metrics
+        return {} if self._scorer is None else self._scorer.close()
 
     def answered(self, answers: PredictionLog) -> None:
         self._scores.answered(answers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.callbacks import probe_evaluator as evaluators
-from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, score
+from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, SnapshotScorer
 from pipeline.config.job import load
 from pipeline.models.snapshot import Snapshot
 from pipeline.storage.run_folder import FolderLockedError, RunFolder
@@ -36,6 +35,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+
+
+def score_all(evaluator: Evaluator, fetch: Callable[[float], Snapshot | None]) -> None:
+    """Score what waits at the end of a run."""
+    scorer = SnapshotScorer(evaluator, fetch, print, 1.0)
+    scorer.close()  # before the start: only what is left is scored
+    scorer.start()
+    scorer.close()
 
 
 class Recorded(SnapshotQueue):
@@ -86,9 +93,8 @@ def test_scored_in_a_thread_or_here_it_is_the_same(
     for snapshot in snapshots:
         here.evaluate(snapshot)
     here.close()
-    waiting, closing = iter(snapshots), threading.Event()
-    closing.set()
-    score(Evaluator(parts.recipe, other, print), lambda _: next(waiting, None), closing, print, 1.0)
+    waiting = iter(snapshots)
+    score_all(Evaluator(parts.recipe, other, print), lambda _: next(waiting, None))
     assert evaluations(one) == evaluations(other)
     assert len(evaluations(one)) == len({s.events for s in snapshots}) == len(rows(one)) == 20
     last = rows(one)[-1]["metrics"]
@@ -289,11 +295,10 @@ def test_too_slow_to_score_all_it_scores_the_ends_of_segments(
 ) -> None:
     snapshots, parts = taken(job, tmp_path / "run", monkeypatch)
     monkeypatch.setattr(evaluators, "FINISH_S", (-1.0, 60.0))
-    waiting, closing = iter(snapshots), threading.Event()
-    closing.set()
+    waiting = iter(snapshots)
     folder = tmp_path / "slow"
     folder.mkdir()
-    score(Evaluator(parts.recipe, folder, print), lambda _: next(waiting, None), closing, print, 1)
+    score_all(Evaluator(parts.recipe, folder, print), lambda _: next(waiting, None))
     assert [row["step"] for row in rows(folder)] == [3008, 6016, 9024, 12000, 15008, 18016, 20_000]
     assert rows(folder)[-1]["metrics"]["stability/missed"] == 0
 
@@ -301,7 +306,7 @@ def test_too_slow_to_score_all_it_scores_the_ends_of_segments(
     waiting = iter(snapshots)
     folder = tmp_path / "slower"
     folder.mkdir()
-    score(Evaluator(parts.recipe, folder, print), lambda _: next(waiting, None), closing, print, 1)
+    score_all(Evaluator(parts.recipe, folder, print), lambda _: next(waiting, None))
     (last,) = rows(folder)
     assert last["step"] == 20_000
     assert last["metrics"]["stability/missed"] == 6
