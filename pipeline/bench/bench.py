@@ -21,7 +21,7 @@ from pipeline.bench.measure import Budget
 from pipeline.bench.mlflow_runs import Tracking
 from pipeline.bench.processes import ProcessDiedError, in_processes
 from pipeline.config.errors import JobError
-from pipeline.storage.run_folder import RunFolder, write_whole
+from pipeline.storage.run_folder import RunFolder, write_atomic
 from pipeline.training.callback import Say
 from pipeline.training.errors import RunError
 
@@ -176,7 +176,7 @@ class Bench:
 
     def _write(self, found: dict[Cell, dict[str, Any]]) -> Results:
         results = [found[cell] for cell in self.cells if cell in found]
-        write_whole(self.out / RESULTS, json.dumps(results, indent=1) + "\n")
+        write_atomic(self.out / RESULTS, json.dumps(results, indent=1) + "\n")
         return results
 
     def _tell(self, cell: Cell, say: Say) -> None:
@@ -208,7 +208,7 @@ def _held(out: Path) -> Iterator[None]:
     """Makes the folder, and holds it against a second bench. Raises ``JobError``."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(RunFolder(out).held())
+            stack.enter_context(RunFolder(out).lock())
         except JobError as error:
             raise JobError(str(error).replace("--run-dir", "--out")) from None
         yield

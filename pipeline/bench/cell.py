@@ -24,7 +24,7 @@ from pipeline.bench.measure import Budget, Progress, Tested, measure
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, add_import_path, check, override
 from pipeline.config.yaml_file import read_yaml
-from pipeline.storage.run_folder import RunFolder, write_whole
+from pipeline.storage.run_folder import RunFolder, write_atomic
 from pipeline.training.builder import Parts, build
 from pipeline.training.errors import RunError
 from pipeline.training.event_fates import LedgerError
@@ -213,7 +213,7 @@ def run_cell(
         found = measure(parts, budget, folder, progress)
         result = {"scenario": cell.scenario, "learner": cell.learner, "seed": cell.seed, **found}
         text = json.dumps({"format": FORMAT, "fingerprint": mark, "result": result})
-        write_whole(folder / RESULT, text)
+        write_atomic(folder / RESULT, text)
     except (StreamError, LearnerError, LedgerError) as error:
         raise RunError(f"{place}: {one_line(error)}") from None
     except OSError as error:

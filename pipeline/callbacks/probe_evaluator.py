@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from pipeline.evaluation.once_seen_curve import OnceSeenCurve
 from pipeline.evaluation.retention import Retention
 from pipeline.models.recipe import Recipe, learner_of
 from pipeline.models.snapshot import Snapshot
 from pipeline.storage.metric_log import MetricLog
-from pipeline.storage.run_folder import EVALUATIONS, STABILITY
+from pipeline.storage.run_folder import EVALUATIONS, STABILITY, write_atomic
 from pipeline.training.builder import Parts
 from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop
@@ -177,10 +177,8 @@ class Evaluator:
                 arrays[path] = leaf
             else:
                 values[path] = leaf
-        writing = self._folder / f".{STABILITY}"
-        told = {"values": json.dumps(values), "metrics": json.dumps(self.metrics)}
-        save_file(arrays, writing, told)
-        writing.replace(self._folder / STABILITY)
+        metadata = {"values": json.dumps(values), "metrics": json.dumps(self.metrics)}
+        write_atomic(self._folder / STABILITY, save(arrays, metadata))
 
     def close(self) -> None:
         """Nothing may be evaluated after."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.storage.run_folder import write_whole
+from pipeline.storage.run_folder import write_atomic
 from streams.core.batch import Array, Ints
 from streams.core.schema import Task
 
@@ -144,4 +144,4 @@ class ServedPredictionScorer:
 
     def keep(self) -> None:
         """Writes the totals to the file."""
-        write_whole(self._file, json.dumps(self._totals))
+        write_atomic(self._file, json.dumps(self._totals))

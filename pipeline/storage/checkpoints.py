@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pipeline.storage.run_folder import flush_to_disk
 from streams.core.batch import Array
 from streams.core.state_dict import State, copied, leaves, nested
 
@@ -153,9 +153,9 @@ class Checkpoints:
             seal = hashlib.sha256(_canonical(manifest)).hexdigest()
             (writing / "manifest.json").write_text(json.dumps({**manifest, "seal": seal}, indent=1))
             for file in (*writing.iterdir(), writing):
-                _flush(file)
+                flush_to_disk(file)
             _replace(writing, self.folder / name)  # there may be one: a run that was resumed
-            _flush(self.folder)
+            flush_to_disk(self.folder)
         except BaseException:
             shutil.rmtree(writing, ignore_errors=True)
             raise
@@ -250,11 +250,3 @@ def _replace(path: Path, final: Path) -> None:
     """Gives the folder its final name, also where there is one of that name."""
     shutil.rmtree(final, ignore_errors=True)
     path.rename(final)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

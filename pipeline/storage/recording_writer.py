@@ -9,7 +9,6 @@ journal, and the recording equals the journal.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,18 +16,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
 from pipeline.config.yaml_file import read_yaml
 from pipeline.storage.offset_journal import Journal
-from pipeline.storage.run_folder import FolderLockedError, write_whole
+from pipeline.storage.run_folder import FolderLockedError, exclusive_lock, write_atomic
 from streams.core.background_worker import BackgroundWorker
 from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
@@ -79,7 +80,7 @@ class RecordingWriter:
         self._next = 0  # number of the block that comes next
         self._hash = hashlib.sha256()  # of the journal, up to the last part
         self._hashed = 0
-        self._lock: IO[str] | None = None
+        self._lock: FileLock | None = None
         self._worker = BackgroundWorker(
             "recorder", self._write_next, finish=self._write_rest, on_error=self._fail
         )
@@ -106,7 +107,7 @@ class RecordingWriter:
                 f"{loaded.file}: record: stream.kind {loaded.job.stream.kind!r} is no live stream: "
                 "what it reads is a recording already"
             )
-        self._hold()
+        self._acquire()
         about = _about(loaded, stream, journal.head(), warm_from)
         try:
             there = parts(self.folder)
@@ -123,12 +124,13 @@ class RecordingWriter:
         self._tell()
         self._worker.start()
 
-    def _hold(self) -> None:
+    def _acquire(self) -> None:
+        """Lock the folder until ``drop``. Raise ``FolderLockedError``."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / ".lock").open("w")
+        self._lock = exclusive_lock(self.folder / ".lock")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._lock.acquire()
+        except Timeout:
             raise FolderLockedError(
                 f"{self.folder} is being recorded into by another run: choose another --to"
             ) from None
@@ -221,7 +223,7 @@ class RecordingWriter:
         """The run is over, well or not: what waits is written, if that can be."""
         self._stop()
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def _goes_on(self) -> None:
         """What ``close`` told of the end of the run is no more true."""
@@ -243,7 +245,7 @@ class RecordingWriter:
 
     def _tell(self) -> None:
         assert self._about is not None
-        write_whole(self.folder / MANIFEST, self._about.to_json())
+        write_atomic(self.folder / MANIFEST, self._about.to_json())
 
     def _write_next(self) -> None:
         """Wait until a part is due, and write it."""
@@ -305,19 +307,12 @@ class RecordingWriter:
             blocks[0].y is not None,
             self._journal_up_to(taken[-1].journal),
         )
-        writing = self.folder / f".{part.path.name}"
         # Measurements seldom repeat: a dictionary of them costs time, and gains nothing.
         coded = [f.name for f in table.schema if not pa.types.is_floating(f.type)]
-        with writing.open("wb") as file:
-            pq.write_table(part.with_footer(table), file, compression="zstd", use_dictionary=coded)
-            file.flush()
-            os.fsync(file.fileno())
-        writing.replace(part.path)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write = partial(
+            pq.write_table, part.with_footer(table), compression="zstd", use_dictionary=coded
+        )
+        write_atomic(part.path, write, fsync=True)
 
     def _journal_up_to(self, end: int) -> tuple[int, str]:
         """These bytes of the journal, on the disk, and their digest."""

@@ -1,15 +1,16 @@
-"""The folder of a run: held by one process at a time, and what is written into it."""
+"""The folder of a run: one process at a time locks it, and writes the files named here."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
@@ -24,6 +25,8 @@ REPLAY_HISTOGRAMS = "replay.jsonl"
 """Recall intervals, strengths and retention of the buffer, as histograms."""
 TRACK_RECORD = "track.json"
 """How far the metric files are delivered to MLflow."""
+SUMMARY = "summary.json"
+"""The result of a run."""
 STABILITY, EVALUATIONS = "stability.safetensors", "evaluations.jsonl"
 """What the evaluator remembers of probes, and the score of each segment at each evaluation."""
 FORWARDED, INJECTED = "dead-topic.json", "injected.jsonl"
@@ -33,7 +36,7 @@ TOKEN = ".driver"
 on another machine."""
 
 
-_TOLD = ("served.json", REPLAY_HISTOGRAMS, STABILITY, EVALUATIONS, "summary.json", "report.html")
+_RESULTS = ("served.json", REPLAY_HISTOGRAMS, STABILITY, EVALUATIONS, SUMMARY, "report.html")
 
 
 class RunFolder:
@@ -53,63 +56,70 @@ class RunFolder:
         return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Makes the folder and holds it against a second run. Raises ``JobError``."""
+    def lock(self) -> Iterator[None]:
+        """Make the folder and lock it against a second run.
+
+        Raises:
+            FolderLockedError: another process has the lock.
+            JobError: the folder cannot be written.
+        """
+        lock = exclusive_lock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # never through a link, never cut short
-            lock = os.fdopen(os.open(self.path / ".lock", flags, 0o644), "r+")
+            lock.acquire()
+        except Timeout:
+            raise FolderLockedError(
+                f"{self.path} is held by another run: wait for it, or choose another --run-dir"
+            ) from None
         except OSError as error:
             raise JobError(
                 f"cannot write in {self.path}: {error.strerror}; choose another --run-dir"
             ) from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise FolderLockedError(
-                    f"{self.path} is held by another run: wait for it, or choose another --run-dir"
-                ) from None
+        try:
             yield
+        finally:
+            lock.release()
 
     def check(self, resume: bool) -> None:
-        """Raises ``JobError`` where there is a run already, and it is not to go on."""
+        """Raise ``JobError`` where the folder has a run and ``resume`` is false."""
         if not resume and self.begun:
             raise JobError(
                 f"{self.path} holds a run already: add --resume to go on with it, or choose "
                 "another --run-dir"
             )
 
-    def begin(self, token: str, resume: bool) -> None:
-        """Marks the folder as that of this driver, and clears it where nothing is to go on."""
+    def claim(self, token: str, resume: bool) -> None:
+        """Write the token of this driver; clear the folder unless the run resumes."""
         if not resume:
             self.clear()
         (self.path / TOKEN).write_text(token)
 
     def write_job(self, loaded: LoadedJob) -> None:
+        """Write ``job.yaml``. Raise ``JobError`` where that is the job file itself."""
         target = self.path / "job.yaml"
         if target.exists() and loaded.file.exists() and target.samefile(loaded.file):
             raise JobError(f"{target} is the job file itself: choose another --run-dir")
         target.write_text(loaded.text())
 
     def clear(self) -> None:
-        """Takes away what an earlier run told of itself, which had no checkpoint to go on from."""
-        for name in (*METRIC_FILES, TRACK_RECORD, *_TOLD, FORWARDED, INJECTED, JOURNAL):
+        """Delete the results of an earlier run, which left no checkpoint to resume from."""
+        for name in (*METRIC_FILES, TRACK_RECORD, *_RESULTS, FORWARDED, INJECTED, JOURNAL):
             (self.path / name).unlink(missing_ok=True)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        """Write ``summary.json``."""
+        write_atomic(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any]:
-        """The one that an earlier run left here, which may have been killed before its last."""
+        """Return the summary that a run left here; empty where there is none that can be read."""
         try:
-            summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+            summary: dict[str, Any] = json.loads((self.path / SUMMARY).read_text())
         except (OSError, ValueError):
             return {}
         return summary
 
     def log(self) -> Path | str:
-        """Writes the stack trace at hand to a file; where it is."""
+        """Write the current stack trace to ``error.log``; return its path, or why not."""
         log = self.path / "error.log"
         try:
             log.write_text(traceback.format_exc())
@@ -119,11 +129,57 @@ class RunFolder:
 
 
 class FolderLockedError(JobError):
-    """Another process holds the folder."""
+    """Another process has locked the folder."""
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Writes a small file so that whoever reads it finds the old text or the new, and no half."""
-    writing = file.with_name(f".{file.name}")
-    writing.write_text(text)
-    writing.replace(file)
+def exclusive_lock(path: Path, blocking: bool = False) -> FileLock:
+    """Return a lock on a file, not acquired yet.
+
+    The lock is ``flock``: the system releases it when the process dies, also by ``kill -9``. It
+    never follows a symbolic link and never truncates the file. ``acquire`` raises
+    ``filelock.Timeout`` where another holder has it, and ``OSError`` where the file cannot be
+    opened or the file system has no locks.
+    """
+    # preserve_lock_file also forbids the fallback to a marker file, which would outlive a kill -9.
+    return FileLock(path, blocking=blocking, thread_local=False, preserve_lock_file=True)
+
+
+def write_atomic(
+    path: Path, data: str | bytes | Callable[[IO[bytes]], object], fsync: bool = False
+) -> None:
+    """Write a file beside its place and rename it: a reader finds the old file or the new one.
+
+    When to ``fsync``: where the file is the only record of something done elsewhere that must not
+    be done again or forgotten (a run in MLflow, letters sent to a topic, a part of a recording).
+    Not where a loss of power only brings back an older version that is true as well, or that the
+    next write replaces.
+
+    Args:
+        path: the file.
+        data: its content, or a function that writes it to the open file.
+        fsync: whether the file and its name are on the disk before this returns.
+
+    Raises:
+        OSError: the file cannot be written; the old one, if any, is as it was.
+    """
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        if callable(data):
+            data(file)
+        else:
+            file.write(data.encode() if isinstance(data, str) else data)
+        if fsync:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.replace(path)
+    if fsync:
+        flush_to_disk(path.parent)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Return once a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

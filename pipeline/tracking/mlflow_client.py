@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import json
 import logging
@@ -13,7 +12,7 @@ import sqlite3
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from pipeline.storage.metric_log import Row
+from pipeline.storage.run_folder import exclusive_lock, write_atomic
 from streams.core.errors import one_line
 
 BATCH = 1000
@@ -87,14 +87,9 @@ class Record:
             raise ValueError(one_line(error)) from None
 
     def write(self, file: Path) -> None:
-        """Writes it whole or not at all; also through a loss of power, which must not forget that
-        there is a run."""
-        writing = file.with_name(f".{file.name}")
-        with writing.open("w") as opened:
-            json.dump(asdict(self), opened, indent=1)
-            opened.flush()
-            os.fsync(opened.fileno())
-        writing.replace(file)
+        """Write the record whole or not at all; it also survives a loss of power, which must not
+        forget that there is a run."""
+        write_atomic(file, json.dumps(asdict(self), indent=1), fsync=True)
 
 
 class MlflowRun:
@@ -210,7 +205,7 @@ class MlflowRun:
             return client(self.uri, self.uri)
         file.parent.mkdir(parents=True, exist_ok=True)
         # Two runs that set up the same new file at once would get in each other's way.
-        with _held(file.parent):
+        with _setup_lock(file):
             with closing(sqlite3.connect(file, timeout=2.0)) as database:
                 database.execute("PRAGMA schema_version")
             return client(self.uri, self.uri)
@@ -389,11 +384,10 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _setup_lock(database: Path) -> Iterator[None]:
+    """Wait for the lock on a sqlite file that MLflow sets up, and hold it."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that cannot be written, or a file system without locks
+            lock = exclusive_lock(database.with_name(f".{database.name}.lock"), blocking=True)
+            stack.enter_context(lock)
         yield
-    finally:
-        os.close(descriptor)

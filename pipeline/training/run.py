@@ -97,7 +97,7 @@ class Run:
         """
         torch.set_num_threads(self.loaded.job.threads)
         self._watchers = watchers
-        with self.folder.held():
+        with self.folder.lock():
             self.folder.check(resume)
             told: dict[str, float] = {}
             try:

@@ -150,9 +150,9 @@ class RayRunner:
         deadline = time.monotonic() + (actors.HELD_S if resume else 0.0)
         while True:
             try:
-                with self.folder.held():
+                with self.folder.lock():
                     self.folder.check(resume)
-                    self.folder.begin(token, resume)
+                    self.folder.claim(token, resume)
                 return
             except FolderLockedError:
                 if self.stopping or time.monotonic() >= deadline:

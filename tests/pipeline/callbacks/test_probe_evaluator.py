@@ -275,7 +275,7 @@ class Lock(Callback):
 
     def close(self) -> dict[str, float]:
         try:
-            with self.folder.held():
+            with self.folder.lock():
                 pass
         except FolderLockedError:
             self.refused = True

@@ -59,8 +59,8 @@ def test_a_driver_that_asks_again_joins_the_run_that_goes_on(error: Exception | 
 
 def test_a_folder_that_is_another_on_this_machine_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    with folder.held():
-        folder.begin("mine", resume=False)
+    with folder.lock():
+        folder.claim("mine", resume=False)
     TrainerActor(SHIPMENT, folder.path, "mine")._check_folder()
     for other, token in ((folder.path, "yours"), (tmp_path / "elsewhere", "mine")):
         with pytest.raises(JobError, match="storage that all machines of the cluster see"):
@@ -72,9 +72,9 @@ def test_a_run_begun_anew_has_nothing_of_one_that_left_no_checkpoint(tmp_path: P
     names = ("metrics.jsonl", "served.jsonl", "served.json", "track.json", "summary.json")
     for name in names:
         (tmp_path / name).write_text("{}")
-    folder.begin("token", resume=True)
+    folder.claim("token", resume=True)
     assert all((tmp_path / name).exists() for name in names)
-    folder.begin("token", resume=False)
+    folder.claim("token", resume=False)
     assert not any((tmp_path / name).exists() for name in names)
 
 
