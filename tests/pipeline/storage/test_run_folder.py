@@ -46,7 +46,8 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
         "from pipeline.storage.run_folder import exclusive_lock\n"
-        "lock = exclusive_lock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
+        "lock = exclusive_lock(Path(sys.argv[1])); lock.acquire()\n"
+        "print('held', flush=True); time.sleep(60)"
     )
     file = tmp_path / ".lock"
     with subprocess.Popen([sys.executable, "-c", code, file], stdout=subprocess.PIPE) as holder:
