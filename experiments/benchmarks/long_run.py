@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.config import job as jobs
 from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
+from pipeline.training.loop import Loop, StepResult
 from pipeline.training.run import Run
 
 RESULT = Path(__file__).parents[1] / "results" / "long_run.md"
@@ -46,7 +46,7 @@ class Tenths(Callback):
         self.then = time.perf_counter()
         self.lines: list[str] = []
 
-    def __call__(self, loop: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if loop.events >= self.step * (len(self.marks) + 1):
             now = time.perf_counter()
             self.marks.append((resident(), self.step / (now - self.then)))
@@ -63,7 +63,7 @@ def main() -> None:
     loaded = jobs.load(Path(__file__).with_name("long_run.yaml"), [f"stream.events={events}"])
     with tempfile.TemporaryDirectory() as folder:
         tenths = Tenths(events)
-        summary = Run(loaded, Path(folder) / "run", print).run(watchers=[tenths])
+        summary = Run(loaded, Path(folder) / "run", print).run(callbacks=[tenths])
     (memory2, speed2), (memory10, speed10) = tenths.marks[1], tenths.marks[-1]
     lines = [
         "",

@@ -35,7 +35,7 @@ from torch import nn
 from pipeline.config import job as jobs
 from pipeline.training.builder import build
 from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
+from pipeline.training.loop import Loop, StepResult
 from pipeline.training.run import Run
 from streams.core.batch import Batch
 from streams.operators.label_join import Revealed
@@ -141,10 +141,10 @@ class InTurn(Callback):
         self.next = SLICE
         self.since = 0.0
 
-    def __call__(self, pipeline: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if not self.since:  # set up, and the first micro-batch done
             self.since = time.perf_counter()
-        if pipeline.events >= self.next:
+        if loop.events >= self.next:
             self.next += SLICE
             self.turn()
 
@@ -163,7 +163,7 @@ class InTurn(Callback):
 def once(data: Path, folder: Path, x: np.ndarray, y: np.ndarray) -> tuple[float, str]:
     run = Run(jobs.load(JOB, [f"stream.path={data}"]), folder, print)
     turns = InTurn(plain(x, y), alone(x, y))
-    accuracy = run.run(watchers=[turns])["metrics"]["online/accuracy"]
+    accuracy = run.run(callbacks=[turns])["metrics"]["online/accuracy"]
     by_hand, by_learner = turns.turn()
     ours = len(x) / turns.ours
     loop, learner = (len(x) / seconds for seconds in turns.theirs)

@@ -33,7 +33,7 @@ from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
+from pipeline.training.loop import Loop, StepResult
 from pipeline.training.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -69,13 +69,13 @@ class Gated(BackgroundEvaluator):
 
     def __init__(self, turn: threading.Event) -> None:
         super().__init__(2000, print, share=0.0025)  # half the time is not its run's
-        asked = self._asking.next
+        asked = self._queue.next
 
         def fetch(timeout: float) -> Snapshot | None:
             turn.wait()
             return asked(timeout)
 
-        self._asking.next = fetch  # type: ignore[method-assign]
+        self._queue.next = fetch  # type: ignore[method-assign]
 
 
 class Turns(Callback):
@@ -87,11 +87,11 @@ class Turns(Callback):
         self._next = SLICE
         self._since = 0.0
 
-    def begin(self, *_: object) -> None:
+    def on_start(self, *_: object) -> None:
         self.mine.wait()
         self._since = time.perf_counter()
 
-    def __call__(self, loop: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if loop.events >= self._next:
             self._next += SLICE
             self.seconds += time.perf_counter() - self._since
@@ -100,7 +100,7 @@ class Turns(Callback):
             self.mine.wait()
             self._since = time.perf_counter()
 
-    def end(self, loop: Loop) -> None:
+    def on_end(self, loop: Loop, result: StepResult) -> None:
         self.seconds += time.perf_counter() - self._since
         self.other.set()
         self.mine.set()
@@ -120,10 +120,10 @@ def pair(job: Path, settings: Sequence[str], folder: Path) -> Iterator[float]:
 
     def run(name: str) -> None:
         loaded = jobs.load(job, [*settings, f"evaluate.probes.share={held[name]}"])
-        watchers: list[Callback] = [watching[name]]
+        callbacks: list[Callback] = [watching[name]]
         if name == "with":
-            watchers.append(beside)
-        Run(loaded, folder / name, print).run(watchers=watchers)
+            callbacks.append(beside)
+        Run(loaded, folder / name, print).run(callbacks=callbacks)
 
     threads = [threading.Thread(target=run, args=(name,)) for name in watching]
     for thread in threads:

@@ -28,7 +28,7 @@ from pipeline.config import job as jobs
 from pipeline.runners.ray.actors import TrainerActor
 from pipeline.runners.ray.driver import RayRunner
 from pipeline.runners.ray.job_package import JobPackage
-from pipeline.training.loop import Loop
+from pipeline.training.loop import Loop, StepResult
 
 sys.path.append(str(Path(__file__).parents[1] / "demo"))
 
@@ -47,18 +47,18 @@ def publishing(now: float) -> bool:
 class InPhases(SnapshotPublisher):
     """Publish models in every other phase."""
 
-    def __call__(self, loop: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if publishing(time.time()):
-            super().__call__(loop)
+            super().on_batch_end(loop, result)
 
-    def idle(self) -> None:
+    def on_idle(self) -> None:
         if publishing(time.time()):
-            super().idle()
+            super().on_idle()
 
 
 class PhasedTrainer(TrainerActor):
-    def __init__(self, shipment: JobPackage, folder: Path, token: str) -> None:
-        super().__init__(shipment, folder, token, InPhases())
+    def __init__(self, package: JobPackage, folder: Path, token: str) -> None:
+        super().__init__(package, folder, token, InPhases())
 
 
 class PhasedRun(RayRunner):

@@ -7,39 +7,43 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.training.builder import Parts
 from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
-from pipeline.training.run import Run
+from pipeline.training.loop import Loop, StepResult, VersionedOutcome
 from streams.core.batch import Array, Ints
 
 
 class LabelFeed(Callback):
-    """Hands on ids and labels as they become known, some at a time, with the version of the last
-    model that had not learned them: what was served is scored by them."""
+    """Send ids and labels as they become known, several batches at a time.
+
+    With each label goes the version of the last model that had not learned it: what was served is
+    scored only for models up to that one.
+
+    Args:
+        send: takes ids (n,), labels (n,) and versions (n,).
+        every_s: seconds between two calls.
+    """
 
     def __init__(self, send: Callable[[Ints, Array, Ints], None], every_s: float = 0.25) -> None:
         self.send = send
         self.every_s = every_s
         self._due = 0.0
+        self._pending: list[VersionedOutcome] = []
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        parts.loop.outcomes = []
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
+        self._pending += result.scored
+        if self._pending and time.monotonic() >= self._due:
+            self._send()
 
-    def __call__(self, loop: Loop) -> None:
-        if loop.outcomes and time.monotonic() >= self._due:
-            self._send(loop)
+    def on_end(self, loop: Loop, result: StepResult) -> None:
+        self._pending += result.scored
+        self._send()
 
-    def end(self, loop: Loop) -> None:
-        loop.score()
-        self._send(loop)
-
-    def _send(self, loop: Loop) -> None:
+    def _send(self) -> None:
         self._due = time.monotonic() + self.every_s
-        outcomes, loop.outcomes = loop.outcomes, []
-        if outcomes:
+        pending, self._pending = self._pending, []
+        if pending:
             self.send(
-                np.concatenate([outcome.ids for _, outcome in outcomes]),
-                np.concatenate([outcome.y for _, outcome in outcomes]),
-                np.concatenate([np.full(len(outcome.ids), before) for before, outcome in outcomes]),
+                np.concatenate([outcome.ids for _, outcome in pending]),
+                np.concatenate([outcome.y for _, outcome in pending]),
+                np.concatenate([np.full(len(o.ids), version) for version, o in pending]),
             )

@@ -1,5 +1,4 @@
-"""Those who watch a run: rows of metrics for tracking, snapshots for serving, labels for scoring
-what was served. Each looks at the clock or the count after a micro-batch, and works seldom."""
+"""Write rows of metrics while a run goes on."""
 
 from __future__ import annotations
 
@@ -10,21 +9,22 @@ from pipeline.callbacks.consumer_lag import ConsumerLag
 from pipeline.evaluation.buffer_stats import BufferStats
 from pipeline.storage.metric_log import MetricLog
 from pipeline.storage.run_folder import REPLAY_HISTOGRAMS
-from pipeline.training.builder import Parts
-from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
-from pipeline.training.run import Run
+from pipeline.training.callback import Callback, RunContext
+from pipeline.training.loop import Loop, StepResult
 
-_ROWS_SHARE, _ROWS_FREE_S = 0.003, 0.04  # and rows of metrics, however fast the stream
+_ROWS_SHARE, _ROWS_FREE_S = 0.003, 0.04  # of the training time, and seconds at the beginning
 
 
 class MetricWriter(Callback):
-    """Writes a row of metrics each time so many events have come in, and one of histograms where
-    the learner remembers events.
+    """Write a row of metrics each time so many events have come in, and a row of histograms where
+    the learner has a buffer.
 
-    A long stream that is replayed much faster than any live one would fill its time with rows: once
-    they have taken 40 ms, steps are left out so that no more than three thousandths of the
-    training goes into them.
+    A long stream replayed much faster than any live one would spend its time on rows. So once they
+    have taken 40 ms, steps are left out: rows take at most 0.3% of the training time.
+
+    Args:
+        every: events between two rows.
+        lag: measures the consumer lag of the run.
     """
 
     def __init__(self, every: int, lag: ConsumerLag | None = None) -> None:
@@ -32,18 +32,18 @@ class MetricWriter(Callback):
         self.lag = lag
         self._spent = 0.0  # seconds
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._run = run
-        self._rows = MetricLog(run.folder.path / "metrics.jsonl", run.say)
-        self._remembered = BufferStats(parts.loop.learner)
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        self._checkpoint_seconds = context.checkpoint_seconds
+        self._rows = MetricLog(context.folder / "metrics.jsonl", context.say)
+        self._buffer_stats = BufferStats(loop.learner)
         self._histograms: MetricLog | None = None
-        if self._remembered.there:
-            self._histograms = MetricLog(run.folder.path / REPLAY_HISTOGRAMS, run.say)
-        self._due = (parts.loop.events // self.every + 1) * self.every
+        if self._buffer_stats.there:
+            self._histograms = MetricLog(context.folder / REPLAY_HISTOGRAMS, context.say)
+        self._due = (loop.events // self.every + 1) * self.every
         self._began = self._then = time.perf_counter()
-        self._before = parts.loop.events
+        self._before = loop.events
 
-    def __call__(self, loop: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if loop.events >= self._due:
             self._due = (loop.events // self.every + 1) * self.every
             start = time.perf_counter()
@@ -51,7 +51,7 @@ class MetricWriter(Callback):
                 self._write(loop)
                 self._spent += time.perf_counter() - start
 
-    def end(self, loop: Loop) -> None:
+    def on_end(self, loop: Loop, result: StepResult) -> None:
         self._write(loop)
         self._rows.close()
         if self._histograms is not None:
@@ -63,22 +63,22 @@ class MetricWriter(Callback):
             "system/events_per_s": (loop.events - self._before) / max(now - self._then, 1e-9),
             "system/awaiting": len(loop.join),
             "system/memory_mb": resident_mb(),
-            "system/checkpoint_s": self._run.checkpoints.seconds,
+            "system/checkpoint_s": self._checkpoint_seconds(),
         }
         if self.lag is not None and self.lag.messages is not None:
             system["system/lag"] = self.lag.messages
         self._then, self._before = now, loop.events
-        memory, histograms = self._remembered.look()
+        memory, histograms = self._buffer_stats.look()
         self._rows.write(loop.events, {**loop.results(), **memory, **system})
         if self._histograms is not None and histograms:
             self._histograms.write(loop.events, histograms)
 
 
 def resident_mb() -> float:
-    """Resident memory of this process in MB; 0 where the system does not tell."""
+    """Return the resident memory of this process in MB; 0 where the system does not say."""
     try:
-        with open("/proc/self/statm", "rb", buffering=0) as told:  # noqa: PTH123 (a third the time)
-            pages = int(told.read().split()[1])
+        with open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123 (a third the time)
+            pages = int(file.read().split()[1])
     except (OSError, ValueError, IndexError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

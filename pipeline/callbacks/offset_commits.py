@@ -1,20 +1,27 @@
-"""Commit the offsets of a live stream after each checkpoint."""
+"""Commit the offsets of a stream after each checkpoint."""
 
 from __future__ import annotations
 
-from pipeline.training.builder import Parts
-from pipeline.training.callback import Callback
-from pipeline.training.run import Run
-from streams.core.live_stream import LiveStream
+from collections.abc import Callable
+
+from pipeline.training.callback import Callback, RunContext
+from pipeline.training.loop import Loop
 from streams.core.stream import Cursor
 
 
 class OffsetCommits(Callback):
-    """Tells a live stream what checkpoints hold."""
+    """Commit the offsets that a checkpoint holds.
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._stream = parts.stream
+    Args:
+        commit: takes the cursor; None commits to the stream of the run.
+    """
 
-    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
-        if isinstance(self._stream, LiveStream):
-            self._stream.commit(cursor)
+    def __init__(self, commit: Callable[[Cursor], object] | None = None) -> None:
+        self._commit = commit
+
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        self._commit = self._commit or context.stream.commit
+
+    def on_checkpoint_saved(self, cursor: Cursor, dead_bytes: int) -> None:
+        assert self._commit is not None
+        self._commit(cursor)

@@ -1,7 +1,7 @@
-"""Probes are asked about beside the training: the trainer takes snapshots, an evaluator scores.
+"""Score probes beside the training: the trainer takes snapshots, an evaluator scores them.
 
-The training waits for no answer. Snapshots wait to be fetched, so many as there is room for; those
-taken just as a segment ended come first, for what was known then cannot be had later.
+The training never waits. Snapshots wait in a bounded queue; those taken as a segment ended stay
+longest, because what the model knew then cannot be measured later.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ from pipeline.models.recipe import Recipe, learner_of
 from pipeline.models.snapshot import Snapshot
 from pipeline.storage.metric_log import MetricLog
 from pipeline.storage.run_folder import EVALUATIONS, STABILITY, write_atomic
-from pipeline.training.builder import Parts
-from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
-from pipeline.training.run import Run
+from pipeline.training.callback import Callback, RunContext
+from pipeline.training.loop import Loop, StepResult
 from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 from streams.core.state_dict import leaves, nested, pack
 
 ROWS = "stability.jsonl"
 FINISH_S = (5.0, 60.0)
-"""How long, once a run has ended, what waits is scored: all, and ends of segments."""
+"""Seconds after the end of a run in which all snapshots, and ends of segments, are scored."""
 _WAITING, _ROOM = 32, 256_000_000  # snapshots that may wait, and their bytes
-_SHARE, _FREE_S = 0.005, 0.02  # of the training thread that snapshots may take
+_SHARE, _FREE_S = 0.005, 0.02  # of the training time, and seconds at the beginning
 
 
 class SnapshotQueue(Callback):
-    """Takes a snapshot, with the probes as they stand, each time so many events have come in and
-    whenever a segment ends.
+    """Take a snapshot with the current probes each time so many events have come in, and whenever
+    a segment ends.
 
-    On a stream that is replayed faster than its snapshots are scored some are left out, and so
-    they are where they would take more than half a percent of the training.
+    Some are left out where the stream is replayed faster than snapshots are scored, or where they
+    would take more than half a percent of the training time.
+
+    Args:
+        every: events between two snapshots.
     """
 
     def __init__(self, every: int) -> None:
@@ -54,13 +55,12 @@ class SnapshotQueue(Callback):
         self._changed = threading.Condition()
         self._spent = 0.0
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._parts = parts
-        self._due = (parts.loop.events // self.every + 1) * self.every
-        self._cuts = _cuts(parts.loop)
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        self._due = (loop.events // self.every + 1) * self.every
+        self._cuts = _cuts(loop)
         self._began = time.perf_counter()
 
-    def __call__(self, loop: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         cuts = _cuts(loop)
         ended = cuts != self._cuts
         if ended or loop.events >= self._due:
@@ -68,28 +68,26 @@ class SnapshotQueue(Callback):
             self._due = (loop.events // self.every + 1) * self.every
             now = time.perf_counter()
             if ended or self._spent <= _FREE_S + _SHARE * (now - self._began):
-                self._take(ended)
+                self._take(loop, ended)
                 self._spent += time.perf_counter() - now
 
-    def end(self, loop: Loop) -> None:
-        self._take(wanted=True)
+    def on_end(self, loop: Loop, result: StepResult) -> None:
+        self._take(loop, wanted=True)
 
     def next(self, timeout: float) -> Snapshot | None:
-        """The oldest that waits, once; None after ``timeout`` seconds without one."""
+        """Take the oldest snapshot off the queue; None after ``timeout`` seconds without one."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._waiting, timeout):
                 return None
             return self._waiting.popleft()[1]
 
-    def _take(self, wanted: bool) -> None:
+    def _take(self, loop: Loop, wanted: bool) -> None:
         full = len(self._waiting) >= _WAITING
         if full and not wanted:
             return
-        loop = self._parts.loop
         segments = loop.segments()
         kept = None if loop.once_seen is None else loop.once_seen.kept()
-        bare = self._parts.snapshot({})
-        snapshot = replace(bare, probes=segments, once_seen=kept, wanted=wanted)
+        snapshot = replace(loop.snapshot({}), probes=segments, once_seen=kept, wanted=wanted)
         # The last two segments: the columns of those before are the same as in the last snapshot.
         new = {"state": snapshot.state} | {
             str(i): pack(segment.rows)
@@ -110,13 +108,13 @@ class SnapshotQueue(Callback):
 
 
 def _cuts(loop: Loop) -> int:
-    """Segments that have ended so far; 0 where there are no probes."""
+    """Return how many segments have ended; 0 where there are no probes."""
     return 0 if loop.probes is None else loop.probes.cuts
 
 
 class Evaluator:
-    """Scores snapshots one after the other, writes rows of metrics, and remembers in the run folder
-    what it must to go on after a resume, or after it was killed itself.
+    """Score snapshots one by one and write rows of metrics. Its state is kept in the run folder, to
+    go on after a resume or a kill of its own process.
 
     Args:
         made: the recipe of the model.
@@ -125,10 +123,11 @@ class Evaluator:
 
     Attributes:
         metrics: of the last evaluation, by name.
-        seconds: that the last one took.
+        seconds: that the last evaluation took.
 
-    Raises ``LearnerError`` where the learner cannot be made here, ``OSError`` where the folder
-    cannot be written.
+    Raises:
+        LearnerError: the learner cannot be built here.
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, made: Recipe, folder: Path, say: Callable[[str], None]) -> None:
@@ -144,32 +143,32 @@ class Evaluator:
         self._kept = time.monotonic()
 
     def evaluate(self, snapshot: Snapshot) -> None:
-        """Scores one; one that is no newer than the last, as after a resume, is passed over."""
+        """Score a snapshot; skip one that is not newer than the last, as after a resume."""
         events = snapshot.events
         if events <= max(self._retention.events, self._since.events) or not snapshot.version:
             return
         start = time.perf_counter()
         self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
-        found, segments = self._retention.evaluate(self._learner, snapshot.probes, events)
-        told: dict[str, Any] = {"events": events, "segments": segments}
+        metrics, segments = self._retention.evaluate(self._learner, snapshot.probes, events)
+        evaluation: dict[str, Any] = {"events": events, "segments": segments}
         if snapshot.once_seen is not None:
-            asked = (snapshot.once_seen, snapshot.version, events)
-            metrics, told["once_seen"] = self._since.evaluate(self._learner, *asked)
-            found |= metrics
-        if not found:
+            question = (snapshot.once_seen, snapshot.version, events)
+            once_seen, evaluation["once_seen"] = self._since.evaluate(self._learner, *question)
+            metrics |= once_seen
+        if not metrics:
             return
         self.seconds = time.perf_counter() - start
-        self.metrics = found
+        self.metrics = metrics
         if events > self._rows.last:
             with (self._folder / EVALUATIONS).open("a") as out:
-                out.write(json.dumps(told) + "\n")
-        row = {**found, "system/evaluation_s": self.seconds}
+                out.write(json.dumps(evaluation) + "\n")
+        row = {**metrics, "system/evaluation_s": self.seconds}
         self._rows.write(events, row, snapshot.taken)
         if time.monotonic() >= self._kept + 1.0:
             self.keep()
 
     def keep(self) -> None:
-        """Writes down what it remembers."""
+        """Write the state of the evaluator to the run folder."""
         self._kept = time.monotonic()
         arrays, values = {}, {}
         for path, leaf in leaves({**self._retention.state(), "since": self._since.state()}):
@@ -181,19 +180,20 @@ class Evaluator:
         write_atomic(self._folder / STABILITY, save(arrays, metadata))
 
     def close(self) -> None:
-        """Nothing may be evaluated after."""
+        """Close the file of rows; nothing may be evaluated afterwards."""
         self._rows.close()
 
     def _recall(self, file: Path) -> None:
+        """Read the state that ``keep`` wrote."""
         with safe_open(file, "numpy") as opened:
             flat: dict[str, Any] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            told = opened.metadata()
+            metadata = opened.metadata()
         recalled = Retention(self._retention.task)
-        state = nested(flat | json.loads(told["values"]))
+        state = nested(flat | json.loads(metadata["values"]))
         recalled.load(state)
         if "since" in state:
             self._since.load(state["since"])
-        self.metrics = json.loads(told["metrics"])
+        self.metrics = json.loads(metadata["metrics"])
         self._retention = recalled
 
 
@@ -273,17 +273,17 @@ class BackgroundEvaluator(Callback):
         self._queue = SnapshotQueue(every)
         self._scorer: SnapshotScorer | None = None
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._queue.begin(run, parts, total)
-        evaluator = Evaluator(parts.recipe, run.folder.path, self.say)
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        self._queue.on_start(context, loop)
+        evaluator = Evaluator(context.recipe, context.folder, self.say)
         self._scorer = SnapshotScorer(evaluator, self._queue.next, self.say, self.share)
         self._scorer.start()
 
-    def __call__(self, loop: Loop) -> None:
-        self._queue(loop)
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
+        self._queue.on_batch_end(loop, result)
 
-    def end(self, loop: Loop) -> None:
-        self._queue.end(loop)
+    def on_end(self, loop: Loop, result: StepResult) -> None:
+        self._queue.on_end(loop, result)
 
-    def close(self) -> dict[str, float]:
+    def teardown(self) -> dict[str, float]:
         return {} if self._scorer is None else self._scorer.close()

@@ -1,4 +1,4 @@
-"""What a person sees while a job runs, and when it has ended."""
+"""Show a run on the terminal: a progress bar, and a table at the end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.training.builder import Parts
-from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
-from pipeline.training.run import Run
+from pipeline.training.callback import Callback, RunContext
+from pipeline.training.loop import Loop, StepResult
 
 _HEADLINES = (
     ("online/accuracy", "accuracy"),
@@ -31,9 +29,9 @@ _HEADLINES = (
 
 
 class LiveProgress(Callback):
-    """A bar with events per second and the accuracy so far; lines where there is no terminal.
+    """Show a bar with events per second and the accuracy; print lines where there is no terminal.
 
-    Looks at the clock after each micro-batch, and at the metrics a few times a second at most.
+    It reads the clock after each micro-batch, and the metrics twice a second at most.
     """
 
     def __init__(self, console: Console) -> None:
@@ -53,12 +51,12 @@ class LiveProgress(Callback):
         )
         self._task = self._bar.add_task("learning", total=None, note="")
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self.expect(total)
-        self._bar.update(self._task, completed=parts.loop.events)
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        self.expect(context.total)
+        self._bar.update(self._task, completed=loop.events)
 
     def expect(self, total: int | None) -> None:
-        """So many events are to come in all, where that is known."""
+        """Set the number of events in all; None where it is not known."""
         self._bar.update(self._task, total=total)
 
     def __enter__(self) -> LiveProgress:
@@ -68,12 +66,12 @@ class LiveProgress(Callback):
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, loop: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if time.monotonic() >= self._next:
             self.show(loop.events, loop.results())
 
     def show(self, events: int, results: dict[str, float]) -> None:
-        """Where the run stands now; shown if it is time for it."""
+        """Show where the run stands, if that is due."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -95,7 +93,7 @@ class LiveProgress(Callback):
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """The end of a run in a few rows."""
+    """Return the summary of a run as a table."""
     shown = Table(show_header=False, title=f"{summary['job']}, seed {summary['seed']}")
     shown.add_column()
     shown.add_column(justify="right")

@@ -6,65 +6,63 @@ import threading
 import time
 
 from pipeline.models.snapshot import Snapshot
-from pipeline.training.builder import Parts
-from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
-from pipeline.training.run import Run
+from pipeline.training.callback import Callback, RunContext
+from pipeline.training.loop import Loop, StepResult
 
 PUBLISH_S = 0.1
-"""A snapshot is taken at most so often; with the time it takes to fetch and to warm it, what is
-served stays well within a second of what is learned."""
-
-
-_SHARE = 0.02  # of the training thread that snapshots may take, however large the model
+"""Seconds between two snapshots. With the time to fetch and warm one, the served model stays well
+within a second of the learned one."""
+_SHARE = 0.02  # of the training time that snapshots may take, however large the model
 
 
 class SnapshotPublisher(Callback):
-    """Takes a snapshot ten times a second, and hands the newest to whoever waits for one.
+    """Take a snapshot ten times a second, and give the newest to threads that wait in ``newer``.
 
-    A model whose snapshot takes long is copied less often, so that no more than 2% of the training
-    goes into it. Threads may wait in ``newer`` while the run goes on.
+    A model that takes long to copy is copied less often: snapshots take at most 2% of the training
+    time.
     """
 
     def __init__(self, every_s: float = PUBLISH_S) -> None:
         self.every_s = every_s
-        self._parts: Parts | None = None
+        self._loop: Loop | None = None
         self._due = 0.0
         self._events = -1
         self._number = 0
         self._newest: Snapshot | None = None
         self._changed = threading.Condition()
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._parts = parts
-        if parts.loop.events or parts.loop.learner.version:  # resumed, or warm: there is a model
-            self._publish()
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        self._loop = loop
+        if loop.events or loop.learner.version:  # resumed, or warm: there is a model
+            self._publish(loop)
 
-    def __call__(self, loop: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if time.monotonic() >= self._due:
-            self._publish()
+            self._publish(loop)
 
-    def idle(self) -> None:
-        """Nothing more to learn just now: what was learned last is not kept back."""
-        if self._parts is not None and self._parts.loop.events != self._events:
-            self._publish()
+    def on_idle(self) -> None:
+        """Publish what was learned last, as no event comes just now."""
+        if self._loop is not None and self._loop.events != self._events:
+            self._publish(self._loop)
 
-    def end(self, loop: Loop) -> None:
-        self._publish()
+    def on_end(self, loop: Loop, result: StepResult) -> None:
+        self._publish(loop)
 
     def newer(self, than: int, timeout: float) -> tuple[int, Snapshot] | None:
-        """The newest snapshot and its number, once that is above ``than``; None after ``timeout``
-        seconds without one."""
+        """Wait for a snapshot whose number is above ``than``.
+
+        Returns:
+            The number and the newest snapshot; None after ``timeout`` seconds without one.
+        """
         with self._changed:
             if not self._changed.wait_for(lambda: self._number > than, timeout):
                 return None
             assert self._newest is not None
             return self._number, self._newest
 
-    def _publish(self) -> None:
-        assert self._parts is not None
+    def _publish(self, loop: Loop) -> None:
         start = time.monotonic()
-        snapshot = self._parts.snapshot(self._parts.loop.results())
+        snapshot = loop.snapshot(loop.results())
         with self._changed:
             self._number, self._newest = self._number + 1, snapshot
             self._changed.notify_all()

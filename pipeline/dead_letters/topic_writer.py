@@ -14,10 +14,9 @@ from pathlib import Path
 
 from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import DeadLetterRecord, letters
-from pipeline.storage.run_folder import FORWARDED
-from pipeline.training.builder import Parts
-from pipeline.training.callback import Callback
-from pipeline.training.run import Run
+from pipeline.storage.run_folder import DEAD_LETTERS, FORWARDED
+from pipeline.training.callback import Callback, RunContext
+from pipeline.training.loop import Loop
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
 from streams.core.stream import Cursor
@@ -83,18 +82,18 @@ class DeadLetterForwarder(Callback):
         self._standing: ForwardState | None = None
         self._sure = False  # that nothing after the standing has been sent
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        stream = parts.stream
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        stream = context.stream
         if (
             not isinstance(stream, KafkaStream)
             or (topic := stream.config.dead_letters.topic) is None
         ):
             return
-        self._run, self._stream, self._topic = run, stream, topic
-        self._file = run.dead.path
-        self._state = run.folder.path / FORWARDED
-        self._until = run.dead.bytes
-        if run.resumed_from is None:
+        self._context, self._stream, self._topic = context, stream, topic
+        self._file = context.folder / DEAD_LETTERS
+        self._state = context.folder / FORWARDED
+        self._until = context.dead_bytes
+        if context.resumed_from is None:
             self._check()
         self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
@@ -106,14 +105,16 @@ class DeadLetterForwarder(Callback):
         except BrokerUnavailableError:
             pass  # it may come
         except StreamError as error:
-            raise JobError(f"{self._run.loaded.file}: stream.dead_letters.topic: {error}") from None
+            raise JobError(
+                f"{self._context.job_file}: stream.dead_letters.topic: {error}"
+            ) from None
 
-    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
+    def on_checkpoint_saved(self, cursor: Cursor, dead_bytes: int) -> None:
         with self._changed:
             self._until = dead_bytes
             self._changed.notify_all()
 
-    def close(self) -> dict[str, float]:
+    def teardown(self) -> dict[str, float]:
         if self._thread is None:
             return {}
         with self._changed:
@@ -123,7 +124,7 @@ class DeadLetterForwarder(Callback):
         left = self._until - self._standing.bytes if self._standing else self._until
         if left > 0:
             count = sum(1 for _ in letters(self._file, self._until - left, self._until))
-            self._run.say(
+            self._context.say(
                 f"{count:,} dead letters are not yet in topic {self._topic!r}: the next run in "
                 f"this folder (--resume) delivers them; all are in {self._file}"
             )
@@ -140,7 +141,7 @@ class DeadLetterForwarder(Callback):
                 self._sure = False
                 if not self._told:
                     self._told = one_line(error)
-                    self._run.say(f"dead letters for topic {self._topic!r} wait: {self._told}")
+                    self._context.say(f"dead letters for topic {self._topic!r} wait: {self._told}")
                 with self._changed:
                     self._changed.wait(RETRY_S)
         if box is not None:
@@ -228,7 +229,7 @@ class DeadLetterForwarder(Callback):
             "partition": str(partition),
             "offset": str(letter.offset),
             "label": "true" if letter.label else "false",
-            "job": self._run.loaded.job.name,
+            "job": self._context.job,
             "run": run,
         }
         if left_out:

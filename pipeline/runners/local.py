@@ -1,5 +1,4 @@
-"""The local runner: one process reads, predicts, learns and writes checkpoints; where the run is
-tracked, a thread beside it tells MLflow."""
+"""The local runner: one process reads, predicts, learns and writes checkpoints."""
 
 from __future__ import annotations
 
@@ -7,18 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.callbacks.consumer_lag import ConsumerLag
-from pipeline.callbacks.metric_writer import MetricWriter
 from pipeline.callbacks.offset_commits import OffsetCommits
 from pipeline.callbacks.probe_evaluator import BackgroundEvaluator
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import LoadedJob
-from pipeline.dead_letters.topic_writer import DeadLetterForwarder
 from pipeline.report.build import hang
+from pipeline.runners.callbacks import callbacks_for
 from pipeline.tracking.callback import MlflowCallback
-from pipeline.training.callback import Callback, Say
+from pipeline.training.batch_reader import BLOCK, BatchReader
+from pipeline.training.callback import Say
 from pipeline.training.errors import RunError
-from pipeline.training.loop import BLOCK, Source
 from pipeline.training.run import Run
 from streams.core.batch import Batch
 from streams.core.pacing import block_size, throttle
@@ -32,7 +29,7 @@ class LocalRunner:
         loaded: the job.
         folder: the run folder.
         say: takes lines for a person.
-        rate: events a second that are read at most; None: as fast as they come.
+        rate: events a second to read at most; None reads as fast as they come.
         record: a folder that the stream, a live one, is recorded into.
     """
 
@@ -54,7 +51,7 @@ class LocalRunner:
         return self._run.stopping
 
     def stop(self) -> None:
-        """Stops after the micro-batch at hand, with a checkpoint."""
+        """Stop after the current micro-batch, with a checkpoint."""
         self._run.stop()
 
     def run(
@@ -64,33 +61,30 @@ class LocalRunner:
         max_events: int | None,
         progress: LiveProgress,
     ) -> dict[str, Any]:
-        """As ``Run.run``."""
-        lag = ConsumerLag()
-        watchers: list[Callback] = [OffsetCommits(), DeadLetterForwarder(), lag, progress]
-        tracking = None
-        if (evaluate := self.loaded.job.evaluate).reevaluates_events:
-            watchers.append(BackgroundEvaluator(evaluate.probes.every_events, self.say))
-        if (config := self.loaded.job.track) is not None:
-            tracking = MlflowCallback(self.loaded, config, self.say)
-            watchers += [tracking, MetricWriter(config.every_events, lag)]
-        if self.loaded.job.serve is not None:
+        """Run the job, as ``Run.run``."""
+        job = self.loaded.job
+        tracking = evaluator = None
+        if job.track is not None:
+            tracking = MlflowCallback(self.loaded, job.track, self.say)
+        if job.evaluate.reevaluates_events:
+            evaluator = BackgroundEvaluator(job.evaluate.probes.every_events, self.say)
+        if job.serve is not None:
             self.say(
                 "serve: the local runner does not serve; use --runner ray, or 'everlearn serve "
                 f"{self._run.folder.path}' beside it"
             )
+        callbacks = callbacks_for(job, OffsetCommits(), progress, tracking, evaluator)
         try:
-            summary = self._run.run(resume, warm_from, max_events, watchers, self._blocks)
+            summary = self._run.run(resume, warm_from, max_events, callbacks, self._blocks)
         except RunError:
             if tracking is not None:
-                tracking.finish("FAILED", self._run)
+                tracking.finish("FAILED")
             raise
         if tracking is not None:
-            summary["mlflow_run_id"] = tracking.run_id
-            self._run.folder.write_summary(summary)
             hang(self._run.folder.path, self.say)
             stopped = self.stopping and not summary["finished"]
-            tracking.finish("KILLED" if stopped else "FINISHED", self._run)
+            tracking.finish("KILLED" if stopped else "FINISHED")
         return summary
 
-    def _blocks(self, source: Source, cursor: Cursor) -> Iterator[Batch]:
-        return throttle(source.blocks(cursor, block_size(self.rate, BLOCK)), self.rate)
+    def _blocks(self, reader: BatchReader, cursor: Cursor) -> Iterator[Batch]:
+        return throttle(reader.blocks(cursor, block_size(self.rate, BLOCK)), self.rate)

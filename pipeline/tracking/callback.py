@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 from pipeline.config.sections import TrackConfig
@@ -14,15 +16,19 @@ from pipeline.tracking.mlflow_delivery import (
     describe,
     tags,
 )
-from pipeline.training.builder import Parts
-from pipeline.training.callback import Callback, Say
-from pipeline.training.run import Run
+from pipeline.training.callback import Callback, RunContext, Say
+from pipeline.training.loop import Loop
 
 
 class MlflowCallback(Callback):
-    """Starts the tracker once the folder is held, before the first event.
+    """Start the tracker once the folder is locked, before the first event.
 
     Raises ``JobError`` where tracking cannot work.
+
+    Args:
+        loaded: the job.
+        config: its ``track``.
+        say: takes lines for a person.
     """
 
     def __init__(self, loaded: LoadedJob, config: TrackConfig, say: Say) -> None:
@@ -35,21 +41,22 @@ class MlflowCallback(Callback):
         except TrackError as error:
             raise JobError(f"{loaded.file}: {error}") from None
 
-    @property
-    def run_id(self) -> str | None:
-        return None if self._tracker is None else self._tracker.run_id
-
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        job = self._loaded.job
-        params = describe(self._loaded.values())
-        about = (job.name, params, tags(self._loaded.folder), self._say)
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        params, run_tags = describe(self._loaded.values()), tags(self._loaded.folder)
         try:
-            tracker = Tracker(self._config, run.folder.path, *about)
+            tracker = Tracker(
+                self._config, context.folder, context.job, params, run_tags, self._say
+            )
             tracker.start()
         except TrackError as error:
             raise JobError(f"{self._loaded.file}: {error}") from None
         self._tracker = tracker
 
-    def finish(self, status: Status, run: Run) -> None:
+    def on_summary(self, summary: dict[str, Any]) -> None:
+        summary["mlflow_run_id"] = None if self._tracker is None else self._tracker.run_id
+
+    def finish(self, status: Status) -> None:
+        """Deliver what is left, then the files and the status of the run."""
         if self._tracker is not None:
-            self._tracker.close(status, [run.folder.path / name for name in ARTIFACTS])
+            files = [self._tracker.folder / name for name in ARTIFACTS]
+            self._tracker.close(status, files)

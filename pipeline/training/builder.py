@@ -1,23 +1,27 @@
-"""A job, built: its parts put together, and their state as one."""
+"""Build the parts of a job, and save and load their state as one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
+from pathlib import Path
 from typing import NamedTuple
 
 from learners.base import Learner, LearnerError
 from pipeline.config.errors import JobError
-from pipeline.config.job import LoadedJob
+from pipeline.config.job import Job, LoadedJob
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
 from pipeline.models.recipe import Recipe, recipe
 from pipeline.models.snapshot import Snapshot
-from pipeline.training.loop import Loop, Source
+from pipeline.training.batch_reader import BatchReader
+from pipeline.training.loop import Loop
 from streams.core.errors import StreamError, one_line
-from streams.core.live_stream import LiveStream
-from streams.core.state_dict import State, copied, digest
+from streams.core.state_dict import State, digest
 from streams.core.stream import Stream
+from streams.core.stream_config import StreamConfig
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
@@ -34,82 +38,97 @@ class Parts(NamedTuple):
 
     stream: Stream
     vocabulary: LabelEncoder
-    source: Source
+    source: BatchReader
     loop: Loop
     recipe: Recipe
 
     def state(self) -> State:
-        """All that a run must know to go on: the loop's, and the classes known at its cursor."""
+        """Return all that a resumed run needs: the loop's state, and the classes known at its
+        cursor."""
         cursor = self.loop.ledger.cursor()
         return {**self.loop.state(), "vocabulary": self.vocabulary.state(cursor)}
 
     def snapshot(self, metrics: dict[str, float]) -> Snapshot:
-        """What a server needs, as of now; arrays of its own."""
-        learner = self.loop.learner
-        state: State = {"learner": learner.servable()}
-        for operator in self.loop.operators:
-            if isinstance(operator, Standardise):
-                state["standardise"] = operator.state()
-        return Snapshot(copied(state), learner.version, self.loop.events, dict(metrics))
+        """As ``Loop.snapshot``."""
+        return self.loop.snapshot(metrics)
 
     def load(self, state: State) -> None:
+        """Restore what ``state`` returned."""
         self.vocabulary.load(state["vocabulary"])
         self.loop.load(state, self.vocabulary)
 
 
 def build(loaded: LoadedJob) -> Parts:
-    """Stream, operators, join, learner and metrics of a job. Raises ``JobError``."""
+    """Build stream, operators, label join, learner and metrics of a job. Raise ``JobError``."""
     job = loaded.job
-    making = f"stream.kind {job.stream.kind}"
-    try:
+    with _job_errors(loaded.file, f"stream.kind {job.stream.kind}"):
         stream = loaded.stream(job.stream, loaded.folder)
-        if isinstance(stream, LiveStream):
-            stream.group = job.name
+        stream.group = job.name
         schema = stream.schema
-        making = f"learner.kind {job.learner.kind}"
+    with _job_errors(loaded.file, f"learner.kind {job.learner.kind}"):
         learner = _learner(loaded, stream)
-        making = "operators"
-        operators: list[Operator] = []
-        if stream.has_ids:
-            operators.append(DropDuplicates(job.stream.id_window))
-        if stream.has_time:
-            operators.append(DropLate(job.stream.lateness, stream.interleaved_partitions))
-        if job.stream.standardise is not None:
-            operators.append(Standardise(job.stream.standardise, schema))
+    with _job_errors(loaded.file, "operators"):
+        operators = _operators(job.stream, stream)
         vocabulary = LabelEncoder(schema.classes)
-        held = job.evaluate.probes
-        if held.cut.drift is not None and schema.task == "regression":
-            raise LearnerError("evaluate.probes.cut.drift: it is for classification")
-        once = job.evaluate.once_seen
-        if once.share and schema.task == "regression":
-            raise LearnerError("evaluate.once_seen.share: it is for classification")
-        if once.share and learner.opaque:
-            raise LearnerError(
-                f"evaluate.once_seen.share: learner {job.learner.kind!r} is an object that may "
-                "remember events, and cannot be told to keep some out of its memory"
-            )
-        hold_out = HoldOut(held.share, job.seed) if held.share else None
-        source = Source(stream, job.stream.batch_size, vocabulary, hold_out)
-        metrics = Prequential(schema.task, job.evaluate.window, job.evaluate.fading)
-        join = _join(loaded, stream, learner)
-        probes = Probes(held, job.seed) if held.share else None
+        _check_evaluate(job, stream, learner)
+        probes, once = job.evaluate.probes, job.evaluate.once_seen
+        hold_out = HoldOut(probes.share, job.seed) if probes.share else None
+        reader = BatchReader(stream, job.stream.batch_size, vocabulary, hold_out)
         once_seen = OnceSeen(once, job.seed) if once.share else None
         if once_seen is not None:
             learner.never_buffer = once_seen.holds
-        loop = Loop(operators, join, learner, metrics, stream.gapless, probes, once_seen)
+        loop = Loop(
+            operators,
+            _join(loaded, stream, learner),
+            learner,
+            Prequential(schema.task, job.evaluate.window, job.evaluate.fading),
+            stream.gapless,
+            Probes(probes, job.seed) if probes.share else None,
+            once_seen,
+        )
+    settings = job.learner.model_dump(mode="json", serialize_as_any=True)
+    made = recipe(learner, settings, job.stream.standardise, stream)
+    return Parts(stream, vocabulary, reader, loop, made)
+
+
+@contextmanager
+def _job_errors(file: Path, step: str) -> Iterator[None]:
+    """Turn the errors of a step, also those of a user's class, into ``JobError``."""
+    try:
+        yield
     except (StreamError, LearnerError) as error:
-        raise JobError(f"{loaded.file}: {one_line(error)}") from None
-    except (Exception, SystemExit) as error:  # whatever a user's class may raise
-        what = type(error).__name__
-        first = one_line((str(error).strip() or what).splitlines()[0])
-        raise JobError(f"{loaded.file}: {making}: {what}: {first}") from error
-    made = recipe(
-        learner,
-        job.learner.model_dump(mode="json", serialize_as_any=True),
-        job.stream.standardise,
-        stream,
-    )
-    return Parts(stream, vocabulary, source, loop, made)
+        raise JobError(f"{file}: {one_line(error)}") from None
+    except (Exception, SystemExit) as error:
+        name = type(error).__name__
+        first = one_line((str(error).strip() or name).splitlines()[0])
+        raise JobError(f"{file}: {step}: {name}: {first}") from error
+
+
+def _operators(config: StreamConfig, stream: Stream) -> list[Operator]:
+    operators: list[Operator] = []
+    if stream.has_ids:
+        operators.append(DropDuplicates(config.id_window))
+    if stream.has_time:
+        operators.append(DropLate(config.lateness, stream.interleaved_partitions))
+    if config.standardise is not None:
+        operators.append(Standardise(config.standardise, stream.schema))
+    return operators
+
+
+def _check_evaluate(job: Job, stream: Stream, learner: Learner) -> None:
+    """Raise ``LearnerError`` where the job asks for an evaluation that cannot be done."""
+    regression = stream.schema.task == "regression"
+    if job.evaluate.probes.cut.drift is not None and regression:
+        raise LearnerError("evaluate.probes.cut.drift: it is for classification")
+    if not job.evaluate.once_seen.share:
+        return
+    if regression:
+        raise LearnerError("evaluate.once_seen.share: it is for classification")
+    if learner.opaque:
+        raise LearnerError(
+            f"evaluate.once_seen.share: learner {job.learner.kind!r} is an object that may "
+            "remember events, and cannot be told to keep some out of its memory"
+        )
 
 
 def _learner(loaded: LoadedJob, stream: Stream) -> Learner:
@@ -141,7 +160,7 @@ def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
 
 
 def state_digest(state: State) -> str:
-    """The digest that the contract of exactness is about: without model versions, and without the
-    objects of opaque learners."""
+    """Return the digest that two exact runs share. Model versions and the objects of opaque
+    learners are not in it."""
     learner = {k: v for k, v in state["learner"].items() if k not in ("version", "opaque")}
     return digest({**state, "learner": learner})

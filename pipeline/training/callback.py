@@ -2,36 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from pipeline.training.builder import Parts
-from pipeline.training.loop import Loop
-from streams.core.stream import Cursor
-
-if TYPE_CHECKING:
-    from pipeline.training.run import Run
+from pipeline.models.recipe import Recipe
+from pipeline.training.loop import Loop, StepResult
+from streams.core.stream import Cursor, Stream
 
 Say = Callable[[str], None]
+"""Takes a line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What is known of a run before its first micro-batch.
+
+    Attributes:
+        folder: the run folder.
+        job: name of the job.
+        job_file: the job file, for messages.
+        stream: the stream of the job.
+        recipe: how to build the model.
+        say: takes lines for a person.
+        resumed_from: the checkpoint that the run resumed from; None where it is new.
+        total: events that the run will have seen at its end, where that is known.
+        dead_bytes: bytes of ``dead.jsonl`` that the state stands after.
+        checkpoint_seconds: returns how long the last checkpoint took to write.
+    """
+
+    folder: Path
+    job: str
+    job_file: Path
+    stream: Stream
+    recipe: Recipe
+    say: Say
+    resumed_from: str | None = None
+    total: int | None = None
+    dead_bytes: int = 0
+    checkpoint_seconds: Callable[[], float] = float
 
 
 class Callback:
-    """Is shown a run as it goes on. It may look at everything, and changes nothing."""
+    """Observe a run. A callback reads what it is given, and changes nothing of it.
 
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        """Before the first micro-batch; events to come in all, where that is known."""
+    The hooks run in the thread of the training, but for ``on_checkpoint_saved``.
+    """
 
-    def __call__(self, loop: Loop) -> None:
-        """After every micro-batch."""
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        """Run before the first micro-batch."""
 
-    def end(self, loop: Loop) -> None:
-        """After the last."""
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
+        """Run after each micro-batch."""
 
-    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
-        """A checkpoint is on the disk that holds all before the cursor, with so many bytes of dead
-        events. Called in the thread that wrote it."""
+    def on_checkpoint_saved(self, cursor: Cursor, dead_bytes: int) -> None:
+        """Run once a checkpoint is on the disk, in the thread that wrote it.
 
-    def close(self) -> dict[str, float]:
-        """The run is over, well or not, and its folder is still held; metrics to be told with its
-        others."""
+        Args:
+            cursor: the checkpoint holds all events before it.
+            dead_bytes: bytes of ``dead.jsonl`` that belong to it.
+        """
+
+    def on_end(self, loop: Loop, result: StepResult) -> None:
+        """Run after the last micro-batch; ``result`` holds what was scored since then."""
+
+    def teardown(self) -> dict[str, float]:
+        """Release what the callback holds. Runs also after a failure, while the folder is locked.
+
+        Returns:
+            Metrics for the summary, by name.
+        """
         return {}
+
+    def on_summary(self, summary: dict[str, Any]) -> None:
+        """Complete the summary of a run that ended well, before it is written."""
+
+
+class Callbacks(Callback):
+    """Pass each hook on to a list of callbacks, in its order."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self._callbacks = tuple(callbacks)
+
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        for callback in self._callbacks:
+            callback.on_start(context, loop)
+
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
+        for callback in self._callbacks:
+            callback.on_batch_end(loop, result)
+
+    def on_checkpoint_saved(self, cursor: Cursor, dead_bytes: int) -> None:
+        for callback in self._callbacks:
+            callback.on_checkpoint_saved(cursor, dead_bytes)
+
+    def on_end(self, loop: Loop, result: StepResult) -> None:
+        for callback in self._callbacks:
+            callback.on_end(loop, result)
+
+    def teardown(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for callback in self._callbacks:
+            metrics |= callback.teardown()
+        return metrics
+
+    def on_summary(self, summary: dict[str, Any]) -> None:
+        for callback in self._callbacks:
+            callback.on_summary(summary)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import RecordingWriter
+from pipeline.training.event_fates import Ledger
+from pipeline.training.event_source import (
+    Cut,
+    EventSource,
+    Position,
+    ReadBlocks,
+    RunStoppedError,
+)
 from streams.core.batch import Batch
 from streams.core.live_stream import (
     BrokerUnavailableError,
@@ -25,38 +34,42 @@ from streams.core.stream import Cursor
 T = TypeVar("T")
 
 RETRY_S = 0.5
-
-
-class RunStoppedError(Exception):
-    """Raised where blocks come from: the run was asked to stop while it waited for one."""
+CHECKPOINT_S = 60.0
+"""A live stream may be slow: after so many seconds a checkpoint is due however few events came, so
+that little is read again after a crash."""
 
 
 class OutOfStepError(Exception):
-    """A block is not the one that comes next: whoever reads is to begin anew."""
+    """A block is not the next one: the reader must start again from the cursor."""
 
 
-class JournaledSource:
-    """Blocks of a live stream, from where a run stands.
+class JournaledSource(EventSource):
+    """A live stream, read from where the run stands.
 
-    First come those that the journal names and the run has not learned, read again; then new ones.
+    First come the blocks that the journal names and the run has not learned, read again; then new
+    ones. Each new block is in the journal before it is returned.
 
     Args:
         stream: the stream.
-        journal: of the run.
-        read: gives new blocks from a cursor on.
-        stopping: whether the run is to stop.
+        journal: the journal of the run.
+        read: reads new blocks from a cursor on.
+        stopping: returns whether the run is to stop.
         say: takes lines for a person.
-        recorder: takes every block, and those that it lacks first.
+        recorder: takes every block, first those that it lacks.
+        cut: cuts blocks into micro-batches.
     """
+
+    checkpoint_s = CHECKPOINT_S
 
     def __init__(
         self,
         stream: LiveStream,
         journal: Journal,
-        read: Callable[[Cursor], Iterable[Batch]],
+        read: ReadBlocks,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
         recorder: RecordingWriter | None = None,
+        cut: Cut = iter,
     ) -> None:
         self.stream = stream
         self.journal = journal
@@ -64,16 +77,56 @@ class JournaledSource:
         self.stopping = stopping
         self.say = say
         self.recorder = recorder
+        self._cut = cut
+        self._checkpointed: tuple[int, int] | None = None  # block that the checkpoint names
+
+    def begin(self, fingerprint: dict[str, Any]) -> Cursor:
+        """Begin at the stream's start; or, where a killed run left a journal, at the journal's."""
+        if not self.journal.begun:
+            stop = self.stream.stop() if self.stream.bounded else None
+            self.journal.begin(self.stream.start(), stop, fingerprint)
+        cursor = self.journal.head()
+        self.fingerprint = self.journal.fingerprint or None
+        return cursor
+
+    def resume(self, position: Position) -> None:
+        offset, number = position["journal"]
+        self._checkpointed = (offset, number)
+
+    def batches(self, cursor: Cursor) -> Iterator[Batch]:
+        return self._cut(self.blocks(cursor, self._checkpointed))
+
+    def position(self, cursor: Cursor) -> Position:
+        position = {"journal": self.journal.position(cursor)}
+        self.journal.sync()
+        return position
+
+    def catch_up(self, ledger: Ledger, finished: bool) -> None:
+        if self.recorder is not None:
+            with suppress(RunStoppedError):
+                self.record_journal(self.recorder)
+                self.end(ledger, finished)
+
+    def end(self, ledger: Ledger, finished: bool) -> None:
+        if self.recorder is not None:
+            self.recorder.close(ledger.events, finished, ledger.cursor())
 
     def blocks(self, cursor: Cursor, at: tuple[int, int] | None) -> Iterator[Batch]:
-        """From ``cursor``, which stands in the block that the journal has at ``at``. They end where
-        the journal says that the run does; raises ``RunStoppedError``."""
+        """Read the blocks from ``cursor`` on, up to where the journal says that the run ends.
+
+        Args:
+            cursor: where the run stands; inside the block at ``at``.
+            at: position of that block in the journal; None: the first.
+
+        Raises:
+            RunStoppedError: the run was asked to stop while it waited for a block.
+        """
         learned, cursor = cursor, dict(cursor)
         first = at
         if at is not None and self.recorder is not None:
             first = min(at, self.recorder.wanted) if self.recorder.wanted else None
         for number, ranges, ends in self.journal.go_on(first):
-            block = replace(self._again(ranges), flush=ends)
+            block = replace(self._read_again(ranges), flush=ends)
             self._record(number, block)
             if at is None or number >= at[1]:
                 cursor |= _after(ranges)
@@ -88,19 +141,19 @@ class JournaledSource:
             except OutOfStepError:
                 continue
 
+    def record_journal(self, recorder: RecordingWriter) -> None:
+        """Let the recorder take all blocks that the journal names. Raise ``RunStoppedError``."""
+        for number, ranges, ends in self.journal.go_on(recorder.wanted):
+            recorder.put(number, replace(self._read_again(ranges), flush=ends), self.journal.end)
+
     def _stop(self) -> Cursor | None:
-        """Where the run ends: as it began, or, if it was to go on for ever then, now."""
+        """Return where the run ends: as the journal says, else at the stream's end now."""
         if not self.stream.bounded:
             return None
-        return self.journal.stop or self._tried(self.stream.stop)
-
-    def catch_up(self, recorder: RecordingWriter) -> None:
-        """Has the recorder take all that the journal names. Raises ``RunStoppedError``."""
-        for number, ranges, ends in self.journal.go_on(recorder.wanted):
-            recorder.put(number, replace(self._again(ranges), flush=ends), self.journal.end)
+        return self.journal.stop or self._retry(self.stream.stop)
 
     def _new(self, cursor: Cursor, stop: Cursor | None) -> Iterator[Batch]:
-        """New blocks; the cursor moves with them."""
+        """Read new blocks; move the cursor past each."""
         for block in self.read(dict(cursor)):
             if self.stopping():
                 raise RunStoppedError
@@ -110,7 +163,7 @@ class JournaledSource:
             if not ranges and not block.flush:
                 continue
             for name, (first, _) in ranges.items():
-                if first < cursor.get(name, first):  # another reader has given it already
+                if first < cursor.get(name, first):  # another reader has returned it already
                     raise OutOfStepError
             self._record(self.journal.write(ranges, block.flush), block)
             cursor |= _after(ranges)
@@ -120,19 +173,19 @@ class JournaledSource:
         if self.recorder is not None:
             self.recorder.put(number, block, self.journal.end)
 
-    def _again(self, ranges: Ranges) -> Batch:
-        return self._tried(partial(self.stream.read_ranges, ranges))
+    def _read_again(self, ranges: Ranges) -> Batch:
+        return self._retry(partial(self.stream.read_ranges, ranges))
 
-    def _tried(self, ask: Callable[[], T]) -> T:
-        """What the stream answers, once it can be reached. Raises ``RunStoppedError``."""
-        told = False
+    def _retry(self, request: Callable[[], T]) -> T:
+        """Repeat a request until the broker answers. Raise ``RunStoppedError``."""
+        reported = False
         while True:
             try:
-                return ask()
+                return request()
             except BrokerUnavailableError as error:
-                if not told:
+                if not reported:
                     self.say(f"{error}; the run waits, and goes on when it is back")
-                    told = True
+                    reported = True
                 if self.stopping():
                     raise RunStoppedError from None
                 time.sleep(RETRY_S)

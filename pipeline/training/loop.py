@@ -1,9 +1,10 @@
-"""The loop: predict, score, learn; one pass, in one screen."""
+"""The loop: predict, score, learn; one pass, on one screen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,52 +12,47 @@ from learners.base import Learner, LearnerError, Prediction
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment
+from pipeline.models.snapshot import Snapshot
 from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch, DeadLetter
-from streams.core.state_dict import State
-from streams.core.stream import Cursor, Stream
+from streams.core.state_dict import State, copied
 from streams.operators.base import Operator
-from streams.operators.holdout import HoldOut
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin, Outcome, Revealed, ScoredRows, outcome_of
-from streams.operators.microbatch import rebatch
+from streams.operators.standardise import Standardise
 
-BLOCK = 4096  # rows read at a time
 _SCORED_AT_ONCE = 16  # micro-batches; scoring them one by one costs several times as much
 
 
-class Source:
-    """Micro-batches of a stream, read, numbered and marked block by block, ahead of the learner."""
+class VersionedOutcome(NamedTuple):
+    """Scored events, and the version of the last model that had learned none of them."""
 
-    def __init__(
-        self, stream: Stream, size: int, vocabulary: LabelEncoder, hold_out: HoldOut | None = None
-    ) -> None:
-        self.stream = stream
-        self.size = size
-        self.vocabulary = vocabulary
-        self.hold_out = hold_out
+    version: int
+    outcome: Outcome
 
-    def blocks(self, cursor: Cursor, size: int = BLOCK) -> Iterator[Batch]:
-        """What is read, as it comes: this part may go on elsewhere, and ahead."""
-        return self.stream.read(cursor, size)
 
-    def read(self, cursor: Cursor) -> Iterator[Batch]:
-        return self.batches(self.blocks(cursor))
+class StepResult(NamedTuple):
+    """What one step of the loop did.
 
-    def batches(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
-        """Micro-batches of these blocks; where a block ends leaves no trace in them."""
-        if self.stream.schema.task == "classification":
-            blocks = map(self.vocabulary.apply, blocks)
-        if self.hold_out is not None:
-            blocks = map(self.hold_out.apply, blocks)
-        return rebatch(blocks, self.size)
+    Attributes:
+        batch: the micro-batch, as it came from the source.
+        prediction: for its events; None where the result is of no micro-batch but of ``flush``.
+        scored: events whose label was scored since the last result; scoring goes by several
+            micro-batches at a time.
+        dead_letters: events and labels of the micro-batch that were set aside.
+    """
+
+    batch: Batch
+    prediction: Prediction | None
+    scored: Sequence[VersionedOutcome]
+    dead_letters: Sequence[DeadLetter]
 
 
 class Loop:
-    """All that learns: operators, label join, learner, metrics and ledger, moved by one ``step``.
+    """Operators, label join, learner, metrics and ledger, moved on by ``step``.
 
-    It runs the same in a plain process and inside an actor: it knows where no batch comes from, and
-    where no state goes.
+    The loop runs the same in a plain process and inside an actor: it does not know where batches
+    come from, nor where its state goes.
     """
 
     def __init__(
@@ -78,31 +74,39 @@ class Loop:
         self.once_seen = once_seen
         self._settled: list[ScoredRows] = []
         self._seen: list[int] = []  # by the probes, after each of those
-        self.dead: list[DeadLetter] = []  # set aside since somebody last took them away
-        # Scored since then, each with the learner's version before; None: nobody takes them.
-        self.outcomes: list[tuple[int, Outcome]] | None = None
+        self._scored: list[VersionedOutcome] = []  # since the last result
         self._version = 0  # of the learner, when outcomes were last scored
 
     @property
     def events(self) -> int:
-        """Events of the stream that have come in, the dead ones among them."""
+        """Number of events that have come in, the dead ones among them."""
         return self.ledger.events
 
-    def step(self, batch: Batch) -> None:
-        """One micro-batch: predicted, then scored and learned as far as labels are known."""
+    def step(self, batch: Batch) -> StepResult:
+        """Predict a micro-batch; score and learn the events whose labels are known by now."""
+        raw = batch
         for operator in self.operators:
             batch = operator.apply(batch)
-        self.dead += batch.dead
         self.ledger.enter(batch)
         pushed = self.join.push(batch)
         revealed = pushed.revealed
         if self.probes is not None:
             revealed = self._probe(self.probes, batch, revealed)
         prediction = self._learn(batch, revealed)
-        _fits(prediction, len(batch), self.learner)
+        _check_prediction(prediction, len(batch), self.learner)
         self._settle(pushed.settle(prediction.value, prediction.proba))
         if len(self._settled) == _SCORED_AT_ONCE:
             self.score()
+        return StepResult(raw, prediction, self._take_scored(), batch.dead)
+
+    def flush(self) -> StepResult:
+        """Score what the last steps have left; return it."""
+        self.score()
+        return StepResult(_NO_BATCH, None, self._take_scored(), ())
+
+    def _take_scored(self) -> list[VersionedOutcome]:
+        scored, self._scored = self._scored, []
+        return scored
 
     def _learn(self, batch: Batch, revealed: Revealed) -> Prediction:
         prediction = self.learner.step(self._question(batch), revealed)
@@ -113,19 +117,18 @@ class Loop:
         return prediction
 
     def score(self) -> None:
-        """What has been settled goes to the metrics and the ledger."""
+        """Add the outcomes of the last micro-batches to the metrics and the ledger."""
         if self._settled:
             outcome = outcome_of(self._settled)
             counts = [len(settled.lag) for settled in self._settled]
             self._settled.clear()
-            _makes_sense(outcome, self.learner)
+            _check_class_codes(outcome, self.learner)
             self.metrics.add(outcome)
             self.ledger.settle(outcome)
             if self.probes is not None:
                 self.probes.outcomes(outcome, counts, self._seen)
                 self._seen.clear()
-            if self.outcomes is not None:
-                self.outcomes.append((self._version, outcome))
+            self._scored.append(VersionedOutcome(self._version, outcome))
         self._version = self.learner.version
 
     def _settle(self, settled: ScoredRows) -> None:
@@ -134,12 +137,12 @@ class Loop:
             self._seen.append(self.probes.seen)
 
     def _probe(self, probes: Probes, batch: Batch, revealed: Revealed) -> Revealed:
-        """Tells the probes of a micro-batch; what is left to learn."""
+        """Pass a micro-batch to the probes; return what is left to learn."""
         probes.enter(batch)
         if revealed.probes is not None:
             probes.add(revealed.probes)
         if revealed.corrected is not None:
-            self.score()  # the drift that it may tell of comes first
+            self.score()  # a drift that the outcomes show comes before the correction
             ids, y = revealed.corrected
             probes.correct(ids, y)
             others = ~probes.holds(ids)
@@ -148,32 +151,47 @@ class Loop:
         return revealed
 
     def results(self) -> dict[str, float]:
-        """Metrics by name, as they stand."""
+        """Return the current metrics by name."""
         self.score()
         return self.metrics.results()
 
     def segments(self) -> tuple[Segment, ...]:
-        """Segments of the stream with their probes, as they stand."""
+        """Return the segments of the stream with their current probes."""
         self.score()
         return () if self.probes is None else self.probes.segments()
 
-    def finish(self, size: int) -> None:
-        """The stream has truly ended: labels still awaited are released, the books are closed."""
+    def snapshot(self, metrics: dict[str, float]) -> Snapshot:
+        """Return what a server needs of the current model, in arrays of its own."""
+        state: State = {"learner": self.learner.servable()}
+        for operator in self.operators:
+            if isinstance(operator, Standardise):
+                state["standardise"] = operator.state()
+        return Snapshot(copied(state), self.learner.version, self.events, dict(metrics))
+
+    def finish(self, size: int) -> StepResult:
+        """Learn the labels still awaited at the true end of the stream; return what was scored.
+
+        Raises:
+            LedgerError: an event was lost or repeated.
+        """
         for revealed, settled in self.join.finish(size):
             if self.probes is not None:
                 revealed = self._probe(self.probes, revealed.batch[:0], revealed)
             if len(revealed):
                 self._learn(revealed.batch[:0], revealed)
             self._settle(settled)
-        self.score()
+        result = self.flush()
         self.ledger.verify()
+        return result
 
     def _question(self, batch: Batch) -> Batch:
-        """What a learner may see before it has predicted; it cannot write to what still waits."""
+        """Return what a learner may see before it predicts. It cannot write to the arrays: the
+        label join still needs them."""
         return batch.to_predict(self.learner.needs_boundaries)
 
     def state(self) -> State:
         self.score()
+        """Return the state of all parts."""
         once_seen = {} if self.once_seen is None else {"once_seen": self.once_seen.state()}
         return once_seen | {
             "learner": self.learner.state(),
@@ -185,6 +203,7 @@ class Loop:
         }
 
     def load(self, state: State, vocabulary: LabelEncoder) -> None:
+        """Restore what ``state`` returned."""
         self.learner.load(self.learner.migrate(state["learner"]))
         self.join.load(state["join"], vocabulary.classes)
         for i, operator in enumerate(self.operators):
@@ -198,27 +217,27 @@ class Loop:
             self.once_seen.load(state["once_seen"], vocabulary.classes)
 
 
-def _fits(prediction: Prediction, n: int, learner: Learner) -> None:
-    """Raises ``LearnerError`` where a prediction is not one for n events."""
+def _check_prediction(prediction: Prediction, n: int, learner: Learner) -> None:
+    """Raise ``LearnerError`` where a prediction is not one for n events."""
     value, proba = prediction.value, prediction.proba
     if value.shape != (n,) or (proba is not None and (proba.ndim != 2 or len(proba) != n)):
-        given = f"value {value.shape}" + ("" if proba is None else f" and proba {proba.shape}")
+        shapes = f"value {value.shape}" + ("" if proba is None else f" and proba {proba.shape}")
         raise LearnerError(
-            f"learner {learner.kind!r} predicted {given} for {n} events: ({n},) and ({n}, classes) "
-            "are wanted"
+            f"learner {learner.kind!r} predicted {shapes} for {n} events: ({n},) and ({n}, classes)"
+            " are expected"
         )
-    wanted = np.dtype(np.float64 if prediction.kind == "regression" else np.int64)
-    if value.dtype != wanted:
+    dtype = np.dtype(np.float64 if prediction.kind == "regression" else np.int64)
+    if value.dtype != dtype:
         raise LearnerError(
-            f"learner {learner.kind!r} predicted values of {value.dtype}: {wanted} is wanted"
+            f"learner {learner.kind!r} predicted values of {value.dtype}: {dtype} is expected"
         )
     if proba is not None and proba.size and proba[-1, -1] != proba[-1, -1]:  # NaN: one will do
         learner.verify()  # it may know why
         raise LearnerError(f"learner {learner.kind!r} gave probabilities that are not numbers")
 
 
-def _makes_sense(outcome: Outcome, learner: Learner) -> None:
-    """Raises ``LearnerError`` where predictions are no class codes."""
+def _check_class_codes(outcome: Outcome, learner: Learner) -> None:
+    """Raise ``LearnerError`` where predictions are not class codes."""
     if not len(outcome.value) or outcome.value.dtype.kind == "f":
         return
     low, high = int(outcome.value.min()), int(outcome.value.max())
@@ -227,5 +246,14 @@ def _makes_sense(outcome: Outcome, learner: Learner) -> None:
         code = low if low < -1 else high
         raise LearnerError(
             f"learner {learner.kind!r} predicted class code {code}: a code from 0 to {classes - 1} "
-            "is wanted, or -1 for none"
+            "is expected, or -1 for none"
         )
+
+
+_NO_BATCH = Batch(
+    np.empty(0, np.int64),
+    np.empty(0),
+    np.empty((0, 0)),
+    np.empty(0, np.int32),
+    np.empty(0, np.int64),
+)

@@ -1,7 +1,7 @@
-"""A run of a job: resumed or begun anew, led through the loop, kept in checkpoints, summed up.
+"""A run of a job: begin or resume it, train, save checkpoints, sum it up.
 
-It runs the same in a plain process and inside an actor. Where blocks of events come from is handed
-in, and so is whoever watches; neither leaves a trace in the state.
+The run is the same in a plain process and inside an actor. The function that reads blocks and the
+callbacks are passed in; neither leaves a trace in the state.
 """
 
 from __future__ import annotations
@@ -9,28 +9,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from learners.base import LearnerError
 from pipeline.config.errors import JobError
-from pipeline.config.job import LoadedJob, differences
+from pipeline.config.job import LoadedJob
 from pipeline.dead_letters.file_writer import DeadLetterLog
 from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
-from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
+from pipeline.storage.checkpoints import CheckpointError, Checkpoints
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import RecordingWriter
 from pipeline.storage.run_folder import RunFolder
+from pipeline.training.batch_reader import BatchReader
 from pipeline.training.builder import Parts, build, state_digest
-from pipeline.training.callback import Callback, Say
+from pipeline.training.callback import Callback, Callbacks, RunContext, Say
+from pipeline.training.checkpoint_schedule import CheckpointSchedule
+from pipeline.training.dead_letters import DeadLetterKeeper
 from pipeline.training.errors import RunError
 from pipeline.training.event_fates import LedgerError
-from pipeline.training.journaled_source import JournaledSource, RunStoppedError
-from pipeline.training.loop import Source
+from pipeline.training.event_source import DirectSource, EventSource, RunStoppedError
+from pipeline.training.journaled_source import JournaledSource
+from pipeline.training.resume import Restorer, StartingPoint, fingerprint
 from pipeline.training.versions import versions
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
@@ -38,16 +42,21 @@ from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream
 
-Blocks = Callable[[Source, Cursor], Iterable[Batch]]
+ReadBlocks = Callable[[BatchReader, Cursor], Iterable[Batch]]
+"""Reads blocks of a stream from a cursor on, in this process or another."""
 
 
-LIVE_S = 60.0
-"""A live stream may be slow: after so many seconds a checkpoint is written however few events came,
-so that little is to be read again."""
+class _Session(NamedTuple):
+    """The parts of a run that is under way."""
+
+    parts: Parts
+    source: EventSource
+    start: StartingPoint
+    callbacks: Callbacks
 
 
 class Run:
-    """One run of a job in this process, in a folder that it holds alone.
+    """One run of a job in this process, in a folder that it locks.
 
     Args:
         loaded: the job.
@@ -55,6 +64,8 @@ class Run:
         say: takes lines for a person.
         runner: named in the summary.
         record: a folder that the stream, a live one, is recorded into.
+        writes_summary: whether ``run`` writes ``summary.json``; a runner that adds to the summary
+            writes it itself.
     """
 
     def __init__(
@@ -64,244 +75,200 @@ class Run:
         say: Say,
         runner: str = "local",
         record: Path | None = None,
+        writes_summary: bool = True,
     ) -> None:
         self.loaded = loaded
         self.folder = RunFolder(folder)
         self.say = say
         self.runner = runner
         self.stopping = False
-        self.resumed_from: str | None = None
-        self.dead = DeadLetterLog(folder)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, loaded.job.checkpoint.keep, say)
-        self.journal = Journal(folder)
-        self._journal_at: tuple[int, int] | None = None  # that the checkpoint begun from names
-        self._watchers: Sequence[Callback] = ()
-        self._warmed = False
-        self._warm_from: str | None = None  # the checkpoint that it was begun with
-        self._recorder = None if record is None else RecordingWriter(record, self.journal.path, say)
+        self.writes_summary = writes_summary
+        self._dead = DeadLetterLog(folder)
+        self._checkpoints = Checkpoints(self.folder.checkpoints, loaded.job.checkpoint.keep, say)
+        self._journal = Journal(folder)
+        self._recorder = (
+            None if record is None else RecordingWriter(record, self._journal.path, say)
+        )
+
+    def stop(self) -> None:
+        """Stop after the current micro-batch, with a checkpoint."""
+        self.stopping = True
 
     def run(
         self,
         resume: bool = False,
         warm_from: Path | None = None,
         max_events: int | None = None,
-        watchers: Sequence[Callback] = (),
-        blocks: Blocks = Source.blocks,
+        callbacks: Sequence[Callback] = (),
+        blocks: ReadBlocks = BatchReader.blocks,
     ) -> dict[str, Any]:
-        """Runs to the end of the stream, to ``max_events`` events in all (rounded up to a whole
-        micro-batch), or until ``stop``; returns the summary.
+        """Run to the end of the stream, to ``max_events`` events in all (rounded up to a whole
+        micro-batch), or until ``stop``.
+
+        Args:
+            resume: go on from the newest checkpoint.
+            warm_from: a checkpoint of another run to take the learner from.
+            max_events: events in all.
+            callbacks: observe the run.
+            blocks: reads blocks of the stream.
+
+        Returns:
+            The summary.
 
         Raises:
             JobError: nothing was started.
-            RunError: it failed on the way; the state up to the last checkpoint is kept.
+            RunError: the run failed; the state up to the last checkpoint is kept.
         """
         torch.set_num_threads(self.loaded.job.threads)
-        self._watchers = watchers
+        observers = Callbacks(callbacks)
         with self.folder.lock():
             self.folder.check(resume)
-            told: dict[str, float] = {}
             try:
-                parts, finished = self._begin(resume, warm_from)
-                summary = self._go_on(parts, finished, max_events, watchers, blocks)
+                session = self._begin(resume, warm_from, callbacks, blocks)
+                with self._failures():
+                    summary = self._run_to_end(session, max_events)
             finally:
-                for watcher in watchers:
-                    told |= watcher.close()
-                if self._recorder is not None:
-                    self._recorder.drop()
-                self.checkpoints.close()
-                self.journal.close()
-                self.dead.close()
-            if told:
-                summary["metrics"] |= told
-                self.folder.write_summary(summary)
+                metrics = observers.teardown()
+                self._release()
+            summary["metrics"] |= metrics
+            observers.on_summary(summary)
+            if self.writes_summary:
+                with self._failures():
+                    self.folder.write_summary(summary)
             return summary
 
-    def _begin(self, resume: bool, warm_from: Path | None) -> tuple[Parts, bool]:
-        """The job, built and brought back to where it was; whether it had come to its end."""
+    def _begin(
+        self,
+        resume: bool,
+        warm_from: Path | None,
+        callbacks: Sequence[Callback],
+        blocks: ReadBlocks,
+    ) -> _Session:
+        """Build the job and bring it back to where it stood."""
         parts = build(self.loaded)
+        source = self._source(parts, blocks)
+        dead_letters = self.loaded.job.stream.dead_letters
+        limit = DeadLetterLimit(dead_letters, parts.stream.place_name)
         try:
-            finished = self._restore(parts, resume, warm_from)
+            self._checkpoints.begin()
+            if not resume:
+                self.folder.clear()
+            restorer = Restorer(self.loaded, parts, source, self._dead, self.say)
+            start = restorer.restore(self._checkpoints, resume, warm_from)
             self.folder.write_job(self.loaded)
             if self._recorder is not None:
-                begun = (self.loaded, parts.stream, self.journal, self._warm_from)
-                self._recorder.begin(*begun)
+                self._recorder.begin(self.loaded, parts.stream, self._journal, start.warm_from)
         except OSError as error:
             raise JobError(f"{error.filename or self.folder.path}: {error.strerror}") from None
-        return parts, finished
+        keeper = DeadLetterKeeper(self._dead, limit)
+        return _Session(parts, source, start, Callbacks([*callbacks, keeper]))
 
-    def _go_on(
-        self,
-        parts: Parts,
-        finished: bool,
-        max_events: int | None,
-        watchers: Sequence[Callback],
-        blocks: Blocks,
-    ) -> dict[str, Any]:
+    def _source(self, parts: Parts, blocks: ReadBlocks) -> EventSource:
+        """Return the source of the events: a live stream's goes by a journal."""
+        read = partial(blocks, parts.source)
+        cut = parts.source.batches
+        stopping = self._is_stopping
+        if isinstance(parts.stream, LiveStream):
+            journal, recorder = self._journal, self._recorder
+            return JournaledSource(parts.stream, journal, read, stopping, self.say, recorder, cut)
+        return DirectSource(parts.stream, read, cut, stopping)
+
+    def _is_stopping(self) -> bool:
+        return self.stopping
+
+    def _run_to_end(self, session: _Session, max_events: int | None) -> dict[str, Any]:
+        parts, source, start, callbacks = session
         first = parts.loop.events
-        try:
-            for watcher in watchers:
-                watcher.begin(self, parts, _total(parts.stream, max_events))
-            started = time.perf_counter()
-            if self._warmed:  # or a run that is killed before the first would go on cold
-                self._checkpoint(parts, finished=False)
-            if finished:
-                self.say("the stream had come to its end already: nothing is left to learn")
-                self._catch_up(parts, finished)
-                if (old := self.folder.summary()) and old["finished"]:
-                    return old
-            else:
-                finished = self._train(parts, max_events, watchers, blocks)
-            return self._close(parts, finished, time.perf_counter() - started, first)
-        except JobError:  # of one who was to watch: nothing was begun
-            raise
-        except (
-            StreamError,
-            LearnerError,
-            CheckpointError,
-            LedgerError,
-            TooManyDeadLettersError,
-        ) as error:
-            raise self._failed(f"{self.loaded.file}: {error}") from None
-        except OSError as error:
-            where = error.filename or self.folder.path
-            raise self._failed(f"{error.strerror or error}: {where}") from None
-        except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
-            what = f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()})"
-            raise self._failed(what) from error
+        callbacks.on_start(self._context(parts, start, max_events), parts.loop)
+        started = time.perf_counter()
+        if start.warm:  # a run that is killed before its first checkpoint would resume cold
+            self._save(session, finished=False)
+        finished = start.finished
+        if finished:
+            self.say("the stream has ended already: nothing is left to learn")
+            source.catch_up(parts.loop.ledger, finished)
+            if (old := self.folder.summary()) and old["finished"]:
+                return old
+        else:
+            finished = self._train(session, max_events)
+        return self._close(session, finished, time.perf_counter() - started, first)
 
-    def stop(self) -> None:
-        """Stops after the micro-batch at hand, with a checkpoint."""
-        self.stopping = True
+    def _context(self, parts: Parts, start: StartingPoint, max_events: int | None) -> RunContext:
+        return RunContext(
+            folder=self.folder.path,
+            job=self.loaded.job.name,
+            job_file=self.loaded.file,
+            stream=parts.stream,
+            recipe=parts.recipe,
+            say=self.say,
+            resumed_from=start.resumed_from,
+            total=_total(parts.stream, max_events),
+            dead_bytes=self._dead.bytes,
+            checkpoint_seconds=lambda: self._checkpoints.seconds,
+        )
 
-    def _train(
-        self,
-        parts: Parts,
-        max_events: int | None,
-        watchers: Sequence[Callback],
-        blocks: Blocks,
-    ) -> bool:
-        loop, every = parts.loop, self.loaded.job.checkpoint.every_events
-        limit = float("inf") if max_events is None else max_events
-        due = (loop.events // every + 1) * every
-        too_many = DeadLetterLimit(self.loaded.job.stream.dead_letters, parts.stream.place_name)
-        live, since = isinstance(parts.stream, LiveStream), time.monotonic()
-        finished = False
+    def _train(self, session: _Session, max_events: int | None) -> bool:
+        """Learn from the source; return whether its stream has ended."""
+        parts, source, _, callbacks = session
+        loop, limit = parts.loop, math.inf if max_events is None else max_events
         if loop.events >= limit:
-            self._catch_up(parts, finished)
+            source.catch_up(loop.ledger, finished=False)
             return False
-        with suppress(RunStoppedError):
-            for batch in parts.source.batches(self._blocks(parts, blocks)):
-                loop.step(batch)
-                for watcher in watchers:
-                    watcher(loop)
-                dead, loop.dead = loop.dead, []
-                self.dead.write(dead)
-                try:
-                    too_many.add(batch, dead)
-                except TooManyDeadLettersError:
-                    self._checkpoint(parts, finished=False)
-                    raise
-                now = time.monotonic()
-                if loop.events >= due or (live and now - since >= LIVE_S):
-                    due, since = (loop.events // every + 1) * every, now
-                    self._checkpoint(parts, finished=False)
+        every_events = self.loaded.job.checkpoint.every_events
+        schedule = CheckpointSchedule(every_events, source.checkpoint_s, loop.events)
+        finished = False
+        try:
+            for batch in source.batches(loop.ledger.cursor()):
+                result = loop.step(batch)
+                callbacks.on_batch_end(loop, result)
+                if schedule.due(loop.events):
+                    self._save(session, finished=False)
                 if self.stopping or loop.events >= limit:
                     break
             else:
                 finished = not parts.stream.open_end
-                if finished:
-                    loop.finish(parts.source.size)
-        if self._recorder is not None:
-            self._recorder.close(loop.events, finished, loop.ledger.cursor())
-        for watcher in watchers:
-            watcher.end(loop)
+        except RunStoppedError:
+            pass
+        except TooManyDeadLettersError:
+            self._save(session, finished=False)
+            raise
+        last = loop.finish(parts.source.size) if finished else loop.flush()
+        source.end(loop.ledger, finished)
+        callbacks.on_end(loop, last)
         return finished
 
-    def _blocks(self, parts: Parts, blocks: Blocks) -> Iterable[Batch]:
-        """Blocks of the stream from where the run stands; of a live one, by the journal."""
-        cursor = parts.loop.ledger.cursor()
-        if not isinstance(parts.stream, LiveStream):
-            return self._until_stopped(blocks(parts.source, cursor))
-        return self._live(parts.stream, partial(blocks, parts.source)).blocks(
-            cursor, self._journal_at
-        )
-
-    def _until_stopped(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
-        """The blocks, but for those without anything in them: with these a stream that waits lets
-        the run be stopped. Raises ``RunStoppedError``."""
-        for block in blocks:
-            if self.stopping:
-                raise RunStoppedError
-            if len(block) or block.dead or block.arrivals is not None or block.flush:
-                yield block
-
-    def _live(
-        self, stream: LiveStream, read: Callable[[Cursor], Iterable[Batch]]
-    ) -> JournaledSource:
-        journal, stopping = self.journal, lambda: self.stopping
-        return JournaledSource(stream, journal, read, stopping, self.say, self._recorder)
-
-    def _catch_up(self, parts: Parts, finished: bool) -> None:
-        """Nothing is left to learn, but some of it may be left to record."""
-        if self._recorder is None or not isinstance(parts.stream, LiveStream):
-            return
-        with suppress(RunStoppedError):
-            self._live(parts.stream, parts.source.blocks).catch_up(self._recorder)
-            ledger = parts.loop.ledger
-            self._recorder.close(ledger.events, finished, ledger.cursor())
-
-    def _failed(self, what: str) -> RunError:
-        try:
-            self.checkpoints.wait()
-        except Exception as error:  # the run fails already: this one is only told
-            self.say(f"checkpoint not written: {one_line(error)}")
-        kept = self.checkpoints.all()
-        if not kept and self.journal.begun:
-            return RunError(
-                f"{what}. No checkpoint had been written yet, but the journal says what was read; "
-                "when mended, go on with the same command and --resume"
-            )
-        if not kept:
-            return RunError(f"{what}. No checkpoint had been written yet: nothing to go on from")
-        return RunError(
-            f"{what}. The state after {int(kept[-1].name)} events is kept; when mended, go on with "
-            "the same command and --resume"
-        )
-
-    def _checkpoint(self, parts: Parts, finished: bool) -> State:
+    def _save(self, session: _Session, finished: bool) -> State:
+        """Write a checkpoint in the background; return its state."""
+        parts, source, start, callbacks = session
         parts.loop.learner.verify()
-        self.dead.sync()
+        self._dead.sync()
         state = parts.state()
-        state["dead_bytes"] = self.dead.bytes
+        dead_bytes = state["dead_bytes"] = self._dead.bytes
+        cursor = parts.loop.ledger.cursor()
         about = {
             "job": self.loaded.job.name,
-            "fingerprint": self._fingerprint(parts),
+            "fingerprint": fingerprint(self.loaded, parts.stream),
             "versions": versions(),
             "recipe": parts.recipe,
             "modules": str(self.loaded.folder),
             "finished": finished,
-            "warm_from": self._warm_from,
+            "warm_from": start.warm_from,
+            **source.position(cursor),
         }
-        cursor, dead_bytes = parts.loop.ledger.cursor(), self.dead.bytes
-        if isinstance(parts.stream, LiveStream):
-            about["journal"] = self.journal.position(cursor)
-            self.journal.sync()
-        self.checkpoints.write(
-            parts.loop.events, state, about, partial(self._kept, cursor, dead_bytes)
-        )
+        saved = partial(callbacks.on_checkpoint_saved, cursor, dead_bytes)
+        self._checkpoints.write(parts.loop.events, state, about, saved)
         return state
 
-    def _kept(self, cursor: Cursor, dead_bytes: int) -> None:
-        for watcher in self._watchers:
-            watcher.kept(cursor, dead_bytes)
-
-    def _close(self, parts: Parts, finished: bool, seconds: float, first: int) -> dict[str, Any]:
-        loop, job = parts.loop, self.loaded.job
-        state = self._checkpoint(parts, finished)
-        if not self.checkpoints.wait():
+    def _close(
+        self, session: _Session, finished: bool, seconds: float, first: int
+    ) -> dict[str, Any]:
+        """Save the last checkpoint; return the summary."""
+        loop, job = session.parts.loop, self.loaded.job
+        state = self._save(session, finished)
+        if not self._checkpoints.wait():
             raise self._failed("the last checkpoint could not be written")
         done = loop.events - first
-        summary = {
+        return {
             "job": job.name,
             "seed": job.seed,
             "runner": self.runner,
@@ -320,114 +287,61 @@ class Run:
             "cursor": loop.ledger.cursor(),
             "model_version": loop.learner.version,
             "mlflow_run_id": None,
-            "resumed_from": self.resumed_from,
+            "resumed_from": session.start.resumed_from,
         }
-        self.folder.write_summary(summary)
-        return summary
 
-    def _restore(self, parts: Parts, resume: bool, warm_from: Path | None) -> bool:
-        """Brings back the newest checkpoint; whether the stream had been finished in it."""
-        self.checkpoints.begin()
-        found = None
-        if not resume:
-            self.folder.clear()
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn the errors of a run into ``RunError``, which says how to resume."""
         try:
-            if resume:
-                found = self.checkpoints.newest()
-            if found is None and warm_from is not None:
-                known = read(warm_from)
-                self._warm(parts, known)
-                self._warmed, self._warm_from = True, str(known.path.resolve())
-        except CheckpointError as error:
-            raise JobError(str(error)) from None
-        if found is None:
-            self.dead.open(0)
-            self._begin_live(parts)
-            return False
-        self._same_job(found, parts)
-        parts.load(found.state)
-        self.resumed_from = str(found.path)
-        self._warm_from = found.about.get("warm_from")
-        if isinstance(parts.stream, LiveStream):
-            offset, number = found.about["journal"]
-            self._journal_at = (offset, number)
-        if not self.dead.open(found.state["dead_bytes"]):
-            self.say(
-                "dead.jsonl is shorter than it was: events set aside earlier are no more in it"
+            yield
+        except (JobError, RunError):  # of a callback that could not start; of the last checkpoint
+            raise
+        except (
+            StreamError,
+            LearnerError,
+            CheckpointError,
+            LedgerError,
+            TooManyDeadLettersError,
+        ) as error:
+            raise self._failed(f"{self.loaded.file}: {error}") from None
+        except OSError as error:
+            where = error.filename or self.folder.path
+            raise self._failed(f"{error.strerror or error}: {where}") from None
+        except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
+            what = f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()})"
+            raise self._failed(what) from error
+
+    def _failed(self, what: str) -> RunError:
+        """Return the error for a run that failed: what failed, and how to resume."""
+        try:
+            self._checkpoints.wait()
+        except Exception as error:  # the run has failed already; this is only reported
+            self.say(f"checkpoint not written: {one_line(error)}")
+        kept = self._checkpoints.all()
+        if not kept and self._journal.begun:
+            return RunError(
+                f"{what}. No checkpoint had been written yet, but the journal says what was read; "
+                "when mended, go on with the same command and --resume"
             )
-        self.say(f"resumed after {found.events:,} events from {found.path}")
-        return bool(found.about["finished"])
-
-    def _begin_live(self, parts: Parts) -> None:
-        """A live stream is begun where it says; or, where the journal has said so before and there
-        is no checkpoint yet, there."""
-        if not isinstance(parts.stream, LiveStream):
-            parts.loop.ledger.begin(parts.stream.origin())
-            return
-        stream, fingerprint = parts.stream, self._fingerprint(parts)
-        if not self.journal.begun:
-            try:
-                stop = stream.stop() if stream.bounded else None
-                self.journal.begin(stream.start(), stop, fingerprint)
-            except StreamError as error:
-                raise JobError(f"{self.loaded.file}: {error}") from None
-        parts.loop.ledger.begin(self.journal.head())
-        self._same(self.journal.fingerprint or fingerprint, parts, self.journal.path)
-
-    def _fingerprint(self, parts: Parts) -> dict[str, Any]:
-        """The job's, and what the columns of its stream turned out to be."""
-        schema = parts.stream.schema
-        columns = {f"column {f.name}": [f.kind, *f.shape] for f in schema.features}
-        order = [feature.name for feature in schema.features]
-        return {**self.loaded.fingerprint(), **columns, "columns": order, "label": schema.task}
-
-    def _same(self, fingerprint: dict[str, Any], parts: Parts, path: Path) -> None:
-        """Raises ``JobError`` where what was kept is of another job."""
-        changed = differences(fingerprint, self._fingerprint(parts))
-        if changed:
-            lines = "\n  ".join(changed)
-            raise JobError(
-                f"{self.loaded.file}: {path} is of another job:\n  {lines}\nSet these back, or "
-                "start another run (another --run-dir; --warm-from takes over what the learner "
-                "knows)"
-            )
-
-    def _same_job(self, found: Checkpoint, parts: Parts) -> None:
-        self._same(found.about["fingerprint"], parts, found.path)
-        now = versions()
-        moved = [
-            f"{name} {was} -> {now.get(name)}"
-            for name, was in found.about["versions"].items()
-            if now.get(name) != was
-        ]
-        if moved:
-            self.say(f"versions differ, so the last bits may too: {', '.join(moved)}")
-
-    def _warm(self, parts: Parts, found: Checkpoint) -> None:
-        if self.loaded.learner.opaque:
-            raise JobError(
-                f"--warm-from {found.path}: learner {self.loaded.job.learner.kind!r} is kept as a "
-                "pickle, which is read only when a run resumes its own checkpoint"
-            )
-        shapes = ("learner.", "column", "label")  # what the state of a learner hangs on
-        theirs, ours = (
-            {key: value for key, value in keys.items() if key.startswith(shapes)}
-            for keys in (found.about["fingerprint"], self._fingerprint(parts))
+        if not kept:
+            return RunError(f"{what}. No checkpoint had been written yet: nothing to go on from")
+        return RunError(
+            f"{what}. The state after {int(kept[-1].name)} events is kept; when mended, go on with "
+            "the same command and --resume"
         )
-        changed = differences(theirs, ours)
-        if changed:
-            raise JobError(f"--warm-from {found.path}: another learner:\n  " + "\n  ".join(changed))
-        known = tuple(found.state["learner"]["classes"])
-        stated = parts.vocabulary.classes
-        if stated != known[: len(stated)]:
-            raise JobError(f"--warm-from {found.path}: it knows other classes, {list(known)}")
-        parts.vocabulary.load({"classes": list(known), "first": [["", -1]] * len(known)})
-        parts.loop.learner.load(parts.loop.learner.migrate(found.state["learner"]))
-        self.say(f"warm start from {found.path}: as learned from {found.events:,} events")
+
+    def _release(self) -> None:
+        """Close the files and end the threads of the run."""
+        if self._recorder is not None:
+            self._recorder.drop()
+        self._checkpoints.close()
+        self._journal.close()
+        self._dead.close()
 
 
 def _total(stream: Stream, max_events: int | None) -> int | None:
-    """Events that a run will see, where that is known beforehand."""
+    """Return how many events a run will have seen at its end, where that is known."""
     try:
         length = len(stream)
     except TypeError:

@@ -32,14 +32,10 @@ class LiveStream(Stream):
 
     Attributes:
         bounded: whether it ends at the last message that exists when a run begins.
-        readers: the number of actors that read it, each its share of the partitions.
-        group: the consumer group where the job states none: the name of the job.
     """
 
     interleaved_partitions = True
     bounded: bool = False
-    readers: int = 1
-    group: str = ""
 
     @abstractmethod
     def start(self) -> Cursor:
@@ -58,10 +54,6 @@ class LiveStream(Stream):
     def read_ranges(self, ranges: Ranges) -> Batch:
         """Return the block of these ranges, exactly as it was first read. Raises ``StreamError`` if
         it no longer exists."""
-
-    def commit(self, cursor: Cursor) -> None:
-        """Publish that a checkpoint covers everything before this cursor, for monitoring. Does not
-        block."""
 
     def close(self) -> None:
         """Close connections. ``read_ranges`` and ``end`` may still be called afterwards."""

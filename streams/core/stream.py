@@ -37,6 +37,8 @@ class Stream(ABC):
             finished.
         id_type: the type of the ids by which others name events, in labels and requests.
         dtype: of a matrix of numbers or vectors, ``float64`` or ``float32``.
+        readers: actors that read it at once, each its share of the partitions.
+        group: a name for those that read it, where the job has stated none: the name of the job.
     """
 
     kind: ClassVar[str]
@@ -51,6 +53,8 @@ class Stream(ABC):
     open_end: bool = False
     id_type: Scalar = "int"
     dtype: str = "float64"
+    readers: int = 1
+    group: str = ""
 
     @abstractmethod
     def __init__(self, config: Any, folder: Path) -> None: ...
@@ -66,6 +70,10 @@ class Stream(ABC):
     def origin(self) -> Cursor:
         """Return where a new run begins; ``{}``: each partition at the first event read from it."""
         return {}
+
+    def commit(self, cursor: Cursor) -> None:  # noqa: B027
+        """Note that a checkpoint holds all events before this cursor, as for a consumer group to
+        see. Never waits."""
 
     def seek(self, time: float) -> Cursor:
         """Return the cursor of the first event at or after ``time`` (seconds of event time)."""

@@ -10,17 +10,22 @@ import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from learners.base import LearnerConfig
+from learners.baselines.prior import Prior
 from pipeline.callbacks.consumer_lag import ConsumerLag
-from pipeline.training.event_fates import Ledger
+from pipeline.evaluation.prequential import Prequential
+from pipeline.training.callback import RunContext
+from pipeline.training.loop import Loop
 from streams.core.live_stream import BrokerUnavailableError, ranges_of
+from streams.core.schema import Schema
 from streams.kafka import stream as module
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import KafkaStream
+from streams.operators.labels_in_rows import DelayByEvents
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -37,6 +42,11 @@ def send(servers: str, topic: str, first: int, n: int) -> None:
         for i in range(first, first + n):
             value = json.dumps({"id": i, "a": i, "y": "up"}).encode()
             producer.send(topic, value, partition=i % 2).get(20)
+
+
+def untrained_loop() -> Loop:
+    learner = Prior(LearnerConfig(kind="prior"), Schema((), "classification"), 0)
+    return Loop([], DelayByEvents(0, 10), learner, Prequential("classification", 10))
 
 
 def until(holds: Callable[[], object], seconds: float = 40) -> None:
@@ -92,11 +102,9 @@ def test_a_broker_dies_and_comes_back(
 
         said: list[str] = []
         lag = ConsumerLag(every_s=0.1)
-        run: Any = SimpleNamespace(say=said.append)
-        parts: Any = SimpleNamespace(
-            stream=KafkaStream(config, tmp_path), loop=SimpleNamespace(ledger=Ledger())
-        )
-        lag.begin(run, parts, None)
+        stream_of_lag, job_file = KafkaStream(config, tmp_path), Path("job.yaml")
+        context = RunContext(tmp_path, "job", job_file, stream_of_lag, {}, said.append)
+        lag.on_start(context, untrained_loop())
         thread = threading.Thread(target=read)
         thread.start()
         try:
@@ -113,7 +121,7 @@ def test_a_broker_dies_and_comes_back(
             until(lambda: len(said) > 1)
         finally:
             done.set()
-            lag.close()
+            lag.teardown()
             thread.join(20)
         assert wrong == []
         assert sorted(ids) == list(range(40))

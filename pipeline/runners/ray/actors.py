@@ -1,5 +1,5 @@
-"""The parts of a run as actors: plain classes, decorated at the edge (``cluster.py``). The replicas
-of the server are in ``replicas.py``.
+"""The parts of a run as actors: plain classes, which ``driver.py`` starts on Ray. The replicas of
+the server are in ``replicas.py``.
 
 ```
  SourceActor ──blocks, read ahead──▶ TrainerActor ──snapshots──▶ Replica ──answers──▶ EvaluatorActor
@@ -7,11 +7,11 @@ of the server are in ``replicas.py``.
                                         └──▶ metrics.jsonl ──▶ TrackerActor ◀── served.jsonl
 ```
 
-Blocks and snapshots travel by reference through the object store; the trainer is asked for them or
-asks for them, and is never waited for. Whoever dies is started again by Ray, with nothing but what
-it was made with, and goes on: the source at the position it is told, the trainer at its newest
-checkpoint, the tracker at the byte that it had delivered, the evaluator at the totals of a second
-ago: what was served and not counted by then is lost, and nothing else.
+Blocks and snapshots travel by reference through the object store; no actor waits for the trainer.
+Ray starts an actor that died again, with the arguments of its constructor, and it goes on: the
+source at the position of the next call, the trainer at its newest checkpoint, the tracker at the
+byte that it had delivered, the evaluator at its totals of a second ago. Only predictions served
+within that second are not scored.
 """
 
 from __future__ import annotations
@@ -22,30 +22,27 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import ray
 import torch
-from ray.exceptions import (
-    PendingCallsLimitExceeded,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import RayError
 
-from pipeline.callbacks.consumer_lag import ConsumerLag
 from pipeline.callbacks.label_feed import LabelFeed
-from pipeline.callbacks.metric_writer import MetricWriter
+from pipeline.callbacks.offset_commits import OffsetCommits
 from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, SnapshotScorer
+from pipeline.callbacks.run_status import RunStatus
 from pipeline.callbacks.snapshot_publisher import SnapshotPublisher
 from pipeline.config.errors import JobError
+from pipeline.config.job import Job
 from pipeline.config.sections import TrackConfig
-from pipeline.dead_letters.topic_writer import DeadLetterForwarder
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import Snapshot
+from pipeline.runners.callbacks import callbacks_for
+from pipeline.runners.ray.callbacks import StartTracker, commit_to, label_sender
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.runners.ray.sources import RemoteBlocks
 from pipeline.serving.scoring import PredictionLog, ServedPredictionScorer
@@ -53,23 +50,19 @@ from pipeline.storage.metric_log import MetricLog
 from pipeline.storage.run_folder import TOKEN, FolderLockedError
 from pipeline.tracking.mlflow_client import load
 from pipeline.tracking.mlflow_delivery import Status, Tracker, check
-from pipeline.training.builder import Parts
 from pipeline.training.callback import Callback
-from pipeline.training.journaled_source import RunStoppedError
-from pipeline.training.loop import Loop
+from pipeline.training.event_source import RunStoppedError
 from pipeline.training.run import Run
 from streams.core.batch import Array, Ints
-from streams.core.errors import one_line
-from streams.core.stream import Cursor
 
 PROBES_SHARE = 0.1
-"""Of a core that scoring probes may take."""
-HELD_S = 30.0
-"""How long a trainer waits for the one before it to let go of the folder."""
+"""Share of a core that scoring probes may take."""
+LOCK_TIMEOUT_S = 30.0
+"""How long a trainer waits for the one before it to release the folder."""
 
 
 class MessageOutlet:
-    """Keeps lines for a person until the driver fetches them."""
+    """Keep messages until the driver fetches them; the oldest of more than 1,000 are dropped."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=1000)
@@ -78,34 +71,41 @@ class MessageOutlet:
         self._lines.append(text)
 
     def lines(self) -> list[str]:
-        """What was said since the last call."""
-        said = []
+        """Return the messages since the last call."""
+        lines = []
         while self._lines:
-            said.append(self._lines.popleft())
-        return said
+            lines.append(self._lines.popleft())
+        return lines
 
 
 class TrainerActor(MessageOutlet):
-    """The loop. ``run`` leads it; the other methods may be called meanwhile."""
+    """Run the loop in ``run``; the other methods may be called meanwhile.
+
+    Args:
+        package: the job.
+        folder: the run folder.
+        token: in the folder, written by the driver.
+        publisher: publishes snapshots for servers.
+    """
 
     def __init__(
         self,
-        shipment: JobPackage,
+        package: JobPackage,
         folder: Path,
         token: str,
         publisher: SnapshotPublisher | None = None,
     ) -> None:
         super().__init__()
-        self._shipment = shipment
+        self._package = package
         self._folder = folder
         self._token = token
         self._run: Run | None = None
         self._stopping = False
-        self._leading: Future[dict[str, Any]] | None = None
-        self._standing = RunStatus()
+        self._running: Future[dict[str, Any]] | None = None
+        self._status = RunStatus()
         self._publisher = publisher or SnapshotPublisher()
-        self._asking: SnapshotQueue | None = None
-        self._process = uuid.uuid4().hex  # tells its snapshots from those of the one before it
+        self._snapshots: SnapshotQueue | None = None
+        self._process = uuid.uuid4().hex  # tells its snapshots from those of an earlier process
         self._newest: tuple[int, Any] = (0, None)
         self._lock = threading.Lock()
 
@@ -118,22 +118,22 @@ class TrainerActor(MessageOutlet):
         max_events: int | None,
         record: Path | None = None,
     ) -> dict[str, Any]:
-        """As ``Run.run``, on blocks of the source, from the newest checkpoint where there is one.
+        """Run the job, as ``Run.run``, on blocks of the sources, from the newest checkpoint on.
 
-        A second call, of a driver that took this process for dead, joins the first.
+        A second call joins the first: a driver may take this process for dead and call again.
         """
         with self._lock:
-            first = self._leading is None
-            leading = self._leading = self._leading or Future()
+            first = self._running is None
+            running = self._running = self._running or Future()
         if first:
             try:
-                summary = self._lead(sources, evaluator, tracker, warm_from, max_events, record)
-                leading.set_result(summary)
+                summary = self._execute(sources, evaluator, tracker, warm_from, max_events, record)
+                running.set_result(summary)
             except BaseException as error:
-                leading.set_exception(error)
-        return leading.result()
+                running.set_exception(error)
+        return running.result()
 
-    def _lead(
+    def _execute(
         self,
         sources: Sequence[Any],
         evaluator: Any | None,
@@ -143,79 +143,83 @@ class TrainerActor(MessageOutlet):
         record: Path | None = None,
     ) -> dict[str, Any]:
         self._check_folder()
-        loaded = self._shipment.unpack()
-        gc.freeze()  # all that is loaded: no collection need go over it again
-        lag = ConsumerLag()
-        watchers: list[Callback] = [
-            _Committing(sources),
-            DeadLetterForwarder(),
-            lag,
-            self._standing,
-        ]
-        if loaded.job.track is not None:
-            assert tracker is not None
-            watchers += [StartTracker(tracker), MetricWriter(loaded.job.track.every_events, lag)]
-        if loaded.job.serve is not None:
-            watchers += [self._publisher, LabelFeed(_to(evaluator))]
-        if (evaluate := loaded.job.evaluate).reevaluates_events:
-            self._asking = SnapshotQueue(evaluate.probes.every_events)
-            watchers.append(self._asking)
-        blocks = RemoteBlocks(sources, self._idle, self.say)
-        deadline = time.monotonic() + HELD_S
+        loaded = self._package.unpack()
+        gc.freeze()  # garbage collections then skip all that is loaded by now
+        callbacks = self._callbacks(loaded.job, sources, evaluator, tracker)
+        blocks = RemoteBlocks(sources, self._on_idle, self.say)
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
         while True:
-            self._run = run = Run(loaded, self._folder, self.say, "ray", record)
+            run = Run(loaded, self._folder, self.say, "ray", record, writes_summary=False)
+            self._run = run
             run.stopping = self._stopping
             try:
-                return run.run(True, warm_from, max_events, watchers, blocks)
+                return run.run(True, warm_from, max_events, callbacks, blocks)
             except FolderLockedError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)  # the process before this one is dying
 
+    def _callbacks(
+        self, job: Job, sources: Sequence[Any], evaluator: Any | None, tracker: Any | None
+    ) -> list[Callback]:
+        serving: list[Callback] = []
+        if job.serve is not None:
+            serving = [self._publisher, LabelFeed(label_sender(evaluator))]
+        if job.evaluate.reevaluates_events:
+            self._snapshots = SnapshotQueue(job.evaluate.probes.every_events)
+        start_tracker = None if tracker is None else StartTracker(tracker)
+        commits = OffsetCommits(commit_to(sources))
+        return callbacks_for(job, commits, self._status, start_tracker, self._snapshots, serving)
+
     def _check_folder(self) -> None:
-        """Raises ``JobError`` where this machine sees another folder than the driver's: a run that
-        went on here would find no checkpoint, and begin anew."""
+        """Raise ``JobError`` where this machine sees another folder than the driver: the run would
+        find no checkpoint here, and begin anew."""
         try:
-            found = (self._folder / TOKEN).read_text()
+            token = (self._folder / TOKEN).read_text()
         except OSError:
-            found = ""
-        if found != self._token:
+            token = ""
+        if token != self._token:
             raise JobError(
                 f"{self._folder} is not the run folder here that it is where the command was given:"
                 " --run-dir must lie on storage that all machines of the cluster see"
             )
 
-    def _idle(self) -> None:
+    def _on_idle(self) -> None:
         if self._stopping:
             raise RunStoppedError
-        self._publisher.idle()
+        self._publisher.on_idle()
 
     def stop(self) -> None:
-        """Stops after the micro-batch at hand, with a checkpoint."""
+        """Stop after the current micro-batch, with a checkpoint."""
         self._stopping = True
         if self._run is not None:
             self._run.stop()
 
     def status(self) -> dict[str, Any]:
-        """Where the run stands: events, events in all, metrics."""
-        return self._standing.told()
+        """Return where the run stands: events, events in all, metrics."""
+        return self._status.current
 
-    def probed(self, timeout: float) -> list[Any] | None:
-        """A reference to the next snapshot with probes, once; None after so many seconds without
-        one."""
-        asking = self._asking
-        snapshot = None if asking is None else asking.next(timeout)
+    def next_probe_snapshot(self, timeout: float) -> list[Any] | None:
+        """Return a reference to the next snapshot with probes, each once; None after ``timeout``
+        seconds without one."""
+        snapshots = self._snapshots
+        snapshot = None if snapshots is None else snapshots.next(timeout)
         return None if snapshot is None else [ray.put(snapshot)]
 
     def snapshot(self, mark: str, timeout: float) -> tuple[str, list[Any]] | None:
-        """A mark of the newest snapshot, and a reference to it; None where that with ``mark`` is
-        the newest for another ``timeout`` seconds. It is put into the object store once, however
-        many ask."""
+        """Wait for a snapshot newer than the one with ``mark``.
+
+        Each is put into the object store once, however many replicas ask.
+
+        Returns:
+            The mark of the newest snapshot and a reference to it; None after ``timeout`` seconds
+            without a newer one.
+        """
         process, _, known = mark.partition("/")
-        found = self._publisher.newer(int(known) if process == self._process else 0, timeout)
-        if found is None:
+        newer = self._publisher.newer(int(known) if process == self._process else 0, timeout)
+        if newer is None:
             return None
-        number, snapshot = found
+        number, snapshot = newer
         with self._lock:
             if self._newest[0] < number:
                 self._newest = (number, ray.put(snapshot))
@@ -223,73 +227,26 @@ class TrainerActor(MessageOutlet):
             return f"{self._process}/{number}", [reference]
 
 
-class RunStatus(Callback):
-    """Where a run stands, a few times a second, for whoever asks from another thread."""
-
-    def __init__(self, every_s: float = 0.3) -> None:
-        self.every_s = every_s
-        self._due = 0.0
-        self._told: dict[str, Any] = {"events": 0, "total": None, "metrics": {}}
-
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        self._told = {"events": parts.loop.events, "total": total, "metrics": {}}
-
-    def __call__(self, loop: Loop) -> None:
-        now = time.monotonic()
-        if now >= self._due:
-            self._due = now + self.every_s
-            self._told = {**self._told, "events": loop.events, "metrics": loop.results()}
-
-    def told(self) -> dict[str, Any]:
-        return self._told
-
-
-class _Committing(Callback):
-    """Tells the sources what checkpoints hold."""
-
-    def __init__(self, sources: Sequence[Any]) -> None:
-        self.sources = sources
-
-    def kept(self, cursor: Cursor, dead_bytes: int) -> None:
-        for source in self.sources:
-            source.commit.remote(cursor)
-
-
-class StartTracker(Callback):
-    """Has the tracker begin once the folder is held and the job is written into it, and waits as
-    long as it would wait for MLflow: setting up a database takes a core for some seconds."""
-
-    def __init__(self, tracker: Any) -> None:
-        self.tracker = tracker
-
-    def begin(self, run: Run, parts: Parts, total: int | None) -> None:
-        try:
-            ray.get(self.tracker.start.remote())
-        except RayTaskError as error:
-            raise JobError(one_line(error.cause)) from None
-        except RayError:
-            pass  # it died: started again, it begins by itself
-
-
-def _to(evaluator: Any) -> Callable[[Ints, Array, Ints], None]:
-    def send(ids: Ints, y: Array, before: Ints) -> None:
-        # One that does not keep up costs scores of what was served, and never the training.
-        with suppress(PendingCallsLimitExceeded):
-            evaluator.labelled.remote(ids, y, before)
-
-    return send
-
-
 class EvaluatorActor(MessageOutlet):
-    """Scores beside the training: what was served (answers come from replicas, labels from the
-    trainer), and probes on snapshots that it fetches from the trainer in a thread of its own."""
+    """Score beside the training.
+
+    Served predictions come from the replicas and labels from the trainer. Probes are scored on
+    snapshots, which a thread fetches from the trainer.
+
+    Args:
+        namespace: of the actors.
+        made: the recipe of the model.
+        folder: the run folder.
+        package: the job, with the modules that the model needs.
+        asks: whether there are probes, or once-seen events, to score.
+    """
 
     def __init__(
-        self, namespace: str, made: Recipe, folder: Path, shipment: JobPackage, asks: bool
+        self, namespace: str, made: Recipe, folder: Path, package: JobPackage, asks: bool
     ) -> None:
         super().__init__()
         torch.set_num_threads(1)
-        shipment.unpack()
+        package.unpack()
         self._namespace = namespace
         self._folder = folder
         self._scores = ServedPredictionScorer(made["task"], folder / "served.json")
@@ -302,29 +259,32 @@ class EvaluatorActor(MessageOutlet):
             self._scorer.start()
 
     def _fetch(self, timeout: float) -> Snapshot | None:
-        """The next snapshot of the trainer; None after so many seconds without one, or where there
-        is no trainer just now."""
+        """Fetch the next snapshot of the trainer; None after so many seconds without one, or where
+        there is no trainer just now."""
         try:
             self._trainer = self._trainer or ray.get_actor("trainer", self._namespace)
-            found = ray.get(self._trainer.probed.remote(timeout), timeout=timeout + 10)
-            return None if found is None else cast(Snapshot, ray.get(found[0], timeout=10))
+            next_snapshot = self._trainer.next_probe_snapshot.remote(timeout)
+            reference = ray.get(next_snapshot, timeout=timeout + 10)
+            return None if reference is None else cast(Snapshot, ray.get(reference[0], timeout=10))
         except (RayError, ValueError):
             self._trainer = None
             time.sleep(timeout)
             return None
 
     def finish(self) -> dict[str, float]:
-        """The run has ended: scores the probes on what waits; metrics by name."""
+        """Score the snapshots that still wait; return the metrics by name."""
         return {} if self._scorer is None else self._scorer.close()
 
     def answered(self, answers: PredictionLog) -> None:
+        """Take predictions that a replica has served."""
         self._scores.answered(answers)
 
     def labelled(self, ids: Ints, y: Array, before: Ints) -> None:
+        """Take labels (n,) of events (n,), each with the last version that had not learned it."""
         self._scores.labelled(ids, y, before)
 
     def write(self, events: int) -> dict[str, float]:
-        """Writes a row of metrics as of ``events`` events, and keeps the totals; the metrics."""
+        """Write a row of metrics after ``events`` events, and the totals; return the metrics."""
         results = self._scores.results()
         if self._rows is None:
             self._rows = MetricLog(self._folder / "served.jsonl", self.say)
@@ -334,7 +294,7 @@ class EvaluatorActor(MessageOutlet):
 
 
 class TrackerActor(MessageOutlet):
-    """Tells MLflow. One that is started anew goes on where the one before it was."""
+    """Deliver metrics to MLflow; once started again, go on where the process before it stood."""
 
     def __init__(
         self,
@@ -345,7 +305,7 @@ class TrackerActor(MessageOutlet):
         tags: dict[str, str],
     ) -> None:
         super().__init__()
-        os.nice(10)  # whatever else this machine does is more urgent
+        os.nice(10)  # all other work of this machine is more urgent
         check(config)
         load(config.uri)  # for some seconds, while the other actors start
         self._made = (config, folder, name, params, tags)
@@ -355,15 +315,19 @@ class TrackerActor(MessageOutlet):
             self.start()
 
     def start(self) -> None:
-        """Begins or continues the run in MLflow. Raises ``TrackError``."""
+        """Begin or continue the run in MLflow. Raise ``TrackError``."""
         with self._lock:
             if self._tracker is None:
                 tracker = Tracker(*self._made, self.say, share=0.1)
                 tracker.start()
                 self._tracker = tracker
 
+    def run_id(self) -> str | None:
+        """Return the id of the MLflow run, if there is one."""
+        return None if self._tracker is None else self._tracker.run_id
+
     def close(self, status: Status, artifacts: list[Path]) -> str | None:
-        """Delivers what is left; the id of the MLflow run, if there is one."""
+        """Deliver what is left; return the id of the MLflow run, if there is one."""
         self.start()
         assert self._tracker is not None
         self._tracker.close(status, artifacts)

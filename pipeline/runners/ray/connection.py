@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster, or a Ray of our own for as long as a run lasts."""
+"""Connect to a Ray cluster, or start a Ray of our own for as long as a run lasts."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ REACH_S = 5.0
 
 
 @contextmanager
-def connected(address: str | None, namespace: str, cpus: float, log: Path) -> Iterator[None]:
-    """A connection, which ends with the block; a Ray of our own ends with it.
+def ray_session(address: str | None, namespace: str, cpus: float, log: Path) -> Iterator[None]:
+    """Connect to Ray while the block runs; a Ray of our own ends with it.
 
     Args:
         address: of a cluster; None starts a Ray on this machine.
         namespace: of the actors.
-        cpus: that they ask for: so many a Ray of our own has at least, whatever the machine has.
-        log: takes what Ray prints. What matters of it is said in one line by whoever acts on it.
+        cpus: that the actors ask for; a Ray of our own has at least as many, whatever the machine.
+        log: takes what Ray prints.
 
-    Raises ``JobError`` where there is no Ray to be had.
+    Raises:
+        JobError: there is no Ray to connect to, or it is too small.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run reports to nobody
     options: dict[str, Any] = {
         "namespace": namespace,
         "log_to_driver": False,
@@ -45,7 +46,7 @@ def connected(address: str | None, namespace: str, cpus: float, log: Path) -> It
         cores = max(os.cpu_count() or 1, int(cpus) + 1)
         options |= {"address": "local", "include_dashboard": False, "num_cpus": cores}
     else:
-        _reach(address)
+        _check_address(address)
         options["address"] = address
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(int(REACH_S)))
     with log.open("a") as opened, redirect_stdout(opened):
@@ -61,29 +62,32 @@ def connected(address: str | None, namespace: str, cpus: float, log: Path) -> It
             where = "a local Ray cannot be started" if address is None else f"no Ray at {address}"
             raise JobError(f"{where}: {one_line(error)}") from None
         try:
-            _enough(cpus)
+            _check_cpus(cpus)
             yield
         finally:
             ray.shutdown()
 
 
 def free_port(host: str, port: int) -> socket.socket:
-    """A socket that holds the port (0: a free one) until it is closed. Raises ``JobError``."""
-    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    """Return a socket that reserves the port (0: a free one) until it is closed.
+
+    Raises ``JobError`` where nothing can listen there.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind((host, port))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
     except OSError as error:
-        held.close()
+        bound.close()
         raise JobError(
             f"serve: nothing can listen at {host}:{port} ({error.strerror}): choose another with "
             "--set serve.port=…, or 0 for one that is free"
         ) from None
-    return held
+    return bound
 
 
-def _reach(address: str) -> None:
-    """Raises ``JobError`` where nothing listens at the address of a cluster."""
+def _check_address(address: str) -> None:
+    """Raise ``JobError`` where nothing listens at the address of a cluster."""
     if address.startswith("ray://"):
         raise JobError(
             f"--address {address}: everlearn runs inside a cluster: submit it (ray job submit), or "
@@ -106,7 +110,8 @@ def _reach(address: str) -> None:
         ) from None
 
 
-def _enough(cpus: float) -> None:
+def _check_cpus(cpus: float) -> None:
+    """Raise ``JobError`` where the cluster has fewer CPUs."""
     have = ray.cluster_resources().get("CPU", 0.0)
     if have < cpus:
         raise JobError(
@@ -124,8 +129,8 @@ def _no_token(address: str | None, why: str) -> JobError:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Gives back SIGINT and SIGTERM to whoever had them: Ray takes SIGTERM, and would leave at once
-    without a checkpoint."""
+    """Restore the handlers of SIGINT and SIGTERM: Ray's own for SIGTERM exits at once, without a
+    checkpoint."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

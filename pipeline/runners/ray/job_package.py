@@ -48,7 +48,7 @@ class JobPackage:
         """The job with the modules that were imported from its folder: call it once the job has
         been built. Raises ``JobError``."""
         modules: dict[str, str] = {}
-        names = [n for n, m in list(sys.modules.items()) if _stands(n, m, loaded.folder)]
+        names = [n for n, m in list(sys.modules.items()) if _is_local_module(n, m, loaded.folder)]
         seen = set(sys.modules)
         while names:
             sources = _sources(names.pop(), loaded.folder)
@@ -70,7 +70,7 @@ class JobPackage:
         return jobs.check(self.raw, self.file, self.folder)
 
 
-def _stands(name: str, module: ModuleType, folder: Path) -> bool:
+def _is_local_module(name: str, module: ModuleType, folder: Path) -> bool:
     """Whether a module was imported from a place right in the folder."""
     wanted = {folder / f"{name}.py", folder / name, folder / name / "__init__.py"}
     # Asked of the folder first: one that loads itself when it is looked at must not be.

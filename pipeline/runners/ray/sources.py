@@ -1,4 +1,4 @@
-"""Who reads, on Ray: source actors, and their blocks as the trainer gets them."""
+"""Source actors, which read the stream, and their blocks as the trainer gets them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from pipeline.runners.ray.job_package import JobPackage
+from pipeline.training.batch_reader import BLOCK, BatchReader
 from pipeline.training.journaled_source import OutOfStepError
-from pipeline.training.loop import BLOCK, Source
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream, ranges_of
@@ -23,42 +23,53 @@ from streams.core.pacing import block_size, throttle
 from streams.core.stream import Cursor
 
 AHEAD = 4
-"""Blocks that are read ahead: the bound that holds a source back."""
+"""Blocks that are read ahead of the trainer; a source that is further ahead waits."""
 LIVE_BLOCK = 16_384
-"""Events of a live stream in a block, where so many wait: each goes through the object store, which
-costs a source that polls as fast as it can a tenth of its time with blocks of 4,096."""
+"""Events in a block of a live stream, where as many wait. Each block goes through the object store;
+with blocks of 4,096 that takes a tenth of the time of a source that polls as fast as it can."""
 IDLE_S = 0.2
-"""After so long without a block, what was learned last is published."""
+"""After so many seconds without a block, the run is idle."""
 DEATHS = 5
-"""A source that dies so often without giving a block is given up."""
+"""How often sources may die without a block in between before the run fails."""
 
 
 class SourceActor:
-    """Reads and decodes blocks of events.
+    """Read and decode blocks of events.
 
-    It keeps nothing that matters: every call says in which reading, and where that began. One that
-    was started anew is told by the number of the block that it has not read those before it.
+    It keeps no state that matters: every call names its reading and where that began. A source
+    that was started again sees by the number of the block that it has not read those before.
+
+    Args:
+        package: the job.
+        rate: events a second to read at most; None reads as fast as they come.
     """
 
-    def __init__(self, shipment: JobPackage, rate: float | None) -> None:
-        loaded = shipment.unpack()
+    def __init__(self, package: JobPackage, rate: float | None) -> None:
+        loaded = package.unpack()
         torch.set_num_threads(1)
         self._stream = loaded.stream(loaded.job.stream, loaded.folder)
-        if isinstance(self._stream, LiveStream):
-            self._stream.group = loaded.job.name
+        self._stream.group = loaded.job.name
         self._rate = rate
-        gc.freeze()  # all that is loaded: messages come and go, and collections need not go over it
+        gc.freeze()  # garbage collections then skip all that is loaded by now
         self._reading = ""
         self._blocks: Iterator[Batch] = iter(())
         self._number = 0
 
     def next(self, reading: str, number: int, cursor: Cursor) -> tuple[Batch, Cursor] | None:
-        """Block ``number`` of a reading that began at ``cursor``, and the positions after it; None
-        at the true end of the stream. Raises ``OutOfStepError``, and ``StreamError`` as the stream
-        does."""
+        """Return a block, and the positions after it; None at the true end of the stream.
+
+        Args:
+            reading: names the reading.
+            number: of the block in the reading.
+            cursor: where the reading began.
+
+        Raises:
+            OutOfStepError: the reader must begin another reading.
+            StreamError: the stream cannot be read.
+        """
         if number == 0 and reading != self._reading:
-            most = LIVE_BLOCK if isinstance(self._stream, LiveStream) else BLOCK
-            blocks = self._stream.read(cursor, block_size(self._rate, most))
+            size = LIVE_BLOCK if isinstance(self._stream, LiveStream) else BLOCK
+            blocks = self._stream.read(cursor, block_size(self._rate, size))
             self._blocks = throttle(blocks, self._rate)
             self._reading, self._number = reading, 0
         if reading != self._reading or number != self._number:
@@ -69,34 +80,38 @@ class SourceActor:
         return None
 
     def commit(self, cursor: Cursor) -> None:
-        """A checkpoint holds all before this cursor."""
-        if isinstance(self._stream, LiveStream):
-            self._stream.commit(cursor)
+        """Note that a checkpoint holds all events before this cursor."""
+        self._stream.commit(cursor)
 
 
 class RemoteBlocks:
-    """Blocks of source actors, some of them asked for ahead; of each in its order.
+    """Read blocks of source actors, some ahead; those of one source stay in order.
 
-    A source that dies is started again by Ray; reading goes on after the last blocks that came.
+    Ray starts a source that dies again; reading goes on after the last block that arrived.
+
+    Args:
+        sources: the actors.
+        on_idle: called while no block comes.
+        say: takes lines for a person.
     """
 
     def __init__(
-        self, sources: Sequence[Any], idle: Callable[[], None], say: Callable[[str], None]
+        self, sources: Sequence[Any], on_idle: Callable[[], None], say: Callable[[str], None]
     ) -> None:
         self.sources = sources
-        self.idle = idle
+        self.on_idle = on_idle
         self.say = say
 
-    def __call__(self, _: Source, cursor: Cursor) -> Iterator[Batch]:
+    def __call__(self, _: BatchReader, cursor: Cursor) -> Iterator[Batch]:
         deaths, cursor = 0, dict(cursor)
         while True:
             try:
                 for block, after in self._read(cursor):
-                    if not after and not block.flush:  # a live stream of which nothing comes
-                        self.idle()
+                    if not after and not block.flush:  # a live stream without new events
+                        self.on_idle()
                         continue
-                    # A view would keep the whole block in the object store for as long as one of
-                    # its events waits for its label.
+                    # A view would keep the whole block in the object store while one of its
+                    # events waits for its label.
                     yield copy.deepcopy(block)
                     cursor |= after
                     deaths = 0
@@ -115,16 +130,16 @@ class RemoteBlocks:
                     self._wait(source)
 
     def _wait(self, source: Any) -> None:
-        """Until Ray has started the source again."""
+        """Wait until Ray has started the source again."""
         while True:
             ready = source.__ray_ready__.remote()
             while not ray.wait([ready], timeout=IDLE_S)[0]:
-                self.idle()
+                self.on_idle()
             try:
                 ray.get(ready)
                 return
             except ActorUnavailableError:
-                self.idle()
+                self.on_idle()
                 time.sleep(IDLE_S)
             except RayError as error:
                 raise StreamError(f"the source does not come up again: {one_line(error)}") from None
@@ -138,18 +153,18 @@ class RemoteBlocks:
             first = {one.pending[0]: one for one in readings}
             ready, _ = ray.wait([*first], timeout=IDLE_S)
             if not ready:
-                self.idle()
+                self.on_idle()
                 continue
             one = first[ready[0]]
-            found = ray.get(one.pending.popleft())
+            block = ray.get(one.pending.popleft())
             readings.remove(one)
-            if found is not None:
-                readings.append(one)  # the next is another's, if it has one ready
-                yield found
+            if block is not None:
+                readings.append(one)  # the next block is another source's, if that has one ready
+                yield block
 
 
 class _Reading:
-    """Blocks that were asked of one source."""
+    """The requests to one source."""
 
     def __init__(self, source: Any, reading: str, cursor: Cursor) -> None:
         self.pending: deque[Any] = deque()
@@ -158,6 +173,7 @@ class _Reading:
         self._number = 0
 
     def ask(self) -> None:
+        """Request blocks ahead."""
         reading, cursor = self._begun
         while len(self.pending) < AHEAD:
             self.pending.append(self._source.next.remote(reading, self._number, cursor))

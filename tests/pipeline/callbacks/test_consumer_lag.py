@@ -5,17 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from learners.base import LearnerConfig
+from learners.baselines.prior import Prior
 from pipeline.callbacks.consumer_lag import ConsumerLag
+from pipeline.evaluation.prequential import Prequential
+from pipeline.training.callback import RunContext
 from pipeline.training.event_fates import Ledger
+from pipeline.training.loop import Loop
 from streams.core.batch import Batch
 from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
+from streams.core.schema import Schema
 from streams.core.stream import Cursor, Stream
+from streams.operators.labels_in_rows import DelayByEvents
 
 
 class Ends(LiveStream):
@@ -58,15 +65,18 @@ def watching() -> Iterator[Callable[[Stream], tuple[ConsumerLag, Any, list[str]]
     def begin(stream: Stream) -> tuple[ConsumerLag, Any, list[str]]:
         lag, said = ConsumerLag(every_s=0.005), list[str]()
         open_.append(lag)
-        loop = SimpleNamespace(ledger=Ledger())
-        run: Any = SimpleNamespace(say=said.append)
-        parts: Any = SimpleNamespace(stream=stream, loop=loop)
-        lag.begin(run, parts, None)
+        loop = untrained_loop()
+        lag.on_start(RunContext(Path(), "job", Path("job.yaml"), stream, {}, said.append), loop)
         return lag, loop, said
 
     yield begin
     for lag in open_:
-        lag.close()
+        lag.teardown()
+
+
+def untrained_loop() -> Loop:
+    learner = Prior(LearnerConfig(kind="prior"), Schema((), "classification"), 0)
+    return Loop([], DelayByEvents(0, 10), learner, Prequential("classification", 10))
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -88,12 +98,12 @@ def test_messages_behind(watching: Any) -> None:
     loop.ledger.begin({"0": 10, "1": 4, "labels/0": 0})
     enter(loop.ledger, 10, 5)
     until(lambda: stream.asked > 1)
-    lag(loop)
+    lag.on_batch_end(loop, loop.flush())
     assert lag.messages == 15 + 0 + 7
     enter(loop.ledger, 15, 20)  # past what was known of the end
     before = stream.asked
     until(lambda: stream.asked > before + 1)
-    lag(loop)
+    lag.on_batch_end(loop, loop.flush())
     assert lag.messages == 7
 
 
@@ -103,7 +113,7 @@ def test_a_partition_that_is_not_read_yet_counts_for_nothing(watching: Any) -> N
     lag, loop, _ = watching(stream)
     loop.ledger.begin({"0": 0})
     until(lambda: stream.asked > 1)
-    lag(loop)
+    lag.on_batch_end(loop, loop.flush())
     assert lag.messages == 30
 
 
@@ -115,7 +125,7 @@ def test_away_and_back_are_told_once_each(watching: Any) -> None:
     away = "stream.servers: nobody; the run waits, and goes on when it is back"
     back = "the stream is back after 0 s"
     assert said == [away, back, away, back]
-    lag(loop)
+    lag.on_batch_end(loop, loop.flush())
     assert lag.messages == 4
 
 
@@ -123,7 +133,7 @@ def test_in_a_thread_of_its_own_that_ends_with_the_run(watching: Any) -> None:
     stream = Ends({"0": 1})
     lag, _, _ = watching(stream)
     until(lambda: stream.asked > 2)
-    assert lag.close() == {}
+    assert lag.teardown() == {}
     asked = stream.asked
     time.sleep(0.03)
     assert (stream.asked, stream.closed) == (asked, 1)
@@ -139,7 +149,7 @@ def test_a_stream_that_is_not_live(watching: Any) -> None:
             raise AssertionError
 
     lag, loop, said = watching(Still())
-    lag(loop)
+    lag.on_batch_end(loop, loop.flush())
     assert lag.messages is None
-    assert lag.close() == {}
+    assert lag.teardown() == {}
     assert said == []

@@ -17,15 +17,15 @@ from pipeline.callbacks.metric_writer import MetricWriter
 from pipeline.callbacks.snapshot_publisher import SnapshotPublisher
 from pipeline.config import job as jobs
 from pipeline.models.snapshot import InferenceModel
-from pipeline.training.callback import Callback
-from pipeline.training.loop import Loop
+from pipeline.training.callback import Callback, RunContext
+from pipeline.training.loop import Loop, StepResult
 from pipeline.training.run import Run
 
 WriteJob = Callable[..., Path]
 
 
-def run(job: Path, folder: str, *watchers: Callback, **how: Any) -> dict[str, Any]:
-    return Run(jobs.load(job), Path(folder), print).run(watchers=watchers, **how)
+def run(job: Path, folder: str, *callbacks: Callback, **how: Any) -> dict[str, Any]:
+    return Run(jobs.load(job), Path(folder), print).run(callbacks=callbacks, **how)
 
 
 def rows(folder: str) -> list[dict[str, Any]]:
@@ -73,8 +73,8 @@ def test_rows_leave_steps_out_rather_than_hold_up_the_training(
 def test_nothing_that_watches_changes_a_bit(write_job: WriteJob) -> None:
     job = write_job()
     alone = run(job, "alone", max_events=3000)
-    watchers = (MetricWriter(100), SnapshotPublisher(0.0), LabelFeed(lambda *_: None, 0.0))
-    watched = run(job, "watched", *watchers, max_events=3000)
+    callbacks = (MetricWriter(100), SnapshotPublisher(0.0), LabelFeed(lambda *_: None, 0.0))
+    watched = run(job, "watched", *callbacks, max_events=3000)
     assert watched["state_digest"] == alone["state_digest"]
     assert watched["metrics"] == alone["metrics"]
 
@@ -86,7 +86,7 @@ class Asks(Callback):
         self.publisher = publisher
         self.found: list[tuple[int, int]] = []
 
-    def __call__(self, loop: Loop) -> None:
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         newest = self.publisher.newer(0, 0)
         assert newest is not None
         assert newest[1].events <= loop.events
@@ -98,7 +98,7 @@ def test_snapshots_are_of_one_moment_and_the_last_is_the_end(write_job: WriteJob
     asks = Asks(publisher)
     loaded = jobs.load(write_job())
     going = Run(loaded, Path("a"), print)
-    summary = going.run(watchers=(publisher, asks), max_events=2000)
+    summary = going.run(callbacks=(publisher, asks), max_events=2000)
     number, last = publisher.newer(0, 0)  # type: ignore[misc]
     assert last.events == summary["events"]
     assert last.version == summary["model_version"]
@@ -132,9 +132,9 @@ def test_idle_publishes_what_was_learned_last_and_only_once(write_job: WriteJob)
     publisher = SnapshotPublisher(3600.0)
 
     class Idles(Callback):
-        def __call__(self, loop: Loop) -> None:
-            publisher.idle()
-            publisher.idle()
+        def on_batch_end(self, loop: Loop, result: StepResult) -> None:
+            publisher.on_idle()
+            publisher.on_idle()
 
     run(write_job(), "a", publisher, Idles(), max_events=320)
     assert publisher.newer(0, 0)[0] == 10 + 1  # type: ignore[index]
@@ -147,10 +147,10 @@ def test_a_resumed_run_has_a_model_before_its_first_event(write_job: WriteJob) -
     loaded = jobs.load(job)
 
     class First(Callback):
-        def begin(self, run: Any, parts: Any, total: int | None) -> None:
+        def on_start(self, context: RunContext, loop: Loop) -> None:
             found = publisher.newer(0, 0)
             assert found is not None
-            InferenceModel(parts.recipe, found[1])
+            InferenceModel(context.recipe, found[1])
 
     Run(loaded, Path("a"), print).run(True, None, 1100, (publisher, First()))
 
@@ -160,7 +160,7 @@ def test_labels_are_all_handed_on_with_the_version_before_them(write_job: WriteJ
     versions: list[int] = []
 
     class Versions(Callback):
-        def __call__(self, loop: Loop) -> None:
+        def on_batch_end(self, loop: Loop, result: StepResult) -> None:
             versions.append(loop.learner.version)
 
     labels = LabelFeed(lambda *columns: got.append(columns), 0.0)

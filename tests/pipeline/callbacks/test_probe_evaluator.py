@@ -18,6 +18,7 @@ from pipeline.models.snapshot import Snapshot
 from pipeline.storage.run_folder import FolderLockedError, RunFolder
 from pipeline.training.builder import Parts, build
 from pipeline.training.callback import Callback
+from pipeline.training.loop import Loop, StepResult
 from pipeline.training.run import Run
 
 WriteJob = Callable[..., Path]
@@ -52,8 +53,8 @@ class Recorded(SnapshotQueue):
         super().__init__(every)
         self.taken: list[Snapshot] = []
 
-    def __call__(self, loop: Any) -> None:
-        super().__call__(loop)
+    def on_batch_end(self, loop: Loop, result: StepResult) -> None:
+        super().on_batch_end(loop, result)
         while (snapshot := self.next(0.0)) is not None:
             self.taken.append(snapshot)
 
@@ -63,7 +64,7 @@ def taken(job: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
     asking = Recorded(1000)
     loaded = load(job)
-    Run(loaded, folder, print).run(max_events=20_000, watchers=[asking])
+    Run(loaded, folder, print).run(max_events=20_000, callbacks=[asking])
     while (snapshot := asking.next(0.0)) is not None:
         asking.taken.append(snapshot)
     return asking.taken, build(loaded)
@@ -202,7 +203,7 @@ def test_what_waits_is_bounded_and_ends_of_segments_come_first(
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
     asking = SnapshotQueue(100)
     started = time.monotonic()
-    Run(load(job), tmp_path / "run", print).run(watchers=[asking])
+    Run(load(job), tmp_path / "run", print).run(callbacks=[asking])
     assert time.monotonic() - started < 60
     waiting = []
     while (snapshot := asking.next(0.0)) is not None:
@@ -220,7 +221,7 @@ def test_bytes_that_wait_are_bounded(
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
     monkeypatch.setattr(evaluators, "_ROOM", 1)
     asking = SnapshotQueue(1000)
-    Run(load(job), tmp_path / "run", print).run(max_events=10_000, watchers=[asking])
+    Run(load(job), tmp_path / "run", print).run(max_events=10_000, callbacks=[asking])
     last = asking.next(0.0)
     assert last is not None
     assert last.events == 10_016
@@ -273,7 +274,7 @@ class Lock(Callback):
         self.folder = RunFolder(folder)
         self.refused = False
 
-    def close(self) -> dict[str, float]:
+    def teardown(self) -> dict[str, float]:
         try:
             with self.folder.lock():
                 pass
@@ -284,7 +285,7 @@ class Lock(Callback):
 
 def test_the_folder_is_held_until_all_has_been_scored(job: Path, tmp_path: Path) -> None:
     lock = Lock(tmp_path / "run")
-    summary = Run(load(job), tmp_path / "run", print).run(max_events=1000, watchers=[lock])
+    summary = Run(load(job), tmp_path / "run", print).run(max_events=1000, callbacks=[lock])
     assert lock.refused
     assert summary["metrics"]["online/told"] == 1.0
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary

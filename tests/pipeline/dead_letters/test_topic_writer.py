@@ -8,25 +8,37 @@ import json
 import time
 import warnings
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from learners.base import LearnerConfig
+from learners.baselines.prior import Prior
 from pipeline.dead_letters.file_writer import DeadLetterLog
 from pipeline.dead_letters.topic_writer import DeadLetterForwarder
+from pipeline.evaluation.prequential import Prequential
 from pipeline.storage.run_folder import FORWARDED
+from pipeline.training.callback import RunContext
+from pipeline.training.loop import Loop
 from streams.core.batch import DeadLetter
+from streams.core.schema import Schema
 from streams.kafka.clients.producer import SEND_S
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import KafkaStream
+from streams.operators.labels_in_rows import DelayByEvents
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
     from kafka import KafkaConsumer, TopicPartition
 
 OLD = {"api_version": [0, 9], "session_timeout_ms": 10_000, "max_poll_interval_ms": 10_000}
+
+
+def untrained_loop() -> Loop:
+    learner = Prior(LearnerConfig(kind="prior"), Schema((), "classification"), 0)
+    return Loop([], DelayByEvents(0, 10), learner, Prequential("classification", 10))
 
 
 def held(servers: str) -> list[Any]:
@@ -65,30 +77,26 @@ def test_a_broker_without_headers_goes_away_and_comes_back(
         said: list[str] = []
         file = DeadLetterLog(tmp_path)
         file.open(0)
-        run: Any = SimpleNamespace(
-            folder=SimpleNamespace(path=tmp_path, dead=file),
-            say=said.append,
-            resumed_from=None,
-            loaded=SimpleNamespace(file="job.yaml", job=SimpleNamespace(name="old")),
-        )
-        parts: Any = SimpleNamespace(stream=KafkaStream(config, tmp_path))
+        stream, job_file = KafkaStream(config, tmp_path), Path("job.yaml")
+        context = RunContext(tmp_path, "old", job_file, stream, {}, said.append)
+        loop = untrained_loop()
 
         def kept(forwarder: DeadLetterForwarder, first: int, n: int) -> None:
             file.write(
                 [DeadLetter(0, i, f"why {i}", i, value=b"%d" % i) for i in range(first, first + n)]
             )
             file.sync()
-            forwarder.kept({}, file.bytes)
+            forwarder.on_checkpoint_saved({}, file.bytes)
 
         forwarder = DeadLetterForwarder(finish_s=1.0)
-        forwarder.begin(run, parts, None)
+        forwarder.on_start(context, loop)
         kept(forwarder, 0, 400)
         end = time.monotonic() + 30
         while len(held(kafka.servers)) < 400:
             assert time.monotonic() < end, said
         kafka.kill()
         kept(forwarder, 400, 10)
-        forwarder.close()
+        forwarder.teardown()
         assert any("10 dead letters are not yet in topic 'dead'" in what for what in said), said
         time.sleep(SEND_S)  # another process would be gone; here its producer must give up
         kafka.start()
@@ -96,10 +104,10 @@ def test_a_broker_without_headers_goes_away_and_comes_back(
         told = json.loads((tmp_path / FORWARDED).read_text())
         told |= {"bytes": 0, "ends": [["dead", 0, 0]]}
         (tmp_path / FORWARDED).write_text(json.dumps(told))
-        run.resumed_from = "a checkpoint"
+        context = replace(context, resumed_from="a checkpoint", dead_bytes=file.bytes)
         forwarder = DeadLetterForwarder(finish_s=40.0)
-        forwarder.begin(run, parts, None)
-        forwarder.close()
+        forwarder.on_start(context, loop)
+        forwarder.teardown()
         found = held(kafka.servers)
         assert sorted(int(r.key.split(b"/")[2]) for r in found) == [*range(410)]
         for record in found:

@@ -122,7 +122,7 @@ def test_beside_a_run(write_job: WriteJob, tmp_path: Path) -> None:
         learner={"replay_size": 32, "buffer": {"capacity": 200, "recall": "forgetting-curve"}}
     )
     folder = tmp_path / "run"
-    Run(jobs.load(job), folder, print).run(watchers=[MetricWriter(2000)], max_events=10_000)
+    Run(jobs.load(job), folder, print).run(callbacks=[MetricWriter(2000)], max_events=10_000)
     last = rows(folder / "metrics.jsonl")[-1]["metrics"]
     assert last["replay/stored"] == 200
     assert 100 < last["replay/interval_p50"] < 250
@@ -160,7 +160,7 @@ def test_a_large_memory_is_looked_at_here_and_there(write_job: WriteJob) -> None
 
 def test_no_file_without_a_memory(write_job: WriteJob, tmp_path: Path) -> None:
     job = write_job(learner={"kind": "finetune", "model": {"kind": "mlp", "hidden": [4]}})
-    Run(jobs.load(job), tmp_path / "run", print).run(watchers=[MetricWriter(500)], max_events=1000)
+    Run(jobs.load(job), tmp_path / "run", print).run(callbacks=[MetricWriter(500)], max_events=1000)
     assert not (tmp_path / "run" / "replay.jsonl").exists()
 
 
@@ -169,7 +169,7 @@ def test_a_resumed_run_tells_no_step_twice(write_job: WriteJob, tmp_path: Path) 
     folder = tmp_path / "run"
     for resume, most in ((False, 2200), (True, 4000)):
         run = Run(jobs.load(job), folder, print)
-        run.run(watchers=[MetricWriter(500)], max_events=most, resume=resume)
+        run.run(callbacks=[MetricWriter(500)], max_events=most, resume=resume)
     steps = [row["step"] for row in rows(folder / "replay.jsonl")]
     assert steps == sorted(set(steps))
     assert steps[-1] == 4000

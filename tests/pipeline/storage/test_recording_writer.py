@@ -202,7 +202,7 @@ def test_all_of_it_once_the_run_is_over(tmp_path: Path) -> None:
     over = Live(tmp_path / "run", begin=False)
     over.recorder.begin(over.job, over.stream, over.journal)
     live = JournaledSource(over.stream, over.journal, lambda _: [], lambda: False, print)
-    live.catch_up(over.recorder)
+    live.record_journal(over.recorder)
     over.recorder.close(18, True, {"0": 18})
     over.recorder.drop()
     over.journal.close()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.storage.offset_journal import Journal
 from pipeline.training.event_fates import Ledger
-from pipeline.training.journaled_source import JournaledSource, RunStoppedError
+from pipeline.training.event_source import RunStoppedError
+from pipeline.training.journaled_source import JournaledSource
 from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.stream import Cursor

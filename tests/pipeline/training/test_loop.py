@@ -12,8 +12,9 @@ import pytest
 
 from learners.base import Learner, LearnerConfig, Prediction
 from pipeline.evaluation.prequential import Prequential
+from pipeline.training.batch_reader import BatchReader
 from pipeline.training.event_fates import LedgerError
-from pipeline.training.loop import Loop, Source
+from pipeline.training.loop import Loop
 from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State, copied, digest
@@ -98,9 +99,11 @@ class Events(Stream):
 FIELDS = ("ids", "time", "x", "partition", "offset", "y", "segment", "classes")
 
 
-def build(size: int, join: LabelJoin, learner: Learner, share: float = 0.1) -> tuple[Source, Loop]:
+def build(
+    size: int, join: LabelJoin, learner: Learner, share: float = 0.1
+) -> tuple[BatchReader, Loop]:
     vocabulary = LabelEncoder()
-    source = Source(Events(), size, vocabulary, HoldOut(share, 1) if share else None)
+    source = BatchReader(Events(), size, vocabulary, HoldOut(share, 1) if share else None)
     return source, Loop([DropDuplicates(1000)], join, learner, Prequential("classification", 50))
 
 
@@ -181,7 +184,7 @@ def test_segments_are_shown_to_those_who_declare_it(boundaries: bool) -> None:
 
 @pytest.mark.parametrize("stop", range(0, 11, 2))
 def test_state_goes_on_from_any_micro_batch(stop: int) -> None:
-    def fresh() -> tuple[Source, Loop]:
+    def fresh() -> tuple[BatchReader, Loop]:
         return build(32, DelayByEvents(48, 1000, exact=True), Recorder())
 
     source, loop = fresh()
@@ -242,7 +245,7 @@ def test_micro_batches_without_rows_change_nothing(make: Any, exact: bool) -> No
 def test_labels_are_learned_from_a_micro_batch_without_rows() -> None:
     learner = Recorder()
     vocabulary = LabelEncoder()
-    source = Source(Events(), 16, vocabulary)
+    source = BatchReader(Events(), 16, vocabulary)
     loop = Loop([], JoinById(1000, exact=True), learner, Prequential("classification", 50))
     batch = next(source.read({}))
     loop.step(replace(batch, y=None))

@@ -27,7 +27,7 @@ class Slow(TrainerActor):
         self.go = threading.Event()
         self.error: Exception | None = None
 
-    def _lead(self, *_: Any) -> dict[str, Any]:
+    def _execute(self, *_: Any) -> dict[str, Any]:
         self.led += 1
         assert self.go.wait(30)
         if self.error is not None:

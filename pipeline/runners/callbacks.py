@@ -1,0 +1,39 @@
+"""The callbacks of a run, for every runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.callbacks.consumer_lag import ConsumerLag
+from pipeline.callbacks.metric_writer import MetricWriter
+from pipeline.config.job import Job
+from pipeline.dead_letters.topic_writer import DeadLetterForwarder
+from pipeline.training.callback import Callback
+
+
+def callbacks_for(
+    job: Job,
+    commits: Callback,
+    status: Callback,
+    tracker: Callback | None,
+    evaluator: Callback | None,
+    serving: Sequence[Callback] = (),
+) -> list[Callback]:
+    """Return the callbacks that a job needs, in the order in which they run.
+
+    Args:
+        job: the job.
+        commits: commits offsets after each checkpoint.
+        status: shows where the run stands.
+        tracker: starts the delivery to MLflow; None where the job is not tracked.
+        evaluator: takes snapshots for the scoring of probes; None where there is nothing to score.
+        serving: feeds the servers of the model.
+    """
+    lag = ConsumerLag()
+    callbacks = [commits, DeadLetterForwarder(), lag, status]
+    if job.track is not None and tracker is not None:
+        callbacks += [tracker, MetricWriter(job.track.every_events, lag)]
+    callbacks += serving
+    if evaluator is not None:
+        callbacks.append(evaluator)
+    return callbacks

@@ -1,0 +1,111 @@
+"""Where the micro-batches of a run come from, and what a checkpoint must know of it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pipeline.training.event_fates import Ledger
+from streams.core.batch import Batch
+from streams.core.stream import Cursor, Stream
+
+ReadBlocks = Callable[[Cursor], Iterable[Batch]]
+"""Reads new blocks from a cursor on."""
+Cut = Callable[[Iterable[Batch]], Iterator[Batch]]
+"""Cuts blocks into micro-batches."""
+Position = dict[str, Any]
+"""What a checkpoint keeps of its source besides the cursor; JSON."""
+
+
+class RunStoppedError(Exception):
+    """The run was asked to stop while it waited for a block."""
+
+
+class EventSource(ABC):
+    """The micro-batches of a run.
+
+    A run calls ``begin`` or ``resume``, then ``batches``, and ``position`` at each checkpoint.
+
+    Attributes:
+        checkpoint_s: seconds after which a checkpoint is due however few events came.
+        fingerprint: of the job that began the run; None where the source keeps none.
+    """
+
+    checkpoint_s: float = math.inf
+    fingerprint: dict[str, Any] | None = None
+
+    @abstractmethod
+    def begin(self, fingerprint: dict[str, Any]) -> Cursor:
+        """Return where a run without a checkpoint begins. Raise ``StreamError``."""
+
+    @abstractmethod
+    def resume(self, position: Position) -> None:
+        """Take up what ``position`` returned for the checkpoint that the run resumes from."""
+
+    @abstractmethod
+    def batches(self, cursor: Cursor) -> Iterator[Batch]:
+        """Read the micro-batches from a cursor on.
+
+        Raises:
+            RunStoppedError: the run was asked to stop while nothing came.
+            StreamError: the stream cannot be read.
+        """
+
+    @abstractmethod
+    def position(self, cursor: Cursor) -> Position:
+        """Return what a checkpoint at a cursor must know besides it."""
+
+    @abstractmethod
+    def catch_up(self, ledger: Ledger, finished: bool) -> None:
+        """Finish what is left beside the learning, where no event is left to learn."""
+
+    @abstractmethod
+    def end(self, ledger: Ledger, finished: bool) -> None:
+        """Note that the run has ended here; ``finished``: at the end of the stream."""
+
+
+class DirectSource(EventSource):
+    """A stream that reads the same each time: the cursor says it all.
+
+    Args:
+        stream: the stream.
+        read: reads blocks.
+        cut: cuts blocks into micro-batches.
+        stopping: returns whether the run is to stop.
+    """
+
+    def __init__(
+        self, stream: Stream, read: ReadBlocks, cut: Cut, stopping: Callable[[], bool]
+    ) -> None:
+        self.stream = stream
+        self._read = read
+        self._cut = cut
+        self._stopping = stopping
+
+    def begin(self, fingerprint: dict[str, Any]) -> Cursor:
+        return self.stream.origin()
+
+    def resume(self, position: Position) -> None:
+        pass
+
+    def batches(self, cursor: Cursor) -> Iterator[Batch]:
+        return self._cut(self._until_stopped(self._read(cursor)))
+
+    def position(self, cursor: Cursor) -> Position:
+        return {}
+
+    def catch_up(self, ledger: Ledger, finished: bool) -> None:
+        pass
+
+    def end(self, ledger: Ledger, finished: bool) -> None:
+        pass
+
+    def _until_stopped(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
+        """Skip empty blocks: with these a stream that waits lets the run be stopped."""
+        for block in blocks:
+            if self._stopping():
+                raise RunStoppedError
+            if len(block) or block.dead or block.arrivals is not None or block.flush:
+                yield block

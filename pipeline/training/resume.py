@@ -1,0 +1,160 @@
+"""Bring a run back to where it stood: from its checkpoint, its journal, or another run's model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.errors import JobError
+from pipeline.config.job import LoadedJob, differences
+from pipeline.dead_letters.file_writer import DeadLetterLog
+from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
+from pipeline.storage.run_folder import JOURNAL
+from pipeline.training.builder import Parts
+from pipeline.training.callback import Say
+from pipeline.training.event_source import EventSource
+from pipeline.training.versions import versions
+from streams.core.errors import StreamError
+from streams.core.stream import Stream
+
+_LEARNER_KEYS = ("learner.", "column", "label")
+"""Keys of a fingerprint that the state of a learner depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """Where a run starts.
+
+    Attributes:
+        finished: its stream has ended already.
+        resumed_from: the checkpoint that it resumes from.
+        warm_from: the checkpoint of another run that it was begun with, now or before.
+        warm: the learner was taken from there just now.
+    """
+
+    finished: bool = False
+    resumed_from: str | None = None
+    warm_from: str | None = None
+    warm: bool = False
+
+
+class Restorer:
+    """Restore the parts of a job and its source. Raise ``JobError`` where they do not fit.
+
+    Args:
+        loaded: the job.
+        parts: the job, built.
+        source: the source of its events.
+        dead: the file of its dead letters.
+        say: takes lines for a person.
+    """
+
+    def __init__(
+        self, loaded: LoadedJob, parts: Parts, source: EventSource, dead: DeadLetterLog, say: Say
+    ) -> None:
+        self.loaded = loaded
+        self.parts = parts
+        self.source = source
+        self.dead = dead
+        self.say = say
+
+    def restore(
+        self, checkpoints: Checkpoints, resume: bool, warm_from: Path | None
+    ) -> StartingPoint:
+        """Load the newest checkpoint where ``resume`` says so; else begin anew."""
+        try:
+            checkpoint = checkpoints.newest() if resume else None
+            if checkpoint is not None:
+                return self._resume(checkpoint)
+            known = None if warm_from is None else read(warm_from)
+        except CheckpointError as error:
+            raise JobError(str(error)) from None
+        if known is not None:
+            self._warm_start(known)
+        self._begin()
+        if known is None:
+            return StartingPoint()
+        return StartingPoint(warm_from=str(known.path.resolve()), warm=True)
+
+    def _begin(self) -> None:
+        """Begin at the source's start; or at that of its journal, where a run was killed before
+        its first checkpoint."""
+        self.dead.open(0)
+        try:
+            cursor = self.source.begin(fingerprint(self.loaded, self.parts.stream))
+        except StreamError as error:
+            raise JobError(f"{self.loaded.file}: {error}") from None
+        self.parts.loop.ledger.begin(cursor)
+        if self.source.fingerprint is not None:
+            self._check_fingerprint(self.source.fingerprint, self.dead.path.with_name(JOURNAL))
+
+    def _resume(self, checkpoint: Checkpoint) -> StartingPoint:
+        self._check_fingerprint(checkpoint.about["fingerprint"], checkpoint.path)
+        self._check_versions(checkpoint.about["versions"])
+        self.parts.load(checkpoint.state)
+        self.source.resume(checkpoint.about)
+        if not self.dead.open(checkpoint.state["dead_bytes"]):
+            self.say("dead.jsonl is shorter than it was: dead letters of earlier events are lost")
+        self.say(f"resumed after {checkpoint.events:,} events from {checkpoint.path}")
+        return StartingPoint(
+            finished=bool(checkpoint.about["finished"]),
+            resumed_from=str(checkpoint.path),
+            warm_from=checkpoint.about.get("warm_from"),
+        )
+
+    def _check_fingerprint(self, kept: dict[str, Any], path: Path) -> None:
+        changed = differences(kept, fingerprint(self.loaded, self.parts.stream))
+        if changed:
+            lines = "\n  ".join(changed)
+            raise JobError(
+                f"{self.loaded.file}: {path} is of another job:\n  {lines}\nSet these back, or "
+                "start another run (another --run-dir; --warm-from takes over what the learner "
+                "knows)"
+            )
+
+    def _check_versions(self, kept: dict[str, str]) -> None:
+        now = versions()
+        changed = [
+            f"{name} {version} -> {now.get(name)}"
+            for name, version in kept.items()
+            if now.get(name) != version
+        ]
+        if changed:
+            self.say(f"versions differ, so the last bits may too: {', '.join(changed)}")
+
+    def _warm_start(self, checkpoint: Checkpoint) -> None:
+        """Load the learner and its classes from a checkpoint of another run."""
+        if self.loaded.learner.opaque:
+            raise JobError(
+                f"--warm-from {checkpoint.path}: learner {self.loaded.job.learner.kind!r} is kept "
+                "as a pickle, which is read only when a run resumes its own checkpoint"
+            )
+        theirs, ours = (
+            {key: value for key, value in keys.items() if key.startswith(_LEARNER_KEYS)}
+            for keys in (
+                checkpoint.about["fingerprint"],
+                fingerprint(self.loaded, self.parts.stream),
+            )
+        )
+        changed = differences(theirs, ours)
+        if changed:
+            lines = "\n  ".join(changed)
+            raise JobError(f"--warm-from {checkpoint.path}: another learner:\n  {lines}")
+        known = tuple(checkpoint.state["learner"]["classes"])
+        stated = self.parts.vocabulary.classes
+        if stated != known[: len(stated)]:
+            raise JobError(f"--warm-from {checkpoint.path}: it knows other classes, {list(known)}")
+        first = [["", -1]] * len(known)
+        self.parts.vocabulary.load({"classes": list(known), "first": first})
+        learner = self.parts.loop.learner
+        learner.load(learner.migrate(checkpoint.state["learner"]))
+        self.say(f"warm start from {checkpoint.path}: as learned from {checkpoint.events:,} events")
+
+
+def fingerprint(loaded: LoadedJob, stream: Stream) -> dict[str, Any]:
+    """Return what the state depends on: the job's fingerprint, and the columns of its stream."""
+    schema = stream.schema
+    columns = {f"column {f.name}": [f.kind, *f.shape] for f in schema.features}
+    order = [feature.name for feature in schema.features]
+    return {**loaded.fingerprint(), **columns, "columns": order, "label": schema.task}
