@@ -91,7 +91,7 @@ def enter(ledger: Ledger, first: int, n: int) -> None:
     ledger.enter(Batch(at, at / 1.0, at[:, None] / 1.0, np.zeros(n, np.int32), at))
 
 
-def test_messages_behind(watching: Any) -> None:
+def test_lag_counts_messages_behind(watching: Any) -> None:
     stream = Ends({"0": 30, "1": 4, "labels/0": 7})
     lag, loop, _ = watching(stream)
     assert lag.messages is None
@@ -107,7 +107,7 @@ def test_messages_behind(watching: Any) -> None:
     assert lag.messages == 7
 
 
-def test_a_partition_that_is_not_read_yet_counts_for_nothing(watching: Any) -> None:
+def test_lag_ignores_partitions_not_read_yet(watching: Any) -> None:
     """As before a group has given it: nobody can tell where its reading begins."""
     stream = Ends({"0": 30, "5": 1000})
     lag, loop, _ = watching(stream)
@@ -117,7 +117,7 @@ def test_a_partition_that_is_not_read_yet_counts_for_nothing(watching: Any) -> N
     assert lag.messages == 30
 
 
-def test_away_and_back_are_told_once_each(watching: Any) -> None:
+def test_lag_says_away_and_back_once_each(watching: Any) -> None:
     stream = Ends({"0": 1}, None, None, None, {"0": 2}, {"0": 3}, None, None, {"0": 4})
     lag, loop, said = watching(stream)
     loop.ledger.begin({"0": 0})
@@ -129,7 +129,7 @@ def test_away_and_back_are_told_once_each(watching: Any) -> None:
     assert lag.messages == 4
 
 
-def test_in_a_thread_of_its_own_that_ends_with_the_run(watching: Any) -> None:
+def test_lag_thread_ends_with_the_run(watching: Any) -> None:
     stream = Ends({"0": 1})
     lag, _, _ = watching(stream)
     until(lambda: stream.asked > 2)
@@ -140,7 +140,7 @@ def test_in_a_thread_of_its_own_that_ends_with_the_run(watching: Any) -> None:
     assert stream.threads.isdisjoint({threading.get_ident()})
 
 
-def test_a_stream_that_is_not_live(watching: Any) -> None:
+def test_lag_of_a_stream_that_is_not_live_is_unknown(watching: Any) -> None:
     class Still(Stream):
         def __init__(self) -> None:
             pass

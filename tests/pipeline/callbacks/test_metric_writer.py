@@ -32,7 +32,7 @@ def rows(folder: str) -> list[dict[str, Any]]:
     return [json.loads(row) for row in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_rows_stand_at_the_steps_that_were_asked_for(write_job: WriteJob) -> None:
+def test_metric_writer_writes_rows_at_the_configured_steps(write_job: WriteJob) -> None:
     summary = run(write_job(), "a", MetricWriter(500), max_events=3000)
     found = rows("a")
     assert [row["step"] for row in found[:-1]] == [512, 1024, 1504, 2016, 2528]
@@ -44,7 +44,7 @@ def test_rows_stand_at_the_steps_that_were_asked_for(write_job: WriteJob) -> Non
     )
 
 
-def test_a_resumed_run_writes_no_step_twice_and_the_same_values(write_job: WriteJob) -> None:
+def test_metric_writer_after_resume_repeats_no_step(write_job: WriteJob) -> None:
     job = write_job(checkpoint={"every_events": 700})
     run(job, "whole", MetricWriter(500), max_events=4000)
     run(job, "cut", MetricWriter(500), max_events=2200)
@@ -61,7 +61,7 @@ def test_a_resumed_run_writes_no_step_twice_and_the_same_values(write_job: Write
     assert set(values) <= set(steps)
 
 
-def test_rows_leave_steps_out_rather_than_hold_up_the_training(
+def test_metric_writer_over_its_share_leaves_steps_out(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "_ROWS_FREE_S", 0.0)
@@ -70,7 +70,7 @@ def test_rows_leave_steps_out_rather_than_hold_up_the_training(
     assert [row["step"] for row in rows("a")] == [128, 2016]  # the first, and the end
 
 
-def test_nothing_that_watches_changes_a_bit(write_job: WriteJob) -> None:
+def test_callbacks_change_no_bit_of_the_state(write_job: WriteJob) -> None:
     job = write_job()
     alone = run(job, "alone", max_events=3000)
     callbacks = (MetricWriter(100), SnapshotPublisher(0.0), LabelFeed(lambda *_: None, 0.0))
@@ -93,7 +93,7 @@ class Asks(Callback):
         self.found.append((newest[0], newest[1].version))
 
 
-def test_snapshots_are_of_one_moment_and_the_last_is_the_end(write_job: WriteJob) -> None:
+def test_publisher_snapshots_are_consistent_and_end_with_the_run(write_job: WriteJob) -> None:
     publisher = SnapshotPublisher(0.0)
     asks = Asks(publisher)
     loaded = jobs.load(write_job())
@@ -107,7 +107,7 @@ def test_snapshots_are_of_one_moment_and_the_last_is_the_end(write_job: WriteJob
     assert last.metrics["online/accuracy"] == summary["metrics"]["online/accuracy"]
 
 
-def test_whoever_waits_gets_the_next(write_job: WriteJob) -> None:
+def test_publisher_wakes_a_waiting_thread(write_job: WriteJob) -> None:
     publisher = SnapshotPublisher()
     got = []
     waiting = threading.Thread(target=lambda: got.append(publisher.newer(0, 30)))
@@ -117,7 +117,7 @@ def test_whoever_waits_gets_the_next(write_job: WriteJob) -> None:
     assert got[0][0] >= 1
 
 
-def test_a_model_that_is_slow_to_copy_is_copied_less_often(
+def test_publisher_copies_a_slow_model_less_often(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(np.arange(0, 1000, 0.5).tolist())  # every look at the clock takes half a second
@@ -128,7 +128,7 @@ def test_a_model_that_is_slow_to_copy_is_copied_less_often(
     assert publisher.newer(0, 0)[0] <= 3  # type: ignore[index]
 
 
-def test_idle_publishes_what_was_learned_last_and_only_once(write_job: WriteJob) -> None:
+def test_publisher_on_idle_publishes_once(write_job: WriteJob) -> None:
     publisher = SnapshotPublisher(3600.0)
 
     class Idles(Callback):
@@ -140,7 +140,7 @@ def test_idle_publishes_what_was_learned_last_and_only_once(write_job: WriteJob)
     assert publisher.newer(0, 0)[0] == 10 + 1  # type: ignore[index]
 
 
-def test_a_resumed_run_has_a_model_before_its_first_event(write_job: WriteJob) -> None:
+def test_publisher_of_a_resumed_run_has_a_model_at_start(write_job: WriteJob) -> None:
     job = write_job()
     run(job, "a", max_events=1000)
     publisher = SnapshotPublisher(3600.0)
@@ -155,7 +155,7 @@ def test_a_resumed_run_has_a_model_before_its_first_event(write_job: WriteJob) -
     Run(loaded, Path("a"), print).run(True, None, 1100, (publisher, First()))
 
 
-def test_labels_are_all_handed_on_with_the_version_before_them(write_job: WriteJob) -> None:
+def test_label_feed_sends_all_labels_with_their_versions(write_job: WriteJob) -> None:
     got: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     versions: list[int] = []
 

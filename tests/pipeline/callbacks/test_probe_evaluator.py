@@ -70,7 +70,7 @@ def taken(job: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
     return asking.taken, build(loaded)
 
 
-def test_a_snapshot_each_time_so_many_events_have_come_in_and_as_a_segment_ends(
+def test_queue_takes_snapshots_by_events_and_at_segment_ends(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshots, _ = taken(job, tmp_path / "run", monkeypatch)
@@ -83,7 +83,7 @@ def test_a_snapshot_each_time_so_many_events_have_come_in_and_as_a_segment_ends(
     assert 800 < held < 1200
 
 
-def test_scored_in_a_thread_or_here_it_is_the_same(
+def test_scorer_gives_what_a_direct_evaluation_gives(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshots, parts = taken(job, tmp_path / "run", monkeypatch)
@@ -114,7 +114,7 @@ def test_scored_in_a_thread_or_here_it_is_the_same(
     assert told[1]["probes"] == len(probes)
 
 
-def test_killed_and_begun_again_it_goes_on_and_tells_nothing_twice(
+def test_evaluator_killed_and_restarted_writes_nothing_twice(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshots, parts = taken(job, tmp_path / "run", monkeypatch)
@@ -140,7 +140,9 @@ def test_killed_and_begun_again_it_goes_on_and_tells_nothing_twice(
         assert ours == theirs
 
 
-def test_beside_a_run(job: Path, tmp_path: Path, everlearn: Callable[..., Any]) -> None:
+def test_background_evaluator_scores_beside_a_run(
+    job: Path, tmp_path: Path, everlearn: Callable[..., Any]
+) -> None:
     everlearn("run", job, "--run-dir", "run", "--rate", 20_000)
     summary = json.loads(Path("run/summary.json").read_text())
     steps = [row["step"] for row in rows(Path("run"))]
@@ -162,7 +164,7 @@ def test_beside_a_run(job: Path, tmp_path: Path, everlearn: Callable[..., Any]) 
     assert evaluations(Path("run"))[-1]["events"] == 5024
 
 
-def test_a_run_leaves_the_same_state_with_and_without_evaluations(
+def test_run_state_is_the_same_with_and_without_evaluations(
     job: Path, everlearn: Callable[..., Any]
 ) -> None:
     digests = set()
@@ -185,7 +187,7 @@ class Breaks(Prior):
 """
 
 
-def test_where_scoring_fails_the_run_goes_on_and_says_so(
+def test_scorer_error_is_said_once_and_the_run_goes_on(
     write_job: WriteJob, everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     (tmp_path / "breaks.py").write_text(BREAKS)
@@ -196,7 +198,7 @@ def test_where_scoring_fails_the_run_goes_on_and_says_so(
     assert json.loads(Path("run/summary.json").read_text())["finished"]
 
 
-def test_what_waits_is_bounded_and_ends_of_segments_come_first(
+def test_queue_is_bounded_and_keeps_segment_ends(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody fetches: of 450 snapshots 32 are kept, the ends of segments and the last of all."""
@@ -215,7 +217,7 @@ def test_what_waits_is_bounded_and_ends_of_segments_come_first(
     assert ends <= set(waiting)
 
 
-def test_bytes_that_wait_are_bounded(
+def test_queue_bytes_are_bounded(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
@@ -231,7 +233,9 @@ def test_bytes_that_wait_are_bounded(
 ONCE = {"probes": {"share": 0.0, "every_events": 1000}, "once_seen": {"share": 0.05}}
 
 
-def test_once_seen_events_alone(write_job: WriteJob, tmp_path: Path, monkeypatch: Any) -> None:
+def test_evaluator_without_probes_scores_once_seen_events(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: Any
+) -> None:
     """Without probes they are asked about all the same; killed and begun again, each once."""
     job = write_job(evaluate=ONCE)
     snapshots, parts = taken(job, tmp_path / "run", monkeypatch)
@@ -283,7 +287,7 @@ class Lock(Callback):
         return {"online/told": 1.0}
 
 
-def test_the_folder_is_held_until_all_has_been_scored(job: Path, tmp_path: Path) -> None:
+def test_run_keeps_the_folder_locked_until_teardown(job: Path, tmp_path: Path) -> None:
     lock = Lock(tmp_path / "run")
     summary = Run(load(job), tmp_path / "run", print).run(max_events=1000, callbacks=[lock])
     assert lock.refused
@@ -291,7 +295,7 @@ def test_the_folder_is_held_until_all_has_been_scored(job: Path, tmp_path: Path)
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
 
 
-def test_too_slow_to_score_all_it_scores_the_ends_of_segments(
+def test_scorer_too_slow_scores_segment_ends_only(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshots, parts = taken(job, tmp_path / "run", monkeypatch)

@@ -34,7 +34,7 @@ def checkpoints(tmp_path: Path, said: list[str]) -> Any:
     made.close()
 
 
-def test_what_is_read_is_what_was_written(checkpoints: Checkpoints) -> None:
+def test_checkpoint_is_read_as_written(checkpoints: Checkpoints) -> None:
     checkpoints.write(70, STATE, {"job": "mine"})
     assert checkpoints.wait()
     found = read(checkpoints.all()[0])
@@ -46,7 +46,7 @@ def test_what_is_read_is_what_was_written(checkpoints: Checkpoints) -> None:
     assert found.state["empty"].shape == (0, 4)
 
 
-def test_a_copy_is_taken_before_training_goes_on(checkpoints: Checkpoints) -> None:
+def test_checkpoint_copies_the_state_first(checkpoints: Checkpoints) -> None:
     moving = {"a": np.zeros(1000)}
     checkpoints.write(1, moving, {})
     moving["a"] += 1
@@ -54,7 +54,7 @@ def test_a_copy_is_taken_before_training_goes_on(checkpoints: Checkpoints) -> No
     assert not read(checkpoints.all()[0]).state["a"].any()
 
 
-def test_only_the_newest_stay(checkpoints: Checkpoints) -> None:
+def test_checkpoints_keep_only_the_newest(checkpoints: Checkpoints) -> None:
     for events in (5, 10, 15, 20, 25):
         checkpoints.write(events, STATE, {})
     checkpoints.wait()
@@ -64,9 +64,7 @@ def test_only_the_newest_stay(checkpoints: Checkpoints) -> None:
     assert newest.events == 25
 
 
-def test_what_a_killed_writer_left_is_cleared_away(
-    checkpoints: Checkpoints, tmp_path: Path
-) -> None:
+def test_checkpoints_begin_clears_partial_writes(checkpoints: Checkpoints, tmp_path: Path) -> None:
     left = tmp_path / "checkpoints" / ".writing-000000000000099"
     left.mkdir()
     (left / "arrays.safetensors").write_bytes(b"half of it")
@@ -75,9 +73,7 @@ def test_what_a_killed_writer_left_is_cleared_away(
     assert not left.exists()
 
 
-def test_a_writer_killed_just_before_the_last_step_loses_nothing(
-    checkpoints: Checkpoints, tmp_path: Path
-) -> None:
+def test_checkpoints_begin_renames_a_whole_one(checkpoints: Checkpoints, tmp_path: Path) -> None:
     """It had cleared away an older checkpoint of that name, and not given the name to its own."""
     checkpoints.write(5, STATE, {})
     checkpoints.wait()
@@ -90,7 +86,7 @@ def test_a_writer_killed_just_before_the_last_step_loses_nothing(
     assert digest(newest.state) == digest(STATE)
 
 
-def test_one_that_breaks_twice_is_moved_aside_twice(checkpoints: Checkpoints) -> None:
+def test_checkpoint_broken_twice_is_moved_aside_twice(checkpoints: Checkpoints) -> None:
     for _ in range(2):
         checkpoints.write(5, STATE, {})
         checkpoints.write(6, STATE, {})
@@ -102,19 +98,21 @@ def test_one_that_breaks_twice_is_moved_aside_twice(checkpoints: Checkpoints) ->
 
 
 @pytest.mark.parametrize("odd", [np.array(["a"]), np.array([1j]), {1, 2}, object()])
-def test_what_cannot_be_kept_is_named(checkpoints: Checkpoints, odd: object) -> None:
+def test_checkpoint_of_unsupported_state_names_it(checkpoints: Checkpoints, odd: object) -> None:
     with pytest.raises(CheckpointError, match="inner/odd"):
         checkpoints.write(5, {"inner": {"odd": odd}}, {})
 
 
-def test_the_same_events_again_replace_what_was_there(checkpoints: Checkpoints) -> None:
+def test_checkpoint_at_the_same_events_replaces_the_old(checkpoints: Checkpoints) -> None:
     checkpoints.write(5, {"a": np.zeros(1)}, {})
     checkpoints.write(5, {"a": np.ones(1)}, {})
     checkpoints.wait()
     assert read(checkpoints.all()[0]).state["a"] == 1
 
 
-def test_every_single_flipped_byte_is_found(checkpoints: Checkpoints, said: list[str]) -> None:
+def test_checkpoint_with_any_flipped_byte_is_refused(
+    checkpoints: Checkpoints, said: list[str]
+) -> None:
     checkpoints.write(5, {"a": np.arange(3), "b": "text"}, {"job": "mine"})
     checkpoints.wait()
     folder = checkpoints.all()[0]
@@ -136,7 +134,7 @@ def test_every_single_flipped_byte_is_found(checkpoints: Checkpoints, said: list
     assert flips > 50
 
 
-def test_a_write_that_fails_is_told_and_leaves_nothing(
+def test_checkpoint_that_cannot_be_written_is_reported(
     checkpoints: Checkpoints, said: list[str], tmp_path: Path
 ) -> None:
     checkpoints.write(5, STATE, {})

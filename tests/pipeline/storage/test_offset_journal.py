@@ -52,13 +52,13 @@ def again(tmp_path: Path) -> Iterator[Journal]:
     journal.close()
 
 
-def test_what_it_holds(journal: Journal) -> None:
+def test_journal_lines_hold_ranges_and_flush(journal: Journal) -> None:
     """Each line is with the operating system as soon as it is written."""
     assert journal.path.name == "journal.jsonl"
     assert journal.path.read_bytes() == HEAD + b"".join(LINES)
 
 
-def test_read_again(journal: Journal, again: Journal) -> None:
+def test_journal_is_read_as_written(journal: Journal, again: Journal) -> None:
     assert again.begun
     assert again.head() == START
     assert again.stop is None
@@ -83,7 +83,9 @@ def at(number: int) -> tuple[int, int]:
         ({"0": 99, "labels/0": 99, "1": 2}, 4),
     ],
 )
-def test_position(journal: Journal, again: Journal, cursor: Cursor, number: int) -> None:
+def test_journal_position_names_the_next_block(
+    journal: Journal, again: Journal, cursor: Cursor, number: int
+) -> None:
     assert journal.position(cursor) == at(number)
     assert list(again.go_on(at(number))) == ENTRIES[number:]
     assert again.position(cursor) == at(number)  # and so after it has been read again
@@ -91,7 +93,7 @@ def test_position(journal: Journal, again: Journal, cursor: Cursor, number: int)
     assert again.position(cursor) == at(number)
 
 
-def test_the_position_moves_while_blocks_are_read_again(journal: Journal, again: Journal) -> None:
+def test_journal_position_moves_while_reading_again(journal: Journal, again: Journal) -> None:
     entries = again.go_on(at(1))
     assert next(entries) == ENTRIES[1]
     assert again.position({"0": 9}) == at(1)
@@ -101,7 +103,7 @@ def test_the_position_moves_while_blocks_are_read_again(journal: Journal, again:
 
 
 @pytest.mark.parametrize("kept", range(len(LINES[3])))
-def test_killed_in_the_middle_of_a_line(journal: Journal, again: Journal, kept: int) -> None:
+def test_journal_cut_in_a_line_goes_on(journal: Journal, again: Journal, kept: int) -> None:
     """The block of that line was learned by nobody."""
     journal.close()
     whole = HEAD + b"".join(LINES[:3])
@@ -113,18 +115,20 @@ def test_killed_in_the_middle_of_a_line(journal: Journal, again: Journal, kept: 
 
 
 @pytest.mark.parametrize("kept", [0, 1, len(HEAD) - 1])
-def test_killed_in_the_middle_of_the_first_line(tmp_path: Path, again: Journal, kept: int) -> None:
+def test_journal_cut_in_its_first_line_has_not_begun(
+    tmp_path: Path, again: Journal, kept: int
+) -> None:
     (tmp_path / "journal.jsonl").write_bytes(HEAD[:kept])
     assert not again.begun
     again.begin(START, {"0": 9})
     assert again.path.read_bytes() == HEAD.replace(b"null", b'{"0":9}')
 
 
-def test_not_there(again: Journal) -> None:
+def test_journal_missing_raises(again: Journal) -> None:
     assert not again.begun
 
 
-def test_a_new_one_takes_the_place_of_an_old_one(journal: Journal, again: Journal) -> None:
+def test_journal_begun_anew_replaces_the_old(journal: Journal, again: Journal) -> None:
     again.begin({"0": 1}, None)
     assert again.path.read_bytes() == b'{"start":{"0":1},"stop":null,"fingerprint":{}}\n'
     assert again.write({"0": (1, 2)}, False) == 0
@@ -146,7 +150,7 @@ def test_a_new_one_takes_the_place_of_an_old_one(journal: Journal, again: Journa
         b'{"block":1,"ranges":{"0":[5]}}\n',
     ],
 )
-def test_a_foreign_line(journal: Journal, again: Journal, line: bytes) -> None:
+def test_journal_with_a_foreign_line_raises(journal: Journal, again: Journal, line: bytes) -> None:
     journal.close()
     journal.path.write_bytes(HEAD + LINES[0] + line + LINES[2])
     with pytest.raises(JobError, match=r"journal\.jsonl: a line is not the one expected .*restore"):
@@ -154,14 +158,18 @@ def test_a_foreign_line(journal: Journal, again: Journal, line: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", [b"hello\n", b"[]\n", b"{}\n", b'{"start":{}}\n', b'{"stop":1}\n'])
-def test_a_foreign_first_line(tmp_path: Path, again: Journal, line: bytes) -> None:
+def test_journal_with_a_foreign_first_line_raises(
+    tmp_path: Path, again: Journal, line: bytes
+) -> None:
     (tmp_path / "journal.jsonl").write_bytes(line)
     with pytest.raises(JobError, match=r"journal\.jsonl: a line is not the one expected .*restore"):
         again.head()
 
 
 @pytest.mark.parametrize("keep", ["nothing", "less", "half a line"])
-def test_shorter_than_the_checkpoint_says(journal: Journal, again: Journal, keep: str) -> None:
+def test_journal_shorter_than_the_checkpoint_says_raises(
+    journal: Journal, again: Journal, keep: str
+) -> None:
     """The machine lost what was not on the disk, or somebody took it away: blocks that were learned
     in part cannot be known again."""
     journal.close()
@@ -174,19 +182,21 @@ def test_shorter_than_the_checkpoint_says(journal: Journal, again: Journal, keep
         list(again.go_on((offset, number)))
 
 
-def test_another_journal_in_its_place(journal: Journal, again: Journal) -> None:
+def test_journal_replaced_by_another_raises(journal: Journal, again: Journal) -> None:
     """A position that is no beginning of a line, or of the line of another block."""
     for offset, number in [(at(1)[0] + 3, 1), (at(1)[0], 2)]:
         with pytest.raises(JobError, match=r"journal\.jsonl"):
             list(again.go_on((offset, number)))
 
 
-def test_not_there_although_the_checkpoint_counts_on_it(again: Journal) -> None:
+def test_journal_missing_for_a_checkpoint_raises(again: Journal) -> None:
     with pytest.raises(JobError, match=r"journal\.jsonl"):
         list(again.go_on((10, 1)))
 
 
-def test_sync_puts_it_on_the_disk(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_sync_flushes_to_the_disk(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
     journal.sync()
@@ -200,7 +210,7 @@ steps = st.lists(st.tuples(st.sampled_from(["0", "1", "labels/0"]), st.integers(
 
 
 @given(st.lists(st.tuples(steps, st.booleans()), max_size=12), st.data())
-def test_the_position_is_the_oldest_block_that_is_not_learned(
+def test_journal_position_is_the_oldest_unlearned_block(
     tmp_path_factory: pytest.TempPathFactory,
     blocks: list[tuple[list[tuple[str, int]], bool]],
     data: st.DataObject,

@@ -128,7 +128,7 @@ def wanted(blocks: int) -> list[Any]:
     return rows
 
 
-def test_it_holds_the_blocks_of_the_journal(tmp_path: Path) -> None:
+def test_recording_holds_the_blocks_of_the_journal(tmp_path: Path) -> None:
     live = Live(tmp_path / "run")
     live.run(11, {"0": 0})
     assert held(tmp_path / "rec") == wanted(11)
@@ -145,7 +145,7 @@ def test_it_holds_the_blocks_of_the_journal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "size"), [("PART_ROWS", 7), ("PART_BYTES", 330)])
-def test_a_part_is_closed_by_rows_and_bytes(
+def test_recording_part_ends_by_rows_and_bytes(
     limit: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A block of three events: three rows or four, 48 bytes each beside what it holds.
@@ -156,7 +156,7 @@ def test_a_part_is_closed_by_rows_and_bytes(
     assert found == [(i, i + 2) for i in range(0, 12, 2)]
 
 
-def test_a_part_is_closed_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_part_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "PART_S", 0.01)
     live = Live(tmp_path / "run")
     live.recorder.begin(live.job, live.stream, live.journal)
@@ -174,7 +174,7 @@ def test_a_part_is_closed_after_a_while(tmp_path: Path, monkeypatch: pytest.Monk
     assert held(tmp_path / "rec") == wanted(3)
 
 
-def test_it_goes_on_where_it_was_and_reads_again_what_it_lacks(tmp_path: Path) -> None:
+def test_recording_resumed_reads_missing_blocks_again(tmp_path: Path) -> None:
     Live(tmp_path / "run").run(4, {"0": 0})
     # Seven blocks more, of which nothing was recorded, as if killed.
     lost = Live(tmp_path / "run", to="lost", begin=False)
@@ -197,7 +197,7 @@ def test_it_goes_on_where_it_was_and_reads_again_what_it_lacks(tmp_path: Path) -
     assert held(tmp_path / "rec") == wanted(15)
 
 
-def test_all_of_it_once_the_run_is_over(tmp_path: Path) -> None:
+def test_recording_of_a_finished_run_is_completed(tmp_path: Path) -> None:
     Live(tmp_path / "run", to="other").run(6, {"0": 0})
     over = Live(tmp_path / "run", begin=False)
     over.recorder.begin(over.job, over.stream, over.journal)
@@ -209,7 +209,9 @@ def test_all_of_it_once_the_run_is_over(tmp_path: Path) -> None:
     assert held(tmp_path / "rec") == wanted(6)
 
 
-def test_a_full_queue_holds_the_run_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_with_a_full_queue_makes_the_run_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recording, "HELD_BYTES", 1000)
     monkeypatch.setattr(recording, "PART_ROWS", 1)
     live, going = Live(tmp_path / "run"), threading.Event()
@@ -227,7 +229,9 @@ def test_a_full_queue_holds_the_run_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert held(tmp_path / "rec") == wanted(30)
 
 
-def test_a_disk_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_on_a_failing_disk_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recording, "PART_ROWS", 1)
     monkeypatch.setattr(recording, "HELD_BYTES", 1000)
     live = Live(tmp_path / "run")
@@ -241,7 +245,7 @@ def test_a_disk_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert held(tmp_path / "rec") == wanted(2)
 
 
-def test_the_end_is_told_and_taken_back(tmp_path: Path) -> None:
+def test_recording_end_is_written_and_withdrawn(tmp_path: Path) -> None:
     live, about = Live(tmp_path / "run"), tmp_path / "rec"
     live.recorder.begin(live.job, live.stream, live.journal)
     assert RecordingManifest.read(about).events is None
@@ -277,7 +281,7 @@ def refused(live: Live, match: str) -> None:
         live.run(1, {"0": 0})
 
 
-def test_the_recording_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_recording_of_another_run_is_refused(tmp_path: Path) -> None:
     live = Live(tmp_path / "run")
     live.run(3, {"0": 0})
     before = held(tmp_path / "rec")
@@ -295,7 +299,7 @@ def test_the_recording_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blocks", [0, 2])
-def test_settings_that_make_messages_dead_stay(blocks: int, tmp_path: Path) -> None:
+def test_recording_refuses_changed_dead_letter_settings(blocks: int, tmp_path: Path) -> None:
     live = Live(tmp_path / "run", max_bytes=300)
     live.run(blocks, {"0": 0})
     changed = Live(tmp_path / "run", begin=False, max_bytes=400, max_future_seconds=60)
@@ -337,7 +341,7 @@ def test_recording_with_former_names_goes_on(tmp_path: Path) -> None:
     assert overridden.job.stream.label_timeout_events == 9
 
 
-def test_two_at_once_are_refused(tmp_path: Path) -> None:
+def test_recording_into_a_locked_folder_is_refused(tmp_path: Path) -> None:
     live = Live(tmp_path / "run")
     live.recorder.begin(live.job, live.stream, live.journal)
     refused(Live(tmp_path / "other"), "is being recorded into by another run")
@@ -345,7 +349,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     live.journal.close()
 
 
-def test_secrets_are_not_recorded(tmp_path: Path) -> None:
+def test_recording_holds_no_secrets(tmp_path: Path) -> None:
     live = Live(tmp_path / "run", client={"sasl_plain_password": "hush"})
     live.run(1, {"0": 0})
     for file in (tmp_path / "rec").glob("*.*"):
@@ -356,6 +360,6 @@ def test_secrets_are_not_recorded(tmp_path: Path) -> None:
     assert "client" not in general
 
 
-def test_positions_of_the_test_stream() -> None:
+def test_ranges_of_the_counting_stream() -> None:
     assert ranges_of(block(15, 18)) == {"0": (15, 18)}
     assert [d.offset for d in block(15, 18).dead] == [15]

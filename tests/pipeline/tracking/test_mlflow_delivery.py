@@ -92,7 +92,7 @@ def fill(folder: Path, *steps: int, file: str = "metrics.jsonl", **metrics: floa
 # Rows
 
 
-def test_each_step_is_written_once_and_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+def test_log_writes_each_step_once_and_finite_values_only(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     rows = MetricLog(file, print)
     assert rows.last == -1
@@ -116,9 +116,7 @@ def test_each_step_is_written_once_and_what_is_not_finite_is_left_out(tmp_path: 
     "left", [b'{"step": 3, "ti', b"\0" * 10, b"\0\0\n\0\n", b"{}\n", b"[\n" * 9]
 )
 @pytest.mark.parametrize("before", [1, 4000])
-def test_what_a_killed_writer_left_of_a_row_is_cut_off(
-    tmp_path: Path, left: bytes, before: int
-) -> None:
+def test_log_cuts_off_a_partial_row(tmp_path: Path, left: bytes, before: int) -> None:
     file = tmp_path / "metrics.jsonl"
     fill(tmp_path, *range(before), **{f"m{i}": 0.5 for i in range(10)})
     whole = file.read_bytes()
@@ -130,7 +128,7 @@ def test_what_a_killed_writer_left_of_a_row_is_cut_off(
     assert file.read_bytes() == whole
 
 
-def test_a_row_longer_than_what_is_read_at_a_time(tmp_path: Path) -> None:
+def test_read_rows_longer_than_a_chunk(tmp_path: Path) -> None:
     many = {f"metric_{i}": 0.123456789 for i in range(CHUNK // 20)}
     fill(tmp_path, 1, 2, **many)
     file = tmp_path / "metrics.jsonl"
@@ -144,7 +142,7 @@ def test_a_row_longer_than_what_is_read_at_a_time(tmp_path: Path) -> None:
     assert [row.step for row in read_rows(file, end, 1000)[0]] == [2]
 
 
-def test_rows_are_read_in_parts_and_only_whole(tmp_path: Path) -> None:
+def test_read_rows_in_parts_returns_whole_rows(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     assert read_rows(file, 0, 10) == ([], 0)
     assert waiting(file, 0) == 0
@@ -163,7 +161,7 @@ def test_rows_are_read_in_parts_and_only_whole(tmp_path: Path) -> None:
     assert waiting(file, 0) == 11
 
 
-def test_a_full_disk_costs_rows_and_is_said_once(tmp_path: Path, said: list[str]) -> None:
+def test_log_on_a_full_disk_loses_rows_and_says_so_once(tmp_path: Path, said: list[str]) -> None:
     file = tmp_path / "metrics.jsonl"
     rows = MetricLog(file, said.append)
     rows.write(1, {"a": 1.0})
@@ -204,7 +202,7 @@ def test_a_full_disk_costs_rows_and_is_said_once(tmp_path: Path, said: list[str]
         ),
     ],
 )
-def test_what_is_not_accepted(given: dict[str, Any], message: str) -> None:
+def test_track_config_refuses_bad_settings(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrackConfig.model_validate(given)
 
@@ -218,17 +216,17 @@ def test_what_is_not_accepted(given: dict[str, Any], message: str) -> None:
         "https://h/x",
     ],
 )
-def test_what_is_accepted(uri: str) -> None:
+def test_track_config_accepts_good_settings(uri: str) -> None:
     check(TrackConfig(uri=uri))
 
 
-def test_a_driver_that_is_missing_is_said_before_anything_starts() -> None:
+def test_check_without_a_database_driver_raises() -> None:
     with pytest.raises(TrackError, match="cannot be used") as found:
         check(TrackConfig(uri="mysql+nosuchdriver://me:secret@host/mlflow"))
     assert "secret" not in str(found.value)
 
 
-def test_without_mlflow_one_line_says_how_to_get_it(
+def test_check_without_mlflow_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     monkeypatch.setattr(pipeline.tracking.mlflow_delivery, "find_spec", lambda name: None)
@@ -236,19 +234,19 @@ def test_without_mlflow_one_line_says_how_to_get_it(
         Tracker(TrackConfig(uri="sqlite:///a.db"), folder, "job", {}, {}, print)
 
 
-def test_importing_the_module_does_not_import_mlflow() -> None:
+def test_import_of_delivery_does_not_import_mlflow() -> None:
     code = "import sys, pipeline.tracking.mlflow_delivery; sys.exit('mlflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_params_are_flat_and_say_nothing_of_tracking() -> None:
+def test_describe_is_flat_and_omits_tracking() -> None:
     job = {"seed": 7, "learner": {"model": {"hidden": [1, 2]}, "empty": {}}, "track": {"uri": "x"}}
     expected = {"seed": 7, "learner.model.hidden": [1, 2], "learner.empty": {}}
     assert describe(flat(job)) == expected
     assert describe(flat({**job, "tracks": 1})) == expected | {"tracks": 1}
 
 
-def test_tags_say_versions_and_the_commit(tmp_path: Path) -> None:
+def test_tags_hold_versions_and_the_commit(tmp_path: Path) -> None:
     assert "version.torch" in tags()
     assert "git_commit" not in tags(tmp_path)
 
@@ -270,7 +268,7 @@ def test_tags_say_versions_and_the_commit(tmp_path: Path) -> None:
 # A run in a sqlite file
 
 
-def test_a_run_from_its_beginning_to_its_end(
+def test_tracker_delivers_a_whole_run(
     uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     params = {"a b": [1, 2], "odd?key": None, "../up": "x", "long": "y" * 7000}
@@ -300,7 +298,7 @@ def test_a_run_from_its_beginning_to_its_end(
     assert sorted(file.name for file in where.iterdir()) == ["job.yaml", "summary.json"]
 
 
-def test_a_relative_file_is_that_of_the_folder_where_the_command_is_given(
+def test_tracker_relative_file_is_in_the_current_folder(
     uri: str, folder: Path, track: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = track("sqlite:///mlflow.db")
@@ -310,7 +308,7 @@ def test_a_relative_file_is_that_of_the_folder_where_the_command_is_given(
     assert not (folder / "mlflow.db").exists()
 
 
-def test_a_continued_run_is_the_same_run_and_has_each_step_once(
+def test_tracker_resumed_continues_the_run_and_repeats_no_step(
     uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     fill(folder, 1000, 2000)
@@ -330,7 +328,7 @@ def test_a_continued_run_is_the_same_run_and_has_each_step_once(
     assert history(uri, second.run_id, "online/accuracy") == [1000, 2000, 3000]
 
 
-def test_another_mlflow_gets_a_new_run_with_all_rows(
+def test_tracker_at_another_mlflow_begins_a_new_run(
     uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     fill(folder, 1000, 2000)
@@ -346,7 +344,7 @@ def test_another_mlflow_gets_a_new_run_with_all_rows(
     assert "a new run begins" in said[0]
 
 
-def test_a_fresh_run_in_the_same_folder_is_another_run(
+def test_tracker_of_a_cleared_folder_begins_a_new_run(
     uri: str, folder: Path, track: Callable[..., Tracker]
 ) -> None:
     fill(folder, 1000, 2000)
@@ -360,7 +358,7 @@ def test_a_fresh_run_in_the_same_folder_is_another_run(
     assert history(uri, second.run_id, "online/accuracy") == [1000]
 
 
-def test_rows_lost_with_the_power_are_not_delivered_twice(
+def test_tracker_after_lost_rows_delivers_none_twice(
     uri: str, folder: Path, track: Callable[..., Tracker]
 ) -> None:
     fill(folder, 1000, 2000)
@@ -377,7 +375,7 @@ def test_rows_lost_with_the_power_are_not_delivered_twice(
     assert history(uri, tracker.run_id, "online/accuracy") == [1000, 2000, 3000]
 
 
-def test_runs_that_begin_at_once_share_an_experiment(tmp_path: Path, said: list[str]) -> None:
+def test_trackers_started_at_once_share_an_experiment(tmp_path: Path, said: list[str]) -> None:
     """In a file that none of them has set up yet."""
 
     def one(name: str) -> str | None:
@@ -398,7 +396,7 @@ def test_runs_that_begin_at_once_share_an_experiment(tmp_path: Path, said: list[
     assert (len(set(ids)), len(where)) == (4, 1)
 
 
-def test_a_run_whose_id_got_lost_on_the_way_back_is_found_again(
+def test_tracker_finds_a_run_whose_id_was_lost(
     uri: str, folder: Path, track: Callable[..., Tracker]
 ) -> None:
     first = track(uri)
@@ -410,7 +408,7 @@ def test_a_run_whose_id_got_lost_on_the_way_back_is_found_again(
     assert track(uri).run_id == first.run_id
 
 
-def test_names_and_values_that_mlflow_does_not_take_harm_no_others(
+def test_tracker_leaves_out_what_mlflow_refuses(
     uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     fill(folder, 1, 2, **{"online/what?": 0.5})
@@ -431,7 +429,7 @@ def test_names_and_values_that_mlflow_does_not_take_harm_no_others(
     assert "does not take the metrics of step 5" in said[0]
 
 
-def test_passwords_stay_at_home(uri: str, folder: Path, track: Callable[..., Tracker]) -> None:
+def test_tracker_logs_no_passwords(uri: str, folder: Path, track: Callable[..., Tracker]) -> None:
     hook = "http://127.0.0.1:9/secret-token"
     (folder / "job.yaml").write_text(f"track: {{webhook: '{hook}'}}\n")
     tracker = track(uri, alerts=(Alert(metric="a", above=1, webhook=hook),))
@@ -441,7 +439,7 @@ def test_passwords_stay_at_home(uri: str, folder: Path, track: Callable[..., Tra
     assert (where / "job.yaml").read_text() == "track: {webhook: 'http://127.0.0.1/***'}\n"
 
 
-def test_a_long_backlog_is_delivered_whole(
+def test_tracker_delivers_a_long_backlog(
     uri: str, folder: Path, track: Callable[..., Tracker]
 ) -> None:
     fill(folder, *range(3000), a=1.0, b=2.0)
@@ -450,7 +448,7 @@ def test_a_long_backlog_is_delivered_whole(
     assert history(uri, tracker.run_id, "b") == [*range(3000)]
 
 
-def test_deliveries_take_no_more_of_a_core_than_they_may(
+def test_tracker_keeps_to_its_share_of_a_core(
     uri: str, folder: Path, track: Callable[..., Tracker]
 ) -> None:
     """A backlog waits for the end rather than slow down a loop in the same process."""
@@ -494,7 +492,7 @@ def kill_between_delivery_and_record(uri: str, folder: Path) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
-def test_killed_between_delivery_and_record(
+def test_tracker_killed_before_its_record_delivers_the_same(
     uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     fill(folder, *range(1300), a=1.0)
@@ -515,7 +513,7 @@ def test_killed_between_delivery_and_record(
 # MLflow is not there
 
 
-def test_a_locked_file_is_said_once_and_served_later(
+def test_tracker_with_a_locked_file_says_so_once_and_retries(
     uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     fill(folder, 1000, 2000)
@@ -535,7 +533,7 @@ def test_a_locked_file_is_said_once_and_served_later(
     assert history(uri, tracker.run_id, "online/accuracy") == [1000, 2000]
 
 
-def test_a_file_that_cannot_be(
+def test_tracker_with_an_impossible_file_says_so(
     folder: Path, tmp_path: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -552,7 +550,7 @@ def test_a_file_that_cannot_be(
     ]
 
 
-def test_a_deleted_run_is_said_once_and_goes_on_when_restored(
+def test_tracker_of_a_deleted_run_goes_on_once_restored(
     uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     fill(folder, 1000)
@@ -569,7 +567,7 @@ def test_a_deleted_run_is_said_once_and_goes_on_when_restored(
     assert history(uri, tracker.run_id, "online/accuracy") == [1000, 2000]
 
 
-def test_a_deleted_experiment_is_said(
+def test_tracker_of_a_deleted_experiment_says_so(
     uri: str, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     place = client(uri)
@@ -604,7 +602,7 @@ def receiver(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
         server.server_close()
 
 
-def test_a_server_that_refuses_is_said_once_and_without_the_password(
+def test_tracker_refused_says_so_once_without_the_password(
     folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     asked = []
@@ -624,7 +622,7 @@ def test_a_server_that_refuses_is_said_once_and_without_the_password(
     assert len(said) == 2  # and once at the end, that something waits
 
 
-def test_a_server_that_never_answers_delays_nothing(
+def test_tracker_of_a_silent_server_delays_nothing(
     folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     released = threading.Event()
@@ -695,7 +693,7 @@ def server(database: Path, tmp_path: Path) -> Iterator[Server]:
     found.kill()
 
 
-def test_a_server_that_comes_late_goes_and_comes_back(
+def test_tracker_delivers_when_the_server_comes_back(
     server: Server, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     uri = server.uri
@@ -752,7 +750,7 @@ def see(folder: Path, rows: Mapping[int, float]) -> None:
         fill(folder, step, **{"online/accuracy_window": value})
 
 
-def test_an_alert_on_what_is_forgotten(
+def test_alert_on_forgetting_fires(
     track: Callable[..., Tracker], uri: str, folder: Path, said: list[str]
 ) -> None:
     lost = Alert(metric="stability/forgetting_low", above=0.05)
@@ -767,7 +765,7 @@ def test_an_alert_on_what_is_forgotten(
     assert "above 0.05" in run.data.tags["alert.stability/forgetting_low"]
 
 
-def test_an_alert_fires_at_the_edge_and_is_over_at_the_other(
+def test_alert_fires_and_ends_at_its_threshold(
     uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     tracker = track(uri, alerts=(low(after_events=5000),))
@@ -786,7 +784,7 @@ def test_an_alert_fires_at_the_edge_and_is_over_at_the_other(
     assert found["alert.online/accuracy_window"] == "firing: 0.5 is below 0.8 at 16,000 events"
 
 
-def test_after_a_restart_no_alert_fires_for_rows_it_has_seen(
+def test_alert_after_a_restart_skips_rows_seen_before(
     uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     see(folder, {1000: 0.9, 2000: 0.5})
@@ -802,7 +800,7 @@ def test_after_a_restart_no_alert_fires_for_rows_it_has_seen(
     assert found["alert.online/accuracy_window"] == "resolved at 4,000 events"
 
 
-def test_two_alerts_of_one_metric_share_its_tag(
+def test_alerts_of_one_metric_share_its_tag(
     uri: str, folder: Path, track: Callable[..., Tracker]
 ) -> None:
     tracker = track(uri, alerts=(low(), low(below=0.5), low(below=None, above=2.0)))
@@ -812,7 +810,7 @@ def test_two_alerts_of_one_metric_share_its_tag(
     assert found["alert.online/accuracy_window"] == "firing: 0.4 is below 0.8 at 1 events"
 
 
-def test_an_alert_is_posted_and_fires_while_mlflow_is_away(
+def test_alert_is_posted_while_mlflow_is_away(
     folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     posted: list[Any] = []
@@ -835,7 +833,7 @@ def test_an_alert_is_posted_and_fires_while_mlflow_is_away(
     assert any("alert:" in line for line in said)
 
 
-def test_a_slow_receiver_delays_no_metrics_and_a_dead_one_is_said(
+def test_webhook_slow_delays_nothing_and_dead_is_reported(
     uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
 ) -> None:
     released, asked = threading.Event(), threading.Event()

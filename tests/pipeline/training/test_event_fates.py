@@ -35,7 +35,7 @@ def spread(ids: Any) -> Outcome:
     return fates(**{name: ids[k::4] for k, name in enumerate(names)})
 
 
-def test_the_books_balance() -> None:
+def test_ledger_of_random_batches_balances() -> None:
     ledger, rng = Ledger(), np.random.default_rng(0)
     ids = []
     for first in range(0, 20_000, 32):
@@ -55,7 +55,7 @@ def test_the_books_balance() -> None:
 
 @pytest.mark.parametrize("seen", [1, 700, 5000])
 @pytest.mark.parametrize("change", ["lost", "doubled", "swapped", "invented", "twice and once"])
-def test_one_event_amiss(change: str, seen: int) -> None:
+def test_ledger_with_one_event_amiss_raises(change: str, seen: int) -> None:
     ledger = Ledger()
     part = batch(0, seen)
     ledger.enter(part)
@@ -76,7 +76,7 @@ def test_one_event_amiss(change: str, seen: int) -> None:
         ledger.verify()
 
 
-def test_the_state_is_of_one_size() -> None:
+def test_ledger_state_stays_of_one_size() -> None:
     ledger, size = Ledger(), 1 << 13
     lengths = set()
     for first in range(0, 1 << 20, size):
@@ -91,7 +91,7 @@ def test_the_state_is_of_one_size() -> None:
     assert len(lengths) <= 2  # but for the digits of its numbers
 
 
-def test_little_waits_when_no_label_comes() -> None:
+def test_ledger_without_labels_keeps_few_batches() -> None:
     ledger = Ledger()
     for first in range(0, 1_000_000, 32):
         ledger.enter(batch(first, 32))
@@ -109,7 +109,9 @@ def test_little_waits_when_no_label_comes() -> None:
     ],
 )
 @pytest.mark.parametrize("folded", [False, True])
-def test_positions_read_twice(parts: list[tuple[int, int]], position: int, folded: bool) -> None:
+def test_ledger_positions_read_twice_raise(
+    parts: list[tuple[int, int]], position: int, folded: bool
+) -> None:
     ledger = Ledger(gapless=False)
     where = f"position ({position}|0) was read a second time"
     with pytest.raises(LedgerError, match=where):  # noqa: PT012 (at once, or when it is folded)
@@ -120,7 +122,7 @@ def test_positions_read_twice(parts: list[tuple[int, int]], position: int, folde
         ledger.fold()
 
 
-def test_a_dead_event_read_twice() -> None:
+def test_ledger_dead_event_read_twice_raises() -> None:
     ledger = Ledger()
     ledger.enter(replace(batch(0, 4), dead=(DeadLetter(0, 2, "why", 2),)))
     with pytest.raises(LedgerError, match="position 2 was read a second time"):
@@ -136,7 +138,9 @@ def test_a_dead_event_read_twice() -> None:
     ],
 )
 @pytest.mark.parametrize("resumed", [False, True])
-def test_positions_passed_over(parts: list[tuple[int, int]], gap: str, resumed: bool) -> None:
+def test_ledger_positions_passed_over_raise(
+    parts: list[tuple[int, int]], gap: str, resumed: bool
+) -> None:
     ledger = Ledger()
     where = f"partition 3: positions {gap} were passed over"
     with pytest.raises(LedgerError, match=where):  # noqa: PT012 (at once, or when it is folded)
@@ -148,7 +152,7 @@ def test_positions_passed_over(parts: list[tuple[int, int]], gap: str, resumed: 
         ledger.fold()
 
 
-def test_dead_events_leave_no_gap_and_labels_may() -> None:
+def test_ledger_dead_events_fill_gaps_and_labels_may_have_some() -> None:
     ledger, at = Ledger(), np.array([3, 9, 40], np.int64)
     arrivals = Labels(at, at, at / 1.0, np.zeros(3, np.int32), at, np.zeros(3, np.int64))
     dead = (DeadLetter(0, 9, "why", 0), DeadLetter(0, 14, "why", 4))
@@ -157,7 +161,7 @@ def test_dead_events_leave_no_gap_and_labels_may() -> None:
     assert ledger.cursor() == {"0": 20, "labels/0": 41}
 
 
-def test_cursor_over_partitions_gaps_and_labels() -> None:
+def test_ledger_cursor_covers_partitions_gaps_and_labels() -> None:
     ledger = Ledger(gapless=False)
     assert ledger.cursor() == {}
     two = Batch.concat([batch(10, 3, 0), batch(5, 2, 1), batch(20, 1, 0)])
@@ -176,7 +180,7 @@ def test_cursor_over_partitions_gaps_and_labels() -> None:
     assert ledger.cursor()["0"] == 22
 
 
-def test_state_goes_on() -> None:
+def test_ledger_loaded_from_its_state_goes_on() -> None:
     first = Ledger()
     for start in range(0, 3000, 50):
         second = Ledger()
@@ -190,7 +194,7 @@ def test_state_goes_on() -> None:
     second.verify()
 
 
-def test_grouping_leaves_no_trace() -> None:
+def test_ledger_does_not_depend_on_grouping() -> None:
     digests = set()
     for size in (1, 32, 4000):
         ledger = Ledger()
@@ -201,7 +205,7 @@ def test_grouping_leaves_no_trace() -> None:
     assert len(digests) == 1
 
 
-def test_batches_are_let_go_while_no_label_comes() -> None:
+def test_ledger_without_labels_releases_batches() -> None:
     ledger = Ledger()
     none = np.empty(0, np.int64)
     nothing = Outcome(none, none, none, None, none, none, none, none, none, none)
@@ -216,7 +220,7 @@ def dead_label(partition: int, offset: int, before: int = 0) -> DeadLetter:
     return DeadLetter(partition, offset, "why", -1, before, label=True)
 
 
-def test_a_dead_label_is_no_event() -> None:
+def test_ledger_dead_label_is_not_counted_as_event() -> None:
     ledger = Ledger()
     ledger.begin({"0": 5, "labels/0": 3})
     part = batch(5, 2)
@@ -229,7 +233,7 @@ def test_a_dead_label_is_no_event() -> None:
     assert ["labels/0", 3, 4, 1] in ledger.state()["positions"]
 
 
-def test_labels_and_dead_labels_share_positions() -> None:
+def test_ledger_labels_and_dead_labels_share_positions() -> None:
     ledger = Ledger()
     at = np.array([0, 2], np.int64)
     labels = Labels(at, at, at / 1.0, np.zeros(2, np.int32), at, at)
@@ -242,7 +246,7 @@ def test_labels_and_dead_labels_share_positions() -> None:
 
 
 @pytest.mark.parametrize("first", [9, 11])
-def test_where_reading_was_to_begin_is_known(first: int) -> None:
+def test_ledger_knows_where_reading_began(first: int) -> None:
     ledger = Ledger()
     ledger.begin({"0": 10})
     assert ledger.cursor() == {"0": 10}
@@ -252,14 +256,14 @@ def test_where_reading_was_to_begin_is_known(first: int) -> None:
         ledger.cursor()
 
 
-def test_a_partition_that_comes_later_begins_anywhere() -> None:
+def test_ledger_later_partition_begins_anywhere() -> None:
     ledger = Ledger()
     ledger.begin({"0": 10})
     ledger.enter(batch(7, 3, partition=4))
     assert ledger.cursor() == {"0": 10, "4": 10}
 
 
-def test_beginning_does_not_move_what_has_been_read() -> None:
+def test_ledger_begin_keeps_positions_already_read() -> None:
     ledger = Ledger()
     ledger.begin({"0": 10})
     ledger.enter(batch(10, 3))

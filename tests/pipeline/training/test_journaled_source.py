@@ -140,7 +140,7 @@ def streams(draw: st.DrawFn) -> Memory:
 
 
 @given(streams(), st.integers(1, 4), st.data())
-def test_the_same_micro_batches_from_any_of_them_on(
+def test_source_resumed_anywhere_gives_the_same_batches(
     stream: Memory, size: int, data: st.DataObject
 ) -> None:
     """Whatever the blocks, those that end micro-batches, bad messages, labels and streaks."""
@@ -193,7 +193,7 @@ def few() -> Memory:
     return Memory({("ev", 0): events, ("ev", 1): events[:3], ("lab", 0): events[:6]})
 
 
-def test_a_block_is_in_the_journal_before_it_is_given_out(tmp_path: Path) -> None:
+def test_source_journals_a_block_before_returning_it(tmp_path: Path) -> None:
     stream = few()
     blocks, _ = live(stream, tmp_path)
     blocks.journal.begin(stream.start(), stream.end())
@@ -202,7 +202,7 @@ def test_a_block_is_in_the_journal_before_it_is_given_out(tmp_path: Path) -> Non
     assert blocks.journal.position(stream.end())[1] == lines - 1
 
 
-def test_nobody_answers_where_a_block_is_to_be_read_again(tmp_path: Path) -> None:
+def test_source_waits_for_a_broker_to_read_a_block_again(tmp_path: Path) -> None:
     stream = few()
     blocks, _ = live(stream, tmp_path)
     blocks.journal.begin(stream.start(), stream.end())
@@ -215,7 +215,7 @@ def test_nobody_answers_where_a_block_is_to_be_read_again(tmp_path: Path) -> Non
     assert stream.asked[:3] == [stream.asked[0]] * 3
 
 
-def test_asked_to_stop_while_nobody_answers(tmp_path: Path) -> None:
+def test_source_stops_while_the_broker_is_away(tmp_path: Path) -> None:
     stream = few()
     blocks, _ = live(stream, tmp_path)
     blocks.journal.begin(stream.start(), stream.end())
@@ -226,7 +226,7 @@ def test_asked_to_stop_while_nobody_answers(tmp_path: Path) -> None:
         next(blocks.blocks(stream.start(), None))
 
 
-def test_asked_to_stop_while_nothing_comes(tmp_path: Path) -> None:
+def test_source_stops_while_no_event_comes(tmp_path: Path) -> None:
     stream = few()
 
     def idle(_: Cursor) -> Iterator[Batch]:
@@ -241,7 +241,7 @@ def test_asked_to_stop_while_nothing_comes(tmp_path: Path) -> None:
     assert len((tmp_path / "journal.jsonl").read_bytes().splitlines()) == 1
 
 
-def test_a_reader_that_gives_what_another_gave_begins_anew(tmp_path: Path) -> None:
+def test_source_restarts_a_reader_that_is_out_of_step(tmp_path: Path) -> None:
     """As after a change of a group's members."""
     stream, began = few(), []
 
@@ -260,7 +260,7 @@ def test_a_reader_that_gives_what_another_gave_begins_anew(tmp_path: Path) -> No
     assert began == [stream.start(), {"0": 2, "1": 1, "labels/0": 2}]
 
 
-def test_what_comes_after_the_end_of_the_run_is_left(tmp_path: Path) -> None:
+def test_source_ends_at_the_stop_of_the_journal(tmp_path: Path) -> None:
     stream = few()
     blocks, _ = live(stream, tmp_path)
     stop = {"0": 4, "1": 3, "labels/0": 0}
@@ -275,7 +275,7 @@ def test_what_comes_after_the_end_of_the_run_is_left(tmp_path: Path) -> None:
     assert list(again.blocks(stop, at)) == []
 
 
-def test_an_empty_stream_that_stops_at_its_end(tmp_path: Path) -> None:
+def test_source_of_an_empty_bounded_stream_ends(tmp_path: Path) -> None:
     stream = Memory({("ev", 0): []})
     blocks, _ = live(stream, tmp_path)
     blocks.journal.begin(stream.start(), stream.end())

@@ -118,7 +118,7 @@ def fed(size: int, delay: int = 5, share: float = 0.1) -> tuple[Loop, Recorder]:
 
 @pytest.mark.parametrize("size", [1, 7, 32])
 @pytest.mark.parametrize("delay", [0, 1, 48])
-def test_test_then_train(size: int, delay: int) -> None:
+def test_loop_predicts_each_event_before_learning_it(size: int, delay: int) -> None:
     """Every event is predicted once, learned at most once, and just ``delay`` events later."""
     loop, learner = fed(size, delay)
     diary = learner.diary
@@ -142,7 +142,7 @@ def test_test_then_train(size: int, delay: int) -> None:
     assert fates["unlabelled"] > 0
 
 
-def test_probes_are_neither_learned_nor_observed() -> None:
+def test_loop_neither_learns_nor_observes_probes() -> None:
     loop, learner = fed(32)
     entries = set(learner.diary)
     asked = {i for kind, i in entries if kind == "predict"}
@@ -154,7 +154,7 @@ def test_probes_are_neither_learned_nor_observed() -> None:
     assert {i for kind, i in all_seen.diary if kind == "observe"} == asked
 
 
-def test_the_size_of_micro_batches_changes_nothing_that_is_learned() -> None:
+def test_loop_learns_the_same_at_any_batch_size() -> None:
     """But for what is observed: that is done once a micro-batch, or before the next label."""
     runs = [fed(size) for size in (1, 7, 32)]
     diaries = [[e for e in learner.diary if e[0] != "observe"] for _, learner in runs]
@@ -165,7 +165,7 @@ def test_the_size_of_micro_batches_changes_nothing_that_is_learned() -> None:
     assert len({digest(loop.metrics.state()) for loop, _ in runs}) == 1
 
 
-def test_the_last_label_is_the_no_change_baseline() -> None:
+def test_loop_no_change_baseline_is_the_last_label() -> None:
     """The recorder says the last label it learned: without probes that is no-change itself."""
     loop, _ = fed(16, share=0)
     found = loop.metrics.results()
@@ -173,7 +173,7 @@ def test_the_last_label_is_the_no_change_baseline() -> None:
 
 
 @pytest.mark.parametrize("boundaries", [False, True])
-def test_segments_are_shown_to_those_who_declare_it(boundaries: bool) -> None:
+def test_loop_shows_segments_only_where_declared(boundaries: bool) -> None:
     learner = Recorder(False, boundaries)
     source, loop = build(32, DelayByEventTime(20.0, 1000, boundaries), learner)
     for batch in source.read({}):
@@ -183,7 +183,7 @@ def test_segments_are_shown_to_those_who_declare_it(boundaries: bool) -> None:
 
 
 @pytest.mark.parametrize("stop", range(0, 11, 2))
-def test_state_goes_on_from_any_micro_batch(stop: int) -> None:
+def test_loop_state_goes_on_from_any_micro_batch(stop: int) -> None:
     def fresh() -> tuple[BatchReader, Loop]:
         return build(32, DelayByEvents(48, 1000, exact=True), Recorder())
 
@@ -209,7 +209,7 @@ def test_state_goes_on_from_any_micro_batch(stop: int) -> None:
     assert again.ledger.cursor() == {"0": N}
 
 
-def test_a_join_that_mixes_up_events_is_found_out() -> None:
+def test_loop_finds_a_join_that_mixes_up_events() -> None:
     join = DelayByEvents(5, 1000)
     source, loop = build(32, join, Recorder())
     for k, batch in enumerate(source.read({})):
@@ -223,7 +223,7 @@ def test_a_join_that_mixes_up_events_is_found_out() -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("make", [DelayByEvents, DelayByEventTime])
-def test_micro_batches_without_rows_change_nothing(make: Any, exact: bool) -> None:
+def test_loop_batches_without_rows_change_nothing(make: Any, exact: bool) -> None:
     """Dead events alone, before, between and after the others."""
     diaries = []
     for dead in (False, True):
@@ -242,7 +242,7 @@ def test_micro_batches_without_rows_change_nothing(make: Any, exact: bool) -> No
     assert diaries[0] == diaries[1]
 
 
-def test_labels_are_learned_from_a_micro_batch_without_rows() -> None:
+def test_loop_learns_labels_of_a_batch_without_rows() -> None:
     learner = Recorder()
     vocabulary = LabelEncoder()
     source = BatchReader(Events(), 16, vocabulary)
@@ -256,7 +256,7 @@ def test_labels_are_learned_from_a_micro_batch_without_rows() -> None:
     assert loop.results()["online/scored"] == 3
 
 
-def test_events_passed_over_are_an_error() -> None:
+def test_loop_events_passed_over_raise() -> None:
     source, loop = build(16, DelayByEvents(5, 1000), Recorder())
     steps = source.read({})
     loop.step(next(steps))

@@ -36,7 +36,7 @@ class Slow(TrainerActor):
 
 
 @pytest.mark.parametrize("error", [None, JobError("it went wrong")])
-def test_a_driver_that_asks_again_joins_the_run_that_goes_on(error: Exception | None) -> None:
+def test_trainer_second_call_of_run_joins_the_first(error: Exception | None) -> None:
     trainer = Slow()
     trainer.error = error
     got: list[Any] = []
@@ -57,7 +57,7 @@ def test_a_driver_that_asks_again_joins_the_run_that_goes_on(error: Exception | 
     assert got == [error or {"events": 1}] * 3
 
 
-def test_a_folder_that_is_another_on_this_machine_is_refused(tmp_path: Path) -> None:
+def test_trainer_refuses_a_folder_without_its_token(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.lock():
         folder.claim("mine", resume=False)
@@ -67,7 +67,7 @@ def test_a_folder_that_is_another_on_this_machine_is_refused(tmp_path: Path) -> 
             TrainerActor(SHIPMENT, other, token)._check_folder()
 
 
-def test_a_run_begun_anew_has_nothing_of_one_that_left_no_checkpoint(tmp_path: Path) -> None:
+def test_folder_claimed_anew_has_no_old_results(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     names = ("metrics.jsonl", "served.jsonl", "served.json", "track.json", "summary.json")
     for name in names:
@@ -78,11 +78,11 @@ def test_a_run_begun_anew_has_nothing_of_one_that_left_no_checkpoint(tmp_path: P
     assert not any((tmp_path / name).exists() for name in names)
 
 
-def test_nothing_is_published_before_there_is_a_model() -> None:
+def test_trainer_without_a_model_has_no_snapshot() -> None:
     assert TrainerActor(SHIPMENT, Path("run"), "token").snapshot("", 0.01) is None
 
 
-def test_lines_are_fetched_once_and_bounded() -> None:
+def test_outlet_lines_are_fetched_once_and_bounded() -> None:
     speaker = MessageOutlet()
     for i in range(3000):
         speaker.say(str(i))

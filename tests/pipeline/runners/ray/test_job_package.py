@@ -67,7 +67,7 @@ def sent(home: Path, *checks: str) -> str:
     return done.stderr
 
 
-def test_a_module_with_its_file_and_its_lines(home: Path) -> None:
+def test_package_module_keeps_its_file_and_lines(home: Path) -> None:
     source = f"{LEARNER}\nHERE = __file__\n\n\ndef fails():\n    raise ValueError('é')\n"
     (home / "mine.py").write_text(source, encoding="latin-1")
     (home / "mine.py").write_bytes(b"# coding: latin-1\n" + source.encode("latin-1"))
@@ -77,7 +77,7 @@ def test_a_module_with_its_file_and_its_lines(home: Path) -> None:
 
 
 @pytest.mark.parametrize("namespace", [False, True])
-def test_a_package_whole_with_what_it_imports_later(home: Path, namespace: bool) -> None:
+def test_package_holds_whole_packages_and_late_imports(home: Path, namespace: bool) -> None:
     job = (home / "job.yaml").read_text().replace("mine:Mine", "mine.learner:Mine")
     (home / "job.yaml").write_text(job)
     (home / "mine" / "deep").mkdir(parents=True)
@@ -94,13 +94,13 @@ def test_a_package_whole_with_what_it_imports_later(home: Path, namespace: bool)
     assert sent(home, later, whole) == ""
 
 
-def test_a_module_that_is_a_link(home: Path, tmp_path: Path) -> None:
+def test_package_follows_a_linked_module(home: Path, tmp_path: Path) -> None:
     (tmp_path / "shared.py").write_text(LEARNER)
     (home / "mine.py").symlink_to(tmp_path / "shared.py")
     assert sent(home, "import os; os.remove", "import mine") == ""
 
 
-def test_a_module_beside_it_that_is_imported_later(home: Path) -> None:
+def test_package_holds_a_module_imported_later(home: Path) -> None:
     (home / "mine.py").write_text(f"{LEARNER}\n\ndef later():\n    import mine_too\n")
     (home / "mine_too.py").write_text("import mine_three\n")
     (home / "mine_three.py").touch()
@@ -108,7 +108,7 @@ def test_a_module_beside_it_that_is_imported_later(home: Path) -> None:
     assert sent(home, "import mine; mine.later()") == ""
 
 
-def test_what_is_installed_is_not_shadowed(home: Path) -> None:
+def test_package_does_not_shadow_installed_modules(home: Path) -> None:
     (home / "mine.py").write_text(f"import json\n{LEARNER}")
     (home / "json.py").write_text("raise SystemExit\n")
     assert sent(home, "import json; json.dumps({})") == ""
@@ -121,14 +121,16 @@ class Lazy(ModuleType):
         raise KeyError(name)
 
 
-def test_modules_of_others_are_not_looked_into(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_does_not_look_into_other_modules(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "mine.py").write_text(LEARNER)
     monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
     monkeypatch.setitem(sys.modules, "lazy.below", Lazy("lazy.below"))
     assert sent(home, "import mine") == ""
 
 
-def test_nothing_but_the_users_own_goes_along(
+def test_package_holds_only_the_users_modules(
     write_job: Callable[..., Path], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = jobs.load(write_job())
