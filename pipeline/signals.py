@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as a run takes them."""
+"""Handle Ctrl-C and SIGTERM while a run goes on."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ class Stoppable(Protocol):
 
 @contextmanager
 def stopping_on_signals(run: Stoppable, say: Callable[[str], None]) -> Iterator[None]:
-    """While open, Ctrl-C and SIGTERM let the run write a checkpoint and leave; a second one does
-    not wait."""
+    """Let the first Ctrl-C or SIGTERM stop the run with a checkpoint, the second at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if run.stopping:
@@ -35,7 +34,7 @@ def stopping_on_signals(run: Stoppable, say: Callable[[str], None]) -> Iterator[
 
 @contextmanager
 def handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """While open, Ctrl-C and SIGTERM are handled so; then as before."""
+    """Handle Ctrl-C and SIGTERM by a function while the block runs; restore the handlers then."""
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

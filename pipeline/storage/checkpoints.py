@@ -1,7 +1,7 @@
-"""Checkpoints: everything that the state digest covers, as one atomic, verified unit.
+"""Checkpoints: all that the state digest covers, as one atomic, verified unit.
 
-A checkpoint is a folder named by the events that it stands after. It is written in these steps,
-each of which leaves the run resumable whenever the process dies:
+A checkpoint is a folder, named by the number of events before it. It is written in these steps; the
+run can resume whichever step the process dies in:
 
 1. arrays and JSON go to files in a folder whose name starts with ``.writing-``,
 2. a manifest with the size and sha256 of each file, and of itself, is written last,
@@ -9,8 +9,8 @@ each of which leaves the run resumable whenever the process dies:
 4. the folder gets its final name (an atomic rename), and its parent is flushed,
 5. checkpoints beyond the newest ``keep`` are deleted.
 
-Resume reads the newest whose manifest and checksums hold; a broken one is named and passed over.
-The only pickle ever read is the state of an opaque learner, after the checksum of its file held.
+Resume reads the newest one whose manifest and checksums hold; it names and skips a broken one. The
+only pickle ever read is the state of an opaque learner, once the checksum of its file holds.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _WRITING = ".writing-"
 
 
 class CheckpointError(Exception):
-    """No checkpoint can be read, or none written: the message names the file and the remedy."""
+    """A checkpoint cannot be read or written: the message names the file and the remedy."""
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read and verified."""
+    """A verified checkpoint; ``about`` holds what its manifest says besides the files."""
 
     path: Path
     events: int
@@ -50,12 +50,15 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run, written in a thread of their own.
+    """Write the checkpoints of one run in a thread, and read them.
 
     Args:
-        folder: where they lie; it is made.
-        keep: how many of the newest stay.
-        say: is told in one line of a checkpoint that could not be written, or not be read.
+        folder: of the checkpoints; it is made.
+        keep: how many of the newest to keep.
+        say: takes a line for each checkpoint that cannot be written or read.
+
+    Attributes:
+        seconds: that the last one took to write.
     """
 
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None]) -> None:
@@ -64,12 +67,14 @@ class Checkpoints:
         self.say = say
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
-        self.seconds = 0.0  # that the last one took to write
+        self.seconds = 0.0
 
     def begin(self) -> None:
-        """Makes the folder, and takes up what a killed writer left: a checkpoint that was whole but
-        for its name gets it (the writer may have died between clearing away an older one of that
-        name and step 4), anything else is cleared away."""
+        """Make the folder, and finish what a killed writer left.
+
+        A checkpoint that lacks only its name gets it: the writer may have died between deleting an
+        older one of that name and step 4. Anything else is deleted.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(f"{_WRITING}*"):
             try:
@@ -86,20 +91,26 @@ class Checkpoints:
         about: dict[str, Any],
         then: Callable[[], None] | None = None,
     ) -> None:
-        """Takes a copy of the state and writes it off the training path. ``then`` is called in that
-        thread once it is whole.
+        """Copy the state, and write it in a thread. The next call waits until it is written.
 
-        At most one is being written: the next waits for it. One that fails for want of room is told
-        of, and the run goes on; the checkpoints before it stay.
+        A checkpoint that cannot be written, as on a full disk, is reported; the run goes on, and
+        the checkpoints before it stay.
 
-        Raises ``CheckpointError`` where the state is of a kind that cannot be kept.
+        Args:
+            events: events that the state stands after.
+            state: the state.
+            about: more for the manifest; JSON.
+            then: called in the thread once the checkpoint is whole.
+
+        Raises:
+            CheckpointError: the state holds a value that cannot be written.
         """
         for path, leaf in leaves(state):
             if isinstance(leaf, np.ndarray | np.generic):
-                kept, kind = leaf.dtype.kind in "biuf", f"dtype {leaf.dtype}"
+                supported, kind = leaf.dtype.kind in "biuf", f"dtype {leaf.dtype}"
             else:
-                kept, kind = _is_json(leaf), f"type {type(leaf).__name__}"
-            if not kept:
+                supported, kind = _is_json(leaf), f"type {type(leaf).__name__}"
+            if not supported:
                 raise CheckpointError(
                     f"state {path!r} has {kind}, which cannot be kept: arrays of numbers and "
                     "booleans can, and whatever JSON says"
@@ -108,7 +119,7 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, events, copied(state), about, then)
 
     def wait(self) -> bool:
-        """Waits for the one being written; whether it (or there being none) went well."""
+        """Wait for the checkpoint being written; return false where it could not be."""
         writing, self._writing = self._writing, None
         if writing is None:
             return True
@@ -123,6 +134,7 @@ class Checkpoints:
         return True
 
     def close(self) -> None:
+        """Wait for the checkpoint being written, and end the thread."""
         self._writer.shutdown(wait=True)
 
     def _write(
@@ -166,36 +178,38 @@ class Checkpoints:
         self.seconds = time.perf_counter() - start
 
     def all(self) -> list[Path]:
-        """Folders of all checkpoints, the oldest first, whole or not."""
+        """Return the folders of all checkpoints, oldest first, whole or not."""
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if path.name.isdigit())
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole one, or None where there is none at all.
+        """Return the newest whole checkpoint; None where there is none at all.
 
-        Raises ``CheckpointError`` where there are some and none is whole.
+        Raises:
+            CheckpointError: there are some, and none is whole.
         """
-        found = self.all()
-        for i, path in reversed([*enumerate(found)]):
+        folders = self.all()
+        for i, path in reversed([*enumerate(folders)]):
             try:
                 whole = read(path)
             except CheckpointError as error:
                 self.say(f"{error}; trying the one before it")
                 continue
-            for broken in found[i + 1 :]:  # or they would count among the newest that stay
+            for broken in folders[i + 1 :]:  # or they would count among the newest to keep
                 _replace(broken, broken.with_name(f"broken-{broken.name}"))
             return whole
-        if found:
+        if folders:
             raise CheckpointError(
-                f"none of the {len(found)} checkpoints in {self.folder} is whole: restore one from "
-                "a backup, or start afresh with another --run-dir"
+                f"none of the {len(folders)} checkpoints in {self.folder} is whole: restore one "
+                "from a backup, or start afresh with another --run-dir"
             )
         return None
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint in this folder, verified. Raises ``CheckpointError`` naming what broke."""
+    """Read and verify the checkpoint in a folder. Raise ``CheckpointError``, which names the file
+    that is broken."""
     manifest_path = path / "manifest.json"
     try:
         manifest = json.loads(manifest_path.read_text())
@@ -210,16 +224,16 @@ def read(path: Path) -> Checkpoint:
         )
     for name, expected in manifest["files"].items():
         try:
-            found = _fingerprint(path / name)
+            actual = _fingerprint(path / name)
         except OSError as error:
             raise CheckpointError(
                 f"broken checkpoint file {path / name}: {error.strerror}"
             ) from None
-        if found != expected:
+        if actual != expected:
             why = (
                 "its checksum does not hold"
-                if found["bytes"] == expected["bytes"]
-                else f"it has {found['bytes']} of {expected['bytes']} bytes"
+                if actual["bytes"] == expected["bytes"]
+                else f"it has {actual['bytes']} of {expected['bytes']} bytes"
             )
             raise CheckpointError(f"broken checkpoint file {path / name}: {why}")
     flat: dict[str, Any] = {**load_file(path / "arrays.safetensors")}
@@ -247,6 +261,6 @@ def _canonical(manifest: dict[str, Any]) -> bytes:
 
 
 def _replace(path: Path, final: Path) -> None:
-    """Gives the folder its final name, also where there is one of that name."""
+    """Give a folder its final name; delete the one that has it."""
     shutil.rmtree(final, ignore_errors=True)
     path.rename(final)

@@ -1,7 +1,7 @@
-"""Rows of metrics in a file of the run folder: one measures and writes, the tracker reads.
+"""Rows of metrics in a file of the run folder: the run writes them, the tracker reads them.
 
-The file is the spool. What stands in it survives ``kill -9``, however long nobody takes it further.
-A row is one line: ``{"step": events seen, "time": ms since 1970, "metrics": {name: value}}``.
+The file is the queue between the two, and survives ``kill -9`` however long the tracker is away. A
+row is one line: ``{"step": events seen, "time": ms since 1970, "metrics": {name: value}}``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CHUNK = 1 << 18
-"""Bytes read at a time: what a reader holds, however many rows wait."""
+"""Bytes read at a time, however many rows wait."""
 
 
 class Row(NamedTuple):
-    """One row; ``end`` is where the next one starts, in bytes."""
+    """One row; the next one starts at byte ``end``."""
 
     step: int
     time: int
@@ -29,19 +29,20 @@ class Row(NamedTuple):
 
 
 class MetricLog:
-    """Appends rows to a file, each step once.
+    """Append rows to a file, each step once.
 
-    A file that is there already is taken up after its last whole row: what a killed writer left of
-    a row is cut off.
+    An existing file is continued after its last whole row; a partial row of a killed writer is cut
+    off.
 
     Args:
-        file: where the rows are; made if need be.
-        say: is told, once, of a row that could not be written.
+        file: of the rows; made if need be.
+        say: takes one line when a row cannot be written.
 
     Attributes:
         last: the last step in the file, -1 where there is none.
 
-    Raises ``OSError`` where the file cannot be opened.
+    Raises:
+        OSError: the file cannot be opened.
     """
 
     def __init__(self, file: Path, say: Callable[[str], None]) -> None:
@@ -54,11 +55,10 @@ class MetricLog:
         os.ftruncate(self._out.fileno(), self._size)
 
     def write(self, step: int, metrics: Mapping[str, float], time: float | None = None) -> None:
-        """Appends a row; does nothing where ``step`` is not beyond ``last``.
+        """Append a row, unless its step is in the file already.
 
-        A run that resumes from an older checkpoint comes by the same steps again: their rows are
-        there, and stay as they were. Values that are not finite are left out. A disk that is full
-        costs the row, and never the run.
+        A run that resumes from an older checkpoint repeats steps; their rows stay as they are.
+        Values that are not finite are left out. A full disk loses the row and never stops the run.
 
         Args:
             step: events seen.
@@ -78,7 +78,7 @@ class MetricLog:
             if written != len(data):
                 raise OSError(None, "the disk is full")
         except OSError as error:
-            with suppress(OSError):  # the half of a row, or the next one would be joined to it
+            with suppress(OSError):  # a partial row, or the next one would be joined to it
                 os.ftruncate(self._out.fileno(), self._size)
             if not self._told:
                 self._told = True
@@ -91,15 +91,23 @@ class MetricLog:
         self.last = step
 
     def close(self) -> None:
-        """Closes the file; nothing may be written after."""
+        """Close the file; nothing may be written afterwards."""
         self._out.close()
 
 
 def read_rows(file: Path, offset: int, metrics: int) -> tuple[list[Row], int]:
-    """Whole rows from ``offset`` (bytes) on, as many as hold about ``metrics`` values, at least one
-    where there is one; and the offset after them. A line that is no row is passed over.
+    """Read whole rows from a file; skip lines that are not rows.
 
-    Raises ``OSError`` where the file is there and cannot be read.
+    Args:
+        file: the file; it may be missing.
+        offset: byte to read from.
+        metrics: values to return in all, about; at least one row is returned where there is one.
+
+    Returns:
+        The rows, and the byte after them.
+
+    Raises:
+        OSError: the file is there and cannot be read.
     """
     rows: list[Row] = []
     size = CHUNK
@@ -113,20 +121,20 @@ def read_rows(file: Path, offset: int, metrics: int) -> tuple[list[Row], int]:
         if b"\n" in data or len(data) < size:
             break
         size *= 2  # one row is longer than that
-    held = 0
+    count = 0
     for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
         row = _row(line, offset + len(line))
         if row is not None:
-            held += len(row.metrics)
-            if rows and held > metrics:
+            count += len(row.metrics)
+            if rows and count > metrics:
                 break
             rows.append(row)
         offset += len(line)
     return rows, offset
 
 
-def waiting(file: Path, offset: int) -> int:
-    """Whole rows in the file from ``offset`` (bytes) on."""
+def pending_rows(file: Path, offset: int) -> int:
+    """Return how many whole rows the file has from byte ``offset`` on."""
     count = 0
     with suppress(FileNotFoundError), file.open("rb") as opened:
         opened.seek(offset)
@@ -136,7 +144,7 @@ def waiting(file: Path, offset: int) -> int:
 
 
 def _whole(file: Path) -> tuple[int, int]:
-    """Bytes up to the end of the last whole row, and its step; reads the tail alone."""
+    """Return the bytes up to the end of the last whole row, and its step; read only the tail."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         tail = CHUNK
@@ -159,14 +167,14 @@ def _whole(file: Path) -> tuple[int, int]:
 
 
 def _row(line: bytes, end: int) -> Row | None:
-    """The row that a line holds; None where it holds none, as after a loss of power."""
+    """Parse a line; return None where it is not a row, as after a loss of power."""
     try:
         read: dict[str, Any] = json.loads(line)
         metrics = {str(k): float(v) for k, v in read["metrics"].items()}
         step, moment = int(read["step"]), int(read["time"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-    if max(abs(step), abs(moment)) >= 1 << 63:  # which no database holds
+    if max(abs(step), abs(moment)) >= 1 << 63:  # too large for a database
         return None
     return Row(step, moment, metrics, end)
 

@@ -1,13 +1,12 @@
-"""The journal of a live run: which blocks it has read, before it learns any of them.
+"""The journal of a live run: a write-ahead log of the blocks that it has read.
 
-How the partitions of a live stream are interleaved is not to be known beforehand, and is not the
-same twice. The journal keeps it: the first line of ``journal.jsonl`` says where the run began, and
-each other one names a block by its ranges of positions. A run that was killed reads the blocks
-after its checkpoint again by it, and goes on to the state of one that was not killed.
+The partitions of a live stream interleave differently each time they are read. The journal keeps
+the order: the first line of ``journal.jsonl`` says where the run began, each other line names a
+block by its ranges of offsets. A run that was killed reads the blocks after its checkpoint again by
+the journal, and comes to the state of a run that was not killed.
 
-A line is with the operating system before its block is learned, so a killed process loses none. It
-is on the disk before a checkpoint that counts on it is: a machine that loses its power loses only
-lines of blocks that no checkpoint knows of.
+A line is written before its block is learned, so a killed process loses none. It is on the disk
+before a checkpoint that needs it: a loss of power loses only lines that no checkpoint needs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _REMEDY = "restore the file, or start another run (another --run-dir)"
 
 
 class Entry(NamedTuple):
-    """A block: its number, its ranges, and whether a micro-batch ends with it."""
+    """A block: its number, its ranges of offsets, and whether a micro-batch ends with it."""
 
     number: int
     ranges: Ranges
@@ -37,13 +36,19 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The journal in a run folder. Raises ``JobError`` where it cannot be read."""
+    """The journal in a run folder. Its methods raise ``JobError`` where it cannot be read.
+
+    Attributes:
+        start: where the run began.
+        stop: where the run ends; None where it has no end.
+        fingerprint: of the job that began the run.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
         self.start: Cursor = {}
         self.stop: Cursor | None = None
-        self.fingerprint: dict[str, Any] = {}  # of the job that began it
+        self.fingerprint: dict[str, Any] = {}
         self._file: IO[bytes] | None = None
         self._next = 0  # number of the next block
         self._end = 0  # bytes of the lines before it
@@ -52,7 +57,7 @@ class Journal:
 
     @property
     def begun(self) -> bool:
-        """Whether there is one, with its first line."""
+        """Whether there is a journal with its first line."""
         try:
             with self.path.open("rb") as file:
                 return file.readline().endswith(b"\n")
@@ -60,7 +65,7 @@ class Journal:
             return False
 
     def head(self) -> Cursor:
-        """Where the run began."""
+        """Read the first line; return where the run began."""
         with self.path.open("rb") as file:
             line = file.readline()
         try:
@@ -74,7 +79,7 @@ class Journal:
     def begin(
         self, start: Cursor, stop: Cursor | None, fingerprint: dict[str, Any] | None = None
     ) -> None:
-        """A new one."""
+        """Begin a new journal; delete the old one."""
         self.close()
         self.path.unlink(missing_ok=True)
         self.start, self.stop, self._next, self._end = start, stop, 0, 0
@@ -85,8 +90,11 @@ class Journal:
         self.sync()
 
     def go_on(self, at: tuple[int, int] | None) -> Iterator[Entry]:
-        """The blocks of a run from ``at`` on, which ``position`` gave (None: all of them); after
-        the last, the next is written behind it."""
+        """Read the blocks from a position on; then ``write`` appends to the journal.
+
+        Args:
+            at: as ``position`` returned it; None reads all blocks.
+        """
         self.close()
         self._open.clear()
         try:
@@ -107,11 +115,11 @@ class Journal:
                 self._end += len(line)
                 self._next = entry.number + 1
                 yield entry
-            file.truncate(self._end)  # a line that was being written as the process was killed
+            file.truncate(self._end)  # a partial line of a killed process
         self._file = self.path.open("ab")
 
     def write(self, ranges: Ranges, ends: bool) -> int:
-        """The next block; its number. It may be learned when this returns."""
+        """Write the next block; return its number. It may be learned when this returns."""
         entry = Entry(self._next, ranges, ends)
         self._note(entry)
         self._append({"block": entry.number, "ranges": ranges} | ({"ends": True} if ends else {}))
@@ -119,8 +127,7 @@ class Journal:
         return entry.number
 
     def position(self, cursor: Cursor) -> tuple[int, int]:
-        """The oldest block that is not yet learned at a cursor: where its line begins, and its
-        number."""
+        """Return the byte and the number of the oldest block that is not learned at a cursor."""
         while self._open and reached(cursor, self._open[0][2]):
             self._open.popleft()
         if self._open:
@@ -129,15 +136,16 @@ class Journal:
 
     @property
     def end(self) -> int:
-        """Bytes of the lines up to the block that was written, or read again, last."""
+        """The byte after the line of the last block that was written or read."""
         return self._end
 
     def sync(self) -> None:
-        """All that was written is on the disk."""
+        """Return once all lines are on the disk."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):
@@ -153,19 +161,19 @@ class Journal:
         self._open.append((self._end, entry.number, last))
 
     def _entry(self, line: bytes) -> Entry:
-        found = self._json(line)
+        fields = self._json(line)
         try:
-            ranges = {name: (first, after) for name, (first, after) in found["ranges"].items()}
-            return Entry(found["block"], ranges, found.get("ends", False))
+            ranges = {name: (first, after) for name, (first, after) in fields["ranges"].items()}
+            return Entry(fields["block"], ranges, fields.get("ends", False))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._broken(line) from None
 
     def _json(self, line: bytes) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(line)
+            fields: dict[str, Any] = json.loads(line)
         except ValueError:
             raise self._broken(line) from None
-        return found
+        return fields
 
     def _broken(self, line: bytes) -> JobError:
         return JobError(f"{self.path}: a line is not the one expected ({line[:80]!r}): {_REMEDY}")

@@ -1,10 +1,10 @@
-"""A live stream, teed into Parquet beside the training.
+"""Record a live stream as Parquet beside the training.
 
-Blocks go into a bounded queue; a thread turns them into the parts of a recording
-(``streams/recordings/stream.py``). A part counts once it is whole, on the disk, and by its name;
-the lines of the journal that its blocks are named by are on the disk before. So a part stays true
-for ever: a run that goes on, however it ended, reads the blocks after the last part again by the
-journal, and the recording equals the journal.
+Blocks go into a bounded queue; a thread writes them as the parts of a recording
+(``streams/recordings/stream.py``). A part counts once it is on the disk under its final name; the
+lines of the journal that name its blocks are on the disk before. So a part is never undone: a run
+that resumes reads the blocks after the last part again by the journal, and the recording always
+equals the journal.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ from streams.recordings.table import table_of
 PART_ROWS = 65_536
 PART_BYTES = 32 << 20
 PART_S = 10.0
-"""A part holds no more rows, or bytes, than these before the block that fills it; and what came is
-written after so many seconds."""
+"""A part is written once it has so many rows, or bytes, or seconds after its first block."""
 DEAD_BY = ("max_bytes", "max_future_seconds")
-"""Settings of a stream that say which messages are dead, and are no part of what a job is."""
-HELD_BYTES = 256 << 20
-"""Bytes of blocks that may wait to be written; the run waits where there are more."""
+"""Settings of a stream that decide which messages are dead, but are not in the fingerprint."""
+MAX_PENDING_BYTES = 256 << 20
+"""Bytes of blocks that may wait to be written; with more, the run waits."""
 
 
 class _Waiting(NamedTuple):
@@ -59,7 +58,7 @@ class _Waiting(NamedTuple):
 
 
 class RecordingWriter:
-    """Writes the blocks of one run into a folder.
+    """Write the blocks of one run into a folder.
 
     Args:
         folder: of the recording.
@@ -67,8 +66,8 @@ class RecordingWriter:
         say: takes lines for a person.
 
     Attributes:
-        wanted: the first block that the recording does not have: where its line begins in the
-            journal, and its number. None: all are wanted.
+        wanted: byte in the journal and number of the first block that the recording lacks; None
+            where it lacks all.
     """
 
     def __init__(self, folder: Path, journal: Path, say: Callable[[str], None]) -> None:
@@ -87,20 +86,25 @@ class RecordingWriter:
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
         self._rows = self._bytes = 0  # of those
-        self._held = 0  # bytes that wait, or are being written
+        self._pending_bytes = 0  # in the queue, or being written
         self._since = 0.0  # when the first of those came that wait
         self._closing = False
         self._error: Exception | None = None
-        self._told = False
+        self._reported = False
 
     def begin(
         self, loaded: LoadedJob, stream: Stream, journal: Journal, warm_from: str | None = None
     ) -> None:
-        """Goes on with the recording in the folder, or begins one; of a run that was begun with
-        that checkpoint.
+        """Go on with the recording in the folder, or begin one.
 
-        Raises ``JobError`` where there is nothing to record, or the folder holds the recording of
-        another run.
+        Args:
+            loaded: the job.
+            stream: its stream.
+            journal: the journal of the run.
+            warm_from: the checkpoint of another run that the run was begun with.
+
+        Raises:
+            JobError: the stream is not live, or the folder has the recording of another run.
         """
         if not isinstance(stream, LiveStream):
             raise JobError(
@@ -112,20 +116,20 @@ class RecordingWriter:
         try:
             there = parts(self.folder)
             if there:
-                self._same(there[-1], RecordingManifest.read(self.folder), about, loaded)
+                self._continue_after(there[-1], RecordingManifest.read(self.folder), about, loaded)
         except StreamError as error:
             raise JobError(str(error)) from None
         if there or self._begun():
-            self._dead_alike(loaded)
+            self._check_dead_letter_settings(loaded)
         for path in self.folder.glob(".part-*"):
             path.unlink()
         (self.folder / "job.yaml").write_text(loaded.text())
         self._about = self._about or about
-        self._tell()
+        self._write_manifest()
         self._worker.start()
 
     def _acquire(self) -> None:
-        """Lock the folder until ``drop``. Raise ``FolderLockedError``."""
+        """Lock the folder until ``abort``. Raise ``FolderLockedError``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = exclusive_lock(self.folder / ".lock")
         try:
@@ -135,10 +139,10 @@ class RecordingWriter:
                 f"{self.folder} is being recorded into by another run: choose another --to"
             ) from None
 
-    def _same(
+    def _continue_after(
         self, last: Part, there: RecordingManifest, about: RecordingManifest, loaded: LoadedJob
     ) -> None:
-        """Goes on after the last part. Raises ``JobError`` where it is not of this run."""
+        """Go on after the last part. Raise ``JobError`` where it is not of this run."""
         end, digest = last.journal
         with self.journal.open("rb") as file:
             self._hash.update(file.read(end))
@@ -159,14 +163,14 @@ class RecordingWriter:
         self.wanted = (end, self._next)
 
     def _begun(self) -> bool:
-        """Whether the run has read anything."""
+        """Return whether the run has read anything."""
         with self.journal.open("rb") as file:
             file.readline()
             return bool(file.readline())
 
-    def _dead_alike(self, loaded: LoadedJob) -> None:
-        """Raises ``JobError`` where a setting has changed that says which messages are dead: what
-        is read again would not be what the run has learned."""
+    def _check_dead_letter_settings(self, loaded: LoadedJob) -> None:
+        """Raise ``JobError`` where a setting that decides which messages are dead has changed: the
+        blocks read again would not be those that the run has learned."""
         file = self.folder / "job.yaml"
         if not file.exists():
             return
@@ -185,53 +189,65 @@ class RecordingWriter:
             )
 
     def put(self, number: int, block: Batch, journal: int) -> None:
-        """The next block, and the bytes of the journal up to it; one that the recording has is
-        passed over. Waits where too much is waiting. Raises ``StreamError``, as ``close`` does,
-        where the recording cannot be written."""
+        """Add the next block; skip one that the recording has. Wait while the queue is full.
+
+        Args:
+            number: of the block.
+            block: the block.
+            journal: bytes of the journal up to the block.
+
+        Raises:
+            StreamError: the recording cannot be written.
+        """
         if number < self._next:
             return
         assert number == self._next, "blocks come in the order of the journal"
         self._next += 1
-        self._goes_on()
+        self._withdraw_end()
         rows, size = _rows(block), _bytes(block)
         with self._changed:
-            if self._held > HELD_BYTES and not self._told:
-                self._told = True
+            if self._pending_bytes > MAX_PENDING_BYTES and not self._reported:
+                self._reported = True
                 self.say("the recording is written more slowly than events come: the run waits")
-            self._changed.wait_for(lambda: self._held <= HELD_BYTES or self._error)
+            self._changed.wait_for(lambda: self._pending_bytes <= MAX_PENDING_BYTES or self._error)
             self._check()
             alone = not self._waiting
             if alone:
                 self._since = time.monotonic()
             self._waiting.append(_Waiting(number, block, journal, rows, size))
-            self._held += size
+            self._pending_bytes += size
             self._rows, self._bytes = self._rows + rows, self._bytes + size
             if alone or self._full:
                 self._changed.notify_all()
 
     def close(self, events: int, finished: bool, cursor: Cursor) -> None:
-        """All is written; the run has ended at so many events and at that cursor, the end of its
-        stream or not."""
+        """Write what waits, and note how the run has ended. Raise ``StreamError``.
+
+        Args:
+            events: events in all.
+            finished: whether the stream has ended.
+            cursor: where the run stands.
+        """
         self._stop()
         self._check()
         assert self._about is not None
         ended = {"events": events, "cursor": cursor, "finished": finished}
         self._about = self._about.model_copy(update=ended)
-        self._tell()
+        self._write_manifest()
 
-    def drop(self) -> None:
-        """The run is over, well or not: what waits is written, if that can be."""
+    def abort(self) -> None:
+        """Write what waits, if that is possible, and release the folder."""
         self._stop()
         if self._lock is not None:
             self._lock.release()
 
-    def _goes_on(self) -> None:
-        """What ``close`` told of the end of the run is no more true."""
+    def _withdraw_end(self) -> None:
+        """Withdraw what ``close`` noted of the end of the run."""
         assert self._about is not None
         if self._about.events is not None:
             on = {"events": None, "cursor": None, "finished": False}
             self._about = self._about.model_copy(update=on)
-            self._tell()
+            self._write_manifest()
 
     def _stop(self) -> None:
         with self._changed:
@@ -243,7 +259,7 @@ class RecordingWriter:
         if self._error is not None:
             raise StreamError(f"{self.folder}: the recording cannot be written: {self._error}")
 
-    def _tell(self) -> None:
+    def _write_manifest(self) -> None:
         assert self._about is not None
         write_atomic(self.folder / MANIFEST, self._about.to_json())
 
@@ -253,7 +269,7 @@ class RecordingWriter:
         if taken:
             self._write(taken)
             with self._changed:
-                self._held -= sum(one.bytes for one in taken)
+                self._pending_bytes -= sum(one.bytes for one in taken)
                 self._changed.notify_all()
 
     def _write_rest(self) -> None:
@@ -267,7 +283,7 @@ class RecordingWriter:
             self._changed.notify_all()
 
     def _take(self) -> list[_Waiting]:
-        """The blocks of the next part, when it is due; none at the end."""
+        """Wait until a part is due, and take its blocks off the queue; none at the end."""
         with self._changed:
             while not (self._closing or self._full):
                 left = self._since + PART_S - time.monotonic() if self._waiting else None
@@ -286,7 +302,7 @@ class RecordingWriter:
 
     @property
     def _full(self) -> bool:
-        """Whether enough waits for a part."""
+        """Whether the queue holds enough for a part."""
         return self._rows >= PART_ROWS or self._bytes >= PART_BYTES
 
     def _write(self, taken: list[_Waiting]) -> None:
@@ -315,7 +331,7 @@ class RecordingWriter:
         write_atomic(part.path, write, fsync=True)
 
     def _journal_up_to(self, end: int) -> tuple[int, str]:
-        """These bytes of the journal, on the disk, and their digest."""
+        """Flush the journal to the disk; return the bytes up to ``end`` and their digest."""
         with self.journal.open("rb") as file:
             os.fsync(file.fileno())
             file.seek(self._hashed)

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config.sections import Alert, TrackConfig
 from pipeline.evaluation.alerts import Alerts
-from pipeline.storage.metric_log import read_rows, waiting
+from pipeline.storage.metric_log import pending_rows, read_rows
 from pipeline.storage.run_folder import METRIC_FILES, TRACK_RECORD
 from pipeline.tracking.mlflow_client import (
     BATCH,
@@ -164,7 +164,8 @@ class Tracker:
         self._webhooks.close(min(timeout, 1.0))
         if not self._ended:
             rows = sum(
-                waiting(self.folder / f, self._record.delivered.get(f, 0)) for f in METRIC_FILES
+                pending_rows(self.folder / f, self._record.delivered.get(f, 0))
+                for f in METRIC_FILES
             )
             what = f"{rows:,} rows of metrics wait" if rows else "the end of the run waits"
             self.say(

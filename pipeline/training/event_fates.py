@@ -1,4 +1,4 @@
-"""Proof that every event of the stream has met exactly one fate."""
+"""Prove that every event of the stream has met exactly one fate."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class LedgerError(Exception):
 
 @dataclass
 class _Tally:
-    """How many ids, and a 128-bit hash of the multiset of them: the sums, modulo 2^64, of two
-    hashes of each id (Clarke et al. 2003, MSet-Add-Hash). Order and grouping make no difference."""
+    """A count of ids and a 128-bit hash of their multiset: the sums, modulo 2^64, of two hashes of
+    each id (Clarke et al. 2003, MSet-Add-Hash). Order and grouping make no difference."""
 
     count: int = 0
     low: int = 0
@@ -61,11 +61,14 @@ class _Span:
 
 @dataclass
 class Ledger:
-    """Keeps a range of positions for each partition, and a count and hash of ids for each fate: the
-    same few bytes however long the stream. Additions are put by and folded in blocks.
+    """Keep a range of positions for each partition, and a count and hash of ids for each fate.
 
-    With ``gapless``, events whose positions were passed over are an error; the first position of a
-    partition may be any, and labels may leave some out.
+    The state is a few bytes however long the stream. Additions wait and are folded in blocks.
+
+    Attributes:
+        gapless: positions that were skipped are an error. The first position of a partition may be
+            any, and labels may skip some.
+        events: events that have come in, the dead ones among them.
     """
 
     gapless: bool = True
@@ -78,28 +81,29 @@ class Ledger:
     events: int = 0
 
     def begin(self, cursor: Cursor) -> None:
-        """Reading begins here: of these partitions the first position may not be any."""
+        """Set where reading begins: the first position of these partitions must be this one."""
         for partition, position in cursor.items():
             self._spans.setdefault(partition, _Span(position, position, 0))
 
     def enter(self, batch: Batch) -> None:
-        """Events come in, the dead ones among them with their fate."""
+        """Add the events of a micro-batch; those that are dead have met their fate."""
         self._batches.append(batch)
         self.events += batch.events
 
     def settle(self, outcome: Outcome) -> None:
-        """Events meet their fate."""
+        """Add the fates of events."""
         self._outcomes.append(outcome)
         if self.events - self._folded >= _FOLD:  # however few of them have met their label
             self.fold()
 
     def fold(self) -> None:
+        """Add what waits to positions, counts and hashes. Raise ``LedgerError``."""
         self._folded = self.events
         outcomes, self._outcomes = self._outcomes, []
         for fate in ("learned", "probe", "unlabelled", "expired"):
-            met = [column for o in outcomes if len(column := getattr(o, fate))]
-            if met:
-                self._fates[fate].add(np.concatenate(met))
+            ids = [column for o in outcomes if len(column := getattr(o, fate))]
+            if ids:
+                self._fates[fate].add(np.concatenate(ids))
         batches, self._batches = self._batches, []
         if not batches:
             return
@@ -108,9 +112,9 @@ class Ledger:
         offset = [b.offset for b in batches]
         dead = [d for b in batches for d in b.dead if not d.label]
         if dead:
-            ids = np.array([d.id for d in dead], np.int64)
-            self._entered.add(ids)
-            self._fates["dead"].add(ids)
+            dead_ids = np.array([d.id for d in dead], np.int64)
+            self._entered.add(dead_ids)
+            self._fates["dead"].add(dead_ids)
             partition.append(np.array([d.partition for d in dead]))
             offset.append(np.array([d.offset for d in dead]))
         self._extend("", np.concatenate(partition), np.concatenate(offset))
@@ -147,27 +151,27 @@ class Ledger:
             span.next, span.count = high + 1, span.count + n
 
     def cursor(self) -> Cursor:
-        """Where reading goes on."""
+        """Return where reading goes on."""
         self.fold()
         return {partition: span.next for partition, span in sorted(self._spans.items())}
 
     def fates(self) -> dict[str, int]:
+        """Return the number of events of each fate."""
         self.fold()
         return {fate: tally.count for fate, tally in self._fates.items()}
 
     def verify(self) -> None:
-        """At the true end of a stream: the fates add up to what came in, in number and in hash.
-
-        Raises ``LedgerError``.
+        """Check, at the true end of a stream, that the fates add up to what came in, in number and
+        in hash. Raise ``LedgerError``.
         """
         self.fold()
-        met = _Tally()
+        settled = _Tally()
         for tally in self._fates.values():
-            met = met + tally
-        if met != self._entered:
+            settled = settled + tally
+        if settled != self._entered:
             raise LedgerError(
-                f"{self._entered.count} events came in and {met.count} met a fate, or not the same "
-                f"ones: {self.fates()}. This is a defect: please report it with the job file"
+                f"{self._entered.count} events came in and {settled.count} met a fate, or not the "
+                f"same ones: {self.fates()}. This is a defect: please report it with the job file"
             )
 
     def state(self) -> State:

@@ -42,7 +42,7 @@ from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream
 
-ReadBlocks = Callable[[BatchReader, Cursor], Iterable[Batch]]
+ReadBlocksOf = Callable[[BatchReader, Cursor], Iterable[Batch]]
 """Reads blocks of a stream from a cursor on, in this process or another."""
 
 
@@ -100,7 +100,7 @@ class Run:
         warm_from: Path | None = None,
         max_events: int | None = None,
         callbacks: Sequence[Callback] = (),
-        blocks: ReadBlocks = BatchReader.blocks,
+        blocks: ReadBlocksOf = BatchReader.blocks,
     ) -> dict[str, Any]:
         """Run to the end of the stream, to ``max_events`` events in all (rounded up to a whole
         micro-batch), or until ``stop``.
@@ -142,7 +142,7 @@ class Run:
         resume: bool,
         warm_from: Path | None,
         callbacks: Sequence[Callback],
-        blocks: ReadBlocks,
+        blocks: ReadBlocksOf,
     ) -> _Session:
         """Build the job and bring it back to where it stood."""
         parts = build(self.loaded)
@@ -163,7 +163,7 @@ class Run:
         keeper = DeadLetterKeeper(self._dead, limit)
         return _Session(parts, source, start, Callbacks([*callbacks, keeper]))
 
-    def _source(self, parts: Parts, blocks: ReadBlocks) -> EventSource:
+    def _source(self, parts: Parts, blocks: ReadBlocksOf) -> EventSource:
         """Return the source of the events: a live stream's goes by a journal."""
         read = partial(blocks, parts.source)
         cut = parts.source.batches
@@ -334,7 +334,7 @@ class Run:
     def _release(self) -> None:
         """Close the files and end the threads of the run."""
         if self._recorder is not None:
-            self._recorder.drop()
+            self._recorder.abort()
         self._checkpoints.close()
         self._journal.close()
         self._dead.close()

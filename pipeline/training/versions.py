@@ -1,4 +1,4 @@
-"""The versions that the last bits of a result depend on."""
+"""Versions that the last bits of a result depend on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 @cache
 def versions() -> dict[str, str]:
-    """What the last bits of a result hang on."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    """Return the versions of Python, the machine and the libraries that compute."""
+    installed = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("everlearn", "torch", "numpy", "river"):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "checkout"
-    return found
+            installed[name] = "checkout"
+    return installed

@@ -102,7 +102,7 @@ class Live:
             given = live.blocks(cursor, at)
             return [next(given) for _ in range(blocks)]
         finally:
-            self.recorder.drop()
+            self.recorder.abort()
             self.journal.close()
 
 
@@ -168,7 +168,7 @@ def test_recording_part_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.M
         while len(held(tmp_path / "rec")) < len(wanted(number + 1)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    live.recorder.drop()
+    live.recorder.abort()
     live.journal.close()
     assert [part.blocks for part in parts(tmp_path / "rec")] == [(0, 1), (1, 2), (2, 3)]
     assert held(tmp_path / "rec") == wanted(3)
@@ -204,7 +204,7 @@ def test_recording_of_a_finished_run_is_completed(tmp_path: Path) -> None:
     live = JournaledSource(over.stream, over.journal, lambda _: [], lambda: False, print)
     live.record_journal(over.recorder)
     over.recorder.close(18, True, {"0": 18})
-    over.recorder.drop()
+    over.recorder.abort()
     over.journal.close()
     assert held(tmp_path / "rec") == wanted(6)
 
@@ -212,7 +212,7 @@ def test_recording_of_a_finished_run_is_completed(tmp_path: Path) -> None:
 def test_recording_with_a_full_queue_makes_the_run_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "HELD_BYTES", 1000)
+    monkeypatch.setattr(recording, "MAX_PENDING_BYTES", 1000)
     monkeypatch.setattr(recording, "PART_ROWS", 1)
     live, going = Live(tmp_path / "run"), threading.Event()
     write = live.recorder._write
@@ -233,7 +233,7 @@ def test_recording_on_a_failing_disk_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "PART_ROWS", 1)
-    monkeypatch.setattr(recording, "HELD_BYTES", 1000)
+    monkeypatch.setattr(recording, "MAX_PENDING_BYTES", 1000)
     live = Live(tmp_path / "run")
     (tmp_path / "rec").mkdir()
     (tmp_path / "rec" / ".part-000000000002.parquet").mkdir()  # nothing can be written there
@@ -251,7 +251,7 @@ def test_recording_end_is_written_and_withdrawn(tmp_path: Path) -> None:
     assert RecordingManifest.read(about).events is None
     live.recorder.put(0, block(0, 3), live.journal.end)
     live.recorder.close(2, False, {"0": 2})
-    live.recorder.drop()
+    live.recorder.abort()
     assert (RecordingManifest.read(about).events, RecordingManifest.read(about).finished) == (
         2,
         False,
@@ -267,7 +267,7 @@ def test_recording_end_is_written_and_withdrawn(tmp_path: Path) -> None:
         None,
     )
     on.recorder.close(6, True, {"0": 6})
-    on.recorder.drop()
+    on.recorder.abort()
     assert (RecordingManifest.read(about).events, RecordingManifest.read(about).finished) == (
         6,
         True,
@@ -345,7 +345,7 @@ def test_recording_into_a_locked_folder_is_refused(tmp_path: Path) -> None:
     live = Live(tmp_path / "run")
     live.recorder.begin(live.job, live.stream, live.journal)
     refused(Live(tmp_path / "other"), "is being recorded into by another run")
-    live.recorder.drop()
+    live.recorder.abort()
     live.journal.close()
 
 

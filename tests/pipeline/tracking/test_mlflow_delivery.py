@@ -28,7 +28,7 @@ from pydantic import ValidationError
 import pipeline.tracking.mlflow_delivery
 from pipeline.config.job import flat
 from pipeline.config.sections import Alert, TrackConfig
-from pipeline.storage.metric_log import CHUNK, MetricLog, read_rows, waiting
+from pipeline.storage.metric_log import CHUNK, MetricLog, pending_rows, read_rows
 from pipeline.storage.run_folder import RunFolder
 from pipeline.tracking.mlflow_client import Record, TrackError, load
 from pipeline.tracking.mlflow_delivery import Tracker, check, describe, tags
@@ -145,7 +145,7 @@ def test_read_rows_longer_than_a_chunk(tmp_path: Path) -> None:
 def test_read_rows_in_parts_returns_whole_rows(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     assert read_rows(file, 0, 10) == ([], 0)
-    assert waiting(file, 0) == 0
+    assert pending_rows(file, 0) == 0
     fill(tmp_path, *range(10), a=1.0, b=2.0)
     with file.open("ab") as opened:
         opened.write(b'garbage\n{"step": 10, "time": 1, "metrics": {"a"')
@@ -158,7 +158,7 @@ def test_read_rows_in_parts_returns_whole_rows(tmp_path: Path) -> None:
         seen += [row.step for row in rows]
         offset = end
     assert seen == [*range(10)]
-    assert waiting(file, 0) == 11
+    assert pending_rows(file, 0) == 11
 
 
 def test_log_on_a_full_disk_loses_rows_and_says_so_once(tmp_path: Path, said: list[str]) -> None:
