@@ -1,4 +1,4 @@
-"""One run in MLflow: begun or continued, fed with rows, and ended. Nothing here is tried twice."""
+"""Begin or continue one run in MLflow, log to it and end it. Nothing here is retried."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from pipeline.storage.run_folder import exclusive_lock, write_atomic
 from streams.core.errors import one_line
 
 BATCH = 1000
-"""Metrics in one request: the most that MLflow takes. Of params it takes 100."""
+"""Metrics in one request, the most that MLflow takes."""
 PARAMS = 100
+"""Params in one request, the most that MLflow takes."""
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 8000
 TOKEN = "everlearn.token"
-"""A tag by which a run is found again whose id got lost on the way back."""
+"""A tag that finds a run whose id was lost on its way back."""
 QUIET = {
-    # One try and ten seconds for a request: who calls this retries, and knows when to give up.
+    # One try and ten seconds for a request: the caller retries, and knows when to give up.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what matters of it comes as an error, and is told of
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # errors are reported by the caller
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""How MLflow is set up where the environment does not say otherwise."""
+"""Settings of MLflow, where the environment does not say otherwise."""
 
 
 class TrackError(Exception):
-    """Tracking cannot work as it is set up; the message says what to do."""
+    """Tracking cannot work with these settings; the message says what to do."""
 
 
 class DeletedError(Exception):
@@ -50,19 +51,19 @@ class DeletedError(Exception):
 
 @dataclass
 class Record:
-    """What is kept in ``track.json``.
+    """The content of ``track.json``.
 
     Attributes:
         uri: of MLflow, without a password.
-        experiment: its name there.
-        token: by which the run is found where its id got lost; None: none was ever asked for.
-        run_id: None where none is known yet.
-        described: whether params, tags and the job are there.
+        experiment: name of the experiment.
+        token: finds the run where its id was lost; None where no run was ever requested.
+        run_id: None where it is not known yet.
+        described: whether MLflow has the params, tags and job.
         delivered: bytes of each file that are delivered.
         steps: the last step of each file that is delivered.
-        seen: bytes of each file that alerts have seen.
+        seen: bytes of each file that alerts have read.
         firing: alerts that fire, with their text.
-        tags: those that are still to be set.
+        tags: tags that are still to be set.
     """
 
     uri: str
@@ -78,7 +79,8 @@ class Record:
 
     @classmethod
     def read(cls, file: Path) -> Record | None:
-        """The one in a file; None where there is none. Raises ``ValueError`` where it is broken."""
+        """Read a record; return None where there is none. Raise ``ValueError`` where it is
+        broken."""
         try:
             return cls(**json.loads(file.read_text()))
         except FileNotFoundError:
@@ -93,15 +95,15 @@ class Record:
 
 
 class MlflowRun:
-    """A run in MLflow. Its methods raise whatever MLflow raises; ``trouble`` says it in a line.
+    """A run in MLflow. Its methods raise what MLflow raises; ``trouble`` says it in one line.
 
     Args:
         uri: of MLflow, absolute.
-        folder: the run folder, which names the run and holds ``job.yaml``.
+        folder: the run folder, which names the run and has ``job.yaml``.
         params: of the run.
         tags: of the run.
-        secrets: what must not get into MLflow with the job, and what stands there instead.
-        say: is told in one line of what could not be logged and is not tried again.
+        secrets: texts that must not get into MLflow with the job, and their replacements.
+        say: takes a line for each thing that could not be logged and is not retried.
     """
 
     def __init__(
@@ -123,14 +125,14 @@ class MlflowRun:
         self._client: Any = None
 
     def begin(self, record: Record, keep: Callable[[], None]) -> None:
-        """Begins the run, or goes on with that of the record; ``keep`` writes the record."""
+        """Begin the run, or continue that of the record; ``keep`` writes the record."""
         if self._client is None:
             self._client = self._connect()
         if record.run_id is None:
             record.run_id = self._create(record, keep)
             keep()
         else:
-            self._alive(record.run_id)
+            self._check_alive(record.run_id)
             self._client.update_run(record.run_id, status="RUNNING")
         if not record.described:
             self._describe(record.run_id)
@@ -139,7 +141,7 @@ class MlflowRun:
         self.begun = True
 
     def log(self, run_id: str, rows: Sequence[Row]) -> None:
-        """Delivers rows. One that MLflow will not have, whatever is tried, is said and left out."""
+        """Log rows; report and leave out a row that MLflow refuses."""
         entities = importlib.import_module("mlflow.entities")
         metrics = [
             entities.Metric(_key(name), value, row.time, row.step)
@@ -162,14 +164,14 @@ class MlflowRun:
             self.log(run_id, rows[len(rows) // 2 :])
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Sets tags."""
+        """Set tags."""
         run_tag = importlib.import_module("mlflow.entities").RunTag
         pairs = [run_tag(_key(k), cut(v, TAG_LENGTH)) for k, v in tags.items()]
         with self._still_there(run_id):
             self._client.log_batch(run_id, tags=pairs)
 
     def end(self, run_id: str, status: str, artifacts: Iterable[Path]) -> None:
-        """Logs files, those that are there, and sets the status."""
+        """Log the files that exist, and set the status."""
         for path in artifacts:
             if path.exists():
                 self._extra(f"{path}", partial(self._client.log_artifact, run_id, str(path)))
@@ -177,7 +179,7 @@ class MlflowRun:
             self._client.set_terminated(run_id, status)
 
     def trouble(self, error: Exception) -> str:
-        """What an error says of MLflow, in the words of a person."""
+        """Return a line that says what is wrong with MLflow."""
         place = f"MLflow at {shown(self.uri)}"
         if isinstance(error, DeletedError):
             return f"{place}: {error}"
@@ -193,7 +195,7 @@ class MlflowRun:
         return f"{place} cannot be reached ({reason})"
 
     def _connect(self) -> Any:
-        """A client. MLflow tries a database that is not there for minutes: so we try it before."""
+        """Return a client. Connect first: MLflow retries a missing database for minutes."""
         client = importlib.import_module("mlflow.tracking").MlflowClient
         if is_http(self.uri):
             return client(self.uri, self.uri)
@@ -204,7 +206,7 @@ class MlflowRun:
             engine.connect().close()
             return client(self.uri, self.uri)
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Two runs that set up the same new file at once would get in each other's way.
+        # Two runs that set up the same new file at once would break each other.
         with _setup_lock(file):
             with closing(sqlite3.connect(file, timeout=2.0)) as database:
                 database.execute("PRAGMA schema_version")
@@ -215,35 +217,36 @@ class MlflowRun:
         if record.token is None:
             record.token = uuid.uuid4().hex
             keep()
-        else:  # it was asked for before, and the answer did not get here
-            found = self._client.search_runs([experiment], f"tags.`{TOKEN}` = '{record.token}'")
-            if found:
-                return str(found[0].info.run_id)
+        else:  # it was requested before, and the answer was lost
+            runs = self._client.search_runs([experiment], f"tags.`{TOKEN}` = '{record.token}'")
+            if runs:
+                return str(runs[0].info.run_id)
         tags = {**self.tags, TOKEN: record.token}
         run = self._client.create_run(experiment, tags=tags, run_name=self.folder.resolve().name)
         return str(run.info.run_id)
 
     def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             file = sqlite_file(self.uri)
-            # Beside the file, whichever folder the command is given in.
-            where = str(file.parent / "mlruns" / quote(name, safe=" ")) if file else None
+            # Beside the file, in whichever folder the command runs.
+            location = str(file.parent / "mlruns" / quote(name, safe=" ")) if file else None
             try:
-                return str(self._client.create_experiment(name, artifact_location=where))
-            except Exception as error:  # another run may have been quicker
+                return str(self._client.create_experiment(name, artifact_location=location))
+            except Exception as error:  # another run may have created it
                 if _code(error) != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = self._client.get_experiment_by_name(name)
-        if found.lifecycle_stage == "deleted":
+                experiment = self._client.get_experiment_by_name(name)
+        if experiment.lifecycle_stage == "deleted":
             raise DeletedError(
                 f"the experiment {name!r} is deleted: restore it (mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}), or choose another under track.experiment"
+                f"--experiment-id {experiment.experiment_id}), or choose another under "
+                "track.experiment"
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
-    def _alive(self, run_id: str) -> None:
-        """Raises ``DeletedError`` where the run is no more."""
+    def _check_alive(self, run_id: str) -> None:
+        """Raise ``DeletedError`` where the run does not exist any more."""
         instead = f"delete {self.folder / 'track.json'} and resume, which begins another"
         try:
             run = self._client.get_run(run_id)
@@ -259,12 +262,13 @@ class MlflowRun:
 
     @contextmanager
     def _still_there(self, run_id: str) -> Iterator[None]:
-        """Tells a run that was deleted from a request that was wrong: MLflow says both alike."""
+        """Raise ``DeletedError`` where a request fails because the run was deleted: MLflow's own
+        error is that of a wrong request."""
         try:
             yield
         except Exception as error:
             if _code(error) in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-                self._alive(run_id)
+                self._check_alive(run_id)
             raise
 
     def _describe(self, run_id: str) -> None:
@@ -286,7 +290,7 @@ class MlflowRun:
             self._extra(f"{job}", partial(self._client.log_text, run_id, text, "job.yaml"))
 
     def _extra(self, what: str, log: Callable[[], None]) -> None:
-        """Logs what the run can do without: MLflow may be there, and its store of files not."""
+        """Log something optional: MLflow may be reachable while its file store is not."""
         try:
             log()
         except Exception as error:
@@ -294,8 +298,8 @@ class MlflowRun:
 
 
 def load(uri: str) -> None:
-    """Imports what of MLflow is needed for an address, which takes seconds, and keeps it from
-    writing to the terminal. Raises ``TrackError``."""
+    """Import the parts of MLflow that an address needs, which takes seconds, and keep them from
+    writing to the terminal. Raise ``TrackError``."""
     modules = ["mlflow.tracking", "mlflow.entities"]
     if not is_http(uri):
         modules.append("mlflow.store.tracking.sqlalchemy_store")
@@ -317,19 +321,19 @@ def load(uri: str) -> None:
 
 
 def is_http(uri: str) -> bool:
-    """Whether MLflow is behind a server, and not a database that is opened from here."""
+    """Return whether MLflow is a server, and not a database that this process opens."""
     return uri.startswith(("http://", "https://"))
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of an address of a sqlite database; None where it is none."""
+    """Return the file of a sqlite address; None for another address."""
     if not uri.startswith("sqlite:///"):
         return None
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def absolute(uri: str) -> str:
-    """An address that means the same in every folder."""
+    """Return an address that means the same in every folder."""
     file = sqlite_file(uri)
     if file is None:
         return uri
@@ -338,7 +342,7 @@ def absolute(uri: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """An address without what is secret in it."""
+    """Return an address without its password and query."""
     if sqlite_file(uri) is not None:
         return uri
     parts = urlsplit(uri)
@@ -348,12 +352,12 @@ def shown(uri: str) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """A text of at most so many characters, that says where it was cut."""
+    """Return a text of at most ``length`` characters; dots show where it was cut."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _key(name: str) -> str:
-    """A name as MLflow takes it."""
+    """Return a name that MLflow takes."""
     name = re.sub(r"[^/\w.\- :]", "_", name)[:KEY_LENGTH]
     if posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
         name = name.replace("/", "_").replace(".", "_") or "_"
@@ -365,12 +369,12 @@ def _text(value: Any) -> str:
 
 
 def _code(error: Exception) -> str | None:
-    """MLflow's own name for what is wrong; None for an error that is not MLflow's."""
+    """Return MLflow's error code; None for an error that is not MLflow's."""
     return getattr(error, "error_code", None)
 
 
 def _reason(error: Exception) -> str:
-    """What matters in an error. Those of requests and SQL are a screen long."""
+    """Return the reason in an error. The texts of requests and SQL are a screen long."""
     text = str(error)
     for pattern in (
         r"\[Errno -?\d+\] ([^'\")\]:]+)",
@@ -378,8 +382,8 @@ def _reason(error: Exception) -> str:
         r"(timed out|Remote end closed connection without response)",
         r"failed with (error code \d+)",
     ):
-        if found := re.search(pattern, text):
-            return one_line(found[1])
+        if match := re.search(pattern, text):
+            return one_line(match[1])
     return cut(one_line(error), 300)
 
 

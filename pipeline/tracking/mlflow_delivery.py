@@ -1,16 +1,14 @@
-"""Tracking of a run with MLflow: rows of metrics are taken from the run folder and delivered, in
-batches, by a thread of its own.
+"""Deliver the metrics of a run to MLflow, in batches, in a thread.
 
-The run never waits for MLflow. Its rows stand in files (``pipeline/storage/metric_log.py``), and
+The run never waits for MLflow. Its rows are in files (``pipeline/storage/metric_log.py``), and
 ``track.json`` says up to which byte they are delivered. One delivery is:
 
-1. whole rows are read, from the byte on where the last delivery ended,
-2. they go to MLflow in one request,
-3. the byte after them is written to ``track.json``, beside it and renamed.
+1. read whole rows, from the byte where the last delivery ended,
+2. send them to MLflow in one request,
+3. write the byte after them to ``track.json``, atomically.
 
 A process killed between 2 and 3 delivers the same rows again, with the same values, times and
-steps, and MLflow keeps one of two that are the same. So each step is there once, whoever died and
-when.
+steps; MLflow keeps one of two equal ones. So each step is there once, whichever process dies.
 """
 
 from __future__ import annotations
@@ -48,22 +46,22 @@ from streams.core.errors import one_line
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]
 
 ARTIFACTS = ("summary.json", "report.html", "replay.jsonl", "dead.jsonl", "error.log")
-"""Files of a run folder that hang in the MLflow run at the end, beside job.yaml."""
+"""Files of a run folder that are logged to the MLflow run at its end, beside job.yaml."""
 POLL_S = 0.5
-"""How often new rows are looked for: as late as an alert may be."""
+"""Seconds between two looks for new rows, and the delay of an alert at most."""
 GATHER_S, GATHER_BYTES = 2.0, 64_000
-"""Rows gather for so long, or to so many bytes: a request of few costs much more for each."""
+"""Rows wait for so many seconds, or bytes: small requests cost much more for each row."""
 BACKOFF_S = (1.0, 15.0)
-"""Pause after a first failure, and the longest; it doubles in between."""
+"""Seconds of the pause after a first failure, and of the longest; it doubles in between."""
 START_S = (5.0, 60.0)
-"""How long a start waits for a server, which may not answer, and for a sqlite file: a new one takes
-seconds to set up, and had better do so before the run begins."""
+"""Seconds that a start waits for a server, which may not answer, and for a sqlite file: to set up a
+new one takes seconds, and should be done before the run begins."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 def check(config: TrackConfig) -> None:
-    """Raises ``TrackError`` where tracking cannot work on this machine; contacts nobody."""
+    """Raise ``TrackError`` where tracking cannot work on this machine; connect to nothing."""
     if find_spec("mlflow") is None or find_spec("sqlalchemy") is None:
         raise TrackError(
             "track needs MLflow, which is not installed (or not all of it): "
@@ -80,10 +78,10 @@ def check(config: TrackConfig) -> None:
 
 
 class Tracker:
-    """Delivers the rows of a run folder to MLflow, and watches them for alerts.
+    """Deliver the rows of a run folder to MLflow, and check them for alerts.
 
-    The MLflow run is kept in ``track.json``: a tracker for the same folder and the same MLflow goes
-    on with it. Its methods are for one thread, that of the owner.
+    The MLflow run is kept in ``track.json``: a tracker for the same folder and the same MLflow
+    continues it. Its methods are for one thread, that of the owner.
 
     Args:
         config: the job's ``track``.
@@ -119,7 +117,7 @@ class Tracker:
         self._start_s = START_S[1] if sqlite_file(uri) else START_S[0]
         self._said: set[str] = set()
         self._run = MlflowRun(uri, folder, params, tags, _secrets(config), self._say_once)
-        self._record = self._take_up(shown(uri), config.experiment or name)
+        self._record = self._resume_record(shown(uri), config.experiment or name)
         self._alerts = Alerts(config.alerts, self._record.firing)
         self._webhooks = Webhooks(self._say_once)
         self._worker = BackgroundWorker("tracker", self._turn, self._wait, self._finish)
@@ -136,25 +134,28 @@ class Tracker:
 
     @property
     def run_id(self) -> str | None:
-        """Id of the MLflow run; None until there is one."""
+        """The id of the MLflow run; None until there is one."""
         return self._record.run_id
 
     def start(self) -> None:
-        """Loads MLflow, and begins or continues the run there; a thread does the rest. Waits for
-        MLflow for a few seconds at most. Raises ``TrackError`` where it cannot be loaded."""
+        """Load MLflow, and begin or continue the run in a thread. Wait for MLflow some seconds.
+
+        Raises:
+            TrackError: MLflow cannot be loaded.
+        """
         load(self._run.uri)
         self._worker.start()
         self._contacted.wait(self._start_s)
 
     def close(self, status: Status, artifacts: Sequence[Path] = (), timeout: float = 30.0) -> None:
-        """Delivers what is left, then files and the status of the run.
+        """Deliver what is left, then files and the status of the run.
 
-        What cannot be delivered in time, or at all, is said, and stays in the run folder.
+        What cannot be delivered in time, or at all, is reported, and stays in the run folder.
 
         Args:
             status: of the MLflow run.
-            artifacts: files to log with it; those that are not there are left out.
-            timeout: seconds in all. Where MLflow was away before, it is tried only once more.
+            artifacts: files to log with it; missing ones are left out.
+            timeout: seconds in all. Where MLflow was away before, there is one more try only.
         """
         if not self._worker.started:
             return
@@ -179,14 +180,14 @@ class Tracker:
             self._attempt()
             self._contacted.set()
             return
-        self._look()
+        self._check_alerts()
         if time.monotonic() >= self._next and self._due():
             self._attempt()
 
     def _finish(self) -> None:
         """Deliver what is left, until the deadline; once more only where MLflow was away."""
         away = self._trouble is not None
-        self._look()
+        self._check_alerts()
         while not self._attempt() and not away and time.monotonic() + self._pause < self._deadline:
             time.sleep(self._pause)
 
@@ -209,20 +210,21 @@ class Tracker:
         return new >= GATHER_BYTES or time.monotonic() - self._gathering >= GATHER_S
 
     def _attempt(self) -> bool:
-        """One delivery; whether it went well, and that is said where it is new."""
+        """Make one delivery; return whether it succeeded, and report a change."""
         try:
             self._send()
         except Exception as error:  # of MLflow, its drivers, the disk: none may end the thread
-            told = self._run.trouble(error)
+            trouble = self._run.trouble(error)
             if self._trouble is None:
                 self._rows = 0
-            # A reason may read otherwise each time; that which stands before it does not.
-            new = self._trouble is None or told.partition("(")[0] != self._trouble.partition("(")[0]
+            # The reason in brackets may differ each time; the text before it does not.
+            start = trouble.partition("(")[0]
+            new = self._trouble is None or start != self._trouble.partition("(")[0]
             if new and time.monotonic() < self._deadline:
                 file = self.folder / METRIC_FILES[0]
                 wait = f"metrics wait in {file} and are delivered when it is back"
-                self._say_once(f"{told}: {wait}")
-            self._trouble = told
+                self._say_once(f"{trouble}: {wait}")
+            self._trouble = trouble
             self._pause = min(max(BACKOFF_S[0], 2 * self._pause), BACKOFF_S[1])
             self._next = time.monotonic() + self._pause
             return False
@@ -255,7 +257,7 @@ class Tracker:
             self._ended = True
 
     def _deliver(self, run_id: str, file: str) -> bool:
-        """Delivers the next rows of a file; whether there may be more of them."""
+        """Deliver the next rows of a file; return whether there may be more."""
         record, path = self._record, self.folder / file
         offset = record.delivered.get(file, 0)
         if _size(path) < offset:  # a loss of power took what was not on the disk yet
@@ -263,8 +265,8 @@ class Tracker:
         rows, end = read_rows(path, offset, BATCH)
         if end == offset:
             return False
-        done = record.steps.get(file, -1)
-        rows = [row for row in rows if row.step > done]
+        last = record.steps.get(file, -1)
+        rows = [row for row in rows if row.step > last]
         if rows:
             self._run.log(run_id, rows)
             record.steps[file] = rows[-1].step
@@ -273,16 +275,16 @@ class Tracker:
         self._rows += len(rows)
         return _size(path) > end
 
-    def _look(self) -> None:
+    def _check_alerts(self) -> None:
         try:
-            self._watch()
-        except Exception as error:  # alerts are no reason for metrics to stop
+            self._read_for_alerts()
+        except Exception as error:  # metrics go on without alerts
             self._say_once(
                 f"alerts cannot be looked after: {type(error).__name__}: {one_line(error)}"
             )
 
-    def _watch(self) -> None:
-        """Shows new rows to the alerts, whether MLflow is there or not."""
+    def _read_for_alerts(self) -> None:
+        """Pass new rows to the alerts, whether MLflow is reachable or not."""
         record = self._record
         for file in METRIC_FILES if self._alerts.alerts else ():
             path = self.folder / file
@@ -300,7 +302,7 @@ class Tracker:
                     for change in changes:
                         metric = f"alert.{change.alert.metric}"
                         record.tags[metric] = self._alerts.tag(change)
-                    self._keep()  # before it is said: what was said once is not said again
+                    self._keep()  # before it is reported, so that it is not reported again
                     for change in changes:
                         self.say(str(change))
                         if change.alert.webhook:
@@ -308,7 +310,8 @@ class Tracker:
                             self._webhooks.post(change.alert.webhook, message)
                 record.seen[file] = end
 
-    def _take_up(self, uri: str, experiment: str) -> Record:
+    def _resume_record(self, uri: str, experiment: str) -> Record:
+        """Return the record in the folder, or a new one where that is of another MLflow."""
         new = Record(uri, experiment)
         file = self.folder / TRACK_RECORD
         try:
@@ -320,7 +323,7 @@ class Tracker:
             return new
         if old.uri != uri:
             self.say(f"{file} is of MLflow at {old.uri}: a new run begins at {uri}, with all rows")
-            new.seen, new.firing = old.seen, old.firing  # what has fired has fired
+            new.seen, new.firing = old.seen, old.firing  # no alert fires twice
             return new
         if old.experiment != experiment:
             self.say(f"the MLflow run stays in the experiment {old.experiment!r}, where it began")
@@ -329,7 +332,7 @@ class Tracker:
     def _keep(self) -> None:
         try:
             self._record.write(self.folder / TRACK_RECORD)
-        except OSError as error:  # rows would be delivered once more, which does no harm
+        except OSError as error:  # rows may be delivered twice, which is harmless
             self._say_once(f"{self.folder / TRACK_RECORD} cannot be written: {one_line(error)}")
 
     def _say_once(self, text: str) -> None:
@@ -339,51 +342,54 @@ class Tracker:
 
 
 def describe(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of a run: the values of a job by their paths in it, as from ``job.flat``. What it
-    says of tracking is left out: addresses may hold secrets."""
+    """Return the params of a run: the values of a job by their paths. Those of ``track`` are left
+    out: addresses may hold secrets."""
     return {name: value for name, value in job.items() if name.partition(".")[0] != "track"}
 
 
 def tags(folder: Path | None = None) -> dict[str, str]:
-    """The tags of a run: versions, and the commit where ``folder`` (None: the one we are in) is a
-    checkout, ``-dirty`` where it was changed since."""
-    found = {}
+    """Return the tags of a run: versions, and the commit of the checkout.
+
+    Args:
+        folder: in the checkout; None takes the current one. ``-dirty`` marks a changed checkout.
+    """
+    values = {}
     for name in ("everlearn", "torch", "numpy", "river", "ray"):
         try:
-            found[f"version.{name}"] = version(name)
+            values[f"version.{name}"] = version(name)
         except PackageNotFoundError:
             if name == "everlearn":
-                found["version.everlearn"] = "checkout"
+                values["version.everlearn"] = "checkout"
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-        found["git_commit"] = commit + ("-dirty" if changed else "")
-    return found
+        values["git_commit"] = commit + ("-dirty" if changed else "")
+    return values
 
 
 def _git(folder: Path | None, *words: str) -> str:
-    """What git says; nothing where there is no git, or no checkout."""
+    """Return what git prints; nothing where there is no git, or no checkout."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *words], cwd=folder, capture_output=True, text=True, timeout=5.0, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def _secrets(config: TrackConfig) -> dict[str, str]:
-    """What must not be logged with the job, and what stands there instead."""
-    found = {}
+    """Return the texts that must not be logged with the job, and their replacements."""
+    secrets = {}
     if config.uri != shown(config.uri):
-        found[config.uri] = shown(config.uri)
+        secrets[config.uri] = shown(config.uri)
     if password := urlsplit(config.uri).password:
-        found[password] = "***"
+        secrets[password] = "***"
     for alert in config.alerts:
         if alert.webhook:
             parts = urlsplit(alert.webhook)
-            found[alert.webhook] = f"{parts.scheme}://{parts.hostname}/***"
-    return found
+            secrets[alert.webhook] = f"{parts.scheme}://{parts.hostname}/***"
+    return secrets
 
 
 def _size(file: Path) -> int:

@@ -1,8 +1,8 @@
-"""A job on its way to another process or machine: what it says, and the modules that it names.
+"""A job packed for another process or machine: its settings, and the modules that it names.
 
-A user's modules are found from the folder of the job file, which another machine need not have. So
-their source goes along. It is imported from memory, after everything that is installed there:
-nothing of a user's may shadow what is installed.
+A user's modules are imported from the folder of the job file, which another machine need not have.
+So the package holds their source. It is imported from memory, after everything that is installed:
+a user's module never shadows an installed one.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 
 MAX_BYTES = 10_000_000
-"""Source code that is shipped, at most."""
+"""Bytes of source code in a package, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobPackage:
-    """A job as it travels.
+    """A packed job.
 
     Attributes:
         raw: the job, overrides included, as ``job.check`` takes it.
         file: the job file, named in messages.
-        folder: of the job file, which relative paths start from where it is there.
+        folder: of the job file; relative paths start from it.
         modules: source of the user's modules, by path relative to that folder.
     """
 
@@ -45,8 +45,8 @@ class JobPackage:
 
     @classmethod
     def of(cls, loaded: LoadedJob) -> JobPackage:
-        """The job with the modules that were imported from its folder: call it once the job has
-        been built. Raises ``JobError``."""
+        """Pack a job with the modules that were imported from its folder. Call it once the job is
+        built. Raise ``JobError`` where they are too large."""
         modules: dict[str, str] = {}
         names = [n for n, m in list(sys.modules.items()) if _is_local_module(n, m, loaded.folder)]
         seen = set(sys.modules)
@@ -64,57 +64,57 @@ class JobPackage:
         return cls(loaded.raw, loaded.file, loaded.folder, modules)
 
     def unpack(self) -> LoadedJob:
-        """The job, checked again where it has come to. Raises ``JobError``."""
+        """Return the job, checked again on this machine. Raise ``JobError``."""
         if self.modules and not any(isinstance(f, _Finder) for f in sys.meta_path):
             sys.meta_path.append(_Finder(self.folder, self.modules))
         return jobs.check(self.raw, self.file, self.folder)
 
 
 def _is_local_module(name: str, module: ModuleType, folder: Path) -> bool:
-    """Whether a module was imported from a place right in the folder."""
-    wanted = {folder / f"{name}.py", folder / name, folder / name / "__init__.py"}
-    # Asked of the folder first: one that loads itself when it is looked at must not be.
-    if "." in name or name in _OURS or not any(place.exists() for place in wanted):
+    """Return whether a module was imported from the folder itself."""
+    paths = {folder / f"{name}.py", folder / name, folder / name / "__init__.py"}
+    # The folder comes first: a lazy module loads itself once its attributes are read.
+    if "." in name or name in _OURS or not any(path.exists() for path in paths):
         return False
-    at = getattr(module, "__file__", None)
-    places = [Path(at)] if isinstance(at, str) else [*map(Path, getattr(module, "__path__", ()))]
-    # The module may be a link to elsewhere: where its name stands in the folder is what counts.
-    return not wanted.isdisjoint(place.parent.resolve() / place.name for place in places)
+    file = getattr(module, "__file__", None)
+    files = [Path(file)] if isinstance(file, str) else [*map(Path, getattr(module, "__path__", ()))]
+    # The module may be a link to elsewhere: only its name in the folder counts.
+    return not paths.isdisjoint(file.parent.resolve() / file.name for file in files)
 
 
 def _sources(name: str, folder: Path) -> dict[str, str]:
-    """The sources of a module right in the folder, of all of it if it is a package; none where it
-    is not there."""
+    """Return the sources of a module in the folder, of all its files if it is a package; none
+    where it is not there."""
     package = folder / name
     files = sorted(package.rglob("*.py")) if package.is_dir() else [folder / f"{name}.py"]
-    found = {}
+    sources = {}
     for file in files:
-        with suppress(OSError, SyntaxError, UnicodeError):  # nobody can import it here either
+        with suppress(OSError, SyntaxError, UnicodeError):  # it cannot be imported here either
             text = importlib.util.decode_source(file.read_bytes())
-            found[str(file.relative_to(folder))] = text
-    return found
+            sources[str(file.relative_to(folder))] = text
+    return sources
 
 
 def _imported(source: str) -> set[str]:
-    """Modules that a source imports, in its functions too: those may be needed only later."""
-    found: set[str] = set()
+    """Return the modules that a source imports, also inside its functions."""
+    names: set[str] = set()
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError):
-        return found
+        return names
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.partition(".")[0])
-    return found
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 _OURS = frozenset({"streams", "buffers", "learners", "pipeline", "everlearn", "experiments"})
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
-    """Imports the modules of a shipment from memory."""
+    """Import the modules of a package from memory."""
 
     def __init__(self, folder: Path, modules: dict[str, str]) -> None:
         self.folder = folder
@@ -137,15 +137,15 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         return (self._path(fullname) or "").endswith("__init__.py")
 
     def get_source(self, fullname: str) -> str | None:
-        found = self._path(fullname)
-        return None if found is None else self.modules[found]
+        path = self._path(fullname)
+        return None if path is None else self.modules[path]
 
     def get_filename(self, fullname: str) -> str:
-        """Where it stands on the machine that it comes from; here there may be nothing."""
-        found = self._path(fullname)
-        if found is None:
+        """Return the path on the machine of the driver; on this one there may be no such file."""
+        path = self._path(fullname)
+        if path is None:
             raise ImportError(name=fullname)
-        return str(self.folder / found)
+        return str(self.folder / path)
 
     def _path(self, fullname: str) -> str | None:
         stem = fullname.replace(".", "/")
