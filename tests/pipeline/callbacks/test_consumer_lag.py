@@ -58,16 +58,18 @@ class Ends(LiveStream):
 
 
 @pytest.fixture
-def watching() -> Iterator[Callable[[Stream], tuple[ConsumerLag, Any, list[str]]]]:
+def start_lag() -> Iterator[Callable[[Stream], tuple[ConsumerLag, Any, list[str]]]]:
     """Begins one that looks 200 times a second; it, the loop and what it says."""
     open_: list[ConsumerLag] = []
 
     def begin(stream: Stream) -> tuple[ConsumerLag, Any, list[str]]:
-        lag, said = ConsumerLag(every_s=0.005), list[str]()
+        lag, messages_said = ConsumerLag(every_s=0.005), list[str]()
         open_.append(lag)
         loop = untrained_loop()
-        lag.on_start(RunContext(Path(), "job", Path("job.yaml"), stream, {}, said.append), loop)
-        return lag, loop, said
+        lag.on_start(
+            RunContext(Path(), "job", Path("job.yaml"), stream, {}, messages_said.append), loop
+        )
+        return lag, loop, messages_said
 
     yield begin
     for lag in open_:
@@ -79,7 +81,7 @@ def untrained_loop() -> Loop:
     return Loop([], DelayByEvents(0, 10), learner, Prequential("classification", 10))
 
 
-def until(holds: Callable[[], object]) -> None:
+def wait_until(holds: Callable[[], object]) -> None:
     end = time.monotonic() + 10
     while not holds():
         assert time.monotonic() < end
@@ -91,48 +93,48 @@ def enter(ledger: Ledger, first: int, n: int) -> None:
     ledger.enter(Batch(at, at / 1.0, at[:, None] / 1.0, np.zeros(n, np.int32), at))
 
 
-def test_lag_counts_messages_behind(watching: Any) -> None:
+def test_lag_counts_messages_behind(start_lag: Any) -> None:
     stream = Ends({"0": 30, "1": 4, "labels/0": 7})
-    lag, loop, _ = watching(stream)
+    lag, loop, _ = start_lag(stream)
     assert lag.messages is None
     loop.ledger.begin({"0": 10, "1": 4, "labels/0": 0})
     enter(loop.ledger, 10, 5)
-    until(lambda: stream.asked > 1)
+    wait_until(lambda: stream.asked > 1)
     lag.on_batch_end(loop, loop.flush())
     assert lag.messages == 15 + 0 + 7
     enter(loop.ledger, 15, 20)  # past what was known of the end
     before = stream.asked
-    until(lambda: stream.asked > before + 1)
+    wait_until(lambda: stream.asked > before + 1)
     lag.on_batch_end(loop, loop.flush())
     assert lag.messages == 7
 
 
-def test_lag_ignores_partitions_not_read_yet(watching: Any) -> None:
+def test_lag_ignores_partitions_not_read_yet(start_lag: Any) -> None:
     """As before a group has given it: nobody can tell where its reading begins."""
     stream = Ends({"0": 30, "5": 1000})
-    lag, loop, _ = watching(stream)
+    lag, loop, _ = start_lag(stream)
     loop.ledger.begin({"0": 0})
-    until(lambda: stream.asked > 1)
+    wait_until(lambda: stream.asked > 1)
     lag.on_batch_end(loop, loop.flush())
     assert lag.messages == 30
 
 
-def test_lag_says_away_and_back_once_each(watching: Any) -> None:
+def test_lag_says_away_and_back_once_each(start_lag: Any) -> None:
     stream = Ends({"0": 1}, None, None, None, {"0": 2}, {"0": 3}, None, None, {"0": 4})
-    lag, loop, said = watching(stream)
+    lag, loop, messages_said = start_lag(stream)
     loop.ledger.begin({"0": 0})
-    until(lambda: stream.asked > 10)
+    wait_until(lambda: stream.asked > 10)
     away = "stream.servers: nobody; the run waits, and goes on when it is back"
     back = "the stream is back after 0 s"
-    assert said == [away, back, away, back]
+    assert messages_said == [away, back, away, back]
     lag.on_batch_end(loop, loop.flush())
     assert lag.messages == 4
 
 
-def test_lag_thread_ends_with_the_run(watching: Any) -> None:
+def test_lag_thread_ends_with_the_run(start_lag: Any) -> None:
     stream = Ends({"0": 1})
-    lag, _, _ = watching(stream)
-    until(lambda: stream.asked > 2)
+    lag, _, _ = start_lag(stream)
+    wait_until(lambda: stream.asked > 2)
     assert lag.teardown() == {}
     asked = stream.asked
     time.sleep(0.03)
@@ -140,7 +142,7 @@ def test_lag_thread_ends_with_the_run(watching: Any) -> None:
     assert stream.threads.isdisjoint({threading.get_ident()})
 
 
-def test_lag_of_a_stream_that_is_not_live_is_unknown(watching: Any) -> None:
+def test_lag_of_a_stream_that_is_not_live_is_unknown(start_lag: Any) -> None:
     class Still(Stream):
         def __init__(self) -> None:
             pass
@@ -148,8 +150,8 @@ def test_lag_of_a_stream_that_is_not_live_is_unknown(watching: Any) -> None:
         def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
             raise AssertionError
 
-    lag, loop, said = watching(Still())
+    lag, loop, messages_said = start_lag(Still())
     lag.on_batch_end(loop, loop.flush())
     assert lag.messages is None
     assert lag.teardown() == {}
-    assert said == []
+    assert messages_said == []

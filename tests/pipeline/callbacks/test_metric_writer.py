@@ -109,12 +109,12 @@ def test_publisher_snapshots_are_consistent_and_end_with_the_run(write_job: Writ
 
 def test_publisher_wakes_a_waiting_thread(write_job: WriteJob) -> None:
     publisher = SnapshotPublisher()
-    got = []
-    waiting = threading.Thread(target=lambda: got.append(publisher.newer(0, 30)))
+    sent = []
+    waiting = threading.Thread(target=lambda: sent.append(publisher.newer(0, 30)))
     waiting.start()
     run(write_job(), "a", publisher, max_events=500)
     waiting.join(30)
-    assert got[0][0] >= 1
+    assert sent[0][0] >= 1
 
 
 def test_publisher_copies_a_slow_model_less_often(
@@ -156,16 +156,16 @@ def test_publisher_of_a_resumed_run_has_a_model_at_start(write_job: WriteJob) ->
 
 
 def test_label_feed_sends_all_labels_with_their_versions(write_job: WriteJob) -> None:
-    got: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    sent: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     versions: list[int] = []
 
     class Versions(Callback):
         def on_batch_end(self, loop: Loop, result: StepResult) -> None:
             versions.append(loop.learner.version)
 
-    labels = LabelFeed(lambda *columns: got.append(columns), 0.0)
+    labels = LabelFeed(lambda *columns: sent.append(columns), 0.0)
     summary = run(write_job(), "a", labels, Versions(), max_events=2000)
-    ids, y, before = (np.concatenate(column) for column in zip(*got, strict=True))
+    ids, y, before = (np.concatenate(column) for column in zip(*sent, strict=True))
     assert len(ids) == len(set(ids.tolist())) == summary["fates"]["learned"]
     assert set(y.tolist()) == {0, 1}
     # The label of event i is learned in micro-batch (i + 48) // 32: no earlier model knew it.

@@ -62,12 +62,12 @@ class Recorded(SnapshotQueue):
 def taken(job: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Snapshot], Parts]:
     """All the snapshots of a run, and its parts anew."""
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
-    asking = Recorded(1000)
+    queue = Recorded(1000)
     loaded = load(job)
-    Run(loaded, folder, print).run(max_events=20_000, callbacks=[asking])
-    while (snapshot := asking.next(0.0)) is not None:
-        asking.taken.append(snapshot)
-    return asking.taken, build(loaded)
+    Run(loaded, folder, print).run(max_events=20_000, callbacks=[queue])
+    while (snapshot := queue.next(0.0)) is not None:
+        queue.taken.append(snapshot)
+    return queue.taken, build(loaded)
 
 
 def test_queue_takes_snapshots_by_events_and_at_segment_ends(
@@ -203,12 +203,12 @@ def test_queue_is_bounded_and_keeps_segment_ends(
 ) -> None:
     """Nobody fetches: of 450 snapshots 32 are kept, the ends of segments and the last of all."""
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
-    asking = SnapshotQueue(100)
+    queue = SnapshotQueue(100)
     started = time.monotonic()
-    Run(load(job), tmp_path / "run", print).run(callbacks=[asking])
+    Run(load(job), tmp_path / "run", print).run(callbacks=[queue])
     assert time.monotonic() - started < 60
     waiting = []
-    while (snapshot := asking.next(0.0)) is not None:
+    while (snapshot := queue.next(0.0)) is not None:
         waiting.append(snapshot.events)
     assert len(waiting) == 32
     assert waiting == sorted(waiting)
@@ -222,12 +222,12 @@ def test_queue_bytes_are_bounded(
 ) -> None:
     monkeypatch.setattr(evaluators, "_FREE_S", 1e9)
     monkeypatch.setattr(evaluators, "_ROOM", 1)
-    asking = SnapshotQueue(1000)
-    Run(load(job), tmp_path / "run", print).run(max_events=10_000, callbacks=[asking])
-    last = asking.next(0.0)
+    queue = SnapshotQueue(1000)
+    Run(load(job), tmp_path / "run", print).run(max_events=10_000, callbacks=[queue])
+    last = queue.next(0.0)
     assert last is not None
     assert last.events == 10_016
-    assert asking.next(0.0) is None
+    assert queue.next(0.0) is None
 
 
 ONCE = {"probes": {"share": 0.0, "every_events": 1000}, "once_seen": {"share": 0.05}}

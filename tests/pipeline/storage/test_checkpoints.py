@@ -22,13 +22,13 @@ STATE: dict[str, Any] = {
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path, said: list[str]) -> Any:
-    made = Checkpoints(tmp_path / "checkpoints", 3, said.append)
+def checkpoints(tmp_path: Path, messages: list[str]) -> Any:
+    made = Checkpoints(tmp_path / "checkpoints", 3, messages.append)
     made.begin()
     yield made
     made.close()
@@ -111,7 +111,7 @@ def test_checkpoint_at_the_same_events_replaces_the_old(checkpoints: Checkpoints
 
 
 def test_checkpoint_with_any_flipped_byte_is_refused(
-    checkpoints: Checkpoints, said: list[str]
+    checkpoints: Checkpoints, messages: list[str]
 ) -> None:
     checkpoints.write(5, {"a": np.arange(3), "b": "text"}, {"job": "mine"})
     checkpoints.wait()
@@ -135,14 +135,14 @@ def test_checkpoint_with_any_flipped_byte_is_refused(
 
 
 def test_checkpoint_that_cannot_be_written_is_reported(
-    checkpoints: Checkpoints, said: list[str], tmp_path: Path
+    checkpoints: Checkpoints, messages: list[str], tmp_path: Path
 ) -> None:
     checkpoints.write(5, STATE, {})
     checkpoints.wait()
     (tmp_path / "checkpoints" / ".writing-000000000000006").mkdir()  # in the way
     checkpoints.write(6, STATE, {})
     assert not checkpoints.wait()
-    assert "checkpoint not written" in said[0]
+    assert "checkpoint not written" in messages[0]
     assert [int(path.name) for path in checkpoints.all()] == [5]
     checkpoints.write(7, STATE, {})
     assert checkpoints.wait()

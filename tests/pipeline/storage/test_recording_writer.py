@@ -84,12 +84,12 @@ class Live:
     def __init__(self, folder: Path, to: str = "rec", begin: bool = True, **stream: Any) -> None:
         folder.mkdir(exist_ok=True)
         self.job = loaded(folder, **stream)
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.stream = Counting()
         self.journal = Journal(folder)
         if begin:
             self.journal.begin(self.stream.start(), None)
-        self.recorder = RecordingWriter(folder.parent / to, self.journal.path, self.said.append)
+        self.recorder = RecordingWriter(folder.parent / to, self.journal.path, self.messages.append)
 
     def run(self, blocks: int, cursor: Cursor, at: tuple[int, int] | None = None) -> list[Batch]:
         """So many blocks of a run from there on; whatever is written by then is left."""
@@ -97,7 +97,7 @@ class Live:
             self.recorder.begin(self.job, self.stream, self.journal)
             live = JournaledSource(
                 *(self.stream, self.journal, lambda cursor: self.stream.read(cursor, 3)),
-                *(lambda: False, self.said.append, self.recorder),
+                *(lambda: False, self.messages.append, self.recorder),
             )
             given = live.blocks(cursor, at)
             return [next(given) for _ in range(blocks)]
@@ -106,7 +106,7 @@ class Live:
             self.journal.close()
 
 
-def held(folder: Path) -> list[Any]:
+def recorded_rows(folder: Path) -> list[Any]:
     """Everything in a recording, row by row."""
     return [
         tuple(row[name] for name in ("_block", "_what", "_offset", "a", "label", "_value"))
@@ -131,7 +131,7 @@ def wanted(blocks: int) -> list[Any]:
 def test_recording_holds_the_blocks_of_the_journal(tmp_path: Path) -> None:
     live = Live(tmp_path / "run")
     live.run(11, {"0": 0})
-    assert held(tmp_path / "rec") == wanted(11)
+    assert recorded_rows(tmp_path / "rec") == wanted(11)
     (part,) = parts(tmp_path / "rec")
     assert part.blocks == (0, 11)
     assert part.ranges == {"0": (0, 33)}
@@ -151,7 +151,7 @@ def test_recording_part_ends_by_rows_and_bytes(
     # A block of three events: three rows or four, 48 bytes each beside what it holds.
     monkeypatch.setattr(recording, limit, size)
     Live(tmp_path / "run").run(12, {"0": 0})
-    assert held(tmp_path / "rec") == wanted(12)
+    assert recorded_rows(tmp_path / "rec") == wanted(12)
     found = [part.blocks for part in parts(tmp_path / "rec")]
     assert found == [(i, i + 2) for i in range(0, 12, 2)]
 
@@ -165,13 +165,13 @@ def test_recording_part_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.M
             number, replace(block(number * 3, number * 3 + 3), flush=not number % 2), 0
         )
         deadline = time.monotonic() + 10
-        while len(held(tmp_path / "rec")) < len(wanted(number + 1)):
+        while len(recorded_rows(tmp_path / "rec")) < len(wanted(number + 1)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     live.recorder.abort()
     live.journal.close()
     assert [part.blocks for part in parts(tmp_path / "rec")] == [(0, 1), (1, 2), (2, 3)]
-    assert held(tmp_path / "rec") == wanted(3)
+    assert recorded_rows(tmp_path / "rec") == wanted(3)
 
 
 def test_recording_resumed_reads_missing_blocks_again(tmp_path: Path) -> None:
@@ -188,13 +188,13 @@ def test_recording_resumed_reads_missing_blocks_again(tmp_path: Path) -> None:
     assert [b.offset.tolist() for b in given] == [
         *([28, 29], [31, 32], [33, 34, 35], [36, 37, 38], [39, 40, 41])
     ]
-    assert held(tmp_path / "rec") == wanted(14)
+    assert recorded_rows(tmp_path / "rec") == wanted(14)
     # The run is at block 2, and the recording has them all.
     on = Live(tmp_path / "run", begin=False)
     entries = on.journal.path.read_bytes().splitlines(keepends=True)
     on.run(13, {"0": 6}, (sum(map(len, entries[:3])), 2))
     assert on.stream.asked == [*range(6, 42, 3)]
-    assert held(tmp_path / "rec") == wanted(15)
+    assert recorded_rows(tmp_path / "rec") == wanted(15)
 
 
 def test_recording_of_a_finished_run_is_completed(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_recording_of_a_finished_run_is_completed(tmp_path: Path) -> None:
     over.recorder.close(18, True, {"0": 18})
     over.recorder.abort()
     over.journal.close()
-    assert held(tmp_path / "rec") == wanted(6)
+    assert recorded_rows(tmp_path / "rec") == wanted(6)
 
 
 def test_recording_with_a_full_queue_makes_the_run_wait(
@@ -225,8 +225,8 @@ def test_recording_with_a_full_queue_makes_the_run_wait(
     assert len(live.journal.path.read_bytes().splitlines()) == 1 + 7
     going.set()
     done.join()
-    assert live.said == ["the recording is written more slowly than events come: the run waits"]
-    assert held(tmp_path / "rec") == wanted(30)
+    assert live.messages == ["the recording is written more slowly than events come: the run waits"]
+    assert recorded_rows(tmp_path / "rec") == wanted(30)
 
 
 def test_recording_on_a_failing_disk_stops_the_run(
@@ -242,7 +242,7 @@ def test_recording_on_a_failing_disk_stops_the_run(
         live.run(100, {"0": 0})
     with pytest.raises(StreamError, match="cannot be written"):
         live.recorder.close(1, True, {"0": 1})
-    assert held(tmp_path / "rec") == wanted(2)
+    assert recorded_rows(tmp_path / "rec") == wanted(2)
 
 
 def test_recording_end_is_written_and_withdrawn(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def refused(live: Live, match: str) -> None:
 def test_recording_of_another_run_is_refused(tmp_path: Path) -> None:
     live = Live(tmp_path / "run")
     live.run(3, {"0": 0})
-    before = held(tmp_path / "rec")
+    before = recorded_rows(tmp_path / "rec")
     other = Live(tmp_path / "other")
     other.stream.size = 4
     refused(other, "rec holds the recording of another run: choose another --to")
@@ -295,7 +295,7 @@ def test_recording_of_another_run_is_refused(tmp_path: Path) -> None:
     text = live.journal.path.read_bytes().splitlines(keepends=True)
     live.journal.path.write_bytes(b"".join(text[:3]))
     refused(Live(tmp_path / "run", begin=False), "another run")
-    assert held(tmp_path / "rec") == before
+    assert recorded_rows(tmp_path / "rec") == before
 
 
 @pytest.mark.parametrize("blocks", [0, 2])
@@ -314,7 +314,7 @@ def test_recording_refuses_changed_dead_letter_settings(blocks: int, tmp_path: P
     refused(Live(tmp_path / "run", begin=False, max_bytes=400), "Set this back")
     again = Live(tmp_path / "run", begin=False, max_bytes=300, linger=5)
     again.run(2, {"0": 0})
-    assert held(tmp_path / "rec") == wanted(2)
+    assert recorded_rows(tmp_path / "rec") == wanted(2)
 
 
 def test_recording_with_former_names_goes_on(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_recording_with_former_names_goes_on(tmp_path: Path) -> None:
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     again = Live(tmp_path / "run", begin=False)
     again.run(3, {"0": 0})
-    assert held(folder) == wanted(3)
+    assert recorded_rows(folder) == wanted(3)
     assert load_recorded_job(folder, "max", None, []).job.stream.label_timeout_events == 100_000
     overridden = load_recorded_job(folder, "max", None, ["stream.wait=9"])
     assert overridden.job.stream.label_timeout_events == 9

@@ -37,7 +37,7 @@ from tests.support.mlflow import client
 ROOT = Path(__file__).parents[3]
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Waits for a condition, and gives what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -60,19 +60,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture
-def track(folder: Path, said: list[str]) -> Iterator[Callable[..., Tracker]]:
+def track(folder: Path, messages: list[str]) -> Iterator[Callable[..., Tracker]]:
     """A tracker at work on the run folder, with a whole core; none is left behind."""
     started = []
 
     def make(uri: str, alerts: tuple[Alert, ...] = (), **changes: Any) -> Tracker:
         config = TrackConfig(uri=uri, alerts=alerts, experiment=changes.pop("experiment", None))
         given = {"params": {"seed": 7}, "tags": {"version.torch": "2"}, "share": 1.0} | changes
-        tracker = Tracker(config, folder, "job", say=said.append, **given)
+        tracker = Tracker(config, folder, "job", say=messages.append, **given)
         tracker.start()
         started.append(tracker)
         return tracker
@@ -161,9 +161,11 @@ def test_read_rows_in_parts_returns_whole_rows(tmp_path: Path) -> None:
     assert pending_rows(file, 0) == 11
 
 
-def test_log_on_a_full_disk_loses_rows_and_says_so_once(tmp_path: Path, said: list[str]) -> None:
+def test_log_on_a_full_disk_loses_rows_and_says_so_once(
+    tmp_path: Path, messages: list[str]
+) -> None:
     file = tmp_path / "metrics.jsonl"
-    rows = MetricLog(file, said.append)
+    rows = MetricLog(file, messages.append)
     rows.write(1, {"a": 1.0})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, limits[1]))
@@ -175,8 +177,8 @@ def test_log_on_a_full_disk_loses_rows_and_says_so_once(tmp_path: Path, said: li
     rows.write(4, {"a": 1.0})
     rows.close()
     assert [row.step for row in read_rows(file, 0, 1000)[0]] == [1, 4]
-    assert len(said) == 1
-    assert "metrics.jsonl cannot be written" in said[0]
+    assert len(messages) == 1
+    assert "metrics.jsonl cannot be written" in messages[0]
 
 
 # What a job may say
@@ -269,7 +271,7 @@ def test_tags_hold_versions_and_the_commit(tmp_path: Path) -> None:
 
 
 def test_tracker_delivers_a_whole_run(
-    uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     params = {"a b": [1, 2], "odd?key": None, "../up": "x", "long": "y" * 7000}
     params |= {f"p{i}": i for i in range(150)}
@@ -280,7 +282,7 @@ def test_tracker_delivers_a_whole_run(
     fill(folder, 1500, file="served.jsonl", **{"served/accuracy": 0.5})
     (folder / "summary.json").write_text("{}")
     tracker.close("FINISHED", [folder / "summary.json", folder / "missing.html"])
-    assert said == []
+    assert messages == []
     found = client(uri).get_run(run_id)
     assert found.info.run_name == "elec2"
     assert found.info.status == "FINISHED"
@@ -309,7 +311,7 @@ def test_tracker_relative_file_is_in_the_current_folder(
 
 
 def test_tracker_resumed_continues_the_run_and_repeats_no_step(
-    uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     fill(folder, 1000, 2000)
     first = track(uri)
@@ -321,7 +323,7 @@ def test_tracker_resumed_continues_the_run_and_repeats_no_step(
     assert client(uri).get_run(second.run_id).info.status == "RUNNING"
     fill(folder, 1000, 2000, 3000)
     second.close("FINISHED")
-    assert said == []
+    assert messages == []
     found = client(uri).get_run(second.run_id)
     assert found.info.status == "FINISHED"
     assert found.data.params == {"seed": "7"}
@@ -329,7 +331,7 @@ def test_tracker_resumed_continues_the_run_and_repeats_no_step(
 
 
 def test_tracker_at_another_mlflow_begins_a_new_run(
-    uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     fill(folder, 1000, 2000)
     first = track(uri)
@@ -340,8 +342,8 @@ def test_tracker_at_another_mlflow_begins_a_new_run(
     second.close("FINISHED")
     assert second.run_id != first.run_id
     assert history(other, second.run_id, "online/accuracy") == [1000, 2000]
-    assert len(said) == 1
-    assert "a new run begins" in said[0]
+    assert len(messages) == 1
+    assert "a new run begins" in messages[0]
 
 
 def test_tracker_of_a_cleared_folder_begins_a_new_run(
@@ -375,14 +377,14 @@ def test_tracker_after_lost_rows_delivers_none_twice(
     assert history(uri, tracker.run_id, "online/accuracy") == [1000, 2000, 3000]
 
 
-def test_trackers_started_at_once_share_an_experiment(tmp_path: Path, said: list[str]) -> None:
+def test_trackers_started_at_once_share_an_experiment(tmp_path: Path, messages: list[str]) -> None:
     """In a file that none of them has set up yet."""
 
     def one(name: str) -> str | None:
         folder = tmp_path / name
         folder.mkdir()
         config = TrackConfig(uri=f"sqlite:///{tmp_path / 'new.db'}", experiment="shared")
-        tracker = Tracker(config, folder, "job", {}, {}, said.append)
+        tracker = Tracker(config, folder, "job", {}, {}, messages.append)
         tracker.start()
         tracker.close("FINISHED")
         return tracker.run_id
@@ -390,7 +392,7 @@ def test_trackers_started_at_once_share_an_experiment(tmp_path: Path, said: list
     load("sqlite:///new.db")
     with ThreadPoolExecutor(4) as pool:
         ids = [*pool.map(one, "abcd")]
-    assert said == []
+    assert messages == []
     place = client(f"sqlite:///{tmp_path / 'new.db'}")
     where = {place.get_run(run_id).info.experiment_id for run_id in ids}
     assert (len(set(ids)), len(where)) == (4, 1)
@@ -409,7 +411,7 @@ def test_tracker_finds_a_run_whose_id_was_lost(
 
 
 def test_tracker_leaves_out_what_mlflow_refuses(
-    uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     fill(folder, 1, 2, **{"online/what?": 0.5})
     with (folder / "metrics.jsonl").open("ab") as opened:
@@ -425,8 +427,8 @@ def test_tracker_leaves_out_what_mlflow_refuses(
     assert history(uri, tracker.run_id, "c") == [3]
     assert history(uri, tracker.run_id, "d") == [6]
     assert client(uri).get_run(tracker.run_id).info.status == "FINISHED"
-    assert len(said) == 1
-    assert "does not take the metrics of step 5" in said[0]
+    assert len(messages) == 1
+    assert "does not take the metrics of step 5" in messages[0]
 
 
 def test_tracker_logs_no_passwords(uri: str, folder: Path, track: Callable[..., Tracker]) -> None:
@@ -458,7 +460,7 @@ def test_tracker_keeps_to_its_share_of_a_core(
     def delivered() -> int:
         return json.loads((folder / "track.json").read_text())["steps"].get("metrics.jsonl", -1)
 
-    assert 0 <= until(lambda: delivered() + 1) - 1 < 2000
+    assert 0 <= wait_until(lambda: delivered() + 1) - 1 < 2000
     tracker.close("KILLED", timeout=0.0)
     assert delivered() < 19_999
 
@@ -493,7 +495,7 @@ def kill_between_delivery_and_record(uri: str, folder: Path) -> None:
 
 
 def test_tracker_killed_before_its_record_delivers_the_same(
-    uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     fill(folder, *range(1300), a=1.0)
     kill_between_delivery_and_record(uri, folder)
@@ -507,73 +509,73 @@ def test_tracker_killed_before_its_record_delivers_the_same(
     tracker.close("FINISHED")
     assert tracker.run_id == record.run_id
     assert history(uri, record.run_id, "a") == [*range(1500)]
-    assert said == []
+    assert messages == []
 
 
 # MLflow is not there
 
 
 def test_tracker_with_a_locked_file_says_so_once_and_retries(
-    uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, tmp_path: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     fill(folder, 1000, 2000)
     lock = sqlite3.connect(tmp_path / "mlflow.db")
     lock.execute("BEGIN EXCLUSIVE")
     tracker = track(uri)
     assert tracker.run_id is None
-    assert said == [
+    assert messages == [
         f"MLflow at {uri} cannot be reached (database is locked): metrics wait in "
         f"{folder}/metrics.jsonl and are delivered when it is back"
     ]
     lock.rollback()
     lock.close()
-    until(lambda: len(said) > 1)
-    assert said[1] == f"MLflow at {uri} is back: 2 rows delivered"
+    wait_until(lambda: len(messages) > 1)
+    assert messages[1] == f"MLflow at {uri} is back: 2 rows delivered"
     tracker.close("FINISHED")
     assert history(uri, tracker.run_id, "online/accuracy") == [1000, 2000]
 
 
 def test_tracker_with_an_impossible_file_says_so(
-    folder: Path, tmp_path: Path, track: Callable[..., Tracker], said: list[str]
+    folder: Path, tmp_path: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     fill(folder, 1000, 2000)
     tracker = track(f"sqlite:///{tmp_path}/file/mlflow.db")
-    assert len(said) == 1
-    assert "(Not a directory)" in said[0] or "(File exists)" in said[0]
+    assert len(messages) == 1
+    assert "(Not a directory)" in messages[0] or "(File exists)" in messages[0]
     began = time.monotonic()
     tracker.close("FINISHED")
     assert time.monotonic() - began < 10
-    assert said[1:] == [
+    assert messages[1:] == [
         f"MLflow at sqlite:///{tmp_path}/file/mlflow.db was not told all: 2 rows of metrics wait "
         f"in {folder}. The same command with --resume delivers what waits"
     ]
 
 
 def test_tracker_of_a_deleted_run_goes_on_once_restored(
-    uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     fill(folder, 1000)
     tracker = track(uri)
     client(uri).delete_run(tracker.run_id)
     fill(folder, 2000)
-    until(lambda: said)
-    assert f"the run {tracker.run_id} is deleted: restore it" in said[0]
+    wait_until(lambda: messages)
+    assert f"the run {tracker.run_id} is deleted: restore it" in messages[0]
     client(uri).restore_run(tracker.run_id)
-    until(lambda: len(said) > 1)
+    wait_until(lambda: len(messages) > 1)
     tracker.close("FINISHED")
-    assert len(said) == 2
-    assert "is back" in said[1]
+    assert len(messages) == 2
+    assert "is back" in messages[1]
     assert history(uri, tracker.run_id, "online/accuracy") == [1000, 2000]
 
 
 def test_tracker_of_a_deleted_experiment_says_so(
-    uri: str, track: Callable[..., Tracker], said: list[str]
+    uri: str, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     place = client(uri)
     place.delete_experiment(place.create_experiment("gone"))
     assert track(uri, experiment="gone").run_id is None
-    assert "the experiment 'gone' is deleted" in said[0]
+    assert "the experiment 'gone' is deleted" in messages[0]
 
 
 @contextmanager
@@ -603,7 +605,7 @@ def receiver(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
 
 
 def test_tracker_refused_says_so_once_without_the_password(
-    folder: Path, track: Callable[..., Tracker], said: list[str]
+    folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     asked = []
 
@@ -615,15 +617,15 @@ def test_tracker_refused_says_so_once_without_the_password(
 
     with receiver(refuse) as address:
         tracker = track(address.replace("//", "//me:hunter2@"))
-        until(lambda: len(asked) > 1)
+        wait_until(lambda: len(asked) > 1)
         tracker.close("FINISHED")
-    assert "refuses" in said[0]
-    assert "hunter2" not in " ".join(said)
-    assert len(said) == 2  # and once at the end, that something waits
+    assert "refuses" in messages[0]
+    assert "hunter2" not in " ".join(messages)
+    assert len(messages) == 2  # and once at the end, that something waits
 
 
 def test_tracker_of_a_silent_server_delays_nothing(
-    folder: Path, track: Callable[..., Tracker], said: list[str]
+    folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     released = threading.Event()
     with receiver(lambda request: released.wait(20) and None) as address:
@@ -635,7 +637,7 @@ def test_tracker_of_a_silent_server_delays_nothing(
         tracker.close("FINISHED", timeout=0.5)
         assert time.monotonic() - began < 2
         released.set()
-    assert "1 rows of metrics wait" in said[-1]
+    assert "1 rows of metrics wait" in messages[-1]
 
 
 # A server
@@ -667,7 +669,7 @@ class Server:
                 cwd=self.folder,
                 start_new_session=True,
             )
-        until(self._answers, 90)
+        wait_until(self._answers, 90)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -694,7 +696,7 @@ def server(database: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 def test_tracker_delivers_when_the_server_comes_back(
-    server: Server, folder: Path, track: Callable[..., Tracker], said: list[str]
+    server: Server, folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     uri = server.uri
     fill(folder, *range(100), a=1.0)
@@ -705,23 +707,23 @@ def test_tracker_delivers_when_the_server_comes_back(
         f"MLflow at {uri} cannot be reached (Connection refused): metrics wait in "
         f"{folder}/metrics.jsonl and are delivered when it is back"
     )
-    assert said[0] == away
-    assert "100 rows of metrics wait" in said[1]
-    said.clear()
+    assert messages[0] == away
+    assert "100 rows of metrics wait" in messages[1]
+    messages.clear()
 
     server.start()
     tracker = track(uri)
     fill(folder, *range(200), a=1.0)
-    until(lambda: len(history(uri, tracker.run_id or "", "a")) == 200)
-    assert said == []
+    wait_until(lambda: len(history(uri, tracker.run_id or "", "a")) == 200)
+    assert messages == []
 
     server.kill()
     fill(folder, *range(300), a=1.0)
-    until(lambda: said)
-    assert said == [away]
+    wait_until(lambda: messages)
+    assert messages == [away]
     server.start()
-    until(lambda: len(said) > 1)
-    assert said == [away, f"MLflow at {uri} is back: 100 rows delivered"]
+    wait_until(lambda: len(messages) > 1)
+    assert messages == [away, f"MLflow at {uri} is back: 100 rows delivered"]
     tracker.close("KILLED")
 
     fill(folder, *range(2300), a=1.0)
@@ -735,7 +737,7 @@ def test_tracker_delivers_when_the_server_comes_back(
     assert found.get_run(last.run_id).info.status == "FINISHED"
     names = [file.path for file in found.list_artifacts(last.run_id)]
     assert names == ["job.yaml", "summary.json"]
-    assert len(said) == 2
+    assert len(messages) == 2
 
 
 # Alerts
@@ -751,7 +753,7 @@ def see(folder: Path, rows: Mapping[int, float]) -> None:
 
 
 def test_alert_on_forgetting_fires(
-    track: Callable[..., Tracker], uri: str, folder: Path, said: list[str]
+    track: Callable[..., Tracker], uri: str, folder: Path, messages: list[str]
 ) -> None:
     lost = Alert(metric="stability/forgetting_low", above=0.05)
     tracker = track(uri, alerts=(lost,))
@@ -759,24 +761,24 @@ def test_alert_on_forgetting_fires(
     fill(folder, 1000, file="stability.jsonl", **{"stability/forgetting_low": 0.02})
     fill(folder, 2000, file="stability.jsonl", **{"stability/forgetting_low": 0.11})
     tracker.close("FINISHED")
-    assert said == ["alert: stability/forgetting_low 0.11 is above 0.05 at 2,000 events"]
+    assert messages == ["alert: stability/forgetting_low 0.11 is above 0.05 at 2,000 events"]
     run = client(uri).get_run(tracker.run_id)
     assert run.data.metrics["stability/forgetting_low"] == 0.11
     assert "above 0.05" in run.data.tags["alert.stability/forgetting_low"]
 
 
 def test_alert_fires_and_ends_at_its_threshold(
-    uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     tracker = track(uri, alerts=(low(after_events=5000),))
     see(folder, {1000: 0.1, 6000: 0.9, 12000: 0.71, 13000: 0.7})
-    until(lambda: said)
-    assert said == ["alert: online/accuracy_window 0.71 is below 0.8 at 12,000 events"]
+    wait_until(lambda: messages)
+    assert messages == ["alert: online/accuracy_window 0.71 is below 0.8 at 12,000 events"]
     see(folder, {14000: 0.83, 15000: 0.9})
-    until(lambda: len(said) > 1)
+    wait_until(lambda: len(messages) > 1)
     see(folder, {16000: 0.5})
     tracker.close("FINISHED")
-    assert said[1:] == [
+    assert messages[1:] == [
         "alert over: online/accuracy_window 0.83 is no longer below 0.8 at 14,000 events",
         "alert: online/accuracy_window 0.5 is below 0.8 at 16,000 events",
     ]
@@ -785,17 +787,17 @@ def test_alert_fires_and_ends_at_its_threshold(
 
 
 def test_alert_after_a_restart_skips_rows_seen_before(
-    uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     see(folder, {1000: 0.9, 2000: 0.5})
     track(uri, alerts=(low(),)).close("KILLED")
-    assert len(said) == 1
+    assert len(messages) == 1
     see(folder, {3000: 0.6})
     tracker = track(uri, alerts=(low(),))
     see(folder, {4000: 0.9})
     tracker.close("FINISHED")
-    assert len(said) == 2
-    assert "alert over" in said[1]
+    assert len(messages) == 2
+    assert "alert over" in messages[1]
     found = client(uri).get_run(tracker.run_id).data.tags
     assert found["alert.online/accuracy_window"] == "resolved at 4,000 events"
 
@@ -811,7 +813,7 @@ def test_alerts_of_one_metric_share_its_tag(
 
 
 def test_alert_is_posted_while_mlflow_is_away(
-    folder: Path, track: Callable[..., Tracker], said: list[str]
+    folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     posted: list[Any] = []
 
@@ -824,17 +826,17 @@ def test_alert_is_posted_while_mlflow_is_away(
     with receiver(take) as address:
         track("http://127.0.0.1:9", alerts=(low(webhook=f"{address}/hook"),))
         see(folder, {1000: 0.5, 2000: 0.9})
-        until(lambda: len(posted) == 2)
+        wait_until(lambda: len(posted) == 2)
     message = {"job": "job", "run_id": None, "metric": "online/accuracy_window", "below": 0.8}
     assert posted == [
         ("/hook", "application/json", message | {"value": 0.5, "step": 1000, "state": "firing"}),
         ("/hook", "application/json", message | {"value": 0.9, "step": 2000, "state": "resolved"}),
     ]
-    assert any("alert:" in line for line in said)
+    assert any("alert:" in line for line in messages)
 
 
 def test_webhook_slow_delays_nothing_and_dead_is_reported(
-    uri: str, folder: Path, track: Callable[..., Tracker], said: list[str]
+    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
     released, asked = threading.Event(), threading.Event()
 
@@ -847,7 +849,7 @@ def test_webhook_slow_delays_nothing_and_dead_is_reported(
         tracker = track(uri, alerts=alerts)
         see(folder, {1000: 0.5})
         assert asked.wait(10)
-        until(lambda: history(uri, tracker.run_id or "", "online/accuracy_window") == [1000])
+        wait_until(lambda: history(uri, tracker.run_id or "", "online/accuracy_window") == [1000])
         released.set()
-        until(lambda: [line for line in said if "Connection refused" in line])
-    assert "secret" not in " ".join(said)
+        wait_until(lambda: [line for line in messages if "Connection refused" in line])
+    assert "secret" not in " ".join(messages)

@@ -76,9 +76,9 @@ class Memory(LiveStream):
     def block(pieces: Iterable[Fetched]) -> Batch:
         m = TOPICS.merge([piece for piece in pieces if piece.values])
         bad = np.array([value == b"?" for value in m.values], np.bool_)
-        live, label = ~bad & ~m.label, ~bad & m.label
-        place = np.concatenate([[0], np.cumsum(live)])
-        x = np.stack([m.partition, m.offset], 1)[live] / 1.0
+        open_source, label = ~bad & ~m.label, ~bad & m.label
+        place = np.concatenate([[0], np.cumsum(open_source)])
+        x = np.stack([m.partition, m.offset], 1)[open_source] / 1.0
         at = place[:-1]
         labels = Labels(
             m.offset[label] * 10 + m.partition[label],
@@ -94,14 +94,14 @@ class Memory(LiveStream):
             else DeadLetter(int(m.partition[i]), int(m.offset[i]), "why", 0, int(at[i]), label=True)
             for i in np.flatnonzero(bad)
         )
-        ids = m.offset[live] * 10 + m.partition[live]
+        ids = m.offset[open_source] * 10 + m.partition[open_source]
         return Batch(
-            ids, m.time[live] / 1.0, x, m.partition[live], m.offset[live],
+            ids, m.time[open_source] / 1.0, x, m.partition[open_source], m.offset[open_source],
             arrivals=labels if len(labels) else None, dead=dead,
         )  # fmt: skip
 
 
-def told(batch: Batch) -> tuple[Any, ...]:
+def rows_of(batch: Batch) -> tuple[Any, ...]:
     a = batch.arrivals
     labels = [] if a is None else list(zip(a.partition, a.offset, a.insert_before, strict=True))
     dead = [(d.label, d.partition, d.offset, d.insert_before) for d in batch.dead]
@@ -118,16 +118,16 @@ def _closed() -> Iterator[None]:
         OPEN.pop().close()
 
 
-def live(
+def open_source(
     stream: Memory,
     folder: Path,
     read: Callable[[Cursor], Iterable[Batch]] | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[JournaledSource, list[str]]:
-    said: list[str] = []
+    messages: list[str] = []
     given = read or (lambda cursor: stream.read(cursor, 5))
     OPEN.append(Journal(folder))
-    return JournaledSource(stream, OPEN[-1], given, stopping, said.append), said
+    return JournaledSource(stream, OPEN[-1], given, stopping, messages.append), messages
 
 
 @st.composite
@@ -157,7 +157,7 @@ def test_source_resumed_anywhere_gives_the_same_batches(
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "STREAK", 4)
         folder = Path(name)
-        blocks, _ = live(stream, folder, read)
+        blocks, _ = open_source(stream, folder, read)
         blocks.journal.begin(stream.start(), stream.end())
         ledger = Ledger()
         ledger.begin(blocks.journal.head())
@@ -165,22 +165,22 @@ def test_source_resumed_anywhere_gives_the_same_batches(
         for batch in rebatch(blocks.blocks(ledger.cursor(), None), size):
             ledger.enter(batch)
             cursor = ledger.cursor()
-            found.append(told(batch))
+            found.append(rows_of(batch))
             at.append((cursor, blocks.journal.position(cursor), ledger.state()))
         blocks.journal.close()
         assert ledger.cursor() == stream.end()
         written = (folder / "journal.jsonl").read_bytes()
         for k, (cursor, position, state) in enumerate(at):
-            on, _ = live(stream, folder, lambda _: iter(()))
-            gone = Ledger()
-            gone.load(state)
+            on, _ = open_source(stream, folder, lambda _: iter(()))
+            resumed_ledger = Ledger()
+            resumed_ledger.load(state)
             rest = []
             for batch in rebatch(on.blocks(cursor, position), size):
-                gone.enter(batch)
-                rest.append(told(batch))
+                resumed_ledger.enter(batch)
+                rest.append(rows_of(batch))
             on.journal.close()
             assert rest == found[k + 1 :]
-            assert gone.state() == ledger.state()
+            assert resumed_ledger.state() == ledger.state()
         assert (folder / "journal.jsonl").read_bytes() == written
 
 
@@ -188,14 +188,14 @@ def replaced(batch: Batch, flush: bool) -> Batch:
     return Batch(*[getattr(batch, n) for n in Batch.__slots__ if n != "flush"], flush=flush)
 
 
-def few() -> Memory:
+def small_stream() -> Memory:
     events = [(b"x", time) for time in range(12)]
     return Memory({("ev", 0): events, ("ev", 1): events[:3], ("lab", 0): events[:6]})
 
 
 def test_source_journals_a_block_before_returning_it(tmp_path: Path) -> None:
-    stream = few()
-    blocks, _ = live(stream, tmp_path)
+    stream = small_stream()
+    blocks, _ = open_source(stream, tmp_path)
     blocks.journal.begin(stream.start(), stream.end())
     for lines, _ in enumerate(blocks.blocks(stream.start(), None), 2):
         assert len((tmp_path / "journal.jsonl").read_bytes().splitlines()) == lines
@@ -203,38 +203,38 @@ def test_source_journals_a_block_before_returning_it(tmp_path: Path) -> None:
 
 
 def test_source_waits_for_a_broker_to_read_a_block_again(tmp_path: Path) -> None:
-    stream = few()
-    blocks, _ = live(stream, tmp_path)
+    stream = small_stream()
+    blocks, _ = open_source(stream, tmp_path)
     blocks.journal.begin(stream.start(), stream.end())
-    first = [told(block) for block in blocks.blocks(stream.start(), None)]
+    first = [rows_of(block) for block in blocks.blocks(stream.start(), None)]
     blocks.journal.close()
     stream.away = 2
-    blocks, said = live(stream, tmp_path)
-    assert [told(block) for block in blocks.blocks(stream.start(), None)] == first
-    assert said == ["nobody is there; the run waits, and goes on when it is back"]
+    blocks, messages = open_source(stream, tmp_path)
+    assert [rows_of(block) for block in blocks.blocks(stream.start(), None)] == first
+    assert messages == ["nobody is there; the run waits, and goes on when it is back"]
     assert stream.asked[:3] == [stream.asked[0]] * 3
 
 
 def test_source_stops_while_the_broker_is_away(tmp_path: Path) -> None:
-    stream = few()
-    blocks, _ = live(stream, tmp_path)
+    stream = small_stream()
+    blocks, _ = open_source(stream, tmp_path)
     blocks.journal.begin(stream.start(), stream.end())
     list(blocks.blocks(stream.start(), None))
     stream.away = 99
-    blocks, _ = live(stream, tmp_path, stopping=lambda: True)
+    blocks, _ = open_source(stream, tmp_path, stopping=lambda: True)
     with pytest.raises(RunStoppedError):
         next(blocks.blocks(stream.start(), None))
 
 
 def test_source_stops_while_no_event_comes(tmp_path: Path) -> None:
-    stream = few()
+    stream = small_stream()
 
     def idle(_: Cursor) -> Iterator[Batch]:
         while True:
             yield stream.block([])
 
     asked = iter([False, False, True])
-    blocks, _ = live(stream, tmp_path, idle, lambda: next(asked))
+    blocks, _ = open_source(stream, tmp_path, idle, lambda: next(asked))
     blocks.journal.begin(stream.start(), None)
     with pytest.raises(RunStoppedError):
         next(blocks.blocks(stream.start(), None))
@@ -243,7 +243,7 @@ def test_source_stops_while_no_event_comes(tmp_path: Path) -> None:
 
 def test_source_restarts_a_reader_that_is_out_of_step(tmp_path: Path) -> None:
     """As after a change of a group's members."""
-    stream, began = few(), []
+    stream, began = small_stream(), []
 
     def read(cursor: Cursor) -> Iterator[Batch]:
         began.append(dict(cursor))
@@ -253,16 +253,16 @@ def test_source_restarts_a_reader_that_is_out_of_step(tmp_path: Path) -> None:
                 yield block  # not taken: what comes next is asked for from the cursor on
                 raise AssertionError("not reached")
 
-    blocks, _ = live(stream, tmp_path, read)
+    blocks, _ = open_source(stream, tmp_path, read)
     blocks.journal.begin(stream.start(), stream.end())
-    found = [told(block) for block in blocks.blocks(stream.start(), None)]
-    assert found == [told(block) for block in stream.read(stream.start(), 5)]
+    found = [rows_of(block) for block in blocks.blocks(stream.start(), None)]
+    assert found == [rows_of(block) for block in stream.read(stream.start(), 5)]
     assert began == [stream.start(), {"0": 2, "1": 1, "labels/0": 2}]
 
 
 def test_source_ends_at_the_stop_of_the_journal(tmp_path: Path) -> None:
-    stream = few()
-    blocks, _ = live(stream, tmp_path)
+    stream = small_stream()
+    blocks, _ = open_source(stream, tmp_path)
     stop = {"0": 4, "1": 3, "labels/0": 0}
     blocks.journal.begin(stream.start(), stop)
     ledger = Ledger()
@@ -270,13 +270,13 @@ def test_source_ends_at_the_stop_of_the_journal(tmp_path: Path) -> None:
         ledger.enter(block)
     assert ledger.cursor() == {"0": 4, "1": 3}
     blocks.journal.close()
-    again, _ = live(stream, tmp_path)  # it has ended, and reads nothing new
+    again, _ = open_source(stream, tmp_path)  # it has ended, and reads nothing new
     at = blocks.journal.position(stop)
     assert list(again.blocks(stop, at)) == []
 
 
 def test_source_of_an_empty_bounded_stream_ends(tmp_path: Path) -> None:
     stream = Memory({("ev", 0): []})
-    blocks, _ = live(stream, tmp_path)
+    blocks, _ = open_source(stream, tmp_path)
     blocks.journal.begin(stream.start(), stream.end())
     assert list(blocks.blocks(stream.start(), None)) == []

@@ -107,7 +107,7 @@ def build(
     return source, Loop([DropDuplicates(1000)], join, learner, Prequential("classification", 50))
 
 
-def fed(size: int, delay: int = 5, share: float = 0.1) -> tuple[Loop, Recorder]:
+def run_loop(size: int, delay: int = 5, share: float = 0.1) -> tuple[Loop, Recorder]:
     learner = Recorder()
     source, loop = build(size, DelayByEvents(delay, 1000, exact=True), learner, share)
     for batch in source.read({}):
@@ -120,7 +120,7 @@ def fed(size: int, delay: int = 5, share: float = 0.1) -> tuple[Loop, Recorder]:
 @pytest.mark.parametrize("delay", [0, 1, 48])
 def test_loop_predicts_each_event_before_learning_it(size: int, delay: int) -> None:
     """Every event is predicted once, learned at most once, and just ``delay`` events later."""
-    loop, learner = fed(size, delay)
+    loop, learner = run_loop(size, delay)
     diary = learner.diary
     assert len(set(diary)) == len(diary)
     alive = [i for kind, i in diary if kind == "predict"]
@@ -143,20 +143,20 @@ def test_loop_predicts_each_event_before_learning_it(size: int, delay: int) -> N
 
 
 def test_loop_neither_learns_nor_observes_probes() -> None:
-    loop, learner = fed(32)
+    loop, learner = run_loop(32)
     entries = set(learner.diary)
     asked = {i for kind, i in entries if kind == "predict"}
     held_out = {i for i in asked if ("observe", i) not in entries}
     assert not any(("learn", i) in entries for i in held_out)
     # A probe without a label is still a probe to the learner, but its fate is that it had none.
     assert loop.ledger.fates()["probe"] <= len(held_out)
-    _, all_seen = fed(32, share=0)
+    _, all_seen = run_loop(32, share=0)
     assert {i for kind, i in all_seen.diary if kind == "observe"} == asked
 
 
 def test_loop_learns_the_same_at_any_batch_size() -> None:
     """But for what is observed: that is done once a micro-batch, or before the next label."""
-    runs = [fed(size) for size in (1, 7, 32)]
+    runs = [run_loop(size) for size in (1, 7, 32)]
     diaries = [[e for e in learner.diary if e[0] != "observe"] for _, learner in runs]
     assert diaries[0] == diaries[1] == diaries[2]
     accuracies = {loop.metrics.results()["online/accuracy"] for loop, _ in runs}
@@ -167,7 +167,7 @@ def test_loop_learns_the_same_at_any_batch_size() -> None:
 
 def test_loop_no_change_baseline_is_the_last_label() -> None:
     """The recorder says the last label it learned: without probes that is no-change itself."""
-    loop, _ = fed(16, share=0)
+    loop, _ = run_loop(16, share=0)
     found = loop.metrics.results()
     assert found["online/accuracy"] == found["online/no_change_accuracy"]
 

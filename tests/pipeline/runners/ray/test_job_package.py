@@ -71,9 +71,11 @@ def test_package_module_keeps_its_file_and_lines(home: Path) -> None:
     source = f"{LEARNER}\nHERE = __file__\n\n\ndef fails():\n    raise ValueError('é')\n"
     (home / "mine.py").write_text(source, encoding="latin-1")
     (home / "mine.py").write_bytes(b"# coding: latin-1\n" + source.encode("latin-1"))
-    said = sent(home, f"import mine; assert mine.HERE == {str(home / 'mine.py')!r}", "mine.fails()")
-    assert "ValueError: é" in said
-    assert f'File "{home / "mine.py"}", line 12, in fails' in said
+    printed = sent(
+        home, f"import mine; assert mine.HERE == {str(home / 'mine.py')!r}", "mine.fails()"
+    )
+    assert "ValueError: é" in printed
+    assert f'File "{home / "mine.py"}", line 12, in fails' in printed
 
 
 @pytest.mark.parametrize("namespace", [False, True])
