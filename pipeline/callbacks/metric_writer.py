@@ -16,8 +16,8 @@ _ROWS_SHARE, _ROWS_FREE_S = 0.003, 0.04  # of the training time, and seconds at 
 
 
 class MetricWriter(Callback):
-    """Write a row of metrics each time so many events have come in, and a row of histograms where
-    the learner has a buffer.
+    """Write a row of metrics every ``every`` events, and a row of histograms where the learner has
+    a buffer.
 
     A long stream replayed much faster than any live one would spend its time on rows. So once they
     have taken 40 ms, steps are left out: rows take at most 0.3% of the training time.

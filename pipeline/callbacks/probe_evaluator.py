@@ -39,8 +39,7 @@ _SHARE, _FREE_S = 0.005, 0.02  # of the training time, and seconds at the beginn
 
 
 class SnapshotQueue(Callback):
-    """Take a snapshot with the current probes each time so many events have come in, and whenever
-    a segment ends.
+    """Take a snapshot with the current probes every ``every`` events, and whenever a segment ends.
 
     Some are left out where the stream is replayed faster than snapshots are scored, or where they
     would take more than half a percent of the training time.
@@ -206,7 +205,7 @@ class SnapshotScorer:
 
     Args:
         evaluator: scores the snapshots.
-        fetch: returns the next snapshot, or None after so many seconds without one.
+        fetch: takes a timeout in seconds; returns the next snapshot, or None without one.
         say: takes lines for a person.
         share: of the time that scoring may take.
     """

@@ -48,7 +48,7 @@ class MetricLog:
     def __init__(self, file: Path, say: Callable[[str], None]) -> None:
         self.file = file
         self.say = say
-        self._told = False
+        self._reported = False
         # Unbuffered: a row is out of this process, and safe from its death, once write returns.
         self._out = file.open("ab", buffering=0)
         self._size, self.last = _whole(file)
@@ -80,8 +80,8 @@ class MetricLog:
         except OSError as error:
             with suppress(OSError):  # a partial row, or the next one would be joined to it
                 os.ftruncate(self._out.fileno(), self._size)
-            if not self._told:
-                self._told = True
+            if not self._reported:
+                self._reported = True
                 self.say(
                     f"{self.file} cannot be written ({error.strerror or error}): rows of metrics "
                     "are lost until it can; the run goes on"

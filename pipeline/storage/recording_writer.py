@@ -42,7 +42,7 @@ from streams.recordings.table import table_of
 PART_ROWS = 65_536
 PART_BYTES = 32 << 20
 PART_S = 10.0
-"""A part is written once it has so many rows, or bytes, or seconds after its first block."""
+"""Rows, bytes, and seconds since its first block, after which a part is written."""
 DEAD_BY = ("max_bytes", "max_future_seconds")
 """Settings of a stream that decide which messages are dead, but are not in the fingerprint."""
 MAX_PENDING_BYTES = 256 << 20

@@ -50,7 +50,7 @@ ARTIFACTS = ("summary.json", "report.html", "replay.jsonl", "dead.jsonl", "error
 POLL_S = 0.5
 """Seconds between two looks for new rows, and the delay of an alert at most."""
 GATHER_S, GATHER_BYTES = 2.0, 64_000
-"""Rows wait for so many seconds, or bytes: small requests cost much more for each row."""
+"""Seconds, or bytes, for which rows wait: small requests cost much more for each row."""
 BACKOFF_S = (1.0, 15.0)
 """Seconds of the pause after a first failure, and of the longest; it doubles in between."""
 START_S = (5.0, 60.0)

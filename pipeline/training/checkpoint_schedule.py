@@ -21,7 +21,7 @@ class CheckpointSchedule:
         self._restart(events, time.monotonic())
 
     def due(self, events: int) -> bool:
-        """Return whether to write a checkpoint after so many events; count anew if so."""
+        """Return whether to write a checkpoint after this many events; if so, count anew."""
         now = time.monotonic()
         if events < self._next_events and now - self._last < self._every_s:
             return False

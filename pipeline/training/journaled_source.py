@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 RETRY_S = 0.5
 CHECKPOINT_S = 60.0
-"""A live stream may be slow: after so many seconds a checkpoint is due however few events came, so
-that little is read again after a crash."""
+"""Seconds after which a checkpoint of a live run is due however few events came: of a slow stream,
+too, little is read again after a crash."""
 
 
 class OutOfStepError(Exception):

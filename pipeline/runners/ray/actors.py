@@ -259,8 +259,8 @@ class EvaluatorActor(MessageOutlet):
             self._scorer.start()
 
     def _fetch(self, timeout: float) -> Snapshot | None:
-        """Fetch the next snapshot of the trainer; None after so many seconds without one, or where
-        there is no trainer just now."""
+        """Fetch the next snapshot of the trainer; None after ``timeout`` seconds without one, or
+        where there is no trainer just now."""
         try:
             self._trainer = self._trainer or ray.get_actor("trainer", self._namespace)
             next_snapshot = self._trainer.next_probe_snapshot.remote(timeout)

@@ -28,7 +28,7 @@ LIVE_BLOCK = 16_384
 """Events in a block of a live stream, where as many wait. Each block goes through the object store;
 with blocks of 4,096 that takes a tenth of the time of a source that polls as fast as it can."""
 IDLE_S = 0.2
-"""After so many seconds without a block, the run is idle."""
+"""Seconds without a block after which the run is idle."""
 DEATHS = 5
 """How often sources may die without a block in between before the run fails."""
 
