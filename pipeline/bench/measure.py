@@ -109,7 +109,7 @@ class _Pass:
         self.task = self.order[0]  # that is learned
         self.seconds = 0.0  # of learning, evaluations left out
         self.online, self.stability = online, stability
-        self.remembered = BufferStats(self.loop.learner)
+        self.buffer_stats = BufferStats(self.loop.learner)
 
     def run(self, progress: Progress) -> dict[str, Any]:
         untrained = self._all() if self.domain_incremental else None
@@ -180,7 +180,7 @@ class _Pass:
         begun = np.isin(np.arange(len(accuracy)), self._begun())
         self.accuracy.append(_jsonable(np.where(begun, accuracy, np.nan)))
         system = {"system/events_per_s": events / max(self.seconds, 1e-9)}
-        memory, _ = self.remembered.look()
+        memory, _ = self.buffer_stats.read()
         self.online.write(events, {**self.loop.results(), **memory, **system})
         self.inside = self._inside()
         self.stability.write(events, self.curves.results().named() | self.inside)

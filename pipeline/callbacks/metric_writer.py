@@ -37,7 +37,7 @@ class MetricWriter(Callback):
         self._rows = MetricLog(context.folder / "metrics.jsonl", context.say)
         self._buffer_stats = BufferStats(loop.learner)
         self._histograms: MetricLog | None = None
-        if self._buffer_stats.there:
+        if self._buffer_stats.has_buffer:
             self._histograms = MetricLog(context.folder / REPLAY_HISTOGRAMS, context.say)
         self._due = (loop.events // self.every + 1) * self.every
         self._began = self._then = time.perf_counter()
@@ -68,7 +68,7 @@ class MetricWriter(Callback):
         if self.lag is not None and self.lag.messages is not None:
             system["system/lag"] = self.lag.messages
         self._then, self._before = now, loop.events
-        memory, histograms = self._buffer_stats.look()
+        memory, histograms = self._buffer_stats.read()
         self._rows.write(loop.events, {**loop.results(), **memory, **system})
         if self._histograms is not None and histograms:
             self._histograms.write(loop.events, histograms)

@@ -1,7 +1,7 @@
-"""Detection of drift: ADWIN, an adaptive window over a stream of numbers in [0, 1] (Bifet and
+"""Drift detection by ADWIN, an adaptive window over a stream of numbers in [0, 1] (Bifet and
 Gavaldà 2007, "Learning from Time-Changing Data with Adaptive Windowing").
 
-River has it too; its state is an object, and ours must stand in a checkpoint.
+River's ADWIN keeps its state in an object; this one saves its state in a checkpoint.
 """
 
 from __future__ import annotations
@@ -12,53 +12,53 @@ import numpy as np
 
 from streams.core.state_dict import State
 
-_BUCKETS = 5  # of one size, at most; with one more the two oldest become one of twice the size
-_LEAST = 5  # values on either side of a cut
+_BUCKETS = 5  # largest number of one size; one more merges the two oldest
+_LEAST = 5  # values on each side of a cut, at least
 _GRACE = 10  # values before the first cut
 
 
 class Adwin:
-    """Keeps the longest window in which no two parts differ in their mean.
+    """The longest window of recent values in which no two parts differ in their mean.
 
-    The window is kept as an exponential histogram: buckets of 1, 2, 4, ... values. Where the means
-    before and after the end of some bucket differ by more than chance allows, all before it is let
-    go (where there are several, before that which stands out most). Memory grows with the logarithm
-    of the window.
+    The window is an exponential histogram: buckets of 1, 2, 4, ... values. Where the means before
+    and after a bucket boundary differ by more than chance allows, the values before it are dropped;
+    of several such boundaries the most significant counts. Memory grows with the logarithm of the
+    window.
 
     Args:
-        delta: significance: about the chance of a false alarm.
-        clock: looks for a change after so many values.
+        delta: significance, about the probability of a false alarm.
+        clock: number of values between two tests for a change.
     """
 
     def __init__(self, delta: float, clock: int = 16) -> None:
         self.delta = delta
         self.clock = clock
         self._added = 0
-        # Of each bucket, the oldest first: values, their sum, and sum of squares about their mean.
+        # Buckets, oldest first: number of values, their sum, sum of squares about their mean.
         self._buckets: list[tuple[int, float, float]] = []
-        self._counts = [0]  # buckets of 1, 2, 4, ... values
+        self._counts = [0]  # number of buckets of 1, 2, 4, ... values
 
     @property
     def width(self) -> int:
-        """Values in the window."""
+        """Return the number of values in the window."""
         return sum(n for n, _, _ in self._buckets)
 
     @property
     def mean(self) -> float:
-        """Of the window; NaN while it is empty."""
+        """Return the mean of the window; NaN while it is empty."""
         total = sum(total for _, total, _ in self._buckets)
         return total / self.width if self._buckets else math.nan
 
     def add(self, value: float) -> bool:
-        """Takes in a value; whether the window has just been cut, as the mean has changed."""
+        """Add a value; return whether the mean has changed, and the window was cut."""
         self._added += 1
         self._buckets.append((1, value, 0.0))
         self._compress()
         if self._added % self.clock or self.width <= _GRACE:
             return False
         changed = False
-        while (gone := self._past()) > 0:
-            self._buckets = self._buckets[gone:]
+        while (outdated := self._outdated()) > 0:
+            self._buckets = self._buckets[outdated:]
             self._count()
             changed = True
         return changed
@@ -81,8 +81,8 @@ class Adwin:
         sizes = [n.bit_length() - 1 for n, _, _ in self._buckets]
         self._counts = np.bincount(sizes, minlength=1).tolist()
 
-    def _past(self) -> int:
-        """How many of the oldest buckets are of another mean than the rest; 0: none."""
+    def _outdated(self) -> int:
+        """Return the number of oldest buckets whose mean differs from that of the rest."""
         n, total, squares = np.array(self._buckets).T
         width, mean = n.sum(), total.sum() / n.sum()
         variance = (squares.sum() + (n * (total / n - mean) ** 2).sum()) / width
@@ -93,7 +93,7 @@ class Adwin:
             return 0
         before, after, sums = before[fit], after[fit], sums[fit]
         gap = np.abs(sums / before - (total.sum() - sums) / after)
-        # The harmonic mean of the two sizes, each less the few that a part must have at least.
+        # Inverse of the harmonic mean of the two sizes, each reduced by the minimum of a part.
         m = 1 / (before - _LEAST + 1) + 1 / (after - _LEAST + 1)
         chance = math.log(2 * math.log(width) / self.delta)
         excess = gap - np.sqrt(2 * m * variance * chance) - 2 / 3 * chance * m

@@ -1,4 +1,4 @@
-"""Alerts: a threshold on a metric, said once when it is crossed and once when that is over."""
+"""Alerts: thresholds on metrics, reported once when one is crossed and once when it recovers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pipeline.config.sections import Alert
 from pipeline.storage.metric_log import Row
 
 
-class Change(NamedTuple):
-    """An alert that began (``firing``) or is over, with the row that made it so."""
+class AlertChange(NamedTuple):
+    """The start (``firing``) or the end of an alert, with the row that caused it."""
 
     alert: Alert
     firing: bool
@@ -24,7 +24,7 @@ class Change(NamedTuple):
         return f"alert over: {what} is no longer {self.alert.rule} at {self.step:,} events"
 
     def message(self, job: str, run_id: str | None) -> dict[str, Any]:
-        """What is posted to the webhook."""
+        """Return the JSON message for the webhook."""
         side = "above" if self.alert.above is not None else "below"
         return {
             "job": job,
@@ -41,17 +41,20 @@ class Alerts:
     """The alerts of a job, and which of them are firing.
 
     Args:
-        alerts: as the job has them.
-        firing: what an earlier ``firing`` held: the text of each alert that fires, by its key;
-            those that the job no longer has are dropped.
+        alerts: the alerts of the job.
+        firing: texts of the alerts that were firing before a restart, by key; those that are no
+            longer in the job are dropped.
+
+    Attributes:
+        firing: texts of the alerts that are firing, by key.
     """
 
     def __init__(self, alerts: Sequence[Alert], firing: dict[str, str]) -> None:
         self.alerts = alerts
         self.firing = {alert.key: firing[alert.key] for alert in alerts if alert.key in firing}
 
-    def see(self, row: Row) -> list[Change]:
-        """Takes the next row; what began and what is over with it."""
+    def see(self, row: Row) -> list[AlertChange]:
+        """Check the next row; return the alerts that start and end with it."""
         changes = []
         for alert in self.alerts:
             if alert.metric not in row.metrics or row.step < alert.after_events:
@@ -60,7 +63,7 @@ class Alerts:
             firing = alert.violated(value)
             if firing == (alert.key in self.firing):
                 continue
-            change = Change(alert, firing, value, row.step)
+            change = AlertChange(alert, firing, value, row.step)
             if firing:
                 self.firing[alert.key] = f"{value:g} is {alert.rule} at {row.step:,} events"
             else:
@@ -68,9 +71,9 @@ class Alerts:
             changes.append(change)
         return changes
 
-    def tag(self, change: Change) -> str:
-        """What the tag of the metric says after a change: all that fires for it, or that it is
-        over."""
+    def tag(self, change: AlertChange) -> str:
+        """Return the MLflow tag of a metric after a change: its firing alerts, or the end of the
+        last one."""
         metric = change.alert.metric
         texts = [
             self.firing[a.key] for a in self.alerts if a.metric == metric and a.key in self.firing

@@ -1,8 +1,8 @@
-"""What is still known of events seen once, against the updates of the model since.
+"""Accuracy on once-seen events against the number of updates of the model since.
 
-Bins of updates are 0, 1, 2 to 4, 5 to 9, 10 to 19, and so on. An event is asked about once in
-each, at the first evaluation that finds it there. So the answers of a bin are of as many events,
-and intervals are what they say; they are answers of the model at many times of the run.
+The bins of updates are 0, 1, 2 to 4, 5 to 9, 10 to 19, and so on. An event is evaluated once in
+each bin, at the first evaluation at which it falls into the bin. The answers of a bin are therefore
+of different events, and its confidence interval is valid; they come from many times of the run.
 """
 
 from __future__ import annotations
@@ -22,59 +22,59 @@ _DECADES = 10
 _EDGES = np.array([0, *(step * 10**d for d in range(_DECADES) for step in (1, 2, 5))], np.int64)
 _DECADE = np.array([0, *(1 + d for d in range(_DECADES) for _ in range(3))])  # of each bin
 _NAMES = ("0", "1", "10", "100", "1k", "10k", "100k", "1m", "10m", "100m", "1000m")
-_AT_ONCE = 2048  # events that are predicted at a time
+_BATCH = 2048  # events predicted at a time
 
 
 class OnceSeenCurve:
-    """Folds in one evaluation after the other; memory is that of the events kept.
+    """The curve over successive evaluations; memory grows with the sample only.
 
     Attributes:
-        events: of the last evaluation; -1 before the first.
+        events: events seen at the last evaluation; -1 before the first.
     """
 
     def __init__(self) -> None:
         self.events = -1
-        # By bin, and by power of ten: asked, right, sum of ln(updates since).
+        # By bin and by power of ten: evaluated, right, sum of ln(updates since).
         self._bins = np.zeros((3, len(_EDGES)))
         self._decades = np.zeros((3, _DECADES + 1))
         self._place: Ints = np.empty(0, np.int64)
-        self._last: Ints = np.empty(0, np.int64)  # bin in which each was asked about last
+        self._last: Ints = np.empty(0, np.int64)  # bin in which each was last evaluated
 
     def evaluate(
-        self, learner: Learner, kept: OnceSeenSample, version: int, events: int
+        self, learner: Learner, sample: OnceSeenSample, version: int, events: int
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Asks a model about events that have come into another bin.
+        """Evaluate a model on the events that have moved into another bin.
 
         Args:
-            learner: it only predicts.
-            kept: once-seen events.
-            version: of the model.
-            events: that had come in when the model was as it is.
+            learner: the model; it only predicts.
+            sample: the once-seen events.
+            version: version of the model.
+            events: number of events seen by the model.
 
         Returns:
-            metrics by name, and one entry for each bin with answers so far: ``first, last, since,
-            asked, right``, of which ``first`` and ``last`` bound the updates and ``since`` is their
-            geometric mean.
+            The metrics by name, and one entry for each bin with answers so far: ``first, last,
+            since, asked, right``. ``first`` and ``last`` bound the updates since, ``since`` is
+            their geometric mean.
         """
         self.events = events
-        if kept.rows is None:
+        if sample.rows is None:
             return {}, []
-        since = version - kept.learned
+        since = version - sample.learned
         now = np.searchsorted(_EDGES, since, side="right") - 1
-        last = self._recall(kept.place)
+        last = self._last_bins(sample.place)
         moved = np.flatnonzero(now > last)
         if len(moved):
-            right = _right(learner, kept.rows.take(moved))
-            told = np.stack([np.ones(len(moved)), right, np.log(np.maximum(since[moved], 1))])
-            np.add.at(self._bins.T, now[moved], told.T)
-            # Among the bins of one power of ten an event counts once.
+            right = _right(learner, sample.rows.take(moved))
+            answers = np.stack([np.ones(len(moved)), right, np.log(np.maximum(since[moved], 1))])
+            np.add.at(self._bins.T, now[moved], answers.T)
+            # An event counts once among the bins of one power of ten.
             new = (last[moved] < 0) | (_DECADE[now[moved]] > _DECADE[last[moved]])
-            np.add.at(self._decades.T, _DECADE[now[moved[new]]], told.T[new])
-        self._place, self._last = kept.place, now
-        return self._metrics(len(kept)), self._told()
+            np.add.at(self._decades.T, _DECADE[now[moved[new]]], answers.T[new])
+        self._place, self._last = sample.place, now
+        return self._metrics(len(sample)), self._entries()
 
-    def _recall(self, place: Ints) -> Ints:
-        """(n,) the bin in which each was asked about last, -1 where in none."""
+    def _last_bins(self, place: Ints) -> Ints:
+        """Return (n,) the bin in which each was last evaluated; -1: none."""
         last = np.full(len(place), -1)
         if len(self._place):
             at = np.minimum(np.searchsorted(self._place, place), len(self._place) - 1)
@@ -82,20 +82,20 @@ class OnceSeenCurve:
             last[same] = self._last[at[same]]
         return last
 
-    def _metrics(self, kept: int) -> dict[str, float]:
-        found: dict[str, float] = {"retention/once_seen": kept}
+    def _metrics(self, size: int) -> dict[str, float]:
+        metrics: dict[str, float] = {"retention/once_seen": size}
         for name, asked, right in zip(_NAMES, *self._decades[:2].tolist(), strict=True):
             if asked:
                 low, high = wilson(right / asked, int(asked))
-                found |= {
+                metrics |= {
                     f"retention/after_{name}": right / asked,
                     f"retention/after_{name}_low": low,
                     f"retention/after_{name}_high": high,
                     f"retention/after_{name}_count": asked,
                 }
-        return found
+        return metrics
 
-    def _told(self) -> list[dict[str, Any]]:
+    def _entries(self) -> list[dict[str, Any]]:
         ends = [*(_EDGES[1:] - 1).tolist(), 10**_DECADES - 1]
         return [
             {
@@ -125,7 +125,7 @@ class OnceSeenCurve:
 
 
 def _right(learner: Learner, rows: Batch) -> Array:
-    """(n,) 1.0 where the learner is right, else 0.0."""
-    asked = replace(rows, y=None, segment=None, probe=None)
-    value = [learner.predict(part).value for part in asked.micro_batches(_AT_ONCE)]
+    """Return (n,) 1.0 where the learner is right, else 0.0."""
+    unlabelled = replace(rows, y=None, segment=None, probe=None)
+    value = [learner.predict(part).value for part in unlabelled.micro_batches(_BATCH)]
     return np.asarray(np.concatenate(value) == rows.y, np.float64)

@@ -1,9 +1,9 @@
-"""Prequential metrics: every event is predicted before it is learned, and scored when its label
-comes (Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning algorithms").
+"""Prequential metrics: each event is predicted before it is learned, and scored when its label
+arrives (Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning algorithms").
 
-Each is kept over the whole stream and over a sliding ``window`` of events; accuracy, log-loss and
-errors also fading. The no-change baseline (Žliobaitė et al. 2015) stands beside them: on a stream
-whose labels hang together it is what a model must beat.
+Each metric covers the whole stream and a sliding ``window`` of events; accuracy, log-loss and
+errors also have a fading version. The no-change baseline (Žliobaitė et al. 2015) is computed with
+them: on a stream with autocorrelated labels a model must beat it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from streams.core.schema import Task
 from streams.core.state_dict import State
 from streams.operators.label_join import Outcome, no_labels
 
-_FOLD = 512  # outcomes are folded in blocks of this many, wherever the micro-batches end
+_FOLD = 512  # outcomes per block; independent of micro-batches
 _BINS = 1024
 _EPS = 1e-15
 _U64 = np.uint64
 
 
 @dataclass(slots=True)
-class _Scored:
-    """m outcomes, reduced to what metrics need of them, each (m,)."""
+class _ScoredOutcomes:
+    """The columns of m outcomes that the metrics need, each (m,)."""
 
     y: Array  # class codes, or targets
-    value: Array  # predicted; -1 or NaN: none
+    value: Array  # predictions; -1 or NaN: none
     no_change: Array  # the last label known; -1 or NaN: none
     loss: Array  # -ln of the probability given to y; NaN without probabilities
     score: Array  # probability given to class 1; NaN without probabilities
@@ -38,12 +38,14 @@ class _Scored:
     def __len__(self) -> int:
         return len(self.y)
 
-    def rows(self, rows: slice) -> _Scored:
-        return _Scored(*(getattr(self, name)[rows] for name in _COLUMNS))
+    def rows(self, rows: slice) -> _ScoredOutcomes:
+        return _ScoredOutcomes(*(getattr(self, name)[rows] for name in _COLUMNS))
 
     @staticmethod
-    def concat(parts: list[_Scored]) -> _Scored:
-        return _Scored(*(np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS))
+    def concat(parts: list[_ScoredOutcomes]) -> _ScoredOutcomes:
+        return _ScoredOutcomes(
+            *(np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS)
+        )
 
     def state(self) -> State:
         return {name: getattr(self, name) for name in _COLUMNS}
@@ -52,21 +54,21 @@ class _Scored:
 _COLUMNS = ("y", "value", "no_change", "loss", "score")
 
 
-def _empty(task: Task) -> _Scored:
+def _empty(task: Task) -> _ScoredOutcomes:
     label = np.int64 if task == "classification" else np.float64
     dtypes = (label, label, label, np.float64, np.float64)
-    return _Scored(*(np.empty(0, dtype) for dtype in dtypes))
+    return _ScoredOutcomes(*(np.empty(0, dtype) for dtype in dtypes))
 
 
 class Prequential:
-    """Folds outcomes in, gives metrics by name.
+    """Prequential metrics over a stream of outcomes.
 
-    Where the outcomes are cut leaves no trace in the state: they are folded 512 at a time, and what
-    is left over is part of the state.
+    The state does not depend on how outcomes are batched: they are folded 512 at a time, and the
+    remainder is part of the state.
 
     Args:
         task: classification or regression.
-        window: events in the sliding window.
+        window: length of the sliding window, in events.
         fading: the factor alpha of S_i = L_i + alpha S_{i-1}; about 1 / (1 - alpha) events count.
     """
 
@@ -75,7 +77,7 @@ class Prequential:
         self.window = window
         self.fading = fading
         self._waiting: list[Outcome] = []
-        self._count = 0  # outcomes that wait
+        self._count = 0  # outcomes in _waiting
         self._left = _empty(task)  # folded next
         self._recent = _empty(task)  # the last ``window`` of those folded
         self._sums = dict.fromkeys(("scored", "abstained", "nc", "lag"), 0)
@@ -88,6 +90,7 @@ class Prequential:
         self._hash = 0
 
     def add(self, outcome: Outcome) -> None:
+        """Add predictions with their labels."""
         self._waiting.append(outcome)
         self._count += len(outcome.ids)
         if self._count >= _FOLD:
@@ -99,7 +102,7 @@ class Prequential:
             self._count = len(self._left)
 
     def _reduce(self) -> None:
-        """What waits becomes columns: the order in time is kept, the cuts are not."""
+        """Append the waiting outcomes to the columns, in order."""
         parts = [self._left]
         for _, group in groupby((o for o in self._waiting if len(o.ids)), key=_width):
             outcomes = list(group)
@@ -114,18 +117,19 @@ class Prequential:
             probas = [o.proba for o in outcomes if o.proba is not None]
             loss = score = np.full(len(y), np.nan)
             if probas:
-                loss, score = _given(y, np.concatenate(probas))
-            parts.append(_Scored(y, value, no_change, loss, score))
+                loss, score = _loss_and_score(y, np.concatenate(probas))
+            parts.append(_ScoredOutcomes(y, value, no_change, loss, score))
         self._waiting.clear()
-        self._left = _Scored.concat(parts)
+        self._left = _ScoredOutcomes.concat(parts)
 
-    def _fold(self, block: _Scored) -> None:
-        self._recent = _Scored.concat([self._recent, block]).rows(slice(-self.window, None))
-        said, known = ~no_labels(block.value), ~no_labels(block.no_change)
-        self._sums["scored"] += int(said.sum())
-        self._sums["abstained"] += int((~said).sum())
+    def _fold(self, block: _ScoredOutcomes) -> None:
+        """Add a block to all sums and to the window."""
+        self._recent = _ScoredOutcomes.concat([self._recent, block]).rows(slice(-self.window, None))
+        answered, known = ~no_labels(block.value), ~no_labels(block.no_change)
+        self._sums["scored"] += int(answered.sum())
+        self._sums["abstained"] += int((~answered).sum())
         self._sums["nc"] += int(known.sum())
-        y, value = block.y[said], block.value[said]
+        y, value = block.y[answered], block.value[answered]
         fade = self.fading ** np.arange(len(y) - 1, -1, -1)
         past = self.fading ** len(y)
         if self.task == "regression":
@@ -142,22 +146,21 @@ class Prequential:
             return
         self._tally = _add_tally(self._tally, y, value)
         self._nc_correct += int((block.no_change[known] == block.y[known]).sum())
-        loss = block.loss[said]
-        given = ~np.isnan(loss)
-        self._loss += [loss[given].sum(), given.sum()]
-        scored = said & ~np.isnan(block.score) & (block.y < 2)
+        loss = block.loss[answered]
+        finite = ~np.isnan(loss)
+        self._loss += [loss[finite].sum(), finite.sum()]
+        scored = answered & ~np.isnan(block.score) & (block.y < 2)
         if scored.any():
             bins = np.minimum((block.score[scored] * _BINS).astype(np.int64), _BINS - 1)
             both = np.bincount(block.y[scored] * _BINS + bins, minlength=2 * _BINS)
             self._scores += both.reshape(2, _BINS)
         hit = (y == value).astype(np.float64)
-        losses = fade[given] @ loss[given]
-        added = [fade.sum(), fade @ hit, 0, fade[given].sum(), losses]
+        losses = fade[finite] @ loss[finite]
+        added = [fade.sum(), fade @ hit, 0, fade[finite].sum(), losses]
         self._faded = self._faded * past + added
 
     def results(self) -> dict[str, float]:
-        """Metrics by name, as they stand after the last outcome. None is made up: one that cannot
-        be had yet is left out."""
+        """Return the metrics by name after the last outcome; undefined ones are left out."""
         whole = Prequential(self.task, self.window, self.fading)
         whole.load(self.state())
         if len(whole._left):
@@ -173,58 +176,59 @@ class Prequential:
         }
 
     def _classification(self) -> dict[str, float]:
-        found = self._common()
-        found |= _from_tally(self._tally, "")
+        metrics = self._common()
+        metrics |= _from_tally(self._tally, "")
         if self._loss[1]:
-            found["online/log_loss"] = self._loss[0] / self._loss[1]
+            metrics["online/log_loss"] = self._loss[0] / self._loss[1]
         binary = self._tally.shape[1] <= 2
         if binary:
-            found |= _named("auc", auc_of_histogram(self._scores), "")
+            metrics |= _named("auc", auc_of_histogram(self._scores), "")
         if self._sums["nc"]:
-            found["online/no_change_accuracy"] = baseline = self._nc_correct / self._sums["nc"]
-            if "online/accuracy" in found and baseline < 1:
-                accuracy = found["online/accuracy"]
-                found["online/kappa_temporal"] = (accuracy - baseline) / (1 - baseline)
+            metrics["online/no_change_accuracy"] = baseline = self._nc_correct / self._sums["nc"]
+            if "online/accuracy" in metrics and baseline < 1:
+                accuracy = metrics["online/accuracy"]
+                metrics["online/kappa_temporal"] = (accuracy - baseline) / (1 - baseline)
         if self._faded[0]:
-            found["online/accuracy_fading"] = self._faded[1] / self._faded[0]
+            metrics["online/accuracy_fading"] = self._faded[1] / self._faded[0]
         if self._faded[3]:
-            found["online/log_loss_fading"] = self._faded[4] / self._faded[3]
+            metrics["online/log_loss_fading"] = self._faded[4] / self._faded[3]
         recent = self._recent
-        said, known = ~no_labels(recent.value), ~no_labels(recent.no_change)
-        found |= _from_tally(
-            _add_tally(np.zeros((3, 0), np.int64), recent.y[said], recent.value[said]), "_window"
+        answered, known = ~no_labels(recent.value), ~no_labels(recent.no_change)
+        metrics |= _from_tally(
+            _add_tally(np.zeros((3, 0), np.int64), recent.y[answered], recent.value[answered]),
+            "_window",
         )
-        losses = recent.loss[said]
+        losses = recent.loss[answered]
         losses = losses[~np.isnan(losses)]
         if len(losses):
-            found["online/log_loss_window"] = losses.mean()
+            metrics["online/log_loss_window"] = losses.mean()
         if binary:
-            scored = said & ~np.isnan(recent.score)
-            found |= _named("auc", auc(recent.y[scored], recent.score[scored]), "_window")
+            scored = answered & ~np.isnan(recent.score)
+            metrics |= _named("auc", auc(recent.y[scored], recent.score[scored]), "_window")
         if known.any():
             same = recent.no_change[known] == recent.y[known]
-            found["online/no_change_accuracy_window"] = same.mean()
-        return {name: float(value) for name, value in found.items()}
+            metrics["online/no_change_accuracy_window"] = same.mean()
+        return {name: float(value) for name, value in metrics.items()}
 
     def _regression(self) -> dict[str, float]:
-        found = self._common()
+        metrics = self._common()
         n, nc = self._sums["scored"], self._sums["nc"]
         if n:
-            found["online/mae"] = self._errors[0] / n
-            found["online/rmse"] = np.sqrt(self._errors[1] / n)
-            found["online/mae_fading"] = self._faded[1] / self._faded[0]
-            found["online/rmse_fading"] = np.sqrt(self._faded[2] / self._faded[0])
+            metrics["online/mae"] = self._errors[0] / n
+            metrics["online/rmse"] = np.sqrt(self._errors[1] / n)
+            metrics["online/mae_fading"] = self._faded[1] / self._faded[0]
+            metrics["online/rmse_fading"] = np.sqrt(self._faded[2] / self._faded[0])
         if nc:
-            found["online/no_change_mae"] = self._errors[2] / nc
-            found["online/no_change_rmse"] = np.sqrt(self._errors[3] / nc)
+            metrics["online/no_change_mae"] = self._errors[2] / nc
+            metrics["online/no_change_rmse"] = np.sqrt(self._errors[3] / nc)
         recent = self._recent
         for name, column in (("", recent.value), ("no_change_", recent.no_change)):
-            said = ~no_labels(column)
-            if said.any():
-                error = column[said] - recent.y[said]
-                found[f"online/{name}mae_window"] = np.abs(error).mean()
-                found[f"online/{name}rmse_window"] = np.sqrt((error * error).mean())
-        return {name: float(value) for name, value in found.items()}
+            answered = ~no_labels(column)
+            if answered.any():
+                error = column[answered] - recent.y[answered]
+                metrics[f"online/{name}mae_window"] = np.abs(error).mean()
+                metrics[f"online/{name}rmse_window"] = np.sqrt((error * error).mean())
+        return {name: float(value) for name, value in metrics.items()}
 
     def state(self) -> State:
         self._reduce()
@@ -247,8 +251,8 @@ class Prequential:
         self._tally = np.array(state["tally"])
         self._loss, self._scores = np.array(state["loss"]), np.array(state["scores"])
         self._errors, self._faded = np.array(state["errors"]), np.array(state["faded"])
-        self._left = _Scored(**state["left"])
-        self._recent = _Scored(**state["recent"])
+        self._left = _ScoredOutcomes(**state["left"])
+        self._recent = _ScoredOutcomes(**state["recent"])
         self._hash = int(state["predictions"], 16)
         self._waiting, self._count = [], len(self._left)
 
@@ -261,21 +265,23 @@ def _width(outcome: Outcome) -> int:
     return -1 if outcome.proba is None else int(outcome.proba.shape[1])
 
 
-def _given(y: Array, proba: Array) -> tuple[Array, Array]:
-    """Loss and score, each (m,) float64, of labels (m,) by probabilities (m, classes). A class that
-    the model did not know yet had probability 0."""
+def _loss_and_score(y: Array, proba: Array) -> tuple[Array, Array]:
+    """Return loss and score, each (m,) float64, of labels (m,) by probabilities (m, classes).
+
+    A class unknown to the model has probability 0.
+    """
     m, width = proba.shape
     known = np.flatnonzero(y < width)
-    given = np.zeros(m)
-    given[known] = proba[known, y[known]]
-    given[np.isnan(proba).any(1)] = np.nan
-    # Whatever the width: rows are as wide as the widest that they happen to be joined with.
+    of_label = np.zeros(m)
+    of_label[known] = proba[known, y[known]]
+    of_label[np.isnan(proba).any(1)] = np.nan
+    # For any width: concatenated rows have the width of the widest.
     score = proba[:, 1].astype(np.float64) if width >= 2 else np.zeros(m)
-    return -np.log(np.maximum(given, _EPS)), score
+    return -np.log(np.maximum(of_label, _EPS)), score
 
 
 def _add_tally(tally: Array, y: Array, value: Array) -> Array:
-    """A tally (3, k) by class with more labels and predictions in it, each (m,)."""
+    """Return a tally (3, k) by class with labels and predictions (m,) added."""
     if not len(y):
         return tally
     k = max(tally.shape[1], int(y.max()) + 1, int(value.max()) + 1)
@@ -285,14 +291,14 @@ def _add_tally(tally: Array, y: Array, value: Array) -> Array:
 
 
 def _from_tally(tally: Array, form: str) -> dict[str, float]:
-    """Accuracy, balanced accuracy (mean recall over classes met) and Cohen's kappa."""
+    """Return accuracy, balanced accuracy (mean recall over classes seen) and Cohen's kappa."""
     support, predicted, hits = tally
     n = int(support.sum())
     if not n:
         return {}
     accuracy = hits.sum() / n
-    met = support > 0
-    recall = hits[met] / support[met]
+    seen = support > 0
+    recall = hits[seen] / support[seen]
     by_chance = ((support / n) * (predicted / n)).sum()
     kappa = (accuracy - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
     return {
@@ -303,20 +309,22 @@ def _from_tally(tally: Array, form: str) -> dict[str, float]:
 
 
 def auc(y: Array, score: Array) -> float | None:
-    """Area under the ROC curve of binary labels (m,) by scores (m,); ties count half. None where
-    only one class is there."""
+    """Return the area under the ROC curve of binary labels (m,) by scores (m,); ties count half.
+    None with one class only."""
     positives = int(y.sum())
     if positives in (0, len(y)):
         return None
-    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    _, group, counts = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[group]
     negatives = len(y) - positives
     return float((rank[y == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def auc_of_histogram(scores: Array) -> float | None:
-    """The same from a histogram (2, bins) of scores by label: scores within one bin are ties, so
-    it is off by at most half the share of pairs that fall in the same bin."""
+    """Return the same from a histogram (2, bins) of scores by label.
+
+    Scores in one bin are ties: the error is at most half the share of pairs within one bin.
+    """
     negative, positive = scores
     pairs = float(negative.sum()) * float(positive.sum())
     if not pairs:

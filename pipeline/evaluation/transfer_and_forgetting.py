@@ -1,5 +1,4 @@
-"""Continual metrics: how well what was learned earlier is known now, from the accuracy on each task
-at each evaluation.
+"""Continual metrics: transfer and forgetting, from the accuracy on each task at each evaluation.
 
 A(E_j) is the accuracy on the evaluation set of task j, a_lj that after the l-th learning has ended,
 T the number of tasks begun, n the number of an evaluation. The task begun last is the current one;
@@ -26,8 +25,8 @@ _ANYTIME = (
 )
 
 _WINDOWS = (10, 100)
-# By task: a_jj; the maximum over rows; the minimum since the end; the latest accuracy; and for
-# each window the greatest fall and rise.
+# By task: a_jj; the maximum over rows; the minimum since its end; the latest accuracy; and for
+# each window the largest fall and rise.
 _BY_TASK = (
     *("first", "best", "worst", "last"),
     *(f"{name}_{size}" for size in _WINDOWS for name in ("forgot", "gained")),
@@ -35,9 +34,9 @@ _BY_TASK = (
 
 
 @dataclass(frozen=True, slots=True)
-class Continual:
-    """The metrics as of the last evaluation; NaN where one is not defined yet. A mean leaves out
-    the tasks for which what it is of is not known."""
+class ContinualMetrics:
+    """The metrics at the last evaluation; NaN where not defined yet. A mean leaves out the tasks
+    whose value is unknown."""
 
     acc: float
     """mean_j A(E_j) over the tasks begun; at the end 1/T sum_j a_Tj (Lopez-Paz and Ranzato 2017)"""
@@ -102,30 +101,30 @@ class Continual:
     """the same among 100"""
 
     def named(self) -> dict[str, float]:
-        """Those that are defined, by the name that they are logged by."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the defined metrics by the name under which they are logged."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             f"{'plasticity' if name in _PLASTICITY else 'stability'}/{name}": value
-            for name, value in found.items()
+            for name, value in values.items()
             if math.isfinite(value)
         }
 
 
 class Curves:
-    """Accuracy on each task at each evaluation, folded in as they come. Memory grows with tasks and
-    with learnings (a row of the matrix each), not with evaluations.
+    """Accuracy on each task, one evaluation after the other. Memory grows with the tasks and the
+    learnings (one row of the matrix each), not with the evaluations.
 
-    A learning begins by ``begin`` and ends at an evaluation, its row of the matrix: the one that
-    says ``ended``, or, where another has begun before one did, the next to come. Such a late row
-    counts for the learning that it ends and not as an evaluation during the next one: no minimum of
-    a stability gap, and no forward transfer to a task that is being learned already.
+    A learning begins with ``begin`` and ends at an evaluation, its row of the matrix: the one with
+    ``ended``, or the next one if another learning begins first. Such a late row counts for the
+    learning that it ends, but not as an evaluation during the next one: it is no minimum of a
+    stability gap, and no forward transfer to a task that is already being learned.
 
-    A task may be learned again. Then it is the current one, and past again after that. Its a_jj
-    stays that of the first end; the maximum is over all rows since the first end, but that of the
-    current learning; the minimum starts anew at each end.
+    A task may be learned again: it is the current one, and then past again. Its a_jj remains that
+    of its first end. Its maximum is over all rows since the first end except that of the current
+    learning; its minimum starts again at each end.
 
-    Evaluations after the end of a learning and before the next begins belong to none: they count
-    for all but the stability gap.
+    Evaluations between two learnings belong to neither: they count for all metrics except the
+    stability gap.
     """
 
     def __init__(self) -> None:
@@ -136,21 +135,21 @@ class Curves:
         self._rows: Floats = np.empty((0, 0))
         self._learned: list[int] = []  # the task of each row
         self._current = -1
-        self._running = False  # a learning has begun, and its row has not come
+        self._running = False  # a learning has begun, and its row is missing
         self._events = 0
         self._sums = {name: np.zeros(2) for name in ("aia", "aaa", "fwt")}  # sum, how many
         self._gaps = StabilityGap()
-        # Begun since the last evaluation, and taken up at the next: until then all is as it was.
+        # Learnings begun since the last evaluation; they take effect at the next one.
         self._begun: list[tuple[int, float]] = []
 
     def begin(self, untrained: float = math.nan, task: int | None = None) -> int:
-        """A task begins to be learned.
+        """Begin to learn a task.
 
         Args:
-            untrained: accuracy on it of the model that has learned nothing.
-            task: the index of one that is learned again; None: a new one.
+            untrained: accuracy of the untrained model on it.
+            task: index of a task that is learned again; None: a new task.
 
-        Returns its index: new tasks are numbered as they come.
+        Returns its index; new tasks are numbered in order.
         """
         known = self._count()
         if task is not None and not 0 <= task < known:
@@ -159,29 +158,36 @@ class Curves:
         return self._begun[-1][0]
 
     def _count(self) -> int:
+        """Return the number of tasks begun."""
         return max([len(self._ended), *(task + 1 for task, _ in self._begun)])
 
     def add(self, events: int, accuracy: Array, ended: bool = False) -> None:
-        """One evaluation.
+        """Add one evaluation.
 
         Args:
-            events: how many were seen before it.
-            accuracy: (k,) by task, NaN where there is none; columns beyond the tasks begun are of
-                tasks to come, and count for forward transfer only.
-            ended: the learning of the task begun last ended here.
+            events: number of events seen before it.
+            accuracy: (k,) by task, NaN where unknown; columns beyond the tasks begun are of future
+                tasks, and count for forward transfer only.
+            ended: whether the learning of the current task ends here.
+
+        Raises ``ValueError`` where this does not follow from the evaluations before.
         """
         accuracy = np.array(accuracy, np.float64)
         tasks = self._count()
         if not tasks:
-            raise ValueError("an evaluation comes after the first task has begun")
+            raise ValueError("an evaluation needs a task that has begun")
         if accuracy.ndim != 1 or len(accuracy) < tasks:
-            raise ValueError(f"accuracy {accuracy.shape} is not one for each of {tasks} tasks")
+            raise ValueError(
+                f"accuracy {accuracy.shape} does not have one value for each of {tasks} tasks"
+            )
         if events < self._events:
             raise ValueError(
-                f"an evaluation after {events} events follows one after {self._events}"
+                f"an evaluation at {events} events cannot follow one at {self._events}"
             )
         if ended and not (self._running or self._begun):
-            raise ValueError(f"the learning of task {self._current} has ended already: begin one")
+            raise ValueError(
+                f"the learning of task {self._current} has already ended: begin another"
+            )
         self._events = int(events)
         past = self._tasks["worst"]
         self._tasks["worst"] = np.where(self._ended, np.fmin(past, accuracy[: len(past)]), past)
@@ -202,8 +208,7 @@ class Curves:
         self._tasks["last"] = _latest(self._tasks["last"], now)
 
     def _start(self, task: int, untrained: float, late: bool) -> None:
-        """A learning of ``task`` starts, as ``begin`` said; ``late`` where it had by the row of
-        the one before."""
+        """Start the learning of ``task``; ``late``: it began before the row of the previous one."""
         own = self._tasks
         if len(self._learned):
             own["best"] = np.fmax(own["best"], self._row[: len(self._ended)])
@@ -219,8 +224,7 @@ class Curves:
         self._gaps.open(old, self._tasks["last"][old])
 
     def _end(self, accuracy: Floats, within: bool) -> None:
-        """The learning ends at this evaluation, made ``within`` it or, late, at the end of the one
-        before."""
+        """End the learning at this evaluation, which is ``within`` it or late."""
         tasks, current, own = len(self._ended), self._current, self._tasks
         if within:
             self._gaps.add(self._events, accuracy)
@@ -237,7 +241,7 @@ class Curves:
         self._ended[current], self._running = True, False
 
     def _slide(self, now: Floats) -> None:
-        """Compares an evaluation with those before it in each window, and takes it in."""
+        """Compare an evaluation with the previous ones in each window, and add it to them."""
         for size in _WINDOWS:
             before = self._window[:, -(size - 1) :]
             for name, value in (
@@ -248,14 +252,18 @@ class Curves:
         self._window = np.column_stack([self._window, now])[:, -(max(_WINDOWS) - 1) :]
 
     def merge(self, first: int, weights: tuple[float, float] = (1, 1)) -> None:
-        """Tasks ``first`` and ``first + 1``, both ended, become one: later ones move up by one, and
-        what is kept of the two becomes their mean by ``weights``. Of their rows of the matrix those
-        of ``first`` go. Where every task is merged with one like it, no mean over tasks jumps."""
+        """Merge tasks ``first`` and ``first + 1``, both ended; later tasks move up by one.
+
+        The values of the two become their weighted mean, and the rows of ``first`` leave the
+        matrix. If every task is merged with one of the same values, no mean over tasks changes.
+
+        Raises ``ValueError`` where one of them has not ended.
+        """
         if not (0 <= first < len(self._ended) - 1 and self._ended[first : first + 2].all()):
             raise ValueError(
                 f"tasks {first} and {first + 1} cannot be merged: both must have ended"
             )
-        if len(self._row):  # it may be the best of one of them, and count from the next task on
+        if len(self._row):  # it may be their best, which counts from the next task on
             both = slice(first, first + 2)
             self._tasks["best"][both] = np.fmax(self._tasks["best"][both], self._row[both])
         self._tasks = {n: _merged(values, first, weights) for n, values in self._tasks.items()}
@@ -271,20 +279,20 @@ class Curves:
 
     @property
     def matrix(self) -> Floats:
-        """(rows, k): accuracy on each task at the end of each learning, NaN where unknown."""
+        """Return the accuracy on each task at the end of each learning, (rows, k), NaN: unknown."""
         return self._rows
 
-    def results(self) -> Continual:
-        """The metrics as they stand after the last evaluation."""
+    def results(self) -> ContinualMetrics:
+        """Return the metrics after the last evaluation."""
         own, tasks, current = self._tasks, len(self._ended), self._current
         if not tasks:
-            return Continual(**{field.name: math.nan for field in fields(Continual)})
+            return ContinualMetrics(**{field.name: math.nan for field in fields(ContinualMetrics)})
         past = self._ended & (np.arange(tasks) != current)
         last = own["last"]
         backward = _mean((last - own["first"])[past])
         min_acc = _mean(own["worst"][past])
         depth, recovery, events = self._gaps.results()
-        return Continual(
+        return ContinualMetrics(
             acc=_mean(last),
             aia=_quotient(self._sums["aia"]),
             aaa=_quotient(self._sums["aaa"]),
@@ -335,9 +343,13 @@ class Curves:
         self._begun = list(zip(state["begun"], state["untrained"].tolist(), strict=True))
 
 
-def continual(matrix: Array, untrained: Array | None = None) -> Continual:
-    """The metrics of an accuracy matrix alone: row i (T, k >= T) after task i was learned; NaN for
-    all that looks between two ends. ``untrained`` (T,) is the accuracy before anything was."""
+def continual(matrix: Array, untrained: Array | None = None) -> ContinualMetrics:
+    """Return the metrics of an accuracy matrix; those between two rows are NaN.
+
+    Args:
+        matrix: (T, k >= T), row i after task i was learned.
+        untrained: (T,) accuracy of the untrained model on each task; None: unknown.
+    """
     curves = Curves()
     for i, row in enumerate(matrix):
         curves.begin(math.nan if untrained is None else float(untrained[i]))
@@ -346,10 +358,16 @@ def continual(matrix: Array, untrained: Array | None = None) -> Continual:
 
 
 def knowledge(before: NDArray[np.bool_], now: NDArray[np.bool_]) -> tuple[float, float]:
-    """Knowledge loss and gain ratio between two evaluations on the same n events, (n,) each: of
-    those right before, the share that is wrong now; of those wrong before, the share that is right
-    now (Koh et al. 2023, "Online boundary-free continual learning"). They show the churn that an
-    accuracy which stays the same hides. NaN where there are none."""
+    """Return the ratios of knowledge loss and gain between two evaluations on the same events.
+
+    Loss is the share wrong now of the events right before, gain the share right now of those wrong
+    before (Koh et al. 2023, "Online boundary-free continual learning"). They show changes that a
+    constant accuracy hides. NaN where there are no such events.
+
+    Args:
+        before: (n,) whether each event was right at the first evaluation.
+        now: (n,) whether it is at the second.
+    """
     return _share(~now[before]), _share(now[~before])
 
 
@@ -358,13 +376,13 @@ def _share(hits: NDArray[np.bool_]) -> float:
 
 
 def _mean(values: Floats) -> float:
-    """Of those that are known; NaN where none is."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
 
 
 def _count_in(sums: Floats, value: float) -> None:
-    """One more in a sum and how many, in place, if it is known."""
+    """Add a value to a sum and its count in place, unless it is NaN."""
     if not math.isnan(value):
         sums += [value, 1]
 
@@ -374,7 +392,7 @@ def _quotient(sums: Floats) -> float:
 
 
 def _latest(last: Floats, now: Floats) -> Floats:
-    """(T,) the accuracy now, and where there is none, that of before."""
+    """Return (T,) the accuracy now, or the previous one where it is NaN."""
     return np.where(np.isnan(now[: len(last)]), last, now[: len(last)])
 
 
@@ -383,8 +401,8 @@ def _padded(row: Floats, width: int) -> Floats:
 
 
 def _merged(values: Floats, first: int, weights: tuple[float, float]) -> Floats:
-    """(T, ...) with rows ``first`` and ``first + 1`` as their mean; the one known where the other
-    is not."""
+    """Return (T - 1, ...) with rows ``first`` and ``first + 1`` replaced by their weighted mean, or
+    by the known one where the other is NaN."""
     one, two = values[first], values[first + 1]
     mean = (weights[0] * one + weights[1] * two) / sum(weights)
     both = np.delete(values, first, axis=0)

@@ -45,9 +45,9 @@ def intervals(**counts: int) -> Any:
 
 def test_nothing_of_a_learner_without_memory() -> None:
     learner = Remembers()
-    remembered = BufferStats(learner)
-    assert not remembered.there
-    assert remembered.look() == ({}, {})
+    stats = BufferStats(learner)
+    assert not stats.has_buffer
+    assert stats.read() == ({}, {})
 
 
 def test_quantiles_of_intervals_by_hand() -> None:
@@ -62,16 +62,16 @@ def test_quantiles_of_intervals_by_hand() -> None:
 def test_intervals_are_those_since_the_last_look() -> None:
     learner = Remembers()
     learner.seen = BufferSummary(5, intervals(_2=100), {})
-    remembered = BufferStats(learner)
-    assert remembered.look() == ({"replay/stored": 5}, {})
+    stats = BufferStats(learner)
+    assert stats.read() == ({"replay/stored": 5}, {})
     learner.seen = BufferSummary(6, intervals(_2=100, _4=8, _20=2), {})
-    metrics, histograms = remembered.look()
+    metrics, histograms = stats.read()
     assert metrics["replay/stored"] == 6
     assert metrics["replay/interval_p50"] == pytest.approx(16 * 2 ** (5 / 8))
     assert metrics["replay/interval_p90"] == pytest.approx(2**20.5)
     assert histograms == {"interval/16:32": 8, "interval/1048576:2097152": 2}
     learner.seen = BufferSummary(6, intervals(_2=103, _4=8, _20=2), {})
-    assert remembered.look()[1] == {"interval/4:8": 3}
+    assert stats.read()[1] == {"interval/4:8": 3}
 
 
 def test_values_of_remembered_events_by_hand() -> None:

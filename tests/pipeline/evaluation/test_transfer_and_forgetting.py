@@ -228,10 +228,13 @@ def test_an_accuracy_that_is_not_known_is_left_out() -> None:
         (lambda c: c.add(1, np.array([1.0])), "first task has begun"),
         (lambda c: c.begin(task=0), "0 have begun so far"),
         (lambda c: [c.begin(), c.begin(), c.add(1, np.array([1.0]))], "each of 2 tasks"),
-        (lambda c: [c.begin(), c.add(5, np.ones(1)), c.add(4, np.ones(1))], "follows one after 5"),
+        (
+            lambda c: [c.begin(), c.add(5, np.ones(1)), c.add(4, np.ones(1))],
+            "cannot follow one at 5",
+        ),
         (
             lambda c: [c.begin(), c.add(1, np.ones(1), True), c.add(2, np.ones(1), True)],
-            "task 0 has ended already",
+            "task 0 has already ended",
         ),
         (
             lambda c: [c.begin(), c.begin(), c.add(1, np.ones(2)), c.merge(0)],

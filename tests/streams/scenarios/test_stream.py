@@ -329,7 +329,7 @@ def test_named_scenarios(name: str, published: None) -> None:
         ({"name": "split-digits", "tasks": {"kind": "rotated"}}, "'rotated' turns images, but dig"),
         (
             {"name": "split-digits", "label_noise": 1.5},
-            "stream.label_noise: expected a number of at",
+            "stream.label_noise: expected a number below 1",
         ),
         ({"name": "split-digits", "seed": -1}, "stream.seed: expected a number of at least 0"),
         ({"name": "split-digits", "events": 0}, "stream.events: expected a number above 0, got 0"),
