@@ -28,7 +28,7 @@ import yaml
 from rich.console import Console
 
 from pipeline.bench.bench import Bench, Results, spread
-from pipeline.bench.cell import Cell, built, job_of
+from pipeline.bench.cell import Cell, build_cell, job_of
 from pipeline.bench.measure import Budget
 
 HERE = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def equal_bytes(learner: str, scenario: str, overrides: Sequence[str]) -> str:
     """Return the learner with as many events in its buffer as fit into the budget of bytes."""
 
     def size(text: str) -> int:
-        loop = (parts := built(job_of(Cell(scenario, text, 0), overrides))).loop
+        loop = (parts := build_cell(job_of(Cell(scenario, text, 0), overrides))).loop
         loop.step(next(iter(parts.source.batches(parts.source.blocks({}, 64)))))
         return loop.learner.buffer_bytes
 

@@ -1,4 +1,4 @@
-"""Benchmarks: scenarios x learners x seeds, and the table that a paper prints of them."""
+"""Benchmarks: scenarios x learners x seeds, and a table of the results."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
+from pipeline.bench.cell import Cell, build_cell, fingerprint, job_of, read_result, run_cell
 from pipeline.bench.measure import Budget
-from pipeline.bench.mlflow_runs import Tracking
+from pipeline.bench.mlflow_runs import CellTracker
 from pipeline.bench.processes import ProcessDiedError, in_processes
 from pipeline.config.errors import JobError
 from pipeline.storage.run_folder import RunFolder, write_atomic
@@ -35,28 +35,27 @@ COLUMNS = (
     ("wc_acc", "WC-ACC"),
     ("learning_accuracy", "learning"),
 )
-"""Metrics in the table, and what they are called there; all others are in the results."""
+"""Metrics of the table with their column titles; the results contain all metrics."""
 
 Results = list[dict[str, Any]]
 
 
 class Bench:
-    """All cells of scenarios, learners and seeds, in a folder.
+    """The cells of all scenarios, learners and seeds, in one folder.
 
-    ``results.json`` in it is written anew after each cell, and holds all cells that are done. What
-    was there already, with the same settings and versions, is not run again.
+    ``results.json`` in the folder has all finished cells; it is rewritten after each cell. A cell
+    with a result of the same settings and versions is not run again.
 
     Args:
-        scenarios, learners: as ``job_of`` takes them.
-        seeds: 0 to so many less one.
+        scenarios, learners: names as in ``job_of``.
+        seeds: number of seeds, counted from 0.
         out: the folder.
-        overrides: ``key=value`` for the job of every cell.
-        budget: how each is measured.
-        workers: processes; with one, cells are run in this one.
-        track: where each cell is tracked as a run; None: nowhere.
+        overrides: ``key=value`` settings for the job of every cell.
+        budget: how each cell is measured.
+        workers: number of processes; with 1, cells run in this process.
+        track: tracking URI of MLflow, where each cell is a run; None: no tracking.
 
-    Raises ``JobError`` where one of the jobs is wrong, and ``TrackError`` where tracking cannot
-    work.
+    Raises ``JobError`` for an invalid job, and ``TrackError`` where tracking cannot work.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Bench:
         self.out = out
         self.budget = budget or Budget()
         self.workers = workers
-        # Seed by seed, so that every learner has a first result early.
+        # One seed after the other: every learner has a first result early.
         self.cells = [
             Cell(scenario, learner, seed)
             for scenario in scenarios
@@ -81,20 +80,19 @@ class Bench:
             for learner in learners
         ]
         self.overrides = overrides
-        _apart(self.cells)
+        _check_folders(self.cells)
         self._jobs = {cell: job_of(cell, overrides) for cell in self.cells}
-        self.track = None if track is None else Tracking(track, out)
+        self.track = None if track is None else CellTracker(track, out)
 
     def run(self, console: Console, say: Say) -> Results:
-        """Runs what is not done yet; results of all cells, in their order.
+        """Run the unfinished cells; return the results of all cells, in order.
 
         Raises:
-            JobError: one of the jobs cannot be run; but for data that is lost on the way, nothing
-                was started.
-            RunError: a cell failed; what is done is kept.
+            JobError: a job cannot be built. No cell has started, unless data has since been lost.
+            RunError: a cell failed; finished cells are kept.
         """
-        self._buildable(self._found())
-        with _held(self.out):
+        self._check_buildable(self._finished())
+        with _locked(self.out):
             try:
                 return self._run(console, say)
             except ProcessDiedError as error:
@@ -104,56 +102,59 @@ class Bench:
                 raise RunError(f"{error.strerror or error}: {place}") from None
 
     def _run(self, console: Console, say: Say) -> Results:
-        found = self._found()
-        todo = [cell for cell in self.cells if cell not in found]
-        self._write(found)
-        if found:
-            say(f"{len(found)} of {len(self.cells)} cells are there already")
-        with self._bars(console) as (whole, told):
-            for cell in found:
-                self._tell(cell, say)
-            whole(len(found))
-            with closing(self._each(todo, told)) as each:
-                for cell, result in each:
-                    found[cell] = result
-                    self._write(found)
-                    self._tell(cell, say)
-                    whole(len(found))
-        return self._write(found)
+        results = self._finished()
+        todo = [cell for cell in self.cells if cell not in results]
+        self._write(results)
+        if results:
+            say(f"{len(results)} of {len(self.cells)} cells have a result already")
+        with self._bars(console) as (show_total, show_cell):
+            for cell in results:
+                self._track(cell, say)
+            show_total(len(results))
+            with closing(self._run_cells(todo, show_cell)) as finished:
+                for cell, result in finished:
+                    results[cell] = result
+                    self._write(results)
+                    self._track(cell, say)
+                    show_total(len(results))
+        return self._write(results)
 
-    def _found(self) -> dict[Cell, dict[str, Any]]:
-        """What is done already."""
+    def _finished(self) -> dict[Cell, dict[str, Any]]:
+        """Return the results of the finished cells."""
         old = {
-            cell: finished(self.out / cell.folder, fingerprint(loaded, self.budget))
+            cell: read_result(self.out / cell.folder, fingerprint(loaded, self.budget))
             for cell, loaded in self._jobs.items()
         }
         return {cell: result for cell, result in old.items() if result is not None}
 
-    def _buildable(self, found: Container[Cell]) -> None:
-        """Raises ``JobError`` where what is to be run cannot be built: hours before it is tried."""
-        tried = set()
+    def _check_buildable(self, finished: Container[Cell]) -> None:
+        """Raise ``JobError`` now for a cell that could not be built hours later."""
+        checked = set()
         for cell, loaded in self._jobs.items():
-            if cell not in found and cell[:2] not in tried:
-                tried.add(cell[:2])
-                built(loaded)
+            if cell not in finished and cell[:2] not in checked:
+                checked.add(cell[:2])
+                build_cell(loaded)
 
-    def _each(
-        self, todo: Sequence[Cell], told: Callable[[Cell, int, int], None]
+    def _run_cells(
+        self, todo: Sequence[Cell], show_cell: Callable[[Cell, int, int], None]
     ) -> Generator[tuple[Cell, dict[str, Any]]]:
-        """Results as they come."""
+        """Yield each cell with its result, as cells finish."""
         if self.workers > 1 and todo:
             run = partial(_in_process, overrides=self.overrides, budget=self.budget, out=self.out)
             yield from in_processes(run, todo, self.workers)
             return
         for cell in todo:
-            progress = partial(told, cell)
+            progress = partial(show_cell, cell)
             yield cell, run_cell(cell, self._jobs[cell], self.budget, self.out, progress)
 
     @contextmanager
     def _bars(
         self, console: Console
     ) -> Iterator[tuple[Callable[[int], None], Callable[[Cell, int, int], None]]]:
-        """Two bars: of all cells, and of the one at hand, where they are run in this process."""
+        """Show two bars, of all cells and of the current one; yield the functions that update them.
+
+        The second bar appears only where cells run in this process.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -166,22 +167,23 @@ class Bench:
             cells = bars.add_task("cells", total=len(self.cells))
             one = bars.add_task("", total=None, visible=False)
 
-            def whole(done: int) -> None:
+            def show_total(done: int) -> None:
                 bars.update(cells, completed=done)
 
-            def told(cell: Cell, done: int, total: int) -> None:
+            def show_cell(cell: Cell, done: int, total: int) -> None:
                 bars.update(one, description=f"{cell}", completed=done, total=total, visible=True)
 
-            yield whole, told
+            yield show_total, show_cell
 
-    def _write(self, found: dict[Cell, dict[str, Any]]) -> Results:
-        results = [found[cell] for cell in self.cells if cell in found]
+    def _write(self, finished: dict[Cell, dict[str, Any]]) -> Results:
+        """Write ``results.json``, and return its results."""
+        results = [finished[cell] for cell in self.cells if cell in finished]
         write_atomic(self.out / RESULTS, json.dumps(results, indent=1) + "\n")
         return results
 
-    def _tell(self, cell: Cell, say: Say) -> None:
+    def _track(self, cell: Cell, say: Say) -> None:
         if self.track is not None:
-            self.track.tell(cell, self._jobs[cell], say)
+            self.track.log(cell, self._jobs[cell], say)
 
 
 def _in_process(
@@ -190,22 +192,22 @@ def _in_process(
     return cell, run_cell(cell, job_of(cell, overrides), budget, out)
 
 
-def _apart(cells: Sequence[Cell]) -> None:
-    """Raises ``JobError`` where two cells would share a folder."""
-    there: dict[Path, Cell] = {}
+def _check_folders(cells: Sequence[Cell]) -> None:
+    """Raise ``JobError`` where two cells would share a folder."""
+    owners: dict[Path, Cell] = {}
     for cell in cells:
-        other = there.setdefault(cell.folder, cell)
+        other = owners.setdefault(cell.folder, cell)
         if other is not cell:
             raise JobError(
-                f"bench: {cell} is there twice"
+                f"bench: {cell} is listed twice"
                 if other == cell
                 else f"bench: {other} and {cell} would share the folder {cell.folder}: rename one"
             )
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Makes the folder, and holds it against a second bench. Raises ``JobError``."""
+def _locked(out: Path) -> Iterator[None]:
+    """Create the folder and lock it against a second bench. Raises ``JobError``."""
     with ExitStack() as stack:
         try:
             stack.enter_context(RunFolder(out).lock())
@@ -215,8 +217,8 @@ def _held(out: Path) -> Iterator[None]:
 
 
 def tables(results: Results) -> list[Table]:
-    """One for each scenario: a row for each learner, mean and standard deviation over seeds."""
-    return [_table(scenario, theirs) for scenario, theirs in _by(results, "scenario").items()]
+    """Return a table for each scenario: a row per learner, mean and deviation over seeds."""
+    return [_table(scenario, part) for scenario, part in _group(results, "scenario").items()]
 
 
 def _table(scenario: str, results: Results) -> Table:
@@ -231,45 +233,47 @@ def _table(scenario: str, results: Results) -> Table:
         padding=(0, 0),
     )
     table.add_column("learner", overflow="fold", min_width=9)
-    shown = [
+    columns = [
         (key, title)
         for key, title in COLUMNS
         if any(math.isfinite(_value(result, key)) for result in results)
     ]
-    for _, title in shown:
+    for _, title in columns:
         table.add_column(title, justify="right", no_wrap=True)
-    for learner, theirs in _by(results, "learner").items():
-        numbers = [spread([_value(result, key) for result in theirs]) for key, _ in shown]
+    for learner, runs in _group(results, "learner").items():
+        numbers = [spread([_value(result, key) for result in runs]) for key, _ in columns]
         table.add_row(learner, *numbers)
     return table
 
 
 def budgets(results: Results) -> list[str]:
-    """For each scenario how many gradient steps its learners took, and how many bytes of events
-    they may remember: what a comparison hangs on."""
+    """Return a line for each scenario with the gradient steps and buffer sizes of its learners.
+
+    A comparison of learners is fair only where these are equal.
+    """
     lines = []
-    for scenario, theirs in _by(results, "scenario").items():
-        learners = _by(theirs, "learner")
-        steps = {name: max(r["gradient_steps"] for r in found) for name, found in learners.items()}
-        sizes = {name: max(r["buffer_bytes"] for r in found) for name, found in learners.items()}
-        told = (
-            _alike({name: f"{n:,}" for name, n in steps.items() if n}),
-            _alike({name: _bytes(size) for name, size in sizes.items() if size}),
-        )
-        lines.append(f"{scenario}: gradient steps {told[0]}; buffer {told[1]}")
+    for scenario, part in _group(results, "scenario").items():
+        learners = _group(part, "learner")
+        steps = {name: max(r["gradient_steps"] for r in runs) for name, runs in learners.items()}
+        sizes = {name: max(r["buffer_bytes"] for r in runs) for name, runs in learners.items()}
+        steps_text = _by_learner({name: f"{n:,}" for name, n in steps.items() if n})
+        sizes_text = _by_learner({name: _bytes(size) for name, size in sizes.items() if size})
+        lines.append(f"{scenario}: gradient steps {steps_text}; buffer {sizes_text}")
     return lines
 
 
-def _alike(values: dict[str, str]) -> str:
-    """What all have, once, or what each of them has."""
+def _by_learner(values: dict[str, str]) -> str:
+    """Return the value of each learner, written once where all have the same."""
     if len(set(values.values())) == 1:
         return f"{next(iter(values.values()))} ({', '.join(values)})"
     return ", ".join(f"{value} ({name})" for name, value in values.items()) or "none"
 
 
 def spread(values: Sequence[float]) -> str:
-    """``mean±standard deviation`` over seeds, in percent; of those that are finite. Of a deviation
-    of 10 or more no decimal is told."""
+    """Return ``mean±standard deviation`` of the finite values, in percent.
+
+    A deviation of 10 or more has no decimals.
+    """
     finite = [100 * value for value in values if math.isfinite(value)]
     if not finite:
         return ""
@@ -283,12 +287,12 @@ def _value(result: dict[str, Any], key: str) -> float:
     return float(result["metrics"].get(key, math.nan))
 
 
-def _by(results: Results, key: str) -> dict[str, Results]:
-    """The results by one of their keys, in the order in which its values come."""
-    found: dict[str, Results] = {}
+def _group(results: Results, key: str) -> dict[str, Results]:
+    """Group the results by one of their keys, in order of first appearance."""
+    groups: dict[str, Results] = {}
     for result in results:
-        found.setdefault(result[key], []).append(result)
-    return found
+        groups.setdefault(result[key], []).append(result)
+    return groups
 
 
 def _bytes(size: float) -> str:

@@ -1,7 +1,7 @@
 """One cell of a benchmark: a scenario, a learner and a seed, run in the same loop as any job.
 
-A cell has a folder of its own. What it found stands in ``result.json`` with a fingerprint of all
-that shaped it, so that a bench that was killed goes on with the cells that are not there yet.
+A cell has a folder. Its result is in ``result.json``, with a fingerprint of everything that shaped
+it: a killed bench continues with the cells that have no result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 import learners
 from learners.base import Learner, LearnerError
 from learners.registry import UnknownKindError, find
-from pipeline.bench.measure import Budget, Progress, Tested, measure
+from pipeline.bench.measure import Budget, Progress, TaskStream, measure
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, add_import_path, check, override
 from pipeline.config.yaml_file import read_yaml
@@ -34,15 +34,15 @@ from streams.core.settings import unknown
 from streams.scenarios.catalog import SCENARIOS
 
 FORMAT = 1
-"""Of a cell's result; one of another format is run anew."""
+"""Format of ``result.json``; a cell with another format runs again."""
 BATCH = 10
-"""Events in a micro-batch: what the literature on online continual learning takes."""
+"""Events in a micro-batch, as in the literature on online continual learning."""
 RESULT = "result.json"
 _FILES = (RESULT, "metrics.jsonl", "stability.jsonl", "track.json", "error.log")
-_NAME = 80  # characters of a name of a folder that are kept
+_NAME = 80  # longest name of a folder, before the hash
 
-# Learning rates by the accuracy of replay at the end, on the last fifth of the training rows of
-# each class, which was held out; the tests had no part in it.
+# Learning rates are chosen by the final accuracy of replay on a held-out fifth of the training rows
+# of each class (the last ones); the test data is not used.
 _SHARED: Mapping[str, Mapping[str, Any]] = {
     "mnist": {
         "model": {"kind": "mlp", "hidden": [512]},
@@ -70,13 +70,12 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
         "buffer": {"capacity": 1500},
     },
 }
-"""The network that learners share, how it is trained, and what those that remember may remember, by
-data set."""
+"""Network, optimizer and buffer that all learners share, by data set."""
 _LIKE = {"fashion-mnist": "mnist"}
 
 
 class Cell(NamedTuple):
-    """One scenario, one learner, one seed; scenario and learner as they were asked for."""
+    """One scenario, one learner and one seed, by the names of the command line."""
 
     scenario: str
     learner: str
@@ -84,7 +83,7 @@ class Cell(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where its files are, in the folder of the bench."""
+        """Return its folder, relative to that of the bench."""
         return Path(_plain(self.scenario), f"{_plain(self.learner)}-seed-{self.seed}")
 
     def __str__(self) -> str:
@@ -92,12 +91,12 @@ class Cell(NamedTuple):
 
 
 def job_of(cell: Cell, overrides: Sequence[str] = ()) -> LoadedJob:
-    """The job that a cell runs. Raises ``JobError``.
+    """Return the job of a cell. Raises ``JobError``.
 
-    A scenario is the name of one, or a YAML file with what would stand under ``stream:``. A learner
-    is a kind, or ``kind:key=value,key=value`` with settings of its own. Networks, buffers and
-    optimizers are the same for all learners of a scenario unless one is told otherwise. Import
-    paths start from the folder of the YAML file, else from the one that we are in.
+    A scenario is the name of one, or a YAML file with the contents of ``stream:``. A learner is a
+    kind, or ``kind:key=value,key=value`` with settings. All learners of a scenario share network,
+    optimizer and buffer, except for their own settings. Import paths start from the folder of the
+    YAML file, or from the current folder.
     """
     stream, folder = _stream_of(cell)
     add_import_path(folder)
@@ -122,12 +121,12 @@ def job_of(cell: Cell, overrides: Sequence[str] = ()) -> LoadedJob:
 
 
 def _stream_of(cell: Cell) -> tuple[dict[str, Any], Path]:
-    """What stands under ``stream:``, and the folder that its paths start from."""
+    """Return the contents of ``stream:``, and the folder that its paths start from."""
     if cell.scenario.endswith((".yaml", ".yml")):
         file = Path(cell.scenario)
         stream = read_yaml(file)
         if not isinstance(stream, dict):
-            raise JobError(f"{file}: a mapping is wanted, what stands under stream: in a job")
+            raise JobError(f"{file}: expected a mapping, the contents of stream: in a job")
         return stream, file.resolve().parent
     if cell.scenario not in SCENARIOS:
         raise JobError(f"unknown scenario {unknown(cell.scenario, SCENARIOS)}, or a YAML file")
@@ -135,44 +134,48 @@ def _stream_of(cell: Cell) -> tuple[dict[str, Any], Path]:
 
 
 def _learner_of(text: str) -> tuple[str, list[str]]:
-    """The kind, and settings of its own. An import path has a colon too: ``module:Class``. A comma
-    in brackets belongs to a value: ``model.hidden=[64,64]``."""
+    """Return the kind of a learner, and its settings.
+
+    An import path has a colon too: ``module:Class``. A comma in brackets is part of a value:
+    ``model.hidden=[64,64]``.
+    """
     kind, *parts = text.split(":")
     if parts and "=" not in parts[0]:
         kind, *parts = f"{kind}:{parts[0]}", *parts[1:]
-    return kind, _parted(":".join(parts))
+    return kind, _split_settings(":".join(parts))
 
 
-def _parted(settings: str) -> list[str]:
-    """The settings between commas that stand in no bracket."""
-    found, depth, start = [], 0, 0
-    for place, character in enumerate(settings):
+def _split_settings(settings: str) -> list[str]:
+    """Split settings at the commas outside brackets."""
+    parts, depth, start = [], 0, 0
+    for i, character in enumerate(settings):
         depth += (character in "[{") - (character in "]}")
         if character == "," and not depth:
-            found.append(settings[start:place])
-            start = place + 1
-    return [*found, settings[start:]] if settings else []
+            parts.append(settings[start:i])
+            start = i + 1
+    return [*parts, settings[start:]] if settings else []
 
 
 def _shared(kind: str, dataset: str) -> dict[str, Any]:
-    """What all learners of a data set have alike, as far as this one knows it."""
+    """Return the settings that all learners of a data set share, as far as a kind has them."""
     try:
         known = find(learners.KINDS, Learner, kind).Config.model_fields  # type: ignore[type-abstract]
     except UnknownKindError:
-        return {}  # the check of the job will say so
-    if "steps" not in known:  # another family, whose keys mean something else
+        return {}  # validating the job reports it
+    if "steps" not in known:  # another family: its keys have other meanings
         return {}
     shared = _SHARED.get(_LIKE.get(dataset, dataset), _SHARED["digits"])
     settings = {**deepcopy(dict(shared)), "steps": 1, "replay_size": BATCH}
     return {key: value for key, value in settings.items() if key in known}
 
 
-def built(loaded: LoadedJob) -> Parts:
-    """The job of a cell, built. Raises ``JobError``, also where its tasks cannot be tested on."""
+def build_cell(loaded: LoadedJob) -> Parts:
+    """Build the job of a cell. Raises ``JobError``, also for a stream without test tasks."""
     parts = build(loaded)
     try:
-        if parts.stream.schema.task != "classification" or not cast(Tested, parts.stream).begins:
-            raise StreamError("a stream of tasks with classes is wanted")
+        begins = cast(TaskStream, parts.stream).begins
+        if parts.stream.schema.task != "classification" or not begins:
+            raise StreamError("a bench needs a stream of classification tasks")
     except StreamError as error:
         raise JobError(f"{loaded.file}: {one_line(error)}") from None
     return parts
@@ -185,40 +188,40 @@ def run_cell(
     out: Path,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Runs a cell, or finds what it found before; its result as it stands in ``results.json``.
+    """Run a cell, or read its earlier result; return the entry of ``results.json``.
 
     Args:
-        cell: which.
+        cell: the cell.
         loaded: its job.
         budget: how it is measured.
         out: folder of the bench.
-        progress: is told of events done, and events in all.
+        progress: called with the events done and the total.
 
     Raises:
-        JobError: the job cannot be run.
-        RunError: it failed on the way.
+        JobError: the job cannot be built.
+        RunError: the run failed.
     """
     torch.set_num_threads(loaded.job.threads)
     folder = out / cell.folder
     mark = fingerprint(loaded, budget)
-    if (old := finished(folder, mark)) is not None:
+    if (old := read_result(folder, mark)) is not None:
         return old
-    parts = built(loaded)
+    parts = build_cell(loaded)
     place = f"{loaded.file}, seed {cell.seed}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
         (folder / "job.yaml").write_text(yaml.safe_dump(loaded.raw, sort_keys=False))
-        found = measure(parts, budget, folder, progress)
-        result = {"scenario": cell.scenario, "learner": cell.learner, "seed": cell.seed, **found}
+        measured = measure(parts, budget, folder, progress)
+        result = {"scenario": cell.scenario, "learner": cell.learner, "seed": cell.seed, **measured}
         text = json.dumps({"format": FORMAT, "fingerprint": mark, "result": result})
         write_atomic(folder / RESULT, text)
     except (StreamError, LearnerError, LedgerError) as error:
         raise RunError(f"{place}: {one_line(error)}") from None
     except OSError as error:
         raise RunError(f"{place}: {error.strerror or error}: {error.filename or folder}") from None
-    except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
+    except (Exception, SystemExit) as error:  # a defect, here or in a user's class
         log = RunFolder(folder).log()
         what = f"{type(error).__name__}: {one_line(error)} (details: {log})"
         raise RunError(f"{place}: {what}") from error
@@ -226,21 +229,21 @@ def run_cell(
 
 
 def fingerprint(loaded: LoadedJob, budget: Budget) -> str:
-    """Of all that shapes the numbers of a cell: settings, versions, and the files that its stream
-    and its learner are written in."""
+    """Return a hash of all that shapes the numbers of a cell: settings, versions, and the source
+    files of its stream and learner."""
     shaped = [loaded.fingerprint(), budget.every, budget.tests, versions(), _sources(loaded)]
     return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _sources(loaded: LoadedJob) -> list[str]:
-    """A hash of each file that the classes of a job, and what they inherit from, are written in."""
+    """Return a hash of each source file of the classes of a job and their bases."""
     classes = [*loaded.stream.__mro__, *loaded.learner.__mro__]
     files = {getattr(sys.modules[cls.__module__], "__file__", None) for cls in classes}
     return sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file)
 
 
-def finished(folder: Path, mark: str) -> dict[str, Any] | None:
-    """The result that a cell of this fingerprint left in its folder."""
+def read_result(folder: Path, mark: str) -> dict[str, Any] | None:
+    """Return the result of a cell with this fingerprint in its folder, or None."""
     try:
         kept = json.loads((folder / RESULT).read_text())
         if (kept["format"], kept["fingerprint"]) == (FORMAT, mark):
@@ -251,7 +254,7 @@ def finished(folder: Path, mark: str) -> dict[str, Any] | None:
 
 
 def _plain(name: str) -> str:
-    """A name that may name a folder and a job; of a long one its beginning, and a hash of it."""
+    """Return a name that is valid for a folder and a job: a long one is cut, with a hash."""
     kept = "".join(c if (c.isascii() and c.isalnum()) or c in ".-_" else "-" for c in name)
     kept = kept.strip("._-") or "cell"
     if len(kept) > _NAME:

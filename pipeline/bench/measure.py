@@ -1,5 +1,5 @@
-"""One pass over a stream of tasks, with what is known of every task measured on its test events as
-the stream goes on."""
+"""One pass over a stream of tasks, with the accuracy on every task measured on its test events
+during the stream."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from pipeline.training.builder import Parts, state_digest
 from streams.core.batch import Array, Batch, ClassName, Ints
 
 POINTS = 10
-"""Evaluations in a phase of the stream, where nothing else is stated."""
-_AT_ONCE = 128  # test events that are predicted at a time: feature maps of more leave the cache
-_LOOKED_INTO = 1000  # that plasticity is measured on
+"""Default number of evaluations in a phase of the stream."""
+_BATCH = 128  # test events predicted at a time: larger feature maps leave the cache
+_PLASTICITY_ROWS = 1000  # test events on which plasticity is measured
 
 Progress = Callable[[int, int], None]
-"""Is told of events done, and of events in all."""
+"""Called with the events done and the total."""
 
 
-class Tested(Protocol):
-    """What a stream must have to be a benchmark, beside what every stream has.
+class TaskStream(Protocol):
+    """The interface of a stream for benchmarks, beyond that of every stream.
 
     Attributes:
-        tasks: how many there are.
+        tasks: number of tasks.
         begins: first row and task of each phase of the stream.
-        domain_incremental: whether a task may be tested before it has begun.
+        domain_incremental: whether a task may be tested before it begins.
     """
 
     @property
@@ -51,7 +51,7 @@ class Tested(Protocol):
     def domain_incremental(self) -> bool: ...
 
     def task_test(self, task: int) -> Batch:
-        """What the task is tested on, labels as codes into the batch's own ``classes``."""
+        """Return the test events of a task; labels are codes into the ``classes`` of the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,21 @@ class Budget:
 
     Attributes:
         every: events between two evaluations; None: a tenth of the first phase.
-        tests: test events of each task at most; None: all.
+        tests: largest number of test events of a task; None: all.
     """
 
     every: int | None = None
     tests: int | None = 2000
 
 
-class _Test(NamedTuple):
-    """What a task is tested on: a question without labels, and its labels, codes into ``names``."""
+class _TaskTest(NamedTuple):
+    """The test events of a task.
+
+    Attributes:
+        question: (n,) the events without labels.
+        y: (n,) labels, codes into ``names``.
+        names: class names.
+    """
 
     question: Batch
     y: Ints
@@ -76,23 +82,25 @@ class _Test(NamedTuple):
 
 
 def measure(parts: Parts, budget: Budget, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Runs a job to the end of its stream, which is ``Tested``; what was found, as JSON has it.
+    """Run a job to the end of its stream, a ``TaskStream``; return the result as plain JSON values.
 
-    The curves are written to ``metrics.jsonl`` and ``stability.jsonl`` in the folder as they come.
+    Each evaluation is written to ``metrics.jsonl`` and ``stability.jsonl`` in the folder.
     """
     with (
         closing(MetricLog(folder / "metrics.jsonl", _say)) as online,
         closing(MetricLog(folder / "stability.jsonl", _say)) as stability,
     ):
-        return _Pass(parts, budget, online, stability).run(progress)
+        return _Measurement(parts, budget, online, stability).run(progress)
 
 
-class _Pass:
+class _Measurement:
+    """The state of one pass over the stream."""
+
     def __init__(
         self, parts: Parts, budget: Budget, online: MetricLog, stability: MetricLog
     ) -> None:
         self.parts, self.loop = parts, parts.loop
-        stream = cast(Tested, parts.stream)
+        stream = cast(TaskStream, parts.stream)
         self.total = len(parts.stream)
         self.begins = [*stream.begins, (self.total, -1)]
         self.order = list(dict.fromkeys(task for _, task in stream.begins))
@@ -105,14 +113,14 @@ class _Pass:
         self.curves = Curves()
         self.events: list[int] = []
         self.accuracy: list[list[float | None]] = []
-        self.begun = 0  # of the tasks in order
-        self.task = self.order[0]  # that is learned
-        self.seconds = 0.0  # of learning, evaluations left out
+        self.begun = 0  # number of tasks in order that have begun
+        self.task = self.order[0]  # the current one
+        self.seconds = 0.0  # time of learning, without evaluations
         self.online, self.stability = online, stability
         self.buffer_stats = BufferStats(self.loop.learner)
 
     def run(self, progress: Progress) -> dict[str, Any]:
-        untrained = self._all() if self.domain_incremental else None
+        untrained = self._accuracies() if self.domain_incremental else None
         for (start, task), (stop, _) in pairwise(self.begins):
             known = self.order.index(task)
             first = math.nan if untrained is None else untrained[task]
@@ -134,10 +142,10 @@ class _Pass:
             self._evaluate(ended=True)
             progress(self.loop.events, self.total)
         self.loop.learner.verify()
-        return self._found()
+        return self._result()
 
     def _batches(self, stop: int) -> Iterator[Batch]:
-        """Micro-batches of the rest of a phase; the last is as short as it comes out."""
+        """Yield the micro-batches of the rest of a phase; the last may be shorter."""
 
         def blocks() -> Iterator[Batch]:
             at = self.loop.events
@@ -149,31 +157,35 @@ class _Pass:
 
         return self.parts.source.batches(blocks())
 
-    def _all(self) -> Array:
-        """(tasks,) accuracy on each task as of now; those to come too where that means anything,
-        NaN where it does not."""
+    def _accuracies(self) -> Array:
+        """Return the accuracy on each task now, (tasks,).
+
+        Future tasks are NaN, except in a domain-incremental stream.
+        """
         learner = self.loop.learner
         codes = {name: code for code, name in enumerate(learner.classes)}
-        found = np.full(len(self.tests), np.nan)
+        accuracy = np.full(len(self.tests), np.nan)
         for task in range(len(self.tests)) if self.domain_incremental else self._begun():
             test = self.tests[task]
             y = np.array([codes.get(name, -2) for name in test.names])[test.y]
-            question = self._seen(test.question)
-            values = [learner.predict(part).value for part in question.micro_batches(_AT_ONCE)]
-            found[task] = float(np.mean(np.concatenate(values) == y))
-        return found
+            question = self._transform(test.question)
+            values = [learner.predict(part).value for part in question.micro_batches(_BATCH)]
+            accuracy[task] = float(np.mean(np.concatenate(values) == y))
+        return accuracy
 
     def _begun(self) -> list[int]:
+        """Return the tasks that have begun, in order."""
         return self.order[: self.begun]
 
-    def _seen(self, question: Batch) -> Batch:
-        """As the learner would see it in the stream now."""
+    def _transform(self, question: Batch) -> Batch:
+        """Return the events as the operators of the stream show them to the learner now."""
         for operator in self.loop.operators:
             question = operator.view(question)
         return question
 
     def _evaluate(self, ended: bool) -> None:
-        accuracy = self._all()
+        """Evaluate all tasks and write a row of metrics; ``ended``: at the end of a phase."""
+        accuracy = self._accuracies()
         events = self.loop.events
         self.curves.add(events, accuracy[self.order], ended)
         self.events.append(events)
@@ -182,17 +194,17 @@ class _Pass:
         system = {"system/events_per_s": events / max(self.seconds, 1e-9)}
         memory, _ = self.buffer_stats.read()
         self.online.write(events, {**self.loop.results(), **memory, **system})
-        self.inside = self._inside()
-        self.stability.write(events, self.curves.results().named() | self.inside)
+        self.network = self._network()
+        self.stability.write(events, self.curves.results().named() | self.network)
 
-    def _inside(self) -> dict[str, float]:
-        """The plasticity of the network, on test events of the task that is learned."""
-        question = self.tests[self.task].question[:_LOOKED_INTO]
-        return plasticity(self.loop.learner, self._seen(question))
+    def _network(self) -> dict[str, float]:
+        """Return the plasticity of the network on test events of the current task."""
+        question = self.tests[self.task].question[:_PLASTICITY_ROWS]
+        return plasticity(self.loop.learner, self._transform(question))
 
-    def _found(self) -> dict[str, Any]:
+    def _result(self) -> dict[str, Any]:
         learner, loop = self.loop.learner, self.loop
-        continual = self.curves.results().named() | self.inside
+        continual = self.curves.results().named() | self.network
         matrix = np.full((len(self.curves.matrix), len(self.tests)), np.nan)
         matrix[:, self.order] = self.curves.matrix
         return {
@@ -211,9 +223,11 @@ class _Pass:
         }
 
 
-def _test(test: Batch, most: int | None, segments: bool) -> _Test:
-    """At most so many test events of a task, the same each time, in their order, as a learner may
-    see them: without labels, without names of classes, and none that it could write to."""
+def _test(test: Batch, most: int | None, segments: bool) -> _TaskTest:
+    """Return test events of a task as a learner may see them: unlabelled and read-only.
+
+    Of more than ``most`` events a fixed random choice is taken, in order.
+    """
     if most is not None and len(test) > most:
         rows = np.random.default_rng(0).choice(len(test), most, replace=False)
         test = test.take(np.sort(rows))
@@ -221,7 +235,7 @@ def _test(test: Batch, most: int | None, segments: bool) -> _Test:
     if isinstance(test.x, np.ndarray):
         test.x.flags.writeable = False
     question = replace(test, y=None, segment=test.segment if segments else None, classes=())
-    return _Test(question, test.y, test.classes)
+    return _TaskTest(question, test.y, test.classes)
 
 
 def _jsonable(values: Array) -> list[float | None]:

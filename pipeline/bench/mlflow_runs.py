@@ -16,38 +16,39 @@ from pipeline.tracking.mlflow_delivery import Tracker, TrackError, check, descri
 from pipeline.training.callback import Say
 
 
-class Tracking:
-    """Makes of each cell of a bench one run: curves, settings, and its result as an artifact.
-
-    Raises ``TrackError`` where it cannot work on this machine; contacts nobody.
+class CellTracker:
+    """Logs each cell of a bench as a run: curves, settings, and the result as an artifact.
 
     Args:
-        uri: of MLflow.
+        uri: tracking URI of MLflow.
         out: folder of the bench.
+
+    Raises ``TrackError`` for a URI that cannot work on this machine; no server is contacted.
     """
 
     def __init__(self, uri: str, out: Path) -> None:
         try:
             check(TrackConfig(uri=uri))
         except ValidationError as error:
-            wanted = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise TrackError(f"--track: {wanted}") from None
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise TrackError(f"--track: {problem}") from None
         self.uri = uri
         self.out = out
 
-    def tell(self, cell: Cell, loaded: LoadedJob, say: Say) -> None:
-        """Tells MLflow of a cell that is done, unless it has been told all."""
+    def log(self, cell: Cell, loaded: LoadedJob, say: Say) -> None:
+        """Log a finished cell, unless its run is complete already."""
         folder = self.out / cell.folder
-        if self._told(folder):
+        if self._is_logged(folder):
             return
         config = TrackConfig(uri=self.uri, experiment=f"bench {cell.scenario}")
-        about = describe(loaded.values())
-        marked = {**tags(loaded.folder), "scenario": cell.scenario, "learner": cell.learner}
-        tracker = Tracker(config, folder, loaded.job.name, about, marked, say, share=1.0)
+        params = describe(loaded.values())
+        run_tags = {**tags(loaded.folder), "scenario": cell.scenario, "learner": cell.learner}
+        tracker = Tracker(config, folder, loaded.job.name, params, run_tags, say, share=1.0)
         tracker.start()
         tracker.close("FINISHED", [folder / RESULT])
 
-    def _told(self, folder: Path) -> bool:
+    def _is_logged(self, folder: Path) -> bool:
+        """Return whether MLflow has a finished run of the cell in this folder."""
         uri = absolute(self.uri)
         try:
             record = Record.read(folder / TRACK_RECORD)
@@ -59,5 +60,5 @@ class Tracking:
         try:
             client = import_module("mlflow.tracking").MlflowClient(uri, uri)
             return bool(client.get_run(record.run_id).info.status == "FINISHED")
-        except Exception:  # it is away, or the run is deleted: the tracker tells
+        except Exception:  # server away or run deleted: the tracker reports it
             return False

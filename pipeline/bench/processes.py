@@ -1,4 +1,4 @@
-"""Work for several processes, none of which outlives whoever began them."""
+"""Work in several processes, which end with the process that started them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,28 @@ R = TypeVar("R")
 
 
 class ProcessDiedError(Exception):
-    """A process ended in the midst of its work."""
+    """A worker process died during its work."""
 
 
-def in_processes(work: Callable[[T], R], things: Sequence[T], workers: int) -> Generator[R]:
-    """What ``work`` gives of each thing, as it comes, from so many processes at most.
+def in_processes(work: Callable[[T], R], items: Sequence[T], workers: int) -> Generator[R]:
+    """Yield the result of ``work`` for each item, in order of completion.
 
-    They leave at once where this one dies, of whatever, where work of one of them fails, and where
-    the generator is closed. Ctrl-C is for this process alone. Raises what ``work`` raises, and
-    ``ProcessDiedError`` where a process dies.
+    The workers exit at once when this process dies, when an item fails, and when the generator is
+    closed. They ignore Ctrl-C, which this process handles.
+
+    Args:
+        work: a function that can be pickled.
+        items: its arguments.
+        workers: largest number of processes.
+
+    Raises what ``work`` raises, and ``ProcessDiedError`` where a worker dies.
     """
     context = get_context("spawn")  # a fork of a process that has used torch's threads may hang
     reader, writer = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(workers, len(things)), context, _leave_with, (reader,))
+    pool = ProcessPoolExecutor(min(workers, len(items)), context, _exit_with, (reader,))
     try:
-        with _undisturbed():
-            running = [pool.submit(work, thing) for thing in things]
+        with _sigint_blocked():
+            running = [pool.submit(work, item) for item in items]
         for done in as_completed(running):
             yield done.result()
     except BrokenProcessPool:
@@ -51,8 +57,8 @@ def in_processes(work: Callable[[T], R], things: Sequence[T], workers: int) -> G
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A process that is begun meanwhile never hears of Ctrl-C; this one does, afterwards."""
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT: processes started meanwhile inherit that; this process gets it afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -60,8 +66,8 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave_with(reader: Connection) -> None:
-    """Ends this process when the other end of the pipe is closed, or its owner is dead."""
+def _exit_with(reader: Connection) -> None:
+    """Exit when the other end of the pipe is closed, as when its owner dies."""
 
     def wait() -> None:
         reader.poll(None)

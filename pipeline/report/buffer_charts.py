@@ -1,4 +1,4 @@
-"""The figures of a report on what is remembered, and on how fast what was seen once is not."""
+"""The figures of a report on the replay buffer and on once-seen events."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from pipeline.evaluation.retention import wilson
 from pipeline.report.charts import CELLS
 from pipeline.report.histograms import Histogram
 from pipeline.report.plotting import BLUE, GREEN, VERMILLION, over_events, style
-from pipeline.report.run_data import Since
+from pipeline.report.run_data import OnceSeenBin
 from streams.core.batch import Array
 
-_FITTED = {
+_FITS = {
     "power": ("power law", VERMILLION, "solid"),
     "exponential": ("exponential", GREEN, "dash"),
 }
 
 
-def spread(found: Histogram, title: str) -> go.Figure | None:
-    """A histogram (y) as the run went on (x): the darker, the larger the share of that moment. Its
-    y axis is logarithmic but where all lies within 0 and 1. None where nothing was counted."""
-    chosen = np.arange(len(found.events))
+def histogram(values: Histogram, title: str) -> go.Figure | None:
+    """Draw a histogram (y) over the run (x); a darker cell is a larger share of its column.
+
+    The y axis is logarithmic unless all values are between 0 and 1. Returns None for no values.
+    """
+    chosen = np.arange(len(values.events))
     if len(chosen) > CELLS:
         chosen = np.unique(np.linspace(0, len(chosen) - 1, CELLS).round().astype(int))
-    events, counts = found.events[chosen], found.counts[chosen]
+    events, counts = values.events[chosen], values.counts[chosen]
     whole = counts.sum(1, keepdims=True)
     if not whole.any():
         return None
     share = np.divide(counts, whole, out=np.full_like(counts, np.nan), where=whole > 0)
-    edges, share = _filled(found, share)
+    edges, share = _fill_gaps(values, share)
     figure = go.Figure(
         go.Heatmap(
             x=[0.0, *events.tolist()],
@@ -66,19 +68,19 @@ def spread(found: Histogram, title: str) -> go.Figure | None:
     return figure
 
 
-def _filled(found: Histogram, share: Array) -> tuple[Array, Array]:
-    """Edges (k + 1,) without a gap, and shares (n, k), NaN where nothing was ever counted."""
-    edges = np.unique(np.concatenate([found.low, found.high]))
-    column = np.searchsorted(edges, found.low)
+def _fill_gaps(values: Histogram, share: Array) -> tuple[Array, Array]:
+    """Return edges (k + 1,) without gaps, and shares (n, k), NaN in the bins that were missing."""
+    edges = np.unique(np.concatenate([values.low, values.high]))
+    column = np.searchsorted(edges, values.low)
     filled = np.full((len(share), len(edges) - 1), np.nan)
     filled[:, column] = share
     return edges, filled
 
 
-def fading(since: Sequence[Since]) -> go.Figure | None:
-    """Accuracy on once-seen events against the updates since (logarithmic), with 95% intervals and
-    what fits it; None where nothing was asked an update later or more."""
-    later = [answers for answers in since if answers.first and answers.asked]
+def once_seen(bins: Sequence[OnceSeenBin]) -> go.Figure | None:
+    """Draw accuracy on once-seen events against the updates since (logarithmic), with 95%
+    intervals and fitted curves; return None without answers after at least one update."""
+    later = [answers for answers in bins if answers.first and answers.asked]
     if not later:
         return None
     x = [answers.since for answers in later]
@@ -103,12 +105,12 @@ def fading(since: Sequence[Since]) -> go.Figure | None:
             name="once-seen events",
         )
     )
-    for fit in fitted(since) or ():
-        name, colour, dash = _FITTED[fit.kind]
+    for fit in fit_curves(bins) or ():
+        name, colour, dash = _FITS[fit.kind]
         grid = np.geomspace(min(x), max(x), 200)
         line = {"color": colour, "dash": dash, "width": 1.5}
-        drawn = {"x": grid.tolist(), "y": fit.at(grid).tolist(), "line": line, "mode": "lines"}
-        figure.add_trace(go.Scatter(**drawn, name=f"{name}: {told(fit)}", hoverinfo="skip"))
+        trace = {"x": grid.tolist(), "y": fit.at(grid).tolist(), "line": line, "mode": "lines"}
+        figure.add_trace(go.Scatter(**trace, name=f"{name}: {formula(fit)}", hoverinfo="skip"))
     style(figure, 360)
     figure.update_xaxes(
         title_text="updates of the model since it was learned",
@@ -122,15 +124,15 @@ def fading(since: Sequence[Since]) -> go.Figure | None:
     return figure
 
 
-def fitted(since: Sequence[Since]) -> tuple[Fit, Fit] | None:
-    """The best power law and the best exponential, of all but what was asked before any update."""
-    later = [answers for answers in since if answers.first and answers.asked]
+def fit_curves(bins: Sequence[OnceSeenBin]) -> tuple[Fit, Fit] | None:
+    """Return the best power law and the best exponential, without the bin of 0 updates."""
+    later = [answers for answers in bins if answers.first and answers.asked]
     t, right, asked = np.array([(a.since, a.right, a.asked) for a in later]).reshape(-1, 3).T
     return fits(t, right / asked, error(right, asked))
 
 
-def told(fit: Fit) -> str:
-    """The formula of a fit."""
+def formula(fit: Fit) -> str:
+    """Return the formula of a fit."""
     if fit.kind == "power":
         return f"{fit.scale:.3f} t^-{fit.rate:.3g}"
     if not fit.rate:

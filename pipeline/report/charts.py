@@ -1,6 +1,6 @@
-"""The figures of a report: pure functions from what was found in a folder to a plotly figure.
+"""The figures of a report: pure functions from the data of a folder to a plotly figure.
 
-What has a scale is drawn in viridis, which reads the same to the colour-blind, and in grey.
+Heat maps use viridis, which colour-blind readers and greyscale prints show alike.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from pipeline.report.run_data import Curve, Evaluation, Mark, Result
 from streams.core.batch import Array
 
 CELLS = 200
-"""Rows of a heat map at most, and columns."""
+"""Largest number of rows of a heat map, and of columns."""
 
 
-class Painted(NamedTuple):
+class HeatMap(NamedTuple):
     """The scores of all segments at all evaluations, on a grid.
 
     Attributes:
-        x: (c + 1,) edges, events seen: column i ends with the evaluation that it is of.
+        x: (c + 1,) edges, events seen; column i ends at its evaluation.
         y: (r + 1,) edges, events of the stream.
-        score: (r, c), NaN where no segment lay.
-        text: (r, c) for whoever points at a cell.
+        score: (r, c) score, NaN outside all segments.
+        text: (r, c) hover text.
     """
 
     x: Array
@@ -53,10 +53,16 @@ class Painted(NamedTuple):
     text: list[list[str]]
 
 
-def paint(evaluations: Sequence[Evaluation], cells: int = CELLS) -> Painted:
-    """Segments as rectangles of a grid. Its rows are as fine as the segments were before any two
-    became one; where those are more than ``cells``, so many of equal height. ``evaluations`` is
-    not empty; of more than ``cells`` an even choice is taken, with the first and the last."""
+def paint(evaluations: Sequence[Evaluation], cells: int = CELLS) -> HeatMap:
+    """Draw segments as rectangles on a grid of at most ``cells`` rows and columns.
+
+    The rows are the segments before merges, or ``cells`` rows of equal height. Of more than
+    ``cells`` evaluations an even choice is taken, with the first and the last.
+
+    Args:
+        evaluations: at least one.
+        cells: largest number of rows and columns.
+    """
     if len(evaluations) > cells:
         chosen = np.linspace(0, len(evaluations) - 1, cells).round().astype(int)
         evaluations = [evaluations[i] for i in chosen]
@@ -72,19 +78,18 @@ def paint(evaluations: Sequence[Evaluation], cells: int = CELLS) -> Painted:
     text = [[""] * len(evaluations) for _ in middle]
     for column, evaluation in enumerate(evaluations):
         for s in evaluation.segments:
-            told = (
+            label = (
                 f"events {s.begin:,} to {s.end:,}<br>after {evaluation.events:,} events<br>"
                 f"{s.score:.3f} ({s.low:.3f} to {s.high:.3f})<br>{s.probes:,} probes"
             )
             for row in np.flatnonzero((middle >= s.begin) & (middle < s.end)).tolist():
                 score[row, column] = s.score
-                text[row][column] = told
-    return Painted(x, y, score, text)
+                text[row][column] = label
+    return HeatMap(x, y, score, text)
 
 
 def online(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Figure | None:
-    """How well events were predicted before they were learned, beside the no-change baseline and
-    what was served; None where nothing was scored."""
+    """Draw the online score, the no-change baseline and the served score; None without any."""
     measure = "accuracy" if "online/accuracy_window" in curves else "mae"
     lines = _lines(
         curves,
@@ -97,8 +102,7 @@ def online(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Figure
 
 
 def stability(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Figure | None:
-    """Forgetting with its band, and beside it the worst that accuracy came to; None where nothing
-    was measured."""
+    """Draw forgetting with its band, and worst-case accuracies; None without any."""
     forgetting = []
     if "stability/forgetting" in curves:
         band = [curves.get(f"stability/forgetting_{side}") for side in ("low", "high")]
@@ -119,8 +123,7 @@ def stability(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Fig
 def segments(
     evaluations: Sequence[Evaluation], marks: Sequence[Mark] = (), measure: str = "accuracy"
 ) -> go.Figure | None:
-    """The score on each stretch of the stream (y) as the run went on (x); None where nothing was
-    evaluated."""
+    """Draw the score on each segment of the stream (y) over the run (x); None without any."""
     scores = [s.score for evaluation in evaluations for s in evaluation.segments]
     if np.isnan(scores).all():
         return None
@@ -141,7 +144,7 @@ def segments(
     )
     style(figure, 420)
     over_events(figure, "evaluated after (events)")
-    figure.update_yaxes(title_text="stretch of the stream (events)", tickformat="~s")
+    figure.update_yaxes(title_text="segment of the stream (events)", tickformat="~s")
     draw_marks(figure, marks, 1)
     figure.update_layout(
         margin_t=60 if marks else 36,
@@ -151,8 +154,8 @@ def segments(
 
 
 def retention(evaluation: Evaluation, measure: str = "accuracy") -> go.Figure | None:
-    """The score against the time since a segment ended, at one evaluation, with 95% intervals; None
-    where no score is known."""
+    """Draw the score of each segment against its age at one evaluation, with 95% intervals; None
+    without any."""
     known = [s for s in evaluation.segments if not math.isnan(s.score)]
     if not known:
         return None
@@ -180,13 +183,13 @@ def retention(evaluation: Evaluation, measure: str = "accuracy") -> go.Figure | 
     )
     style(figure, 320)
     over_events(figure, "age of the segment (events since it ended)")
-    figure.update_xaxes(rangemode="normal")  # room for the bar of the one that runs
+    figure.update_xaxes(rangemode="normal")  # room for the error bar at age 0
     figure.update_yaxes(title_text=measure)
     return figure
 
 
 def plasticity(curves: Mapping[str, Curve]) -> go.Figure | None:
-    """What the network still has to learn with; None where it was not measured."""
+    """Draw the plasticity of the network; None where it was not measured."""
     return _row(
         curves,
         ("plasticity/dormant_units", "dormant units (share)", VERMILLION),
@@ -196,7 +199,7 @@ def plasticity(curves: Mapping[str, Curve]) -> go.Figure | None:
 
 
 def system(curves: Mapping[str, Curve]) -> go.Figure | None:
-    """What the machine did; None where it was not measured."""
+    """Draw throughput, memory and freshness; None where they were not measured."""
     return _row(
         curves,
         ("system/events_per_s", "events per second", BLUE),
@@ -206,8 +209,8 @@ def system(curves: Mapping[str, Curve]) -> go.Figure | None:
 
 
 def anytime(results: Sequence[Result]) -> go.Figure | None:
-    """Mean accuracy over the tasks evaluated, as the stream went by: for each learner the mean over
-    its seeds, and a band of one standard deviation. None where nothing was evaluated."""
+    """Draw mean accuracy over the evaluated tasks against events: for each learner the mean over
+    seeds with a band of one standard deviation. None without evaluations."""
     lines = []
     for i, (learner, runs) in enumerate(by_learner(results).items()):
         curves = [_known(run) for run in runs]
@@ -215,20 +218,20 @@ def anytime(results: Sequence[Result]) -> go.Figure | None:
         if not curves:
             continue
         grid = np.unique(np.concatenate([curve.steps for curve in curves]))
-        drawn = np.stack([np.interp(grid, *curve, np.nan, np.nan) for curve in curves])
-        mean, std = mean_std(drawn)
+        values = np.stack([np.interp(grid, *curve, np.nan, np.nan) for curve in curves])
+        mean, std = mean_std(values)
         low, high = (
             (Curve(grid, mean - std), Curve(grid, mean + std)) if len(runs) > 1 else (None,) * 2
         )
         dash = DASHES[i // len(PALETTE) % len(DASHES)]
         colour = PALETTE[i % len(PALETTE)]
         lines.append(Line(Curve(grid, mean), learner, colour, dash, low, high))
-    height = 340 + 24 * (len(lines) // 6)  # the legend takes more lines
+    height = 340 + 24 * (len(lines) // 6)  # lines of the legend
     return side_by_side([("accuracy over tasks", lines)], (), height) if lines else None
 
 
 def forgetting(results: Sequence[Result]) -> go.Figure | None:
-    """A bar for each learner: mean and standard deviation over seeds; None where none has any."""
+    """Draw forgetting by learner: mean and standard deviation over seeds; None without any."""
     names, means, stds = [], [], []
     for learner, runs in by_learner(results).items():
         values = np.array([[run.metrics.get("forgetting", np.nan)] for run in runs])
@@ -261,13 +264,13 @@ def forgetting(results: Sequence[Result]) -> go.Figure | None:
 
 
 def matrices(results: Sequence[Result], across: int = 3) -> go.Figure | None:
-    """For each learner the accuracy on each task (x) at the end of each phase (y), mean over seeds;
-    None where there is none."""
+    """Draw for each learner the accuracy on each task (x) at the end of each phase (y), mean over
+    seeds; None without any."""
     groups = {
         learner: [run.matrix for run in runs if run.matrix.size]
         for learner, runs in by_learner(results).items()
     }
-    groups = {learner: found for learner, found in groups.items() if found}
+    groups = {learner: matrices for learner, matrices in groups.items() if matrices}
     if not groups:
         return None
     down = math.ceil(len(groups) / across)
@@ -275,10 +278,10 @@ def matrices(results: Sequence[Result], across: int = 3) -> go.Figure | None:
     figure = make_subplots(
         down, across, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.32 / down
     )
-    for i, found in enumerate(groups.values()):
-        shape = np.max([matrix.shape for matrix in found], axis=0)
-        stacked = np.full((len(found), *shape), np.nan)
-        for k, matrix in enumerate(found):
+    for i, matrices in enumerate(groups.values()):
+        shape = np.max([matrix.shape for matrix in matrices], axis=0)
+        stacked = np.full((len(matrices), *shape), np.nan)
+        for k, matrix in enumerate(matrices):
             stacked[k, : matrix.shape[0], : matrix.shape[1]] = matrix
         mean, _ = mean_std(stacked)
         heat = go.Heatmap(
@@ -290,11 +293,11 @@ def matrices(results: Sequence[Result], across: int = 3) -> go.Figure | None:
             hovertemplate="task %{x} after phase %{y}: %{z:.3f}<extra></extra>",
             hoverongaps=False,
         )
-        where = {"row": i // across + 1, "col": i % across + 1}
-        figure.add_trace(heat, **where)
-        figure.update_xaxes(title_text="task", dtick=_tick(shape[1]), showgrid=False, **where)
+        cell = {"row": i // across + 1, "col": i % across + 1}
+        figure.add_trace(heat, **cell)
+        figure.update_xaxes(title_text="task", dtick=_tick(shape[1]), showgrid=False, **cell)
         figure.update_yaxes(
-            title_text="after phase", dtick=_tick(shape[0]), autorange="reversed", **where
+            title_text="after phase", dtick=_tick(shape[0]), autorange="reversed", **cell
         )
     style(figure, 60 + 270 * down)
     figure.update_yaxes(showgrid=False)
@@ -305,7 +308,7 @@ def matrices(results: Sequence[Result], across: int = 3) -> go.Figure | None:
 
 
 def by_learner(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results of each learner, in the order in which learners first come."""
+    """Group results by learner, in order of first appearance."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.learner, []).append(result)
@@ -313,8 +316,10 @@ def by_learner(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def mean_std(values: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation (of a sample) over the first axis, of what is not NaN: NaN where
-    there is nothing, and without a spread where there is one value."""
+    """Return mean and sample standard deviation over the first axis, without NaN values.
+
+    Both are NaN without values, and the deviation is NaN for one value.
+    """
     known = ~np.isnan(values)
     count = known.sum(0)
     some = np.where(count, count, np.nan)
@@ -324,7 +329,7 @@ def mean_std(values: Array) -> tuple[Array, Array]:
 
 
 def _known(run: Result) -> Curve:
-    """Mean accuracy over the tasks that were evaluated, where any was."""
+    """Return the mean accuracy over the evaluated tasks, as a curve over events."""
     mean, _ = mean_std(run.accuracy.T)
     known = ~np.isnan(mean) & ~np.isnan(run.events)
     order = np.argsort(run.events[known], kind="stable")
@@ -332,6 +337,7 @@ def _known(run: Result) -> Curve:
 
 
 def _lines(curves: Mapping[str, Curve], *wanted: tuple[str, str, str, str]) -> list[Line]:
+    """Return the lines of those metrics that a run has: metric, name, colour and dash."""
     return [
         Line(curves[metric], name, colour, dash)
         for metric, name, colour, dash in wanted
@@ -340,7 +346,7 @@ def _lines(curves: Mapping[str, Curve], *wanted: tuple[str, str, str, str]) -> l
 
 
 def _row(curves: Mapping[str, Curve], *wanted: tuple[str, str, str]) -> go.Figure | None:
-    """A panel for each metric that there is."""
+    """Draw a panel for each of the metrics that a run has: metric, title and colour."""
     panels = [
         (title, [Line(curves[metric], title, colour)])
         for metric, title, colour in wanted
@@ -350,9 +356,9 @@ def _row(curves: Mapping[str, Curve], *wanted: tuple[str, str, str]) -> go.Figur
 
 
 def _bar(title: str) -> dict[str, Any]:
-    """A colour bar."""
-    told = {"text": title, "side": "right", "font": {"size": 13}}
-    return {"title": told, "thickness": 14, "outlinewidth": 0}
+    """Return the settings of a colour bar."""
+    title_text = {"text": title, "side": "right", "font": {"size": 13}}
+    return {"title": title_text, "thickness": 14, "outlinewidth": 0}
 
 
 def _tick(count: int) -> int:

@@ -1,4 +1,4 @@
-"""Histograms over a run, out of rows where ``NAME/LOW:HIGH`` counts
+"""Histograms over a run, read from rows with the counts ``NAME/LOW:HIGH``
 (``pipeline/evaluation/buffer_stats.py``)."""
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from streams.core.batch import Array
 
 
 class Histogram(NamedTuple):
-    """How values were spread as the run went on.
+    """The distribution of values over a run.
 
     Attributes:
         events: (n,) events seen.
-        low: (k,) where each bin begins, in order.
-        high: (k,) where it ends: where the next begins, or before.
-        counts: (n, k).
+        low: (k,) lower ends of the bins, in order.
+        high: (k,) upper ends; the next bin begins there or later.
+        counts: (n, k) number of values.
     """
 
     events: Array
@@ -30,24 +30,25 @@ class Histogram(NamedTuple):
 
 
 def histograms(rows: Iterable[Row]) -> dict[str, Histogram]:
-    """By name; what is no bin is passed over."""
-    found: dict[str, dict[tuple[float, float], dict[int, float]]] = {}
+    """Return the histograms by name; entries that are not bins are ignored."""
+    by_name: dict[str, dict[tuple[float, float], dict[int, float]]] = {}
     for row in rows:
         for key, count in row.metrics.items():
             name, _, bounds = key.rpartition("/")
             low, _, high = bounds.partition(":")
             with suppress(ValueError):
-                bins = found.setdefault(name, {})
+                bins = by_name.setdefault(name, {})
                 bins.setdefault((float(low), float(high)), {})[row.step] = count
-    return {name: _histogram(bins) for name, bins in found.items() if bins}
+    return {name: _histogram(bins) for name, bins in by_name.items() if bins}
 
 
 def _histogram(bins: dict[tuple[float, float], dict[int, float]]) -> Histogram:
+    """Return the histogram of counts by bin and events."""
     bounds, events = sorted(bins), sorted({step for counts in bins.values() for step in counts})
-    place = {step: i for i, step in enumerate(events)}
+    row = {step: i for i, step in enumerate(events)}
     counts = np.zeros((len(events), len(bounds)))
     for k, bound in enumerate(bounds):
         for step, count in bins[bound].items():
-            counts[place[step], k] = count
+            counts[row[step], k] = count
     low, high = np.array(bounds).T
     return Histogram(np.array(events, np.float64), low, high, counts)

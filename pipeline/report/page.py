@@ -1,6 +1,6 @@
-"""One page of HTML that needs nothing but itself: style, figures and plotly.js stand in it.
+"""A self-contained HTML page: style, figures and plotly.js are part of it.
 
-Whatever text is given is escaped here. The page tells the browser to fetch nothing from anywhere.
+All text is escaped here. The content security policy of the page forbids any request.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margi
 dt { font-weight: 600; } dd { margin: 0; color: #444; }
 """
 _DRAW = """
-for (const told of document.querySelectorAll('script[type="application/json"]')) {
-  const figure = JSON.parse(told.textContent);
-  Plotly.newPlot(told.previousElementSibling, figure.data, figure.layout,
+for (const source of document.querySelectorAll('script[type="application/json"]')) {
+  const figure = JSON.parse(source.textContent);
+  Plotly.newPlot(source.previousElementSibling, figure.data, figure.layout,
     {responsive: true, displaylogo: false, displayModeBar: "hover",
      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]});
 }
@@ -54,7 +54,7 @@ for (const told of document.querySelectorAll('script[type="application/json"]'))
 
 
 class Tile(NamedTuple):
-    """A headline number: what it is, its value, and what to hold beside it."""
+    """A headline number with its title and a note."""
 
     title: str
     value: str
@@ -62,11 +62,11 @@ class Tile(NamedTuple):
 
 
 class Page:
-    """Parts are added from top to bottom; ``html`` gives the whole.
+    """A page; parts are added from top to bottom, and ``html`` returns the whole.
 
     Args:
-        title: of the page.
-        note: a line below it.
+        title: title of the page.
+        note: line below the title.
     """
 
     def __init__(self, title: str, note: str) -> None:
@@ -74,16 +74,17 @@ class Page:
         self._parts = [f"<header><h1>{escape(title)}</h1><p>{escape(note)}</p></header>"]
 
     def section(self, title: str, note: str = "") -> None:
-        """Begins a section."""
+        """Begin a section."""
         self._parts.append(f"<h2>{escape(title)}</h2>")
         if note:
             self.note(note)
 
     def note(self, text: str) -> None:
-        """Adds a line of text."""
+        """Add a line of text."""
         self._parts.append(f"<p>{escape(text)}</p>")
 
     def tiles(self, tiles: Sequence[Tile]) -> None:
+        """Add a row of tiles."""
         boxes = "".join(
             f'<div class="tile"><span>{escape(t.title)}</span><b>{escape(t.value)}</b>'
             f"<span>{escape(t.note)}</span></div>"
@@ -92,7 +93,7 @@ class Page:
         self._parts.append(f'<div class="tiles">{boxes}</div>')
 
     def figure(self, figure: Any) -> None:
-        """Adds a plotly figure; its JSON holds no ``<``, whatever its texts."""
+        """Add a plotly figure; plotly escapes ``<`` in its JSON."""
         height = int(figure.layout.height)
         self._parts.append(
             f'<div class="plot" style="height:{height}px"></div>'
@@ -100,7 +101,7 @@ class Page:
         )
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Adds a table of names and values, in two halves side by side."""
+        """Add a table of names and values, in two columns."""
         rows = [f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in pairs]
         half = (len(rows) + 1) // 2
         tables = "".join(
@@ -113,12 +114,12 @@ class Page:
         columns: Sequence[str],
         groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]]],
     ) -> None:
-        """Adds a table of numbers.
+        """Add a table of numbers.
 
         Args:
-            columns: heads, the first of the names of the rows.
-            groups: title and rows of each: a name, and for each other column a value and what
-                stands small below it.
+            columns: headings, the first for the names of the rows.
+            groups: title and rows of each group. A row is a name, and for each other column a
+                value and a small text below it.
         """
         head = "".join(f"<th>{escape(column)}</th>" for column in columns)
         body = []
@@ -135,13 +136,14 @@ class Page:
             f"<tbody>{''.join(body)}</tbody></table></div>"
         )
 
-    def words(self, words: Sequence[tuple[str, str]], more: Sequence[str]) -> None:
-        """Adds the footer: what words mean, and the pages of the documentation that say more."""
-        told = "".join(f"<dt>{escape(word)}</dt><dd>{escape(what)}</dd>" for word, what in words)
+    def glossary(self, terms: Sequence[tuple[str, str]], more: Sequence[str]) -> None:
+        """Add the footer: definitions of terms, and pages of the documentation."""
+        entries = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in terms)
         pages = ", ".join(f"<code>{escape(page)}</code>" for page in more)
-        self._parts.append(f"<footer><dl>{told}</dl><p>More: {pages}</p></footer>")
+        self._parts.append(f"<footer><dl>{entries}</dl><p>More: {pages}</p></footer>")
 
     def html(self) -> str:
+        """Return the page as HTML."""
         from plotly.offline import get_plotlyjs
 
         return (

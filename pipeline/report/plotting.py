@@ -1,7 +1,7 @@
-"""How figures are drawn: the palette, curves with bands in panels, marks, and one look for all.
+"""Drawing of figures: the palette, curves with bands in panels, marks, and one common style.
 
-Colours are those of Okabe and Ito (2008), which the colour-blind tell apart. Text from files is
-escaped: plotly takes its texts for a kind of HTML.
+The colours are those of Okabe and Ito (2008), for colour-blind readers. Text from files is escaped:
+plotly reads its texts as a kind of HTML.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.report.run_data import Curve, Mark
 from streams.core.batch import Array, Ints
 
 POINTS = 2000
-"""Points of a curve at most."""
+"""Largest number of points of a curve."""
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY = PALETTE = (
     "#0072B2",
     "#D55E00",
@@ -31,12 +31,12 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY = PALETTE = (
 )
 DASHES = ("solid", "dash", "dot", "dashdot")
 _MARKS = {"drift": ("#222222", "dash"), "alert": ("#882255", "dot")}
-_MARKED = 100  # lines of each kind: more are no longer told apart
+_MAX_MARKS = 100  # lines of each kind: more cannot be distinguished
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 
 class Line(NamedTuple):
-    """A curve as it is drawn, with a band between the curves ``low`` and ``high``."""
+    """A curve with its style, and a band between the curves ``low`` and ``high``."""
 
     curve: Curve
     name: str
@@ -47,8 +47,8 @@ class Line(NamedTuple):
 
 
 def thin(values: Array, limit: int = POINTS) -> Ints:
-    """Which points of a curve (n,) to draw, ``limit`` at most: the first, the last, and the
-    smallest and the largest of each of so many stretches of equal length."""
+    """Return the indices of at most ``limit`` points of a curve (n,) to draw: the first, the last,
+    and the smallest and largest of each of several parts of equal length."""
     n = len(values)
     if n <= limit:
         return np.arange(n)
@@ -56,17 +56,17 @@ def thin(values: Array, limit: int = POINTS) -> Ints:
     rows = math.ceil(n / size)
     padded = np.full(rows * size, np.nan)
     padded[:n] = values
-    stretches = padded.reshape(rows, size)
+    parts = padded.reshape(rows, size)
     starts = np.arange(rows) * size
-    smallest = np.where(np.isnan(stretches), np.inf, stretches).argmin(1)
-    largest = np.where(np.isnan(stretches), -np.inf, stretches).argmax(1)
+    smallest = np.where(np.isnan(parts), np.inf, parts).argmin(1)
+    largest = np.where(np.isnan(parts), -np.inf, parts).argmax(1)
     return np.unique(np.concatenate([[0, n - 1], starts + smallest, starts + largest]))
 
 
 def side_by_side(
     panels: Sequence[tuple[str, Sequence[Line]]], marks: Sequence[Mark], height: int
 ) -> go.Figure:
-    """Panels side by side, each with a title for its y axis, over events seen."""
+    """Draw panels side by side over events seen, each with a title of its y axis."""
     figure = make_subplots(1, len(panels), horizontal_spacing=0.1)
     for column, (title, lines) in enumerate(panels, 1):
         legend = "legend" if column == 1 else f"legend{column}"
@@ -80,13 +80,13 @@ def side_by_side(
         draw_marks(figure, marks, column)
     style(figure, height)
     over_events(figure, "events seen")
-    named = any(len(lines) > 1 for _, lines in panels) or bool(marks)
-    figure.update_layout(showlegend=named, margin_t=60 if named else 36)
+    with_legend = any(len(lines) > 1 for _, lines in panels) or bool(marks)
+    figure.update_layout(showlegend=with_legend, margin_t=60 if with_legend else 36)
     return figure
 
 
 def _traces(line: Line) -> list[go.Scatter]:
-    """A curve, over its band where it has one."""
+    """Return the traces of a curve and of its band."""
     traces = []
     name = escape(line.name, quote=False)
     if line.low is not None and line.high is not None:
@@ -112,7 +112,7 @@ def _traces(line: Line) -> list[go.Scatter]:
         go.Scatter(
             x=line.curve.steps[keep].tolist(),
             y=line.curve.values[keep].tolist(),
-            mode="lines" if len(keep) > 1 else "markers",  # of one point no line is seen
+            mode="lines" if len(keep) > 1 else "markers",  # a line of one point is invisible
             name=name,
             legendgroup=name,
             line={"color": line.colour, "dash": line.dash, "width": 2},
@@ -123,19 +123,19 @@ def _traces(line: Line) -> list[go.Scatter]:
 
 
 def draw_marks(figure: go.Figure, marks: Sequence[Mark], column: int) -> None:
-    """A vertical line for each mark; for each kind an entry in the legend of the first panel."""
+    """Draw a vertical line for each mark, and for each kind a legend entry in the first panel."""
     axis = "" if column == 1 else str(column)
     for kind, (colour, dash) in _MARKS.items():
-        places = [mark.at for mark in marks if mark.kind == kind]
-        if not places:
+        positions = [mark.at for mark in marks if mark.kind == kind]
+        if not positions:
             continue
-        for i in thin(np.array(places, np.float64), _MARKED).tolist():
+        for i in thin(np.array(positions, np.float64), _MAX_MARKS).tolist():
             figure.add_shape(
                 type="line",
                 xref=f"x{axis}",
                 yref=f"y{axis} domain",
-                x0=places[i],
-                x1=places[i],
+                x0=positions[i],
+                x1=positions[i],
                 y0=0,
                 y1=1,
                 line={"color": colour, "dash": dash, "width": 1.2},
@@ -146,10 +146,12 @@ def draw_marks(figure: go.Figure, marks: Sequence[Mark], column: int) -> None:
 
 
 def over_events(figure: go.Figure, title: str) -> None:
+    """Style an x axis of events."""
     figure.update_xaxes(title_text=title, tickformat="~s", rangemode="tozero")
 
 
 def style(figure: go.Figure, height: int) -> None:
+    """Apply the common style."""
     figure.update_layout(
         template="none",
         height=height,

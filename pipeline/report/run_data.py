@@ -1,7 +1,7 @@
-"""What the folder of a run, or of a bench, tells once it is read: curves, evaluations, results.
+"""The data of a run folder or bench folder: curves, evaluations and results.
 
-Whatever is broken in a file is passed over: a line cut short, a value that is no number. A report
-of what is there is worth more than none.
+Broken parts of a file are skipped, such as a truncated line or a value that is not a number: a
+partial report is more useful than none.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from pipeline.storage.run_folder import REPLAY_HISTOGRAMS
 from streams.core.batch import Array
 
 ROWS = ("metrics.jsonl", "served.jsonl", "stability.jsonl")
-"""Files of rows in the folder of a run."""
+"""Metric logs in a run folder."""
 EVALUATIONS = 200
-"""So many evaluations at least are kept of a longer list, evenly, and twice as many at most."""
-_AT_ONCE = 1 << 30  # values: a whole chunk of the file
+"""A longer list of evaluations is thinned evenly to at least this many, at most twice as many."""
+_LIMIT = 1 << 30  # values read at a time: a whole chunk of the file
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
@@ -48,14 +48,14 @@ class Curve(NamedTuple):
 
 
 class SegmentCurve(NamedTuple):
-    """A stretch of the stream, and the score on its probes at one evaluation.
+    """A segment of the stream, and the score on its probes at one evaluation.
 
     Attributes:
-        begin: its first event.
-        end: the first event after it; the events so far where it goes on.
-        score: accuracy, or minus the mean absolute error; NaN where unknown. ``low`` and ``high``
-            bound its 95% interval.
-        probes: events of it that are held out.
+        begin: index of its first event.
+        end: index of the first event after it; the events so far for the current segment.
+        score: accuracy, or minus the mean absolute error; NaN: unknown.
+        low, high: ends of the 95% interval of the score.
+        probes: number of its probes.
     """
 
     begin: int
@@ -66,9 +66,15 @@ class SegmentCurve(NamedTuple):
     probes: int
 
 
-class Since(NamedTuple):
-    """Answers on events that were learned once, ``first`` to ``last`` updates of the model before;
-    ``since`` is the geometric mean of these."""
+class OnceSeenBin(NamedTuple):
+    """Answers on events learned once, by the number of updates of the model since.
+
+    Attributes:
+        first, last: bounds of the number of updates.
+        since: its geometric mean.
+        asked: number of answers.
+        right: number of right answers.
+    """
 
     first: int
     last: int
@@ -78,16 +84,15 @@ class Since(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """All segments as they stood after so many events, in order of time; and the answers on
-    once-seen events by then."""
+    """One evaluation: all segments in stream order, and the answers on once-seen events so far."""
 
     events: int
     segments: tuple[SegmentCurve, ...]
-    once_seen: tuple[Since, ...] = ()
+    once_seen: tuple[OnceSeenBin, ...] = ()
 
 
 class Mark(NamedTuple):
-    """Something that happened ``at`` so many events: ``kind`` is alert or drift."""
+    """A moment of the run, ``at`` a number of events; ``kind`` is alert or drift."""
 
     at: int
     kind: str
@@ -96,15 +101,15 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a run left in its folder, up to now.
+    """The contents of a run folder.
 
     Attributes:
-        job: ``job.yaml``; empty where it cannot be read.
-        summary: ``summary.json``; empty where there is none (yet).
-        curves: by name of the metric.
-        evaluations: in order of events; of many, an even choice with the last.
-        marks: in order of events.
-        histograms: of what is remembered, by name.
+        job: ``job.yaml``; empty if it cannot be read.
+        summary: ``summary.json``; empty if there is none (yet).
+        curves: curves by name of the metric.
+        evaluations: evaluations in order of events, thinned evenly, with the last.
+        marks: marks in order of events.
+        histograms: histograms of the replay buffer by name.
     """
 
     job: dict[str, Any]
@@ -115,7 +120,7 @@ class RunData:
     histograms: dict[str, Histogram]
 
     def last(self, name: str) -> float | None:
-        """The newest value of a metric, of the summary where no row has it; None: there is none."""
+        """Return the newest value of a metric, from the rows or the summary; None: no value."""
         if name in self.curves:
             return float(self.curves[name].values[-1])
         metrics = self.summary.get("metrics")
@@ -124,16 +129,16 @@ class RunData:
 
     @property
     def measure(self) -> str:
-        """What a score on probes is."""
+        """Return the name of the score on probes."""
         errors = [self.last(f"{kind}/mae") for kind in ("online", "stability")]
         return "accuracy" if errors == [None, None] else "minus the mean absolute error"
 
     @property
     def events(self) -> int:
-        """Events seen, as far as any file knows."""
-        told = self.summary.get("events")
+        """Return the largest number of events in any file."""
+        events = self.summary.get("events")
         steps = [int(curve.steps[-1]) for curve in self.curves.values()]
-        return max([told if isinstance(told, int) else 0, *steps])
+        return max([events if isinstance(events, int) else 0, *steps])
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ class Result:
     """One learner on one scenario with one seed.
 
     Attributes:
-        metrics: finite values by name, ``seconds``, ``buffer_bytes`` and ``gradient_steps`` too.
+        metrics: finite values by name, with ``seconds``, ``buffer_bytes``, ``gradient_steps``.
         matrix: (phases, tasks) accuracy at the end of each phase, NaN where unknown.
         events: (m,) events seen at each evaluation.
         accuracy: (m, tasks) at each evaluation, NaN where unknown.
@@ -157,7 +162,7 @@ class Result:
 
 
 def read_run(folder: Path) -> RunData:
-    """Raises ``OSError`` where a file is there and cannot be read."""
+    """Read a run folder. Raises ``OSError`` where an existing file cannot be read."""
     job = _mapping(yaml.safe_load, folder / "job.yaml")
     alerts = Alerts(_alerts(job), {})
     curves: dict[str, Curve] = {}
@@ -179,22 +184,23 @@ def read_run(folder: Path) -> RunData:
     evaluations, drifts = _evaluations(folder / "evaluations.jsonl", _by_drift(job))
     marks += [Mark(at, "drift", "drift") for at in drifts]
     summary = _mapping(json.loads, folder / "summary.json")
-    found = histograms(_rows(folder / REPLAY_HISTOGRAMS))
-    return RunData(job, summary, curves, evaluations, sorted(marks), found)
+    buffer_histograms = histograms(_rows(folder / REPLAY_HISTOGRAMS))
+    return RunData(job, summary, curves, evaluations, sorted(marks), buffer_histograms)
 
 
 def read_bench(file: Path) -> list[Result]:
-    """The results in ``results.json``, without those that are none.
+    """Read the valid results of ``results.json``.
 
-    Raises ``OSError`` where it cannot be read, ``ValueError`` where it holds no list.
+    Raises ``OSError`` where it cannot be read, ``ValueError`` where it is not a list.
     """
     read = json.loads(file.read_text())
     if not isinstance(read, list):
-        raise ValueError("a list of results is wanted")
+        raise ValueError("expected a list of results")
     return [result for entry in read if (result := _result(entry)) is not None]
 
 
 def _result(entry: Any) -> Result | None:
+    """Return a result of ``results.json``, or None if it is broken."""
     try:
         metrics = dict(entry["metrics"])
         for name in ("seconds", "buffer_bytes", "gradient_steps"):
@@ -221,7 +227,7 @@ def _result(entry: Any) -> Result | None:
 
 
 def _matrix(rows: Sequence[Sequence[Any]] | None) -> Array:
-    """Rows as an array, NaN where one is shorter than the longest, or holds no number."""
+    """Return rows as an array, NaN for missing values and values that are not numbers."""
     rows = rows or []
     filled = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
     for i, row in enumerate(rows):
@@ -234,7 +240,7 @@ def _number(value: Any) -> float:
 
 
 def _mapping(load: Any, file: Path) -> dict[str, Any]:
-    """What a file holds, where that is keys and values; else nothing."""
+    """Return the mapping in a file; empty if there is none."""
     try:
         read = load(file.read_text())
     except (FileNotFoundError, ValueError, yaml.YAMLError):
@@ -243,19 +249,21 @@ def _mapping(load: Any, file: Path) -> dict[str, Any]:
 
 
 def _alerts(job: Mapping[str, Any]) -> list[Alert]:
+    """Return the valid alerts of a job."""
     track = job.get("track")
-    told = track.get("alerts") if isinstance(track, dict) else None
+    entries = track.get("alerts") if isinstance(track, dict) else None
     alerts = []
-    for alert in told if isinstance(told, list) else []:
+    for alert in entries if isinstance(entries, list) else []:
         with suppress(ValidationError):  # an edited job.yaml
             alerts.append(Alert.model_validate(alert))
     return alerts
 
 
 def _rows(file: Path) -> Iterator[Row]:
+    """Yield the rows of a metric log."""
     offset = 0
     while True:
-        rows, end = read_rows(file, offset, _AT_ONCE)
+        rows, end = read_rows(file, offset, _LIMIT)
         yield from rows
         if end == offset:
             return
@@ -263,12 +271,12 @@ def _rows(file: Path) -> Iterator[Row]:
 
 
 def _by_drift(job: Mapping[str, Any]) -> bool:
-    """Whether all segments of a run end where there is a drift."""
+    """Return whether the segments of a run end at drifts."""
     return flat(dict(job)).get("evaluate.probes.cut.drift") is not None
 
 
 def _evaluations(file: Path, by_drift: bool) -> tuple[list[Evaluation], list[int]]:
-    """Evaluations, of many some; and after how many events a drift ended a segment, of all."""
+    """Return the evaluations, thinned, and the events at which a drift ended a segment."""
     kept: dict[int, Evaluation] = {}
     drifts: set[int] = set()
     newest: Evaluation | None = None
@@ -297,9 +305,9 @@ def _evaluations(file: Path, by_drift: bool) -> tuple[list[Evaluation], list[int
     return [kept[events] for events in sorted(kept)], sorted(drifts)
 
 
-def _since(read: Sequence[Mapping[str, Any]]) -> tuple[Since, ...]:
+def _since(read: Sequence[Mapping[str, Any]]) -> tuple[OnceSeenBin, ...]:
     return tuple(
-        Since(
+        OnceSeenBin(
             first=int(entry["first"]),
             last=int(entry["last"]),
             since=_number(entry["since"]),

@@ -10,7 +10,7 @@ from pipeline.callbacks.offset_commits import OffsetCommits
 from pipeline.callbacks.probe_evaluator import BackgroundEvaluator
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import LoadedJob
-from pipeline.report.build import hang
+from pipeline.report.build import attach_report
 from pipeline.runners.callbacks import callbacks_for
 from pipeline.tracking.callback import MlflowCallback
 from pipeline.training.batch_reader import BLOCK, BatchReader
@@ -81,7 +81,7 @@ class LocalRunner:
                 tracking.finish("FAILED")
             raise
         if tracking is not None:
-            hang(self._run.folder.path, self.say)
+            attach_report(self._run.folder.path, self.say)
             stopped = self.stopping and not summary["finished"]
             tracking.finish("KILLED" if stopped else "FINISHED")
         return summary

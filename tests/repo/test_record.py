@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.studies import record
-from pipeline.bench.cell import Cell, built, job_of
+from pipeline.bench.cell import Cell, build_cell, job_of
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
@@ -31,7 +31,7 @@ def test_all_have_the_bytes_of_a_thousand_events_of_replay(monkeypatch: pytest.M
     sizes = {}
     for text in ("replay:steps=1", "der++:alpha=0.1", "view-batch:views=2", "ewc:weight=1"):
         equal = record.equal_bytes(text, "split-mnist", ())
-        parts = built(job_of(Cell("split-mnist", equal, 0)))
+        parts = build_cell(job_of(Cell("split-mnist", equal, 0)))
         parts.loop.step(next(iter(parts.source.batches(parts.source.blocks({}, 64)))))
         sizes[text] = parts.loop.learner.buffer_bytes
     whole = sizes["replay:steps=1"]

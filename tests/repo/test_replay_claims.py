@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from buffers.buffer import Buffer
 from buffers.recall.by_forgetting_curve import ForgettingCurve
 from learners.rehearsal.base import Rehearsal
-from pipeline.bench.cell import Cell, built, job_of, run_cell
+from pipeline.bench.cell import Cell, build_cell, job_of, run_cell
 from pipeline.bench.measure import Budget
 from pipeline.training.builder import Parts
 
@@ -104,7 +104,7 @@ def test_what_was_recalled_more_often_comes_up_later() -> None:
     1 to 100 at 16, with a rank correlation of 0.27 to 0.31; with the published code, where a
     stronger memory decays faster, it would fall."""
     for seed in range(3):
-        parts = built(job(f"replay:{SMALL}", seed))
+        parts = build_cell(job(f"replay:{SMALL}", seed))
         learner, rule = parts.loop.learner, Watched(100)
         assert isinstance(learner, Rehearsal)
         learner.buffer = Buffer(100, "reservoir", rule, seed)
@@ -138,7 +138,7 @@ def test_four_views_do_no_harm_and_sixteen_do(tmp_path: Path) -> None:
 
 def presentations(learner: str) -> int:
     """Rows that the network is trained on in one pass, each as often as it is."""
-    parts, rows = built(job(learner, 0, "stream.batch_size=16")), 0
+    parts, rows = build_cell(job(learner, 0, "stream.batch_size=16")), 0
     net = parts.loop.learner.net  # type: ignore[attr-defined]
 
     def count(_net: nn.Module, _inputs: Any, out: Tensor) -> None:
@@ -158,7 +158,7 @@ def test_view_batches_cost_no_more_presentations_than_replay(views: int) -> None
     """At equal numbers of presentations (Lee et al. 2025: at no additional cost); with ``rest``
     events that are not due are held back, and their presentations left out."""
     replay = presentations(f"replay:{LONG}")
-    events = len(built(job(f"replay:{LONG}", 0)).stream)  # type: ignore[arg-type]
+    events = len(build_cell(job(f"replay:{LONG}", 0)).stream)  # type: ignore[arg-type]
     batches = -(-events // 16)
     # In each of 8 steps the new events; and 16 remembered ones, from the second micro-batch on.
     assert replay == 8 * (events + 16 * (batches - 1))

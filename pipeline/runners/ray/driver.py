@@ -23,7 +23,7 @@ from pipeline.callbacks.probe_evaluator import FINISH_S
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
-from pipeline.report.build import hang
+from pipeline.report.build import attach_report
 from pipeline.runners.ray import actors, replicas
 from pipeline.runners.ray.actor_poller import ActorPoller
 from pipeline.runners.ray.connection import free_port, ray_session
@@ -295,7 +295,7 @@ class RayRunner:
         summary["mlflow_run_id"] = known = self._mlflow_run_id()
         self.folder.write_summary(summary)
         if self.loaded.job.track is not None:
-            hang(self.folder.path, self.say)
+            attach_report(self.folder.path, self.say)
         stopped = self.stopping and not summary["finished"]
         run_id = self._finish_tracking("KILLED" if stopped else "FINISHED")
         if run_id is not None and run_id != known:  # MLflow was away until now

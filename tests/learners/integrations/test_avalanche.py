@@ -22,7 +22,7 @@ from learners.integrations import avalanche as avalanche_module
 from learners.integrations.avalanche import AvalancheConfig, AvalancheLearner
 from learners.integrations.avalanche_strategy import as_strategy
 from learners.rehearsal.replay import Replay
-from pipeline.evaluation.transfer_and_forgetting import Continual, continual
+from pipeline.evaluation.transfer_and_forgetting import ContinualMetrics, continual
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
 from streams.integrations.avalanche import AvalancheStream
@@ -309,7 +309,7 @@ class Found(NamedTuple):
     bwt: float
     forgetting: float
     loss: float
-    ours: Continual
+    ours: ContinualMetrics
 
 
 def held_out() -> list[tuple[torch.Tensor, Array]]:
@@ -338,7 +338,7 @@ def by_avalanche(settings: dict[str, Any], online: bool) -> Found:
     return Found(*found, continual(np.array(rows)))
 
 
-def by_us(settings: dict[str, Any]) -> Continual:
+def by_us(settings: dict[str, Any]) -> ContinualMetrics:
     """Reads the online split as a stream of events, and tells the tasks by their segments."""
     config = {"kind": "avalanche", "benchmark": "own_parts:digits", "args": {"online": True}}
     events = AvalancheStream(StreamConfig.model_validate(config), Path())

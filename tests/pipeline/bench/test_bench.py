@@ -137,7 +137,7 @@ def test_what_is_done_is_not_run_again_and_what_changed_is(everlearn: Everlearn)
     everlearn(*TWO, "--out", out)
     before, found = moments(out), results(out)
     told = everlearn(*TWO, "--out", out).err
-    assert "4 of 4 cells are there already" in told
+    assert "4 of 4 cells have a result already" in told
     assert moments(out) == before
     assert results(out) == found
     everlearn(*TWO, "--out", out, "--seeds", 3, "--learner", "no-change")
@@ -180,7 +180,7 @@ def test_a_bench_that_was_stopped_goes_on(
         )
     Path("hurry").touch()
     told = everlearn(*args[:-1], 1, "--out", out).err  # in this process, however it was begun
-    assert f"{len(done)} of 4 cells are there already" in told
+    assert f"{len(done)} of 4 cells have a result already" in told
     now = moments(out)
     assert {file: now[file] for file in done} == done
     everlearn("bench", "split-digits", "--learner", "finetune", "--seeds", 4, "--out", "plain")
@@ -221,10 +221,10 @@ def test_what_cannot_be_built_is_told_before_anything_is_run(everlearn: Everlear
         (["split-digits", "--learner", "replai"], "'replai': did you mean 'replay'?"),
         (["split-digits", "--learner", "replay:buffr.capacity=3"], "unknown key 'buffr'"),
         (["no.yaml", "--learner", "replay"], "no.yaml: No such file"),
-        (["list.yaml", "--learner", "replay"], "list.yaml: a mapping is wanted"),
+        (["list.yaml", "--learner", "replay"], "list.yaml: expected a mapping"),
         (["recorded.yaml", "--learner", "replay"], "a recorded stream has no tasks to test on"),
         (["split-digits", "--learner", "replay", "--set", "x"], "expected key=value"),
-        (["split-digits", "--learner", "replay", "--learner", "replay"], "is there twice"),
+        (["split-digits", "--learner", "replay", "--learner", "replay"], "is listed twice"),
         (
             ["split-digits", "--learner", "replay:scale=no", "--learner", "replay:scale,no"],
             "would share the folder",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pipeline.bench.cell
-from pipeline.bench.cell import Cell, built, fingerprint, finished, job_of, run_cell
+from pipeline.bench.cell import Cell, build_cell, fingerprint, job_of, read_result, run_cell
 from pipeline.bench.measure import Budget
 from pipeline.config.errors import JobError
 from pipeline.training.errors import RunError
@@ -111,7 +111,7 @@ def test_import_paths_start_here_for_a_scenario_with_a_name(tmp_path: Path) -> N
         ("split-digits", "nowhere:Learner", [], "no module named 'nowhere'"),
         ("split-digits", "replay", ["stream.tasks.tasks"], "expected key=value"),
         ("no.yaml", "replay", [], "no.yaml: No such file"),
-        ("list.yaml", "replay", [], "list.yaml: a mapping is wanted, what stands under stream:"),
+        ("list.yaml", "replay", [], "list.yaml: expected a mapping, the contents of stream:"),
         ("kindless.yaml", "replay", [], "expected a mapping with a kind"),
         ("recorded.yaml", "replay", [], "a recorded stream has no tasks to test on"),
     ],
@@ -131,7 +131,7 @@ def test_what_cannot_be_run_is_told_in_one_line(
 def test_what_cannot_be_built_is_told(tmp_path: Path) -> None:
     (tmp_path / "turned.yaml").write_text(DIGITS.replace("split, tasks: 2", "rotated"))
     with pytest.raises(JobError, match="'rotated' turns images"):
-        built(job_of(Cell("turned.yaml", "replay", 0)))
+        build_cell(job_of(Cell("turned.yaml", "replay", 0)))
 
 
 def test_folders_of_cells() -> None:
@@ -199,11 +199,11 @@ def test_a_cell_is_run_once_and_anew_when_it_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"format": 1}', '{"format": 0}'])
 def test_what_is_no_result_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
-    assert finished(tmp_path, "x") is None
+    assert read_result(tmp_path, "x") is None
     whole = {"format": 1, "fingerprint": "x", "result": {"seed": 1}}
     (tmp_path / "result.json").write_text(json.dumps(whole))
-    assert finished(tmp_path, "x") == {"seed": 1}
-    assert finished(tmp_path, "y") is None
+    assert read_result(tmp_path, "x") == {"seed": 1}
+    assert read_result(tmp_path, "y") is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("mlflow")
 
-from pipeline.bench.mlflow_runs import Tracking
+from pipeline.bench.mlflow_runs import CellTracker
 from pipeline.tracking.mlflow_client import TrackError
 from tests.support.mlflow import client
 
@@ -92,4 +92,4 @@ def test_a_cell_that_is_run_anew_is_a_new_run(everlearn: Everlearn, uri: str) ->
 @pytest.mark.parametrize("uri", ["runs", "file:///x", "sqlite://", "http://"])
 def test_where_there_is_no_mlflow(uri: str, tmp_path: Path) -> None:
     with pytest.raises(TrackError, match="--track: "):
-        Tracking(uri, tmp_path)
+        CellTracker(uri, tmp_path)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.decay_fits import Fit
-from pipeline.report import buffer_charts as remembered
+from pipeline.report import buffer_charts
 from pipeline.report.charts import CELLS
 from pipeline.report.histograms import Histogram
-from pipeline.report.run_data import Since
+from pipeline.report.run_data import OnceSeenBin
 
 
 def told(figure: Any) -> Any:
@@ -27,7 +27,7 @@ def histogram(*counts: list[float], low: list[float], high: list[float]) -> Hist
 
 def test_a_column_is_the_shares_of_a_moment() -> None:
     found = histogram([3, 1], [0, 4], low=[2, 8], high=[4, 16])
-    figure = told(remembered.spread(found, "interval"))
+    figure = told(buffer_charts.histogram(found, "interval"))
     (heat,) = figure["data"]
     assert heat["x"] == [0, 100, 200]
     assert heat["y"] == [2, 4, 8, 16]
@@ -41,33 +41,33 @@ def test_a_column_is_the_shares_of_a_moment() -> None:
 
 def test_shares_have_an_axis_from_0_to_1() -> None:
     found = histogram([1, 1], low=[0.5, 0.95], high=[0.55, 1.0])
-    axis = told(remembered.spread(found, "retention"))["layout"]["yaxis"]
+    axis = told(buffer_charts.histogram(found, "retention"))["layout"]["yaxis"]
     assert axis["range"] == [0, 1]
     assert "type" not in axis
 
 
 def test_a_moment_without_anything_is_empty() -> None:
     found = histogram([2], [0], low=[2], high=[4])
-    (heat,) = told(remembered.spread(found, "interval"))["data"]
+    (heat,) = told(buffer_charts.histogram(found, "interval"))["data"]
     assert heat["z"] == [[1.0, None]]
-    assert remembered.spread(histogram([0], low=[2], high=[4]), "interval") is None
+    assert buffer_charts.histogram(histogram([0], low=[2], high=[4]), "interval") is None
 
 
 def test_of_many_moments_an_even_choice() -> None:
     found = histogram(*[[1.0]] * 1001, low=[2], high=[4])
-    (heat,) = told(remembered.spread(found, "interval"))["data"]
+    (heat,) = told(buffer_charts.histogram(found, "interval"))["data"]
     assert len(heat["z"][0]) <= CELLS
     assert (heat["x"][1], heat["x"][-1]) == (100, 100_100)
 
 
 # 0.8 right after an update, and a power law of exponent 0.2 from there.
 TIMES = (1, 3, 10, 30, 100, 300, 1000)
-FADES = [Since(t, t, float(t), 10_000, round(8000 * t**-0.2)) for t in TIMES]
+FADES = [OnceSeenBin(t, t, float(t), 10_000, round(8000 * t**-0.2)) for t in TIMES]
 
 
 def test_points_intervals_and_both_fits() -> None:
-    now = Since(0, 0, 0.0, 50, 50)  # asked before any update: no place on a logarithmic axis
-    figure = told(remembered.fading([now, *FADES]))
+    now = OnceSeenBin(0, 0, 0.0, 50, 50)  # asked before any update: no place on a logarithmic axis
+    figure = told(buffer_charts.once_seen([now, *FADES]))
     points, power, exponential = figure["data"]
     assert points["x"] == list(TIMES)
     assert points["y"] == [answers.right / 10_000 for answers in FADES]
@@ -83,13 +83,13 @@ def test_points_intervals_and_both_fits() -> None:
 
 
 def test_few_times_are_drawn_without_fits_and_none_not_at_all() -> None:
-    assert len(told(remembered.fading(FADES[:3]))["data"]) == 1
-    assert remembered.fitted(FADES[:3]) is None
-    assert remembered.fading([Since(0, 0, 0.0, 50, 50)]) is None
-    assert remembered.fading([]) is None
+    assert len(told(buffer_charts.once_seen(FADES[:3]))["data"]) == 1
+    assert buffer_charts.fit_curves(FADES[:3]) is None
+    assert buffer_charts.once_seen([OnceSeenBin(0, 0, 0.0, 50, 50)]) is None
+    assert buffer_charts.once_seen([]) is None
 
 
 def test_formulas() -> None:
-    assert remembered.told(Fit("power", 0.5, 0.25, 0)) == "0.500 t^-0.25"
-    assert remembered.told(Fit("exponential", 0.5, 0.001, 0)) == "0.500 exp(-t / 1,000)"
-    assert remembered.told(Fit("exponential", 0.5, 0.0, 0)) == "0.500"
+    assert buffer_charts.formula(Fit("power", 0.5, 0.25, 0)) == "0.500 t^-0.25"
+    assert buffer_charts.formula(Fit("exponential", 0.5, 0.001, 0)) == "0.500 exp(-t / 1,000)"
+    assert buffer_charts.formula(Fit("exponential", 0.5, 0.0, 0)) == "0.500"

@@ -130,7 +130,7 @@ def test_headlines_are_those_of_the_last_rows(run: Path) -> None:
     assert page.text("b") == ["3,000", "0.800", "0.625", "0.125", "0.562", "0.875"]
     notes = page.text("span")
     assert "no-change baseline 0.250" in notes
-    assert "1,234 answers scored" in notes
+    assert "1,234 predictions scored" in notes
     assert "95% interval 0.100 to 0.150" in notes
     assert any("goes on" in text for text in page.text("p"))
 
@@ -268,7 +268,7 @@ def test_what_is_no_run_and_no_bench_is_refused(
     line = everlearn("report", "dir", code=2).line
     for name in ("job.yaml", "metrics.jsonl", "summary.json", "results.json"):
         assert name in line
-    assert "nowhere is no folder" in everlearn("report", "nowhere", code=2).line
+    assert "nowhere is not a folder" in everlearn("report", "nowhere", code=2).line
     (tmp_path / "dir" / "results.json").write_text("{half")
     assert "results.json cannot be read" in everlearn("report", "dir", code=2).line
     (tmp_path / "dir" / "results.json").write_text("[7]")

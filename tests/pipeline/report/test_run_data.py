@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.report.run_data import EVALUATIONS, Mark, SegmentCurve, Since, read_bench, read_run
+from pipeline.report.run_data import (
+    EVALUATIONS,
+    Mark,
+    OnceSeenBin,
+    SegmentCurve,
+    read_bench,
+    read_run,
+)
 from pipeline.storage.metric_log import MetricLog
 
 
@@ -55,7 +62,7 @@ def test_answers_on_once_seen_events_stand_with_their_evaluation(tmp_path: Path)
     found = read_run(tmp_path).evaluations
     assert [evaluation.events for evaluation in found] == [100, 200]
     assert found[0].once_seen == ()
-    assert found[1].once_seen == (Since(5, 9, 6.5, 4, 3),)
+    assert found[1].once_seen == (OnceSeenBin(5, 9, 6.5, 4, 3),)
 
 
 def test_histograms_of_what_is_remembered(tmp_path: Path) -> None:
