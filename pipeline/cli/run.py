@@ -41,7 +41,7 @@ Resume = Annotated[
 WarmFrom = Annotated[
     Path | None, typer.Option(help="Start anew with what the learner of this checkpoint knows.")
 ]
-_MAX_EVENTS = "Stop once so many events in all have come in."
+_MAX_EVENTS = "Stop when this many events have been read in all."
 MaxEvents = Annotated[int | None, typer.Option(min=1, help=_MAX_EVENTS)]
 Address = Annotated[
     str | None,
@@ -52,7 +52,7 @@ Address = Annotated[
 ]
 Rate = Annotated[
     float | None,
-    typer.Option(min=0.001, help="Read at most so many events a second, as if live."),
+    typer.Option(min=0.001, help="Read at most this many events a second, as if live."),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job.")

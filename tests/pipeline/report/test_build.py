@@ -132,7 +132,7 @@ def test_headlines_are_those_of_the_last_rows(run: Path) -> None:
     assert "no-change baseline 0.250" in notes
     assert "1,234 predictions scored" in notes
     assert "95% interval 0.100 to 0.150" in notes
-    assert any("goes on" in text for text in page.text("p"))
+    assert any("still running" in text for text in page.text("p"))
 
 
 def test_the_figures_of_a_run_hold_its_numbers(run: Path) -> None:
@@ -272,7 +272,7 @@ def test_what_is_no_run_and_no_bench_is_refused(
     (tmp_path / "dir" / "results.json").write_text("{half")
     assert "results.json cannot be read" in everlearn("report", "dir", code=2).line
     (tmp_path / "dir" / "results.json").write_text("[7]")
-    assert "holds no result" in everlearn("report", "dir", code=2).line
+    assert "has no results" in everlearn("report", "dir", code=2).line
     assert not (tmp_path / "dir" / "report.html").exists()
 
 
