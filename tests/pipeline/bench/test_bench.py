@@ -116,7 +116,7 @@ def going() -> Iterator[Callable[..., Going]]:
         one.process.communicate()
 
 
-def test_the_same_twice_also_in_several_processes(everlearn: Everlearn) -> None:
+def test_run_in_several_processes_gives_the_same_results(everlearn: Everlearn) -> None:
     first = everlearn(*TWO, "--out", "a")
     everlearn(*TWO, "--out", "b")
     everlearn(*TWO, "--out", "c", "--workers", 2)
@@ -132,7 +132,7 @@ def test_the_same_twice_also_in_several_processes(everlearn: Everlearn) -> None:
     )
 
 
-def test_what_is_done_is_not_run_again_and_what_changed_is(everlearn: Everlearn) -> None:
+def test_run_repeats_only_changed_cells(everlearn: Everlearn) -> None:
     out = Path("out")
     everlearn(*TWO, "--out", out)
     before, found = moments(out), results(out)
@@ -156,7 +156,7 @@ def test_what_is_done_is_not_run_again_and_what_changed_is(everlearn: Everlearn)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_bench_that_was_stopped_goes_on(
+def test_stopped_bench_continues(
     everlearn: Everlearn, going: Callable[..., Going], number: signal.Signals, workers: int
 ) -> None:
     Path("slow.py").write_text(SLOW)
@@ -189,7 +189,7 @@ def test_a_bench_that_was_stopped_goes_on(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_learner_that_fails_leaves_what_is_done(everlearn: Everlearn, workers: int) -> None:
+def test_failing_learner_leaves_finished_cells(everlearn: Everlearn, workers: int) -> None:
     Path("failing.py").write_text(FAILING)
     args = ("bench", "split-digits", "--learner", "failing:Failing", "--seeds", 3, "--out", "out")
     failed = everlearn(*args, "--workers", workers, code=1)
@@ -207,7 +207,7 @@ def test_a_learner_that_fails_leaves_what_is_done(everlearn: Everlearn, workers:
     assert {file: now[file] for file in done} == done
 
 
-def test_what_cannot_be_built_is_told_before_anything_is_run(everlearn: Everlearn) -> None:
+def test_run_reports_an_unbuildable_cell_before_it_starts(everlearn: Everlearn) -> None:
     Path("turned.yaml").write_text("kind: scenario\ndataset: digits\ntasks: {kind: rotated}\n")
     told = everlearn("bench", "split-digits", "turned.yaml", "--learner", "replay", code=2)
     assert "'rotated' turns images" in told.line
@@ -233,7 +233,7 @@ def test_what_cannot_be_built_is_told_before_anything_is_run(everlearn: Everlear
         (["split-digits", "--learner", "replay", "--track", "runs"], "--track: "),
     ],
 )
-def test_what_is_refused(everlearn: Everlearn, args: list[str], told: str) -> None:
+def test_bench_refuses_invalid_arguments(everlearn: Everlearn, args: list[str], told: str) -> None:
     Path("list.yaml").write_text("- 1\n")
     Path("recorded.yaml").write_text("kind: recorded\npath: rows.csv\nlabel: y\n")
     refused = everlearn("bench", *args, code=2)
@@ -245,13 +245,13 @@ def test_what_is_refused(everlearn: Everlearn, args: list[str], told: str) -> No
 
 
 @pytest.mark.parametrize("args", [["--seeds", 0], ["--workers", 0], ["--every", 0]])
-def test_numbers_that_are_none(everlearn: Everlearn, args: list[Any]) -> None:
+def test_bench_refuses_numbers_out_of_range(everlearn: Everlearn, args: list[Any]) -> None:
     refused = everlearn("bench", "split-digits", "--learner", "replay", *args, code=2)
     assert str(args[0]) in refused.err
     assert not list(Path().iterdir())
 
 
-def test_one_bench_at_a_time_in_a_folder(everlearn: Everlearn, going: Callable[..., Going]) -> None:
+def test_bench_refuses_a_locked_folder(everlearn: Everlearn, going: Callable[..., Going]) -> None:
     Path("slow.py").write_text(SLOW)
     args = ("bench", "split-digits", "--learner", "slow:Slow", "--seeds", 4, "--out", "out")
     one = going(*args)
@@ -261,7 +261,7 @@ def test_one_bench_at_a_time_in_a_folder(everlearn: Everlearn, going: Callable[.
     assert "--out" in told
 
 
-def test_a_terminal_shows_two_bars_and_a_pipe_none() -> None:
+def test_run_shows_two_bars_on_a_terminal_only() -> None:
     def shown(terminal: bool) -> str:
         file = StringIO()
         console = Console(file=file, force_terminal=terminal, width=100)
@@ -283,7 +283,7 @@ def result(learner: str, seed: int, steps: int = 0, size: int = 0, **metrics: fl
     return {"scenario": "s", "learner": learner, "seed": seed, "metrics": metrics, **counts}
 
 
-def test_mean_and_standard_deviation_over_seeds() -> None:
+def test_spread_is_mean_and_deviation_over_seeds() -> None:
     assert spread([0.58, 0.6, 0.62]) == "60.0±2.0"  # of a sample: 1 / (n - 1)
     assert spread([0.4, 0.6, 0.8]) == "60.0±20"
     assert spread([0.5, 0.5 + 0.0998 * 2**0.5]) == "57.1±10"  # 9.98, and not 10.0
@@ -300,7 +300,7 @@ def printed(found: list[Any], width: int = 80) -> list[str]:
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def test_the_table_fits_a_terminal() -> None:
+def test_tables_fit_a_terminal() -> None:
     keys = ("acc", "forgetting", "bwt", "fwt", "aaa", "wc_acc", "learning_accuracy")
     names = ["replay", "finetune", "twelve-chars", "no-change"]
     found = [
@@ -318,7 +318,7 @@ def test_the_table_fits_a_terminal() -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_a_long_name_is_folded_and_no_number_is_cut() -> None:
+def test_tables_fold_a_long_name_and_cut_no_number() -> None:
     keys = ("acc", "forgetting", "bwt", "fwt", "aaa", "wc_acc", "learning_accuracy")
     name = "replay:buffer.admission=class-balanced"
     lines = printed([result(name, 0, **dict.fromkeys(keys, 0.5))])
@@ -326,11 +326,11 @@ def test_a_long_name_is_folded_and_no_number_is_cut() -> None:
     assert lines[3].split()[1:] == ["50.0"] * 7
 
 
-def test_a_column_that_nobody_has_is_left_out() -> None:
+def test_tables_leave_out_an_empty_column() -> None:
     assert printed([result("a", 0, acc=0.5, fwt=float("nan"))])[1].split() == ["learner", "ACC"]
 
 
-def test_budgets_are_told_once_where_they_are_alike() -> None:
+def test_budgets_list_equal_values_once() -> None:
     found = [
         result("replay", 0, steps=1200, size=138_000),
         result("replay", 1, steps=1210, size=138_000),
@@ -346,7 +346,7 @@ def test_budgets_are_told_once_where_they_are_alike() -> None:
     assert budgets([result("no-change", 0)]) == ["s: gradient steps none; buffer none"]
 
 
-def test_from_python() -> None:
+def test_bench_runs_from_python() -> None:
     bench = Bench(["split-digits"], ["no-change"], 1, Path("out"), budget=Budget(every=500))
     (found,) = bench.run(Console(quiet=True), print)
     # Batches of 10: the first that ends at 500 or later in a phase ends at 269 + 24 * 10.

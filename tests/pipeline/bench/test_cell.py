@@ -45,7 +45,7 @@ def values(scenario: str, learner: str, *overrides: str, seed: int = 0) -> dict[
     return job_of(Cell(scenario, learner, seed), overrides).values()
 
 
-def test_learners_of_a_scenario_have_network_optimizer_and_buffer_alike() -> None:
+def test_job_of_shares_network_optimizer_and_buffer() -> None:
     replay, finetune = (values("split-digits", name) for name in ("replay", "finetune"))
     for key in ("model.hidden", "optimizer.kind", "optimizer.lr", "steps"):
         assert replay[f"learner.{key}"] == finetune[f"learner.{key}"]
@@ -55,7 +55,7 @@ def test_learners_of_a_scenario_have_network_optimizer_and_buffer_alike() -> Non
     assert values("split-cifar-10", "replay")["learner.model.kind"] == "conv"
 
 
-def test_what_one_learner_is_told_no_other_hears() -> None:
+def test_job_of_keeps_settings_of_one_learner_apart() -> None:
     mine = (
         "replay:model.hidden=[64,32],optimizer={kind: adam, betas: [0.8, 0.9], lr: 0.01},"
         "buffer.capacity=7"
@@ -70,19 +70,19 @@ def test_what_one_learner_is_told_no_other_hears() -> None:
     assert values("split-digits", "replay")["learner.model.hidden"] == [128]
 
 
-def test_a_seed_is_of_the_learner_and_of_the_order() -> None:
+def test_job_of_seeds_the_learner_and_the_order() -> None:
     found = values("split-digits", "replay", seed=4)
     assert (found["seed"], found["stream.seed"]) == (4, 4)
     found = values("split-digits", "replay", "stream.seed=1", seed=4)
     assert (found["seed"], found["stream.seed"]) == (4, 1)
 
 
-def test_overrides_are_for_every_learner_and_come_last() -> None:
+def test_job_of_applies_overrides_last() -> None:
     found = values("split-digits", "replay:steps=2", "learner.steps=3", "stream.batch_size=5")
     assert (found["learner.steps"], found["stream.batch_size"]) == (3, 5)
 
 
-def test_a_scenario_may_be_a_file_and_import_paths_start_beside_it(tmp_path: Path) -> None:
+def test_job_of_a_file_resolves_import_paths_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "deep"
     folder.mkdir()
     (folder / "mine.py").write_text(FAILING.format(what="ValueError"))
@@ -94,7 +94,7 @@ def test_a_scenario_may_be_a_file_and_import_paths_start_beside_it(tmp_path: Pat
     assert found["learner.model.hidden"] == [128]  # of the data set
 
 
-def test_import_paths_start_here_for_a_scenario_with_a_name(tmp_path: Path) -> None:
+def test_job_of_a_name_resolves_import_paths_here(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(FAILING.format(what="ValueError"))
     assert values("split-digits", "other:Failing")["learner.kind"] == "other:Failing"
 
@@ -116,7 +116,7 @@ def test_import_paths_start_here_for_a_scenario_with_a_name(tmp_path: Path) -> N
         ("recorded.yaml", "replay", [], "a recorded stream has no tasks to test on"),
     ],
 )
-def test_what_cannot_be_run_is_told_in_one_line(
+def test_job_of_reports_an_invalid_cell_in_one_line(
     tmp_path: Path, scenario: str, learner: str, overrides: Sequence[str], told: str
 ) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
@@ -128,13 +128,13 @@ def test_what_cannot_be_run_is_told_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_what_cannot_be_built_is_told(tmp_path: Path) -> None:
+def test_build_cell_reports_what_cannot_be_built(tmp_path: Path) -> None:
     (tmp_path / "turned.yaml").write_text(DIGITS.replace("split, tasks: 2", "rotated"))
     with pytest.raises(JobError, match="'rotated' turns images"):
         build_cell(job_of(Cell("turned.yaml", "replay", 0)))
 
 
-def test_folders_of_cells() -> None:
+def test_folder_of_each_cell_is_valid() -> None:
     assert Cell("split-digits", "replay", 3).folder == Path("split-digits/replay-seed-3")
     odd = Cell("../a b/c.yaml", "my_mod:Class:x=[1,2]", 0).folder
     assert odd == Path("a-b-c.yaml/my_mod-Class-x--1-2-seed-0")
@@ -143,7 +143,7 @@ def test_folders_of_cells() -> None:
     assert len(long) < 120
 
 
-def test_the_fingerprint_is_of_all_that_shapes_the_numbers(
+def test_fingerprint_covers_all_that_shapes_the_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "mine.py"
@@ -169,7 +169,7 @@ def test_the_fingerprint_is_of_all_that_shapes_the_numbers(
     assert len({first, *others}) == len(others) + 1
 
 
-def test_a_cell_is_run_once_and_anew_when_it_changed(tmp_path: Path) -> None:
+def test_run_cell_runs_again_only_when_changed(tmp_path: Path) -> None:
     cell, budget = Cell("split-digits", "finetune", 0), Budget(every=10**6)
     calls: list[tuple[int, int]] = []
 
@@ -197,7 +197,7 @@ def test_a_cell_is_run_once_and_anew_when_it_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"format": 1}', '{"format": 0}'])
-def test_what_is_no_result_is_none(tmp_path: Path, text: str) -> None:
+def test_read_result_of_a_broken_file_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
     assert read_result(tmp_path, "x") is None
     whole = {"format": 1, "fingerprint": "x", "result": {"seed": 1}}
@@ -214,7 +214,7 @@ def test_what_is_no_result_is_none(tmp_path: Path, text: str) -> None:
         ("SystemExit(3)", "seed 0: SystemExit: 3 (details: ", True),
     ],
 )
-def test_a_learner_that_fails_on_the_way(
+def test_run_cell_reports_a_failing_learner(
     tmp_path: Path, what: str, told: str, logged: bool
 ) -> None:
     text = "from learners.base import LearnerError\n" + FAILING.format(what=what)
@@ -228,7 +228,7 @@ def test_a_learner_that_fails_on_the_way(
     assert (folder / "error.log").exists() == logged
 
 
-def test_a_training_that_diverges_is_told(tmp_path: Path) -> None:
+def test_run_cell_reports_divergence(tmp_path: Path) -> None:
     cell = Cell("split-digits", "finetune:optimizer.lr=1e30", 0)
     with pytest.raises(RunError, match="diverged"):
         run_cell(cell, job_of(cell), Budget(), tmp_path)
@@ -243,7 +243,7 @@ def test_a_training_that_diverges_is_told(tmp_path: Path) -> None:
         ("split-mnist", 500, "mnist-train-images-idx3-ubyte.gz"),
     ],
 )
-def test_what_learners_share_lets_replay_learn_and_finetuning_forget(
+def test_shared_settings_let_replay_learn_and_finetune_forget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, events: int, file: str
 ) -> None:
     if file and not (DATA / file).exists():

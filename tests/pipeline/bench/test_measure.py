@@ -109,7 +109,7 @@ def right(learner: Learner, test: Batch) -> float:
 
 @pytest.mark.parametrize("size", [10, 7])
 @pytest.mark.parametrize("learner", ["replay", "finetune"])
-def test_the_numbers_are_those_of_a_plain_loop(tmp_path: Path, learner: str, size: int) -> None:
+def test_measure_matches_a_plain_loop(tmp_path: Path, learner: str, size: int) -> None:
     given = found(tmp_path, "split-digits", learner, f"stream.batch_size={size}", seed=3)
     loaded = job_of(Cell("split-digits", learner, 3), [f"stream.batch_size={size}"])
     stream = ScenarioStream(ScenarioConfig(kind="scenario", name="split-digits", seed=3), Path())
@@ -129,7 +129,7 @@ def test_the_numbers_are_those_of_a_plain_loop(tmp_path: Path, learner: str, siz
 
 @pytest.mark.parametrize("block", [100, 4096])
 @pytest.mark.parametrize("size", [1, 10, 64, 1000])
-def test_a_task_ends_when_its_events_have_been_learned_and_no_other(
+def test_measure_ends_a_task_at_its_last_event(
     tmp_path: Path,
     watcher: Callable[[], Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -150,7 +150,7 @@ def test_a_task_ends_when_its_events_have_been_learned_and_no_other(
         assert asked == set(BORDERS)
 
 
-def test_tests_are_only_asked_about_and_show_nothing_that_is_not_to_be_seen(
+def test_measure_shows_the_learner_no_test_labels(
     tmp_path: Path, watcher: Callable[[], Any]
 ) -> None:
     found(tmp_path, "split-digits", "watcher_module:Watcher")
@@ -165,13 +165,17 @@ def test_tests_are_only_asked_about_and_show_nothing_that_is_not_to_be_seen(
     assert {batch.classes for batch in tests} == {()}
 
 
-def test_who_needs_boundaries_sees_them(tmp_path: Path, watcher: Callable[[], Any]) -> None:
+def test_measure_shows_boundaries_to_a_learner_that_needs_them(
+    tmp_path: Path, watcher: Callable[[], Any]
+) -> None:
     found(tmp_path, "split-digits", "watcher_module:Bounded", every=10**6)
     tests = [batch for _, batch in watcher().asked if batch.ids[0] < 0]
     assert [sorted(set(batch.segment.tolist())) for batch in tests[:3]] == [[0], [0], [1]]
 
 
-def test_who_says_nothing_is_not_scored(tmp_path: Path, watcher: Callable[[], Any]) -> None:
+def test_measure_counts_no_prediction_as_abstained(
+    tmp_path: Path, watcher: Callable[[], Any]
+) -> None:
     given = found(tmp_path, "split-digits", "watcher_module:Silent")
     assert given["metrics"]["acc"] == 0
     assert given["metrics"]["online_abstained"] == 1343
@@ -179,7 +183,7 @@ def test_who_says_nothing_is_not_scored(tmp_path: Path, watcher: Callable[[], An
     assert json.loads(json.dumps(given, allow_nan=False)) == given
 
 
-def test_classes_that_appear_as_they_come_are_told_apart_by_name(tmp_path: Path) -> None:
+def test_measure_matches_new_classes_by_name(tmp_path: Path) -> None:
     sets = ["stream.known_classes=false", "stream.tasks.shuffle_classes=true"]
     given = found(tmp_path, "split-digits", "replay", *sets)
     assert given["metrics"]["learning_accuracy"] > 0.9
@@ -198,7 +202,7 @@ def test_classes_that_appear_as_they_come_are_told_apart_by_name(tmp_path: Path)
         assert given["matrix"][task][task] == pytest.approx(share)
 
 
-def test_forward_transfer_is_against_the_untrained_model(tmp_path: Path) -> None:
+def test_measure_fwt_is_against_the_untrained_model(tmp_path: Path) -> None:
     given = found(tmp_path, "permuted-digits", "replay", "stream.events=200")
     loaded = job_of(Cell("permuted-digits", "replay", 0), ["stream.events=200"])
     config = ScenarioConfig(kind="scenario", name="permuted-digits", events=200)
@@ -232,7 +236,7 @@ def test_forward_transfer_is_against_the_untrained_model(tmp_path: Path) -> None
     ids=["power-law", "recurring", "gradual", "blurry", "iid"],
 )
 @pytest.mark.parametrize("learner", ["replay", "no-change"])
-def test_tasks_that_come_back_and_drift(
+def test_measure_of_tasks_that_return_and_drift(
     tmp_path: Path, tasks: dict[str, Any], phases: int, learner: str
 ) -> None:
     given = found(tmp_path, scenario(tmp_path, **tasks), learner)
@@ -259,7 +263,7 @@ def test_tasks_that_come_back_and_drift(
         ("river:model=naive_bayes.GaussianNB", 0, 0),
     ],
 )
-def test_budgets(
+def test_measure_counts_gradient_steps_and_buffer_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: str, steps: int, size: int
 ) -> None:
     counted, step = [0], FlatOptimizer.step
@@ -275,7 +279,7 @@ def test_budgets(
     assert given["events"] == 1343
 
 
-def test_tests_are_seen_as_the_stream_is(tmp_path: Path, watcher: Callable[[], Any]) -> None:
+def test_measure_transforms_tests_as_the_stream(tmp_path: Path, watcher: Callable[[], Any]) -> None:
     found(tmp_path, "split-digits", "watcher_module:Watcher", "stream.standardise={}")
     stream = ScenarioStream(ScenarioConfig(kind="scenario", name="split-digits"), Path())
     asked = [batch.x for learned, batch in watcher().asked if learned == 1343]
@@ -289,7 +293,7 @@ def test_tests_are_seen_as_the_stream_is(tmp_path: Path, watcher: Callable[[], A
     assert np.isclose(scaled[common], wanted[common], atol=0.02).mean() > 0.999
 
 
-def test_a_part_of_the_tests_is_the_same_part_each_time(
+def test_measure_takes_the_same_part_of_the_tests(
     tmp_path: Path, watcher: Callable[[], Any]
 ) -> None:
     found(tmp_path, "split-digits", "watcher_module:Watcher", tests=20)
@@ -298,7 +302,7 @@ def test_a_part_of_the_tests_is_the_same_part_each_time(
     assert len({tuple(rows) for rows in asked}) == 5
 
 
-def test_curves_go_to_files_of_rows(tmp_path: Path) -> None:
+def test_measure_writes_curves_to_metric_logs(tmp_path: Path) -> None:
     given = found(tmp_path, "split-digits", "finetune", every=100)
     folder = tmp_path / Cell("split-digits", "finetune", 0).folder
     for name, metric in (("metrics", "online/accuracy"), ("stability", "stability/forgetting")):
@@ -309,7 +313,7 @@ def test_curves_go_to_files_of_rows(tmp_path: Path) -> None:
         assert rows[-1]["step"] == 1343
 
 
-def test_rows_tell_of_what_is_remembered(tmp_path: Path) -> None:
+def test_measure_writes_buffer_metrics(tmp_path: Path) -> None:
     for learner, there in (("replay", True), ("finetune", False)):
         found(tmp_path, "split-digits", learner)
         folder = tmp_path / Cell("split-digits", learner, 0).folder

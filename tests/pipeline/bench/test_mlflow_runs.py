@@ -26,7 +26,7 @@ def runs(uri: str, experiment: str = "bench split-digits") -> list[Any]:
     return list(there.search_runs([found.experiment_id])) if found else []
 
 
-def test_each_cell_is_a_run_with_its_curves_and_its_result(
+def test_each_cell_is_a_run_with_curves_and_result(
     everlearn: Everlearn, uri: str, tmp_path: Path
 ) -> None:
     everlearn(*BENCH, "--learner", "no-change", "--seeds", 2, "--track", uri)
@@ -58,9 +58,7 @@ def test_each_cell_is_a_run_with_its_curves_and_its_result(
     assert json.loads(Path(kept).read_text())["result"] == result
 
 
-def test_what_was_done_before_is_tracked_now_and_what_was_tracked_is_left(
-    everlearn: Everlearn, uri: str
-) -> None:
+def test_finished_cells_are_logged_once(everlearn: Everlearn, uri: str) -> None:
     everlearn(*BENCH, "--seeds", 1)
     everlearn(*BENCH, "--seeds", 2, "--track", uri)
     first = runs(uri)
@@ -72,7 +70,7 @@ def test_what_was_done_before_is_tracked_now_and_what_was_tracked_is_left(
     }
 
 
-def test_a_delivery_that_was_cut_short_goes_on_in_its_run(everlearn: Everlearn, uri: str) -> None:
+def test_interrupted_delivery_continues_in_its_run(everlearn: Everlearn, uri: str) -> None:
     everlearn(*BENCH, "--seeds", 1, "--track", uri)
     (run,) = runs(uri)
     # As it is where a bench is killed before the end of the run is told.
@@ -82,7 +80,7 @@ def test_a_delivery_that_was_cut_short_goes_on_in_its_run(everlearn: Everlearn, 
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
 
 
-def test_a_cell_that_is_run_anew_is_a_new_run(everlearn: Everlearn, uri: str) -> None:
+def test_cell_that_runs_again_is_a_new_run(everlearn: Everlearn, uri: str) -> None:
     everlearn(*BENCH, "--seeds", 1, "--track", uri)
     everlearn(*BENCH, "--seeds", 1, "--track", uri, "--set", "learner.steps=2")
     found = runs(uri)
@@ -90,6 +88,6 @@ def test_a_cell_that_is_run_anew_is_a_new_run(everlearn: Everlearn, uri: str) ->
 
 
 @pytest.mark.parametrize("uri", ["runs", "file:///x", "sqlite://", "http://"])
-def test_where_there_is_no_mlflow(uri: str, tmp_path: Path) -> None:
+def test_tracker_without_mlflow_names_the_remedy(uri: str, tmp_path: Path) -> None:
     with pytest.raises(TrackError, match="--track: "):
         CellTracker(uri, tmp_path)

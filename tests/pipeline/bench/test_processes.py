@@ -27,12 +27,12 @@ def workers(pid: int | None = None) -> list[psutil.Process]:
     ]
 
 
-def test_all_is_done_and_comes_as_it_is_done() -> None:
+def test_in_processes_yields_in_order_of_completion() -> None:
     assert sorted(in_processes(math.sqrt, [9.0, 4.0, 16.0], 2)) == [2.0, 3.0, 4.0]
     assert not workers()
 
 
-def test_what_one_raises_ends_all() -> None:
+def test_in_processes_error_of_one_item_ends_all() -> None:
     began = time.monotonic()
     with pytest.raises(TypeError):
         list(in_processes(time.sleep, [100.0, "x"], 2))
@@ -40,13 +40,13 @@ def test_what_one_raises_ends_all() -> None:
     assert not workers()
 
 
-def test_one_that_dies_is_told() -> None:
+def test_in_processes_reports_a_worker_that_dies() -> None:
     with pytest.raises(ProcessDiedError, match="fewer --workers"):
         list(in_processes(os._exit, [3], 1))
     assert not workers()
 
 
-def test_who_wants_no_more_is_rid_of_them() -> None:
+def test_in_processes_closed_early_ends_its_workers() -> None:
     going = in_processes(time.sleep, [0.0, 100.0], 2)
     next(going)
     assert workers()
@@ -58,7 +58,7 @@ def test_who_wants_no_more_is_rid_of_them() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("begun", [False, True], ids=["starting", "working"])
-def test_none_outlives_who_began_them(number: signal.Signals, begun: bool) -> None:
+def test_in_processes_workers_end_with_their_parent(number: signal.Signals, begun: bool) -> None:
     program = (
         "import time; from pipeline.bench.processes import in_processes\n"
         "if __name__ == '__main__':\n"

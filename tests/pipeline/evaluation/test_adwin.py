@@ -20,7 +20,7 @@ def means_of_32(rates: Array, seed: int) -> Array:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_it_sees_what_rivers_does(seed: int) -> None:
+def test_adwin_detects_the_same_changes_as_river(seed: int) -> None:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(300, 900, 4)
     levels = np.cumsum(rng.uniform(0.2, 0.4, 4)) % 1  # each at least 0.2 from the one before
@@ -38,12 +38,12 @@ def test_it_sees_what_rivers_does(seed: int) -> None:
     assert len(ours) <= len(borders) + 1
 
 
-def test_it_seldom_sees_what_is_not_there() -> None:
+def test_adwin_without_change_seldom_alarms() -> None:
     alarms = sum(len(changes(means_of_32(np.full(2000, 0.3), seed))) for seed in range(50))
     assert alarms <= 2
 
 
-def test_memory_grows_with_the_logarithm() -> None:
+def test_adwin_memory_grows_with_the_logarithm() -> None:
     adwin = Adwin(0.002)
     sizes = []
     for i, value in enumerate(means_of_32(np.full(20_000, 0.5), 0).tolist()):
@@ -55,7 +55,7 @@ def test_memory_grows_with_the_logarithm() -> None:
     assert sizes[2] < 80
 
 
-def test_mean_and_width_are_those_of_the_window() -> None:
+def test_adwin_mean_and_width_match_its_window() -> None:
     adwin = Adwin(0.002)
     assert np.isnan(adwin.mean)
     values = np.random.default_rng(3).random(777)
@@ -65,7 +65,7 @@ def test_mean_and_width_are_those_of_the_window() -> None:
     assert adwin.mean == pytest.approx(values.mean())
 
 
-def test_going_on_from_its_state() -> None:
+def test_adwin_loaded_from_state_continues_the_same() -> None:
     values = means_of_32(np.repeat([0.2, 0.5, 0.3], 400), 5)
     whole, first = Adwin(0.002), Adwin(0.002)
     seen = [whole.add(value) for value in values.tolist()]

@@ -43,14 +43,14 @@ def intervals(**counts: int) -> Any:
     return found
 
 
-def test_nothing_of_a_learner_without_memory() -> None:
+def test_buffer_stats_without_a_buffer_are_empty() -> None:
     learner = Remembers()
     stats = BufferStats(learner)
     assert not stats.has_buffer
     assert stats.read() == ({}, {})
 
 
-def test_quantiles_of_intervals_by_hand() -> None:
+def test_quantile_of_intervals_by_hand() -> None:
     counts = intervals(_3=10, _5=10)  # ten of 8 to 15, ten of 32 to 63
     assert quantile(counts, 0.25) == pytest.approx(8 * 2**0.5)
     assert quantile(counts, 0.5) == pytest.approx(16)
@@ -59,7 +59,7 @@ def test_quantiles_of_intervals_by_hand() -> None:
     assert quantile(intervals(_0=1), 0.5) == pytest.approx(2**0.5)
 
 
-def test_intervals_are_those_since_the_last_look() -> None:
+def test_read_counts_intervals_since_the_last_call() -> None:
     learner = Remembers()
     learner.seen = BufferSummary(5, intervals(_2=100), {})
     stats = BufferStats(learner)
@@ -74,7 +74,7 @@ def test_intervals_are_those_since_the_last_look() -> None:
     assert stats.read()[1] == {"interval/4:8": 3}
 
 
-def test_values_of_remembered_events_by_hand() -> None:
+def test_read_values_of_buffered_events_by_hand() -> None:
     learner = Remembers()
     strength = np.array([1, 1, 2, 3, 4, 16], np.float32)
     retention = np.array([0.0, 0.04, 0.05, 0.5, 0.99, 1.0])
@@ -105,7 +105,7 @@ def test_values_of_remembered_events_by_hand() -> None:
     }
 
 
-def test_an_empty_memory_has_no_values() -> None:
+def test_read_of_an_empty_buffer_has_no_values() -> None:
     learner = Remembers()
     learner.seen = BufferSummary(0, intervals(), {"strength": np.empty(0)})
     assert BufferStats(learner).look() == ({"replay/stored": 0}, {})
@@ -115,7 +115,9 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_beside_a_run(write_job: WriteJob, tmp_path: Path) -> None:
+def test_run_writes_metrics_and_histograms_of_its_buffer(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
     """A buffer of 200, replay of 32: by chance alike, the mean interval is 200 presentations, and
     the median 200 * ln 2."""
     job = write_job(
@@ -140,7 +142,7 @@ def test_beside_a_run(write_job: WriteJob, tmp_path: Path) -> None:
     assert counted in [draws * 32 for draws in range(13, 20)]
 
 
-def test_a_large_memory_is_looked_at_here_and_there(write_job: WriteJob) -> None:
+def test_read_of_a_large_buffer_takes_a_sample(write_job: WriteJob) -> None:
     from pipeline.training.builder import build
 
     job = write_job(learner={"buffer": {"capacity": 10_000, "recall": "forgetting-curve"}})
@@ -158,13 +160,13 @@ def test_a_large_memory_is_looked_at_here_and_there(write_job: WriteJob) -> None
     }
 
 
-def test_no_file_without_a_memory(write_job: WriteJob, tmp_path: Path) -> None:
+def test_run_without_a_buffer_writes_no_file(write_job: WriteJob, tmp_path: Path) -> None:
     job = write_job(learner={"kind": "finetune", "model": {"kind": "mlp", "hidden": [4]}})
     Run(jobs.load(job), tmp_path / "run", print).run(callbacks=[MetricWriter(500)], max_events=1000)
     assert not (tmp_path / "run" / "replay.jsonl").exists()
 
 
-def test_a_resumed_run_tells_no_step_twice(write_job: WriteJob, tmp_path: Path) -> None:
+def test_resumed_run_writes_no_step_twice(write_job: WriteJob, tmp_path: Path) -> None:
     job = write_job(checkpoint={"every_events": 700})
     folder = tmp_path / "run"
     for resume, most in ((False, 2200), (True, 4000)):

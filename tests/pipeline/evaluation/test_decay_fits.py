@@ -11,7 +11,7 @@ T = np.array([1.0, 3, 7, 14, 30, 70, 140, 300, 700, 1400])
 
 
 @pytest.mark.parametrize(("scale", "rate"), [(0.9, 0.3), (0.25, 0.36), (1.0, 0.05)])
-def test_a_power_law_is_found_again(scale: float, rate: float) -> None:
+def test_fits_recover_a_power_law(scale: float, rate: float) -> None:
     found = fits(T, scale * T**-rate, np.full(len(T), 0.01))
     assert found is not None
     power, exponential = found
@@ -22,7 +22,7 @@ def test_a_power_law_is_found_again(scale: float, rate: float) -> None:
 
 
 @pytest.mark.parametrize(("scale", "rate"), [(0.9, 0.01), (1.0, 0.3), (0.5, 0.001)])
-def test_an_exponential_is_found_again(scale: float, rate: float) -> None:
+def test_fits_recover_an_exponential(scale: float, rate: float) -> None:
     found = fits(T, scale * np.exp(-rate * T), np.full(len(T), 0.01))
     assert found is not None
     power, exponential = found
@@ -32,7 +32,7 @@ def test_an_exponential_is_found_again(scale: float, rate: float) -> None:
     assert exponential.at(np.array([0.0])) == pytest.approx([scale], rel=0.01)
 
 
-def test_what_does_not_fall_is_a_line_and_both_say_so() -> None:
+def test_fits_of_a_constant_share_are_both_constant() -> None:
     found = fits(T, np.full(len(T), 0.8), np.full(len(T), 0.01))
     assert found is not None
     assert better(*found) is None
@@ -41,7 +41,7 @@ def test_what_does_not_fall_is_a_line_and_both_say_so() -> None:
         assert fit.off == pytest.approx(0, abs=1e-9)
 
 
-def test_what_is_known_better_weighs_more() -> None:
+def test_fits_weight_a_smaller_error_more() -> None:
     """Two times with 0.8 and two with 0.4, at the same four times apart: the mean by 1/error**2."""
     t = np.array([1.0, 1.0, 1.0, 1.0])
     share = np.array([0.8, 0.8, 0.4, 0.4])
@@ -51,7 +51,7 @@ def test_what_is_known_better_weighs_more() -> None:
     assert found[0].off == pytest.approx(2 * (0.08 / 0.1) ** 2 + 2 * (0.32 / 0.2) ** 2)
 
 
-def test_a_scale_is_a_share() -> None:
+def test_fits_scale_is_at_most_one() -> None:
     found = fits(T, np.full(len(T), 1.2), np.full(len(T), 0.1))
     assert found is not None
     assert [fit.scale for fit in found] == [1.0, 1.0]
@@ -60,17 +60,17 @@ def test_a_scale_is_a_share() -> None:
     assert [fit.scale for fit in found] == [0.0, 0.0]
 
 
-def test_too_few_times_have_no_curve() -> None:
+def test_fits_of_too_few_times_are_none() -> None:
     assert fits(T[:3], T[:3] / 100, np.ones(3)) is None
 
 
-def test_which_is_clearly_better() -> None:
+def test_better_needs_a_clear_difference() -> None:
     one, other = Fit("power", 1, 1, 5.0), Fit("exponential", 1, 1, 7.1)
     assert better(one, other) == one
     assert better(one, other._replace(off=6.9)) is None
     assert better(one._replace(off=9.2), other) == other
 
 
-def test_the_error_of_a_share() -> None:
+def test_error_of_a_share_by_hand() -> None:
     found = error(np.array([46.0, 0.0]), np.array([96.0, 16.0]))
     assert found == pytest.approx([(0.48 * 0.52 / 96) ** 0.5, (0.1 * 0.9 / 16) ** 0.5])

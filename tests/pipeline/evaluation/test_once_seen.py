@@ -38,7 +38,7 @@ def fed(once: OnceSeen, n: int, size: int = 32, folding: int = 0) -> OnceSeen:
     return once
 
 
-def test_a_share_is_chosen_and_noted_with_the_update_that_it_was_learned_in() -> None:
+def test_learned_keeps_a_share_with_its_version() -> None:
     once = fed(OnceSeen(OnceSeenConfig(share=0.05, capacity=10_000), 3), 20_000)
     kept = once.kept()
     assert kept.rows is not None
@@ -53,14 +53,14 @@ def test_a_share_is_chosen_and_noted_with_the_update_that_it_was_learned_in() ->
     assert (kept.rows.y == kept.rows.offset % 2).all()
 
 
-def test_the_choice_is_another_than_that_of_probes() -> None:
+def test_once_seen_events_are_chosen_apart_from_probes() -> None:
     ids = np.arange(100_000)
     once = OnceSeen(OnceSeenConfig(share=0.1), 3).holds(ids)
     probes = HoldOut(0.1, 3).holds(ids)
     assert abs(int((once & probes).sum()) - 1000) < 160  # as if they had nothing to do with it
 
 
-def test_all_ages_are_kept_alike_within_the_capacity() -> None:
+def test_sample_has_all_ages_within_the_capacity() -> None:
     """Of 100,000 in all the c newest stay, and c * ln(10) of each power of ten beyond."""
     c = dense(100_000, 1000)
     assert c * (1 + np.log(100_000 / c)) == pytest.approx(1000)
@@ -75,7 +75,7 @@ def test_all_ages_are_kept_alike_within_the_capacity() -> None:
     assert mean[2] == pytest.approx(c * np.log(10), rel=0.1)
 
 
-def test_the_closed_form_falls_and_gives_the_capacity() -> None:
+def test_dense_falls_and_gives_the_capacity() -> None:
     found = [dense(n, 500) for n in (501, 502, 1000, 10**6, 10**9, 10**15)]
     assert found == sorted(found, reverse=True)
     for n, c in zip((501, 502, 1000, 10**6, 10**9, 10**15), found, strict=True):
@@ -83,13 +83,13 @@ def test_the_closed_form_falls_and_gives_the_capacity() -> None:
 
 
 @pytest.mark.parametrize("folding", [1, 7, 100])
-def test_who_looks_and_when_leaves_no_trace(folding: int) -> None:
+def test_kept_at_any_time_leaves_the_state_unchanged(folding: int) -> None:
     config = OnceSeenConfig(share=0.5, capacity=150)
     alone, looked_at = (fed(OnceSeen(config, 1), 9000, folding=f) for f in (0, folding))
     assert digest(alone.state()) == digest(looked_at.state())
 
 
-def test_going_on_from_its_state() -> None:
+def test_once_seen_loaded_from_state_continues_the_same() -> None:
     config = OnceSeenConfig(share=0.3, capacity=100)
     whole, first, then = OnceSeen(config, 1), OnceSeen(config, 1), OnceSeen(config, 1)
     for i in range(200):
@@ -101,7 +101,7 @@ def test_going_on_from_its_state() -> None:
     assert digest(whole.state()) == digest(then.state())
 
 
-def test_a_corrected_label_is_corrected() -> None:
+def test_correct_replaces_a_label() -> None:
     once = fed(OnceSeen(OnceSeenConfig(share=0.5, capacity=1000), 1), 200)
     before = once.kept()
     assert before.rows is not None
@@ -125,7 +125,7 @@ def run(job: Path, events: int) -> Parts:
 
 
 @pytest.mark.parametrize("delay", [0, 48])
-def test_they_are_learned_once_and_remembered_by_no_buffer(write_job: WriteJob, delay: int) -> None:
+def test_once_seen_events_enter_no_buffer(write_job: WriteJob, delay: int) -> None:
     stream = {"label_delay": {"events": delay}}
     job = write_job(
         stream=stream,
@@ -150,7 +150,7 @@ def test_they_are_learned_once_and_remembered_by_no_buffer(write_job: WriteJob, 
     assert loop.ledger.fates()["learned"] == len(remembered) + len(kept)
 
 
-def test_the_learner_learns_them_as_all_others(write_job: WriteJob, tmp_path: Path) -> None:
+def test_once_seen_events_are_learned_as_others(write_job: WriteJob, tmp_path: Path) -> None:
     """A learner that remembers nothing is the same with and without."""
     digests = []
     for once in ({"share": 0.0}, {"share": 0.3}):
@@ -161,7 +161,7 @@ def test_the_learner_learns_them_as_all_others(write_job: WriteJob, tmp_path: Pa
     assert digests[0] == digests[1]
 
 
-def test_without_them_a_state_is_what_it_was(write_job: WriteJob) -> None:
+def test_run_without_once_seen_has_the_same_state(write_job: WriteJob) -> None:
     assert "once_seen" not in run(write_job(), 1000).loop.state()
     base = load(write_job())
     assert not any("once_seen" in key for key in base.fingerprint())
@@ -172,7 +172,9 @@ def test_without_them_a_state_is_what_it_was(write_job: WriteJob) -> None:
     }
 
 
-def test_a_resumed_run_keeps_the_same(write_job: WriteJob, everlearn: Callable[..., Any]) -> None:
+def test_resumed_run_keeps_the_same_sample(
+    write_job: WriteJob, everlearn: Callable[..., Any]
+) -> None:
     job = write_job(evaluate={"once_seen": ONCE}, checkpoint={"every_events": 1500})
     everlearn("run", job, "--run-dir", "whole", "--max-events", 8000)
     everlearn("run", job, "--run-dir", "cut", "--max-events", 5000)
@@ -184,7 +186,7 @@ def test_a_resumed_run_keeps_the_same(write_job: WriteJob, everlearn: Callable[.
     assert state["once_seen"]["seen"] > 350
 
 
-def test_they_are_for_classification(write_job: WriteJob, everlearn: Callable[..., Any]) -> None:
+def test_once_seen_needs_classification(write_job: WriteJob, everlearn: Callable[..., Any]) -> None:
     job = write_job(
         stream={"label": "nswprice"},
         learner={"kind": "finetune", "model": {"kind": "mlp", "hidden": [4]}},
@@ -194,7 +196,7 @@ def test_they_are_for_classification(write_job: WriteJob, everlearn: Callable[..
     assert "evaluate.once_seen.share: it is for classification" in found.line
 
 
-def test_a_memory_that_cannot_be_told_is_refused(write_job: WriteJob) -> None:
+def test_once_seen_refuses_a_learner_with_opaque_state(write_job: WriteJob) -> None:
     river = {"kind": "river", "model": "linear_model.LogisticRegression"}
     with pytest.raises(JobError, match=r"once_seen.share: learner 'river' is an object"):
         build(load(write_job(learner=river, evaluate={"once_seen": {"share": 0.1}})))

@@ -41,7 +41,7 @@ def kept(*learned: int, first: int = 0) -> OnceSeenSample:
     return OnceSeenSample(rows, n, np.array(learned))
 
 
-def test_bins_and_powers_of_ten_by_hand() -> None:
+def test_evaluate_bins_and_powers_of_ten_by_hand() -> None:
     since = OnceSeenCurve()
     # 0, 1, 3, 4, 9, 10, 19, 20, 99, 100 and 1,234 updates ago.
     events = kept(1, 1135, 1214, 1215, 1224, 1225, 1226, 1231, 1232, 1234, 1235)
@@ -79,7 +79,7 @@ def test_bins_and_powers_of_ten_by_hand() -> None:
     assert means == pytest.approx([0, 1, 12**0.5, 9, 110**0.5, 420**0.5, 100, 1234], abs=1e-3)
 
 
-def test_an_event_is_asked_about_once_in_each_bin() -> None:
+def test_evaluate_asks_once_per_event_and_bin() -> None:
     since = OnceSeenCurve()
     learner = Knows(np.arange(10))
     # 0, 1, 4, 5, 9, 20 and 25 updates since.
@@ -92,7 +92,7 @@ def test_an_event_is_asked_about_once_in_each_bin() -> None:
     assert found["retention/after_0_count"] == 1
 
 
-def test_in_one_power_of_ten_it_counts_once_and_as_it_was_at_first() -> None:
+def test_evaluate_counts_the_first_answer_per_power_of_ten() -> None:
     since = OnceSeenCurve()
     right = Knows(np.arange(10))
     wrong = Knows(np.empty(0))
@@ -109,7 +109,7 @@ def test_in_one_power_of_ten_it_counts_once_and_as_it_was_at_first() -> None:
     assert found["retention/after_10"] == found["retention/after_10_count"] == 1
 
 
-def test_events_that_are_no_longer_kept_leave_their_answers() -> None:
+def test_evaluate_keeps_answers_of_dropped_events() -> None:
     since = OnceSeenCurve()
     since.evaluate(Knows(np.array([0, 1])), kept(1, 2), 2, 20)
     found, told = since.evaluate(Knows(np.array([2])), kept(2, 3, first=1), 3, 30)
@@ -117,12 +117,12 @@ def test_events_that_are_no_longer_kept_leave_their_answers() -> None:
     assert found["retention/once_seen"] == 2
 
 
-def test_nothing_kept_nothing_told() -> None:
+def test_evaluate_of_an_empty_sample_is_empty() -> None:
     nothing = OnceSeenSample(None, np.empty(0, np.int64), np.empty(0, np.int64))
     assert OnceSeenCurve().evaluate(Knows(np.empty(0)), nothing, 3, 30) == ({}, [])
 
 
-def test_going_on_from_its_state() -> None:
+def test_curve_loaded_from_state_continues_the_same() -> None:
     whole, cut = OnceSeenCurve(), OnceSeenCurve()
     for version in range(1, 300, 7):
         learned = np.arange(0, version, 3)

@@ -33,7 +33,7 @@ def batch(x: Array) -> Batch:
     return Batch(i, i * 1.0, x, i.astype(np.int32), i)
 
 
-def test_dormant_units_by_hand() -> None:
+def test_dormant_by_hand() -> None:
     # Mean |h| is 4, 1, 0.1 and 0; the layer's is 1.275, and 2.5% of it 0.031875.
     layer = np.array([[4, -2, 0.2, 0], [-4, 0, 0, 0]])
     assert dormant([layer]) == 0.25
@@ -45,7 +45,7 @@ def test_dormant_units_by_hand() -> None:
     assert dormant([np.zeros((3, 2)), np.ones((3, 2))]) == 0.5
 
 
-def test_dead_units_by_hand() -> None:
+def test_dead_by_hand() -> None:
     layer = np.zeros((200, 3))
     layer[0, 1] = 5  # on 0.5% of the rows
     layer[:2, 2] = -5  # on 1%: not less than that
@@ -54,7 +54,7 @@ def test_dead_units_by_hand() -> None:
     assert dead([layer], share=0.02) == 1
 
 
-def test_a_unit_of_feature_maps_is_a_channel() -> None:
+def test_dormant_takes_channels_of_feature_maps_as_units() -> None:
     maps = np.zeros((4, 3, 2, 2))
     maps[:, 0] = [[1, -1], [1, -1]]  # mean |h| 1, whatever its sign
     maps[:, 1, 0, 0] = 0.08  # mean |h| 0.02; 2.5% of the layer's 0.34 is 0.0085
@@ -63,7 +63,7 @@ def test_a_unit_of_feature_maps_is_a_channel() -> None:
     assert dead([maps]) == 1 / 3
 
 
-def test_ranks_by_hand() -> None:
+def test_effective_and_stable_rank_by_hand() -> None:
     rng = np.random.default_rng(0)
     orthogonal, _ = np.linalg.qr(rng.normal(size=(8, 8)))
     assert effective_rank(singular_values(orthogonal)) == pytest.approx(8)
@@ -100,7 +100,7 @@ def test_what_is_at_a_bound_to_rounding_is_at_it(seed: int) -> None:
 
 @pytest.mark.parametrize("r", [1, 3, 6])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_matrix_of_rank_r(r: int, dtype: Any) -> None:
+def test_ranks_of_a_matrix_of_rank_r(r: int, dtype: Any) -> None:
     rng = np.random.default_rng(r)
     features = (rng.normal(size=(500, r)) @ rng.normal(size=(r, 20))).astype(dtype)
     assert 0.6 * r < effective_rank(singular_values(features)) <= r + 1e-3
@@ -109,7 +109,7 @@ def test_a_matrix_of_rank_r(r: int, dtype: Any) -> None:
     assert effective_rank(nothing) == stable_rank(nothing) == 0
 
 
-def test_weight_norm() -> None:
+def test_weight_norm_is_the_mean_absolute_weight() -> None:
     assert weight_norm(np.array([-3.0, 1.0, 0.0, 2.0])) == 1.5
 
 
@@ -131,7 +131,7 @@ def tiny() -> Finetune:
     return learner
 
 
-def test_a_network_with_a_dead_unit() -> None:
+def test_plasticity_of_a_network_with_a_dead_unit() -> None:
     """The third unit is ReLU(-a - b), and no event has a + b < 0."""
     learner = tiny()
     events = batch(np.array([[1.0, 0], [0, 1], [1, 0], [0, 1]]))
@@ -149,7 +149,7 @@ def test_a_network_with_a_dead_unit() -> None:
     assert digest(learner.state()) == before
 
 
-def test_without_a_network_or_a_number_there_is_none() -> None:
+def test_plasticity_leaves_out_what_is_undefined() -> None:
     events = batch(np.ones((4, 2)))
     assert plasticity(NoChange(LearnerConfig(kind="no-change"), TABLE, 0), events) == {}
     learner = tiny()
@@ -165,7 +165,7 @@ def test_without_a_network_or_a_number_there_is_none() -> None:
     assert set(plasticity(tiny(), events[:0])) == {"plasticity/weight_norm"}
 
 
-def test_singular_values_are_those_of_the_decomposition() -> None:
+def test_singular_values_match_the_decomposition() -> None:
     rng = np.random.default_rng(4)
     for shape in ((200, 16), (16, 200), (30, 30), (1, 5)):
         features = rng.normal(size=shape).astype(np.float32)

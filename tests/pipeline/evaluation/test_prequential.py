@@ -62,7 +62,7 @@ def after(o: Outcome, size: int = 32, task: Any = "classification") -> dict[str,
 
 @pytest.mark.parametrize("k", [2, 3, 40])
 @pytest.mark.parametrize("n", [30, 512, 1700])
-def test_classification(n: int, k: int) -> None:
+def test_results_of_classification_by_hand(n: int, k: int) -> None:
     o = classified(n, k)
     found = after(o)
     assert o.proba is not None
@@ -94,7 +94,7 @@ def test_classification(n: int, k: int) -> None:
     assert found["online/label_lag"] == pytest.approx((np.arange(n) % 3).mean())
 
 
-def test_against_river() -> None:
+def test_results_match_river() -> None:
     o = classified(900, 3, abstain=0)
     accuracy, kappa, loss = (
         river.metrics.Accuracy(),
@@ -113,7 +113,7 @@ def test_against_river() -> None:
 
 
 @pytest.mark.parametrize("n", [5, 511, 512, 1700])
-def test_fading(n: int) -> None:
+def test_results_with_fading_by_hand(n: int) -> None:
     """S_i = L_i + alpha S_{i-1} over B_i = 1 + alpha B_{i-1}, one by one."""
     o = classified(n, 2)
     assert o.proba is not None
@@ -139,7 +139,7 @@ def test_fading(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [2, 512, 1700])
-def test_regression(n: int) -> None:
+def test_results_of_regression_by_hand(n: int) -> None:
     o = regressed(n)
     found = after(o, task="regression")
     for form, cut in (("", slice(None)), ("_window", slice(-WINDOW, None))):
@@ -154,7 +154,7 @@ def test_regression(n: int) -> None:
             )
 
 
-def test_kappa_temporal() -> None:
+def test_kappa_temporal_by_hand() -> None:
     found = after(classified(700, 2))
     accuracy, baseline = found["online/accuracy"], found["online/no_change_accuracy"]
     assert found["online/kappa_temporal"] == pytest.approx((accuracy - baseline) / (1 - baseline))
@@ -162,7 +162,7 @@ def test_kappa_temporal() -> None:
 
 @given(st.lists(st.integers(0, 900), min_size=0, max_size=12), st.sampled_from([2, 5, 0]))
 @settings(deadline=None, max_examples=40)
-def test_cuts_leave_no_trace(cuts: list[int], k: int) -> None:
+def test_state_is_independent_of_batches(cuts: list[int], k: int) -> None:
     """However the outcomes are cut, and whenever the state was looked at."""
     o = classified(1300, k) if k else regressed(1300)
     task: Any = "classification" if k else "regression"
@@ -180,7 +180,7 @@ def test_cuts_leave_no_trace(cuts: list[int], k: int) -> None:
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_state_goes_on(task: Any) -> None:
+def test_prequential_loaded_from_state_continues_the_same(task: Any) -> None:
     o = classified(1500, 3) if task == "classification" else regressed(1500)
     first = Prequential(task, WINDOW, FADING)
     for start in range(0, 1500, 50):
@@ -202,7 +202,7 @@ def locked(state: State) -> State:
     return state
 
 
-def test_the_state_tells_other_predictions() -> None:
+def test_state_differs_for_other_predictions() -> None:
     o = classified(100, 3)
     digests = set()
     for change in (None, 7, 99):
@@ -215,7 +215,7 @@ def test_the_state_tells_other_predictions() -> None:
     assert len(digests) == 3
 
 
-def test_a_class_the_model_did_not_know() -> None:
+def test_log_loss_of_a_class_unknown_to_the_model() -> None:
     """It had probability 0, which costs what the least probability costs."""
     ids, y = np.arange(3), np.array([0, 1, 4])
     found = after(outcome(ids, y, np.array([0, 0, 0]), np.full((3, 2), 0.5)))
@@ -228,7 +228,7 @@ def test_a_class_the_model_did_not_know() -> None:
     assert "online/log_loss" not in empty
 
 
-def test_probabilities_of_any_width_and_sometimes_none() -> None:
+def test_probabilities_may_vary_in_width_or_be_missing() -> None:
     metrics = Prequential("classification")
     y = np.array([0, 1])
     for width in (0, 1, 2, None, 2):
@@ -242,13 +242,13 @@ def test_probabilities_of_any_width_and_sometimes_none() -> None:
     assert found["online/auc_window"] == pytest.approx(0.5)
 
 
-def test_nothing_is_made_up() -> None:
+def test_results_leave_out_undefined_metrics() -> None:
     for task in ("classification", "regression"):
         found = Prequential(task).results()  # type: ignore[arg-type]
         assert found == {"online/scored": 0, "online/abstained": 0, "online/label_lag": 0}
 
 
-def test_many_classes_take_little() -> None:
+def test_many_classes_take_little_memory() -> None:
     metrics = Prequential("classification", window=10)
     y = np.arange(2000) * 50
     metrics.add(outcome(np.arange(2000), y, y))
@@ -257,7 +257,7 @@ def test_many_classes_take_little() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=60))
-def test_auc(pairs: list[tuple[bool, int]]) -> None:
+def test_auc_by_hand(pairs: list[tuple[bool, int]]) -> None:
     y = np.array([p for p, _ in pairs], np.int64)
     score = np.array([s / 10 for _, s in pairs])
     histogram = np.zeros((2, 10), np.int64)
@@ -272,7 +272,7 @@ def test_auc(pairs: list[tuple[bool, int]]) -> None:
 
 @given(st.integers(0, 99))
 @settings(max_examples=30)
-def test_auc_of_a_histogram_is_within_its_bound(seed: int) -> None:
+def test_auc_of_histogram_is_within_its_bound(seed: int) -> None:
     rng = np.random.default_rng(seed)
     y, score = rng.integers(0, 2, 300), rng.beta(2, 5, 300)
     score[:100] = np.round(score[:100], 1)

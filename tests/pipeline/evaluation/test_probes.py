@@ -58,7 +58,7 @@ def config(**changes: Any) -> ProbesConfig:
     return ProbesConfig.model_validate({"share": 0.2, "segments": 4, **changes})
 
 
-def test_segments_by_count_end_where_they_are_to_end() -> None:
+def test_segments_by_count_end_at_their_length() -> None:
     probes = fed(Probes(config(cut={"events": 100}), 1), 330, size=32)
     assert spans(probes.segments()) == [(0, 100), (100, 200), (200, 300), (300, 330)]
     assert [segment.ended for segment in probes.segments()] == [True, True, True, False]
@@ -70,7 +70,7 @@ def test_segments_by_count_end_where_they_are_to_end() -> None:
     assert probes.cuts == 3
 
 
-def test_neighbours_are_merged_and_new_ones_are_twice_as_long() -> None:
+def test_segments_at_the_limit_merge_and_double() -> None:
     probes = Probes(config(cut={"events": 100}), 1)
     fed(probes, 499)
     assert len(probes.segments()) == 5
@@ -86,7 +86,7 @@ def test_neighbours_are_merged_and_new_ones_are_twice_as_long() -> None:
     ]
 
 
-def test_capacity_bounds_what_is_kept_whatever_comes() -> None:
+def test_capacity_bounds_the_probes_of_any_stream() -> None:
     probes = Probes(config(capacity=100, cut={"events": 50}), 1)
     for n in (1000, 20_000):
         fed(probes, n, every=1)
@@ -95,7 +95,7 @@ def test_capacity_bounds_what_is_kept_whatever_comes() -> None:
         assert max(kept) == 20  # of each of five
 
 
-def test_each_probe_of_a_segment_is_kept_with_the_same_chance() -> None:
+def test_sample_of_a_segment_is_uniform() -> None:
     counts = np.zeros(1000)
     for seed in range(200):
         probes = fed(Probes(config(capacity=500, cut={"events": 1000}), seed), 1000, 100, every=1)
@@ -108,7 +108,7 @@ def test_each_probe_of_a_segment_is_kept_with_the_same_chance() -> None:
     assert counts.max() < 45
 
 
-def test_two_that_are_merged_are_as_one() -> None:
+def test_merged_segments_sample_like_one_segment() -> None:
     """What is kept of a stretch does not hang on whether it was cut before."""
     cut = fed(Probes(config(capacity=500, cut={"events": 50}), 9), 501, every=1)
     whole = fed(Probes(config(capacity=500, cut={"events": 200}), 9), 501, every=1)
@@ -119,14 +119,14 @@ def test_two_that_are_merged_are_as_one() -> None:
 
 
 @given(size=st.integers(1, 700), folding=st.booleans(), stop=st.integers(0, 40))
-def test_no_cut_and_no_fold_leaves_a_trace(size: int, folding: bool, stop: int) -> None:
+def test_state_is_independent_of_batches_and_folds(size: int, folding: bool, stop: int) -> None:
     made = config(capacity=200, cut={"events": 64})
     whole = fed(Probes(made, 3), 1500, every=3)
     other = fed(Probes(made, 3), 1500, size, every=3, folding=folding)
     assert digest(other.state()) == digest(whole.state())
 
 
-def test_going_on_from_its_state() -> None:
+def test_probes_loaded_from_state_continue_the_same() -> None:
     for cut in ({"events": 64}, {"seconds": 90.0}, {"drift": 0.01}):
         made = config(capacity=200, cut=cut)
         whole = through(Probes(made, 3), 0, 3000)
@@ -154,13 +154,13 @@ def through(probes: Probes, start: int, stop: int) -> Probes:
     return probes
 
 
-def test_a_segment_ends_where_the_error_changes() -> None:
+def test_drift_ends_a_segment_where_the_error_changes() -> None:
     probes = through(Probes(config(cut={"drift": 0.002}), 3), 0, 3000)
     assert len(probes.segments()) == 2
     assert 1000 < probes.segments()[1].begin < 1600
 
 
-def test_drift_is_seen_at_the_same_event_however_outcomes_are_joined() -> None:
+def test_drift_is_independent_of_the_outcome_batches() -> None:
     one = through(Probes(config(cut={"drift": 0.002}), 3), 0, 3000)
     other = Probes(config(cut={"drift": 0.002}), 3)
     waiting: list[tuple[Outcome, int]] = []
@@ -184,20 +184,20 @@ def test_drift_is_seen_at_the_same_event_however_outcomes_are_joined() -> None:
     assert spans(other.segments()) == spans(one.segments())
 
 
-def test_segments_by_time_pass_over_a_gap() -> None:
+def test_segments_by_time_skip_a_gap() -> None:
     time = np.concatenate([np.arange(100.0), np.arange(1000.0, 1100.0)])
     probes = fed(Probes(config(cut={"seconds": 50.0}), 1), 200, size=30, time=time)
     assert spans(probes.segments()) == [(0, 50), (50, 100), (100, 150), (150, 200)]
 
 
-def test_segments_by_time_grow_too() -> None:
+def test_segments_by_time_double_at_the_limit() -> None:
     probes = fed(Probes(config(cut={"seconds": 50.0}), 1), 1000, size=30)
     lengths = [end - begin for begin, end in spans(probes.segments())][:-1]
     assert set(lengths) == {200}
     assert len(lengths) <= 4
 
 
-def test_a_corrected_label_is_corrected() -> None:
+def test_correct_replaces_a_label() -> None:
     probes = fed(Probes(config(cut={"events": 100}), 1), 250)
     before = probes.segments()
     probes.correct(np.array([1500, 0, 77, 0]), np.array([1, 0, 1, 1]))
@@ -268,7 +268,7 @@ def apart(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def test_a_probe_is_never_learned_also_when_late_and_after_a_resume(
+def test_probe_is_never_learned_when_late_or_resumed(
     apart: dict[str, Any],
     write_job: Callable[..., Path],
     everlearn: Callable[..., Any],
@@ -305,7 +305,9 @@ def test_a_probe_is_never_learned_also_when_late_and_after_a_resume(
     assert other["state_digest"] == summary["state_digest"]
 
 
-def test_what_cannot_be(write_job: Callable[..., Path], everlearn: Callable[..., Any]) -> None:
+def test_load_refuses_invalid_probe_settings(
+    write_job: Callable[..., Path], everlearn: Callable[..., Any]
+) -> None:
     job = write_job()
     for setting, told in (
         ("segments=3", "evaluate.probes.segments"),
@@ -345,7 +347,7 @@ class Flips(Stream):
 
 
 @pytest.mark.parametrize("cut", ["{drift: 0.002}", "{events: 700}", "{seconds: 700}"])
-def test_whoever_looks_and_when_leaves_no_trace(
+def test_evaluations_at_any_time_leave_the_state_unchanged(
     cut: str, write_job: Callable[..., Path], everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     (tmp_path / "flips.py").write_text(FLIPS)
@@ -382,7 +384,7 @@ def test_whoever_looks_and_when_leaves_no_trace(
     ],
 )
 @pytest.mark.parametrize("seconds", [1e-9, 60.0])
-def test_no_time_is_so_odd_that_it_takes_for_ever(time: Array, seconds: float) -> None:
+def test_segments_by_time_end_for_any_time(time: Array, seconds: float) -> None:
     probes = fed(Probes(config(cut={"seconds": seconds}), 1), 300, size=30, time=time)
     segments = probes.segments()
     assert segments[0].begin == 0
@@ -390,7 +392,7 @@ def test_no_time_is_so_odd_that_it_takes_for_ever(time: Array, seconds: float) -
     assert len(segments) <= 5
 
 
-def test_a_corrected_label_of_a_probe_is_no_class_to_learn(
+def test_corrected_label_of_a_probe_is_not_learned(
     write_job: Callable[..., Path], everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     chosen = mix(np.arange(400), 7) < int(0.1 * 2**64)
@@ -422,7 +424,7 @@ def test_a_corrected_label_of_a_probe_is_no_class_to_learn(
     assert kept["y"][kept["ids"] == probe].tolist() == [2]  # the probe's label is what it is
 
 
-def test_a_job_without_probes_is_the_same_whatever_it_says_of_them(
+def test_fingerprint_without_probes_ignores_their_settings(
     write_job: Callable[..., Path], everlearn: Callable[..., Any]
 ) -> None:
     job = write_job()

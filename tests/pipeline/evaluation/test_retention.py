@@ -53,7 +53,7 @@ def asked(
     return retention.evaluate(learner, segments, events)[0]
 
 
-def test_forgetting_by_hand() -> None:
+def test_evaluate_forgetting_by_hand() -> None:
     retention = Retention("classification")
     a, b, c = segment(0, 10), segment(10, 20), segment(20, 30)
     found = asked(retention, [a, segment(10, 10, False)], 10, range(8))
@@ -82,7 +82,7 @@ def test_forgetting_by_hand() -> None:
     )
 
 
-def test_what_is_told_of_each_segment() -> None:
+def test_evaluate_returns_an_entry_per_segment() -> None:
     learner = Knows()
     learner.right = np.arange(5)
     segments = [segment(0, 10), segment(10, 14, False)]
@@ -100,9 +100,7 @@ def test_what_is_told_of_each_segment() -> None:
 @pytest.mark.parametrize(
     ("before", "lost", "gained"), [(0.95, 0.02, 0.1), (0.9, 0.4, 0.3), (0.6, 0.9, 0.0)]
 )
-def test_the_interval_holds_the_truth_as_often_as_it_says(
-    n: int, before: float, lost: float, gained: float
-) -> None:
+def test_intervals_have_their_coverage(n: int, before: float, lost: float, gained: float) -> None:
     """On three segments drawn from a population of which the truth is known."""
     truth = before - (before * (1 - lost) + (1 - before) * gained)
     rng = np.random.default_rng(n)
@@ -129,7 +127,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
     assert held["acc"] >= 0.93 * trials, held
 
 
-def test_merging_equal_neighbours_moves_no_mean() -> None:
+def test_merging_equal_segments_changes_no_mean() -> None:
     halves, wholes = Retention("classification"), Retention("classification")
     rng = np.random.default_rng(1)
     parts = [segment(i * 10, (i + 1) * 10) for i in range(5)]
@@ -149,7 +147,7 @@ def test_merging_equal_neighbours_moves_no_mean() -> None:
     assert merged["stability/segments"] == 3
 
 
-def test_a_segment_that_ended_and_was_merged_unseen() -> None:
+def test_segment_ended_and_merged_between_evaluations() -> None:
     """The evaluator was away: the second half of what is now one segment was running last time."""
     retention = Retention("classification")
     asked(retention, [segment(0, 10), segment(10, 15, False)], 15, range(15))
@@ -159,7 +157,7 @@ def test_a_segment_that_ended_and_was_merged_unseen() -> None:
     assert found["stability/acc"] == pytest.approx((0.5 + 1.0 + 1.0) / 3)
 
 
-def test_a_label_that_comes_after_its_segment_has_ended() -> None:
+def test_label_after_the_end_of_its_segment_counts_from_then() -> None:
     retention = Retention("classification")
     asked(retention, [segment(0, 10, step=2)], 10, range(10))
     found = asked(retention, [segment(0, 10), segment(10, 12, False)], 12, range(0, 10, 2))
@@ -167,14 +165,14 @@ def test_a_label_that_comes_after_its_segment_has_ended() -> None:
     assert found["stability/forgetting_low"] < 0 < found["stability/forgetting_high"] < 0.3
 
 
-def test_nothing_to_ask_about() -> None:
+def test_evaluate_without_probes_is_empty() -> None:
     retention = Retention("classification")
     assert retention.evaluate(Knows(), [], 5) == ({}, [])
     assert retention.evaluate(Knows(), [segment(0, 0, False)], 5) == ({}, [])
     assert retention.events == -1
 
 
-def test_of_targets_the_error() -> None:
+def test_evaluate_scores_regression_by_the_error() -> None:
     retention = Retention("regression")
     learner = Knows("regression")
     first = segment(0, 10)
@@ -194,7 +192,7 @@ def test_of_targets_the_error() -> None:
     assert told[0]["score"] == -2.0
 
 
-def test_going_on_from_its_state() -> None:
+def test_retention_loaded_from_state_continues_the_same() -> None:
     rng = np.random.default_rng(2)
     parts = [segment(i * 10, (i + 1) * 10) for i in range(6)]
     whole, other = Retention("classification"), Retention("classification")
@@ -221,12 +219,12 @@ class Peeks(Knows):
         return Prediction(batch.ids, "classification", value, None, ("a", "b"), 1)
 
 
-def test_a_learner_is_not_told_the_labels() -> None:
+def test_evaluate_hides_the_labels_from_the_learner() -> None:
     found, _ = Retention("classification").evaluate(Peeks(), [segment(0, 10)], 10)
     assert found["stability/acc"] == 0.5
 
 
-def test_labels_that_come_late_leave_the_estimate_in_its_interval() -> None:
+def test_late_labels_keep_the_estimate_in_its_interval() -> None:
     """Half of a segment's labels come after it has ended, and that half is known worse."""
     retention = Retention("classification")
     early = segment(0, 50)
@@ -243,7 +241,7 @@ def test_labels_that_come_late_leave_the_estimate_in_its_interval() -> None:
     assert found["stability/bwt"] == pytest.approx(-0.07)
 
 
-def test_where_the_end_of_a_segment_was_missed_nothing_is_made_up() -> None:
+def test_missed_end_of_a_segment_has_no_first_score() -> None:
     """The evaluator comes back when two more segments have gone by."""
     retention = Retention("classification")
     parts = [segment(i * 1000, (i + 1) * 1000, step=10) for i in range(4)]
@@ -258,7 +256,7 @@ def test_where_the_end_of_a_segment_was_missed_nothing_is_made_up() -> None:
     assert found["plasticity/learning_accuracy"] == pytest.approx((1.0 + 0.0) / 2)
 
 
-def test_an_interval_stays_within_what_can_be() -> None:
+def test_intervals_stay_within_bounds() -> None:
     retention = Retention("classification")
     found = asked(retention, [segment(0, 5)], 5, range(5))
     assert found["stability/acc_high"] == 1.0

@@ -37,7 +37,7 @@ def same(found: ContinualMetrics, expected: dict[str, float], close: float = 1e-
         assert values[name] == pytest.approx(value, abs=close, nan_ok=True), name
 
 
-def test_three_tasks_by_hand() -> None:
+def test_results_of_three_tasks_by_hand() -> None:
     matrix = np.array([[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], [0.6, 0.5, 0.85]])
     found = continual(matrix, np.array([0.1, 0.1, 0.2]))
     same(
@@ -78,7 +78,7 @@ FOUR = np.array(
 )
 
 
-def test_four_tasks_by_hand_two_of_which_got_better_before_they_were_forgotten() -> None:
+def test_results_of_tasks_that_improve_before_forgetting() -> None:
     same(
         continual(FOUR),
         {
@@ -108,7 +108,7 @@ ANYTIME: list[Step] = [
 ]
 
 
-def test_anytime_curves_by_hand() -> None:
+def test_results_of_anytime_curves_by_hand() -> None:
     expected = {
         "aaa": 4.25 / 7,  # (.5 + .9 + .35 + .4 + .6 + .75 + .75) / 7
         "min_acc": 0.2,
@@ -141,7 +141,7 @@ def test_anytime_curves_by_hand() -> None:
     assert curves.matrix.tolist() == [[0.9, pytest.approx(NAN, nan_ok=True)], [0.6, 0.9]]
 
 
-def test_windows_are_of_so_many_evaluations() -> None:
+def test_windowed_metrics_span_their_evaluations() -> None:
     """Down by .05 twelve times, then up by .02: ten in a row hold nine steps."""
     curves = Curves()
     curves.begin()
@@ -154,7 +154,7 @@ def test_windows_are_of_so_many_evaluations() -> None:
     assert curves.state()["window"].shape == (1, 99)
 
 
-def test_a_task_learned_again() -> None:
+def test_results_of_a_task_learned_again() -> None:
     steps: list[Step] = [
         ("begin", NAN, None),
         ("add", 1, [0.8], True),
@@ -182,7 +182,7 @@ def test_a_task_learned_again() -> None:
     )
 
 
-def test_a_learning_whose_end_comes_late() -> None:
+def test_results_of_a_learning_with_a_late_end() -> None:
     """No evaluation said ``ended`` before the next task began: the next one is its row."""
     curves = Curves()
     curves.begin()
@@ -206,7 +206,7 @@ def test_a_learning_whose_end_comes_late() -> None:
     )
 
 
-def test_an_accuracy_that_is_not_known_is_left_out() -> None:
+def test_results_leave_out_unknown_accuracies() -> None:
     curves = Curves()
     curves.begin()
     curves.add(1, np.array([0.8]), ended=True)
@@ -244,12 +244,12 @@ def test_an_accuracy_that_is_not_known_is_left_out() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_said(call: Any, says: str) -> None:
+def test_curves_refuse_an_impossible_call(call: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call(Curves())
 
 
-def test_knowledge() -> None:
+def test_knowledge_by_hand() -> None:
     before = np.array([True, True, True, True, False, False])
     now = np.array([True, False, True, True, True, False])
     assert knowledge(before, now) == (0.25, 0.5)
@@ -405,7 +405,7 @@ def history(seed: int) -> list[Step]:
 
 
 @pytest.mark.parametrize("block", range(8))
-def test_against_the_definitions(block: int) -> None:
+def test_results_match_the_definitions(block: int) -> None:
     """200 histories, each looked at at a random place too."""
     for seed in range(25 * block, 25 * block + 25):
         steps = history(seed)
@@ -416,7 +416,7 @@ def test_against_the_definitions(block: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_state_goes_on(seed: int) -> None:
+def test_curves_loaded_from_state_continue_the_same(seed: int) -> None:
     first = Curves()
     for step in history(seed):
         state = copied(first.state())
@@ -432,7 +432,7 @@ def test_state_goes_on(seed: int) -> None:
         assert repr(first.results()) == repr(second.results())
 
 
-def test_memory_does_not_grow_with_evaluations() -> None:
+def test_curves_memory_is_independent_of_evaluations() -> None:
     rng = np.random.default_rng(0)
     curves, sizes = Curves(), []
     for _ in range(3):
@@ -445,7 +445,7 @@ def test_memory_does_not_grow_with_evaluations() -> None:
     assert max(sizes) == sizes[200] == sizes[-1] < 20_000
 
 
-def test_recovery_with_more_records_than_are_kept() -> None:
+def test_gap_recovery_with_more_records_than_are_kept() -> None:
     """Up a little 1,000 times, then back to half the way: between records that were dropped the
     answer is late, by a few hundredths of the way."""
     curves = Curves()
@@ -474,7 +474,7 @@ def four_tasks(running: bool) -> Curves:
     return curves
 
 
-def test_no_mean_jumps_where_every_task_is_merged() -> None:
+def test_merging_every_task_changes_no_mean() -> None:
     for running, steady in (
         # All tasks are merged in pairs: all that is a mean over tasks, or over pairs with them.
         (False, {"acc", "learning_accuracy", "windowed_forgetting_10", "windowed_plasticity_100"}),
@@ -490,7 +490,7 @@ def test_no_mean_jumps_where_every_task_is_merged() -> None:
         same(after, {name: before[name] for name in steady})
 
 
-def test_merged_tasks_by_hand() -> None:
+def test_merge_by_hand() -> None:
     curves = fold(ANYTIME)
     curves.begin()
     curves.add(800, np.array([0.5, 0.4, 0.6]))
@@ -521,7 +521,7 @@ def test_merged_tasks_by_hand() -> None:
     assert curves.matrix.tolist()[1] == [0.3, 0.7, 0.2]
 
 
-def test_what_waits_for_the_next_learning_is_merged_too() -> None:
+def test_merge_includes_what_awaits_the_next_learning() -> None:
     """The row that is not among those of the maximum yet, the latest evaluations, a task begun."""
     curves = Curves()
     for row in ([0.8, 0.3, 0.2, 0.1], [0.6, 0.7, 0.4, 0.2], [0.95, 0.85, 0.6, 0.3]):
@@ -546,7 +546,7 @@ def test_what_waits_for_the_next_learning_is_merged_too() -> None:
     same(curves.results(), {"bwt": -0.275})  # .4 - (.75 + .6) / 2, of the only past task
 
 
-def test_weights_of_one_task_alone_leave_it_as_it_was() -> None:
+def test_merge_with_weights_of_one_task_keeps_its_values() -> None:
     one, two = four_tasks(True), four_tasks(True)
     one.merge(1, weights=(0, 1))
     state, whole = one.state(), two.state()
@@ -569,7 +569,7 @@ def avalanche_metrics() -> Any:
     return forgetting_bwt
 
 
-def test_initial_forgetting_and_bwt_are_those_of_avalanche() -> None:
+def test_initial_forgetting_and_bwt_match_avalanche() -> None:
     metrics = avalanche_metrics()
     rng = np.random.default_rng(5)
     for tasks in (2, 3, 8):
@@ -591,7 +591,7 @@ def test_initial_forgetting_and_bwt_are_those_of_avalanche() -> None:
     assert found.forgetting > found.forgetting_initial + 0.1
 
 
-def test_from_a_matrix_as_from_curves() -> None:
+def test_continual_matches_curves() -> None:
     curves = Curves()
     rows: list[Array] = [row[: i + 1] for i, row in enumerate(FOUR)]
     for i, row in enumerate(rows):

@@ -25,7 +25,7 @@ def histogram(*counts: list[float], low: list[float], high: list[float]) -> Hist
     return Histogram(events, np.array(low), np.array(high), np.array(counts, np.float64))
 
 
-def test_a_column_is_the_shares_of_a_moment() -> None:
+def test_histogram_columns_are_shares() -> None:
     found = histogram([3, 1], [0, 4], low=[2, 8], high=[4, 16])
     figure = told(buffer_charts.histogram(found, "interval"))
     (heat,) = figure["data"]
@@ -39,21 +39,21 @@ def test_a_column_is_the_shares_of_a_moment() -> None:
     assert axis["title"]["text"] == "interval"
 
 
-def test_shares_have_an_axis_from_0_to_1() -> None:
+def test_histogram_of_shares_has_an_axis_from_0_to_1() -> None:
     found = histogram([1, 1], low=[0.5, 0.95], high=[0.55, 1.0])
     axis = told(buffer_charts.histogram(found, "retention"))["layout"]["yaxis"]
     assert axis["range"] == [0, 1]
     assert "type" not in axis
 
 
-def test_a_moment_without_anything_is_empty() -> None:
+def test_histogram_column_without_values_is_empty() -> None:
     found = histogram([2], [0], low=[2], high=[4])
     (heat,) = told(buffer_charts.histogram(found, "interval"))["data"]
     assert heat["z"] == [[1.0, None]]
     assert buffer_charts.histogram(histogram([0], low=[2], high=[4]), "interval") is None
 
 
-def test_of_many_moments_an_even_choice() -> None:
+def test_histogram_of_many_moments_takes_an_even_choice() -> None:
     found = histogram(*[[1.0]] * 1001, low=[2], high=[4])
     (heat,) = told(buffer_charts.histogram(found, "interval"))["data"]
     assert len(heat["z"][0]) <= CELLS
@@ -65,7 +65,7 @@ TIMES = (1, 3, 10, 30, 100, 300, 1000)
 FADES = [OnceSeenBin(t, t, float(t), 10_000, round(8000 * t**-0.2)) for t in TIMES]
 
 
-def test_points_intervals_and_both_fits() -> None:
+def test_once_seen_draws_points_intervals_and_both_fits() -> None:
     now = OnceSeenBin(0, 0, 0.0, 50, 50)  # asked before any update: no place on a logarithmic axis
     figure = told(buffer_charts.once_seen([now, *FADES]))
     points, power, exponential = figure["data"]
@@ -82,14 +82,14 @@ def test_points_intervals_and_both_fits() -> None:
     assert figure["layout"]["xaxis"]["type"] == "log"
 
 
-def test_few_times_are_drawn_without_fits_and_none_not_at_all() -> None:
+def test_once_seen_of_few_times_has_no_fits() -> None:
     assert len(told(buffer_charts.once_seen(FADES[:3]))["data"]) == 1
     assert buffer_charts.fit_curves(FADES[:3]) is None
     assert buffer_charts.once_seen([OnceSeenBin(0, 0, 0.0, 50, 50)]) is None
     assert buffer_charts.once_seen([]) is None
 
 
-def test_formulas() -> None:
+def test_formula_of_each_fit() -> None:
     assert buffer_charts.formula(Fit("power", 0.5, 0.25, 0)) == "0.500 t^-0.25"
     assert buffer_charts.formula(Fit("exponential", 0.5, 0.001, 0)) == "0.500 exp(-t / 1,000)"
     assert buffer_charts.formula(Fit("exponential", 0.5, 0.0, 0)) == "0.500"

@@ -125,7 +125,7 @@ def bench(tmp_path: Path) -> Path:
     return folder
 
 
-def test_headlines_are_those_of_the_last_rows(run: Path) -> None:
+def test_tiles_show_the_last_rows(run: Path) -> None:
     page = Read(write_report(run))
     assert page.text("b") == ["3,000", "0.800", "0.625", "0.125", "0.562", "0.875"]
     notes = page.text("span")
@@ -135,7 +135,7 @@ def test_headlines_are_those_of_the_last_rows(run: Path) -> None:
     assert any("still running" in text for text in page.text("p"))
 
 
-def test_the_figures_of_a_run_hold_its_numbers(run: Path) -> None:
+def test_figures_of_a_run_have_its_numbers(run: Path) -> None:
     page = Read(write_report(run))
     assert page.trace("learner")["x"] == [1000, 2000, 3000]
     assert page.trace("learner")["y"] == pytest.approx([0.7, 0.8, 0.9])
@@ -150,7 +150,7 @@ def test_the_figures_of_a_run_hold_its_numbers(run: Path) -> None:
     assert any("a below 1" in text for text in page.text("p"))
 
 
-def test_what_is_remembered_and_what_was_seen_once(run: Path) -> None:
+def test_page_has_the_buffer_and_once_seen_events(run: Path) -> None:
     once = [
         {"first": t, "last": t, "since": t, "asked": 10_000, "right": round(8000 * t**-0.2)}
         for t in (1, 3, 10, 30, 100)
@@ -165,14 +165,14 @@ def test_what_is_remembered_and_what_was_seen_once(run: Path) -> None:
     assert [heat["y"] for heat in heats] == [[8, 16], [1, 2]]  # the interval first
 
 
-def test_the_job_is_told_without_what_may_be_secret(run: Path) -> None:
+def test_job_section_leaves_out_secrets(run: Path) -> None:
     page = Read(write_report(run))
     assert page.text("th") == ["name", "seed", "stream.kind"]
     assert page.text("td") == [EVIL, "7", "recorded"]
     assert "secret" not in re.sub(r"<script>.*?</script>", "", (run / "report.html").read_text())
 
 
-def test_the_table_of_a_bench(bench: Path) -> None:
+def test_table_of_a_bench_by_hand(bench: Path) -> None:
     page = Read(write_report(bench))
     cells = [text.strip() for text in page.text("td", "small")]
     # Mean and sample deviation of 0.6 and 0.8: 0.7 and 0.141; there is no FWT.
@@ -187,7 +187,7 @@ def test_the_table_of_a_bench(bench: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["run", "bench"])
-def test_a_page_needs_nothing_but_itself(which: str, request: pytest.FixtureRequest) -> None:
+def test_page_is_self_contained(which: str, request: pytest.FixtureRequest) -> None:
     file = write_report(request.getfixturevalue(which))
     page = Read(file)
     for tag, attributes in page.tags:
@@ -205,7 +205,7 @@ def test_a_page_needs_nothing_but_itself(which: str, request: pytest.FixtureRequ
 
 
 @pytest.mark.parametrize("which", ["run", "bench"])
-def test_text_of_files_is_shown_and_never_run(which: str, request: pytest.FixtureRequest) -> None:
+def test_page_escapes_text_of_files(which: str, request: pytest.FixtureRequest) -> None:
     file = write_report(request.getfixturevalue(which))
     assert "<script>alert" not in file.read_text()
     page = Read(file)
@@ -214,7 +214,7 @@ def test_text_of_files_is_shown_and_never_run(which: str, request: pytest.Fixtur
     assert any(EVIL in text for text in page.text("h1", "h2"))
 
 
-def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
+def test_run_that_has_just_started_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("name: young\n")
     page = Read(write_report(tmp_path))
     assert page.text("h1") == ["young"]
@@ -223,7 +223,7 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     assert any("evaluate.probes.share" in text for text in page.text("p"))
 
 
-def test_a_regression_is_told_in_its_own_terms(tmp_path: Path) -> None:
+def test_page_of_a_regression_shows_errors(tmp_path: Path) -> None:
     metrics = {"online/mae": 12.5, "online/no_change_mae": 40.0, "online/mae_window": 11.0}
     fill(tmp_path / "metrics.jsonl", {10: metrics})
     probed = {"begin": 0, "end": 10, "probes": 3, "score": -12.0, "low": -14.0, "high": -10.0}
@@ -237,7 +237,7 @@ def test_a_regression_is_told_in_its_own_terms(tmp_path: Path) -> None:
     assert page.trace("learner")["y"] == [11]
 
 
-def test_the_report_of_a_real_run(
+def test_report_of_a_real_run_shows_its_summary(
     everlearn: Callable[..., Any],
     write_job: Callable[..., Path],
     summary: Callable[[Path], dict[str, Any]],
@@ -254,14 +254,14 @@ def test_the_report_of_a_real_run(
     assert "learner.buffer.capacity" in page.text("th")
 
 
-def test_the_page_is_in_the_folder_if_nothing_else_is_said(
+def test_report_is_written_into_the_folder_by_default(
     everlearn: Callable[..., Any], run: Path
 ) -> None:
     everlearn("report", run)
     assert Read(run / "report.html").text("h1") == [EVIL]
 
 
-def test_what_is_no_run_and_no_bench_is_refused(
+def test_report_refuses_a_folder_without_run_or_bench(
     everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     (tmp_path / "dir").mkdir()
@@ -276,14 +276,14 @@ def test_what_is_no_run_and_no_bench_is_refused(
     assert not (tmp_path / "dir" / "report.html").exists()
 
 
-def test_a_page_that_cannot_be_written_is_said_to_be(
+def test_report_names_a_file_that_cannot_be_written(
     everlearn: Callable[..., Any], run: Path
 ) -> None:
     line = everlearn("report", run, "--out", "no/where.html", code=2).line
     assert "no/where.html: No such file or directory" in line
 
 
-def test_without_plotly_the_remedy_is_told(
+def test_report_without_plotly_names_the_remedy(
     everlearn: Callable[..., Any], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "plotly", None)  # as where it is not installed

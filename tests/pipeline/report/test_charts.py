@@ -41,7 +41,7 @@ def result(learner: str = "replay", seed: int = 0, **more: Any) -> Result:
 
 
 @pytest.mark.parametrize("n", [POINTS + 1, 2 * POINTS, 123_457])
-def test_thinning_keeps_first_last_smallest_and_largest(n: int) -> None:
+def test_thin_keeps_first_last_smallest_and_largest(n: int) -> None:
     rng = np.random.default_rng(n)
     values = rng.normal(size=n)
     values[n // 3], values[n // 2] = 99, -99
@@ -53,12 +53,12 @@ def test_thinning_keeps_first_last_smallest_and_largest(n: int) -> None:
     assert {0, n // 3, n // 2, n - 1} <= set(kept.tolist())
 
 
-def test_what_is_short_is_left_whole() -> None:
+def test_thin_keeps_a_short_curve() -> None:
     assert thin(np.full(POINTS, np.nan)).tolist() == list(range(POINTS))
     assert thin(np.array([1.0, 5, 2, 3, 0, 4]), 4).tolist() == [0, 1, 4, 5]
 
 
-def test_a_long_curve_is_drawn_thin_with_its_peak() -> None:
+def test_online_thins_a_long_curve_and_keeps_its_peak() -> None:
     values = np.zeros(50_000)
     values[12_345] = 7
     (trace,) = told(charts.online({"online/mae_window": Curve(np.arange(50_000.0), values)}))[
@@ -79,7 +79,7 @@ MERGED = [
 ]
 
 
-def test_merged_segments_cover_the_rows_of_both() -> None:
+def test_paint_merged_segments_cover_the_rows_of_both() -> None:
     x, y, score, text = charts.paint(MERGED)
     assert x.tolist() == [0, 10, 20, 30]
     assert y.tolist() == [0, 10, 20, 30]
@@ -89,7 +89,7 @@ def test_merged_segments_cover_the_rows_of_both() -> None:
     assert text[1][2] == "events 0 to 20<br>after 30 events<br>0.700 (0.600 to 0.750)<br>9 probes"
 
 
-def test_many_segments_and_evaluations_fit_a_grid_of_equal_rows() -> None:
+def test_paint_of_many_segments_has_rows_of_equal_height() -> None:
     evaluations = [
         Evaluation(10 * k, tuple(segment(10 * i, 10 * i + 10, i / 1000) for i in range(k)))
         for k in range(1, 401)
@@ -103,7 +103,7 @@ def test_many_segments_and_evaluations_fit_a_grid_of_equal_rows() -> None:
     assert np.isnan(score[1:, 0]).all()
 
 
-def test_the_heat_map_is_of_what_was_painted() -> None:
+def test_segments_draws_the_painted_grid() -> None:
     (heat,) = told(charts.segments(MERGED))["data"]
     assert heat["z"] == [[0.9, 0.8, 0.7], [None, 0.95, 0.7], [None, None, 0.85]]
     assert (heat["x"], heat["y"]) == ([0, 10, 20, 30], [0, 10, 20, 30])
@@ -114,7 +114,7 @@ def test_the_heat_map_is_of_what_was_painted() -> None:
     assert charts.retention(Evaluation(10, (unknown,))) is None
 
 
-def test_retention_is_by_age_with_its_intervals() -> None:
+def test_retention_is_by_age_with_intervals() -> None:
     figure = told(charts.retention(MERGED[-1]))
     (trace,) = figure["data"]
     assert trace["x"] == [0, 10]  # the one that runs, and the one that ended at 20
@@ -127,7 +127,7 @@ def test_retention_is_by_age_with_its_intervals() -> None:
 # Curves of a run
 
 
-def test_the_online_curves_are_beside_the_baseline() -> None:
+def test_online_draws_learner_served_and_baseline() -> None:
     curves = {
         "online/accuracy_window": curve(0.5, 0.75),
         "online/no_change_accuracy_window": curve(0.25, 0.3),
@@ -141,7 +141,7 @@ def test_the_online_curves_are_beside_the_baseline() -> None:
     assert charts.online({}) is None
 
 
-def test_forgetting_lies_in_its_band_where_there_is_one() -> None:
+def test_stability_draws_the_band_of_forgetting() -> None:
     curves = {
         "stability/forgetting": curve(0.1, 0.2),
         "stability/forgetting_low": curve(0.05, 0.1),
@@ -167,7 +167,7 @@ def test_marks_are_vertical_lines_in_every_panel() -> None:
     assert [t["name"] for t in figure["data"]].count("alert") == 1  # an entry in the legend
 
 
-def test_many_marks_stay_few_lines() -> None:
+def test_many_marks_are_thinned() -> None:
     marks = [Mark(at, "alert", "a") for at in range(10_000)]
     figure = told(charts.online({"online/accuracy_window": curve(0.5)}, marks))
     places = [shape["x0"] for shape in figure["layout"]["shapes"]]
@@ -182,7 +182,7 @@ def test_many_marks_stay_few_lines() -> None:
         (charts.system, ("events_per_s", "memory_mb", "freshness_s")),
     ],
 )
-def test_each_of_these_has_a_panel_of_its_own(draw: Any, names: tuple[str, ...]) -> None:
+def test_plasticity_and_system_have_a_panel_per_metric(draw: Any, names: tuple[str, ...]) -> None:
     curves = {f"{draw.__name__}/{name}": curve(i, i + 1) for i, name in enumerate(names)}
     figure = told(draw(curves))
     assert [trace["y"] for trace in figure["data"]] == [[0, 1], [1, 2], [2, 3]]
@@ -194,7 +194,7 @@ def test_each_of_these_has_a_panel_of_its_own(draw: Any, names: tuple[str, ...])
 # A bench
 
 
-def test_anytime_accuracy_is_a_mean_over_tasks_then_seeds() -> None:
+def test_anytime_is_a_mean_over_tasks_then_seeds() -> None:
     nan = np.nan
 
     def runs(seed: int, accuracy: Array) -> Result:
@@ -219,7 +219,7 @@ def test_anytime_accuracy_is_a_mean_over_tasks_then_seeds() -> None:
     assert charts.anytime([result()]) is None
 
 
-def test_seeds_that_were_evaluated_elsewhere_are_met_in_between() -> None:
+def test_anytime_interpolates_between_evaluations() -> None:
     figure = told(
         charts.anytime(
             [
@@ -233,7 +233,7 @@ def test_seeds_that_were_evaluated_elsewhere_are_met_in_between() -> None:
     assert mean["y"] == pytest.approx([0.0, 0.3, 0.9])  # alone; of 0.5 and 0.1; of 1.0 and 0.8
 
 
-def test_bars_of_forgetting() -> None:
+def test_forgetting_draws_a_bar_per_learner() -> None:
     runs = [
         result("<b>a</b>", metrics={"forgetting": 0.1}),
         result("b", metrics={}),

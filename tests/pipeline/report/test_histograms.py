@@ -6,7 +6,7 @@ from pipeline.report.histograms import histograms
 from pipeline.storage.metric_log import Row
 
 
-def test_bins_are_put_in_order_and_what_is_missing_is_none_at_all() -> None:
+def test_histograms_sort_bins_and_fill_missing_counts() -> None:
     rows = [
         Row(100, 0, {"a/16:32": 2.0, "a/2:4": 1.0, "b/0.5:0.55": 7.0}, 0),
         Row(200, 0, {"a/2:4": 5.0}, 0),
@@ -23,5 +23,5 @@ def test_bins_are_put_in_order_and_what_is_missing_is_none_at_all() -> None:
     assert b.counts.tolist() == [[7], [1]]
 
 
-def test_what_is_no_bin_is_passed_over() -> None:
+def test_histograms_ignore_what_is_not_a_bin() -> None:
     assert histograms([Row(1, 0, {"a": 1.0, "a/": 2.0, "a/x:y": 3.0, "a/1": 1.0}, 0)]) == {}

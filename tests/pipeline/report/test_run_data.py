@@ -36,7 +36,7 @@ def write_evaluations(folder: Path, *evaluations: Any) -> None:
     (folder / "evaluations.jsonl").write_text(text)
 
 
-def test_curves_hold_the_rows_of_all_files_that_have_a_metric(tmp_path: Path) -> None:
+def test_read_run_curves_join_rows_of_all_files(tmp_path: Path) -> None:
     write_rows(tmp_path / "metrics.jsonl", {100: {"a": 0.1, "b": 1}, 200: {"b": 2}, 300: {"a": 3}})
     write_rows(tmp_path / "served.jsonl", {250: {"served/accuracy": 0.75}})
     write_rows(tmp_path / "stability.jsonl", {150: {"stability/forgetting": 0.25}})
@@ -51,7 +51,7 @@ def test_curves_hold_the_rows_of_all_files_that_have_a_metric(tmp_path: Path) ->
     assert (found.job, found.summary, found.evaluations, found.marks) == ({}, {}, [], [])
 
 
-def test_answers_on_once_seen_events_stand_with_their_evaluation(tmp_path: Path) -> None:
+def test_read_run_once_seen_belongs_to_its_evaluation(tmp_path: Path) -> None:
     bins = [{"first": 5, "last": 9, "since": 6.5, "asked": 4, "right": 3}]
     write_evaluations(
         tmp_path,
@@ -65,14 +65,14 @@ def test_answers_on_once_seen_events_stand_with_their_evaluation(tmp_path: Path)
     assert found[1].once_seen == (OnceSeenBin(5, 9, 6.5, 4, 3),)
 
 
-def test_histograms_of_what_is_remembered(tmp_path: Path) -> None:
+def test_read_run_has_histograms_of_the_buffer(tmp_path: Path) -> None:
     assert read_run(tmp_path).histograms == {}
     write_rows(tmp_path / "replay.jsonl", {100: {"interval/8:16": 3}, 200: {"interval/16:32": 1}})
     found = read_run(tmp_path).histograms["interval"]
     assert found.counts.tolist() == [[3, 0], [0, 1]]
 
 
-def test_a_broken_line_costs_itself_alone(tmp_path: Path) -> None:
+def test_read_run_skips_a_broken_line(tmp_path: Path) -> None:
     row = '{"step": %d, "time": 1, "metrics": {"a": %s}}\n'
     text = row % (1, "0.5") + "{half\n" + row % (2, "null") + "\n[]\n" + row % (3, "NaN")
     (tmp_path / "metrics.jsonl").write_text(text + row % (4, "1.5") + '{"step": 5, "ti')
@@ -81,7 +81,7 @@ def test_a_broken_line_costs_itself_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(curve.values, [0.5, np.nan, 1.5])
 
 
-def test_the_summary_speaks_where_no_row_does(tmp_path: Path) -> None:
+def test_last_falls_back_to_the_summary(tmp_path: Path) -> None:
     metrics = {"online/accuracy": 0.25, "online/kappa": None}
     (tmp_path / "summary.json").write_text(json.dumps({"events": 70, "metrics": metrics}))
     found = read_run(tmp_path)
@@ -90,7 +90,7 @@ def test_the_summary_speaks_where_no_row_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{half", "a: [", b"\xff\xfe\x00"])
-def test_a_job_or_summary_that_is_none_is_empty(tmp_path: Path, text: str | bytes) -> None:
+def test_read_run_of_a_broken_job_or_summary_is_empty(tmp_path: Path, text: str | bytes) -> None:
     data = text if isinstance(text, bytes) else text.encode()
     (tmp_path / "job.yaml").write_bytes(data)
     (tmp_path / "summary.json").write_bytes(data)
@@ -98,7 +98,7 @@ def test_a_job_or_summary_that_is_none_is_empty(tmp_path: Path, text: str | byte
     assert (found.job, found.summary) == ({}, {})
 
 
-def test_evaluations_are_in_order_and_the_newest_of_two_stands(tmp_path: Path) -> None:
+def test_read_run_sorts_evaluations_and_keeps_the_newest(tmp_path: Path) -> None:
     write_evaluations(
         tmp_path,
         {"events": 20, "segments": [segment(0, 20, 0.1)]},
@@ -115,7 +115,7 @@ def test_evaluations_are_in_order_and_the_newest_of_two_stands(tmp_path: Path) -
     assert second.segments == (SegmentCurve(0, 20, 0.9, 0.8, 1.0, 7),)
 
 
-def test_of_many_evaluations_an_even_choice_is_kept_with_the_last(tmp_path: Path) -> None:
+def test_read_run_thins_evaluations_and_keeps_the_last(tmp_path: Path) -> None:
     n = 5 * EVALUATIONS + 3
     drift = segment(0, 30, cut="drift")  # of evaluations that are not kept too
     write_evaluations(
@@ -129,7 +129,7 @@ def test_of_many_evaluations_an_even_choice_is_kept_with_the_last(tmp_path: Path
     assert found.marks == [Mark(30, "drift", "drift")]
 
 
-def test_where_drift_cuts_every_segment_begins_with_one(tmp_path: Path) -> None:
+def test_read_run_marks_a_drift_at_each_segment(tmp_path: Path) -> None:
     write_evaluations(
         tmp_path,
         {"events": 9, "segments": [segment(0, 5), segment(5, 9)]},
@@ -143,7 +143,7 @@ def test_where_drift_cuts_every_segment_begins_with_one(tmp_path: Path) -> None:
     ]
 
 
-def test_alerts_are_marked_where_they_begin(tmp_path: Path) -> None:
+def test_read_run_marks_alerts_where_they_start(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         "track: {alerts: [{metric: a, below: 0.5, after_events: 2, webhook: null}, {metric: a}]}"
     )
@@ -153,7 +153,7 @@ def test_alerts_are_marked_where_they_begin(tmp_path: Path) -> None:
     assert marks == [Mark(3, "alert", "a below 0.5"), Mark(6, "alert", "a below 0.5")]
 
 
-def test_results_of_a_bench(tmp_path: Path) -> None:
+def test_read_bench_results(tmp_path: Path) -> None:
     whole = {
         "scenario": "split",
         "learner": "replay",
@@ -182,7 +182,7 @@ def test_results_of_a_bench(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "[", "7"])
-def test_results_that_are_no_list_are_refused(tmp_path: Path, text: str) -> None:
+def test_read_bench_refuses_what_is_not_a_list(tmp_path: Path, text: str) -> None:
     file = tmp_path / "results.json"
     file.write_text(text)
     with pytest.raises(ValueError):
