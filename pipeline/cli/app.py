@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Predicts, scores and learns every event of a stream; exact across kill -9.",
+    help="Predict, score and learn every event of a stream; exact across kill -9.",
 )
 
 app.command("run")(run)

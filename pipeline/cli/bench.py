@@ -17,7 +17,7 @@ Scenarios = Annotated[
     list[str],
     typer.Argument(
         metavar="SCENARIO...",
-        help="Names of scenarios, or YAML files with what stands under stream: in a job.",
+        help="Names of scenarios, or YAML files with the contents of stream: in a job.",
         show_default=False,
     ),
 ]
@@ -25,7 +25,7 @@ Learners = Annotated[
     list[str],
     typer.Option(help="A kind, or kind:key=value,... with settings.", show_default=False),
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="Runs of each, with seeds from 0.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results.")]
 Every = Annotated[
     int | None,
@@ -33,10 +33,10 @@ Every = Annotated[
         min=1, help="Events between evaluations.", show_default="a tenth of the first phase"
     ),
 ]
-Tests = Annotated[int, typer.Option(min=0, help="Test events of each task at most; 0: all.")]
+Tests = Annotated[int, typer.Option(min=0, help="Largest number of test events of a task; 0: all.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
 Track = Annotated[
-    str | None, typer.Option(help="MLflow, each cell a run, as in sqlite:///mlflow.db.")
+    str | None, typer.Option(help="MLflow, where each cell is a run, as in sqlite:///mlflow.db.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -55,7 +55,7 @@ def bench(
     track: Track = None,
     set_: Overrides = None,
 ) -> None:
-    """Runs scenarios x learners x seeds: results.json, a table, and a page of pictures."""
+    """Run scenarios x learners x seeds: results.json, a table, and a page of figures."""
     from pipeline.bench.bench import Bench
     from pipeline.bench.measure import Budget
     from pipeline.tracking.mlflow_delivery import TrackError

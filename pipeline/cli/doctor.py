@@ -43,7 +43,7 @@ _EXTRAS = {
 
 
 def doctor() -> None:
-    """What is installed, what is missing, and how to get it."""
+    """Show what is installed, what is missing, and how to get it."""
     sys.exit(report(Console()))
 
 

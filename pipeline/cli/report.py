@@ -18,7 +18,7 @@ def report(
         Path | None, typer.Option(help="The file to write.", show_default="PATH/report.html")
     ] = None,
 ) -> None:
-    """Writes one HTML page of a run or a bench: curves, forgetting, segments; opens offline."""
+    """Write one HTML page of a run or a bench: curves, forgetting, segments; opens offline."""
     from pipeline.report.build import ReportError, write_report
 
     with reports_errors(refused=(ReportError,)):

@@ -36,10 +36,10 @@ JobFile = Annotated[Path, typer.Argument(help="The job, a YAML file.", show_defa
 RunnerOption = Annotated[RunnerKind, typer.Option(help="Where it runs.")]
 RunDir = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+    bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run.")
 ]
 WarmFrom = Annotated[
-    Path | None, typer.Option(help="Start anew with what the learner of this checkpoint knows.")
+    Path | None, typer.Option(help="Start a new run with the learner of this checkpoint.")
 ]
 _MAX_EVENTS = "Stop when this many events have been read in all."
 MaxEvents = Annotated[int | None, typer.Option(min=1, help=_MAX_EVENTS)]
@@ -83,7 +83,7 @@ def run(
     rate: Rate = None,
     set_: Overrides = None,
 ) -> None:
-    """Runs a job: live progress, checkpoints, and summary.json at the end."""
+    """Run a job, with live progress, checkpoints, and summary.json at the end."""
     options = RunOptions(runner, run_dir, resume, warm_from, max_events, address, rate)
     _execute(lambda: jobs.load(job, set_ or []), options)
 
@@ -100,7 +100,7 @@ def record(
     rate: Rate = None,
     set_: Overrides = None,
 ) -> None:
-    """Runs a job, and writes its live stream into Parquet beside it."""
+    """Run a job, and record its live stream to Parquet."""
     options = RunOptions(runner, run_dir, resume, warm_from, max_events, address, rate, to)
     _execute(lambda: jobs.load(job, set_ or []), options)
 
@@ -108,7 +108,7 @@ def record(
 def replay(
     recording: Annotated[Path, typer.Argument(help="Folder of the recording.", show_default=False)],
     speed: Annotated[
-        str, typer.Option(help="max, or how many times as fast as it happened: 1, 10, 0.5.")
+        str, typer.Option(help="max, or a factor of the recorded speed: 1, 10, 0.5.")
     ] = "max",
     from_: Annotated[
         str | None,
@@ -125,7 +125,7 @@ def replay(
     address: Address = None,
     set_: Overrides = None,
 ) -> None:
-    """Runs the job of a recording again, on what was recorded."""
+    """Run the job of a recording again, on the recorded stream."""
     from pipeline.config.recorded_job import load_recorded_job
 
     warm, overrides = warm_from is not None or resume, set_ or []
@@ -170,7 +170,7 @@ def _announce_resume(folder: Path) -> None:
 
 
 def _runner(options: RunOptions, loaded: jobs.LoadedJob, folder: Path) -> LocalRunner | RayRunner:
-    """Return the runner of a job. Raises ``JobError`` where Ray is wanted and not installed."""
+    """Return the runner of a job. Raises ``JobError`` for the Ray runner without Ray."""
     if options.runner is RunnerKind.local:
         from pipeline.runners.local import LocalRunner
 

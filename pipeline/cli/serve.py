@@ -17,10 +17,10 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")
     ] = 8000,
     poll: Annotated[
-        float, typer.Option(min=0.01, help="Seconds between two looks for a newer model.")
+        float, typer.Option(min=0.01, help="Seconds between two checks for a newer model.")
     ] = 1.0,
 ) -> None:
-    """Serves the newest model of a run, of one that goes on too, until Ctrl-C."""
+    """Serve the newest model of a run, finished or still running, until Ctrl-C."""
     from pipeline.config.sections import ServeConfig
     from pipeline.serving.checkpoint_server import ServeError
     from pipeline.serving.checkpoint_server import serve as serve_checkpoints

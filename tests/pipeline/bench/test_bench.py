@@ -60,14 +60,14 @@ def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(out: Path | str) -> Any:
-    """What a bench found, but for how long it took."""
-    found = json.loads((Path(out) / "results.json").read_text())
-    assert all(result.pop("seconds") > 0 for result in found)
-    return found
+    """Return the results of a bench without their durations."""
+    cells = json.loads((Path(out) / "results.json").read_text())
+    assert all(result.pop("seconds") > 0 for result in cells)
+    return cells
 
 
 def moments(out: Path) -> dict[Path, int]:
-    """When each cell was done."""
+    """Return when each cell was finished."""
     return {file: file.stat().st_mtime_ns for file in out.rglob("result.json")}
 
 
@@ -94,7 +94,7 @@ class Going:
         self.children = psutil.Process(self.process.pid).children(recursive=True)
 
     def ends(self) -> tuple[int, str, str]:
-        """Exit status and what it said, once it and all that it began are gone."""
+        """Return exit status, stdout and stderr once it and its workers have ended."""
         out, err = self.process.communicate(timeout=60)
         _, alive = psutil.wait_procs(self.children, timeout=60)
         assert not alive
@@ -126,8 +126,8 @@ def test_run_in_several_processes_gives_the_same_results(everlearn: Everlearn) -
     assert len({r["state_digest"] for r in results("a")}) == 4
     assert (Path("a") / "report.html").exists()
     assert first.out.startswith("split-digits, in %, 2 seeds")
-    told = first.err.splitlines()[0]
-    assert told == (
+    line = first.err.splitlines()[0]
+    assert line == (
         "everlearn: split-digits: gradient steps 136 (replay, finetune); buffer 28.4 kB (replay)"
     )
 
@@ -135,11 +135,11 @@ def test_run_in_several_processes_gives_the_same_results(everlearn: Everlearn) -
 def test_run_repeats_only_changed_cells(everlearn: Everlearn) -> None:
     out = Path("out")
     everlearn(*TWO, "--out", out)
-    before, found = moments(out), results(out)
-    told = everlearn(*TWO, "--out", out).err
-    assert "4 of 4 cells have a result already" in told
+    before, cells = moments(out), results(out)
+    err = everlearn(*TWO, "--out", out).err
+    assert "4 of 4 cells have a result already" in err
     assert moments(out) == before
-    assert results(out) == found
+    assert results(out) == cells
     everlearn(*TWO, "--out", out, "--seeds", 3, "--learner", "no-change")
     assert {file: when for file, when in moments(out).items() if file in before} == before
     assert len(results(out)) == 9
@@ -168,21 +168,21 @@ def test_stopped_bench_continues(
         os.killpg(one.process.pid, number)  # as a terminal does
     else:
         one.process.kill()
-    code, printed, said = one.ends()
+    code, printed, err = one.ends()
     assert printed == ""
-    assert "Traceback" not in said
-    done = moments(out)
-    assert 1 <= len(done) < 4
+    assert "Traceback" not in err
+    finished = moments(out)
+    assert 1 <= len(finished) < 4
     if number == signal.SIGINT:
         assert code == 1
-        assert said.splitlines()[-1] == (
+        assert err.splitlines()[-1] == (
             "everlearn: stopped. Finished cells stay in out; the same command continues"
         )
     Path("hurry").touch()
-    told = everlearn(*args[:-1], 1, "--out", out).err  # in this process, however it was begun
-    assert f"{len(done)} of 4 cells have a result already" in told
+    err = everlearn(*args[:-1], 1, "--out", out).err  # in this process, unlike the first
+    assert f"{len(finished)} of 4 cells have a result already" in err
     now = moments(out)
-    assert {file: now[file] for file in done} == done
+    assert {file: now[file] for file in finished} == finished
     everlearn("bench", "split-digits", "--learner", "finetune", "--seeds", 4, "--out", "plain")
     for slow, plain in zip(results(out), results("plain"), strict=True):
         assert {**slow, "learner": ""} == {**plain, "learner": ""}
@@ -198,24 +198,24 @@ def test_failing_learner_leaves_finished_cells(everlearn: Everlearn, workers: in
     )
     assert failed.line.endswith("Finished cells stay in out; the same command continues")
     assert failed.out == ""
-    done = moments(Path("out"))
+    finished = moments(Path("out"))
     assert not Path("out/split-digits/failing-Failing-seed-1/result.json").exists()
     Path("mended").touch()
     everlearn(*args)
     assert len(results("out")) == 3
     now = moments(Path("out"))
-    assert {file: now[file] for file in done} == done
+    assert {file: now[file] for file in finished} == finished
 
 
 def test_run_reports_an_unbuildable_cell_before_it_starts(everlearn: Everlearn) -> None:
     Path("turned.yaml").write_text("kind: scenario\ndataset: digits\ntasks: {kind: rotated}\n")
-    told = everlearn("bench", "split-digits", "turned.yaml", "--learner", "replay", code=2)
-    assert "'rotated' turns images" in told.line
+    refused = everlearn("bench", "split-digits", "turned.yaml", "--learner", "replay", code=2)
+    assert "'rotated' turns images" in refused.line
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["split-digit", "--learner", "replay"], "unknown scenario 'split-digit'"),
         (["split-digits", "--learner", "replai"], "'replai': did you mean 'replay'?"),
@@ -233,13 +233,15 @@ def test_run_reports_an_unbuildable_cell_before_it_starts(everlearn: Everlearn) 
         (["split-digits", "--learner", "replay", "--track", "runs"], "--track: "),
     ],
 )
-def test_bench_refuses_invalid_arguments(everlearn: Everlearn, args: list[str], told: str) -> None:
+def test_bench_refuses_invalid_arguments(
+    everlearn: Everlearn, args: list[str], message: str
+) -> None:
     Path("list.yaml").write_text("- 1\n")
     Path("recorded.yaml").write_text("kind: recorded\npath: rows.csv\nlabel: y\n")
     refused = everlearn("bench", *args, code=2)
     (line,) = refused.err.strip().splitlines()
     assert line.startswith("everlearn: ")
-    assert told in line
+    assert message in line
     assert refused.out == ""
     assert sorted(path.name for path in Path().iterdir()) == ["list.yaml", "recorded.yaml"]
 
@@ -256,9 +258,9 @@ def test_bench_refuses_a_locked_folder(everlearn: Everlearn, going: Callable[...
     args = ("bench", "split-digits", "--learner", "slow:Slow", "--seeds", 4, "--out", "out")
     one = going(*args)
     one.until(lambda: moments(Path("out")))
-    told = everlearn(*args, code=2).line
-    assert "held by another" in told
-    assert "--out" in told
+    line = everlearn(*args, code=2).line
+    assert "held by another" in line
+    assert "--out" in line
 
 
 def test_run_shows_two_bars_on_a_terminal_only() -> None:
@@ -266,16 +268,16 @@ def test_run_shows_two_bars_on_a_terminal_only() -> None:
         file = StringIO()
         console = Console(file=file, force_terminal=terminal, width=100)
         bench = Bench(["split-digits"], ["finetune"], 2, Path(f"out-{terminal}"))
-        bench.run(console, said.append)
+        bench.run(console, messages.append)
         return file.getvalue()
 
-    said: list[str] = []
+    messages: list[str] = []
 
     assert shown(False) == ""
     bars = shown(True)
     assert "cells" in bars
     assert "split-digits finetune seed 1" in bars
-    assert said == []
+    assert messages == []
 
 
 def result(learner: str, seed: int, steps: int = 0, size: int = 0, **metrics: float) -> Any:
@@ -292,10 +294,10 @@ def test_spread_is_mean_and_deviation_over_seeds() -> None:
     assert spread([float("nan")]) == ""
 
 
-def printed(found: list[Any], width: int = 80) -> list[str]:
+def printed(cells: list[Any], width: int = 80) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as captured:
-        for table in tables(found):
+        for table in tables(cells):
             console.print(table)
     return [line.rstrip() for line in captured.get().splitlines()]
 
@@ -303,12 +305,12 @@ def printed(found: list[Any], width: int = 80) -> list[str]:
 def test_tables_fit_a_terminal() -> None:
     keys = ("acc", "forgetting", "bwt", "fwt", "aaa", "wc_acc", "learning_accuracy")
     names = ["replay", "finetune", "twelve-chars", "no-change"]
-    found = [
+    cells = [
         result(name, seed, **{key: (-1 if key == "bwt" else 1) * value for key in keys})
         for name in names
         for seed, value in enumerate((0.999, 0.345))
     ]
-    lines = printed(found)
+    lines = printed(cells)
     assert lines[0] == "s, in %, 2 seeds"
     header = "learner ACC forgetting BWT FWT AAA WC-ACC learning"
     assert lines[1].split() == header.split()
@@ -331,15 +333,15 @@ def test_tables_leave_out_an_empty_column() -> None:
 
 
 def test_budgets_list_equal_values_once() -> None:
-    found = [
+    cells = [
         result("replay", 0, steps=1200, size=138_000),
         result("replay", 1, steps=1210, size=138_000),
         result("finetune", 0, steps=1210),
         result("no-change", 0),
     ]
-    assert budgets(found) == ["s: gradient steps 1,210 (replay, finetune); buffer 0.14 MB (replay)"]
-    found.append(result("der", 0, steps=2420, size=2760))
-    assert budgets(found) == [
+    assert budgets(cells) == ["s: gradient steps 1,210 (replay, finetune); buffer 0.14 MB (replay)"]
+    cells.append(result("der", 0, steps=2420, size=2760))
+    assert budgets(cells) == [
         "s: gradient steps 1,210 (replay), 1,210 (finetune), 2,420 (der); "
         "buffer 0.14 MB (replay), 2.8 kB (der)"
     ]
@@ -348,8 +350,8 @@ def test_budgets_list_equal_values_once() -> None:
 
 def test_bench_runs_from_python() -> None:
     bench = Bench(["split-digits"], ["no-change"], 1, Path("out"), budget=Budget(every=500))
-    (found,) = bench.run(Console(quiet=True), print)
+    (result,) = bench.run(Console(quiet=True), print)
     # Batches of 10: the first that ends at 500 or later in a phase ends at 269 + 24 * 10.
-    assert found["evaluations"]["events"] == [269, 509, 538, 809, 1008 + 1, 1078, 1343]
+    assert result["evaluations"]["events"] == [269, 509, 538, 809, 1008 + 1, 1078, 1343]
     with pytest.raises(JobError):
         Bench(["split-digits"], ["no-chance"], 1, Path("out"))

@@ -1,4 +1,4 @@
-"""The job that a cell runs, and when what it found before is still good."""
+"""The job of a cell, and when its earlier result is still valid."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ def test_job_of_keeps_settings_of_one_learner_apart() -> None:
         "buffer.capacity=7"
     )
     before = values("split-digits", "finetune")
-    told = values("split-digits", mine)
-    assert told["learner.model.hidden"] == [64, 32]
-    assert (told["learner.optimizer.kind"], told["learner.optimizer.lr"]) == ("adam", 0.01)
-    assert told["learner.buffer.capacity"] == 7
+    settings = values("split-digits", mine)
+    assert settings["learner.model.hidden"] == [64, 32]
+    assert (settings["learner.optimizer.kind"], settings["learner.optimizer.lr"]) == ("adam", 0.01)
+    assert settings["learner.buffer.capacity"] == 7
     assert values("split-digits", "finetune") == before
     assert values("split-digits", "replay:model.hidden=[8]")["learner.model.hidden"] == [8]
     assert values("split-digits", "replay")["learner.model.hidden"] == [128]
 
 
 def test_job_of_seeds_the_learner_and_the_order() -> None:
-    found = values("split-digits", "replay", seed=4)
-    assert (found["seed"], found["stream.seed"]) == (4, 4)
-    found = values("split-digits", "replay", "stream.seed=1", seed=4)
-    assert (found["seed"], found["stream.seed"]) == (4, 1)
+    settings = values("split-digits", "replay", seed=4)
+    assert (settings["seed"], settings["stream.seed"]) == (4, 4)
+    settings = values("split-digits", "replay", "stream.seed=1", seed=4)
+    assert (settings["seed"], settings["stream.seed"]) == (4, 1)
 
 
 def test_job_of_applies_overrides_last() -> None:
-    found = values("split-digits", "replay:steps=2", "learner.steps=3", "stream.batch_size=5")
-    assert (found["learner.steps"], found["stream.batch_size"]) == (3, 5)
+    settings = values("split-digits", "replay:steps=2", "learner.steps=3", "stream.batch_size=5")
+    assert (settings["learner.steps"], settings["stream.batch_size"]) == (3, 5)
 
 
 def test_job_of_a_file_resolves_import_paths_beside_it(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_job_of_a_file_resolves_import_paths_beside_it(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "mine.py").write_text(FAILING.format(what="ValueError"))
     (folder / "two.yaml").write_text(DIGITS)
-    found = values("deep/two.yaml", "mine:Failing:steps=2", seed=2)
-    assert found["stream.tasks.tasks"] == 2
-    assert found["stream.seed"] == 2
-    assert (found["learner.kind"], found["learner.steps"]) == ("mine:Failing", 2)
-    assert found["learner.model.hidden"] == [128]  # of the data set
+    settings = values("deep/two.yaml", "mine:Failing:steps=2", seed=2)
+    assert settings["stream.tasks.tasks"] == 2
+    assert settings["stream.seed"] == 2
+    assert (settings["learner.kind"], settings["learner.steps"]) == ("mine:Failing", 2)
+    assert settings["learner.model.hidden"] == [128]  # of the data set
 
 
 def test_job_of_a_name_resolves_import_paths_here(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_job_of_a_name_resolves_import_paths_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "learner", "overrides", "told"),
+    ("scenario", "learner", "overrides", "message"),
     [
         ("split-digit", "replay", [], "unknown scenario 'split-digit': did you mean 'split-digi"),
         ("split-digits", "replai", [], "learner.kind: 'replai': did you mean 'replay'?"),
@@ -117,14 +117,14 @@ def test_job_of_a_name_resolves_import_paths_here(tmp_path: Path) -> None:
     ],
 )
 def test_job_of_reports_an_invalid_cell_in_one_line(
-    tmp_path: Path, scenario: str, learner: str, overrides: Sequence[str], told: str
+    tmp_path: Path, scenario: str, learner: str, overrides: Sequence[str], message: str
 ) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "kindless.yaml").write_text("name: split-digits\n")
     (tmp_path / "recorded.yaml").write_text(RECORDED)
     with pytest.raises(JobError) as error:
         job_of(Cell(scenario, learner, 0), overrides)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -207,7 +207,7 @@ def test_read_result_of_a_broken_file_is_none(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("what", "told", "logged"),
+    ("what", "message", "logged"),
     [
         ("LearnerError('no more')", "seed 0: no more", False),
         ("KeyError('k')", "seed 0: KeyError: 'k' (details: ", True),
@@ -215,14 +215,14 @@ def test_read_result_of_a_broken_file_is_none(tmp_path: Path, text: str) -> None
     ],
 )
 def test_run_cell_reports_a_failing_learner(
-    tmp_path: Path, what: str, told: str, logged: bool
+    tmp_path: Path, what: str, message: str, logged: bool
 ) -> None:
     text = "from learners.base import LearnerError\n" + FAILING.format(what=what)
     (tmp_path / "mine.py").write_text(text)
     cell = Cell("split-digits", "mine:Failing", 0)
     with pytest.raises(RunError) as error:
         run_cell(cell, job_of(cell), Budget(), tmp_path)
-    assert f"bench split-digits mine:Failing, {told}" in str(error.value)
+    assert f"bench split-digits mine:Failing, {message}" in str(error.value)
     folder = tmp_path / cell.folder
     assert not (folder / "result.json").exists()
     assert (folder / "error.log").exists() == logged

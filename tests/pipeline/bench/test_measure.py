@@ -47,9 +47,9 @@ class Silent(Watcher):
     kind = "silent"
 
     def predict(self, batch):
-        said = super().predict(batch)
-        said.value[:] = -1
-        return said
+        prediction = super().predict(batch)
+        prediction.value[:] = -1
+        return prediction
 
 class Bounded(Watcher):
     kind = "bounded"
@@ -63,7 +63,7 @@ class Bounded(Watcher):
 """
 
 
-def found(
+def measure_cell(
     out: Path, scenario: str, learner: str, *overrides: str, seed: int = 0, **budget: Any
 ) -> dict[str, Any]:
     cell = Cell(scenario, learner, seed)
@@ -72,7 +72,7 @@ def found(
 
 @pytest.fixture
 def watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """A user's learner that keeps what it is given: its class, once it has run."""
+    """Return the class of a user's learner that keeps its arguments."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "watcher_module", raising=False)
     (tmp_path / "watcher_module.py").write_text(WATCHER)
@@ -110,21 +110,21 @@ def right(learner: Learner, test: Batch) -> float:
 @pytest.mark.parametrize("size", [10, 7])
 @pytest.mark.parametrize("learner", ["replay", "finetune"])
 def test_measure_matches_a_plain_loop(tmp_path: Path, learner: str, size: int) -> None:
-    given = found(tmp_path, "split-digits", learner, f"stream.batch_size={size}", seed=3)
+    result = measure_cell(tmp_path, "split-digits", learner, f"stream.batch_size={size}", seed=3)
     loaded = job_of(Cell("split-digits", learner, 3), [f"stream.batch_size={size}"])
     stream = ScenarioStream(ScenarioConfig(kind="scenario", name="split-digits", seed=3), Path())
     a = plain(loaded.learner(loaded.job.learner, stream.schema, 3), stream, size)
     k = 5
     for i in range(k):
-        assert given["matrix"][i] == [*a[i, : i + 1], *[None] * (k - i - 1)]
-    metrics = given["metrics"]
+        assert result["matrix"][i] == [*a[i, : i + 1], *[None] * (k - i - 1)]
+    metrics = result["metrics"]
     assert metrics["acc"] == pytest.approx(sum(a[-1]) / k, abs=1e-12)
     assert metrics["bwt"] == pytest.approx(sum(a[-1, j] - a[j, j] for j in range(4)) / 4, abs=1e-12)
     forgotten = [max(a[i, j] for i in range(j, 4)) - a[-1, j] for j in range(4)]
     assert metrics["forgetting"] == pytest.approx(sum(forgotten) / 4, abs=1e-12)
     assert metrics["learning_accuracy"] == pytest.approx(a.diagonal().mean(), abs=1e-12)
     assert "fwt" not in metrics
-    assert given["evaluations"]["accuracy"][-1] == a[-1].tolist()
+    assert result["evaluations"]["accuracy"][-1] == a[-1].tolist()
 
 
 @pytest.mark.parametrize("block", [100, 4096])
@@ -138,11 +138,11 @@ def test_measure_ends_a_task_at_its_last_event(
 ) -> None:
     monkeypatch.setattr(pipeline.bench.measure, "BLOCK", block)
     set_ = f"stream.batch_size={size}"
-    given = found(tmp_path, "split-digits", "watcher_module:Watcher", set_, every=100)
+    result = measure_cell(tmp_path, "split-digits", "watcher_module:Watcher", set_, every=100)
     log = watcher()
     assert log.learned == log.observed == list(range(1343))
     asked = {learned for learned, batch in log.asked if batch.ids[0] < 0}
-    assert asked == set(given["evaluations"]["events"])
+    assert asked == set(result["evaluations"]["events"])
     assert asked >= set(BORDERS)
     if size == 1:
         assert asked == {*BORDERS, *range(100, 1343, 100)}
@@ -153,7 +153,7 @@ def test_measure_ends_a_task_at_its_last_event(
 def test_measure_shows_the_learner_no_test_labels(
     tmp_path: Path, watcher: Callable[[], Any]
 ) -> None:
-    found(tmp_path, "split-digits", "watcher_module:Watcher")
+    measure_cell(tmp_path, "split-digits", "watcher_module:Watcher")
     log = watcher()
     assert min(log.learned) == min(log.observed) == 0
     tests = [batch for _, batch in log.asked if batch.ids[0] < 0]
@@ -168,7 +168,7 @@ def test_measure_shows_the_learner_no_test_labels(
 def test_measure_shows_boundaries_to_a_learner_that_needs_them(
     tmp_path: Path, watcher: Callable[[], Any]
 ) -> None:
-    found(tmp_path, "split-digits", "watcher_module:Bounded", every=10**6)
+    measure_cell(tmp_path, "split-digits", "watcher_module:Bounded", every=10**6)
     tests = [batch for _, batch in watcher().asked if batch.ids[0] < 0]
     assert [sorted(set(batch.segment.tolist())) for batch in tests[:3]] == [[0], [0], [1]]
 
@@ -176,20 +176,20 @@ def test_measure_shows_boundaries_to_a_learner_that_needs_them(
 def test_measure_counts_no_prediction_as_abstained(
     tmp_path: Path, watcher: Callable[[], Any]
 ) -> None:
-    given = found(tmp_path, "split-digits", "watcher_module:Silent")
-    assert given["metrics"]["acc"] == 0
-    assert given["metrics"]["online_abstained"] == 1343
-    assert "online_accuracy" not in given["metrics"]
-    assert json.loads(json.dumps(given, allow_nan=False)) == given
+    result = measure_cell(tmp_path, "split-digits", "watcher_module:Silent")
+    assert result["metrics"]["acc"] == 0
+    assert result["metrics"]["online_abstained"] == 1343
+    assert "online_accuracy" not in result["metrics"]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_measure_matches_new_classes_by_name(tmp_path: Path) -> None:
     sets = ["stream.known_classes=false", "stream.tasks.shuffle_classes=true"]
-    given = found(tmp_path, "split-digits", "replay", *sets)
-    assert given["metrics"]["learning_accuracy"] > 0.9
-    assert given["metrics"]["acc"] > 0.6
+    result = measure_cell(tmp_path, "split-digits", "replay", *sets)
+    assert result["metrics"]["learning_accuracy"] > 0.9
+    assert result["metrics"]["acc"] > 0.6
     # No-change gives the last label: of a task of two classes it knows the share of that one.
-    given = found(tmp_path, "split-digits", "no-change", *sets)
+    result = measure_cell(tmp_path, "split-digits", "no-change", *sets)
     tasks = {"kind": "split", "shuffle_classes": True}
     stream = ScenarioStream(
         ScenarioConfig.model_validate({"kind": "scenario", "name": "split-digits", "tasks": tasks}),
@@ -199,28 +199,28 @@ def test_measure_matches_new_classes_by_name(tmp_path: Path) -> None:
     for task, end in enumerate(ends):
         last = next(stream.read({"0": end - 1}, 1))
         share = float((stream.task_test(task).y == last.y).mean())
-        assert given["matrix"][task][task] == pytest.approx(share)
+        assert result["matrix"][task][task] == pytest.approx(share)
 
 
 def test_measure_fwt_is_against_the_untrained_model(tmp_path: Path) -> None:
-    given = found(tmp_path, "permuted-digits", "replay", "stream.events=200")
+    result = measure_cell(tmp_path, "permuted-digits", "replay", "stream.events=200")
     loaded = job_of(Cell("permuted-digits", "replay", 0), ["stream.events=200"])
     config = ScenarioConfig(kind="scenario", name="permuted-digits", events=200)
     stream = ScenarioStream(config, Path())
     learner = loaded.learner(loaded.job.learner, stream.schema, 0)
     untrained = [right(learner, stream.task_test(task)) for task in range(5)]
     a = plain(learner, stream, 10)
-    assert given["matrix"] == a.tolist()  # also of tasks that are still to come
-    assert given["evaluations"]["events"][9] == 200
-    assert given["evaluations"]["accuracy"][9] == [a[0, 0], None, None, None, None]
+    assert result["matrix"] == a.tolist()  # also of tasks that are still to come
+    assert result["evaluations"]["events"][9] == 200
+    assert result["evaluations"]["accuracy"][9] == [a[0, 0], None, None, None, None]
     means = [
         sum(known) / len(known)
-        for row in given["evaluations"]["accuracy"]
+        for row in result["evaluations"]["accuracy"]
         for known in [[one for one in row if one is not None]]
     ]
-    assert given["metrics"]["aaa"] == pytest.approx(sum(means) / len(means), abs=1e-12)
+    assert result["metrics"]["aaa"] == pytest.approx(sum(means) / len(means), abs=1e-12)
     fwt = sum(a[j - 1, j] - untrained[j] for j in range(1, 5)) / 4
-    assert given["metrics"]["fwt"] == pytest.approx(fwt, abs=1e-12)
+    assert result["metrics"]["fwt"] == pytest.approx(fwt, abs=1e-12)
     assert len(set(untrained)) > 1
 
 
@@ -239,16 +239,16 @@ def test_measure_fwt_is_against_the_untrained_model(tmp_path: Path) -> None:
 def test_measure_of_tasks_that_return_and_drift(
     tmp_path: Path, tasks: dict[str, Any], phases: int, learner: str
 ) -> None:
-    given = found(tmp_path, scenario(tmp_path, **tasks), learner)
-    assert len(given["matrix"]) == phases
-    assert all(isfinite(value) for value in given["metrics"].values())
-    assert json.loads(json.dumps(given, allow_nan=False)) == given
+    result = measure_cell(tmp_path, scenario(tmp_path, **tasks), learner)
+    assert len(result["matrix"]) == phases
+    assert all(isfinite(value) for value in result["metrics"].values())
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
     wanted = {"acc", "aaa", "wc_acc", "learning_accuracy"}
     if phases > 1:
         wanted |= {"bwt", "forgetting"}
-    assert wanted <= given["metrics"].keys()
-    last = [a for a in given["matrix"][-1] if a is not None]
-    assert given["metrics"]["acc"] == pytest.approx(sum(last) / len(last))
+    assert wanted <= result["metrics"].keys()
+    last = [a for a in result["matrix"][-1] if a is not None]
+    assert result["metrics"]["acc"] == pytest.approx(sum(last) / len(last))
 
 
 @pytest.mark.parametrize(
@@ -273,14 +273,14 @@ def test_measure_counts_gradient_steps_and_buffer_bytes(
         step(self, *args)
 
     monkeypatch.setattr(FlatOptimizer, "step", counting)
-    given = found(tmp_path, "split-digits", learner, every=10**6)
-    assert given["gradient_steps"] == counted[0] == steps
-    assert given["buffer_bytes"] == size
-    assert given["events"] == 1343
+    result = measure_cell(tmp_path, "split-digits", learner, every=10**6)
+    assert result["gradient_steps"] == counted[0] == steps
+    assert result["buffer_bytes"] == size
+    assert result["events"] == 1343
 
 
 def test_measure_transforms_tests_as_the_stream(tmp_path: Path, watcher: Callable[[], Any]) -> None:
-    found(tmp_path, "split-digits", "watcher_module:Watcher", "stream.standardise={}")
+    measure_cell(tmp_path, "split-digits", "watcher_module:Watcher", "stream.standardise={}")
     stream = ScenarioStream(ScenarioConfig(kind="scenario", name="split-digits"), Path())
     asked = [batch.x for learned, batch in watcher().asked if learned == 1343]
     scaled = np.concatenate(asked)
@@ -296,26 +296,26 @@ def test_measure_transforms_tests_as_the_stream(tmp_path: Path, watcher: Callabl
 def test_measure_takes_the_same_part_of_the_tests(
     tmp_path: Path, watcher: Callable[[], Any]
 ) -> None:
-    found(tmp_path, "split-digits", "watcher_module:Watcher", tests=20)
+    measure_cell(tmp_path, "split-digits", "watcher_module:Watcher", tests=20)
     asked = [batch.offset.tolist() for _, batch in watcher().asked if batch.ids[0] < 0]
     assert {len(rows) for rows in asked} == {20}
     assert len({tuple(rows) for rows in asked}) == 5
 
 
 def test_measure_writes_curves_to_metric_logs(tmp_path: Path) -> None:
-    given = found(tmp_path, "split-digits", "finetune", every=100)
+    result = measure_cell(tmp_path, "split-digits", "finetune", every=100)
     folder = tmp_path / Cell("split-digits", "finetune", 0).folder
     for name, metric in (("metrics", "online/accuracy"), ("stability", "stability/forgetting")):
         rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-        assert [row["step"] for row in rows] == given["evaluations"]["events"]
+        assert [row["step"] for row in rows] == result["evaluations"]["events"]
         key = metric.replace("stability/", "").replace("/", "_")
-        assert rows[-1]["metrics"][metric] == given["metrics"][key]
+        assert rows[-1]["metrics"][metric] == result["metrics"][key]
         assert rows[-1]["step"] == 1343
 
 
 def test_measure_writes_buffer_metrics(tmp_path: Path) -> None:
     for learner, there in (("replay", True), ("finetune", False)):
-        found(tmp_path, "split-digits", learner)
+        measure_cell(tmp_path, "split-digits", learner)
         folder = tmp_path / Cell("split-digits", learner, 0).folder
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line)["metrics"] for line in lines]

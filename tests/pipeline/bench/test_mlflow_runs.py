@@ -22,24 +22,24 @@ FOLDER = Path("out/split-digits/finetune-seed-0")
 
 def runs(uri: str, experiment: str = "bench split-digits") -> list[Any]:
     there = client(uri)
-    found = there.get_experiment_by_name(experiment)
-    return list(there.search_runs([found.experiment_id])) if found else []
+    known = there.get_experiment_by_name(experiment)
+    return list(there.search_runs([known.experiment_id])) if known else []
 
 
 def test_each_cell_is_a_run_with_curves_and_result(
     everlearn: Everlearn, uri: str, tmp_path: Path
 ) -> None:
     everlearn(*BENCH, "--learner", "no-change", "--seeds", 2, "--track", uri)
-    found = runs(uri)
-    assert sorted((r.data.tags["learner"], r.data.params["seed"]) for r in found) == [
+    logged = runs(uri)
+    assert sorted((r.data.tags["learner"], r.data.params["seed"]) for r in logged) == [
         ("finetune", "0"),
         ("finetune", "1"),
         ("no-change", "0"),
         ("no-change", "1"),
     ]
-    assert {r.info.status for r in found} == {"FINISHED"}
-    assert {r.data.tags["scenario"] for r in found} == {"split-digits"}
-    (run,) = [r for r in found if r.info.run_name == "finetune-seed-0"]
+    assert {r.info.status for r in logged} == {"FINISHED"}
+    assert {r.data.tags["scenario"] for r in logged} == {"split-digits"}
+    (run,) = [r for r in logged if r.info.run_name == "finetune-seed-0"]
     assert run.data.params["learner.model.hidden"] == "[128]"
     result = json.loads((FOLDER / "result.json").read_text())["result"]
     there = client(uri)
@@ -73,7 +73,7 @@ def test_finished_cells_are_logged_once(everlearn: Everlearn, uri: str) -> None:
 def test_interrupted_delivery_continues_in_its_run(everlearn: Everlearn, uri: str) -> None:
     everlearn(*BENCH, "--seeds", 1, "--track", uri)
     (run,) = runs(uri)
-    # As it is where a bench is killed before the end of the run is told.
+    # As after a bench that was killed before it ended the run.
     client(uri).update_run(run.info.run_id, status="RUNNING")
     everlearn(*BENCH, "--seeds", 1, "--track", uri)
     (again,) = runs(uri)
@@ -83,11 +83,11 @@ def test_interrupted_delivery_continues_in_its_run(everlearn: Everlearn, uri: st
 def test_cell_that_runs_again_is_a_new_run(everlearn: Everlearn, uri: str) -> None:
     everlearn(*BENCH, "--seeds", 1, "--track", uri)
     everlearn(*BENCH, "--seeds", 1, "--track", uri, "--set", "learner.steps=2")
-    found = runs(uri)
-    assert sorted(r.data.params["learner.steps"] for r in found) == ["1", "2"]
+    logged = runs(uri)
+    assert sorted(r.data.params["learner.steps"] for r in logged) == ["1", "2"]
 
 
 @pytest.mark.parametrize("uri", ["runs", "file:///x", "sqlite://", "http://"])
-def test_tracker_without_mlflow_names_the_remedy(uri: str, tmp_path: Path) -> None:
+def test_cell_tracker_refuses_an_invalid_uri(uri: str, tmp_path: Path) -> None:
     with pytest.raises(TrackError, match="--track: "):
         CellTracker(uri, tmp_path)

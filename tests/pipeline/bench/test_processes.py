@@ -76,15 +76,15 @@ def test_in_processes_workers_end_with_their_parent(number: signal.Signals, begu
     assert one.stderr is not None
     if begun:
         one.stdout.readline()
-    found = []
-    while len(found) < 2:
-        found = workers(one.pid)
+    processes = []
+    while len(processes) < 2:
+        processes = workers(one.pid)
     if number == signal.SIGINT:
         os.killpg(one.pid, number)  # as a terminal does
     else:
         one.send_signal(number)
     one.wait(60)
-    _, alive = psutil.wait_procs(found, timeout=60)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
     assert one.returncode == -number
     errors = one.stderr.read()

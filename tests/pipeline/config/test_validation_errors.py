@@ -13,6 +13,15 @@ from pipeline.config.job import load
 WriteJob = Callable[..., Path]
 
 
+def reported(job: Path, override: str) -> str:
+    """Return the problem of a job, without the name of its file."""
+    with pytest.raises(JobError) as error:
+        load(job, [override])
+    file, _, problem = str(error.value).partition(": ")
+    assert file == str(job)
+    return problem
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [
@@ -36,10 +45,7 @@ WriteJob = Callable[..., Path]
 def test_describe_errors_names_path_and_expectation(
     override: str, line: str, write_job: WriteJob
 ) -> None:
-    job = write_job()
-    with pytest.raises(JobError) as error:
-        load(job, [override])
-    assert str(error.value) == f"{job}: {line}"
+    assert reported(write_job(), override) == line
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,4 @@ def test_describe_errors_names_path_and_expectation(
 def test_describe_errors_joins_the_branches_of_a_union(
     override: str, line: str, write_job: WriteJob
 ) -> None:
-    job = write_job()
-    with pytest.raises(JobError) as error:
-        load(job, [override])
-    assert str(error.value) == f"{job}: {line}"
+    assert reported(write_job(), override) == line

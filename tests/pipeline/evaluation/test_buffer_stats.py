@@ -22,7 +22,7 @@ WriteJob = Callable[..., Path]
 
 
 class Remembers(Prior):
-    """Shows the memory that it is told to."""
+    """A learner with the buffer summary that the test sets."""
 
     kind = "remembers"
     seen: BufferSummary | None = None
@@ -37,10 +37,10 @@ class Remembers(Prior):
 
 def intervals(**counts: int) -> Any:
     """Counts by the power of two, ``_3=5``: five of 8 to 15."""
-    found = np.zeros(63, np.int64)
+    counts = np.zeros(63, np.int64)
     for power, count in counts.items():
-        found[int(power[1:])] = count
-    return found
+        counts[int(power[1:])] = count
+    return counts
 
 
 def test_buffer_stats_without_a_buffer_are_empty() -> None:
@@ -131,14 +131,14 @@ def test_run_writes_metrics_and_histograms_of_its_buffer(
     assert last["replay/interval_p10"] < last["replay/interval_p50"] < last["replay/interval_p90"]
     assert 1 <= last["replay/strength_p10"] <= last["replay/strength_p90"] <= 16
     assert 0 < last["replay/retention_p10"] <= last["replay/retention_mean"] < 1
-    found = rows(folder / "replay.jsonl")
-    assert [row["step"] for row in found] == [2016, 4000, 6016, 8000, 10_016]
-    for row in found:
+    histograms = rows(folder / "replay.jsonl")
+    assert [row["step"] for row in histograms] == [2016, 4000, 6016, 8000, 10_016]
+    for row in histograms:
         for name in ("strength", "retention"):
             counts = [v for k, v in row["metrics"].items() if k.startswith(f"{name}/")]
             assert sum(counts) == 200
     # 63 micro-batches of one draw each between two rows, of which about one in four is counted.
-    counted = sum(v for k, v in found[2]["metrics"].items() if k.startswith("interval/"))
+    counted = sum(v for k, v in histograms[2]["metrics"].items() if k.startswith("interval/"))
     assert counted in [draws * 32 for draws in range(13, 20)]
 
 

@@ -1,4 +1,4 @@
-"""Curves fitted to shares: those that made them are found again."""
+"""Curves fitted to shares: the fits recover the curves that made them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = np.array([1.0, 3, 7, 14, 30, 70, 140, 300, 700, 1400])
 
 @pytest.mark.parametrize(("scale", "rate"), [(0.9, 0.3), (0.25, 0.36), (1.0, 0.05)])
 def test_fits_recover_a_power_law(scale: float, rate: float) -> None:
-    found = fits(T, scale * T**-rate, np.full(len(T), 0.01))
-    assert found is not None
-    power, exponential = found
+    pair = fits(T, scale * T**-rate, np.full(len(T), 0.01))
+    assert pair is not None
+    power, exponential = pair
     assert (power.scale, power.rate) == pytest.approx((scale, rate), rel=0.01)
     assert power.off < 0.1
     assert better(power, exponential) == power
@@ -23,9 +23,9 @@ def test_fits_recover_a_power_law(scale: float, rate: float) -> None:
 
 @pytest.mark.parametrize(("scale", "rate"), [(0.9, 0.01), (1.0, 0.3), (0.5, 0.001)])
 def test_fits_recover_an_exponential(scale: float, rate: float) -> None:
-    found = fits(T, scale * np.exp(-rate * T), np.full(len(T), 0.01))
-    assert found is not None
-    power, exponential = found
+    pair = fits(T, scale * np.exp(-rate * T), np.full(len(T), 0.01))
+    assert pair is not None
+    power, exponential = pair
     assert (exponential.scale, exponential.rate) == pytest.approx((scale, rate), rel=0.01)
     assert exponential.off < 0.1
     assert better(power, exponential) == exponential
@@ -33,10 +33,10 @@ def test_fits_recover_an_exponential(scale: float, rate: float) -> None:
 
 
 def test_fits_of_a_constant_share_are_both_constant() -> None:
-    found = fits(T, np.full(len(T), 0.8), np.full(len(T), 0.01))
-    assert found is not None
-    assert better(*found) is None
-    for fit in found:
+    pair = fits(T, np.full(len(T), 0.8), np.full(len(T), 0.01))
+    assert pair is not None
+    assert better(*pair) is None
+    for fit in pair:
         assert fit.at(T) == pytest.approx(np.full(len(T), 0.8), abs=1e-9)
         assert fit.off == pytest.approx(0, abs=1e-9)
 
@@ -45,19 +45,19 @@ def test_fits_weight_a_smaller_error_more() -> None:
     """Two times with 0.8 and two with 0.4, at the same four times apart: the mean by 1/error**2."""
     t = np.array([1.0, 1.0, 1.0, 1.0])
     share = np.array([0.8, 0.8, 0.4, 0.4])
-    found = fits(t, share, np.array([0.1, 0.1, 0.2, 0.2]))
-    assert found is not None
-    assert found[0].at(t[:1]) == pytest.approx([(4 * 0.8 + 0.4) / 5])
-    assert found[0].off == pytest.approx(2 * (0.08 / 0.1) ** 2 + 2 * (0.32 / 0.2) ** 2)
+    pair = fits(t, share, np.array([0.1, 0.1, 0.2, 0.2]))
+    assert pair is not None
+    assert pair[0].at(t[:1]) == pytest.approx([(4 * 0.8 + 0.4) / 5])
+    assert pair[0].off == pytest.approx(2 * (0.08 / 0.1) ** 2 + 2 * (0.32 / 0.2) ** 2)
 
 
 def test_fits_scale_is_at_most_one() -> None:
-    found = fits(T, np.full(len(T), 1.2), np.full(len(T), 0.1))
-    assert found is not None
-    assert [fit.scale for fit in found] == [1.0, 1.0]
-    found = fits(T, np.full(len(T), -0.2), np.full(len(T), 0.1))
-    assert found is not None
-    assert [fit.scale for fit in found] == [0.0, 0.0]
+    pair = fits(T, np.full(len(T), 1.2), np.full(len(T), 0.1))
+    assert pair is not None
+    assert [fit.scale for fit in pair] == [1.0, 1.0]
+    pair = fits(T, np.full(len(T), -0.2), np.full(len(T), 0.1))
+    assert pair is not None
+    assert [fit.scale for fit in pair] == [0.0, 0.0]
 
 
 def test_fits_of_too_few_times_are_none() -> None:
@@ -72,5 +72,5 @@ def test_better_needs_a_clear_difference() -> None:
 
 
 def test_error_of_a_share_by_hand() -> None:
-    found = error(np.array([46.0, 0.0]), np.array([96.0, 16.0]))
-    assert found == pytest.approx([(0.48 * 0.52 / 96) ** 0.5, (0.1 * 0.9 / 16) ** 0.5])
+    errors = error(np.array([46.0, 0.0]), np.array([96.0, 16.0]))
+    assert errors == pytest.approx([(0.48 * 0.52 / 96) ** 0.5, (0.1 * 0.9 / 16) ** 0.5])

@@ -76,9 +76,9 @@ def test_sample_has_all_ages_within_the_capacity() -> None:
 
 
 def test_dense_falls_and_gives_the_capacity() -> None:
-    found = [dense(n, 500) for n in (501, 502, 1000, 10**6, 10**9, 10**15)]
-    assert found == sorted(found, reverse=True)
-    for n, c in zip((501, 502, 1000, 10**6, 10**9, 10**15), found, strict=True):
+    scales = [dense(n, 500) for n in (501, 502, 1000, 10**6, 10**9, 10**15)]
+    assert scales == sorted(scales, reverse=True)
+    for n, c in zip((501, 502, 1000, 10**6, 10**9, 10**15), scales, strict=True):
         assert c * (1 + np.log(n / c)) == pytest.approx(500)
 
 
@@ -192,8 +192,8 @@ def test_once_seen_needs_classification(write_job: WriteJob, everlearn: Callable
         learner={"kind": "finetune", "model": {"kind": "mlp", "hidden": [4]}},
         evaluate={"once_seen": ONCE},
     )
-    found = everlearn("run", job, "--run-dir", "run", code=2)
-    assert "evaluate.once_seen.share: it is for classification" in found.line
+    refused = everlearn("run", job, "--run-dir", "run", code=2)
+    assert "evaluate.once_seen.share: it is for classification" in refused.line
 
 
 def test_once_seen_refuses_a_learner_with_opaque_state(write_job: WriteJob) -> None:

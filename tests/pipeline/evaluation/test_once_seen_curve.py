@@ -16,7 +16,7 @@ from streams.core.state_dict import copied, digest
 
 
 class Knows(Prior):
-    """Predicts rightly the events at the places that it is told, and counts what it is asked."""
+    """Predicts the events at the set places correctly, and counts its questions."""
 
     kind = "knows"
 
@@ -48,24 +48,24 @@ def test_evaluate_bins_and_powers_of_ten_by_hand() -> None:
     learner = Knows(np.array([0, 2, 3, 6, 7, 9, 10]))
     ages = (1235 - events.learned).tolist()
     assert ages == [1234, 100, 21, 20, 11, 10, 9, 4, 3, 1, 0]
-    found, told = since.evaluate(learner, events, 1235, 5000)
-    assert found["retention/once_seen"] == 11
-    assert {k: v for k, v in found.items() if k.endswith("_count")} == {
+    metrics, entries = since.evaluate(learner, events, 1235, 5000)
+    assert metrics["retention/once_seen"] == 11
+    assert {k: v for k, v in metrics.items() if k.endswith("_count")} == {
         "retention/after_0_count": 1,
         "retention/after_1_count": 4,  # 9, 4, 3, 1
         "retention/after_10_count": 4,  # 21, 20, 11, 10
         "retention/after_100_count": 1,
         "retention/after_1k_count": 1,
     }
-    assert found["retention/after_0"] == 1.0
-    assert found["retention/after_1"] == 3 / 4  # places 6, 7, 9 of 6, 7, 8, 9
-    assert found["retention/after_10"] == 2 / 4
-    assert found["retention/after_100"] == 0.0
-    assert found["retention/after_1k"] == 1.0
+    assert metrics["retention/after_0"] == 1.0
+    assert metrics["retention/after_1"] == 3 / 4  # places 6, 7, 9 of 6, 7, 8, 9
+    assert metrics["retention/after_10"] == 2 / 4
+    assert metrics["retention/after_100"] == 0.0
+    assert metrics["retention/after_1k"] == 1.0
     low, high = wilson(0.75, 4)
     assert (low, high) == pytest.approx((0.3006, 0.9544), abs=1e-4)  # by hand, Wilson 1927
-    assert (found["retention/after_1_low"], found["retention/after_1_high"]) == (low, high)
-    assert [(t["first"], t["last"], t["asked"], t["right"]) for t in told] == [
+    assert (metrics["retention/after_1_low"], metrics["retention/after_1_high"]) == (low, high)
+    assert [(t["first"], t["last"], t["asked"], t["right"]) for t in entries] == [
         (0, 0, 1, 1),
         (1, 1, 1, 1),
         (2, 4, 2, 1),
@@ -75,7 +75,7 @@ def test_evaluate_bins_and_powers_of_ten_by_hand() -> None:
         (100, 199, 1, 0),
         (1000, 1999, 1, 1),
     ]
-    means = [t["since"] for t in told]
+    means = [t["since"] for t in entries]
     assert means == pytest.approx([0, 1, 12**0.5, 9, 110**0.5, 420**0.5, 100, 1234], abs=1e-3)
 
 
@@ -86,10 +86,10 @@ def test_evaluate_asks_once_per_event_and_bin() -> None:
     times = {5: [0], 6: [0], 9: [0], 10: [0], 14: [], 25: [0], 30: []}
     for version, asked in times.items():
         learner.asked.clear()
-        found, told = since.evaluate(learner, kept(5), version, 10 * version)
+        metrics, entries = since.evaluate(learner, kept(5), version, 10 * version)
         assert learner.asked == asked, version
-    assert [t["first"] for t in told] == [0, 1, 2, 5, 20]
-    assert found["retention/after_0_count"] == 1
+    assert [t["first"] for t in entries] == [0, 1, 2, 5, 20]
+    assert metrics["retention/after_0_count"] == 1
 
 
 def test_evaluate_counts_the_first_answer_per_power_of_ten() -> None:
@@ -97,24 +97,24 @@ def test_evaluate_counts_the_first_answer_per_power_of_ten() -> None:
     right = Knows(np.arange(10))
     wrong = Knows(np.empty(0))
     for learner, version in ((right, 1), (wrong, 2), (wrong, 5), (right, 10), (wrong, 20)):
-        found, told = since.evaluate(learner, kept(0), version, version)
-    assert [(t["first"], t["asked"], t["right"]) for t in told] == [
+        metrics, entries = since.evaluate(learner, kept(0), version, version)
+    assert [(t["first"], t["asked"], t["right"]) for t in entries] == [
         (1, 1, 1),
         (2, 1, 0),
         (5, 1, 0),
         (10, 1, 1),
         (20, 1, 0),
     ]
-    assert found["retention/after_1"] == found["retention/after_1_count"] == 1
-    assert found["retention/after_10"] == found["retention/after_10_count"] == 1
+    assert metrics["retention/after_1"] == metrics["retention/after_1_count"] == 1
+    assert metrics["retention/after_10"] == metrics["retention/after_10_count"] == 1
 
 
 def test_evaluate_keeps_answers_of_dropped_events() -> None:
     since = OnceSeenCurve()
     since.evaluate(Knows(np.array([0, 1])), kept(1, 2), 2, 20)
-    found, told = since.evaluate(Knows(np.array([2])), kept(2, 3, first=1), 3, 30)
-    assert [(t["first"], t["asked"], t["right"]) for t in told] == [(0, 2, 2), (1, 2, 1)]
-    assert found["retention/once_seen"] == 2
+    metrics, entries = since.evaluate(Knows(np.array([2])), kept(2, 3, first=1), 3, 30)
+    assert [(t["first"], t["asked"], t["right"]) for t in entries] == [(0, 2, 2), (1, 2, 1)]
+    assert metrics["retention/once_seen"] == 2
 
 
 def test_evaluate_of_an_empty_sample_is_empty() -> None:
@@ -128,8 +128,8 @@ def test_curve_loaded_from_state_continues_the_same() -> None:
         learned = np.arange(0, version, 3)
         events = kept(*learned.tolist())
         learner = Knows(np.arange(0, 100, 2))
-        told = [one.evaluate(learner, events, version, version) for one in (whole, cut)]
-        assert told[0] == told[1]
+        results = [one.evaluate(learner, events, version, version) for one in (whole, cut)]
+        assert results[0] == results[1]
         state = copied(cut.state())
         cut = OnceSeenCurve()
         cut.load(state)

@@ -26,7 +26,7 @@ def outcome(ids: Any, y: Any, value: Any, proba: Any = None, no_change: Any = No
     return Outcome(ids, y, value, proba, no_change, ids % 3, ids, NONE, NONE, NONE)
 
 
-def classified(n: int, k: int, seed: int = 0, abstain: float = 0.05) -> Outcome:
+def classification_outcome(n: int, k: int, seed: int = 0, abstain: float = 0.05) -> Outcome:
     """n outcomes of a fair classifier of k classes that now and then does not know."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, k, n)
@@ -39,7 +39,7 @@ def classified(n: int, k: int, seed: int = 0, abstain: float = 0.05) -> Outcome:
     return outcome(np.arange(n), y, value, proba, no_change)
 
 
-def regressed(n: int, seed: int = 0) -> Outcome:
+def regression_outcome(n: int, seed: int = 0) -> Outcome:
     rng = np.random.default_rng(seed)
     y = rng.normal(10, 4, n)
     value = y + rng.normal(size=n)
@@ -63,39 +63,39 @@ def after(o: Outcome, size: int = 32, task: Any = "classification") -> dict[str,
 @pytest.mark.parametrize("k", [2, 3, 40])
 @pytest.mark.parametrize("n", [30, 512, 1700])
 def test_results_of_classification_by_hand(n: int, k: int) -> None:
-    o = classified(n, k)
-    found = after(o)
+    o = classification_outcome(n, k)
+    results = after(o)
     assert o.proba is not None
     for form, cut in (("", slice(None)), ("_window", slice(-WINDOW, None))):
         y, value, proba = o.y[cut], o.value[cut], o.proba[cut]
-        said = value >= 0
-        y, value, proba = y[said], value[said], proba[said]
-        given = proba[np.arange(len(y)), y]
-        assert found[f"online/accuracy{form}"] == pytest.approx(sk.accuracy_score(y, value))
-        assert found[f"online/log_loss{form}"] == pytest.approx(-np.log(given).mean())
+        answered = value >= 0
+        y, value, proba = y[answered], value[answered], proba[answered]
+        of_label = proba[np.arange(len(y)), y]
+        assert results[f"online/accuracy{form}"] == pytest.approx(sk.accuracy_score(y, value))
+        assert results[f"online/log_loss{form}"] == pytest.approx(-np.log(of_label).mean())
         if set(value) <= set(y):
-            assert found[f"online/balanced_accuracy{form}"] == pytest.approx(
+            assert results[f"online/balanced_accuracy{form}"] == pytest.approx(
                 sk.balanced_accuracy_score(y, value)
             )
-        assert found[f"online/kappa{form}"] == pytest.approx(sk.cohen_kappa_score(y, value))
+        assert results[f"online/kappa{form}"] == pytest.approx(sk.cohen_kappa_score(y, value))
         known = o.no_change[cut] >= 0
         if known.any():
-            assert found[f"online/no_change_accuracy{form}"] == pytest.approx(
+            assert results[f"online/no_change_accuracy{form}"] == pytest.approx(
                 (o.no_change[cut] == o.y[cut])[known].mean()
             )
         if k == 2:
             exact = sk.roc_auc_score(y, proba[:, 1])
             close = 1e-12 if form else 1 / 1024
-            assert found[f"online/auc{form}"] == pytest.approx(exact, abs=close)
+            assert results[f"online/auc{form}"] == pytest.approx(exact, abs=close)
         elif k > 2:
-            assert f"online/auc{form}" not in found
-    assert found["online/scored"] == n
-    assert found["online/abstained"] == (o.value < 0).sum()
-    assert found["online/label_lag"] == pytest.approx((np.arange(n) % 3).mean())
+            assert f"online/auc{form}" not in results
+    assert results["online/scored"] == n
+    assert results["online/abstained"] == (o.value < 0).sum()
+    assert results["online/label_lag"] == pytest.approx((np.arange(n) % 3).mean())
 
 
 def test_results_match_river() -> None:
-    o = classified(900, 3, abstain=0)
+    o = classification_outcome(900, 3, abstain=0)
     accuracy, kappa, loss = (
         river.metrics.Accuracy(),
         river.metrics.CohenKappa(),
@@ -106,16 +106,16 @@ def test_results_match_river() -> None:
         accuracy.update(y, value)
         kappa.update(y, value)
         loss.update(y, dict(enumerate(proba)))
-    found = after(o)
-    assert found["online/accuracy"] == pytest.approx(accuracy.get())
-    assert found["online/kappa"] == pytest.approx(kappa.get())
-    assert found["online/log_loss"] == pytest.approx(loss.get())
+    results = after(o)
+    assert results["online/accuracy"] == pytest.approx(accuracy.get())
+    assert results["online/kappa"] == pytest.approx(kappa.get())
+    assert results["online/log_loss"] == pytest.approx(loss.get())
 
 
 @pytest.mark.parametrize("n", [5, 511, 512, 1700])
 def test_results_with_fading_by_hand(n: int) -> None:
     """S_i = L_i + alpha S_{i-1} over B_i = 1 + alpha B_{i-1}, one by one."""
-    o = classified(n, 2)
+    o = classification_outcome(n, 2)
     assert o.proba is not None
     hits = weight = losses = 0.0
     for y, value, proba in zip(o.y, o.value, o.proba, strict=True):
@@ -123,48 +123,48 @@ def test_results_with_fading_by_hand(n: int) -> None:
             hits = float(y == value) + FADING * hits
             losses = -np.log(proba[y]) + FADING * losses
             weight = 1 + FADING * weight
-    found = after(o)
-    assert found["online/accuracy_fading"] == pytest.approx(hits / weight)
-    assert found["online/log_loss_fading"] == pytest.approx(losses / weight)
+    results = after(o)
+    assert results["online/accuracy_fading"] == pytest.approx(hits / weight)
+    assert results["online/log_loss_fading"] == pytest.approx(losses / weight)
 
-    r = regressed(n)
+    r = regression_outcome(n)
     absolute = squared = weight = 0.0
     for error in (r.value - r.y)[~np.isnan(r.value)]:
         absolute = abs(error) + FADING * absolute
         squared = error**2 + FADING * squared
         weight = 1 + FADING * weight
-    found = after(r, task="regression")
-    assert found["online/mae_fading"] == pytest.approx(absolute / weight)
-    assert found["online/rmse_fading"] == pytest.approx(np.sqrt(squared / weight))
+    results = after(r, task="regression")
+    assert results["online/mae_fading"] == pytest.approx(absolute / weight)
+    assert results["online/rmse_fading"] == pytest.approx(np.sqrt(squared / weight))
 
 
 @pytest.mark.parametrize("n", [2, 512, 1700])
 def test_results_of_regression_by_hand(n: int) -> None:
-    o = regressed(n)
-    found = after(o, task="regression")
+    o = regression_outcome(n)
+    results = after(o, task="regression")
     for form, cut in (("", slice(None)), ("_window", slice(-WINDOW, None))):
         for name, column in (("", o.value), ("no_change_", o.no_change)):
-            said = ~np.isnan(column[cut])
-            y, value = o.y[cut][said], column[cut][said]
-            assert found[f"online/{name}mae{form}"] == pytest.approx(
+            answered = ~np.isnan(column[cut])
+            y, value = o.y[cut][answered], column[cut][answered]
+            assert results[f"online/{name}mae{form}"] == pytest.approx(
                 sk.mean_absolute_error(y, value)
             )
-            assert found[f"online/{name}rmse{form}"] == pytest.approx(
+            assert results[f"online/{name}rmse{form}"] == pytest.approx(
                 sk.root_mean_squared_error(y, value)
             )
 
 
 def test_kappa_temporal_by_hand() -> None:
-    found = after(classified(700, 2))
-    accuracy, baseline = found["online/accuracy"], found["online/no_change_accuracy"]
-    assert found["online/kappa_temporal"] == pytest.approx((accuracy - baseline) / (1 - baseline))
+    results = after(classification_outcome(700, 2))
+    accuracy, baseline = results["online/accuracy"], results["online/no_change_accuracy"]
+    assert results["online/kappa_temporal"] == pytest.approx((accuracy - baseline) / (1 - baseline))
 
 
 @given(st.lists(st.integers(0, 900), min_size=0, max_size=12), st.sampled_from([2, 5, 0]))
 @settings(deadline=None, max_examples=40)
 def test_state_is_independent_of_batches(cuts: list[int], k: int) -> None:
     """However the outcomes are cut, and whenever the state was looked at."""
-    o = classified(1300, k) if k else regressed(1300)
+    o = classification_outcome(1300, k) if k else regression_outcome(1300)
     task: Any = "classification" if k else "regression"
     whole = Prequential(task, WINDOW, FADING)
     whole.add(o)
@@ -181,7 +181,7 @@ def test_state_is_independent_of_batches(cuts: list[int], k: int) -> None:
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_prequential_loaded_from_state_continues_the_same(task: Any) -> None:
-    o = classified(1500, 3) if task == "classification" else regressed(1500)
+    o = classification_outcome(1500, 3) if task == "classification" else regression_outcome(1500)
     first = Prequential(task, WINDOW, FADING)
     for start in range(0, 1500, 50):
         second = Prequential(task, WINDOW, FADING)
@@ -203,7 +203,7 @@ def locked(state: State) -> State:
 
 
 def test_state_differs_for_other_predictions() -> None:
-    o = classified(100, 3)
+    o = classification_outcome(100, 3)
     digests = set()
     for change in (None, 7, 99):
         value = o.value.copy()
@@ -218,10 +218,10 @@ def test_state_differs_for_other_predictions() -> None:
 def test_log_loss_of_a_class_unknown_to_the_model() -> None:
     """It had probability 0, which costs what the least probability costs."""
     ids, y = np.arange(3), np.array([0, 1, 4])
-    found = after(outcome(ids, y, np.array([0, 0, 0]), np.full((3, 2), 0.5)))
-    assert found["online/log_loss"] == pytest.approx((2 * np.log(2) - np.log(1e-15)) / 3)
-    assert found["online/accuracy"] == pytest.approx(1 / 3)
-    assert found["online/balanced_accuracy"] == pytest.approx(1 / 3)
+    results = after(outcome(ids, y, np.array([0, 0, 0]), np.full((3, 2), 0.5)))
+    assert results["online/log_loss"] == pytest.approx((2 * np.log(2) - np.log(1e-15)) / 3)
+    assert results["online/accuracy"] == pytest.approx(1 / 3)
+    assert results["online/balanced_accuracy"] == pytest.approx(1 / 3)
     empty = after(outcome(ids, y, np.full(3, -1), np.zeros((3, 0))))
     assert empty["online/abstained"] == 3
     assert "online/accuracy" not in empty
@@ -235,17 +235,17 @@ def test_probabilities_may_vary_in_width_or_be_missing() -> None:
         value = np.array([0, 1 if width else 0])
         proba = None if width is None else np.full((2, width), 1 / max(width, 1), np.float32)
         metrics.add(outcome(y, y, value, proba))
-    found = metrics.results()
+    results = metrics.results()
     least = -np.log(1e-15)
     losses = [least, least, 0, least, *[np.log(2)] * 4]
-    assert found["online/log_loss"] == pytest.approx(np.mean(losses))
-    assert found["online/auc_window"] == pytest.approx(0.5)
+    assert results["online/log_loss"] == pytest.approx(np.mean(losses))
+    assert results["online/auc_window"] == pytest.approx(0.5)
 
 
 def test_results_leave_out_undefined_metrics() -> None:
     for task in ("classification", "regression"):
-        found = Prequential(task).results()  # type: ignore[arg-type]
-        assert found == {"online/scored": 0, "online/abstained": 0, "online/label_lag": 0}
+        results = Prequential(task).results()  # type: ignore[arg-type]
+        assert results == {"online/scored": 0, "online/abstained": 0, "online/label_lag": 0}
 
 
 def test_many_classes_take_little_memory() -> None:
@@ -280,6 +280,6 @@ def test_auc_of_histogram_is_within_its_bound(seed: int) -> None:
     histogram = np.zeros((2, 32), np.int64)
     np.add.at(histogram, (y, (score * 32).astype(int)), 1)
     shared = (histogram[0] * histogram[1]).sum() / (histogram[0].sum() * histogram[1].sum())
-    found = auc_of_histogram(histogram)
-    assert found is not None
-    assert abs(found - sk.roc_auc_score(y, score)) <= shared / 2 + 1e-12
+    area = auc_of_histogram(histogram)
+    assert area is not None
+    assert abs(area - sk.roc_auc_score(y, score)) <= shared / 2 + 1e-12

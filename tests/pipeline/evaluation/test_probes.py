@@ -165,7 +165,7 @@ def test_drift_is_independent_of_the_outcome_batches() -> None:
     other = Probes(config(cut={"drift": 0.002}), 3)
     waiting: list[tuple[Outcome, int]] = []
     rng = np.random.default_rng(1)
-    told = Probes.outcomes
+    original = Probes.outcomes
 
     def some(outcome: Outcome, counts: Sequence[int], seen: Sequence[int]) -> None:
         waiting.append((outcome, seen[0]))
@@ -176,7 +176,7 @@ def test_drift_is_independent_of_the_outcome_batches() -> None:
             )
             none = (NONE, NONE, NONE, NONE)
             joined = Outcome(ids, y, value, None, value, NONE, *none)
-            told(other, joined, [len(o.y) for o, _ in waiting], [s for _, s in waiting])
+            original(other, joined, [len(o.y) for o, _ in waiting], [s for _, s in waiting])
             waiting.clear()
 
     other.outcomes = some  # type: ignore[method-assign]
@@ -217,7 +217,7 @@ from learners.baselines.prior import Prior
 
 
 class Diary(Prior):
-    """Writes down the ids of all that it is told."""
+    """Records the ids of all events that it learns or observes."""
 
     kind = "diary"
 
@@ -252,8 +252,8 @@ def apart(tmp_path: Path) -> dict[str, Any]:
     late = [(t + rng.exponential(200), i, int(rng.integers(2))) for t, i in enumerate(ids)]
     late = [label for label in late if rng.random() > 0.05]
     late += [(t + 50, i, 1 - y) for t, i, y in late[::20]]
-    told = [f"{i},{t:.3f},{y}" for t, i, y in sorted(late)]
-    (tmp_path / "labels.csv").write_text("\n".join(["id,time,y", *told]))
+    lines = [f"{i},{t:.3f},{y}" for t, i, y in sorted(late)]
+    (tmp_path / "labels.csv").write_text("\n".join(["id,time,y", *lines]))
     apart = {"path": "labels.csv", "id": "id", "label": "y", "time": "time"}
     return {
         "kind": "recorded",
@@ -275,11 +275,11 @@ def test_probe_is_never_learned_when_late_or_resumed(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "diary.py").write_text(LEARNER)
-    held = {"share": 0.1, "cut": {"events": 300}, "every_events": 100}
+    probes = {"share": 0.1, "cut": {"events": 300}, "every_events": 100}
     job = write_job(
         stream=apart,
         learner={"kind": "diary:Diary"},
-        evaluate={"probes": held},
+        evaluate={"probes": probes},
         checkpoint={"every_events": 500},
     )
     for stop in (700, 1500, 2900, 3000):
@@ -287,15 +287,15 @@ def test_probe_is_never_learned_when_late_or_resumed(
         everlearn("run", job, "--run-dir", "run", "--max-events", stop, *more)
     everlearn("run", job, "--run-dir", "run", "--resume")
     summary = json.loads(Path("run/summary.json").read_text())
-    found = read(sorted(Path("run/checkpoints").iterdir())[-1]).state
-    learned, observed = (found["learner"][name].tolist() for name in ("learned", "observed"))
+    state = read(sorted(Path("run/checkpoints").iterdir())[-1]).state
+    learned, observed = (state["learner"][name].tolist() for name in ("learned", "observed"))
     ids = np.loadtxt("events.csv", delimiter=",", skiprows=1)[:, 0].astype(np.int64)
     chosen = set(ids[mix(ids, 7) < 0.1 * 2**64].tolist())
     assert 200 < len(chosen) < 400
     assert not chosen & set(learned)
     assert not chosen & set(observed)
     assert len(set(learned)) == len(learned) == summary["fates"]["learned"] > 2000
-    kept = found["probes"]["kept"]["rows"]["ids"]
+    kept = state["probes"]["kept"]["rows"]["ids"]
     assert set(kept.tolist()) <= chosen
     assert summary["fates"]["probe"] == len(kept) > 200
 
@@ -309,7 +309,7 @@ def test_load_refuses_invalid_probe_settings(
     write_job: Callable[..., Path], everlearn: Callable[..., Any]
 ) -> None:
     job = write_job()
-    for setting, told in (
+    for setting, message in (
         ("segments=3", "evaluate.probes.segments"),
         ("cut={events: 5, seconds: 2}", "set exactly one of events, seconds and drift"),
         ("cut={drift: 2}", "evaluate.probes.cut.drift"),
@@ -317,8 +317,8 @@ def test_load_refuses_invalid_probe_settings(
         ("segments=100", "capacity must be above segments"),
     ):
         more = ("--set", "evaluate.probes.capacity=100", "--set", f"evaluate.probes.{setting}")
-        found = everlearn("run", job, *more, code=2)
-        assert told in found.line
+        refused = everlearn("run", job, *more, code=2)
+        assert message in refused.line
 
 
 FLIPS = """
@@ -352,7 +352,7 @@ def test_evaluations_at_any_time_leave_the_state_unchanged(
 ) -> None:
     (tmp_path / "flips.py").write_text(FLIPS)
     job = write_job(stream={"kind": "flips:Flips"}, evaluate={"probes": {"share": 0.2}}, track=None)
-    found = set()
+    digests = set()
     for every, checkpoint in ((100_000, 100_000), (200, 100_000), (100_000, 500), (96, 640)):
         out = f"run-{every}-{checkpoint}"
         settings = (
@@ -363,14 +363,14 @@ def test_evaluations_at_any_time_leave_the_state_unchanged(
             "learner.optimizer.lr=0.01",
         )
         everlearn("run", job, "--run-dir", out, *(w for s in settings for w in ("--set", s)))
-        found.add(json.loads(Path(out, "summary.json").read_text())["state_digest"])
+        digests.add(json.loads(Path(out, "summary.json").read_text())["state_digest"])
         state = read(sorted(Path(out, "checkpoints").iterdir())[-1]).state["probes"]
         assert state["cuts"] >= 4
         index = state["kept"]["index"]
         assert (np.diff(index) > 0).all()
         home = np.searchsorted(state["starts"], index, side="right") - 1
         assert np.bincount(home).tolist() == state["counts"][: home[-1] + 1].tolist()
-    assert len(found) == 1
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
@@ -399,11 +399,11 @@ def test_corrected_label_of_a_probe_is_not_learned(
     probe = int(np.flatnonzero(chosen)[0])
     rows = [f"{i},{i},{i % 7}" for i in range(400)]
     (tmp_path / "events.csv").write_text("\n".join(["id,time,x", *rows]))
-    found = {}
+    states = {}
     for name, corrected in (("without", []), ("with", [f"{probe},300,c"])):
-        told = [f"{i},{i},{'ab'[i % 2]}" for i in range(300)] + corrected
-        told += [f"{i},{i},{'ab'[i % 2]}" for i in range(301, 400)]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["id,time,y", *told]))
+        lines = [f"{i},{i},{'ab'[i % 2]}" for i in range(300)] + corrected
+        lines += [f"{i},{i},{'ab'[i % 2]}" for i in range(301, 400)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,time,y", *lines]))
         stream = {
             "kind": "recorded",
             "path": "events.csv",
@@ -416,15 +416,15 @@ def test_corrected_label_of_a_probe_is_not_learned(
         }
         job = write_job(stream=stream, evaluate={"probes": {"share": 0.1}})
         everlearn("run", job, "--run-dir", name)
-        found[name] = read(sorted(Path(name, "checkpoints").iterdir())[-1]).state
-    learner = found["with"]["learner"]
+        states[name] = read(sorted(Path(name, "checkpoints").iterdir())[-1]).state
+    learner = states["with"]["learner"]
     assert sorted(learner["classes"]) == ["a", "b"]
-    assert digest(learner) == digest(found["without"]["learner"])
-    kept = found["with"]["probes"]["kept"]["rows"]
+    assert digest(learner) == digest(states["without"]["learner"])
+    kept = states["with"]["probes"]["kept"]["rows"]
     assert kept["y"][kept["ids"] == probe].tolist() == [2]  # the probe's label is what it is
 
 
-def test_fingerprint_without_probes_ignores_their_settings(
+def test_resume_without_probes_ignores_their_settings(
     write_job: Callable[..., Path], everlearn: Callable[..., Any]
 ) -> None:
     job = write_job()

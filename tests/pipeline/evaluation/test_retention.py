@@ -1,4 +1,4 @@
-"""What is still known of each segment: by hand, by resampling, and across merges and restarts."""
+"""Retention of segments: by hand, by resampling, and across merges and restarts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBER = (Feature("x", "numeric"),)
 
 
 class Knows(Prior):
-    """Predicts rightly the events at the places that it is told, and no other."""
+    """Predicts the events at the set places correctly, and no others."""
 
     kind = "knows"
 
@@ -45,7 +45,7 @@ def segment(begin: int, end: int, ended: bool = True, step: int = 1) -> Segment:
     return Segment(begin, end, ended, rows if len(at) else None, at)
 
 
-def asked(
+def evaluate(
     retention: Retention, segments: list[Segment], events: int, right: Any
 ) -> dict[str, float]:
     learner = Knows()
@@ -56,27 +56,29 @@ def asked(
 def test_evaluate_forgetting_by_hand() -> None:
     retention = Retention("classification")
     a, b, c = segment(0, 10), segment(10, 20), segment(20, 30)
-    found = asked(retention, [a, segment(10, 10, False)], 10, range(8))
-    assert found["stability/acc"] == 0.8
-    assert found["stability/probes"] == 10
-    assert "stability/forgetting" not in found
+    metrics = evaluate(retention, [a, segment(10, 10, False)], 10, range(8))
+    assert metrics["stability/acc"] == 0.8
+    assert metrics["stability/probes"] == 10
+    assert "stability/forgetting" not in metrics
     # In the midst of the second: 5 of the first 8 are left, one is new; 6 of its own 6 are right.
-    found = asked(retention, [a, segment(10, 16, False)], 16, [0, 1, 2, 3, 4, 9, *range(10, 16)])
-    assert found["stability/acc"] == pytest.approx((0.6 + 1.0) / 2)
-    assert found["stability/forgetting"] == pytest.approx(0.2)
-    assert found["stability/forgetting_low"] < 0.2 < found["stability/forgetting_high"]
-    assert found["stability/knowledge_loss"] == pytest.approx(3 / 8)
-    assert found["plasticity/knowledge_gain"] == pytest.approx(1 / 2)
+    metrics = evaluate(
+        retention, [a, segment(10, 16, False)], 16, [0, 1, 2, 3, 4, 9, *range(10, 16)]
+    )
+    assert metrics["stability/acc"] == pytest.approx((0.6 + 1.0) / 2)
+    assert metrics["stability/forgetting"] == pytest.approx(0.2)
+    assert metrics["stability/forgetting_low"] < 0.2 < metrics["stability/forgetting_high"]
+    assert metrics["stability/knowledge_loss"] == pytest.approx(3 / 8)
+    assert metrics["plasticity/knowledge_gain"] == pytest.approx(1 / 2)
     # At the end of the second the first is known better than it ever was.
-    found = asked(retention, [a, b], 20, [*range(9), *range(10, 17)])
-    assert found["stability/forgetting"] == pytest.approx(-0.1)
-    assert found["stability/min_acc"] == 0.6
+    metrics = evaluate(retention, [a, b], 20, [*range(9), *range(10, 17)])
+    assert metrics["stability/forgetting"] == pytest.approx(-0.1)
+    assert metrics["stability/min_acc"] == 0.6
     # At the end of the third: 0.9 - 0.4 and 0.7 - 0.1; by the first accuracies 0.8 - 0.4.
-    found = asked(retention, [a, b, c], 30, [*range(4), 10, *range(20, 30)])
-    assert found["stability/forgetting"] == pytest.approx((0.5 + 0.6) / 2)
-    assert found["stability/forgetting_initial"] == pytest.approx((0.4 + 0.6) / 2)
-    assert found["stability/bwt"] == pytest.approx(-(0.4 + 0.6) / 2)
-    assert found["plasticity/learning_accuracy"] == pytest.approx((0.8 + 0.7 + 1.0) / 3)
+    metrics = evaluate(retention, [a, b, c], 30, [*range(4), 10, *range(20, 30)])
+    assert metrics["stability/forgetting"] == pytest.approx((0.5 + 0.6) / 2)
+    assert metrics["stability/forgetting_initial"] == pytest.approx((0.4 + 0.6) / 2)
+    assert metrics["stability/bwt"] == pytest.approx(-(0.4 + 0.6) / 2)
+    assert metrics["plasticity/learning_accuracy"] == pytest.approx((0.8 + 0.7 + 1.0) / 3)
     np.testing.assert_allclose(
         retention.curves.matrix, [[0.8, np.nan, np.nan], [0.9, 0.7, np.nan], [0.4, 0.1, 1.0]]
     )
@@ -86,14 +88,14 @@ def test_evaluate_returns_an_entry_per_segment() -> None:
     learner = Knows()
     learner.right = np.arange(5)
     segments = [segment(0, 10), segment(10, 14, False)]
-    _, told = Retention("classification").evaluate(learner, segments, 14)
-    assert [(t["begin"], t["end"], t["probes"], t["score"]) for t in told] == [
+    _, entries = Retention("classification").evaluate(learner, segments, 14)
+    assert [(t["begin"], t["end"], t["probes"], t["score"]) for t in entries] == [
         (0, 10, 10, 0.5),
         (10, 14, 4, 0.0),
     ]
     # Wilson's interval for 5 of 10, and for 0 of 4 (Brown, Cai and DasGupta 2001).
-    assert (told[0]["low"], told[0]["high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert (told[1]["low"], told[1]["high"]) == pytest.approx((0.0, 0.4899), abs=1e-4)
+    assert (entries[0]["low"], entries[0]["high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert (entries[1]["low"], entries[1]["high"]) == pytest.approx((0.0, 0.4899), abs=1e-4)
 
 
 @pytest.mark.parametrize("n", [40, 300])
@@ -104,27 +106,27 @@ def test_intervals_have_their_coverage(n: int, before: float, lost: float, gaine
     """On three segments drawn from a population of which the truth is known."""
     truth = before - (before * (1 - lost) + (1 - before) * gained)
     rng = np.random.default_rng(n)
-    held = {"forgetting_initial": 0, "acc": 0}
+    covered = {"forgetting_initial": 0, "acc": 0}
     trials = 400
     for _ in range(trials):
         retention = Retention("classification")
         past = [segment(i * n, (i + 1) * n) for i in range(3)]
         then = np.flatnonzero(rng.random(3 * n) < before)
         for i in range(3):  # nothing is forgotten while they are learned
-            asked(retention, past[: i + 1], (i + 1) * n, then)
+            evaluate(retention, past[: i + 1], (i + 1) * n, then)
         left = then[rng.random(len(then)) >= lost]
         others = np.setdiff1d(np.arange(3 * n), then)
         kept = [*left, *others[rng.random(len(others)) < gained]]
         last = segment(3 * n, 4 * n, False)
-        found = asked(retention, [*past, last], 4 * n, [*kept, *range(3 * n, 4 * n)])
+        metrics = evaluate(retention, [*past, last], 4 * n, [*kept, *range(3 * n, 4 * n)])
         for name, true in (
             ("forgetting_initial", truth),
             ("acc", (3 * (before - truth) + 1.0) / 4),
         ):
-            low, high = (found[f"stability/{name}_{end}"] for end in ("low", "high"))
-            held[name] += low <= true <= high
-    assert held["forgetting_initial"] >= 0.93 * trials, held
-    assert held["acc"] >= 0.93 * trials, held
+            low, high = (metrics[f"stability/{name}_{end}"] for end in ("low", "high"))
+            covered[name] += low <= true <= high
+    assert covered["forgetting_initial"] >= 0.93 * trials, covered
+    assert covered["acc"] >= 0.93 * trials, covered
 
 
 def test_merging_equal_segments_changes_no_mean() -> None:
@@ -134,35 +136,35 @@ def test_merging_equal_segments_changes_no_mean() -> None:
     for i in range(4):
         right = np.flatnonzero(rng.random(50) < 0.6)
         for retention in (halves, wholes):
-            asked(retention, parts[: i + 1], (i + 1) * 10, right)
+            evaluate(retention, parts[: i + 1], (i + 1) * 10, right)
     pairs = [segment(0, 20), segment(20, 40)]
     right = np.flatnonzero(rng.random(50) < 0.4)
-    found = asked(halves, [*parts[:4], segment(40, 45, False)], 45, right)
-    merged = asked(wholes, [*pairs, segment(40, 45, False)], 45, right)
+    metrics = evaluate(halves, [*parts[:4], segment(40, 45, False)], 45, right)
+    merged = evaluate(wholes, [*pairs, segment(40, 45, False)], 45, right)
     for name in ("forgetting", "forgetting_initial", "bwt", "min_acc"):
-        assert merged[f"stability/{name}"] == pytest.approx(found[f"stability/{name}"]), name
+        assert merged[f"stability/{name}"] == pytest.approx(metrics[f"stability/{name}"]), name
     for end in ("low", "high"):
         name = f"stability/forgetting_{end}"
-        assert merged[name] == pytest.approx(found[name], abs=0.02)
+        assert merged[name] == pytest.approx(metrics[name], abs=0.02)
     assert merged["stability/segments"] == 3
 
 
 def test_segment_ended_and_merged_between_evaluations() -> None:
     """The evaluator was away: the second half of what is now one segment was running last time."""
     retention = Retention("classification")
-    asked(retention, [segment(0, 10), segment(10, 15, False)], 15, range(15))
+    evaluate(retention, [segment(0, 10), segment(10, 15, False)], 15, range(15))
     segments = [segment(0, 20), segment(20, 40), segment(40, 44, False)]
-    found = asked(retention, segments, 44, [*range(10), *range(20, 44)])
-    assert found["stability/segments"] == 3
-    assert found["stability/acc"] == pytest.approx((0.5 + 1.0 + 1.0) / 3)
+    metrics = evaluate(retention, segments, 44, [*range(10), *range(20, 44)])
+    assert metrics["stability/segments"] == 3
+    assert metrics["stability/acc"] == pytest.approx((0.5 + 1.0 + 1.0) / 3)
 
 
 def test_label_after_the_end_of_its_segment_counts_from_then() -> None:
     retention = Retention("classification")
-    asked(retention, [segment(0, 10, step=2)], 10, range(10))
-    found = asked(retention, [segment(0, 10), segment(10, 12, False)], 12, range(0, 10, 2))
+    evaluate(retention, [segment(0, 10, step=2)], 10, range(10))
+    metrics = evaluate(retention, [segment(0, 10), segment(10, 12, False)], 12, range(0, 10, 2))
     # The five that came late were never known: they are not forgotten.
-    assert found["stability/forgetting_low"] < 0 < found["stability/forgetting_high"] < 0.3
+    assert metrics["stability/forgetting_low"] < 0 < metrics["stability/forgetting_high"] < 0.3
 
 
 def test_evaluate_without_probes_is_empty() -> None:
@@ -184,12 +186,12 @@ def test_evaluate_scores_regression_by_the_error() -> None:
     learner.error = 0.5
     assert retention.evaluate(learner, [first], 10)[0]["stability/mae"] == 0.5
     learner.error = 2.0
-    found, told = retention.evaluate(learner, [first, second], 20)
-    assert found["stability/mae"] == 2.0
-    assert found["stability/forgetting"] == pytest.approx(1.5)
-    assert found["stability/forgetting_low"] == pytest.approx(1.5)  # all fared alike
-    assert "stability/acc" not in found
-    assert told[0]["score"] == -2.0
+    metrics, entries = retention.evaluate(learner, [first, second], 20)
+    assert metrics["stability/mae"] == 2.0
+    assert metrics["stability/forgetting"] == pytest.approx(1.5)
+    assert metrics["stability/forgetting_low"] == pytest.approx(1.5)  # all fared alike
+    assert "stability/acc" not in metrics
+    assert entries[0]["score"] == -2.0
 
 
 def test_retention_loaded_from_state_continues_the_same() -> None:
@@ -198,9 +200,9 @@ def test_retention_loaded_from_state_continues_the_same() -> None:
     whole, other = Retention("classification"), Retention("classification")
     for i in range(6):
         right = np.flatnonzero(rng.random(60) < 0.7)
-        expected = asked(whole, parts[: i + 1], (i + 1) * 10, right)
-        found = asked(other, parts[: i + 1], (i + 1) * 10, right)
-        assert found == expected
+        expected = evaluate(whole, parts[: i + 1], (i + 1) * 10, right)
+        metrics = evaluate(other, parts[: i + 1], (i + 1) * 10, right)
+        assert metrics == expected
         state = copied(other.state())
         other = Retention("classification")
         other.load(state)
@@ -208,7 +210,7 @@ def test_retention_loaded_from_state_continues_the_same() -> None:
 
 
 class Peeks(Knows):
-    """Says what it is told, where it is told."""
+    """Predicts the labels that it is shown, if any."""
 
     kind = "peeks"
 
@@ -220,46 +222,48 @@ class Peeks(Knows):
 
 
 def test_evaluate_hides_the_labels_from_the_learner() -> None:
-    found, _ = Retention("classification").evaluate(Peeks(), [segment(0, 10)], 10)
-    assert found["stability/acc"] == 0.5
+    metrics, _ = Retention("classification").evaluate(Peeks(), [segment(0, 10)], 10)
+    assert metrics["stability/acc"] == 0.5
 
 
 def test_late_labels_keep_the_estimate_in_its_interval() -> None:
     """Half of a segment's labels come after it has ended, and that half is known worse."""
     retention = Retention("classification")
     early = segment(0, 50)
-    asked(retention, [early], 100, range(50))
+    evaluate(retention, [early], 100, range(50))
     whole, running = segment(0, 100), segment(100, 110, False)
-    asked(retention, [whole, running], 110, [*range(50), *range(50, 60), *range(100, 110)])
+    evaluate(retention, [whole, running], 110, [*range(50), *range(50, 60), *range(100, 110)])
     running = segment(100, 120, False)
-    found = asked(retention, [whole, running], 120, [*range(45), *range(50, 58), *range(100, 120)])
+    metrics = evaluate(
+        retention, [whole, running], 120, [*range(45), *range(50, 58), *range(100, 120)]
+    )
     # Of the 100, 60 were right when first asked; 7 of these are lost.
     for name in ("forgetting", "forgetting_initial"):
-        assert found[f"stability/{name}"] == pytest.approx(0.07)
-        low, high = (found[f"stability/{name}_{end}"] for end in ("low", "high"))
+        assert metrics[f"stability/{name}"] == pytest.approx(0.07)
+        low, high = (metrics[f"stability/{name}_{end}"] for end in ("low", "high"))
         assert low < 0.07 < high
-    assert found["stability/bwt"] == pytest.approx(-0.07)
+    assert metrics["stability/bwt"] == pytest.approx(-0.07)
 
 
 def test_missed_end_of_a_segment_has_no_first_score() -> None:
     """The evaluator comes back when two more segments have gone by."""
     retention = Retention("classification")
     parts = [segment(i * 1000, (i + 1) * 1000, step=10) for i in range(4)]
-    asked(retention, parts[:1], 1000, range(1000))
+    evaluate(retention, parts[:1], 1000, range(1000))
     running = segment(3000, 3010, False)
-    found = asked(retention, [*parts[:3], running], 3010, [*range(500), *range(3000, 3010)])
-    assert found["stability/missed"] == 1  # the second; the third has ended only just now
-    assert found["stability/segments"] == 4
+    metrics = evaluate(retention, [*parts[:3], running], 3010, [*range(500), *range(3000, 3010)])
+    assert metrics["stability/missed"] == 1  # the second; the third has ended only just now
+    assert metrics["stability/segments"] == 4
     # Of the first one half is lost; nobody knows what was known of the second at its end.
-    assert found["stability/forgetting_initial"] == pytest.approx((0.5 + 0.0) / 2)
-    assert found["stability/forgetting"] == pytest.approx((0.5 + 0.0) / 2)
-    assert found["plasticity/learning_accuracy"] == pytest.approx((1.0 + 0.0) / 2)
+    assert metrics["stability/forgetting_initial"] == pytest.approx((0.5 + 0.0) / 2)
+    assert metrics["stability/forgetting"] == pytest.approx((0.5 + 0.0) / 2)
+    assert metrics["plasticity/learning_accuracy"] == pytest.approx((1.0 + 0.0) / 2)
 
 
 def test_intervals_stay_within_bounds() -> None:
     retention = Retention("classification")
-    found = asked(retention, [segment(0, 5)], 5, range(5))
-    assert found["stability/acc_high"] == 1.0
-    found = asked(retention, [segment(0, 5), segment(5, 8, False)], 8, [])
-    assert found["stability/forgetting_high"] == 1.0
-    assert found["stability/acc_low"] == 0.0
+    metrics = evaluate(retention, [segment(0, 5)], 5, range(5))
+    assert metrics["stability/acc_high"] == 1.0
+    metrics = evaluate(retention, [segment(0, 5), segment(5, 8, False)], 8, [])
+    assert metrics["stability/forgetting_high"] == 1.0
+    assert metrics["stability/acc_low"] == 0.0

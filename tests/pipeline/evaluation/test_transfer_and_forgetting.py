@@ -31,17 +31,17 @@ def fold(steps: list[Step], curves: Curves | None = None) -> Curves:
     return curves
 
 
-def same(found: ContinualMetrics, expected: dict[str, float], close: float = 1e-12) -> None:
-    values = asdict(found)
+def same(metrics: ContinualMetrics, expected: dict[str, float], close: float = 1e-12) -> None:
+    values = asdict(metrics)
     for name, value in expected.items():
         assert values[name] == pytest.approx(value, abs=close, nan_ok=True), name
 
 
 def test_results_of_three_tasks_by_hand() -> None:
     matrix = np.array([[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], [0.6, 0.5, 0.85]])
-    found = continual(matrix, np.array([0.1, 0.1, 0.2]))
+    metrics = continual(matrix, np.array([0.1, 0.1, 0.2]))
     same(
-        found,
+        metrics,
         {
             "acc": 0.65,  # (.6 + .5 + .85) / 3
             "aia": 2.3 / 3,  # (.9 + (.7 + .8) / 2 + .65) / 3
@@ -57,14 +57,14 @@ def test_results_of_three_tasks_by_hand() -> None:
             "windowed_forgetting_10": NAN,
         },
     )
-    assert found.named() == {
-        "stability/acc": found.acc,
-        "stability/aia": found.aia,
-        "stability/bwt": found.bwt,
-        "plasticity/fwt": found.fwt,
-        "stability/forgetting": found.forgetting,
-        "stability/forgetting_initial": found.forgetting_initial,
-        "plasticity/learning_accuracy": found.learning_accuracy,
+    assert metrics.named() == {
+        "stability/acc": metrics.acc,
+        "stability/aia": metrics.aia,
+        "stability/bwt": metrics.bwt,
+        "plasticity/fwt": metrics.fwt,
+        "stability/forgetting": metrics.forgetting,
+        "stability/forgetting_initial": metrics.forgetting_initial,
+        "plasticity/learning_accuracy": metrics.learning_accuracy,
     }
 
 
@@ -189,10 +189,12 @@ def test_results_of_a_learning_with_a_late_end() -> None:
     curves.add(10, np.array([0.6, 0.0]))
     curves.begin(0.1)
     curves.add(25, np.array([0.9, 0.5]))
-    found = curves.results()
+    metrics = curves.results()
     # No evaluation after the end of task 0 yet, and none before task 1 was learned.
-    same(found, {"forgetting": 0, "bwt": 0, "learning_accuracy": 0.9, "min_acc": NAN})
-    same(found, {"wc_acc": NAN, "fwt": NAN, "gap_depth": NAN, "acc": 0.7, "aia": 0.9, "aaa": 0.65})
+    same(metrics, {"forgetting": 0, "bwt": 0, "learning_accuracy": 0.9, "min_acc": NAN})
+    same(
+        metrics, {"wc_acc": NAN, "fwt": NAN, "gap_depth": NAN, "acc": 0.7, "aia": 0.9, "aaa": 0.65}
+    )
     curves.add(40, np.array([0.7, 0.6]))
     same(curves.results(), {"forgetting": 0.2, "min_acc": 0.7, "wc_acc": 0.65, "gap_depth": 0.2})
     # Two that begin between two evaluations: the first of them has no evaluation but its row.
@@ -455,9 +457,9 @@ def test_gap_recovery_with_more_records_than_are_kept() -> None:
     for i in range(1000):
         curves.add(10 * i, np.array([i / 1000, 0.5]))
     curves.add(10_000, np.array([0.5, 0.5]), ended=True)
-    found = curves.results()
-    assert found.gap_recovery == pytest.approx(0.5)
-    assert 5000 <= found.gap_recovery_events <= 5300
+    metrics = curves.results()
+    assert metrics.gap_recovery == pytest.approx(0.5)
+    assert 5000 <= metrics.gap_recovery_events <= 5300
 
 
 def four_tasks(running: bool) -> Curves:
@@ -581,14 +583,14 @@ def test_initial_forgetting_and_bwt_match_avalanche() -> None:
             for j, accuracy in enumerate(row.tolist()):
                 for metric in (forgetting, bwt):
                     metric.update(j, accuracy, initial=i == j)
-        found = continual(matrix)
+        metrics = continual(matrix)
         theirs = {
             "forgetting_initial": float(np.mean(list(forgetting.result().values()))),
             "bwt": float(np.mean(list(bwt.result().values()))),
         }
-        same(found, theirs, 1e-9)
-        assert found.forgetting >= found.forgetting_initial
-    assert found.forgetting > found.forgetting_initial + 0.1
+        same(metrics, theirs, 1e-9)
+        assert metrics.forgetting >= metrics.forgetting_initial
+    assert metrics.forgetting > metrics.forgetting_initial + 0.1
 
 
 def test_continual_matches_curves() -> None:
@@ -597,7 +599,7 @@ def test_continual_matches_curves() -> None:
     for i, row in enumerate(rows):
         curves.begin()
         curves.add(i, row, ended=True)
-    found, alone = asdict(curves.results()), asdict(continual(FOUR))
-    assert {n: v for n, v in alone.items() if not np.isnan(v)}.items() <= found.items()
+    metrics, alone = asdict(curves.results()), asdict(continual(FOUR))
+    assert {n: v for n, v in alone.items() if not np.isnan(v)}.items() <= metrics.items()
     assert np.array_equal(curves.matrix, FOUR, equal_nan=True)
-    assert not np.isnan(found["min_acc"])
+    assert not np.isnan(metrics["min_acc"])

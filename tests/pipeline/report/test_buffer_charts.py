@@ -15,7 +15,7 @@ from pipeline.report.histograms import Histogram
 from pipeline.report.run_data import OnceSeenBin
 
 
-def told(figure: Any) -> Any:
+def as_json(figure: Any) -> Any:
     """A figure as a browser gets it: plain JSON."""
     return json.loads(figure.to_json())
 
@@ -26,8 +26,8 @@ def histogram(*counts: list[float], low: list[float], high: list[float]) -> Hist
 
 
 def test_histogram_columns_are_shares() -> None:
-    found = histogram([3, 1], [0, 4], low=[2, 8], high=[4, 16])
-    figure = told(buffer_charts.histogram(found, "interval"))
+    values = histogram([3, 1], [0, 4], low=[2, 8], high=[4, 16])
+    figure = as_json(buffer_charts.histogram(values, "interval"))
     (heat,) = figure["data"]
     assert heat["x"] == [0, 100, 200]
     assert heat["y"] == [2, 4, 8, 16]
@@ -40,22 +40,22 @@ def test_histogram_columns_are_shares() -> None:
 
 
 def test_histogram_of_shares_has_an_axis_from_0_to_1() -> None:
-    found = histogram([1, 1], low=[0.5, 0.95], high=[0.55, 1.0])
-    axis = told(buffer_charts.histogram(found, "retention"))["layout"]["yaxis"]
+    values = histogram([1, 1], low=[0.5, 0.95], high=[0.55, 1.0])
+    axis = as_json(buffer_charts.histogram(values, "retention"))["layout"]["yaxis"]
     assert axis["range"] == [0, 1]
     assert "type" not in axis
 
 
 def test_histogram_column_without_values_is_empty() -> None:
-    found = histogram([2], [0], low=[2], high=[4])
-    (heat,) = told(buffer_charts.histogram(found, "interval"))["data"]
+    values = histogram([2], [0], low=[2], high=[4])
+    (heat,) = as_json(buffer_charts.histogram(values, "interval"))["data"]
     assert heat["z"] == [[1.0, None]]
     assert buffer_charts.histogram(histogram([0], low=[2], high=[4]), "interval") is None
 
 
 def test_histogram_of_many_moments_takes_an_even_choice() -> None:
-    found = histogram(*[[1.0]] * 1001, low=[2], high=[4])
-    (heat,) = told(buffer_charts.histogram(found, "interval"))["data"]
+    values = histogram(*[[1.0]] * 1001, low=[2], high=[4])
+    (heat,) = as_json(buffer_charts.histogram(values, "interval"))["data"]
     assert len(heat["z"][0]) <= CELLS
     assert (heat["x"][1], heat["x"][-1]) == (100, 100_100)
 
@@ -67,7 +67,7 @@ FADES = [OnceSeenBin(t, t, float(t), 10_000, round(8000 * t**-0.2)) for t in TIM
 
 def test_once_seen_draws_points_intervals_and_both_fits() -> None:
     now = OnceSeenBin(0, 0, 0.0, 50, 50)  # asked before any update: no place on a logarithmic axis
-    figure = told(buffer_charts.once_seen([now, *FADES]))
+    figure = as_json(buffer_charts.once_seen([now, *FADES]))
     points, power, exponential = figure["data"]
     assert points["x"] == list(TIMES)
     assert points["y"] == [answers.right / 10_000 for answers in FADES]
@@ -83,7 +83,7 @@ def test_once_seen_draws_points_intervals_and_both_fits() -> None:
 
 
 def test_once_seen_of_few_times_has_no_fits() -> None:
-    assert len(told(buffer_charts.once_seen(FADES[:3]))["data"]) == 1
+    assert len(as_json(buffer_charts.once_seen(FADES[:3]))["data"]) == 1
     assert buffer_charts.fit_curves(FADES[:3]) is None
     assert buffer_charts.once_seen([OnceSeenBin(0, 0, 0.0, 50, 50)]) is None
     assert buffer_charts.once_seen([]) is None

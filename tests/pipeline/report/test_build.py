@@ -48,8 +48,8 @@ class Read(HTMLParser):
         return [text for tag, text in self.texts if tag in tags]
 
     def trace(self, name: str) -> Any:
-        (found,) = [t for f in self.figures for t in f["data"] if t.get("name") == name]
-        return found
+        (trace,) = [t for f in self.figures for t in f["data"] if t.get("name") == name]
+        return trace
 
 
 def fill(file: Path, rows: dict[int, dict[str, float]]) -> None:
@@ -243,8 +243,8 @@ def test_report_of_a_real_run_shows_its_summary(
     summary: Callable[[Path], dict[str, Any]],
 ) -> None:
     everlearn("run", write_job(), "--run-dir", "r", "--max-events", 600, code=0)
-    done = everlearn("report", "r", "--out", "page.html")
-    assert "written to page.html" in done.err
+    outcome = everlearn("report", "r", "--out", "page.html")
+    assert "written to page.html" in outcome.err
     page = Read(Path("page.html"))
     ended = summary(Path("r"))
     assert page.text("b")[:2] == [

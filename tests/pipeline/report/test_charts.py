@@ -14,7 +14,7 @@ from pipeline.report.run_data import Curve, Evaluation, Mark, Result, SegmentCur
 from streams.core.batch import Array
 
 
-def told(figure: Any) -> Any:
+def as_json(figure: Any) -> Any:
     """A figure as a browser gets it: plain JSON."""
     return json.loads(figure.to_json())
 
@@ -28,13 +28,13 @@ def segment(begin: int, end: int, score: float, spread: float = 0.1) -> SegmentC
 
 
 def result(learner: str = "replay", seed: int = 0, **more: Any) -> Result:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "metrics": {},
         "matrix": np.empty((0, 0)),
         "events": np.empty(0),
         "accuracy": np.empty((0, 0)),
     }
-    return Result("split", learner, seed, **(given | more))
+    return Result("split", learner, seed, **(fields | more))
 
 
 # Thinning
@@ -61,7 +61,7 @@ def test_thin_keeps_a_short_curve() -> None:
 def test_online_thins_a_long_curve_and_keeps_its_peak() -> None:
     values = np.zeros(50_000)
     values[12_345] = 7
-    (trace,) = told(charts.online({"online/mae_window": Curve(np.arange(50_000.0), values)}))[
+    (trace,) = as_json(charts.online({"online/mae_window": Curve(np.arange(50_000.0), values)}))[
         "data"
     ]
     assert len(trace["x"]) <= POINTS
@@ -104,7 +104,7 @@ def test_paint_of_many_segments_has_rows_of_equal_height() -> None:
 
 
 def test_segments_draws_the_painted_grid() -> None:
-    (heat,) = told(charts.segments(MERGED))["data"]
+    (heat,) = as_json(charts.segments(MERGED))["data"]
     assert heat["z"] == [[0.9, 0.8, 0.7], [None, 0.95, 0.7], [None, None, 0.85]]
     assert (heat["x"], heat["y"]) == ([0, 10, 20, 30], [0, 10, 20, 30])
     assert (heat["zmin"], heat["zmax"]) == (0.7, 0.95)
@@ -115,7 +115,7 @@ def test_segments_draws_the_painted_grid() -> None:
 
 
 def test_retention_is_by_age_with_intervals() -> None:
-    figure = told(charts.retention(MERGED[-1]))
+    figure = as_json(charts.retention(MERGED[-1]))
     (trace,) = figure["data"]
     assert trace["x"] == [0, 10]  # the one that runs, and the one that ended at 20
     assert trace["y"] == [0.85, 0.7]
@@ -133,7 +133,7 @@ def test_online_draws_learner_served_and_baseline() -> None:
         "online/no_change_accuracy_window": curve(0.25, 0.3),
         "served/accuracy_window": curve(0.4),
     }
-    learner, served, baseline = told(charts.online(curves))["data"]
+    learner, served, baseline = as_json(charts.online(curves))["data"]
     assert (learner["name"], learner["x"], learner["y"]) == ("learner", [100, 200], [0.5, 0.75])
     assert (served["name"], served["y"], served["mode"]) == ("served", [0.4], "markers")
     assert (baseline["name"], baseline["y"]) == ("no-change baseline", [0.25, 0.3])
@@ -148,20 +148,20 @@ def test_stability_draws_the_band_of_forgetting() -> None:
         "stability/forgetting_high": curve(0.15, 0.3),
         "stability/wc_acc": curve(0.8, 0.7),
     }
-    low, high, forgetting, worst = told(charts.stability(curves))["data"]
+    low, high, forgetting, worst = as_json(charts.stability(curves))["data"]
     assert (low["y"], high["y"]) == ([0.05, 0.1], [0.15, 0.3])
     assert high["fill"] == "tonexty"
     assert forgetting["y"] == [0.1, 0.2]
     assert (worst["y"], worst["xaxis"], worst["name"]) == ([0.8, 0.7], "x2", "WC-ACC")
     del curves["stability/forgetting_low"]
-    assert len(told(charts.stability(curves))["data"]) == 2
+    assert len(as_json(charts.stability(curves))["data"]) == 2
     assert charts.stability({}) is None
 
 
 def test_marks_are_vertical_lines_in_every_panel() -> None:
     curves = {"stability/forgetting": curve(0.1, 0.2), "stability/acc": curve(0.9, 0.8)}
     marks = [Mark(120, "drift", "drift"), Mark(150, "alert", "a"), Mark(160, "alert", "a")]
-    figure = told(charts.stability(curves, marks))
+    figure = as_json(charts.stability(curves, marks))
     lines = [(shape["xref"], shape["x0"], shape["x1"]) for shape in figure["layout"]["shapes"]]
     assert sorted(lines) == [(axis, at, at) for axis in ("x", "x2") for at in (120, 150, 160)]
     assert [t["name"] for t in figure["data"]].count("alert") == 1  # an entry in the legend
@@ -169,7 +169,7 @@ def test_marks_are_vertical_lines_in_every_panel() -> None:
 
 def test_many_marks_are_thinned() -> None:
     marks = [Mark(at, "alert", "a") for at in range(10_000)]
-    figure = told(charts.online({"online/accuracy_window": curve(0.5)}, marks))
+    figure = as_json(charts.online({"online/accuracy_window": curve(0.5)}, marks))
     places = [shape["x0"] for shape in figure["layout"]["shapes"]]
     assert len(places) <= 100
     assert (places[0], places[-1]) == (0, 9999)
@@ -184,7 +184,7 @@ def test_many_marks_are_thinned() -> None:
 )
 def test_plasticity_and_system_have_a_panel_per_metric(draw: Any, names: tuple[str, ...]) -> None:
     curves = {f"{draw.__name__}/{name}": curve(i, i + 1) for i, name in enumerate(names)}
-    figure = told(draw(curves))
+    figure = as_json(draw(curves))
     assert [trace["y"] for trace in figure["data"]] == [[0, 1], [1, 2], [2, 3]]
     assert [trace["xaxis"] for trace in figure["data"]] == ["x", "x2", "x3"]
     assert all(figure["layout"][f"yaxis{i}"]["title"]["text"] for i in ("", 2, 3))
@@ -200,7 +200,7 @@ def test_anytime_is_a_mean_over_tasks_then_seeds() -> None:
     def runs(seed: int, accuracy: Array) -> Result:
         return result(seed=seed, events=np.array([10.0, 20, 30]), accuracy=accuracy)
 
-    figure = told(
+    figure = as_json(
         charts.anytime(
             [
                 runs(0, np.array([[0.2, nan], [0.4, 0.6], [nan, nan]])),  # 0.2, 0.5
@@ -220,7 +220,7 @@ def test_anytime_is_a_mean_over_tasks_then_seeds() -> None:
 
 
 def test_anytime_interpolates_between_evaluations() -> None:
-    figure = told(
+    figure = as_json(
         charts.anytime(
             [
                 result(events=np.array([0.0, 20]), accuracy=np.array([[0.0], [1.0]])),
@@ -239,7 +239,7 @@ def test_forgetting_draws_a_bar_per_learner() -> None:
         result("b", metrics={}),
         result("<b>a</b>", 1, metrics={"forgetting": 0.3}),
     ]
-    (bars,) = told(charts.forgetting(runs))["data"]
+    (bars,) = as_json(charts.forgetting(runs))["data"]
     assert bars["y"] == ["&lt;b&gt;a&lt;/b&gt;", "b"]
     assert bars["x"][0] == pytest.approx(0.2)
     assert bars["x"][1] is None
@@ -255,7 +255,7 @@ def test_matrices_are_means_over_seeds() -> None:
         result("<i>x", matrix=np.array([[0.25]])),
         result("none"),
     ]
-    figure = told(charts.matrices(runs))
+    figure = as_json(charts.matrices(runs))
     first, second = figure["data"]
     assert first["z"] == [[0.8, None], [0.4, 0.7]]
     assert second["z"] == [[0.25]]

@@ -12,9 +12,9 @@ def test_histograms_sort_bins_and_fill_missing_counts() -> None:
         Row(200, 0, {"a/2:4": 5.0}, 0),
         Row(300, 0, {"a/0.25:0.5": 3.0, "b/0.5:0.55": 1.0}, 0),
     ]
-    found = histograms(rows)
-    assert list(found) == ["a", "b"]
-    a, b = found["a"], found["b"]
+    by_name = histograms(rows)
+    assert list(by_name) == ["a", "b"]
+    a, b = by_name["a"], by_name["b"]
     assert a.events.tolist() == [100, 200, 300]
     assert a.low.tolist() == [0.25, 2, 16]
     assert a.high.tolist() == [0.5, 4, 32]

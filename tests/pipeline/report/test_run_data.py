@@ -40,15 +40,15 @@ def test_read_run_curves_join_rows_of_all_files(tmp_path: Path) -> None:
     write_rows(tmp_path / "metrics.jsonl", {100: {"a": 0.1, "b": 1}, 200: {"b": 2}, 300: {"a": 3}})
     write_rows(tmp_path / "served.jsonl", {250: {"served/accuracy": 0.75}})
     write_rows(tmp_path / "stability.jsonl", {150: {"stability/forgetting": 0.25}})
-    found = read_run(tmp_path)
-    assert found.curves["a"].steps.tolist() == [100, 300]
-    assert found.curves["a"].values.tolist() == [0.1, 3]
-    assert found.curves["b"].values.tolist() == [1, 2]
-    assert found.last("served/accuracy") == 0.75
-    assert found.last("stability/forgetting") == 0.25
-    assert found.last("never") is None
-    assert found.events == 300
-    assert (found.job, found.summary, found.evaluations, found.marks) == ({}, {}, [], [])
+    run = read_run(tmp_path)
+    assert run.curves["a"].steps.tolist() == [100, 300]
+    assert run.curves["a"].values.tolist() == [0.1, 3]
+    assert run.curves["b"].values.tolist() == [1, 2]
+    assert run.last("served/accuracy") == 0.75
+    assert run.last("stability/forgetting") == 0.25
+    assert run.last("never") is None
+    assert run.events == 300
+    assert (run.job, run.summary, run.evaluations, run.marks) == ({}, {}, [], [])
 
 
 def test_read_run_once_seen_belongs_to_its_evaluation(tmp_path: Path) -> None:
@@ -59,17 +59,17 @@ def test_read_run_once_seen_belongs_to_its_evaluation(tmp_path: Path) -> None:
         {"events": 200, "segments": [], "once_seen": bins},
         {"events": 300, "segments": [], "once_seen": [{"first": 5}]},  # broken
     )
-    found = read_run(tmp_path).evaluations
-    assert [evaluation.events for evaluation in found] == [100, 200]
-    assert found[0].once_seen == ()
-    assert found[1].once_seen == (OnceSeenBin(5, 9, 6.5, 4, 3),)
+    run = read_run(tmp_path).evaluations
+    assert [evaluation.events for evaluation in run] == [100, 200]
+    assert run[0].once_seen == ()
+    assert run[1].once_seen == (OnceSeenBin(5, 9, 6.5, 4, 3),)
 
 
 def test_read_run_has_histograms_of_the_buffer(tmp_path: Path) -> None:
     assert read_run(tmp_path).histograms == {}
     write_rows(tmp_path / "replay.jsonl", {100: {"interval/8:16": 3}, 200: {"interval/16:32": 1}})
-    found = read_run(tmp_path).histograms["interval"]
-    assert found.counts.tolist() == [[3, 0], [0, 1]]
+    run = read_run(tmp_path).histograms["interval"]
+    assert run.counts.tolist() == [[3, 0], [0, 1]]
 
 
 def test_read_run_skips_a_broken_line(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_read_run_skips_a_broken_line(tmp_path: Path) -> None:
 def test_last_falls_back_to_the_summary(tmp_path: Path) -> None:
     metrics = {"online/accuracy": 0.25, "online/kappa": None}
     (tmp_path / "summary.json").write_text(json.dumps({"events": 70, "metrics": metrics}))
-    found = read_run(tmp_path)
-    assert (found.last("online/accuracy"), found.last("online/kappa")) == (0.25, None)
-    assert found.events == 70
+    run = read_run(tmp_path)
+    assert (run.last("online/accuracy"), run.last("online/kappa")) == (0.25, None)
+    assert run.events == 70
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{half", "a: [", b"\xff\xfe\x00"])
@@ -94,8 +94,8 @@ def test_read_run_of_a_broken_job_or_summary_is_empty(tmp_path: Path, text: str 
     data = text if isinstance(text, bytes) else text.encode()
     (tmp_path / "job.yaml").write_bytes(data)
     (tmp_path / "summary.json").write_bytes(data)
-    found = read_run(tmp_path)
-    assert (found.job, found.summary) == ({}, {})
+    run = read_run(tmp_path)
+    assert (run.job, run.summary) == ({}, {})
 
 
 def test_read_run_sorts_evaluations_and_keeps_the_newest(tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_read_run_thins_evaluations_and_keeps_the_last(tmp_path: Path) -> None:
     write_evaluations(
         tmp_path, *({"events": i, "segments": [drift] if i == 31 else []} for i in range(n))
     )
-    found = read_run(tmp_path)
-    events = [evaluation.events for evaluation in found.evaluations]
+    run = read_run(tmp_path)
+    events = [evaluation.events for evaluation in run.evaluations]
     assert EVALUATIONS <= len(events) <= 2 * EVALUATIONS + 1
     assert (events[0], events[-1]) == (0, n - 1)
     assert len(set(np.diff(events)[:-1])) == 1
-    assert found.marks == [Mark(30, "drift", "drift")]
+    assert run.marks == [Mark(30, "drift", "drift")]
 
 
 def test_read_run_marks_a_drift_at_each_segment(tmp_path: Path) -> None:
