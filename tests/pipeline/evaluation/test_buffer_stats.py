@@ -37,10 +37,10 @@ class Remembers(Prior):
 
 def intervals(**counts: int) -> Any:
     """Counts by the power of two, ``_3=5``: five of 8 to 15."""
-    counts = np.zeros(63, np.int64)
+    histogram = np.zeros(63, np.int64)
     for power, count in counts.items():
-        counts[int(power[1:])] = count
-    return counts
+        histogram[int(power[1:])] = count
+    return histogram
 
 
 def test_buffer_stats_without_a_buffer_are_empty() -> None:
@@ -78,8 +78,8 @@ def test_read_values_of_buffered_events_by_hand() -> None:
     learner = Remembers()
     strength = np.array([1, 1, 2, 3, 4, 16], np.float32)
     retention = np.array([0.0, 0.04, 0.05, 0.5, 0.99, 1.0])
-    learner.seen = BufferSummary(6, intervals(), {"strength": strength, "retention": retention})
-    metrics, histograms = BufferStats(learner).look()
+    learner.seen = BufferSample(6, intervals(), {"strength": strength, "retention": retention})
+    metrics, histograms = BufferStats(learner).read()
     assert metrics == pytest.approx(
         {
             "replay/stored": 6,
@@ -107,8 +107,8 @@ def test_read_values_of_buffered_events_by_hand() -> None:
 
 def test_read_of_an_empty_buffer_has_no_values() -> None:
     learner = Remembers()
-    learner.seen = BufferSummary(0, intervals(), {"strength": np.empty(0)})
-    assert BufferStats(learner).look() == ({"replay/stored": 0}, {})
+    learner.seen = BufferSample(0, intervals(), {"strength": np.empty(0)})
+    assert BufferStats(learner).read() == ({"replay/stored": 0}, {})
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
