@@ -78,7 +78,7 @@ def test_read_values_of_buffered_events_by_hand() -> None:
     learner = Remembers()
     strength = np.array([1, 1, 2, 3, 4, 16], np.float32)
     retention = np.array([0.0, 0.04, 0.05, 0.5, 0.99, 1.0])
-    learner.seen = BufferSample(6, intervals(), {"strength": strength, "retention": retention})
+    learner.seen = BufferSummary(6, intervals(), {"strength": strength, "retention": retention})
     metrics, histograms = BufferStats(learner).read()
     assert metrics == pytest.approx(
         {
@@ -107,7 +107,7 @@ def test_read_values_of_buffered_events_by_hand() -> None:
 
 def test_read_of_an_empty_buffer_has_no_values() -> None:
     learner = Remembers()
-    learner.seen = BufferSample(0, intervals(), {"strength": np.empty(0)})
+    learner.seen = BufferSummary(0, intervals(), {"strength": np.empty(0)})
     assert BufferStats(learner).read() == ({"replay/stored": 0}, {})
 
 
