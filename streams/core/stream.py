@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypedDict
 
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
@@ -15,6 +15,27 @@ from streams.core.stream_config import StreamConfig
 Cursor = dict[str, int]
 """Partition to the offset of the next event to read; ``{}`` is the beginning. Partitions of labels
 that arrive on their own are named ``labels/...``."""
+
+
+class JsonLayout(TypedDict, total=False):
+    """How an event of a stream is written as JSON in a request to the server; JSON itself.
+
+    Attributes:
+        cells: ``json``: values have the types of JSON, as in a message; ``typed``: cells are read
+            by their own type, as in Parquet; ``text``: all cells are text, as in CSV.
+        nested: whether a name with dots reaches into objects.
+        pixels: whether an image may be a list of pixels, besides base64 of a PNG or JPEG.
+        id: the field of the event's own id; None where events have none, or it is a feature too.
+        fields: the fields of a message besides the features: ``[name, kind, required]`` each.
+        columns: what these hold: a role of ``Columns`` to a name, or to ``[name, type]``.
+    """
+
+    cells: Literal["json", "typed", "text"]
+    nested: bool
+    pixels: bool
+    id: str | None
+    fields: list[Any]
+    columns: dict[str, Any]
 
 
 class Stream(ABC):
@@ -78,6 +99,10 @@ class Stream(ABC):
     def seek(self, time: float) -> Cursor:
         """Return the cursor of the first event at or after ``time`` (seconds of event time)."""
         raise StreamError(f"a stream of kind {type(self).__name__} cannot seek by time")
+
+    def json_layout(self) -> JsonLayout:
+        """Return how an event of the stream is written as JSON, for the server."""
+        return {"cells": "json", "nested": False, "pixels": True, "id": None}
 
     def place_name(self, partition: int, label: bool) -> str:
         """Return the name of a partition of events, or of labels, for messages."""

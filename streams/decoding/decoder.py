@@ -7,7 +7,7 @@ raises. Each row is decoded on its own, so the result does not depend on the siz
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,24 @@ class Columns:
     key: NamedColumn | None = None
     segment: NamedColumn | None = None
     due: str | None = None
+
+    def roles(self) -> dict[str, Any]:
+        """Return the columns as JSON: role to name, or to ``[name, type]``."""
+        given = {role: getattr(self, role) for role in self.__dataclass_fields__}
+        return {
+            role: [column.column, column.type] if isinstance(column, NamedColumn) else column
+            for role, column in given.items()
+            if column is not None
+        }
+
+    @classmethod
+    def of_roles(cls, roles: Mapping[str, Any]) -> Columns:
+        """Return the columns that ``roles`` described."""
+        columns: dict[str, Any] = {
+            role: column if isinstance(column, str) else NamedColumn(*column)
+            for role, column in roles.items()
+        }
+        return cls(**columns)
 
 
 class Decoder:

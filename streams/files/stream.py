@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import field_validator, model_validator
@@ -22,11 +22,11 @@ from streams.core.batch import Array, Batch, ClassName, DeadLetter, Ints, Labels
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Schema, Task
 from streams.core.settings import Settings
-from streams.core.stream import Cursor, Stream
+from streams.core.stream import Cursor, JsonLayout, Stream
 from streams.core.stream_config import LabelDelay, StreamConfig
 from streams.decoding.columns import first_seen, parse_time
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
-from streams.files.readers import File, open_files, seek
+from streams.files.readers import Csv, File, open_files, seek
 from streams.files.schema_inference import SampledRows, dtype_of
 
 log = logging.getLogger(__name__)
@@ -198,6 +198,15 @@ class FileStream(Stream):
         self.id_type = columns.id.type if columns.id else "int"
         self.dtype = np.dtype(dtype_of(self.files, features)).name
         self._decode = Decoder(self.schema, columns, self.dtype)
+
+    def json_layout(self) -> JsonLayout:
+        """Return the layout: CSV is text; in Parquet, cells have the types of their columns."""
+        text = all(isinstance(file, Csv) for file in self.files)
+        own = self.config.id
+        if any(feature.name == own for feature in self.schema.features):
+            own = None
+        cells: Literal["text", "typed"] = "text" if text else "typed"
+        return {"cells": cells, "nested": False, "pixels": True, "id": own}
 
     def _label_columns(
         self, config: LabelsConfig, label: LabelConfig, events: Columns

@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, Scalar, Schema, Task
-from streams.core.stream import Cursor, Stream
+from streams.core.stream import Cursor, JsonLayout, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import column_of
 from streams.decoding.decoder import Columns, Decoder, NamedColumn
@@ -92,6 +92,9 @@ class RiverStream(Stream):
         columns = [column_of([row.get(name) for row in rows]) for name in names]
         labels = column_of([y for _, y in block])
         return pa.RecordBatch.from_arrays([*columns, labels], [*names, self._label])
+
+    def json_layout(self) -> JsonLayout:
+        return {"cells": "typed", "nested": False, "pixels": True, "id": None}
 
     def __len__(self) -> int:
         known = [n for n in (self.config.limit, self._samples) if n is not None]

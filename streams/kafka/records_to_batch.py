@@ -21,7 +21,7 @@ class Blocks:
     """Turns messages into blocks; what becomes of a message depends on that message alone.
 
     Args:
-        events: reads messages of events.
+        events: reads messages of events; kept as ``of_events``.
         labels: reads messages of labels; kept as ``of_labels``.
         time: the field of event time, if there is one.
         ahead: seconds that it may be later than the time of its message.
@@ -38,7 +38,7 @@ class Blocks:
         max_bytes: int,
         stamped: bool = False,
     ) -> None:
-        self._of_events = events
+        self.of_events = events
         self.of_labels = labels
         self._time = time
         self._ahead = ahead
@@ -63,7 +63,7 @@ class Blocks:
                 "stream.label_timeout_seconds: messages of this broker have no time stamps: name a "
                 "field of time (stream.time)"
             )
-        batch, alive = self._read(messages, *self._of_events, label=False)
+        batch, alive = self._read(messages, *self.of_events, label=False)
         if self._time is None or not len(batch):
             return batch, alive
         sent = messages.time[alive] / 1000.0

@@ -21,7 +21,7 @@ from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.schema import Feature, FeatureKind, Scalar, Schema
-from streams.core.stream import Cursor
+from streams.core.stream import Cursor, JsonLayout
 from streams.decoding.decoder import Columns, Decoder, NamedColumn
 from streams.decoding.formats.factory import Field, FieldKind, make
 from streams.kafka.clients.consumer import Consumer, connect
@@ -187,6 +187,22 @@ class KafkaStream(LiveStream):
         """What its partitions are called."""
         apart = config.labels
         return Topics(_listed(config.topic), None if apart is None else apart.topic)
+
+    def json_layout(self) -> JsonLayout:
+        """Return the layout: JSON of the fields of a message, whatever its format. Frames know no
+        objects in objects, and hold images as pixels."""
+        format_, decoder = self.blocks.of_events
+        features = {feature.name for feature in self.schema.features}
+        others = [field for field in format_.fields if field.name not in features]
+        frames = self.config.format.kind == "frames"
+        return {
+            "cells": "json",
+            "nested": not frames,
+            "pixels": frames,
+            "id": self.config.id,
+            "fields": [[field.name, field.kind, field.required] for field in others],
+            "columns": decoder.columns.roles(),
+        }
 
     def place(self, partition: int, label: bool) -> Place:
         """The topic and the partition of it that a partition of the stream is."""

@@ -23,7 +23,7 @@ from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
 from streams.core.pacing import sleep_until
-from streams.core.stream import Cursor, Stream
+from streams.core.stream import Cursor, JsonLayout, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import parse_time
 from streams.recordings.manifest import Part, RecordingManifest, parts, unreadable
@@ -93,6 +93,14 @@ class RecordingStream(Stream):
         if config.start is not None:
             assert isinstance(config.start, float)
             self._origin, self._skipped_events = self._seek(config.start)
+
+    def json_layout(self) -> JsonLayout:
+        """Return the layout of the live stream, as far as the recording knows it: it has no other
+        fields than the features and the id."""
+        live = self.manifest.fingerprint
+        frames = live.get("stream.format.kind") == "frames"
+        own = live.get("stream.id")
+        return {"cells": "json", "nested": not frames, "pixels": frames, "id": own}
 
     def origin(self) -> Cursor:
         return dict(self._origin)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
+import pyarrow as pa
 
+from streams.decoding.columns import Mask
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, ParsedRecords
 from streams.decoding.formats.python_values import show
@@ -45,12 +47,55 @@ class Json(Format):
                 objects.append(parsed)
                 where.append(i)
             else:
-                bad[i] = f"the message holds {show(parsed)}; expected a JSON object"
-        columns = cells.values_of(self.fields, objects)
+                bad[i] = _no_object(parsed)
+        return self._rows(objects, where, bad, {})
+
+    def read_parsed(self, values: Sequence[Any], defaults: Mapping[str, Any]) -> ParsedRecords:
+        """Read values that ``orjson.loads`` returned as ``read`` reads the bytes of each.
+
+        Args:
+            values: n parsed messages.
+            defaults: what a field counts as in a message that leaves it out, by its name.
+        """
+        objects: list[dict[str, Any]] = []
+        where: list[int] = []
+        bad: dict[int, str] = {}
+        for i, value in enumerate(values):
+            if type(value) is dict:
+                objects.append(value)
+                where.append(i)
+            else:
+                bad[i] = _no_object(value)
+        return self._rows(objects, where, bad, defaults)
+
+    def _rows(
+        self,
+        objects: Sequence[dict[str, Any]],
+        where: Sequence[int],
+        bad: dict[int, str],
+        defaults: Mapping[str, Any],
+    ) -> ParsedRecords:
+        columns = self.values_of(self.fields, objects)
         for j, field in enumerate(self.fields):
             if field.kind == "image":
-                columns[j] = list(map(_decoded, columns[j]))
-        return cells.rows(self.fields, columns, where, bad)
+                columns[j] = list(map(self._image, columns[j]))
+            if field.name in defaults:
+                default = defaults[field.name]
+                columns[j] = [default if value is None else value for value in columns[j]]
+        return cells.rows(self.fields, columns, where, bad, self._column)
+
+    @staticmethod
+    def values_of(fields: Sequence[Field], objects: Sequence[dict[str, Any]]) -> list[list[Any]]:
+        """Return for each field its values in the objects, None where there is none."""
+        return cells.values_of(fields, objects)
+
+    def _column(self, field: Field, values: list[Any]) -> tuple[pa.Array, Mask | None]:
+        """Return the column of a field, and where its values are wrong (None: nowhere)."""
+        return cells.column(field, values)
+
+    def _image(self, value: Any) -> Any:
+        """Return the bytes of base64 text; any other value as it is: it is no image."""
+        return decoded(value)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
         option = orjson.OPT_SERIALIZE_NUMPY
@@ -59,8 +104,12 @@ class Json(Format):
         ]
 
 
-def _decoded(value: Any) -> Any:
-    """Return the bytes of base64 text; any other value as it is: it is no image."""
+def _no_object(value: Any) -> str:
+    return f"the message holds {show(value)}; expected a JSON object"
+
+
+def decoded(value: Any) -> Any:
+    """Return the bytes of base64 text; any other value as it is."""
     if type(value) is not str:
         return value
     try:

@@ -26,7 +26,11 @@ _WHOLE_FLOATS = 2.0**53
 
 
 def rows(
-    fields: Sequence[Field], columns: Sequence[Values], where: Sequence[int], bad: dict[int, str]
+    fields: Sequence[Field],
+    columns: Sequence[Values],
+    where: Sequence[int],
+    bad: dict[int, str],
+    read: Callable[[Field, Values], tuple[pa.Array, Mask | None]] | None = None,
 ) -> ParsedRecords:
     """Return the records of parsed messages.
 
@@ -36,11 +40,13 @@ def rows(
         where: n indices of the messages, ascending.
         bad: index to reason, of the messages that could not be parsed; those with a wrong value are
             added.
+        read: reads the values of a field; ``column`` unless given.
     """
+    read = column if read is None else read
     arrays = []
     rejected = np.zeros(len(where), np.bool_)
     for field, values in zip(fields, columns, strict=True):
-        array, wrong = column(field, values)
+        array, wrong = read(field, values)
         arrays.append(array)
         if wrong is None:
             continue
