@@ -31,7 +31,7 @@ _CORE = (
 _EXTRAS = {
     "ray": ("ray",),
     "mlflow": ("mlflow",),
-    "serve": ("fastapi", "uvicorn"),
+    "serve": ("starlette", "uvicorn"),
     "avalanche": ("avalanche-lib", "torchvision"),
     "bench": ("pooch", "plotly", "scikit-learn", "pillow"),
     "codecs": ("fastavro", "protobuf"),

@@ -8,7 +8,7 @@ import learners
 from learners.base import Learner, LearnerError
 from learners.registry import UnknownKindError, find
 from streams.core.schema import Feature, Schema
-from streams.core.stream import Stream
+from streams.core.stream import JsonLayout, Stream
 from streams.core.stream_config import StandardiseConfig
 
 Recipe = dict[str, Any]
@@ -32,7 +32,16 @@ def recipe(
         "task": schema.task,
         "classes": list(schema.classes),
         "features": [[f.name, f.kind, list(f.shape)] for f in schema.features],
+        "json_layout": stream.json_layout(),
     }
+
+
+def layout_of(made: Recipe) -> JsonLayout:
+    """Return how an event is written as JSON. Older recipes do not state it, and are read
+    as typed cells: what a client could send to such a model it still can."""
+    default: JsonLayout = {"cells": "typed", "nested": False, "pixels": True, "id": None}
+    layout: JsonLayout = made.get("json_layout", default)
+    return layout
 
 
 def schema_of(made: Recipe) -> Schema:

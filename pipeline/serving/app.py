@@ -1,85 +1,75 @@
-"""The answers of a model that goes on learning, over HTTP.
+"""The HTTP application: predictions of the newest model, and labels for the run to learn.
 
-``create_app`` makes the application around a holder of the newest model. Whoever holds the holder
-puts a newer model there with one assignment, between two requests; a request is answered by the one
-model that it found. The same application runs in a replica of Ray Serve and in a plain process.
+``create_app`` makes it around a holder of the newest model. A newer one is put there with one
+assignment, between two requests; a request is answered by the one model that it took. The same
+application runs in a replica of Ray Serve and in a plain process.
+
+It is plain Starlette with an OpenAPI document of our own. What an event must look like is known
+only once there is a stream, and its format and decoder decide what can be read. Models of pydantic,
+which FastAPI would check bodies with, would be a second set of rules beside these.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from fastapi import FastAPI, Request, Response
-from pydantic_core import from_json
+from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from learners.base import Prediction
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel
-from pipeline.serving.labels import InvalidLabelsError, LabelProducer, LabelsNotAcknowledgedError
+from pipeline.serving.labels import LabelProducer, NoLabels
 from pipeline.serving.openapi import (
     ACCEPTED,
-    ANSWER,
-    LABEL_REFUSALS,
-    MODEL_REFUSALS,
+    LABEL_ERRORS,
+    NO_MODEL,
     OBJECT,
-    list_of,
+    PREDICT_ERRORS,
+    PREDICTIONS,
+    Operation,
+    Schema,
+    docs_page,
+    document,
+    list_body,
     responses,
 )
-from pipeline.serving.requests import InvalidEventsError, PredictRequest, Reader
+from pipeline.serving.requests import PredictRequest, RequestReader
 from pipeline.serving.responses import (
     HTTPError,
-    body_of,
-    error,
-    http_error,
+    error_response,
     json_bytes,
-    later,
-    listed,
-    refused,
-    reply,
+    json_response,
+    parse_list,
+    read_body,
+    service_unavailable,
 )
-from streams.core.batch import Array, Ints
-
-log = logging.getLogger(__name__)
+from pipeline.serving.scoring import PredictionLog
+from streams.core.batch import Array
 
 VERSION_HEADER = "X-Model-Version"
 RETRY_AFTER_S = 1
-LABELS_AFTER_S = 5
 INLINE_EVENTS, INLINE_BYTES = 64, 32_768
 """A request of up to so many is answered where it is read, which costs a fraction of a millisecond
 for most models; a thread would cost as much again. A larger one goes to a thread, or health checks
 would wait for it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What was said in answer to one request.
-
-    Attributes:
-        ids: (m,) int64, of those events that had an id, as the stream names them.
-        value: (m,) int64 class codes (-1: it could not say) or float64 targets (NaN).
-        version: of the model that answered.
-        seconds: from the request to the answer.
-        age: of the model, in seconds.
-    """
-
-    ids: Ints
-    value: Array
-    version: int
-    seconds: float
-    age: float
+Record = Callable[[PredictionLog], object]
+Endpoint = Callable[[Request], Any]
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
 class Models:
@@ -93,115 +83,149 @@ class Models:
         self.failed = 0
 
 
-Record = Callable[[Answered], None]
-
-
 def create_app(
     models: Models,
     recipe: Recipe | None,
     config: ServeConfig,
     name: str,
-    labels: LabelProducer | str,
+    labels: LabelProducer | NoLabels,
     record: Record | None = None,
-) -> FastAPI:
-    """The application that answers with the model in ``models``.
+) -> Starlette:
+    """Create the application that answers with the model in ``models``.
 
     Args:
         models: the holder of the model.
         recipe: of the model, in all its versions; None where it is not known yet, as there is no
-            model: every question is then refused as too early.
+            model: predictions are then refused as too early.
         config: limits of a request.
         name: of the job.
-        labels: takes those that are posted; a text: why none are taken.
-        record: is told of each answer, on the thread of the event loop: it must be cheap.
+        labels: takes those that are posted.
+        record: takes the log of each answered request, on the thread of the event loop: it must be
+            cheap.
     """
-    reader = None if recipe is None else Reader(recipe)
-    desk = _Desk(models, reader, config, name, labels, record)
-    app = FastAPI(
-        title=name,
-        description="A model that learns from a stream while it answers.",
-        redoc_url=None,
-        redirect_slashes=False,
-        lifespan=_closing(labels),
+    reader = None if recipe is None else RequestReader(recipe)
+    endpoints = Endpoints(models, reader, config, name, labels, record)
+    app = Starlette(
+        middleware=[Middleware(ModelVersionMiddleware, models=models)],
+        exception_handlers={HTTPError: error_response, HTTPException: error_response},
+        lifespan=_lifespan(labels),
     )
-
-    def route(how: str, does: Any, summary: str, says: Any, takes: Any = None) -> None:
-        method, path = how.split()
-        app.add_api_route(
-            path,
-            does,
-            methods=[method],
-            summary=summary,
-            response_class=Response,
-            status_code=min(says),
-            responses=says,
-            openapi_extra=takes,
-        )
-
-    event = (
-        (None, None)
-        if reader is None
-        else (reader.event_schema(), {**reader.example(), reader.id_key: 1})
-    )
-    label = (None, None) if isinstance(labels, str) else (labels.schema(), labels.example())
-    route(
-        "POST /predict",
-        desk.predict,
-        "Predicts each event of a list",
-        responses(200, "one entry for each event", ANSWER, MODEL_REFUSALS),
-        list_of(config.max_events, *event),
-    )
-    route(
-        "POST /labels",
-        desk.labels,
-        "Sends each label of a list to the topic that labels are learned from",
-        responses(202, "all are there", ACCEPTED, LABEL_REFUSALS),
-        list_of(config.max_events, *label),
-    )
-    early = {503: MODEL_REFUSALS[503]}
-    what = "Which model answers, and what it takes"
-    route("GET /model", desk.model, what, responses(200, "the model", OBJECT, early))
-    what = "Whether there is a model"
-    route("GET /healthz", desk.health, what, responses(200, "there is", OBJECT, early))
-    app.add_exception_handler(HTTPError, refused)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_middleware(_Guard, models=models)
+    app.router.redirect_slashes = False
+    _add_routes(app, endpoints, reader, config, name, labels)
     return app
 
 
-def warm(servable: InferenceModel) -> None:
-    """Has the model answer a made-up event, so that the first who asks pays for nothing. Raises
-    whatever the model raises."""
-    schema = servable.schema
+def _add_routes(
+    app: Starlette,
+    endpoints: Endpoints,
+    reader: RequestReader | None,
+    config: ServeConfig,
+    name: str,
+    labels: LabelProducer | NoLabels,
+) -> None:
+    operations: list[Operation] = []
+
+    def add_route(
+        path: str,
+        endpoint: Endpoint,
+        summary: str,
+        responses: dict[int, Schema],
+        request_body: Schema | None = None,
+    ) -> None:
+        method = "GET" if request_body is None else "POST"
+        operations.append(Operation(method, path, summary, responses, request_body))
+        app.routes.append(_route(method, path, endpoint))
+
+    event: tuple[Any, Any] = (None, None)
+    if reader is not None:
+        event = (reader.event_schema(), {**reader.example(), reader.id_key: 1})
+    add_route(
+        "/predict",
+        endpoints.predict,
+        "Predict each event of a list",
+        responses(200, "one entry for each event", PREDICTIONS, PREDICT_ERRORS),
+        list_body(config.max_events, *event),
+    )
+    add_route(
+        "/labels",
+        endpoints.labels,
+        "Send each label of a list to the topic that labels are learned from",
+        responses(202, "the topic has all of them", ACCEPTED, LABEL_ERRORS),
+        list_body(config.max_events, labels.schema(), labels.example()),
+    )
+    add_route(
+        "/model",
+        endpoints.model,
+        "Which model answers, and what it takes",
+        responses(200, "the model", OBJECT, NO_MODEL),
+    )
+    add_route(
+        "/healthz",
+        endpoints.health,
+        "Whether there is a model",
+        responses(200, "there is", OBJECT, NO_MODEL),
+    )
+
+    async def openapi(request: Request) -> Response:
+        root_path = request.scope.get("root_path", "").rstrip("/")
+        return json_response(json_bytes(document(name, root_path, operations)))
+
+    async def docs(request: Request) -> Response:
+        root_path = request.scope.get("root_path", "").rstrip("/")
+        return HTMLResponse(docs_page(name, f"{root_path}/openapi.json"))
+
+    app.routes.append(_route("GET", "/openapi.json", openapi))
+    app.routes.append(_route("GET", "/docs", docs))
+
+
+def _route(method: str, path: str, endpoint: Endpoint) -> Route:
+    route = Route(path, endpoint)
+    route.methods = {method}  # without HEAD, which Starlette adds to GET
+    return route
+
+
+def warm(model: InferenceModel) -> None:
+    """Have the model answer a made-up event, so that the first request does not pay for it.
+
+    Raises whatever the model raises.
+    """
+    schema = model.schema
     features = [[f.name, f.kind, list(f.shape)] for f in schema.features]
-    made: Recipe = {"features": features, "task": schema.task, "classes": list(schema.classes)}
-    reader = Reader({**made, "id_type": "int", "dtype": "float64"})
-    question = reader.read([reader.example()])
-    _body(question, servable.answer(question.batch), servable)
+    recipe: Recipe = {"features": features, "task": schema.task, "classes": list(schema.classes)}
+    reader = RequestReader({**recipe, "id_type": "int", "dtype": "float64"})
+    request = reader.read([reader.example()])
+    _body(request, model.answer(request.batch), model)
 
 
-def _closing(labels: LabelProducer | str) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """With the application ends what it sends labels with."""
+def _lifespan(labels: LabelProducer | NoLabels) -> Lifespan:
+    """Return the lifespan of an application: at its end, ``labels`` is closed."""
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        if not isinstance(labels, str):
-            labels.close()
+        labels.close()
 
-    return life
+    return lifespan
 
 
-class _Desk:
-    """Where requests come in."""
+class Answer(NamedTuple):
+    """What a request for predictions led to: the body of the response, and what it was made of."""
+
+    body: bytes
+    request: PredictRequest
+    prediction: Prediction
+
+
+class Endpoints:
+    """The handlers of the routes. They raise errors; ``error_response`` answers these."""
 
     def __init__(
         self,
         models: Models,
-        reader: Reader | None,
+        reader: RequestReader | None,
         config: ServeConfig,
         name: str,
-        labels: LabelProducer | str,
+        labels: LabelProducer | NoLabels,
         record: Record | None,
     ) -> None:
         self._models = models
@@ -210,110 +234,107 @@ class _Desk:
         self._name = name
         self._labels = labels
         self._record = record
-        # One thread: with it busy, small requests queue there as well, so a model is asked by one
-        # at a time. A user's class need not be thread-safe.
+        # One thread: with it busy, small requests queue there as well, so a model answers one
+        # request at a time. A user's class need not be thread-safe.
         self._worker = ThreadPoolExecutor(1, "answer")
         self._queued = 0
 
     async def predict(self, request: Request) -> Response:
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
-            _, reader = self._present()
-            body = await body_of(request, self._config.max_bytes)
-            servable, _ = self._present()  # the newest, and this one to the end
-            content, question, said = await self._ask(servable, reader, body)
-        except (HTTPError, ClientDisconnect):  # asked too early or wrongly, or nobody waits
+            self._require_model(request)  # or the body need not be read
+            body = await read_body(request, self._config.max_bytes)
+            model, reader = self._require_model(request)  # the newest, and this one to the end
+            answer = await self._answer(model, reader, body)
+        except (HTTPError, ClientDisconnect):  # too early, or wrong, or nobody waits
             raise
         except Exception:
             self._models.failed += 1
             raise
         if self._record is not None:
             self._record(
-                Answered(
-                    question.batch.ids[question.named],
-                    said.value[question.named],
-                    servable.version,
-                    time.perf_counter() - began,
-                    time.time() - servable.taken,
+                PredictionLog.of_request(
+                    answer.request.batch.ids[answer.request.named],
+                    answer.prediction.value[answer.request.named],
+                    model.version,
+                    time.time() - model.taken,
+                    time.perf_counter() - started,
                 )
             )
-        return reply(content, headers={VERSION_HEADER: str(servable.version)})
+        return json_response(answer.body)
 
     async def labels(self, request: Request) -> Response:
-        """Takes labels before there is a model too: it may be those that it waits for."""
-        if isinstance(self._labels, str):
-            raise HTTPError(409, self._labels)
-        body = await body_of(request, self._config.max_bytes)
-        try:
-            accepted = await self._labels.accept(body, self._config.max_events)
-        except InvalidLabelsError as error:
-            raise HTTPError(422, str(error), error.details) from None
-        except LabelsNotAcknowledgedError as error:
-            raise later(str(error), LABELS_AFTER_S) from None
-        return reply(json_bytes({"accepted": accepted}), 202)
+        """Take labels, also before there is a model: it may wait for them."""
+        body = await read_body(request, self._config.max_bytes)
+        accepted = await self._labels.accept(body, self._config.max_events)
+        return json_response(json_bytes({"accepted": accepted}), 202)
 
-    async def model(self) -> Response:
-        servable, reader = self._present()
-        schema = servable.schema
-        said = {
+    async def model(self, request: Request) -> Response:
+        model, reader = self._require_model(request)
+        schema = model.schema
+        features = [{"name": f.name, "kind": f.kind, "shape": f.shape} for f in schema.features]
+        content = {
             "name": self._name,
-            "model_version": servable.version,
-            "events_seen": servable.events,
-            "age_s": time.time() - servable.taken,
+            "model_version": model.version,
+            "events_seen": model.events,
+            "age_s": time.time() - model.taken,
             "kind": schema.task,
-            "classes": servable.classes,
-            "features": [
-                {"name": f.name, "kind": f.kind, "shape": f.shape} for f in schema.features
-            ],
+            "classes": model.classes,
+            "features": features,
             "id": reader.id_key,
-            "metrics": servable.metrics,
+            "metrics": model.metrics,
         }
-        return reply(json_bytes(said), headers={VERSION_HEADER: str(servable.version)})
+        return json_response(json_bytes(content))
 
-    async def health(self) -> Response:
-        servable, _ = self._present()
-        said = {
+    async def health(self, request: Request) -> Response:
+        model, _ = self._require_model(request)
+        content = {
             "status": "ok",
-            "model_version": servable.version,
-            "events_seen": servable.events,
-            "age_s": time.time() - servable.taken,
+            "model_version": model.version,
+            "events_seen": model.events,
+            "age_s": time.time() - model.taken,
         }
-        return reply(json_bytes(said), headers={VERSION_HEADER: str(servable.version)})
+        return json_response(json_bytes(content))
 
-    def _present(self) -> tuple[InferenceModel, Reader]:
-        servable = self._models.current
-        if servable is None or self._reader is None:
+    def _require_model(self, request: Request) -> tuple[InferenceModel, RequestReader]:
+        """Return the newest model, which the response will name, and what reads its events.
+
+        Raises:
+            HTTPError: there is none yet.
+        """
+        model = self._models.current
+        if model is None or self._reader is None:
             reason = "there is no model yet, the first comes with the first snapshot"
-            raise later(f"{self._name}: {reason}", RETRY_AFTER_S)
-        return servable, self._reader
+            raise service_unavailable(f"{self._name}: {reason}", RETRY_AFTER_S)
+        request.scope[_VERSION] = model.version
+        return model, self._reader
 
-    async def _ask(
-        self, servable: InferenceModel, reader: Reader, body: bytes
-    ) -> tuple[bytes, PredictRequest, Prediction]:
+    async def _answer(self, model: InferenceModel, reader: RequestReader, body: bytes) -> Answer:
         small = len(body) <= INLINE_BYTES and body.count(b"{") <= INLINE_EVENTS
         if small and not self._queued:
-            return self._answer(servable, reader, body)
+            return self._predict(model, reader, body)
         loop = asyncio.get_running_loop()
         self._queued += 1
         try:
-            return await loop.run_in_executor(self._worker, self._answer, servable, reader, body)
+            return await loop.run_in_executor(self._worker, self._predict, model, reader, body)
         finally:
             self._queued -= 1
 
-    def _answer(
-        self, servable: InferenceModel, reader: Reader, body: bytes
-    ) -> tuple[bytes, PredictRequest, Prediction]:
-        events = listed(body, self._config.max_events, "events", _parsed)
-        try:
-            question = reader.read(events)
-        except InvalidEventsError as error:
-            raise HTTPError(422, str(error), error.details) from None
-        said = servable.answer(question.batch)
-        return _body(question, said, servable), question, said
+    def _predict(self, model: InferenceModel, reader: RequestReader, body: bytes) -> Answer:
+        request = reader.read(parse_list(body, self._config.max_events, "events"))
+        prediction = model.answer(request.batch)
+        return Answer(_body(request, prediction, model), request, prediction)
 
 
-class _Guard:
-    """Sees to it that every answer names the model, and that a defect is answered too."""
+_VERSION = "everlearn.model_version"
+"""Where the scope of a request says which model answers it."""
+
+
+class ModelVersionMiddleware:
+    """Add the version of the model to each response, and answer a defect too.
+
+    The version is that of the model that the endpoint took; of the newest, where it took none.
+    """
 
     def __init__(self, app: ASGIApp, models: Models) -> None:
         self._app = app
@@ -325,47 +346,52 @@ class _Guard:
             return
         started = False
 
-        async def named(message: Message) -> None:
+        async def send_with_version(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                if (servable := self._models.current) is not None:
-                    MutableHeaders(scope=message).setdefault(VERSION_HEADER, str(servable.version))
+                if (version := self._version(scope)) is not None:
+                    MutableHeaders(scope=message)[VERSION_HEADER] = str(version)
             await send(message)
 
         try:
-            await self._app(scope, receive, named)
+            await self._app(scope, receive, send_with_version)
         except ClientDisconnect:
             pass
-        except Exception as found:  # a defect, of ours or of a user's class
-            log.exception("a request failed")
+        except Exception as error:
+            response = await error_response(Request(scope), error)
             if started:
                 raise
-            failed = error(500, f"{type(found).__name__}: the log of the server says more")
-            await failed(scope, receive, named)
+            await response(scope, receive, send_with_version)
+
+    def _version(self, scope: Scope) -> int | None:
+        current = self._models.current
+        newest = None if current is None else current.version
+        version: int | None = scope.get(_VERSION, newest)
+        return version
 
 
-def _body(question: PredictRequest, said: Prediction, servable: InferenceModel) -> bytes:
-    """The answer as JSON: null where the model cannot say yet, and no NaN."""
-    value: list[Any] = said.value.tolist()
+def _body(request: PredictRequest, prediction: Prediction, model: InferenceModel) -> bytes:
+    """Return the body of the response: null where the model cannot say yet, and no NaN."""
+    value: list[Any] = prediction.value.tolist()
     probabilities = None
-    if said.kind == "classification":
-        names = said.classes
+    if prediction.kind == "classification":
+        names = prediction.classes
         known = len(names)
-        if said.proba is not None:
-            rows = _columns(said.proba, known).tolist()
+        if prediction.proba is not None:
+            rows = _columns(prediction.proba, known).tolist()
             probabilities = [
                 row if code >= 0 else None for row, code in zip(rows, value, strict=True)
             ]
-        # A model of two classes may say the second before that has got its name.
+        # A model of two classes may predict the second before that has got its name.
         value = [names[code] if 0 <= code < known else None for code in value]
     return json_bytes(
         {
-            "model_version": servable.version,
-            "events_seen": servable.events,
-            "kind": said.kind,
-            "classes": said.classes,
-            "ids": question.ids,
+            "model_version": model.version,
+            "events_seen": model.events,
+            "kind": prediction.kind,
+            "classes": prediction.classes,
+            "ids": request.ids,
             "predictions": value,
             "probabilities": probabilities,
         }
@@ -373,10 +399,6 @@ def _body(question: PredictRequest, said: Prediction, servable: InferenceModel) 
 
 
 def _columns(proba: Array, known: int) -> Array:
-    """(n, known): one column for each class that has a name."""
+    """Return (n, known): one column for each class that has a name."""
     missing = known - proba.shape[1]
     return np.pad(proba, ((0, 0), (0, missing))) if missing > 0 else proba[:, :known]
-
-
-def _parsed(body: bytes) -> Any:
-    return from_json(body, allow_inf_nan=False)

@@ -1,7 +1,7 @@
-"""The newest model of a run folder, served in this process: of a run that is over, or goes on.
+"""The newest model of a run folder, served in this process, whether or not the run has ended.
 
-It only reads. A checkpoint may vanish while it is read, as the run keeps no more than the newest; a
-broken one is passed over, and left for the run to deal with.
+The server only reads. A checkpoint may vanish while it is read, as the run keeps only the newest. A
+broken one is skipped, and left for the run to deal with.
 """
 
 from __future__ import annotations
@@ -38,43 +38,50 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 GRACE_S = 5
-"""Seconds that requests under way get to end once the process is asked to."""
+"""Seconds that open requests have to end once the process is asked to."""
 
-_CLEARED_S = 0.05  # by then a checkpoint that is being cleared away, or replaced, mostly is
+_CLEARED_S = 0.05  # mostly enough to remove or replace a checkpoint
 
 Say = Callable[[str], None]
 
 
 class ServeError(Exception):
-    """Nothing can be served: the message says why, and what to do."""
+    """Nothing can be served; the message says why, and what to do."""
 
 
-class _Seen(NamedTuple):
-    """A checkpoint, and what tells it from another of its name."""
+class _CheckpointId(NamedTuple):
+    """A checkpoint, and what distinguishes it from another of its name."""
 
     events: int
     written: int  # nanoseconds since the epoch
 
-    def newer(self, than: _Seen | None) -> bool:
-        """Whether it has more events, or is of a later run in the same folder."""
+    def newer(self, than: _CheckpointId | None) -> bool:
+        """Return whether it has more events, or is of a later run in the same folder."""
         return than is None or self.events > than.events or self.written > than.written
 
 
-def snapshot(found: Checkpoint, taken: float, metrics: dict[str, float]) -> Snapshot:
-    """What a server needs of a checkpoint."""
-    state: State = {"learner": found.state["learner"]}
-    if found.about["recipe"]["standardise"] is not None:
-        operators = found.state["operators"]
-        state["standardise"] = operators[max(operators, key=int)]  # it stands behind the guards
-    return Snapshot(state, state["learner"]["version"], found.events, metrics, taken)
+def snapshot(checkpoint: Checkpoint, taken: float, metrics: dict[str, float]) -> Snapshot:
+    """Return what a server needs of a checkpoint."""
+    state: State = {"learner": checkpoint.state["learner"]}
+    if checkpoint.about["recipe"]["standardise"] is not None:
+        operators = checkpoint.state["operators"]
+        state["standardise"] = operators[max(operators, key=int)]  # it is the last operator
+    return Snapshot(state, state["learner"]["version"], checkpoint.events, metrics, taken)
 
 
 class CheckpointServer:
     """An ASGI application that answers with the newest model of a run folder.
 
-    ``look`` is called time and again; it builds and warms a newer model beside the one that
+    ``reload`` is called periodically. It builds and warms a newer model beside the one that
     answers, then swaps. Where another run has taken the folder, with other columns or another
     learner, the application around the model is swapped with it.
+
+    Attributes:
+        folder: of the run.
+        events: of the stream that the model has seen; None: there is no model yet.
+
+    Raises:
+        ServeError: there is no such folder, or it is none of a run.
     """
 
     def __init__(self, folder: Path, config: ServeConfig, say: Say) -> None:
@@ -82,11 +89,11 @@ class CheckpointServer:
         self.events: int | None = None
         self._config = config
         self._say = say
-        self._served: _Seen | None = None
-        self._unfit: set[_Seen] = set()  # whole, and no model could be made of them
-        self._told: set[str] = set()
+        self._served: _CheckpointId | None = None
+        self._unloadable: set[_CheckpointId] = set()  # whole, but no model could be built of them
+        self._reported: set[str] = set()
         self._recipe: Recipe | None = None
-        self._enter(None, folder.resolve().name)
+        self._mount_app(None, folder.resolve().name)
         if not self.folder.path.is_dir():
             raise ServeError(f"{folder}: there is no such folder")
         if not self.folder.checkpoints.is_dir() and not (folder / ".lock").exists():
@@ -98,71 +105,73 @@ class CheckpointServer:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
 
-    def look(self) -> bool:
-        """Takes up the newest model, if there is a newer one; whether there was.
+    def reload(self) -> bool:
+        """Swap in the newest model, and return whether there was a newer one.
 
-        Raises ``ServeError`` where the newest whole checkpoint is no model that can be served, or
-        there are checkpoints and none is whole.
+        Raises:
+            ServeError: the newest whole checkpoint is no model that can be served, or there are
+                checkpoints and none is whole.
         """
         newest = self._newest()
         if newest is None:
             return False
-        found, seen = newest
+        checkpoint, identity = newest
         try:
-            servable, made = self._servable(found, seen)
+            model, recipe = self._build_model(checkpoint, identity)
         except ServeError:
-            self._unfit.add(seen)
+            self._unloadable.add(identity)
             raise
-        if made != self._recipe:
-            self._enter(made, found.about["job"], servable)
-        self._models.current = servable
-        self._served, self.events = seen, found.events
+        if recipe != self._recipe:
+            self._mount_app(recipe, checkpoint.about["job"], model)
+        self._models.current = model
+        self._served, self.events = identity, checkpoint.events
         return True
 
-    def follow(self, every: float, stop: threading.Event) -> None:
-        """Looks every so many seconds, until it is stopped. Says what is wrong, once."""
+    def reload_loop(self, every: float, stop: threading.Event) -> None:
+        """Reload every so many seconds until ``stop``. Report each problem once."""
         while not stop.wait(every):
             try:
-                self.look()
-            except Exception as error:  # the model at hand goes on answering
-                self._tell(one_line(error))
+                self.reload()
+            except Exception as error:  # the present model continues to answer
+                self._report(one_line(error))
 
-    def _enter(
-        self, made: Recipe | None, name: str, servable: InferenceModel | None = None
+    def _mount_app(
+        self, recipe: Recipe | None, name: str, model: InferenceModel | None = None
     ) -> None:
         from pipeline.serving.app import Models, create_app
-        from pipeline.serving.labels import ONLY_READS
+        from pipeline.serving.labels import ONLY_READS, NoLabels
 
-        self._models: Models = Models(servable)
-        self._recipe = made
-        self._app = create_app(self._models, made, self._config, name, ONLY_READS)
+        self._models: Models = Models(model)
+        self._recipe = recipe
+        labels = NoLabels(ONLY_READS)
+        self._app = create_app(self._models, recipe, self._config, name, labels)
 
-    def _newest(self) -> tuple[Checkpoint, _Seen] | None:
-        """The newest whole checkpoint, if it is newer than the one that is served."""
-        for last in (False, False, True):  # all of a listing may be gone when they are read
+    def _newest(self) -> tuple[Checkpoint, _CheckpointId] | None:
+        """Return the newest whole checkpoint, if it is newer than the one that is served."""
+        for last in (False, False, True):  # all of a listing may have vanished when they are read
             broken: list[str] = []
-            gone = False
+            vanished = False
             for path in reversed(_checkpoints(self.folder.checkpoints)):
                 written = None
                 try:
                     written = _written(path)
-                    seen = _Seen(int(path.name), written)
-                    if seen == self._served:
+                    identity = _CheckpointId(int(path.name), written)
+                    if identity == self._served:
                         return None
-                    if not seen.newer(self._served) or seen in self._unfit:
+                    if not identity.newer(self._served) or identity in self._unloadable:
                         continue
-                    return read(path), seen
+                    return read(path), identity
                 except (CheckpointError, OSError, SafetensorError) as error:
                     if not path.exists():
-                        gone = True
+                        vanished = True
                     elif not last and _changes(path, written):
-                        gone = True
+                        vanished = True
                         time.sleep(_CLEARED_S)
                         break
                     else:
                         broken.append(one_line(error))
-                        self._tell(f"{broken[-1]}; trying the one before it")
-            if not gone:
+                        self._report(f"{broken[-1]}; trying the one before it")
+            if not vanished:
                 break
         if broken and self._served is None:
             raise ServeError(
@@ -171,48 +180,51 @@ class CheckpointServer:
             )
         return None
 
-    def _servable(self, found: Checkpoint, seen: _Seen) -> tuple[InferenceModel, Recipe]:
+    def _build_model(
+        self, checkpoint: Checkpoint, identity: _CheckpointId
+    ) -> tuple[InferenceModel, Recipe]:
         from pipeline.serving.app import warm
 
-        if "recipe" not in found.about:
+        if "recipe" not in checkpoint.about:
             raise ServeError(
-                f"{found.path} was written by an older everlearn, without the recipe of its model: "
-                "run the job anew, in another folder"
+                f"{checkpoint.path} was written by an older everlearn, without the recipe of its "
+                "model: run the job anew, in another folder"
             )
-        modules = Path(found.about.get("modules", ""))
+        modules = Path(checkpoint.about.get("modules", ""))
         if modules.is_dir() and str(modules) not in sys.path:
             sys.path.append(str(modules))  # last: nothing of a user's may shadow what is installed
             importlib.invalidate_caches()
         try:
-            taken = snapshot(found, seen.written / 1e9, self._metrics(found.events))
-            servable = InferenceModel(found.about["recipe"], taken)
-            warm(servable)
+            metrics = self._metrics(checkpoint.events)
+            taken = snapshot(checkpoint, identity.written / 1e9, metrics)
+            model = InferenceModel(checkpoint.about["recipe"], taken)
+            warm(model)
         except Exception as error:  # whatever a user's class may raise
             raise ServeError(
-                f"{found.path}: its model cannot be made here: {one_line(error)}"
+                f"{checkpoint.path}: its model cannot be made here: {one_line(error)}"
             ) from error
-        return servable, found.about["recipe"]
+        return model, checkpoint.about["recipe"]
 
     def _metrics(self, events: int) -> dict[str, float]:
-        """Of the summary, if it was written at that moment."""
+        """Return those of the summary, if it was written at that moment."""
         summary = self.folder.summary()
         if summary.get("events") != events:
             return {}
         return {k: v for k, v in summary.get("metrics", {}).items() if v is not None}
 
-    def _tell(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            self._say(what)
+    def _report(self, problem: str) -> None:
+        if problem not in self._reported:
+            self._reported.add(problem)
+            self._say(problem)
 
 
 def _written(path: Path) -> int:
-    """When a checkpoint was sealed, in nanoseconds since the epoch."""
+    """Return when a checkpoint was sealed, in nanoseconds since the epoch."""
     return (path / "manifest.json").stat().st_mtime_ns
 
 
 def _changes(path: Path, written: int | None) -> bool:
-    """Whether a checkpoint is another than the one that was looked at, or on its way to be."""
+    """Return whether a checkpoint has been replaced since ``written``, or is being replaced."""
     try:
         return _written(path) != written
     except OSError:
@@ -220,13 +232,13 @@ def _changes(path: Path, written: int | None) -> bool:
 
 
 def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
-    """Serves the newest model of a run folder until Ctrl-C or SIGTERM.
+    """Serve the newest model of a run folder until Ctrl-C or SIGTERM.
 
     Args:
         folder: of the run.
         config: host, port (0 takes a free one) and limits.
-        every: seconds between two looks for a newer model.
-        say: takes lines for a person.
+        every: seconds between two reloads.
+        say: prints a line for a person.
 
     Raises:
         ServeError: nothing was served.
@@ -234,17 +246,17 @@ def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
     try:
         import uvicorn
 
-        follower = CheckpointServer(folder, config, say)
+        app = CheckpointServer(folder, config, say)
     except ModuleNotFoundError as error:
-        if error.name in ("uvicorn", "fastapi", "starlette"):
+        package = (error.name or "").split(".")[0]
+        if package in ("uvicorn", "starlette"):
             raise ServeError(
-                f"serving needs {error.name}, which is not installed: "
-                "pip install 'everlearn[serve]'"
+                f"serving needs {package}, which is not installed: pip install 'everlearn[serve]'"
             ) from None
         raise
     server = uvicorn.Server(
         uvicorn.Config(
-            follower,
+            app,
             lifespan="off",
             ws="none",
             log_config=None,
@@ -255,22 +267,22 @@ def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
     )
     with _leaving_on_signals(server):
         torch.set_num_threads(1)  # requests are small: threads would only wait for each other
-        follower.look()
-        with _listen(config.host, config.port) as listening, following(follower, every):
+        app.reload()
+        with _listen(config.host, config.port) as listening, reloading(app, every):
             known = (
                 "no model yet: 503 until the first checkpoint"
-                if follower.events is None
-                else f"model after {follower.events:,} events"
+                if app.events is None
+                else f"model after {app.events:,} events"
             )
             say(f"serving {folder} at {_url(listening)}/docs ({known})")
             server.run(sockets=[listening])
 
 
 @contextmanager
-def following(follower: CheckpointServer, every: float) -> Iterator[None]:
-    """While open, a thread looks for newer models."""
+def reloading(server: CheckpointServer, every: float) -> Iterator[None]:
+    """Reload newer models in a thread while the context is open."""
     stop = threading.Event()
-    thread = threading.Thread(target=follower.follow, args=(every, stop), daemon=True)
+    thread = threading.Thread(target=server.reload_loop, args=(every, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -281,8 +293,11 @@ def following(follower: CheckpointServer, every: float) -> Iterator[None]:
 
 @contextmanager
 def _leaving_on_signals(server: uvicorn.Server) -> Iterator[None]:
-    """While open, Ctrl-C and SIGTERM end the server, before it has started too. While it runs it
-    has handlers of its own, and afterwards raises what it caught once more: for these."""
+    """Have Ctrl-C and SIGTERM end the server while the context is open, also before it starts.
+
+    While the server runs it has handlers of its own; when it ends it raises the signals that it
+    caught once more, for these.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
@@ -299,10 +314,10 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port in use shows before anything is said."""
+    """Return a socket that listens, so that a port in use is an error before anything is served."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = addresses[0]
         return socket.create_server(address, family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

@@ -1,8 +1,8 @@
 """Labels that are posted to the server, sent to the topic that the job learns labels from.
 
-A label is answered for once the broker has it on all its replicas (``acks=all``): from then on it
-is a label like any other, read in its turn, in the journal and in the checkpoints. One that was
-sent twice is a duplicate for the label join, which counts it: whoever is in doubt posts again.
+A label is accepted once the broker has it on all its replicas (``acks=all``): from then on it is a
+label like any other, read in its turn, in the journal and in the checkpoints. The label join counts
+one that was sent twice as a duplicate, so a client that is in doubt posts again.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import orjson
 
 from pipeline.config.job import LoadedJob
-from pipeline.serving.requests import MOST_DETAILS
-from pipeline.serving.responses import listed
+from pipeline.serving.responses import (
+    HTTPError,
+    InvalidItemsError,
+    parse_list,
+    service_unavailable,
+)
 from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
-from streams.decoding.formats import python_values as cells
+from streams.decoding.formats import python_values
 from streams.decoding.formats.factory import Field
+from streams.decoding.formats.json import Json, JsonConfig
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Messages
@@ -32,8 +37,9 @@ from streams.kafka.stream import KafkaStream
 
 WAIT_S = 5.0
 """How long a request waits for the broker."""
-WAITING = 20_000
-"""Labels that may wait to be sent; it is no use to queue more where a broker is slow or away."""
+RETRY_AFTER_S = 5
+MAX_WAITING = 20_000
+"""Labels that may wait to be sent; where a broker is slow or away, queueing more is of no use."""
 
 ONLY_READS = (
     "everlearn serve only reads a run: post labels to the server of a run that serves while it "
@@ -41,99 +47,123 @@ ONLY_READS = (
 )
 """Why the server of a run folder takes none."""
 
-
 _UNSURE = (
     ": some labels may have been taken; post all again, as those that come twice are counted and "
     "change nothing"
 )
 
 
-class InvalidLabelsError(Exception):
-    """Labels of a request cannot be read, and none was sent.
+class InvalidLabelsError(InvalidItemsError):
+    """Some labels of a request cannot be read, and none was sent."""
 
-    ``details`` has ``{"label": index, "reason": text}`` for the first of them, in order.
+    item = "label"
+
+
+class LabelsNotAcknowledgedError(HTTPError):
+    """The broker has not acknowledged all labels of a request.
+
+    The message says whether it may have some.
     """
 
-    def __init__(self, wrong: Mapping[int, str], labels: int, what: str = "cannot be read") -> None:
-        first = sorted(wrong)[:MOST_DETAILS]
-        listed = f"; the first {len(first)} are listed" if len(first) < len(wrong) else ""
-        super().__init__(f"{len(wrong)} of {labels} labels {what}{listed}")
-        self.details = [{"label": row, "reason": one_line(wrong[row])} for row in first]
+    def __init__(self, reason: str) -> None:
+        error = service_unavailable(reason, RETRY_AFTER_S)
+        super().__init__(error.status, reason, headers=error.headers)
 
 
-class LabelsNotAcknowledgedError(Exception):
-    """The broker has not said that it has all the labels of a request: the message says whether it
-    may have some."""
+class NoLabels:
+    """Stands for a ``LabelProducer`` where no labels are taken; ``reason`` says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    async def accept(self, body: bytes, max_labels: int) -> NoReturn:
+        """Raise ``HTTPError``."""
+        raise HTTPError(409, self.reason)
+
+    def schema(self) -> None:
+        """Return None: there is no JSON schema of a label."""
+
+    def example(self) -> None:
+        """Return None: there is no label that can be read."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class LabelProducer:
-    """Checks labels as the stream will read them, and sends them to the topic of its labels.
+    """Check labels as the stream will read them, and send them to the topic of its labels.
 
-    ``accept`` is called on an event loop, and holds it up for nothing: labels are checked in one
-    thread and sent in another, those of all requests that have come by then at once.
+    ``accept`` is called on an event loop and does not block it: labels are checked in one thread,
+    and sent in another, those of all waiting requests at once.
     """
 
     def __init__(self, stream: KafkaStream) -> None:
-        apart = stream.config.labels
-        assert apart is not None
-        self._topic = apart.topic
-        self._time = apart.time
+        topic = stream.config.labels
+        assert topic is not None
+        self._topic = topic.topic
+        self._time = topic.time
         # As the stream has them, so that what is accepted is what can be read.
         self._blocks = stream.blocks
         self._format, _ = self._blocks.of_labels
         self._fields = self._format.fields
-        names = [field.name for field in self._fields]
-        self._id = apart.id
-        self._label = apart.label
-        self._known = set(names)
-        self._needed = self._known - {apart.time}
+        self._json = Json(JsonConfig(kind="json"), self._fields, Path())
+        self._known = {field.name for field in self._fields}
+        self._needed = self._known - {topic.time}
+        self._id = topic.id
+        self._label = topic.label
         self._classes = stream.schema.classes
-        self._checking = ThreadPoolExecutor(1, "labels")
+        self._reading = ThreadPoolExecutor(1, "labels")
         self._sender = _Sender(stream.outbox)
 
-    async def accept(self, body: bytes, most: int) -> int:
-        """Sends the labels of a request, and gives their number; the broker has them all then.
+    async def accept(self, body: bytes, max_labels: int) -> int:
+        """Send the labels of a request, and return their number; the broker has them all then.
 
         Raises:
-            Refused: the body is no JSON list of at most so many.
-            BadLabels: some cannot be read; none was sent.
-            NotSent: the broker has not said that it has them.
+            HTTPError: the body is no JSON list of at most ``max_labels``.
+            InvalidLabelsError: some cannot be read, and none was sent; or some are too large.
+            LabelsNotAcknowledgedError: the broker has not acknowledged them.
         """
         loop = asyncio.get_running_loop()
-        messages = await loop.run_in_executor(self._checking, self._read, body, most)
+        messages = await loop.run_in_executor(self._reading, self._read, body, max_labels)
         if not messages:
             return 0
         try:
             sent = asyncio.wrap_future(self._sender.put(messages))
-            large = await asyncio.wait_for(sent, WAIT_S)
+            too_large = await asyncio.wait_for(sent, WAIT_S)
         except TimeoutError:
             raise LabelsNotAcknowledgedError(
                 f"the broker has not answered within {WAIT_S:g} s{_UNSURE}"
             ) from None
         except StreamError as error:
             raise LabelsNotAcknowledgedError(f"{one_line(error)}{_UNSURE}") from None
-        if large:
+        if too_large:
             why = "too large for the broker (the others were sent)"
-            raise InvalidLabelsError(dict.fromkeys(large, why), len(messages), "were not sent")
+            reasons = dict.fromkeys(too_large, why)
+            raise InvalidLabelsError(reasons, {}, len(messages), "were not sent")
         return len(messages)
 
-    def _read(self, body: bytes, most: int) -> list[Message]:
-        return self.messages(listed(body, most, "labels", orjson.loads))
+    def _read(self, body: bytes, max_labels: int) -> list[Message]:
+        return self.messages(parse_list(body, max_labels, "labels"))
 
-    def messages(self, given: Sequence[Any]) -> list[Message]:
-        """The messages of labels, which may be anything that JSON can say. Raises
-        ``InvalidLabelsError``."""
-        if not given:
+    def messages(self, labels: Sequence[Any]) -> list[Message]:
+        """Return the messages of labels, which may be any values that ``orjson.loads`` returns.
+
+        A label is read as the stream reads a message of JSON, and written in the format of the
+        topic. Two things differ from a message: a time that is left out is now, and an unknown
+        field is refused, as writing the label would lose it. A name with dots may also be a single
+        key.
+
+        Raises:
+            InvalidLabelsError: some cannot be read.
+        """
+        if not labels:
             return []
-        n, now = len(given), time.time()
-        wrong = {row: why for row, label in enumerate(given) if (why := self._misfit(label))}
-        _check(wrong, n)
-        columns = [[label.get(field.name) for label in given] for field in self._fields]
-        for field, column in zip(self._fields, columns, strict=True):
-            if field.name == self._time:
-                column[:] = [now if value is None else value for value in column]
-        table, bad = cells.rows(self._fields, columns, range(n), {})
-        _check(dict(bad), n)
+        unknown_fields = {row: why for row, label in enumerate(labels) if (why := self._odd(label))}
+        _check(unknown_fields, len(labels))
+        now = {} if self._time is None else {self._time: time.time()}
+        table, bad = self._json.read_parsed([self._nested(label) for label in labels], now)
+        hints = {row: hint for row, label in enumerate(labels) if (hint := self._hint(label))}
+        _check(dict(bad), len(labels), hints)
         rows = table.to_pylist()
         values = self._written(rows)
         self._check_read(values)
@@ -144,7 +174,7 @@ class LabelProducer:
         ]
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of one label."""
+        """Return the JSON schema of one label."""
         columns = {field.name: _json_schema(field) for field in self._fields}
         if self._classes:
             columns[self._label] = {"enum": list(self._classes)}
@@ -156,33 +186,44 @@ class LabelProducer:
         }
 
     def example(self) -> dict[str, Any]:
-        """A label that can be read."""
-        found = {field.name: _EXAMPLES[field.kind] for field in self._fields}
+        """Return a label that can be read."""
+        label = {field.name: _EXAMPLES[field.kind] for field in self._fields}
         if self._classes:
-            found[self._label] = self._classes[0]
-        return found
+            label[self._label] = self._classes[0]
+        return label
 
     def close(self) -> None:
-        """What is being sent is, or is given up after some seconds; nothing more is."""
-        self._checking.shutdown(wait=False, cancel_futures=True)
+        """Send what is being sent, or give up after some seconds; send nothing more."""
+        self._reading.shutdown(wait=False, cancel_futures=True)
         self._sender.close()
 
-    def _misfit(self, label: Any) -> str | None:
-        """What is wrong with the shape of a label."""
+    def _odd(self, label: Any) -> str | None:
+        """Return which field of a label is unknown; None where none is."""
         if type(label) is not dict:
-            return f"{cells.show(label)} given; an object is wanted"
-        if self._needed <= label.keys() <= self._known:
             return None
-        for name in label:
+        for name in _paths(label, self._known):
             if name not in self._known:
                 return f"unknown field {unknown(name, sorted(self._known))}"
-        missing = [name for name in sorted(self._needed) if name not in label]
-        return f"missing: {', '.join(map(repr, missing))}"
+        return None
+
+    def _hint(self, label: Any) -> str | None:
+        """Return which fields a label leaves out; None where it has all."""
+        paths = set(_paths(label, self._known)) if type(label) is dict else self._needed
+        missing = [repr(name) for name in sorted(self._needed) if name not in paths]
+        return f"missing: {', '.join(missing)}" if missing else None
+
+    def _nested(self, label: Any) -> Any:
+        """Return the label with objects for the names with dots that are single keys in it."""
+        if type(label) is not dict:
+            return label
+        dotted = [field for field in self._fields if "." in field.name and field.name in label]
+        others = {name: value for name, value in label.items() if "." not in name}
+        return python_values.nested(dotted, label, lambda value, _: value) | others
 
     def _written(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
         try:
             return self._format.write(rows)
-        except Exception:  # of which row nobody says: each by itself, then
+        except Exception:  # the library does not say of which row: write each by itself
             values, wrong = [], {}
             for i, row in enumerate(rows):
                 try:
@@ -195,22 +236,22 @@ class LabelProducer:
 
     def _check_read(self, values: list[bytes]) -> None:
         n = len(values)
-        nowhere = np.zeros(n, np.int32)
+        partition = np.zeros(n, np.int32)
         sent = np.full(n, round(time.time() * 1000))
         label = np.ones(n, np.bool_)
-        block = self._blocks(Messages(label, nowhere, np.arange(n), sent, [*values]))
+        block = self._blocks(Messages(label, partition, np.arange(n), sent, [*values]))
         _check({dead.offset: dead.reason for dead in block.dead}, n)
 
 
 class _Post(NamedTuple):
-    """The messages of a request; ``sent`` is to hold the indices of those that are too large."""
+    """The messages of a request; ``sent`` will hold the indices of those that are too large."""
 
     messages: list[Message]
     sent: Future[list[int]]
 
 
 class _Sender:
-    """Sends in a thread of its own, which is there once there is something to send."""
+    """Send in a thread of its own, which starts with the first messages."""
 
     def __init__(self, connect: Callable[[], Outbox]) -> None:
         self._connect = connect
@@ -221,10 +262,14 @@ class _Sender:
         self._thread: threading.Thread | None = None
 
     def put(self, messages: list[Message]) -> Future[list[int]]:
-        """To be sent after all that were put before. Cancelled before its turn, it is not sent.
-        Raises ``LabelsNotAcknowledgedError`` where too much is waiting."""
+        """Queue messages behind all that were put before, and return the future of those that are
+        too large. They are not sent if it is cancelled before their turn.
+
+        Raises:
+            LabelsNotAcknowledgedError: too many are waiting.
+        """
         with self._changed:
-            if self._posts and self._waiting + len(messages) > WAITING:
+            if self._posts and self._waiting + len(messages) > MAX_WAITING:
                 raise LabelsNotAcknowledgedError(
                     f"{self._waiting:,} labels are waiting to be sent, so none of these was"
                 )
@@ -232,12 +277,15 @@ class _Sender:
             self._posts.append(post)
             self._waiting += len(messages)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="posted", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._work, name="label-producer", daemon=True
+                )
                 self._thread.start()
             self._changed.notify()
         return post.sent
 
     def close(self) -> None:
+        """Stop after what is being sent; wait for it for some seconds."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -245,7 +293,7 @@ class _Sender:
             self._thread.join(WAIT_S)
 
     def _work(self) -> None:
-        box: Outbox | None = None
+        producer: Outbox | None = None
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._posts or self._closed)
@@ -253,13 +301,13 @@ class _Sender:
                 self._posts.clear()
                 if self._closed:
                     break
-            # Whoever has been told that it takes too long has given up.
+            # A request that has waited too long has been cancelled.
             posts = [post for post in posts if post.sent.set_running_or_notify_cancel()]
             if not posts:
                 continue
             try:
-                box = box or self._connect()
-                large = box.send([message for post in posts for message in post.messages])
+                producer = producer or self._connect()
+                too_large = producer.send([message for post in posts for message in post.messages])
             except Exception as error:
                 for post in posts:
                     post.sent.set_exception(error)
@@ -267,37 +315,51 @@ class _Sender:
             start = 0
             for post in posts:
                 after = start + len(post.messages)
-                post.sent.set_result([i - start for i in large if start <= i < after])
+                post.sent.set_result([i - start for i in too_large if start <= i < after])
                 start = after
         for post in posts:
             post.sent.cancel()
-        if box is not None:
-            box.close()
+        if producer is not None:
+            producer.close()
 
 
-def posted(loaded: LoadedJob) -> LabelProducer | str:
-    """What takes the labels that are posted to the server of a job; a text: why it takes none."""
+def label_producer(loaded: LoadedJob) -> LabelProducer | NoLabels:
+    """Return what takes the labels that are posted to the server of a job."""
     config, kind = loaded.job.stream, loaded.job.stream.kind
     if not isinstance(config, KafkaConfig):
-        return (
+        return NoLabels(
             f"labels come with the stream of kind {kind!r}, from its rows or files: they can be "
             "posted where the stream is Kafka and its labels are on a topic of their own "
             "(stream.labels)"
         )
     if config.labels is None:
-        return (
+        return NoLabels(
             "labels come in the messages of the events: they can be posted where the job names a "
             "topic of their own for them (stream.labels)"
         )
     try:
         return LabelProducer(KafkaStream(config, loaded.folder))
-    except StreamError as error:  # a file that is not on this machine: it answers all the same
-        return f"labels cannot be written here: {one_line(error)}"
+    except (
+        StreamError
+    ) as error:  # a file is not on this machine: predictions are served all the same
+        return NoLabels(f"labels cannot be written here: {one_line(error)}")
 
 
-def _check(wrong: Mapping[int, str], labels: int) -> None:
-    if wrong:
-        raise InvalidLabelsError(wrong, labels)
+def _check(reasons: Mapping[int, str], labels: int, hints: Mapping[int, str] | None = None) -> None:
+    if reasons:
+        raise InvalidLabelsError(reasons, hints or {}, labels)
+
+
+def _paths(label: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[str]:
+    """Yield the names of the fields in a label: with dots where they stand in objects on the way to
+    a known one."""
+    for key, value in label.items():
+        name = f"{prefix}{key}"
+        leads_on = any(other.startswith(f"{name}.") for other in known)
+        if leads_on and type(value) is dict:
+            yield from _paths(value, known, f"{name}.")
+        elif not leads_on:
+            yield name
 
 
 def _json_schema(field: Field) -> dict[str, Any]:

@@ -1,7 +1,10 @@
-"""What the documentation of the server says of its requests and answers, in JSON schema."""
+"""The OpenAPI document of the server, and the page that shows it."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 Schema = dict[str, Any]
@@ -19,6 +22,7 @@ _ERROR: Schema = {
                     "event": {"type": "integer", "description": "index, of an event"},
                     "label": {"type": "integer", "description": "index, of a label"},
                     "reason": {"type": "string"},
+                    "hint": {"type": "string", "description": "which names of fields do not fit"},
                 },
                 "required": ["reason"],
             },
@@ -26,17 +30,17 @@ _ERROR: Schema = {
     },
     "required": ["error", "details"],
 }
-_NAME: Schema = {"type": ["string", "number", "boolean"]}
-_SAID: Schema = {"type": ["string", "number", "boolean", "null"]}
-ANSWER: Schema = {
+_CLASS: Schema = {"type": ["string", "number", "boolean"]}
+_VALUE: Schema = {"type": ["string", "number", "boolean", "null"]}
+PREDICTIONS: Schema = {
     "type": "object",
     "properties": {
         "model_version": {"type": "integer"},
         "events_seen": {"type": "integer"},
         "kind": {"enum": ["classification", "regression"]},
-        "classes": {"type": "array", "items": _NAME},
+        "classes": {"type": "array", "items": _CLASS},
         "ids": {"type": "array", "items": {"type": ["integer", "string", "null"]}},
-        "predictions": {"type": "array", "items": _SAID},
+        "predictions": {"type": "array", "items": _VALUE},
         "probabilities": {
             "type": ["array", "null"],
             "items": {"type": ["array", "null"], "items": {"type": "number"}},
@@ -44,14 +48,15 @@ ANSWER: Schema = {
     },
 }
 ACCEPTED: Schema = {"type": "object", "properties": {"accepted": {"type": "integer"}}}
-MODEL_REFUSALS = {
+NO_MODEL = {503: "there is no model yet: ask again after Retry-After seconds"}
+PREDICT_ERRORS = {
     400: "not JSON",
     413: "too many bytes or events",
     422: "events that cannot be read: which, and why",
     500: "the model failed",
-    503: "there is no model yet: ask again after Retry-After seconds",
+    **NO_MODEL,
 }
-LABEL_REFUSALS = {
+LABEL_ERRORS = {
     400: "not JSON",
     409: "this server takes no labels: why, and where they are taken",
     413: "too many bytes or labels",
@@ -61,21 +66,94 @@ LABEL_REFUSALS = {
 }
 
 
-def list_of(most: int, items: Schema | None, example: dict[str, Any] | None) -> Schema:
-    """What a route takes: a list of at most so many; ``items`` where it is known of what."""
-    schema: Schema = {"type": "array", "maxItems": most}
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What the document says of a route.
+
+    Attributes:
+        method: GET or POST.
+        path: of the route.
+        summary: what it does, in a line.
+        responses: status to what the document says of it, as ``responses`` makes it.
+        request_body: as ``list_body`` makes it; None where there is none.
+    """
+
+    method: str
+    path: str
+    summary: str
+    responses: Mapping[int, Schema]
+    request_body: Schema | None = None
+
+
+def document(title: str, root_path: str, operations: Iterable[Operation]) -> Schema:
+    """Return the OpenAPI document of an application that is reached under ``root_path``."""
+    paths: dict[str, Any] = {}
+    for operation in operations:
+        described: Schema = {
+            "summary": operation.summary,
+            "operationId": operation.path.strip("/"),
+            "responses": {str(status): what for status, what in operation.responses.items()},
+        }
+        if operation.request_body is not None:
+            described["requestBody"] = operation.request_body
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
+    made: Schema = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": title,
+            "description": "A model that learns from a stream while it answers.",
+            "version": "0.1.0",
+        },
+        "paths": paths,
+    }
+    return made | ({"servers": [{"url": root_path}]} if root_path else {})
+
+
+def list_body(max_items: int, item: Schema | None, example: dict[str, Any] | None) -> Schema:
+    """Return the body of a request: a list; ``item`` is None where it is not known of what."""
+    schema: Schema = {"type": "array", "maxItems": max_items}
     content: Schema = {"schema": schema}
-    if items is not None:
-        schema["items"] = items
+    if item is not None:
+        schema["items"] = item
         content["example"] = [example]
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"required": True, "content": {"application/json": content}}
 
 
-def responses(status: int, what: str, answer: Schema, refusals: dict[int, str]) -> dict[Any, Any]:
-    """What a route may answer: ``answer`` with that status, or one of the refusals."""
-    found = {status: _described(what, answer)}
-    return found | {refused: _described(why, _ERROR) for refused, why in refusals.items()}
+def responses(
+    status: int, what: str, content: Schema, errors: Mapping[int, str]
+) -> dict[int, Schema]:
+    """Return the responses of a route: ``content`` with that status, or one of the errors."""
+    good = {status: _described(what, content)}
+    return good | {status: _described(why, _ERROR) for status, why in errors.items()}
+
+
+def docs_page(title: str, openapi_url: str) -> str:
+    """Return the page of ``/docs``: Swagger UI from a public CDN, over the document."""
+    return _PAGE.format(title=html.escape(title), url=html.escape(openapi_url))
 
 
 def _described(what: str, schema: Schema) -> Schema:
     return {"description": what, "content": {"application/json": {"schema": schema}}}
+
+
+_PAGE = """<!DOCTYPE html>
+<html>
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="stylesheet" href="https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui" data-url="{url}"></div>
+<script src="https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/swagger-ui-bundle.js"></script>
+<script>
+SwaggerUIBundle({{
+  url: document.getElementById("swagger-ui").dataset.url,
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+}})
+</script>
+</body>
+</html>
+"""

@@ -1,23 +1,33 @@
-"""Requests and replies of the server, whatever they are about: bodies, limits, JSON, errors."""
+"""What all endpoints share: bodies and their limits, JSON, and errors.
+
+``error_response`` is the one place where an exception becomes a status and a reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from fastapi import Request, Response
+import orjson
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from streams.core.errors import one_line
+
+log = logging.getLogger(__name__)
 
 Headers = dict[str, str]
 Details = Sequence[Mapping[str, Any]]
 ROUTES = "POST /predict, POST /labels, GET /model, GET /healthz and GET /docs"
+MAX_DETAILS = 10
+"""Items of a request whose reasons are in the response; the others are only counted."""
 
 
 class HTTPError(Exception):
-    """A request that is not answered: status, reason, and details of it."""
+    """A request is refused: status, reason, details and headers of the response."""
 
     def __init__(
         self, status: int, reason: str, details: Details = (), headers: Headers | None = None
@@ -28,66 +38,110 @@ class HTTPError(Exception):
         self.headers = headers
 
 
-def later(reason: str, seconds: int, status: int = 503) -> HTTPError:
-    """It is worth while to ask again after so many seconds."""
-    return HTTPError(status, reason, headers={"Retry-After": str(seconds)})
+class InvalidItemsError(HTTPError):
+    """Some items of the list in a request cannot be read, and the whole request is refused.
+
+    ``details`` has ``{item: index, "reason": text}`` of the first of them, in order; with
+    ``"hint": text`` where the names of fields do not fit.
+
+    Args:
+        reasons: index to reason, of all of them.
+        hints: index to hint, of some of them.
+        count: items in the request.
+        problem: what is wrong with them.
+    """
+
+    item: ClassVar[str]
+
+    def __init__(
+        self,
+        reasons: Mapping[int, str],
+        hints: Mapping[int, str],
+        count: int,
+        problem: str = "cannot be read",
+    ) -> None:
+        first = sorted(reasons)[:MAX_DETAILS]
+        listed = f"; the first {len(first)} are listed" if len(first) < len(reasons) else ""
+        details = [
+            {self.item: row, "reason": reasons[row]}
+            | ({"hint": hints[row]} if row in hints else {})
+            for row in first
+        ]
+        message = f"{len(reasons)} of {count} {self.item}s {problem}{listed}"
+        super().__init__(422, message, details)
 
 
-async def body_of(request: Request, most: int) -> bytes:
-    """The body, of at most so many bytes. Raises ``HTTPError``."""
+def service_unavailable(reason: str, retry_after_s: int) -> HTTPError:
+    """Return the error of a request that is worth repeating after so many seconds."""
+    return HTTPError(503, reason, headers={"Retry-After": str(retry_after_s)})
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        HTTPError: it has more than ``max_bytes``.
+    """
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > most:
-        raise HTTPError(413, f"{length[:20]} bytes given; at most {most:,} in one request")
+    if length.isdecimal() and int(length[:20]) > max_bytes:
+        raise HTTPError(413, f"{length[:20]} bytes given; at most {max_bytes:,} in one request")
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > most:  # it may go on for ever: the rest is not waited for
+        if size > max_bytes:  # it may be endless: the rest is not read
             close = {"Connection": "close"}
-            raise HTTPError(413, f"at most {most:,} bytes in one request", headers=close)
+            raise HTTPError(413, f"at most {max_bytes:,} bytes in one request", headers=close)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def listed(body: bytes, most: int, what: str, parse: Callable[[bytes], Any]) -> list[Any]:
-    """The list in a body, of at most so many items. Raises ``HTTPError``."""
+def parse_list(body: bytes, max_items: int, what: str) -> list[Any]:
+    """Parse the JSON list in a body, by the parser that reads messages of the stream.
+
+    Raises:
+        HTTPError: it is no list, or has more than ``max_items``.
+    """
     try:
-        found = parse(body)
-    except ValueError as error:  # nesting beyond what it reads is one as well
+        items = orjson.loads(body)
+    except ValueError as error:  # so is nesting beyond 1,024 levels
         raise HTTPError(400, f"not JSON: {one_line(error)}") from None
-    if not isinstance(found, list):
+    if not isinstance(items, list):
         raise HTTPError(422, f"a JSON list of {what} is wanted: [{{...}}, ...]")
-    if len(found) > most:
-        raise HTTPError(413, f"{len(found):,} {what} given; at most {most:,} in one request")
-    return found
+    if len(items) > max_items:
+        raise HTTPError(413, f"{len(items):,} {what} given; at most {max_items:,} in one request")
+    return items
 
 
-def json_bytes(said: Any) -> bytes:
-    return to_json(said, inf_nan_mode="null")
+def json_bytes(content: Any) -> bytes:
+    """Return ``content`` as JSON; NaN and infinities are null."""
+    return to_json(content, inf_nan_mode="null")
 
 
-def reply(content: bytes, status: int = 200, headers: Headers | None = None) -> Response:
-    """``content`` is JSON."""
+def json_response(content: bytes, status: int = 200, headers: Headers | None = None) -> Response:
+    """Return the response of a body that is JSON already."""
     return Response(content, status, headers, "application/json")
 
 
-def error(
-    status: int, reason: str, details: Details = (), headers: Headers | None = None
-) -> Response:
-    return reply(json_bytes({"error": reason, "details": details}), status, headers)
+async def error_response(request: Request, error: Exception) -> Response:
+    """Return the response for whatever a request has raised."""
+    details: Details = ()
+    if isinstance(error, HTTPError):
+        status, reason, details = error.status, str(error), error.details
+        headers = error.headers
+    elif isinstance(error, HTTPException):  # 404 and 405 of the routing
+        status, headers = error.status_code, dict(error.headers or {})
+        reason = _routing_reason(request, error, headers)
+    else:  # a defect, of ours or of a user's class
+        log.error("a request failed", exc_info=error)
+        status, headers = 500, None
+        reason = f"{type(error).__name__}: the log of the server says more"
+    return json_response(json_bytes({"error": reason, "details": details}), status, headers)
 
 
-async def refused(request: Request, error_: Exception) -> Response:
-    assert isinstance(error_, HTTPError)
-    return error(error_.status, str(error_), error_.details, error_.headers)
-
-
-async def http_error(request: Request, error_: Exception) -> Response:
-    """404 and 405 of the routing, and whatever else comes as such."""
-    assert isinstance(error_, HTTPException)
-    headers = dict(error_.headers or {})
-    reason, asked = error_.detail, one_line(f"{request.method} {request.url.path}")
-    if error_.status_code == 404:
-        reason = f"{asked}: there are {ROUTES}"
-    if error_.status_code == 405:
-        reason = f"{asked}: {headers.get('Allow', 'another method')} is wanted"
-    return error(error_.status_code, reason, headers=headers)
+def _routing_reason(request: Request, error: HTTPException, headers: Headers) -> str:
+    asked = one_line(f"{request.method} {request.url.path}")
+    if error.status_code == 404:
+        return f"{asked}: there are {ROUTES}"
+    if error.status_code == 405:
+        return f"{asked}: {headers.get('Allow', 'another method')} is wanted"
+    return error.detail

@@ -1,8 +1,7 @@
-"""What was served is scored too: each answer waits for the label of its event.
+"""The scores of served predictions: each waits for the label of its event.
 
-Only the answer of a model that had not learned that label counts: versions tell, and no clock.
-Nothing of this is part of a run's state: how many ask, and when, leaves no trace in what is
-learned.
+Only a prediction by a model that had not learned the label counts, which versions decide, and no
+clock. Nothing of this is part of a run's state: requests change nothing in what is learned.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -22,21 +21,21 @@ from streams.core.batch import Array, Ints
 from streams.core.schema import Task
 
 MEMORY = 100_000
-"""Answers that may wait for a label, and labels that are remembered."""
+"""Predictions that may wait for a label, and labels that are remembered."""
 RECENT = 10_000
-"""Requests over which latencies and ages are taken."""
+"""Requests that latencies and ages are taken over."""
 
 
 class PredictionLog(NamedTuple):
-    """What one replica answered since it last told.
+    """The predictions that a server returned for k requests.
 
     Attributes:
-        ids: (m,) int64 of the events that were asked about by an id.
-        value: (m,) class codes or targets.
-        version: (m,) int64, of the model that answered.
-        age: (k,) seconds, of the model at each of k requests.
-        seconds: (k,) that each took to answer.
-        failed: requests that ended in an error of ours.
+        ids: (m,) int64, of the events that had an id, as the stream names them.
+        value: (m,) int64 class codes (-1: it could not say) or float64 targets (NaN).
+        version: (m,) int64, of the model that predicted.
+        age: (k,) seconds, of the model at each request.
+        seconds: (k,) that each request took.
+        failed: further requests that ended in a defect.
     """
 
     ids: Ints
@@ -46,20 +45,38 @@ class PredictionLog(NamedTuple):
     seconds: Array
     failed: int = 0
 
+    @classmethod
+    def of_request(
+        cls, ids: Ints, value: Array, version: int, age: float, seconds: float
+    ) -> PredictionLog:
+        """Return the log of one request, which one model answered."""
+        versions = np.full(len(ids), version)
+        return cls(ids, value, versions, np.array([age]), np.array([seconds]))
+
+    @classmethod
+    def concat(cls, logs: Sequence[PredictionLog], failed: int) -> PredictionLog:
+        """Return the log of all requests, and of ``failed`` others."""
+        if not logs:
+            no_ids, no_seconds = np.empty(0, np.int64), np.empty(0)
+            return cls(no_ids, no_ids, no_ids, no_seconds, no_seconds, failed)
+        *columns, _ = zip(*logs, strict=True)
+        ids, value, version, age, seconds = map(np.concatenate, columns)
+        return cls(ids, value, version, age, seconds, failed)
+
 
 class ServedPredictionScorer:
-    """Accuracy (or mean absolute error) of what was served, by label; ages and latencies.
+    """Accuracy (or mean absolute error) of served predictions; ages and latencies.
 
-    Totals are kept in a small file: whoever goes on after a killed process goes on counting.
+    Totals are in a small file, so that counting continues after a killed process.
     """
 
     def __init__(self, task: Task, file: Path) -> None:
         self.task = task
         self._file = file
-        self._answers: dict[int, tuple[float, int]] = {}  # value and version, the oldest first
-        self._known: set[int] = set()
-        self._done: set[int] = set()  # of those known: an answer has met the label
-        self._labels: deque[tuple[Ints, Array, Ints]] = deque()  # of those known, as they came
+        self._predicted: dict[int, tuple[float, int]] = {}  # value and version, the oldest first
+        self._known: set[int] = set()  # ids of labels
+        self._done: set[int] = set()  # of these: a prediction has met the label
+        self._labels: deque[tuple[Ints, Array, Ints]] = deque()  # of these, in order of arrival
         self._age: deque[float] = deque(maxlen=RECENT)
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._window: deque[float] = deque(maxlen=1000)
@@ -70,27 +87,28 @@ class ServedPredictionScorer:
             "late": 0,
             "gain": 0.0,
         }
-        with suppress(OSError, ValueError, TypeError):  # there is none in the first of a run
+        with suppress(OSError, ValueError, TypeError):  # there is no file in the first run
             self._totals |= json.loads(file.read_text())
 
-    def answered(self, answers: PredictionLog) -> None:
+    def answered(self, log: PredictionLog) -> None:
+        """Take the predictions of requests."""
         totals = self._totals
-        totals["requests"] += len(answers.seconds)
-        totals["failed"] += answers.failed
-        self._age.extend(answers.age.tolist())
-        self._seconds.extend(answers.seconds.tolist())
-        told = (answers.ids.tolist(), answers.value.tolist(), answers.version.tolist())
-        for i, value, version in zip(*told, strict=True):
-            if i not in self._done:  # the first answer is the one that was acted on
-                self._answers.setdefault(i, (value, version))
-        early = self._known.intersection(told[0])  # labels that are here before the answer is told
+        totals["requests"] += len(log.seconds)
+        totals["failed"] += log.failed
+        self._age.extend(log.age.tolist())
+        self._seconds.extend(log.seconds.tolist())
+        ids = log.ids.tolist()
+        for i, value, version in zip(ids, log.value.tolist(), log.version.tolist(), strict=True):
+            if i not in self._done:  # the first prediction is the one that was acted on
+                self._predicted.setdefault(i, (value, version))
+        early = self._known.intersection(ids)  # their labels arrived before this log
         for labels in self._labels if early else ():
             self._score(*labels, early)
-        while len(self._answers) > MEMORY:
-            del self._answers[next(iter(self._answers))]
+        while len(self._predicted) > MEMORY:
+            del self._predicted[next(iter(self._predicted))]
 
     def labelled(self, ids: Ints, y: Array, before: Ints) -> None:
-        """Labels that have become known.
+        """Take labels that have become known.
 
         Args:
             ids: (m,) int64.
@@ -100,21 +118,21 @@ class ServedPredictionScorer:
         self._known.update(ids.tolist())
         self._labels.append((ids, y, before))
         while len(self._known) > MEMORY and len(self._labels) > 1:
-            gone = self._labels.popleft()[0].tolist()
-            self._known.difference_update(gone)
-            self._done.difference_update(gone)
-        self._score(ids, y, before, self._answers.keys() & set(ids.tolist()))
+            oldest = self._labels.popleft()[0].tolist()
+            self._known.difference_update(oldest)
+            self._done.difference_update(oldest)
+        self._score(ids, y, before, self._predicted.keys() & set(ids.tolist()))
 
-    def _score(self, ids: Ints, y: Array, before: Ints, asked: Set[int]) -> None:
-        """Of these labels, those that were asked about: few, and no other is looked at."""
-        if not asked:
+    def _score(self, ids: Ints, y: Array, before: Ints, predicted: Set[int]) -> None:
+        """Score the labels of predicted events: few, so that no other is looked at."""
+        if not predicted:
             return
-        rows = np.flatnonzero(np.isin(ids, np.fromiter(asked, np.int64, len(asked))))
+        rows = np.flatnonzero(np.isin(ids, np.fromiter(predicted, np.int64, len(predicted))))
         self._done.update(ids[rows].tolist())
         columns = (column[rows].tolist() for column in (ids, y, before))
         for i, label, last in zip(*columns, strict=True):
-            # NaN: there is a second label of the event, or its first answer has met its label.
-            value, version = self._answers.pop(i, (math.nan, 0))
+            # NaN: this is a second label of the event, or its first prediction has met its label.
+            value, version = self._predicted.pop(i, (math.nan, 0))
             if version > last:
                 self._totals["late"] += 1
             elif value == value and (self.task == "regression" or value >= 0):
@@ -124,24 +142,27 @@ class ServedPredictionScorer:
                 self._totals["gain"] += score
 
     def results(self) -> dict[str, float]:
-        """Metrics by name; one that cannot be had yet is left out."""
+        """Return metrics by name, without those that are not known yet."""
         totals = self._totals
-        found: dict[str, float] = {
+        metrics: dict[str, float] = {
             f"served/{name}": totals[name] for name in ("requests", "failed", "scored", "late")
         }
         name = "served/mae" if self.task == "regression" else "served/accuracy"
         if totals["scored"]:
-            found[name] = totals["gain"] / totals["scored"]
+            metrics[name] = totals["gain"] / totals["scored"]
         if self._window:
-            found[f"{name}_window"] = float(np.mean(self._window))
+            metrics[f"{name}_window"] = float(np.mean(self._window))
         for title, column in (("model_age", self._age), ("answer", self._seconds)):
             if column:
                 p50, p99 = np.percentile(np.array(column), (50, 99))
-                found |= {f"served/{title}_p50_s": float(p50), f"served/{title}_p99_s": float(p99)}
+                metrics |= {
+                    f"served/{title}_p50_s": float(p50),
+                    f"served/{title}_p99_s": float(p99),
+                }
         if self._age:
-            found["system/freshness_s"] = float(self._age[-1])
-        return found
+            metrics["system/freshness_s"] = float(self._age[-1])
+        return metrics
 
     def keep(self) -> None:
-        """Writes the totals to the file."""
+        """Write the totals to the file."""
         write_atomic(self._file, json.dumps(self._totals))

@@ -146,7 +146,7 @@ class RayRunner:
         self._start_actors(parts, package, token)
         if job.serve is not None:
             about = (job.serve, job.name, parts.recipe, package)
-            stack.enter_context(replicas.served(*about, port, self._wait, self.say))
+            stack.enter_context(replicas.deploy(*about, port, self._wait, self.say))
 
     def _reserve_port(self, stack: ExitStack) -> socket.socket | None:
         """Return a socket on the port of the server; None where a cluster serves, or nobody."""

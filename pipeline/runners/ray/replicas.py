@@ -1,4 +1,4 @@
-"""The server on Ray Serve: replicas that take up the newest model while they answer."""
+"""The server on Ray Serve: replicas that take the newest model while they answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray import serve
@@ -26,183 +26,201 @@ from ray.serve.schema import LoggingConfig
 from pipeline.config.errors import JobError
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
-from pipeline.models.snapshot import InferenceModel
+from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.runners.ray.job_package import JobPackage
-from pipeline.serving.app import Answered, Models, create_app, warm
-from pipeline.serving.labels import posted
+from pipeline.serving.app import Models, create_app, warm
+from pipeline.serving.labels import label_producer
 from pipeline.serving.scoring import PredictionLog
 from streams.core.errors import one_line
-from streams.operators.label_join import NONE
 
 CPUS = 0.1
-"""That a replica asks of the scheduler."""
+"""That a replica requests from the scheduler."""
 REPORT_S = 0.5
-"""How often what was answered is told."""
+"""How often a replica sends its prediction log to the evaluator."""
 RETRY_S = 0.2
-UNTOLD = 10_000
-"""Answers that a replica keeps while there is no evaluator to tell; the oldest go first."""
+MAX_UNREPORTED = 10_000
+"""Requests whose logs a replica keeps while there is no evaluator; the oldest are dropped first."""
 HEALTH_S = 2.0
-"""How often Serve looks whether a replica is alive: so long nobody may answer after one died."""
-AT_ONCE, QUEUED = 100, 1000
-"""Requests that a replica takes at once, and that may wait; what is more is refused with a 503."""
+"""How often Serve checks whether a replica is alive: after one died, requests may wait so long."""
+MAX_ONGOING, MAX_QUEUED = 100, 1000
+"""Requests that a replica handles at once, and that may wait; Serve refuses more with a 503."""
 
 log = logging.getLogger(__name__)
 
 
 class Replica:
-    """Answers with the newest model: fetches and warms each snapshot in a thread of its own, beside
-    the one in use, and swaps between two requests. Tells the evaluator what it answered."""
+    """Answer with the newest model, and report to the evaluator.
+
+    Each snapshot is fetched and warmed in a thread of its own, beside the model in use, and swapped
+    in between two requests.
+    """
 
     def __init__(
-        self, namespace: str, made: Recipe, shipment: JobPackage, config: ServeConfig
+        self, namespace: str, recipe: Recipe, package: JobPackage, config: ServeConfig
     ) -> None:
         torch.set_num_threads(1)
-        sys.setswitchinterval(0.0005)  # a request waits so long, at most, for a model being built
-        labels = posted(shipment.unpack())
+        sys.setswitchinterval(0.0005)  # at most so long a request waits for a model being built
+        labels = label_producer(package.unpack())
         self._namespace = namespace
-        self._recipe = made
+        self._recipe = recipe
         self._models = Models()
-        self._answered: deque[Answered] = deque(maxlen=UNTOLD)
-        told = self._answered.append
-        self.app = create_app(self._models, made, config, namespace, labels, told)
-        for work in (self._fetch, self._tell):
+        self._unreported: deque[PredictionLog] = deque(maxlen=MAX_UNREPORTED)
+        record = self._unreported.append
+        self.app = create_app(self._models, recipe, config, namespace, labels, record)
+        for work in (self._fetch_loop, self._report_loop):
             threading.Thread(target=work, daemon=True).start()
 
-    def _fetch(self) -> None:
+    def _fetch_loop(self) -> None:
         mark, trainer = "", None
         while True:
             try:
                 trainer = trainer or ray.get_actor("trainer", self._namespace)
-                found = ray.get(trainer.snapshot.remote(mark, 1.0), timeout=10)
-                if found is None:
+                newer = ray.get(trainer.snapshot.remote(mark, 1.0), timeout=10)
+                if newer is None:
                     continue
-                mark, (reference,) = found
+                mark, (reference,) = newer
                 snapshot = ray.get(reference, timeout=10)
-            except (RayError, ValueError):  # no trainer just now: the model at hand is served on
+            except (RayError, ValueError):  # no trainer just now: the present model is served on
                 trainer = None
                 time.sleep(RETRY_S)
                 continue
-            current = self._models.current
-            if current is not None and snapshot.events < current.events:
-                continue  # a trainer that was started again catches up with what is served
-            try:
-                servable = InferenceModel(self._recipe, snapshot)
-                warm(servable)
-                if current is None:
-                    gc.freeze()  # all that is loaded: to go over it again would hold requests up
-                self._models.current = servable
-            except Exception:  # a class of a user's may raise anything: it serves on, and says so
-                log.exception("the newest model cannot be served; the one before it is")
+            self._swap(snapshot)
 
-    def _tell(self) -> None:
-        told: list[Answered] = []
-        failed = 0  # of those that were told
+    def _swap(self, snapshot: Snapshot) -> None:
+        current = self._models.current
+        if current is not None and snapshot.events < current.events:
+            return  # a restarted trainer has not caught up yet with what is served
+        try:
+            model = InferenceModel(self._recipe, snapshot)
+            warm(model)
+            if current is None:
+                gc.freeze()  # all that is loaded: to scan it again would delay requests
+            self._models.current = model
+        except Exception:  # a user's class may raise anything: the model before it is served on
+            log.exception("the newest model cannot be served; the one before it is")
+
+    def _report_loop(self) -> None:
+        logs: list[PredictionLog] = []
+        reported = 0  # failed requests
         while True:
             time.sleep(REPORT_S)
-            told += [self._answered.popleft() for _ in range(len(self._answered))]
-            told, now = told[-UNTOLD:], self._models.failed
-            if not told and now == failed:
+            logs += [self._unreported.popleft() for _ in range(len(self._unreported))]
+            logs, failed = logs[-MAX_UNREPORTED:], self._models.failed
+            if not logs and failed == reported:
                 continue
-            answers = PredictionLog(
-                np.concatenate([a.ids for a in told] or [NONE]),
-                np.concatenate([a.value for a in told] or [NONE]),
-                np.concatenate([np.full(len(a.ids), a.version) for a in told] or [NONE]),
-                np.array([a.age for a in told]),
-                np.array([a.seconds for a in told]),
-                now - failed,
-            )
-            with suppress(RayError, ValueError):  # no evaluator just now: told with the next
+            with suppress(RayError, ValueError):  # no evaluator just now: sent with the next
                 evaluator = ray.get_actor("evaluator", self._namespace)
-                ray.get(evaluator.answered.remote(answers), timeout=60)
-                told, failed = [], now
+                whole = PredictionLog.concat(logs, failed - reported)
+                ray.get(evaluator.answered.remote(whole), timeout=60)
+                logs, reported = [], failed
 
 
 @contextmanager
-def served(
+def deploy(
     config: ServeConfig,
     name: str,
-    made: Recipe,
-    shipment: JobPackage,
+    recipe: Recipe,
+    package: JobPackage,
     port: socket.socket | None,
     wait: Callable[[Callable[[], bool], str], None],
     say: Callable[[str], None],
 ) -> Iterator[None]:
-    """While open, the model answers; where others serve on the same cluster, they go on.
+    """Serve the model while the context is open. Other applications on the cluster are left alone.
 
     Args:
         config: the job's ``serve``.
         name: the job's.
-        made: recipe of the model.
-        shipment: the job, with the modules that the model needs.
-        port: held for us, on a Ray of our own; None on a cluster.
-        wait: for a condition, saying what for.
-        say: is told where the server is.
+        recipe: of the model.
+        package: the job, with the modules that the model needs.
+        port: reserved for the server, on a Ray of our own; None on a cluster.
+        wait: waits for a condition; its second argument says what for.
+        say: prints where the server is.
 
-    Raises ``JobError`` where the model cannot be served.
+    Raises:
+        JobError: the model cannot be served.
     """
-    joined = port is None
-    ours = not _serving()
+    on_cluster = port is None
+    starts_serve = not _is_serve_running()
     number = config.port if port is None else port.getsockname()[1]
-    route = config.route or (f"/{name}" if joined else "/")
-    arguments = (name, made, shipment, config)
-
-    def build_app() -> Any:
-        return Replica(*arguments).app
-
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-    deploying: Future[Any] = Future()
-
-    def deploy() -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if ours:
-                    http = HTTPOptions(host=config.host, port=number)
-                    serve.start(http_options=http, logging_config=quiet)
-                deployment = serve.deployment(
-                    name="model",
-                    num_replicas=config.replicas,
-                    max_ongoing_requests=AT_ONCE,
-                    max_queued_requests=QUEUED,
-                    health_check_period_s=HEALTH_S,
-                    ray_actor_options={"num_cpus": CPUS},
-                    logging_config=quiet,
-                )(serve.ingress(build_app)())
-                made_of = deployment.bind()
-                deploying.set_result(
-                    serve.run(made_of, name=name, route_prefix=route, logging_config=quiet)
-                )
-        except BaseException as error:
-            deploying.set_exception(error)
-
+    route = config.route or (f"/{name}" if on_cluster else "/")
+    http = HTTPOptions(host=config.host, port=number) if starts_serve else None
+    application = partial(_application, config, name, recipe, package)
     if port is not None:
         port.close()  # until now nobody else could take it
     try:
-        threading.Thread(target=deploy, daemon=True).start()
-        wait(lambda: _ended(deploying), "server")
+        deployed = _deploy_in_thread(application, name, route, http)
+        wait(lambda: _is_done(deployed), "server")
         try:
-            deploying.result()
+            deployed.result()
         except Exception as error:  # of Ray, Serve or uvicorn
             raise JobError(f"serve: the model cannot be served: {one_line(error)}") from None
         host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-        where = f"http://{host}:{number}" if ours else "the server of this cluster, "
+        where = f"http://{host}:{number}" if starts_serve else "the server of this cluster, "
         say(f"serving at {where}{route.rstrip('/')}/predict (see /docs there)")
         yield
     finally:
         with suppress(Exception):  # whatever is wrong with Serve, the run has ended
             serve.delete(name)
-            if joined and ours and not serve.status().applications:
+            if on_cluster and starts_serve and not serve.status().applications:
                 serve.shutdown()
 
 
-def _ended(deploying: Future[Any]) -> bool:
+def _application(config: ServeConfig, name: str, recipe: Recipe, package: JobPackage) -> Any:
+    """Return the Serve application of a job's replicas."""
+
+    def build_app() -> Any:
+        return Replica(name, recipe, package, config).app
+
+    deployment = serve.deployment(
+        name="model",
+        num_replicas=config.replicas,
+        max_ongoing_requests=MAX_ONGOING,
+        max_queued_requests=MAX_QUEUED,
+        health_check_period_s=HEALTH_S,
+        ray_actor_options={"num_cpus": CPUS},
+        logging_config=_logging(),
+    )
+    return deployment(serve.ingress(build_app)()).bind()
+
+
+def _deploy_in_thread(
+    build: Callable[[], Any], name: str, route: str, http: HTTPOptions | None
+) -> Future[Any]:
+    """Run the application of Serve that ``build`` returns; start Serve where ``http`` is given.
+
+    Return the future that is done once it runs or has failed.
+    """
+    deployed: Future[Any] = Future()
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+    def run() -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # parts of Ray warn of other parts
+                if http is not None:
+                    serve.start(http_options=http, logging_config=_logging())
+                handle = serve.run(
+                    build(), name=name, route_prefix=route, logging_config=_logging()
+                )
+            deployed.set_result(handle)
+        except BaseException as error:
+            deployed.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return deployed
+
+
+def _logging() -> LoggingConfig:
+    return LoggingConfig(enable_access_log=False, log_level="WARNING")
+
+
+def _is_done(future: Future[Any]) -> bool:
     time.sleep(0.05)
-    return deploying.done()
+    return future.done()
 
 
-def _serving() -> bool:
-    """Whether Serve runs on this cluster already."""
+def _is_serve_running() -> bool:
+    """Return whether Serve runs on this cluster already."""
     with suppress(ValueError):
         ray.get_actor("SERVE_CONTROLLER_ACTOR", "serve")
         return True

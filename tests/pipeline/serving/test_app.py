@@ -34,9 +34,11 @@ from pipeline.config.job import load
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel
-from pipeline.serving.app import Answered, Models, create_app, warm
-from pipeline.serving.checkpoint_server import CheckpointServer, ServeError, following, snapshot
-from pipeline.serving.requests import InvalidEventsError, Reader
+from pipeline.serving.app import Models, create_app, warm
+from pipeline.serving.checkpoint_server import CheckpointServer, ServeError, reloading, snapshot
+from pipeline.serving.labels import NoLabels
+from pipeline.serving.requests import InvalidEventsError, RequestReader
+from pipeline.serving.scoring import PredictionLog
 from pipeline.storage.checkpoints import CheckpointError, read
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch, Ragged
@@ -44,7 +46,7 @@ from streams.core.schema import Feature, Schema
 from tests.support.http import PATIENCE_S, STUB, Client, Reply, Stub, listening, served
 
 ROOT = Path(__file__).parents[3]
-NONE = "no labels are taken here"
+NO_LABELS = NoLabels("no labels are taken here")
 Everlearn = Callable[..., Any]
 WriteJob = Callable[..., Path]
 
@@ -78,7 +80,7 @@ def elec2(write_job: WriteJob, everlearn: Everlearn) -> Path:
 
 def follower(folder: Path, **limits: Any) -> CheckpointServer:
     found = CheckpointServer(folder, ServeConfig(**limits), pytest.fail)
-    assert found.look()
+    assert found.reload()
     return found
 
 
@@ -117,7 +119,7 @@ def going_on(folder: Path, job: Path) -> tuple[Parts, list[Batch], list[Predicti
 
 
 def stub_app(models: Models, record: Any = None, **limits: Any) -> Any:
-    return create_app(models, STUB, ServeConfig(**limits), "stub", NONE, record)
+    return create_app(models, STUB, ServeConfig(**limits), "stub", NO_LABELS, record)
 
 
 # What is answered.
@@ -270,7 +272,7 @@ def test_a_model_that_knows_nothing_yet_says_null_and_new_classes_show_up(
         for events, classes in ((80, ["a"]), (112, ["a", "b"]), (200, ["a", "b", "c", "d"])):
             resume = ("--resume", "--max-events", events)
             everlearn("run", "case.yaml", "--run-dir", folder, *resume)
-            assert follow.look()
+            assert follow.reload()
             answer = client.answer(event)
             assert answer["classes"] == classes
             assert answer["predictions"][0] in classes
@@ -279,7 +281,7 @@ def test_a_model_that_knows_nothing_yet_says_null_and_new_classes_show_up(
 
 
 def test_answers_are_recorded_with_the_ids_of_the_stream() -> None:
-    told: list[Answered] = []
+    told: list[PredictionLog] = []
     models = Models(Stub(version=3))  # type: ignore[arg-type]
     with served(stub_app(models, told.append)) as client:
         events = [{"x": 1, "id": 7}, {"x": 2}, {"x": 3, "id": "-8"}, {"x": 4, "id": None}]
@@ -291,9 +293,10 @@ def test_answers_are_recorded_with_the_ids_of_the_stream() -> None:
     assert answered.ids.dtype == np.int64
     assert answered.ids.tolist() == [7, -8, -1, -(2**63)]
     assert answered.value.tolist() == [1, 1, 1, 1]
-    assert answered.version == 3
-    assert 0 < answered.seconds < PATIENCE_S
-    assert 0 < answered.age < PATIENCE_S
+    assert answered.version.tolist() == [3] * 4
+    (seconds,), (age,) = answered.seconds.tolist(), answered.age.tolist()
+    assert 0 < seconds < PATIENCE_S
+    assert 0 < age < PATIENCE_S
     assert models.failed == 0
 
 
@@ -302,7 +305,7 @@ def test_answers_are_recorded_with_the_ids_of_the_stream() -> None:
 
 def test_before_the_first_model() -> None:
     models = Models()
-    for app in (stub_app(models), create_app(models, None, ServeConfig(), "stub", NONE)):
+    for app in (stub_app(models), create_app(models, None, ServeConfig(), "stub", NO_LABELS)):
         with served(app) as client:
             for reply in (
                 client.predict([{"x": 1}]),
@@ -328,24 +331,25 @@ BAD: list[tuple[Any, int, str]] = [
     (b'[{"x": NaN}]', 400, "not JSON"),
     (b'[{"x": -Infinity}]', 400, "not JSON"),
     (b"\xff\xfe", 400, "not JSON"),
-    (b"[" * 100_000, 400, "not JSON: recursion limit"),
-    (b'[{"x": ' + b"[" * 150 + b"]" * 150 + b"}]", 422, "a list of 1 values"),
+    (b"[" * 100_000, 400, "not JSON: depth limit"),
+    (b'[{"x": ' + b"[" * 150 + b"]" * 150 + b"}]", 422, "column 'x' holds [[[[...]]]]"),
     ({"x": 1}, 422, "a JSON list of events is wanted"),
     ({"events": [{"x": 1}]}, 422, "a JSON list of events is wanted"),
-    ([7], 422, "7 given; an object is wanted"),
-    ([[]], 422, "[] given; an object is wanted"),
+    ([7], 422, "the message holds 7; expected a JSON object"),
+    ([[]], 422, "the message holds []; expected a JSON object"),
     ([{}], 422, "missing: 'x'"),
-    ([{"x": 1, "idd": 4}], 422, "unknown column 'idd': did you mean 'id'?"),
+    ([{}], 422, "column 'x' holds null; expected a finite number"),
+    ([{"xx": 1, "id": 4}], 422, "unknown column 'xx': did you mean 'x'?"),
     ([{"x": None}], 422, "column 'x' holds null; expected a finite number"),
     ([{"x": "warm"}], 422, "column 'x' holds 'warm'; expected a finite number"),
     ([{"x": "nan"}], 422, "expected a finite number"),
-    (b'[{"x": 1e999}]', 422, "column 'x' holds inf; expected a finite number"),
-    ([{"x": 10**400}], 422, "an integer of 1,329 bits"),
+    (b'[{"x": 1e999}]', 400, "not JSON: number is infinity"),
+    ([{"x": 10**400}], 400, "not JSON: number is infinity"),
     ([{"x": {"y": 1}}], 422, "column 'x' holds {'y': 1}; expected a finite number"),
     ([{"x": [1]}], 422, "expected a finite number"),
     ([{"x": 1, "id": 1.5}], 422, "column 'id' holds 1.5; expected an integer id"),
     ([{"x": 1, "id": "seven"}], 422, "column 'id' holds 'seven'; expected an integer id"),
-    ([{"x": 1, "id": True}], 422, "column 'id' holds true; expected an integer id"),
+    ([{"x": 1, "id": True}], 422, "column 'id' holds True; expected an integer id"),
     ([{"x": 1, "id": 2**64}], 422, "expected an integer id"),
     ([{"x": 1, "id": [1]}], 422, "expected an integer id"),
     ([{"x": 1}] * 21, 413, "21 events given; at most 20"),
@@ -362,7 +366,9 @@ def test_what_cannot_be_read_is_refused_with_a_reason() -> None:
             reply = client.predict(body)
             assert (reply.status, reply.headers["x-model-version"]) == (status, "5"), (body, reply)
             assert sorted(reply.body) == ["details", "error"]
-            told = [reply.body["error"], *(found["reason"] for found in reply.body["details"])]
+            told = [reply.body["error"]]
+            for detail in reply.body["details"]:
+                told += [detail["reason"], detail.get("hint", "")]
             assert any(reason in text for text in told), (body, told)
         for method, path, status, reason in (
             ("GET", "/predict", 405, "POST is wanted"),
@@ -376,7 +382,7 @@ def test_what_cannot_be_read_is_refused_with_a_reason() -> None:
             assert reason in reply.body["error"]
             assert reply.body["error"].isprintable()
             assert reply.headers["x-model-version"] == "5"
-        good = [{"x": 1}, {"x": "2.5", "id": "7"}, {"x": True, "id": None}]
+        good = [{"x": 1}, {"x": "2.5", "id": "7"}, {"x": True, "id": None, "extra": [1]}]
         assert client.answer(good)["predictions"] == ["b"] * 3
         assert client.answer([]) | {"events_seen": 0} == {
             "model_version": 5,
@@ -452,7 +458,7 @@ MIXED: Recipe = {
 def test_no_body_brings_it_down() -> None:
     parts = {"learner": _fresh("replay", Schema(FEATURES, "classification", ("a", "b")))}
     models = Models(InferenceModel(MIXED, _snapshot(parts)))
-    with served(create_app(models, MIXED, ServeConfig(), "fuzz", NONE)) as client:
+    with served(create_app(models, MIXED, ServeConfig(), "fuzz", NO_LABELS)) as client:
 
         @settings(max_examples=300)
         @given(st.binary(max_size=60) | (JSON | EVENTS).map(lambda v: json.dumps(v).encode()))
@@ -476,7 +482,7 @@ NAMED = st.fixed_dictionaries({"n": CELLS, "c": CELLS, "t": CELLS}, optional={"i
 @settings(max_examples=200)
 @given(st.lists(NAMED, min_size=1, max_size=6), st.sampled_from(["int", "str"]))
 def test_an_event_is_read_as_it_would_be_alone(events: list[dict[str, Any]], ids: str) -> None:
-    reader = Reader({**MIXED, "id_type": ids})
+    reader = RequestReader({**MIXED, "id_type": ids})
 
     def read_of(asked: list[dict[str, Any]]) -> tuple[Any, dict[int, str]]:
         """Rows and ids, or what is wrong with which event."""
@@ -494,7 +500,7 @@ def test_an_event_is_read_as_it_would_be_alone(events: list[dict[str, Any]], ids
 
 
 def test_a_number_beyond_the_floats_of_the_stream_is_refused() -> None:
-    reader = Reader({**STUB, "dtype": "float32"})
+    reader = RequestReader({**STUB, "dtype": "float32"})
     assert reader.read([{"x": 0.1}]).batch.x.dtype == np.float32  # type: ignore[union-attr]
     with pytest.raises(InvalidEventsError) as caught:
         reader.read([{"x": 1}, {"x": 1e300}])
@@ -502,7 +508,7 @@ def test_a_number_beyond_the_floats_of_the_stream_is_refused() -> None:
 
 
 def test_where_a_feature_is_called_id() -> None:
-    reader = Reader({**STUB, "features": [["id", "numeric", []], ["_id", "numeric", []]]})
+    reader = RequestReader({**STUB, "features": [["id", "numeric", []], ["_id", "numeric", []]]})
     assert reader.id_key == "__id"
     question = reader.read([{"id": 1.5, "_id": 2, "__id": 9}])
     assert question.batch.ids.tolist() == [9]
@@ -601,7 +607,7 @@ def test_a_model_that_fails_is_a_500_that_names_no_innards(
 
 def test_the_documentation_names_the_columns() -> None:
     features = [*MIXED["features"], ["v", "vector", [2]], ["p", "image", [1, 2, 2]]]
-    app = create_app(Models(), {**MIXED, "features": features}, ServeConfig(), "job", NONE)
+    app = create_app(Models(), {**MIXED, "features": features}, ServeConfig(), "job", NO_LABELS)
     with served(app) as client:
         page = client.ask("GET", "/docs")
         assert page.status == 200
@@ -628,8 +634,8 @@ def test_the_documentation_names_the_columns() -> None:
 def test_it_follows_a_run_that_goes_on(elec2: Path, everlearn: Everlearn, tmp_path: Path) -> None:
     follow = follower(elec2)
     assert follow.events == 1024
-    assert not follow.look(), "there is nothing newer"
-    with served(follow) as client, following(follow, 0.02):
+    assert not follow.reload(), "there is nothing newer"
+    with served(follow) as client, reloading(follow, 0.02):
         first = client.ask("GET", "/model").body["model_version"]
         on = ("--run-dir", elec2, "--resume", "--max-events", 2048)
         everlearn("run", tmp_path / "job.yaml", *on)
@@ -637,7 +643,7 @@ def test_it_follows_a_run_that_goes_on(elec2: Path, everlearn: Everlearn, tmp_pa
         assert client.ask("GET", "/model").body["model_version"] > first
     # An older one that comes into sight, as the newest has vanished, is not taken.
     shutil.rmtree(elec2 / "checkpoints" / f"{2048:015d}")
-    assert not follow.look()
+    assert not follow.reload()
     assert follow.events == 2048
 
 
@@ -647,7 +653,7 @@ def test_another_run_in_the_same_folder_is_taken_up(elec2: Path, everlearn: Ever
         assert client.ask("GET", "/model").body["name"] == "elec2"
         shutil.rmtree(elec2)
         run_folder("run", everlearn, regression(), 64)  # fewer events, later
-        assert follow.look()
+        assert follow.reload()
         assert client.ask("GET", "/model").body["name"] == "case"
         assert client.answer([{"a": 1, "b": 2}])["kind"] == "regression"
 
@@ -658,15 +664,15 @@ def test_a_broken_checkpoint_is_passed_over_and_left_alone(elec2: Path) -> None:
     arrays.write_bytes(arrays.read_bytes()[:-1])
     said: list[str] = []
     follow = CheckpointServer(elec2, ServeConfig(), said.append)
-    assert follow.look()
+    assert follow.reload()
     assert follow.events == 512
     assert "arrays.safetensors" in said[0]
     assert newest.is_dir()
-    follow.look()
+    follow.reload()
     assert len(said) == 1, "said once"
     (elec2 / "checkpoints" / f"{512:015d}" / "manifest.json").write_text("{")
     with pytest.raises(ServeError, match=r"none of the 2 checkpoints in .* is whole"):
-        CheckpointServer(elec2, ServeConfig(), said.append).look()
+        CheckpointServer(elec2, ServeConfig(), said.append).reload()
 
 
 def test_a_checkpoint_that_vanishes_while_it_is_read(
@@ -711,7 +717,7 @@ def test_one_without_a_manifest_is_broken(elec2: Path) -> None:
     (elec2 / "checkpoints" / f"{1024:015d}" / "manifest.json").unlink()
     said: list[str] = []
     follow = CheckpointServer(elec2, ServeConfig(), said.append)
-    assert follow.look()
+    assert follow.reload()
     assert follow.events == 512
     assert len(said) == 1
     assert "manifest.json" in said[0]
@@ -722,10 +728,10 @@ def test_a_newer_model_that_cannot_be_made_leaves_the_one_at_hand(
 ) -> None:
     said: list[str] = []
     follow = CheckpointServer(elec2, ServeConfig(), said.append)
-    assert follow.look()
+    assert follow.reload()
     everlearn("run", tmp_path / "job.yaml", "--run-dir", elec2, "--resume", "--max-events", 1100)
     monkeypatch.setattr("learners.rehearsal.replay.Replay.load_servable", lambda *_: 1 / 0)
-    with served(follow) as client, following(follow, 0.01):
+    with served(follow) as client, reloading(follow, 0.01):
         wait_for(lambda: said)
         assert client.ask("GET", "/model").body["events_seen"] == 1024
         time.sleep(0.1)
@@ -761,7 +767,7 @@ def test_what_cannot_be_served_is_said_in_one_line(
     monkeypatch.setattr("pipeline.serving.checkpoint_server.read", _without_recipe)
     assert "written by an older everlearn, without the recipe" in refused(older)
     monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
     monkeypatch.delitem(sys.modules, "pipeline.serving.app")
     assert "pip install 'everlearn[serve]'" in refused(elec2)
 
@@ -792,11 +798,11 @@ def test_a_learner_of_ones_own_is_found_beside_the_job(
 ASK = """
 import sys
 from pathlib import Path
-from pipeline.serving.checkpoint_server import Follower
-from pipeline.models.snapshot import ServeConfig
-follow = Follower(Path(sys.argv[1]), ServeConfig(), print)
-follow.look()
-print(follow.events)
+from pipeline.serving.checkpoint_server import CheckpointServer
+from pipeline.config.sections import ServeConfig
+server = CheckpointServer(Path(sys.argv[1]), ServeConfig(), print)
+server.reload()
+print(server.events)
 """
 
 

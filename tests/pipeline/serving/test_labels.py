@@ -21,10 +21,10 @@ import yaml
 
 from pipeline.config import job
 from pipeline.config.sections import ServeConfig
-from pipeline.serving import labels as posted
+from pipeline.serving import labels as module
 from pipeline.serving.app import Models, create_app
 from pipeline.serving.checkpoint_server import CheckpointServer
-from pipeline.serving.labels import InvalidLabelsError, LabelProducer
+from pipeline.serving.labels import InvalidLabelsError, LabelProducer, NoLabels
 from streams.kafka.clients import producer as outbox
 from streams.kafka.clients.producer import Message
 from streams.kafka.config import KafkaConfig
@@ -55,7 +55,7 @@ def stream(servers: str, topic: str, **changes: Any) -> KafkaStream:
 
 
 @contextmanager
-def serving(labels: LabelProducer | str, **limits: Any) -> Iterator[int]:
+def serving(labels: LabelProducer | NoLabels, **limits: Any) -> Iterator[int]:
     """A port at which labels are taken; there is a model from the start."""
     models = Models(Stub())  # type: ignore[arg-type]
     app = create_app(models, STUB, ServeConfig(**limits), "stub", labels)
@@ -68,7 +68,7 @@ def listening(app: Any, lifespan: str) -> Iterator[int]:
     """A port at which the application answers, and leaves no thread of ours behind."""
     with http.listening(app, lifespan) as port:
         yield port
-    assert not any(thread.name == "posted" for thread in threading.enumerate())
+    assert not any(thread.name == "label-producer" for thread in threading.enumerate())
 
 
 @pytest.fixture
@@ -204,10 +204,11 @@ BAD: list[tuple[Any, int, str]] = [
     (b'[{"id": 1, "y": NaN}]', 400, "not JSON"),
     (b"[" * 4000, 400, "not JSON"),
     ({"id": 1, "y": "no"}, 422, "a JSON list of labels is wanted"),
-    ([7], 422, "7 given; an object is wanted"),
-    ([None], 422, "null given; an object is wanted"),
+    ([7], 422, "the message holds 7; expected a JSON object"),
+    ([None], 422, "the message holds null; expected a JSON object"),
     ([{}], 422, "missing: 'id', 'y'"),
     ([{"id": 1}], 422, "missing: 'y'"),
+    ([{"id": 1}], 422, "column 'y' holds null; expected text"),
     ([{"id": 1, "label": "no"}], 422, "unknown field 'label'"),
     ([{"id": 1, "y": "no", "time": 1.0}], 422, "unknown field 'time'"),
     ([{"id": None, "y": "no"}], 422, "column 'id' holds null; expected an integer"),
@@ -231,7 +232,9 @@ def test_one_that_cannot_be_read_refuses_all(broker: str, topic: str) -> None:
         for body, status, reason in BAD:
             reply = ask(port, "/labels", body)
             assert reply.status == status, (body, reply)
-            said = [reply.body["error"], *(detail["reason"] for detail in reply.body["details"])]
+            said = [reply.body["error"]]
+            for detail in reply.body["details"]:
+                said += [detail["reason"], detail.get("hint", "")]
             assert any(reason in text for text in said), (body, reply)
             if status == 422 and isinstance(body, list):
                 reply = ask(port, "/labels", [good, *body, good])
@@ -270,7 +273,7 @@ def test_other_jobs_take_no_labels_and_say_where_they_come_from(
         (write_job("elec2.yaml"), "labels come with the stream of kind 'recorded'"),
         (write_job("inline.yaml", **changes), "labels come in the messages of the events"),
     ):
-        with serving(posted.posted(job.load(file))) as port:
+        with serving(module.label_producer(job.load(file))) as port:
             reply = ask(port, "/labels", [{"id": 1, "y": "no"}])
             assert reply.status == 409
             assert reply.body["error"].startswith(reason)
@@ -310,7 +313,7 @@ def test_the_documentation_names_the_fields() -> None:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.CRITICAL, "kafka")  # records keep what they are about alive
-    monkeypatch.setattr(posted, "WAIT_S", 1.0)
+    monkeypatch.setattr(module, "WAIT_S", 1.0)
     monkeypatch.setattr(outbox, "REACH_S", 2.0)
     monkeypatch.setattr(outbox, "SEND_S", 3.0)
     yield
@@ -349,7 +352,7 @@ def test_a_broker_that_goes_and_comes_back(brokers: Any, tmp_path: Path) -> None
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python's
 @pytest.mark.usefixtures("_impatient")
 def test_no_more_wait_than_there_is_room_for(brokers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posted, "WAITING", 5)
+    monkeypatch.setattr(module, "MAX_WAITING", 5)
     kafka = stream(f"127.0.0.1:{brokers.free_port()}", "labels")
     given = [{"id": i, "y": "no"} for i in range(3)]
     with serving(LabelProducer(kafka)) as port, ThreadPoolExecutor(6) as pool:
@@ -386,7 +389,7 @@ class Picky(outbox.Outbox):
 
 def test_those_sent_together_are_answered_one_by_one() -> None:
     box = Picky()
-    sender = posted._Sender(lambda: box)
+    sender = module._Sender(lambda: box)
 
     def put(*values: bytes) -> Any:
         return sender.put([Message("t", None, b"k", value, {}) for value in values])

@@ -124,6 +124,6 @@ def test_memory_is_bounded(scores: ServedPredictionScorer, monkeypatch: pytest.M
         answered(scores, ids + 10**6, np.zeros(500, np.int64), version=1)  # never labelled
         answered(scores, ids[:10], np.zeros(10, np.int64), version=1)
         scores.labelled(ids, np.zeros(500, np.int64), np.full(500, 4))
-    sizes = [len(getattr(scores, name)) for name in ("_answers", "_known", "_done")]
+    sizes = [len(getattr(scores, name)) for name in ("_predicted", "_known", "_done")]
     assert max(sizes) <= 1500
     assert scores.results()["served/scored"] == 400
