@@ -24,6 +24,7 @@ import struct
 import zlib
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +106,8 @@ class RequestReader:
         # Columns of unsigned integers are names in two's complement, as ``identities`` has them.
         self._unsigned = layout["cells"] != "text"
         fields = [Field(f.name, _KINDS[f.kind], f.shape) for f in self.schema.features]
-        columns = Columns.of_roles(layout.get("columns", {}))
+        # Ids and keys have been checked by the format, and ids are read here.
+        columns = replace(Columns.of_roles(layout.get("columns", {})), id=None, key=None)
         others = [Field(name, kind, (), needed) for name, kind, needed in layout.get("fields", [])]
         kind = {"json": Json if self._nested else JsonArrays, "typed": JsonTyped, "text": JsonText}
         self._format = kind[layout["cells"]](JsonConfig(kind="json"), [*fields, *others], Path())
@@ -136,9 +138,7 @@ class RequestReader:
             hints = {row: hint for row in first if (hint := self._hint(events[row]))}
             raise InvalidEventsError(reasons, hints, n)
         named = np.array([value is not None for value in stated], np.bool_)
-        batch = replace(
-            batch, ids=ids, y=None, due=None, key=None, segment=None, classes=self.schema.classes
-        )
+        batch = replace(batch, ids=ids, y=None, due=None, segment=None, classes=self.schema.classes)
         return PredictRequest(batch, stated, named)
 
     def _ids(self, events: Sequence[Any]) -> tuple[Ints, list[Any], dict[int, str]]:
@@ -168,6 +168,11 @@ class RequestReader:
         if not rows:
             return ids, good
         values = [stated[row] for row in rows]
+        if self._id_type == "int" and set(map(type, values)) == {int}:
+            with suppress(OverflowError):  # the usual case, at no cost
+                ids[rows] = np.array(values, np.int64)
+                good[rows] = True
+                return ids, good
         if self._id_field is not None:
             column, wrong = python_values.column(self._id_field, values)
             ids[rows], good[rows] = identities(column, self._id_type)

@@ -16,8 +16,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from pipeline.config import job
 from pipeline.config.sections import ServeConfig
@@ -25,9 +28,12 @@ from pipeline.serving import labels as module
 from pipeline.serving.app import Models, create_app
 from pipeline.serving.checkpoint_server import CheckpointServer
 from pipeline.serving.labels import InvalidLabelsError, LabelProducer, NoLabels
+from pipeline.serving.responses import HTTPError, parse_list
+from streams.core.batch import Batch
 from streams.kafka.clients import producer as outbox
 from streams.kafka.clients.producer import Message
 from streams.kafka.config import KafkaConfig
+from streams.kafka.records import Messages
 from streams.kafka.stream import KafkaStream
 from tests.support import http
 from tests.support.http import STUB, Stub, ask
@@ -43,7 +49,7 @@ _numbers = count()
 def stream(servers: str, topic: str, **changes: Any) -> KafkaStream:
     """Labels ``{id, y}`` on ``topic``, changed as asked."""
     labels = {"topic": topic, "id": "id", "label": "y"} | changes.pop("labels", {})
-    settings: dict[str, Any] = {
+    config: dict[str, Any] = {
         "kind": "kafka",
         "servers": servers,
         "topic": f"{topic}-events",
@@ -51,7 +57,7 @@ def stream(servers: str, topic: str, **changes: Any) -> KafkaStream:
         "id": "id",
         "labels": labels,
     }
-    return KafkaStream(KafkaConfig.model_validate(settings | changes), Path())
+    return KafkaStream(KafkaConfig.model_validate(config | changes), Path())
 
 
 @contextmanager
@@ -195,6 +201,65 @@ def test_a_regression_target_is_a_number() -> None:
         with pytest.raises(InvalidLabelsError) as refused:
             labels.messages([{"id": 1, "y": "2"}])
     assert refused.value.details[0]["reason"] == "column 'y' holds '2'; expected a finite number"
+
+
+# What the stream reads, and what is read here, is the same.
+
+ODD = [
+    *("null", "true", "5", '"5"', "5.0", "5.5", "-0.0", "1e400", "NaN", "18446744073709551615"),
+    *("9223372036854775807", '""', '"a"', '"b"', '"\\ud800"', '"é"', "[]", "[1]", "{}", "1e300"),
+]
+OF_LABEL = [f'{{"y": {cell}}}' for cell in ODD]
+OF_TIME = [f'{{"known": {cell}}}' for cell in [*ODD, '"2024-05-01T12:00:00Z"', "7", '"soon"']]
+CELLS = {"id": ODD, "a": ODD + 3 * OF_LABEL, "at": ODD + 3 * OF_TIME}
+LABELS = {
+    "classes": ({"classes": ["a", "b"]}, "int"),
+    "booleans": ({"type": "bool"}, "str"),
+    "targets": ({"task": "regression"}, "int"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+@settings(max_examples=200)
+@given(st.fixed_dictionaries({name: st.sampled_from(cells) for name, cells in CELLS.items()}))
+def test_labels_same_value_and_fate_as_messages(name: str, cells: dict[str, str]) -> None:
+    """The bytes of a message, posted: the message that is sent for it is read as the same label.
+
+    A time that is left out is now, which is where a message is dead.
+    """
+    label, id_type = LABELS[name]
+    names = {"label": "a.y", "time": "at.known"}
+    kafka = stream("127.0.0.1:9", "t", labels=names, label=label, id_type=id_type)
+    body = "{" + ",".join(f'"{name}": {cell}' for name, cell in cells.items()) + "}"
+    direct = _read_label(kafka, body.encode())
+    reasons = [dead.reason for dead in direct.dead]
+    assume(reasons != ["column 'at.known' holds null; expected a time (seconds, or ISO 8601)"])
+    if reasons and reasons[0].startswith("no JSON"):
+        with pytest.raises(HTTPError, match="not JSON"):
+            parse_list(f"[{body}]".encode(), 10, "labels")
+        return
+    with closing(LabelProducer(kafka)) as labels:
+        given_labels = parse_list(f"[{body}]".encode(), 10, "labels")
+        if reasons:
+            with pytest.raises(InvalidLabelsError) as refused:
+                labels.messages(given_labels)
+            assert [detail["reason"] for detail in refused.value.details] == reasons
+            return
+        (message,) = labels.messages(given_labels)
+    posted = _read_label(kafka, message.value or b"")
+    assert not reasons
+    assert not posted.dead
+    assert posted.arrivals is not None
+    assert direct.arrivals is not None
+    assert posted.classes == direct.classes
+    for column in ("ids", "y", "time"):
+        one, other = getattr(posted.arrivals, column), getattr(direct.arrivals, column)
+        assert one.tobytes() == other.tobytes(), column
+
+
+def _read_label(kafka: KafkaStream, value: bytes) -> Batch:
+    one = np.zeros(1, np.int64)
+    return kafka.blocks(Messages(np.ones(1, np.bool_), one.astype(np.int32), one, one, [value]))
 
 
 # What is refused.

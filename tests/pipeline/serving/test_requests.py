@@ -9,18 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.models.recipe import Recipe
-from pipeline.serving.requests import InvalidEventsError, RequestReader
+from pipeline.serving.requests import InvalidEventsError, PredictRequest, RequestReader
 from pipeline.serving.responses import HTTPError, parse_list
 from streams.core.batch import Batch, Ragged
 from streams.core.stream import Stream
+from streams.files.stream import FileStream, RecordedConfig
+from streams.integrations.river import RiverStream, RiverStreamConfig
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import KafkaStream
+from streams.recordings.manifest import RecordingManifest
+from streams.recordings.stream import RecordingStream
+from streams.scenarios.stream import ScenarioStream
 
 
 def recipe_of(stream: Stream) -> Recipe:
@@ -198,3 +206,215 @@ def test_reader_kafka_json_same_value_and_fate(name: str, data: st.DataObject) -
     that only the server reads."""
     stream = STREAMS[name]
     check_same_fate(stream, data.draw(st.lists(events(stream.has_ids), min_size=1, max_size=3)))
+
+
+def recorded(**settings_: Any) -> RecordedConfig:
+    return RecordedConfig.model_validate({"kind": "recorded", "label": "y"} | settings_)
+
+
+def request_of(stream: Stream, event: Any) -> tuple[PredictRequest | None, str | None]:
+    """What a request for one event is read as, or why it cannot be."""
+    reader = RequestReader(recipe_of(stream))
+    try:
+        return reader.read(parse_list(json.dumps([event]).encode(), 10, "events")), None
+    except InvalidEventsError as error:
+        return None, error.details[0]["reason"]
+
+
+def check_same_as_row(stream: FileStream, event: Any) -> str | None:
+    """Compare an event with the first row of a file; return why it is dead, if it is."""
+    (block,) = stream.read({}, 10)
+    request, reason = request_of(stream, event)
+    if request is None:
+        assert [dead.reason for dead in block.dead] == [reason]
+        return reason
+    assert not block.dead
+    assert same_features(request.batch, block)
+    assert request.ids in ([None], block.ids.tolist(), [str(i) for i in block.ids.tolist()])
+    return None
+
+
+CSV_CELLS: list[tuple[Any, str, bool]] = [
+    (0.5, "0.5", True),
+    (5, "5", True),
+    (-0.0, "-0.0", True),
+    (1e-320, "1e-320", True),
+    (2**64 - 1, "18446744073709551615", True),
+    ("5", "5", True),
+    ("1e3", "1e3", True),
+    (" 7", " 7", True),
+    ("", '""', False),
+    (None, "", False),
+    (True, "true", False),
+    ("0x1F", "0x1F", False),
+    ("nan", "nan", False),
+]
+
+
+@pytest.mark.parametrize(("value", "cell", "alive"), CSV_CELLS)
+def test_reader_csv_number_is_read_as_its_text(value: Any, cell: str, alive: bool) -> None:
+    Path("data.csv").write_text(f"n,c,y\n{cell},red,a\n")
+    features: Any = {"numeric": ["n"], "categorical": ["c"]}
+    stream = FileStream(recorded(path="data.csv", features=features), Path())
+    reason = check_same_as_row(stream, {"n": value, "c": "red", "y": 7})
+    assert (reason is None) == alive
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [("a", "a"), (1, "1"), (1.0, "1.0"), (True, "true"), (None, ""), ("", '""'), (2**70, "")],
+)
+def test_reader_csv_category_is_read_as_its_text(value: Any, cell: str) -> None:
+    if value == 2**70:  # a number beyond 64 bits is a float in JSON
+        cell = orjson.dumps(float(value)).decode()
+    Path("data.csv").write_text(f"n,c,y\n1,{cell},a\n")
+    features: Any = {"numeric": ["n"], "categorical": ["c"]}
+    check_same_as_row(
+        FileStream(recorded(path="data.csv", features=features), Path()), {"n": 1, "c": value}
+    )
+
+
+@pytest.mark.parametrize("value", [0.5, 5, "5", "5x", True, None, "", 2**63, "2024-05-01"])
+@pytest.mark.parametrize("kind", ["numeric", "categorical"])
+def test_reader_parquet_cell_is_read_by_its_type(value: Any, kind: Any) -> None:
+    column = pa.array([value], pa.uint64() if value == 2**63 else None)
+    pq.write_table(pa.table({"f": column, "y": ["a"], "n": [1.0]}), "data.parquet")
+    features: Any = {kind: ["f"]} | ({"numeric": ["n"]} if kind != "numeric" else {})
+    stream = FileStream(recorded(path="data.parquet", features=features), Path())
+    check_same_as_row(stream, {"f": value, "n": 1.0})
+
+
+@pytest.mark.parametrize("value", [[1, 2.5], [1, True], [1], [1, None], None, 5, [[1], [2]]])
+def test_reader_parquet_vector_is_read_by_its_type(value: Any) -> None:
+    good = [[0.5, 1.5]]
+    pq.write_table(pa.table({"v": good, "y": ["a"]}), "data.parquet")
+    stream = FileStream(recorded(path="data.parquet"), Path())
+    request, reason = request_of(stream, {"v": value})
+    if value in ([1, 2.5], [1, True]):
+        assert request is not None
+        assert request.batch.x.tolist() == [[float(cell) for cell in value]]  # type: ignore[union-attr]
+    else:
+        assert reason is not None
+        assert reason.endswith("expected a vector of 2 finite numbers")
+
+
+def test_reader_file_id_column_names_the_event() -> None:
+    """The file's own column of ids counts before ``id``, and other columns are ignored."""
+    Path("data.csv").write_text("uid,x,y\n7,1,a\n8,2,b\n")
+    stream = FileStream(recorded(path="data.csv", id="uid"), Path())
+    reader = RequestReader(recipe_of(stream))
+    events_: list[Any] = [{"x": 1, "uid": 7, "id": "no"}, {"x": 1, "id": "9"}, {"x": 1}]
+    request = reader.read(events_)
+    assert request.batch.ids.tolist() == [7, 9, -1]
+    assert request.ids == [7, "9", None]
+    assert request.named.tolist() == [True, True, False]
+    with pytest.raises(InvalidEventsError) as refused:
+        reader.read([{"x": 1, "uid": "seven", "id": 7}])
+    assert refused.value.details == [
+        {"event": 0, "reason": "column 'uid' holds 'seven'; expected an integer id"}
+    ]
+
+
+def test_reader_kafka_id_has_the_type_of_a_message() -> None:
+    reader = RequestReader(recipe_of(STREAMS["numbers"]))
+    event = {"n": 1, "deep": {"er": {"n": 2}}}
+    assert reader.read([{**event, "id": "7"}]).ids == ["7"]
+    with pytest.raises(InvalidEventsError) as refused:
+        reader.read([{**event, "id": 7}])
+    assert refused.value.details[0]["reason"] == "column 'id' holds 7; expected text"
+
+
+FRAMES = {"kind": "frames", "fields": {"a.b": "float32", "p": ["uint8", 1, 2, 2], "y": "int8"}}
+
+
+def test_reader_frames_take_plain_names_and_pixels() -> None:
+    features = {"numeric": ["a.b"], "image": {"p": [1, 2, 2]}}
+    label = {"column": "y", "type": "int"}
+    stream = kafka(format=FRAMES, features=features, label=label)
+    assert stream.dtype == "float32"
+    file = png((1, 2, 2), 3)
+    for image in ([[[3, 3], [3, 3]]], [3, 3, 3, 3], file):
+        request, _ = request_of(stream, {"a.b": 0.1, "p": image, "y": 1})
+        assert request is not None
+        assert isinstance(request.batch.x, dict)
+        assert request.batch.x["p"].tolist() == [[[[3, 3], [3, 3]]]]
+    _, reason = request_of(stream, {"a.b": "0.1", "p": file})
+    assert reason == "column 'a.b' holds '0.1'; expected a finite number"
+    _, reason = request_of(stream, {"a.b": 1, "p": png((1, 3, 3), 3)})
+    assert reason is not None
+    assert "an image of 1x3x3; expected 4 integers from 0 to 255 (1x2x2)" in reason
+
+
+def test_reader_river_cell_is_read_by_its_type() -> None:
+    pytest.importorskip("river")
+    stream = RiverStream(
+        RiverStreamConfig.model_validate({"kind": "river", "dataset": "Phishing"}), Path()
+    )
+    event = {feature.name: 1.0 for feature in stream.schema.features}
+    first = stream.schema.features[0].name
+    request, _ = request_of(stream, event | {first: True})
+    assert request is not None
+    assert np.asarray(request.batch.x).tolist() == [[1.0] * len(event)]
+
+
+def test_reader_recipe_without_layout_reads_typed_cells() -> None:
+    """The recipe of a checkpoint of before layouts."""
+    recipe = recipe_of(STREAMS["numbers"])
+    del recipe["json_layout"]
+    reader = RequestReader({**recipe, "features": [["n", "numeric", []], ["a.b", "numeric", []]]})
+    request = reader.read([{"n": "5", "a.b": True, "more": 1}])
+    assert request.batch.x.tolist() == [[5.0, 1.0]]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [*STREAMS, "frames"])
+def test_reader_example_can_be_read(name: str) -> None:
+    """What the documentation shows as an event is one."""
+    features = {"numeric": ["a.b"], "image": {"p": [1, 2, 2]}}
+    label = {"column": "y", "type": "int"}
+    frames = kafka(format=FRAMES, features=features, label=label)
+    stream = frames if name == "frames" else STREAMS[name]
+    reader = RequestReader(recipe_of(stream))
+    assert len(reader.read([reader.example()]).batch) == 1
+    schema = reader.event_schema()
+    assert "id" in schema["properties"]
+    if name == "mixed":
+        deep = schema["properties"]["deep"]
+        assert deep["required"] == ["er", "t"]
+        assert deep["properties"]["er"]["properties"]["n"] == {"type": "number"}
+
+
+def test_reader_hints_at_names_that_do_not_fit() -> None:
+    reader = RequestReader(recipe_of(STREAMS["numbers"]))
+    with pytest.raises(InvalidEventsError) as refused:
+        reader.read([{"n": 1, "deep.er.n": 2}, {"m": 1}, {"n": None, "deep": {"er": {"n": 1}}}])
+    literal, misspelt, null = refused.value.details
+    assert literal["reason"] == "column 'deep.er.n' holds null; expected a finite number"
+    assert literal["hint"] == (
+        'missing: \'deep.er.n\'; \'deep.er.n\' is a path: {"deep": {"er": {"n": ...}}} is wanted'
+    )
+    assert misspelt["hint"].startswith("missing: 'n', 'deep.er.n'; unknown column 'm'")
+    assert null == {"event": 2, "reason": "column 'n' holds null; expected a finite number"}
+
+
+def test_reader_scenario_pixels_are_lists_or_files() -> None:
+    recipe = {
+        "features": [["image", "image", [1, 2, 2]]],
+        "task": "classification",
+        "classes": [],
+        "id_type": "int",
+        "dtype": "float64",
+        "json_layout": ScenarioStream.json_layout(None),  # type: ignore[arg-type]
+    }
+    reader = RequestReader(recipe)
+    pixels = [[[9, 9], [9, 9]]]
+    request = reader.read([{"image": pixels}, {"image": png((1, 2, 2), 9)}, {"image": [9] * 4}])
+    assert request.batch.x.tolist() == [pixels] * 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("format_", "nested"), [("json", True), ("frames", False)])
+def test_recording_layout_is_that_of_the_live_stream(format_: str, nested: bool) -> None:
+    stream = object.__new__(RecordingStream)
+    fingerprint = {"stream.format.kind": format_, "stream.id": "uid"}
+    stream.about = RecordingManifest.model_construct(fingerprint=fingerprint)
+    layout = stream.json_layout()
+    assert layout == {"cells": "json", "nested": nested, "pixels": not nested, "id": "uid"}
