@@ -1,4 +1,4 @@
-"""A recipe: what a learner is made of, without what it has learned."""
+"""The recipe of a model: what a learner is made of, without what it has learned."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from streams.core.stream_config import StandardiseConfig
 Recipe = dict[str, Any]
 
 
-def recipe(
+def recipe_of(
     learner: Learner,
     settings: dict[str, Any],
     standardise: StandardiseConfig | None,
     stream: Stream,
 ) -> Recipe:
-    """All but the state that makes the model of a run: the learner with its settings (as JSON), how
-    features are scaled before it, and how the stream reads numbers and ids."""
+    """Return all that makes the model of a run but its state, as JSON.
+
+    Args:
+        learner: the learner.
+        settings: of the learner, as JSON.
+        standardise: how features are scaled before it; None where they are not.
+        stream: says how features, numbers and ids are read.
+    """
     schema = stream.schema
     return {
         "learner": settings,
@@ -36,25 +42,32 @@ def recipe(
     }
 
 
-def layout_of(made: Recipe) -> JsonLayout:
-    """Return how an event is written as JSON. Older recipes do not state it, and are read
-    as typed cells: what a client could send to such a model it still can."""
+def layout_of(recipe: Recipe) -> JsonLayout:
+    """Return how an event is written as JSON.
+
+    An older recipe does not state it, and events are read as typed cells: the most permissive
+    rules, so that clients of such a model need not change.
+    """
     default: JsonLayout = {"cells": "typed", "nested": False, "pixels": True, "id": None}
-    layout: JsonLayout = made.get("json_layout", default)
+    layout: JsonLayout = recipe.get("json_layout", default)
     return layout
 
 
-def schema_of(made: Recipe) -> Schema:
-    features = (Feature(name, kind, tuple(shape)) for name, kind, shape in made["features"])
-    return Schema(tuple(features), made["task"], tuple(made["classes"]))
+def schema_of(recipe: Recipe) -> Schema:
+    """Return the schema of the events that a model takes."""
+    features = (Feature(name, kind, tuple(shape)) for name, kind, shape in recipe["features"])
+    return Schema(tuple(features), recipe["task"], tuple(recipe["classes"]))
 
 
-def learner_of(made: Recipe) -> Learner:
-    """The learner of a recipe, as it is before it has learned anything. Raises ``LearnerError``
-    where it cannot be made here."""
-    settings = made["learner"]
+def learner_of(recipe: Recipe) -> Learner:
+    """Return the learner of a recipe, which has learned nothing yet.
+
+    Raises:
+        LearnerError: it cannot be made here.
+    """
+    settings = recipe["learner"]
     try:
         cls = find(learners.KINDS, Learner, settings["kind"])  # type: ignore[type-abstract]
     except UnknownKindError as error:
         raise LearnerError(f"learner.kind: {error}") from None
-    return cls(cls.Config.model_validate(settings), schema_of(made), made["seed"])
+    return cls(cls.Config.model_validate(settings), schema_of(recipe), recipe["seed"])

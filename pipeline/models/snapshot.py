@@ -1,8 +1,8 @@
-"""What a server holds of a run: a recipe for the model, and the newest snapshot of its state.
+"""Snapshots of a run's model, and the model that predicts from one.
 
-The *recipe* is the same all along: which learner with which settings over which columns, and how
-features are scaled before it. It is JSON, and stands in every checkpoint. A *snapshot* is what
-changes: the learner's ``servable`` and the scale as they stood after one micro-batch.
+The *recipe* of a model never changes: which learner with which settings over which columns, and how
+features are scaled before it. It is JSON, and part of every checkpoint. A *snapshot* is what
+changes: the learner's ``servable`` and the scale after one micro-batch.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Snapshot:
     Attributes:
         state: ``learner`` and, where features are scaled, ``standardise``; arrays of its own.
         version: how many times the learner had learned.
-        events: events of the stream that had come in.
-        metrics: what was last known of the run, by name.
+        events: how many events of the stream had been read.
+        metrics: the latest of the run, by name.
         taken: seconds since the epoch.
-        probes: the probes by segment, for those who score them.
-        once_seen: the once-seen events, for the same; None: the job has none.
-        wanted: one that is not to be left out: a segment has just ended, or the run.
+        probes: the probes by segment, for their evaluation.
+        once_seen: the once-seen events, for the same; None where the job has none.
+        wanted: whether its evaluation may not be skipped: a segment has just ended, or the run.
     """
 
     state: State
@@ -46,31 +46,33 @@ class Snapshot:
 
 
 class InferenceModel:
-    """A model at one moment, that answers and never learns.
+    """A model as of one snapshot: it predicts, and never learns.
 
-    Raises ``LearnerError`` where the learner of the recipe cannot be made here.
+    Raises:
+        LearnerError: the learner of the recipe cannot be made here.
     """
 
-    def __init__(self, made: Recipe, snapshot: Snapshot) -> None:
-        self.schema = schema_of(made)
+    def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
+        self.schema = schema_of(recipe)
         self.version = snapshot.version
         self.events = snapshot.events
         self.metrics = snapshot.metrics
         self.taken = snapshot.taken
-        self._learner = learner_of(made)
+        self._learner = learner_of(recipe)
         self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
         self._standardise: Standardise | None = None
-        if made["standardise"] is not None:
-            config = StandardiseConfig.model_validate(made["standardise"])
+        if recipe["standardise"] is not None:
+            config = StandardiseConfig.model_validate(recipe["standardise"])
             self._standardise = Standardise(config, self.schema)
             self._standardise.load(snapshot.state["standardise"])
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
+        """The names of the classes, in the order of their codes."""
         return self._learner.classes
 
     def answer(self, batch: Batch) -> Prediction:
-        """What the loop would have predicted for these events at that moment."""
+        """Return what the training loop would have predicted for these events at that moment."""
         if self._standardise is not None:
             batch = self._standardise.view(batch)
         return self._learner.predict(batch)

@@ -14,7 +14,7 @@ from pipeline.config.job import Job, LoadedJob
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
-from pipeline.models.recipe import Recipe, recipe
+from pipeline.models.recipe import Recipe, recipe_of
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.batch_reader import BatchReader
 from pipeline.training.loop import Loop
@@ -87,7 +87,7 @@ def build(loaded: LoadedJob) -> Parts:
             once_seen,
         )
     settings = job.learner.model_dump(mode="json", serialize_as_any=True)
-    made = recipe(learner, settings, job.stream.standardise, stream)
+    made = recipe_of(learner, settings, job.stream.standardise, stream)
     return Parts(stream, vocabulary, reader, loop, made)
 
 
