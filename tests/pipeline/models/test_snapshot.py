@@ -81,7 +81,7 @@ def same(one: Prediction, other: Prediction) -> bool:
 
 
 @pytest.mark.parametrize(("kind", "task", "scaled"), CASES)
-def test_it_answers_what_the_loop_predicts_bit_for_bit_and_is_frozen(
+def test_inference_model_predicts_as_the_loop_and_is_frozen(
     kind: str, task: Any, scaled: bool
 ) -> None:
     parts = parts_of(kind, task, scaled)
@@ -103,7 +103,7 @@ def test_it_answers_what_the_loop_predicts_bit_for_bit_and_is_frozen(
     assert InferenceModel(made, whole).answer(question).version == parts.loop.learner.version
 
 
-def test_it_tells_what_it_is() -> None:
+def test_inference_model_describes_itself() -> None:
     parts = parts_of("replay", "classification", True)
     said(parts, parts.source.read({}), STOP // SIZE)
     servable = InferenceModel(parts.recipe, parts.snapshot({"online/accuracy": 0.5}))
@@ -113,7 +113,7 @@ def test_it_tells_what_it_is() -> None:
     assert schema_of(json.loads(json.dumps(parts.recipe))) == parts.stream.schema
 
 
-def test_a_learner_that_is_not_there_is_named() -> None:
+def test_inference_model_unknown_learner_is_named() -> None:
     parts = parts_of("prior", "classification", False)
     elsewhere = {**parts.recipe, "learner": {"kind": "nowhere_at_all:Best"}}
     with pytest.raises(LearnerError, match="no module named 'nowhere_at_all'"):

@@ -1,5 +1,5 @@
-"""Real requests to a real server: what is answered is what the loop predicts, what cannot be read
-is refused with a reason, and a swap of the model loses no request."""
+"""Real requests to a real server: predictions are those of the loop, events that cannot be read are
+refused with a reason, and a swap of the model loses no request."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def stub_app(models: Models, record: Any = None, **limits: Any) -> Any:
 # What is answered.
 
 
-def test_it_answers_what_the_loop_predicts(
+def test_predict_returns_what_the_loop_predicts(
     elec2: Path, write_job: WriteJob, tmp_path: Path
 ) -> None:
     parts, (batch, *_), (predicted, *_) = going_on(elec2, tmp_path / "job.yaml")
@@ -150,7 +150,7 @@ def test_it_answers_what_the_loop_predicts(
     assert model["age_s"] > 0
 
 
-def test_metrics_of_another_moment_are_not_told(elec2: Path) -> None:
+def test_model_metrics_of_another_moment_are_left_out(elec2: Path) -> None:
     summary = json.loads((elec2 / "summary.json").read_text())
     (elec2 / "summary.json").write_text(json.dumps(summary | {"events": 512}))
     with served(follower(elec2)) as client:
@@ -211,7 +211,7 @@ def recorded(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", [regression, mixed, images, vectors, river])
-def test_every_kind_of_column_task_and_learner(
+def test_predict_every_kind_of_column_task_and_learner(
     case: Callable[[], dict[str, Any]], everlearn: Everlearn
 ) -> None:
     folder = run_folder("run", everlearn, case(), 256)
@@ -234,7 +234,7 @@ def test_every_kind_of_column_task_and_learner(
     assert answer["probabilities"] == predicted.proba.tolist()
 
 
-def test_images_come_as_pixels_nested_or_flat_and_as_files(everlearn: Everlearn) -> None:
+def test_predict_image_as_pixels_or_file_gives_the_same(everlearn: Everlearn) -> None:
     folder = run_folder("run", everlearn, images(), 256)
     pixels = rng.integers(0, 256, (3, 4, 4)).astype(np.uint8)
     png = io.BytesIO()
@@ -254,7 +254,7 @@ def test_images_come_as_pixels_nested_or_flat_and_as_files(everlearn: Everlearn)
         assert "PNG or JPEG of 3x4x4" in refused.body["details"][5]["reason"]
 
 
-def test_a_model_that_knows_nothing_yet_says_null_and_new_classes_show_up(
+def test_predict_without_classes_is_null_until_they_appear(
     everlearn: Everlearn,
 ) -> None:
     y = np.array(["a"] * 60 + ["a", "b"] * 20 + ["a", "b", "c", "d"] * 25)
@@ -280,16 +280,16 @@ def test_a_model_that_knows_nothing_yet_says_null_and_new_classes_show_up(
             assert answer["ids"] == [3]
 
 
-def test_answers_are_recorded_with_the_ids_of_the_stream() -> None:
-    told: list[PredictionLog] = []
+def test_predict_records_a_log_with_ids_of_the_stream() -> None:
+    logs: list[PredictionLog] = []
     models = Models(Stub(version=3))  # type: ignore[arg-type]
-    with served(stub_app(models, told.append)) as client:
+    with served(stub_app(models, logs.append)) as client:
         events = [{"x": 1, "id": 7}, {"x": 2}, {"x": 3, "id": "-8"}, {"x": 4, "id": None}]
         events += [{"x": 5, "id": 2**64 - 1}, {"x": 5, "id": -(2**63)}]
         answer = client.answer(events)
         assert answer["ids"] == [7, None, "-8", None, 2**64 - 1, -(2**63)]
         assert client.predict([{"y": 1}]).status == 422
-    (answered,) = told
+    (answered,) = logs
     assert answered.ids.dtype == np.int64
     assert answered.ids.tolist() == [7, -8, -1, -(2**63)]
     assert answered.value.tolist() == [1, 1, 1, 1]
@@ -303,7 +303,7 @@ def test_answers_are_recorded_with_the_ids_of_the_stream() -> None:
 # What is refused.
 
 
-def test_before_the_first_model() -> None:
+def test_app_before_the_first_model_is_unavailable() -> None:
     models = Models()
     for app in (stub_app(models), create_app(models, None, ServeConfig(), "stub", NO_LABELS)):
         with served(app) as client:
@@ -357,7 +357,7 @@ BAD: list[tuple[Any, int, str]] = [
 ]
 
 
-def test_what_cannot_be_read_is_refused_with_a_reason() -> None:
+def test_predict_bad_request_is_refused_with_a_reason() -> None:
     models = Models(Stub(version=5))  # type: ignore[arg-type]
     with served(stub_app(models, max_events=20, max_bytes=5000)) as client:
         for body, status, reason in BAD:
@@ -396,14 +396,14 @@ def test_what_cannot_be_read_is_refused_with_a_reason() -> None:
     assert models.failed == 0
 
 
-def test_the_first_of_many_bad_events_are_listed_by_index() -> None:
+def test_predict_many_bad_events_lists_the_first_by_index() -> None:
     with served(stub_app(Models(Stub()))) as client:  # type: ignore[arg-type]
         reply = client.predict([{"x": i if i % 2 else "cold"} for i in range(100)])
         assert reply.body["error"] == ("50 of 100 events cannot be read; the first 10 are listed")
         assert [found["event"] for found in reply.body["details"]] == list(range(0, 20, 2))
 
 
-def test_a_body_without_end_is_not_read_to_its_end() -> None:
+def test_predict_endless_body_is_refused_early() -> None:
     with (
         listening(stub_app(Models(Stub()), max_bytes=5000)) as port,  # type: ignore[arg-type]
         socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as to,
@@ -422,7 +422,7 @@ def test_a_body_without_end_is_not_read_to_its_end() -> None:
         assert to.recv(65536).startswith(b"HTTP/1.1 413")
 
 
-def test_whoever_hangs_up_half_way_harms_nobody() -> None:
+def test_predict_client_disconnect_is_no_failure() -> None:
     models = Models(Stub())  # type: ignore[arg-type]
     with listening(stub_app(models)) as port:
         for _ in range(5):
@@ -455,7 +455,7 @@ MIXED: Recipe = {
 }
 
 
-def test_no_body_brings_it_down() -> None:
+def test_predict_any_body_gets_a_reply() -> None:
     parts = {"learner": _fresh("replay", Schema(FEATURES, "classification", ("a", "b")))}
     models = Models(InferenceModel(MIXED, _snapshot(parts)))
     with served(create_app(models, MIXED, ServeConfig(), "fuzz", NO_LABELS)) as client:
@@ -481,7 +481,7 @@ NAMED = st.fixed_dictionaries({"n": CELLS, "c": CELLS, "t": CELLS}, optional={"i
 
 @settings(max_examples=200)
 @given(st.lists(NAMED, min_size=1, max_size=6), st.sampled_from(["int", "str"]))
-def test_an_event_is_read_as_it_would_be_alone(events: list[dict[str, Any]], ids: str) -> None:
+def test_reader_event_is_independent_of_the_others(events: list[dict[str, Any]], ids: str) -> None:
     reader = RequestReader({**MIXED, "id_type": ids})
 
     def read_of(asked: list[dict[str, Any]]) -> tuple[Any, dict[int, str]]:
@@ -499,7 +499,7 @@ def test_an_event_is_read_as_it_would_be_alone(events: list[dict[str, Any]], ids
     assert together is None or together == [found[0] for found, _ in alone]
 
 
-def test_a_number_beyond_the_floats_of_the_stream_is_refused() -> None:
+def test_reader_number_beyond_float32_is_refused() -> None:
     reader = RequestReader({**STUB, "dtype": "float32"})
     assert reader.read([{"x": 0.1}]).batch.x.dtype == np.float32  # type: ignore[union-attr]
     with pytest.raises(InvalidEventsError) as caught:
@@ -507,7 +507,7 @@ def test_a_number_beyond_the_floats_of_the_stream_is_refused() -> None:
     assert caught.value.details[0]["event"] == 1
 
 
-def test_where_a_feature_is_called_id() -> None:
+def test_reader_feature_called_id_moves_the_id_key() -> None:
     reader = RequestReader({**STUB, "features": [["id", "numeric", []], ["_id", "numeric", []]]})
     assert reader.id_key == "__id"
     question = reader.read([{"id": 1.5, "_id": 2, "__id": 9}])
@@ -518,7 +518,7 @@ def test_where_a_feature_is_called_id() -> None:
 # Swaps, and large requests.
 
 
-def test_swaps_under_load_lose_no_request_and_mix_no_models() -> None:
+def test_app_swap_under_load_loses_and_mixes_nothing() -> None:
     models = Models(Stub(version=0))  # type: ignore[arg-type]
     stop = threading.Event()
     asked = [0, 0, 0]
@@ -554,7 +554,7 @@ def test_swaps_under_load_lose_no_request_and_mix_no_models() -> None:
     assert models.failed == 0
 
 
-def test_a_large_request_does_not_hold_up_health_checks() -> None:
+def test_app_large_request_does_not_delay_health_checks() -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -582,7 +582,7 @@ def test_a_large_request_does_not_hold_up_health_checks() -> None:
     assert [reply.status for reply in replies] == [200, 200]
 
 
-def test_a_model_that_fails_is_a_500_that_names_no_innards(
+def test_predict_failing_model_is_a_500_without_details(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail() -> None:
@@ -605,7 +605,7 @@ def test_a_model_that_fails_is_a_500_that_names_no_innards(
         warm(Stub(does=fail))  # type: ignore[arg-type]
 
 
-def test_the_documentation_names_the_columns() -> None:
+def test_docs_name_the_columns_of_events() -> None:
     features = [*MIXED["features"], ["v", "vector", [2]], ["p", "image", [1, 2, 2]]]
     app = create_app(Models(), {**MIXED, "features": features}, ServeConfig(), "job", NO_LABELS)
     with served(app) as client:
@@ -631,7 +631,9 @@ def test_the_documentation_names_the_columns() -> None:
 # Following a run folder.
 
 
-def test_it_follows_a_run_that_goes_on(elec2: Path, everlearn: Everlearn, tmp_path: Path) -> None:
+def test_checkpoint_server_follows_a_continuing_run(
+    elec2: Path, everlearn: Everlearn, tmp_path: Path
+) -> None:
     follow = follower(elec2)
     assert follow.events == 1024
     assert not follow.reload(), "there is nothing newer"
@@ -647,7 +649,7 @@ def test_it_follows_a_run_that_goes_on(elec2: Path, everlearn: Everlearn, tmp_pa
     assert follow.events == 2048
 
 
-def test_another_run_in_the_same_folder_is_taken_up(elec2: Path, everlearn: Everlearn) -> None:
+def test_checkpoint_server_another_run_replaces_the_app(elec2: Path, everlearn: Everlearn) -> None:
     follow = follower(elec2)
     with served(follow) as client:
         assert client.ask("GET", "/model").body["name"] == "elec2"
@@ -658,7 +660,7 @@ def test_another_run_in_the_same_folder_is_taken_up(elec2: Path, everlearn: Ever
         assert client.answer([{"a": 1, "b": 2}])["kind"] == "regression"
 
 
-def test_a_broken_checkpoint_is_passed_over_and_left_alone(elec2: Path) -> None:
+def test_checkpoint_server_skips_a_broken_checkpoint(elec2: Path) -> None:
     newest = elec2 / "checkpoints" / f"{1024:015d}"
     arrays = newest / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-1])
@@ -675,7 +677,7 @@ def test_a_broken_checkpoint_is_passed_over_and_left_alone(elec2: Path) -> None:
         CheckpointServer(elec2, ServeConfig(), said.append).reload()
 
 
-def test_a_checkpoint_that_vanishes_while_it_is_read(
+def test_checkpoint_server_checkpoint_vanishes_during_read(
     elec2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = count()
@@ -691,7 +693,7 @@ def test_a_checkpoint_that_vanishes_while_it_is_read(
 
 
 @pytest.mark.parametrize("first", ["manifest.json", "values.json"])
-def test_a_checkpoint_that_is_being_replaced_is_not_called_broken(
+def test_checkpoint_server_waits_for_a_replaced_checkpoint(
     elec2: Path, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     """As a run does that ends just where it wrote a checkpoint: file by file the old one goes."""
@@ -713,7 +715,7 @@ def test_a_checkpoint_that_is_being_replaced_is_not_called_broken(
     assert follower(elec2).events == 1024, "and nothing is said"
 
 
-def test_one_without_a_manifest_is_broken(elec2: Path) -> None:
+def test_checkpoint_server_skips_one_without_a_manifest(elec2: Path) -> None:
     (elec2 / "checkpoints" / f"{1024:015d}" / "manifest.json").unlink()
     said: list[str] = []
     follow = CheckpointServer(elec2, ServeConfig(), said.append)
@@ -723,7 +725,7 @@ def test_one_without_a_manifest_is_broken(elec2: Path) -> None:
     assert "manifest.json" in said[0]
 
 
-def test_a_newer_model_that_cannot_be_made_leaves_the_one_at_hand(
+def test_checkpoint_server_keeps_the_model_if_a_newer_fails(
     elec2: Path, everlearn: Everlearn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -747,7 +749,7 @@ class Mine(Prior):
 """
 
 
-def test_what_cannot_be_served_is_said_in_one_line(
+def test_serve_command_error_is_one_line(
     elec2: Path, everlearn: Everlearn, write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*args: object) -> str:
@@ -772,7 +774,7 @@ def test_what_cannot_be_served_is_said_in_one_line(
     assert "pip install 'everlearn[serve]'" in refused(elec2)
 
 
-def test_a_learner_of_ones_own_is_found_beside_the_job(
+def test_checkpoint_server_finds_a_learner_beside_the_job(
     everlearn: Everlearn,
     write_job: WriteJob,
     tmp_path: Path,
@@ -806,7 +808,7 @@ print(server.events)
 """
 
 
-def test_the_command_waits_for_a_run_follows_it_and_leaves_in_peace(
+def test_serve_command_waits_follows_and_stops_cleanly(
     everlearn: Everlearn, write_job: WriteJob
 ) -> None:
     Path("run/checkpoints").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Labels posted over HTTP come to the topic of a real broker, all or none, as the stream reads
+"""Labels posted over HTTP are sent to the topic of a real broker, all or none, as the stream reads
 them; and a served run learns them."""
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def messages(servers: str, topic: str, wanted: int) -> list[tuple[int, bytes, by
 # What is taken.
 
 
-def test_labels_come_to_the_topic_by_the_hash_of_their_ids(broker: str, topic: str) -> None:
+def test_labels_are_partitioned_by_the_hash_of_their_ids(broker: str, topic: str) -> None:
     with serving(LabelProducer(stream(broker, topic))) as port:
         first = ask(port, "/labels", [{"id": i, "y": "no"} for i in range(40)])
         assert (first.status, first.body) == (202, {"accepted": 40})
@@ -124,7 +124,7 @@ def test_labels_come_to_the_topic_by_the_hash_of_their_ids(broker: str, topic: s
     assert len(set.union(*where.values())) == 4
 
 
-def test_a_time_is_now_unless_it_is_given(broker: str, topic: str) -> None:
+def test_labels_time_left_out_is_now(broker: str, topic: str) -> None:
     kafka = stream(broker, topic, id_type="str", labels={"time": "at.known", "label": "a.y"})
     given = [
         {"id": "p", "a.y": "b", "at.known": "1970-01-01T00:02:00Z"},
@@ -143,7 +143,7 @@ def test_a_time_is_now_unless_it_is_given(broker: str, topic: str) -> None:
 
 
 @pytest.mark.parametrize("library", ["kafka-python", "confluent-kafka"])
-def test_many_at_once_each_come_once(broker: str, topic: str, library: str) -> None:
+def test_labels_concurrent_posts_arrive_exactly_once(broker: str, topic: str, library: str) -> None:
     if library == "confluent-kafka":
         pytest.importorskip("confluent_kafka", reason="pip install 'everlearn[confluent]'")
     labels = LabelProducer(stream(broker, topic, library=library))
@@ -175,7 +175,7 @@ OF_FORMATS = [
 @pytest.mark.parametrize(
     ("format_", "label", "y", "wanted", "bad"), OF_FORMATS, ids=["avro", "frames"]
 )
-def test_what_a_message_of_the_format_cannot_hold_is_refused(
+def test_labels_beyond_the_types_of_the_format_are_refused(
     format_: Any, label: Any, y: Any, wanted: bytes, bad: tuple[int, Any]
 ) -> None:
     if format_["kind"] == "avro":
@@ -194,7 +194,7 @@ def test_what_a_message_of_the_format_cannot_hold_is_refused(
         assert f"no message of {format_['kind']} holds it" in detail["reason"]
 
 
-def test_a_regression_target_is_a_number() -> None:
+def test_labels_regression_target_must_be_a_number() -> None:
     with closing(LabelProducer(stream("127.0.0.1:9", "t", label={"task": "regression"}))) as labels:
         (message,) = labels.messages([{"id": 1, "y": 2}])
         assert json.loads(message.value or b"") == {"id": 1, "y": 2.0}
@@ -290,7 +290,7 @@ BAD: list[tuple[Any, int, str]] = [
 ]
 
 
-def test_one_that_cannot_be_read_refuses_all(broker: str, topic: str) -> None:
+def test_labels_one_bad_label_refuses_the_request(broker: str, topic: str) -> None:
     kafka = stream(broker, topic, label={"classes": ["no", "yes"]}, max_bytes=100)
     good = {"id": 1, "y": "yes"}
     with serving(LabelProducer(kafka), max_events=20, max_bytes=5000) as port:
@@ -313,7 +313,7 @@ def test_one_that_cannot_be_read_refuses_all(broker: str, topic: str) -> None:
     assert [key for _, key, _ in messages(broker, topic, 1)] == [b"9"]
 
 
-def test_one_that_is_too_large_for_the_stream_is_refused() -> None:
+def test_labels_too_large_for_the_stream_are_refused() -> None:
     kafka = stream("127.0.0.1:9", "t", id_type="str", max_bytes=50)
     with closing(LabelProducer(kafka)) as labels:
         assert labels.messages([{"id": "a", "y": "b" * 20}])
@@ -322,7 +322,7 @@ def test_one_that_is_too_large_for_the_stream_is_refused() -> None:
     assert "expected at most 50 (stream.max_bytes)" in refused.value.details[0]["reason"]
 
 
-def test_other_jobs_take_no_labels_and_say_where_they_come_from(
+def test_no_labels_reason_says_where_labels_come_from(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
     inline = {
@@ -354,7 +354,7 @@ def test_other_jobs_take_no_labels_and_say_where_they_come_from(
         )
 
 
-def test_the_documentation_names_the_fields() -> None:
+def test_docs_name_the_fields_of_labels() -> None:
     kafka = stream(
         "127.0.0.1:9", "t", labels={"time": "at"}, label={"type": "int", "classes": [3, 5]}
     )
@@ -387,7 +387,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python's
 @pytest.mark.usefixtures("_impatient")
-def test_a_broker_that_goes_and_comes_back(brokers: Any, tmp_path: Path) -> None:
+def test_labels_broker_away_is_503_until_it_returns(brokers: Any, tmp_path: Path) -> None:
     at = brokers.free_port()
     kafka = stream(f"127.0.0.1:{at}", "labels")
     given = [{"id": 1, "y": "no"}]
@@ -416,7 +416,7 @@ def test_a_broker_that_goes_and_comes_back(brokers: Any, tmp_path: Path) -> None
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python's
 @pytest.mark.usefixtures("_impatient")
-def test_no_more_wait_than_there_is_room_for(brokers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_beyond_the_queue_are_refused(brokers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 5)
     kafka = stream(f"127.0.0.1:{brokers.free_port()}", "labels")
     given = [{"id": i, "y": "no"} for i in range(3)]
@@ -452,7 +452,7 @@ class Picky(outbox.Outbox):
         pass
 
 
-def test_those_sent_together_are_answered_one_by_one() -> None:
+def test_sender_reports_each_request_of_a_batch() -> None:
     box = Picky()
     sender = module._Sender(lambda: box)
 
@@ -473,7 +473,7 @@ def test_those_sent_together_are_answered_one_by_one() -> None:
 
 
 @pytest.mark.xdist_group("ray")
-def test_a_served_run_learns_labels_that_are_posted(
+def test_served_run_learns_posted_labels(
     brokers: Any, broker: str, place: Place, summary: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     name = f"posted-run-{next(_numbers)}"
