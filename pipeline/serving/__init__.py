@@ -1,6 +1,7 @@
 """The HTTP server: predictions of the newest model, and labels for the run to learn.
 
-- ``app`` has the endpoints; ``responses`` bodies, errors and JSON; ``openapi`` the documentation.
+- ``app`` has the endpoints; ``middleware`` names the model in each response.
+- ``responses`` has bodies, errors and JSON; ``openapi`` the documentation.
 - ``requests`` reads events by the format and the decoder of the stream; ``labels`` takes labels.
 - ``scoring`` scores served predictions once their labels arrive.
 - ``checkpoint_server`` serves a run folder; ``pipeline.runners.ray.replicas`` serves on Ray.

@@ -13,26 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from learners.base import Prediction
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel
 from pipeline.serving.labels import LabelProducer, NoLabels
+from pipeline.serving.middleware import ModelVersionMiddleware, set_model_version
 from pipeline.serving.openapi import (
     ACCEPTED,
     LABEL_ERRORS,
@@ -60,7 +59,6 @@ from pipeline.serving.responses import (
 from pipeline.serving.scoring import PredictionLog
 from streams.core.batch import Array
 
-VERSION_HEADER = "X-Model-Version"
 RETRY_AFTER_S = 1
 INLINE_EVENTS, INLINE_BYTES = 64, 32_768
 """A request of up to so many is answered where it is read, which costs a fraction of a millisecond
@@ -81,6 +79,11 @@ class Models:
     def __init__(self, current: InferenceModel | None = None) -> None:
         self.current = current
         self.failed = 0
+
+    def version(self) -> int | None:
+        """Return the version of the model."""
+        current = self.current
+        return None if current is None else current.version
 
 
 def create_app(
@@ -105,77 +108,93 @@ def create_app(
     """
     reader = None if recipe is None else RequestReader(recipe)
     endpoints = Endpoints(models, reader, config, name, labels, record)
+    table = _RouteTable()
+    _add_routes(table, endpoints, reader, config, labels)
     app = Starlette(
-        middleware=[Middleware(ModelVersionMiddleware, models=models)],
+        routes=[*table.routes, *_docs_routes(name, table.operations)],
+        middleware=[Middleware(ModelVersionMiddleware, newest=models.version)],
         exception_handlers={HTTPError: error_response, HTTPException: error_response},
         lifespan=_lifespan(labels),
     )
     app.router.redirect_slashes = False
-    _add_routes(app, endpoints, reader, config, name, labels)
     return app
 
 
-def _add_routes(
-    app: Starlette,
-    endpoints: Endpoints,
-    reader: RequestReader | None,
-    config: ServeConfig,
-    name: str,
-    labels: LabelProducer | NoLabels,
-) -> None:
-    operations: list[Operation] = []
+class _RouteTable:
+    """The routes of an application, and what the documentation says of each."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+        self.operations: list[Operation] = []
 
     def add_route(
+        self,
         path: str,
         endpoint: Endpoint,
         summary: str,
         responses: dict[int, Schema],
         request_body: Schema | None = None,
     ) -> None:
+        """Add a route: a POST where it has a body, else a GET."""
         method = "GET" if request_body is None else "POST"
-        operations.append(Operation(method, path, summary, responses, request_body))
-        app.routes.append(_route(method, path, endpoint))
+        self.routes.append(_route(method, path, endpoint))
+        self.operations.append(Operation(method, path, summary, responses, request_body))
 
+
+def _add_routes(
+    table: _RouteTable,
+    endpoints: Endpoints,
+    reader: RequestReader | None,
+    config: ServeConfig,
+    labels: LabelProducer | NoLabels,
+) -> None:
     event: tuple[Any, Any] = (None, None)
     if reader is not None:
         event = (reader.event_schema(), {**reader.example(), reader.id_key: 1})
-    add_route(
+    table.add_route(
         "/predict",
         endpoints.predict,
         "Predict each event of a list",
         responses(200, "one entry for each event", PREDICTIONS, PREDICT_ERRORS),
         list_body(config.max_events, *event),
     )
-    add_route(
+    table.add_route(
         "/labels",
         endpoints.labels,
         "Send each label of a list to the topic that labels are learned from",
         responses(202, "the topic has all of them", ACCEPTED, LABEL_ERRORS),
         list_body(config.max_events, labels.schema(), labels.example()),
     )
-    add_route(
+    table.add_route(
         "/model",
         endpoints.model,
         "Which model answers, and what it takes",
         responses(200, "the model", OBJECT, NO_MODEL),
     )
-    add_route(
+    table.add_route(
         "/healthz",
         endpoints.health,
         "Whether there is a model",
         responses(200, "there is", OBJECT, NO_MODEL),
     )
 
+
+def _docs_routes(name: str, operations: Sequence[Operation]) -> list[Route]:
+    """Return the routes of the OpenAPI document, and of the page that shows it."""
+
     async def openapi(request: Request) -> Response:
-        root_path = request.scope.get("root_path", "").rstrip("/")
-        return json_response(json_bytes(document(name, root_path, operations)))
+        return json_response(json_bytes(document(name, _root_path(request), operations)))
 
     async def docs(request: Request) -> Response:
-        root_path = request.scope.get("root_path", "").rstrip("/")
-        return HTMLResponse(docs_page(name, f"{root_path}/openapi.json"))
+        return HTMLResponse(docs_page(name, f"{_root_path(request)}/openapi.json"))
 
-    app.routes.append(_route("GET", "/openapi.json", openapi))
-    app.routes.append(_route("GET", "/docs", docs))
+    return [_route("GET", "/openapi.json", openapi), _route("GET", "/docs", docs)]
+
+
+def _root_path(request: Request) -> str:
+    """Return the prefix of all paths, which Ray Serve puts before an application's own."""
+    path: str = request.scope.get("root_path", "")
+    return path.rstrip("/")
 
 
 def _route(method: str, path: str, endpoint: Endpoint) -> Route:
@@ -306,7 +325,7 @@ class Endpoints:
         if model is None or self._reader is None:
             reason = "there is no model yet, the first comes with the first snapshot"
             raise service_unavailable(f"{self._name}: {reason}", RETRY_AFTER_S)
-        request.scope[_VERSION] = model.version
+        set_model_version(request, model.version)
         return model, self._reader
 
     async def _answer(self, model: InferenceModel, reader: RequestReader, body: bytes) -> Answer:
@@ -324,51 +343,6 @@ class Endpoints:
         request = reader.read(parse_list(body, self._config.max_events, "events"))
         prediction = model.answer(request.batch)
         return Answer(_body(request, prediction, model), request, prediction)
-
-
-_VERSION = "everlearn.model_version"
-"""Where the scope of a request says which model answers it."""
-
-
-class ModelVersionMiddleware:
-    """Add the version of the model to each response, and answer a defect too.
-
-    The version is that of the model that the endpoint took; of the newest, where it took none.
-    """
-
-    def __init__(self, app: ASGIApp, models: Models) -> None:
-        self._app = app
-        self._models = models
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def send_with_version(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                if (version := self._version(scope)) is not None:
-                    MutableHeaders(scope=message)[VERSION_HEADER] = str(version)
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_version)
-        except ClientDisconnect:
-            pass
-        except Exception as error:
-            response = await error_response(Request(scope), error)
-            if started:
-                raise
-            await response(scope, receive, send_with_version)
-
-    def _version(self, scope: Scope) -> int | None:
-        current = self._models.current
-        newest = None if current is None else current.version
-        version: int | None = scope.get(_VERSION, newest)
-        return version
 
 
 def _body(request: PredictRequest, prediction: Prediction, model: InferenceModel) -> bytes:
