@@ -33,8 +33,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.models.recipe import Recipe, layout_of, schema_of
-from pipeline.serving.responses import MAX_DETAILS, InvalidItemsError
+from pipeline.serving.responses import MAX_DETAILS, HTTPError, InvalidItemsError
 from streams.core.batch import Batch, Ints
+from streams.core.errors import StreamError, one_line
 from streams.core.schema import Feature
 from streams.core.settings import unknown
 from streams.decoding.columns import Mask, identities
@@ -120,15 +121,18 @@ class RequestReader:
 
         Raises:
             InvalidEventsError: some cannot be read.
+            HTTPError: a library that reads images is not installed.
         """
         n = len(events)
         table, bad = self._format.read_parsed(events, self._defaults)
         reasons = dict(bad)
         alive = np.array([row for row in range(n) if row not in reasons], np.int64)
-        with np.errstate(over="ignore"):  # beyond float32, where that is the stream's: infinite
-            batch = self._decode(
-                table, np.zeros(len(alive), np.int32), alive, np.zeros(len(alive), np.float64)
-            )
+        partition, time = np.zeros(len(alive), np.int32), np.zeros(len(alive))
+        try:
+            with np.errstate(over="ignore"):  # beyond float32, where that is the stream's: infinite
+                batch = self._decode(table, partition, alive, time)
+        except StreamError as error:  # Pillow is not installed on this machine
+            raise HTTPError(500, one_line(error)) from None
         reasons |= {dead.offset: dead.reason for dead in batch.dead}
         ids, stated, wrong = self._ids(events)
         for row, reason in wrong.items():
@@ -269,7 +273,7 @@ def _example(feature: Feature, pixels: bool) -> Any:
         return [0.0] * feature.shape[0]
     if feature.kind == "image":
         if not pixels:
-            return b64encode(_black_png(feature.shape)).decode()
+            return png_of_zeros(feature.shape)
         return np.zeros(feature.shape, np.uint8).tolist()
     return "a"
 
@@ -277,13 +281,14 @@ def _example(feature: Feature, pixels: bool) -> Any:
 _PNG_COLOURS = {1: 0, 3: 2, 4: 6}
 
 
-def _black_png(shape: tuple[int, ...]) -> bytes:
-    """Return a PNG of (channels, height, width) zeros; Pillow, an extra, is not needed for it."""
+def png_of_zeros(shape: tuple[int, ...]) -> str:
+    """Return the base64 of a PNG of (channels, height, width) zeros, without Pillow, an extra."""
     channels, height, width = shape
     header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOURS.get(channels, 2), 0, 0, 0)
     rows = (b"\0" + bytes(width * channels)) * height
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
+    return b64encode(data).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.models.recipe import Recipe
-from pipeline.serving.requests import InvalidEventsError, PredictRequest, RequestReader
+from pipeline.serving.requests import (
+    InvalidEventsError,
+    PredictRequest,
+    RequestReader,
+    png_of_zeros,
+)
 from pipeline.serving.responses import HTTPError, parse_list
 from streams.core.batch import Batch, Ragged
 from streams.core.stream import Stream
@@ -418,3 +424,18 @@ def test_recording_layout_is_that_of_the_live_stream(format_: str, nested: bool)
     stream.about = RecordingManifest.model_construct(fingerprint=fingerprint)
     layout = stream.json_layout()
     assert layout == {"cells": "json", "nested": nested, "pixels": not nested, "id": "uid"}
+
+
+def test_reader_without_pillow_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    reader = RequestReader(recipe_of(STREAMS["image"]))
+    with pytest.raises(HTTPError, match="images need Pillow, which is not installed") as refused:
+        reader.read([{"p": png_of_zeros((3, 2, 2))}])
+    assert refused.value.status == 500
+
+
+def test_png_of_zeros_is_read_as_one() -> None:
+    for shape in ((1, 2, 3), (3, 2, 2), (4, 1, 5)):
+        pixels = Image.open(io.BytesIO(base64.b64decode(png_of_zeros(shape))))
+        assert (len(pixels.getbands()), pixels.height, pixels.width) == shape
+        assert not np.asarray(pixels).any()
