@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.config import job
@@ -36,6 +36,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Messages
 from streams.kafka.stream import KafkaStream
 from tests.support import http
+from tests.support.fuzz import examples
 from tests.support.http import STUB, Stub, ask
 from tests.support.ray_processes import Place, until
 
@@ -220,7 +221,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("name", LABELS)
-@settings(max_examples=200)
+@examples(2)
 @given(st.fixed_dictionaries({name: st.sampled_from(cells) for name, cells in CELLS.items()}))
 def test_labels_same_value_and_fate_as_messages(name: str, cells: dict[str, str]) -> None:
     """The bytes of a message, posted: the message that is sent for it is read as the same label.

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -35,6 +35,7 @@ from streams.kafka.stream import KafkaStream
 from streams.recordings.manifest import RecordingManifest
 from streams.recordings.stream import RecordingStream
 from streams.scenarios.stream import ScenarioStream
+from tests.support.fuzz import examples
 
 
 def recipe_of(stream: Stream) -> Recipe:
@@ -205,7 +206,7 @@ def check_same_fate(stream: KafkaStream, bodies: list[bytes]) -> list[str | None
 
 
 @pytest.mark.parametrize("name", STREAMS)
-@settings(max_examples=150)
+@examples(1.5)
 @given(data=st.data())
 def test_reader_kafka_json_same_value_and_fate(name: str, data: st.DataObject) -> None:
     """The very bytes of messages, in a request. Without ids in the stream, ``id`` is a position
