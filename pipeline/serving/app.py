@@ -61,9 +61,9 @@ from streams.core.batch import Array
 
 RETRY_AFTER_S = 1
 INLINE_EVENTS, INLINE_BYTES = 64, 32_768
-"""A request of up to so many is answered where it is read, which costs a fraction of a millisecond
-for most models; a thread would cost as much again. A larger one goes to a thread, or health checks
-would wait for it."""
+"""A request of at most this size is answered on the event loop. It takes a fraction of a
+millisecond for most models, and handing it to a thread would take as long again. A larger one is
+answered on a thread, or health checks would wait for it."""
 
 Record = Callable[[PredictionLog], object]
 Endpoint = Callable[[Request], Any]

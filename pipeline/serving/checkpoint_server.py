@@ -128,7 +128,7 @@ class CheckpointServer:
         return True
 
     def reload_loop(self, every: float, stop: threading.Event) -> None:
-        """Reload every so many seconds until ``stop``. Report each problem once."""
+        """Reload every ``every`` seconds until ``stop``. Report each problem once."""
         while not stop.wait(every):
             try:
                 self.reload()

@@ -72,7 +72,7 @@ class InvalidItemsError(HTTPError):
 
 
 def service_unavailable(reason: str, retry_after_s: int) -> HTTPError:
-    """Return the error of a request that is worth repeating after so many seconds."""
+    """Return the error of a request that is worth repeating after ``retry_after_s`` seconds."""
     return HTTPError(503, reason, headers={"Retry-After": str(retry_after_s)})
 
 

@@ -40,7 +40,7 @@ class JsonArrays(Json):
 
     @staticmethod
     def values_of(fields: Sequence[Field], objects: Sequence[dict[str, Any]]) -> list[Values]:
-        return [[found.get(field.name) for found in objects] for field in fields]
+        return [[row.get(field.name) for row in objects] for field in fields]
 
     def _column(self, field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
         return _pixels(field, values) if field.kind == "image" else self._cells(field, values)
@@ -97,11 +97,11 @@ class _PixelField(Field):
 class _NoImage:
     """A cell that is no image of the shape; its ``repr`` is what a reason says of it."""
 
-    def __init__(self, held: str) -> None:
-        self._held = held
+    def __init__(self, description: str) -> None:
+        self._description = description
 
     def __repr__(self) -> str:
-        return self._held
+        return self._description
 
 
 def _with_pixels(field: Field) -> Field:
@@ -130,8 +130,8 @@ def _pixels(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
         x[encoded], wrong = images(files, field.shape)
     except StreamError as error:  # Pillow is not installed: pixels can still be read
         wrong = dict.fromkeys(range(len(encoded)), f"base64 ({error})")
-    for i, held in wrong.items():
-        values[encoded[i]] = _NoImage(held)
+    for i, description in wrong.items():
+        values[encoded[i]] = _NoImage(description)
         odd[encoded[i]] = True
     return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), size), odd
 
