@@ -16,6 +16,9 @@ What becomes of an event depends on that event alone. Fields that the stream doe
 ignored, as in a message. A request may leave out what a message must have besides the features: id,
 time and key. What it does state must be readable, or the event is dead in the stream too. Limits of
 a stream that need the message itself are not checked: its size and its age.
+
+The id of an event is that of the stream's own field, else that of ``id``. Where the stream has no
+ids, it is the position, which only the server reads.
 """
 
 from __future__ import annotations
