@@ -16,7 +16,7 @@ from pipeline.config.yaml_file import read_yaml
 from pipeline.dead_letters.file_writer import DeadLetterRecord, letters
 from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.errors import one_line
-from streams.kafka.stream import KafkaStream
+from streams.kafka.stream import KafkaStream, topics_from
 
 SHOWN = 20
 """Letters in the table where it is not said how many."""
@@ -50,11 +50,11 @@ class RunJob:
         stream = self._raw["stream"]
         if not self._kafka:
             return lambda x: f"{'labels/' if x.label else ''}{x.partition}/{x.offset}"
-        topics = KafkaStream.topics(self._config(stream))
+        topics = topics_from(self._config(stream))
 
         def name(letter: DeadLetterRecord) -> str:
             prefix = "labels/" if letter.label else ""
-            topic, partition = topics.place(f"{prefix}{letter.partition}")
+            topic, partition = topics.topic_partition(f"{prefix}{letter.partition}")
             return f"{topic}/{partition}/{letter.offset}"
 
         return name

@@ -14,7 +14,7 @@ from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import DeadLetterRecord
 from pipeline.storage.run_folder import INJECTED
 from streams.kafka.clients.producer import Message, Outbox
-from streams.kafka.records import Place
+from streams.kafka.records import TopicPartition
 from streams.kafka.stream import KafkaStream
 
 HEADER = "everlearn-reinjected"
@@ -79,7 +79,7 @@ class Injector:
         """The bytes of each, from the file, or else from its topic, as far as they can be had."""
         found = {n: x.value for n, x in letters.items() if x.value is not None}
         left = {(self._place(x), x.offset): name for name, x in letters.items() if x.value is None}
-        return found | {left[at]: value for at, value in self._stream.values(left).items()}
+        return found | {left[at]: value for at, value in self._stream.fetch_values(left).items()}
 
     def _send(
         self, journal: _Journal, box: Outbox, letters: dict[str, tuple[DeadLetterRecord, bytes]]
@@ -104,8 +104,8 @@ class Injector:
         come = {m.headers.get(HEADER, b"").decode("utf-8", "replace") for m in box.since(ends)}
         journal.have_come([name for name in names if f"{journal.run}/{name}" in come])
 
-    def _place(self, letter: DeadLetterRecord) -> Place:
-        return self._stream.place(letter.partition, letter.label)
+    def _place(self, letter: DeadLetterRecord) -> TopicPartition:
+        return self._stream.topic_partition(letter.partition, letter.label)
 
     def _name(self, letter: DeadLetterRecord) -> str:
         topic, partition = self._place(letter)
@@ -126,7 +126,7 @@ class _Journal:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.sent: set[str] = set()
-        self.open: tuple[list[str], dict[Place, int]] | None = None
+        self.open: tuple[list[str], dict[TopicPartition, int]] | None = None
         self.run = ""
         file.seek(0)
         whole = 0
@@ -144,13 +144,13 @@ class _Journal:
         if "run" in entry:
             self.run = entry["run"]
         elif "sending" in entry:
-            ends = {(topic, partition): at for topic, partition, at in entry["ends"]}
+            ends = {TopicPartition(topic, partition): at for topic, partition, at in entry["ends"]}
             self.open = (entry["sending"], ends)
         else:
             self.sent.update(entry["sent"])
             self.open = None
 
-    def sending(self, names: list[str], ends: dict[Place, int]) -> None:
+    def sending(self, names: list[str], ends: dict[TopicPartition, int]) -> None:
         told = [[*place, at] for place, at in sorted(ends.items())]
         self._write({"sending": names, "ends": told})
 

@@ -21,7 +21,7 @@ from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
 from streams.core.stream import Cursor
 from streams.kafka.clients.producer import Message, Outbox
-from streams.kafka.records import Place
+from streams.kafka.records import TopicPartition
 from streams.kafka.stream import KafkaStream
 
 AT_ONCE = 500
@@ -39,7 +39,7 @@ class ForwardState:
 
     run: str
     bytes: int
-    ends: dict[Place, int]
+    ends: dict[TopicPartition, int]
 
     @classmethod
     def read(cls, file: Path) -> ForwardState | None:
@@ -48,7 +48,7 @@ class ForwardState:
             found = json.loads(file.read_text())
         except FileNotFoundError:
             return None
-        ends = {(topic, partition): at for topic, partition, at in found["ends"]}
+        ends = {TopicPartition(topic, partition): at for topic, partition, at in found["ends"]}
         return cls(found["run"], found["bytes"], ends)
 
     def write(self, file: Path) -> None:
@@ -200,9 +200,11 @@ class DeadLetterForwarder(Callback):
     def _send(self, box: Outbox, new: list[DeadLetterRecord], run: str) -> None:
         if not new:
             return
-        places = {letter: self._stream.place(letter.partition, letter.label) for letter in new}
+        places = {
+            letter: self._stream.topic_partition(letter.partition, letter.label) for letter in new
+        }
         missing = [(places[letter], letter.offset) for letter in new if letter.value is None]
-        values = self._stream.values(missing)
+        values = self._stream.fetch_values(missing)
         messages = []
         for letter in new:
             value = letter.value
@@ -222,7 +224,7 @@ class DeadLetterForwarder(Callback):
         headers: bool,
         left_out: bool = False,
     ) -> Message:
-        topic, partition = self._stream.place(letter.partition, letter.label)
+        topic, partition = self._stream.topic_partition(letter.partition, letter.label)
         about = {
             "reason": letter.reason,
             "topic": topic,
@@ -242,5 +244,5 @@ class DeadLetterForwarder(Callback):
         return Message(self._topic, None, key, json.dumps(whole).encode(), {})
 
     def _key(self, letter: DeadLetterRecord) -> bytes:
-        topic, partition = self._stream.place(letter.partition, letter.label)
+        topic, partition = self._stream.topic_partition(letter.partition, letter.label)
         return f"{topic}/{partition}/{letter.offset}".encode()

@@ -32,7 +32,7 @@ from streams.decoding.formats.factory import Field
 from streams.decoding.formats.json import Json, JsonConfig
 from streams.kafka.clients.producer import Message, Outbox
 from streams.kafka.config import KafkaConfig
-from streams.kafka.records import Messages
+from streams.kafka.records import MergedRecords
 from streams.kafka.stream import KafkaStream
 
 WAIT_S = 5.0
@@ -103,8 +103,8 @@ class LabelProducer:
         self._topic = topic.topic
         self._time = topic.time
         # As the stream has them, so that what is accepted is what can be read.
-        self._blocks = stream.blocks
-        self._format, _ = self._blocks.of_labels
+        self._blocks = stream.decoder
+        self._format, _ = self._blocks.labels
         self._fields = self._format.fields
         self._json = Json(JsonConfig(kind="json"), self._fields, Path())
         self._known = {field.name for field in self._fields}
@@ -239,7 +239,7 @@ class LabelProducer:
         partition = np.zeros(n, np.int32)
         sent = np.full(n, round(time.time() * 1000))
         label = np.ones(n, np.bool_)
-        block = self._blocks(Messages(label, partition, np.arange(n), sent, [*values]))
+        block = self._blocks(MergedRecords(label, partition, np.arange(n), sent, [*values]))
         _check({dead.offset: dead.reason for dead in block.dead}, n)
 
 

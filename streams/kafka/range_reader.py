@@ -1,4 +1,4 @@
-"""Messages that were read before, range after range; and where the last of a partition stands."""
+"""Reads ranges of records that were read before, and finds the last record of a partition."""
 
 from __future__ import annotations
 
@@ -10,173 +10,184 @@ import numpy as np
 from streams.core.errors import StreamError
 from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.consumer import Consumer
-from streams.kafka.records import BLOCK_BYTES, Fetched, Place
+from streams.kafka.records import BLOCK_BYTES, RecordBatch, TopicPartition
 
-POLL_S = 0.2
-"""How long one look for messages may take."""
-MOST = 10_000
-"""Messages of one look."""
-NEAR = 5000
-"""Messages that are read and dropped sooner than that a partition is asked anew."""
-SURPLUS = 2 * BLOCK_BYTES
-"""About so many bytes that came with others are kept until they are asked for."""
-SILENT_S = 5.0
-"""A partition that says nothing for so long, while its broker answers, has nothing to say."""
+POLL_TIMEOUT_S = 0.2
+MAX_POLL_RECORDS = 10_000
+MAX_SKIP_RECORDS = 5000
+"""Reading on and dropping up to so many records is faster than a seek."""
+MAX_SURPLUS_BYTES = 2 * BLOCK_BYTES
+"""About so many bytes of records that came early are kept until they are wanted."""
+LAST_RECORD_TIMEOUT_S = 5.0
+"""A partition that delivers nothing for so long, though its broker answers, has no more records."""
 
-Spans = Mapping[Place, tuple[int, int]]
-"""Of each partition a position, and the one after the last."""
+OffsetRanges = Mapping[TopicPartition, tuple[int, int]]
+"""For each partition, the first offset and the one after the last."""
 
 
-class Rereader:
-    """Reads ranges by one connection. Where they follow one another, so does the reading: to ask a
-    partition anew takes confluent-kafka half a second.
+class RangeReader:
+    """Reads ranges over one connection.
+
+    Consecutive ranges are read without a seek, which takes confluent-kafka half a second.
 
     Args:
-        consumer: the connection; closed with ``close``.
-        servers: for errors.
+        consumer: the connection; ``close`` closes it.
+        servers: for error messages.
     """
 
     def __init__(self, consumer: Consumer, servers: str) -> None:
         self._consumer = consumer
         self._servers = servers
-        self._held: dict[Place, list[Fetched]] = {}  # what came and was not asked for yet
-        self._from: dict[Place, int] = {}  # where that begins
-        self._come: dict[Place, int] = {}  # where it ends, and reading goes on
-        self._size: dict[Place, int] = {}  # bytes of it
-        self._reading: set[Place] = set()
+        # Of each partition, the records that came and were not wanted yet:
+        self._buffers: dict[TopicPartition, list[RecordBatch]] = {}
+        self._start: dict[TopicPartition, int] = {}  # the offset where they begin
+        self._position: dict[TopicPartition, int] = {}  # where they end, and reading continues
+        self._bytes: dict[TopicPartition, int] = {}  # their size
+        self._assigned: set[TopicPartition] = set()
 
-    def __call__(self, wanted: Spans, patience: float) -> list[Fetched]:
-        """The messages of these ranges.
+    def __call__(self, ranges: OffsetRanges, timeout: float) -> list[RecordBatch]:
+        """Return the records of the ranges.
 
-        Raises ``BrokerUnavailableError`` when nothing has come for ``patience`` seconds; asked
-        once more, it goes on where it was. Raises ``StreamError`` where they are gone.
+        Raise ``BrokerUnavailableError`` if nothing arrives for ``timeout`` seconds; another call
+        resumes where this one stopped. Raise ``StreamError`` if the records are deleted.
         """
-        self._aim(wanted)
-        deadline = time.monotonic() + patience
-        while missing := {p for p, (_, after) in wanted.items() if self._come[p] < after}:
-            for piece in self._consumer.poll(POLL_S, MOST):
-                self._add(piece)
-                if piece.place in missing:
-                    deadline = time.monotonic() + patience
+        self._seek(ranges)
+        deadline = time.monotonic() + timeout
+        while missing := {p for p, (_, end) in ranges.items() if self._position[p] < end}:
+            for batch in self._consumer.poll(POLL_TIMEOUT_S, MAX_POLL_RECORDS):
+                self._add(batch)
+                if batch.partition in missing:
+                    deadline = time.monotonic() + timeout
             if time.monotonic() > deadline:
-                raise self._silence(wanted, missing)
-            others = self._reading - missing
-            if others and sum(self._size[place] for place in others) > SURPLUS:
-                self._leave(others, wanted)
-        pieces = [piece for place, span in wanted.items() for piece in self._take(place, *span)]
-        return [piece for piece in pieces if piece.values]
+                raise self._timeout_error(ranges, missing)
+            others = self._assigned - missing
+            if others and sum(self._bytes[partition] for partition in others) > MAX_SURPLUS_BYTES:
+                self._unassign(others, ranges)
+        batches = [
+            batch for p, (first, end) in ranges.items() for batch in self._take(p, first, end)
+        ]
+        return [batch for batch in batches if batch.values]
 
     def close(self) -> None:
         self._consumer.close()
 
-    def _aim(self, wanted: Spans) -> None:
-        """Has the consumer read what is wanted, beside what it reads already."""
-        anew = False
-        for place, (first, after) in wanted.items():
-            come = self._come.get(place, -1)
-            if not self._from.get(place, first + 1) <= first <= come + NEAR:
-                self._begin(place, first)
-                anew = True
-            elif place not in self._reading and come < after:
-                anew = True
-        if anew:
-            self._assign(self._come)
+    def _seek(self, ranges: OffsetRanges) -> None:
+        """Make the consumer read the ranges, beside what it reads already."""
+        changed = False
+        for partition, (first, end) in ranges.items():
+            position = self._position.get(partition, -1)
+            start = self._start.get(partition, first + 1)
+            if not start <= first <= position + MAX_SKIP_RECORDS:
+                self._reset(partition, first)
+                changed = True
+            elif partition not in self._assigned and position < end:
+                changed = True
+        if changed:
+            self._assign(self._position)
 
-    def _begin(self, place: Place, first: int) -> None:
-        self._from[place] = self._come[place] = first
-        self._held[place], self._size[place] = [], 0
+    def _reset(self, partition: TopicPartition, first: int) -> None:
+        self._start[partition] = self._position[partition] = first
+        self._buffers[partition], self._bytes[partition] = [], 0
 
-    def _assign(self, places: Iterable[Place]) -> None:
-        self._reading = set()  # as long as that has not come off
-        at = {place: self._come[place] for place in places}
-        self._consumer.assign(at)
-        self._reading = set(at)
+    def _assign(self, partitions: Iterable[TopicPartition]) -> None:
+        self._assigned = set()  # until the call succeeds
+        positions = {partition: self._position[partition] for partition in partitions}
+        self._consumer.assign(positions)
+        self._assigned = set(positions)
 
-    def _add(self, piece: Fetched) -> None:
-        place = piece.place
-        if place not in self._reading:
+    def _add(self, batch: RecordBatch) -> None:
+        partition = batch.partition
+        if partition not in self._assigned:
             return
-        piece = piece.rows(slice(int(np.searchsorted(piece.offset, self._come[place])), None))
-        if piece.values:
-            self._held[place].append(piece)
-            self._come[place] = int(piece.offset[-1]) + 1
-            self._size[place] += piece.bytes
+        first = int(np.searchsorted(batch.offset, self._position[partition]))
+        batch = batch.rows(slice(first, None))
+        if batch.values:
+            self._buffers[partition].append(batch)
+            self._position[partition] = int(batch.offset[-1]) + 1
+            self._bytes[partition] += batch.bytes
 
-    def _take(self, place: Place, first: int, after: int) -> list[Fetched]:
-        taken, left = [], []
-        for piece in self._held[place]:
-            low, high = np.searchsorted(piece.offset, (first, after)).tolist()
-            taken.append(piece.rows(slice(low, high)))
-            if high < len(piece.values):
-                left.append(piece.rows(slice(high, None)))
-        self._held[place], self._from[place] = left, after
-        self._size[place] = sum(piece.bytes for piece in left)
+    def _take(self, partition: TopicPartition, first: int, end: int) -> list[RecordBatch]:
+        """Remove the buffered records before ``end``; return those from ``first`` on."""
+        taken, rest = [], []
+        for batch in self._buffers[partition]:
+            low, high = np.searchsorted(batch.offset, (first, end)).tolist()
+            taken.append(batch.rows(slice(low, high)))
+            if high < len(batch.values):
+                rest.append(batch.rows(slice(high, None)))
+        self._buffers[partition], self._start[partition] = rest, end
+        self._bytes[partition] = sum(batch.bytes for batch in rest)
         return taken
 
-    def _leave(self, others: Collection[Place], wanted: Spans) -> None:
-        """Reads no more of these for now, and lets go of what came too soon."""
-        for place in others:
-            if place not in wanted:
-                del self._from[place], self._come[place], self._held[place], self._size[place]
+    def _unassign(self, partitions: Collection[TopicPartition], ranges: OffsetRanges) -> None:
+        """Stop reading these partitions for now, and drop their records outside the ranges."""
+        for partition in partitions:
+            if partition not in ranges:
+                del self._start[partition], self._position[partition]
+                del self._buffers[partition], self._bytes[partition]
                 continue
-            first, after = wanted[place]
-            kept = [piece for piece in self._take(place, first, after) if piece.values]
-            self._begin(place, first)
-            self._held[place], self._come[place] = kept, after
-            self._size[place] = sum(piece.bytes for piece in kept)
-        self._assign(self._reading - set(others))
+            first, end = ranges[partition]
+            kept = [batch for batch in self._take(partition, first, end) if batch.values]
+            self._reset(partition, first)
+            self._buffers[partition], self._position[partition] = kept, end
+            self._bytes[partition] = sum(batch.bytes for batch in kept)
+        self._assign(self._assigned - set(partitions))
 
-    def _silence(self, wanted: Spans, missing: Collection[Place]) -> StreamError:
-        """Why nothing comes. Raises ``BrokerUnavailableError`` where the broker does not answer."""
-        places = sorted(missing)
-        ends = self._consumer.after(places)
-        for place in places:
-            if ends[place] < wanted[place][1]:
+    def _timeout_error(
+        self, ranges: OffsetRanges, missing: Collection[TopicPartition]
+    ) -> StreamError:
+        """Return why nothing arrives. Raise ``BrokerUnavailableError`` if no broker answers."""
+        partitions = sorted(missing)
+        ends = self._consumer.end_offsets(partitions)
+        for partition in partitions:
+            topic, number = partition
+            if ends[partition] < ranges[partition][1]:
                 return StreamError(
-                    f"the topic {place[0]} ends at {ends[place]} in partition {place[1]}, before "
-                    f"what this run has read of it ({wanted[place][1]}): it was made anew; start "
-                    "another run"
+                    f"the topic {topic} ends at {ends[partition]} in partition {number}, before "
+                    f"the offset that this run has read up to ({ranges[partition][1]}): the topic "
+                    "was created anew; start another run"
                 )
-        named = ", ".join(f"{topic}/{number}" for topic, number in places)
+        names = ", ".join(f"{topic}/{number}" for topic, number in partitions)
         return BrokerUnavailableError(
-            f"stream.servers: {self._servers} does not give again what was read of {named}"
+            f"stream.servers: {self._servers} does not deliver again what was read of {names}"
         )
 
 
-def after_last(consumer: Consumer, places: Collection[Place]) -> dict[Place, int]:
-    """The position after the last message that there is now to be read of each partition; its first
-    position where there is none.
+def last_record_ends(
+    consumer: Consumer, partitions: Collection[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Return the offset after the last record that can be read of each partition.
 
-    The last positions of a partition may be none of messages: they end transactions, belong to such
-    as were given up, or were compacted away.
+    Where a partition has none, return its beginning offset. The last offsets of a partition may
+    hold no records: they end transactions, were aborted, or were compacted away.
     """
-    first, end = consumer.first([*places]), consumer.after([*places])
+    first = consumer.beginning_offsets([*partitions])
+    end = consumer.end_offsets([*partitions])
     found, step = dict(first), 1
-    unknown = {place for place in places if end[place] > first[place]}
+    unknown = {partition for partition in partitions if end[partition] > first[partition]}
     while unknown:
-        begin = {place: max(first[place], end[place] - step) for place in unknown}
-        last = _last(consumer, {place: (at, end[place]) for place, at in begin.items()})
-        found |= {place: at + 1 for place, at in last.items()}
-        unknown = {place for place in unknown - set(last) if begin[place] > first[place]}
+        begin = {partition: max(first[partition], end[partition] - step) for partition in unknown}
+        last = _last_offsets(consumer, {p: (at, end[p]) for p, at in begin.items()})
+        found |= {partition: at + 1 for partition, at in last.items()}
+        unknown = {p for p in unknown - set(last) if begin[p] > first[p]}
         step *= 8
     return found
 
 
-def _last(consumer: Consumer, spans: Spans) -> dict[Place, int]:
-    """The position of the last message of each range, if it has one."""
-    consumer.assign({place: first for place, (first, _) in spans.items()})
-    last: dict[Place, int] = {}
-    unread, deadline = set(spans), time.monotonic() + SILENT_S
+def _last_offsets(consumer: Consumer, ranges: OffsetRanges) -> dict[TopicPartition, int]:
+    """Return the offset of the last record of each range that has one."""
+    consumer.assign({partition: first for partition, (first, _) in ranges.items()})
+    last: dict[TopicPartition, int] = {}
+    unread, deadline = set(ranges), time.monotonic() + LAST_RECORD_TIMEOUT_S
     while unread:
-        for piece in consumer.poll(POLL_S, MOST):
-            after = spans[piece.place][1]
-            if n := int(np.searchsorted(piece.offset, after)):
-                last[piece.place] = int(piece.offset[n - 1])
-            if piece.offset[-1] >= after - 1:
-                unread.discard(piece.place)
-            deadline = time.monotonic() + SILENT_S
-        unread -= {place for place in unread if consumer.drained(place)}
+        for batch in consumer.poll(POLL_TIMEOUT_S, MAX_POLL_RECORDS):
+            end = ranges[batch.partition][1]
+            if n := int(np.searchsorted(batch.offset, end)):
+                last[batch.partition] = int(batch.offset[n - 1])
+            if batch.offset[-1] >= end - 1:
+                unread.discard(batch.partition)
+            deadline = time.monotonic() + LAST_RECORD_TIMEOUT_S
+        unread -= {partition for partition in unread if consumer.at_high_watermark(partition)}
         if unread and time.monotonic() > deadline:
-            consumer.after([*unread])  # raises where nobody is there
+            consumer.end_offsets([*unread])  # raises if no broker answers
             break
     return last

@@ -1,8 +1,8 @@
-"""Messages of several partitions, put into one order.
+"""Records of several partitions, merged into one order.
 
-Each partition's own order stands; between partitions, messages go by their times, and labels go
-first where times are equal. Where a broker keeps no times, they take turns, as many of each as
-there are. The order of a set of ranges is a function of these ranges.
+Each partition keeps its own order. Between partitions, records go by timestamp; labels go first
+where timestamps are equal. Where a broker keeps no timestamps, partitions are interleaved in
+proportion to their lengths. The order of a set of ranges is a function of these ranges alone.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ from streams.core.errors import StreamError
 from streams.core.stream import Cursor
 
 TOPIC_BITS = 16
-PIECE = 65_536
-"""Messages of one partition that a consumer may give before any of another."""
+MAX_CONSECUTIVE_RECORDS = 65_536
+"""Records of one partition that a consumer may return before any of another."""
 BLOCK_BYTES = 32 << 20
-"""About so many bytes of messages make a block, however few they are."""
-
-Place = tuple[str, int]
-"""A topic, and the number of a partition of it."""
+"""A block holds at most about this many bytes of values, however few records that is."""
 
 
-class Fetched(NamedTuple):
-    """n messages of one partition, in their order: ``offset`` (n,), ``time`` (n,) int64
-    milliseconds (-1: the broker keeps none), ``values``."""
+class TopicPartition(NamedTuple):
+    """A topic, and the number of one of its partitions."""
 
-    place: Place
+    topic: str
+    partition: int
+
+
+class RecordBatch(NamedTuple):
+    """n records of one partition, in offset order: ``offset`` (n,), ``time`` (n,) int64
+    milliseconds (-1: the broker keeps no timestamps), ``values`` n."""
+
+    partition: TopicPartition
     offset: Ints
     time: Ints
     values: list[bytes | None]
@@ -39,16 +43,16 @@ class Fetched(NamedTuple):
     def bytes(self) -> int:
         return sum(map(len, filter(None, self.values)))
 
-    def rows(self, rows: slice) -> Fetched:
-        return Fetched(self.place, self.offset[rows], self.time[rows], self.values[rows])
+    def rows(self, rows: slice) -> RecordBatch:
+        return RecordBatch(self.partition, self.offset[rows], self.time[rows], self.values[rows])
 
 
-class Messages(NamedTuple):
-    """n messages in the order in which they are to be read.
+class MergedRecords(NamedTuple):
+    """n records in reading order.
 
     Attributes:
-        label: (n,) whether each is one of labels.
-        partition: (n,) int32, of the stream. offset: (n,).
+        label: (n,) bool, whether each record is a label.
+        partition: (n,) int32, partition of the stream. offset: (n,).
         time: (n,) int64 milliseconds.
         values: n.
     """
@@ -59,8 +63,8 @@ class Messages(NamedTuple):
     time: Ints
     values: list[bytes | None]
 
-    def take(self, rows: Ints) -> Messages:
-        return Messages(
+    def take(self, rows: Ints) -> MergedRecords:
+        return MergedRecords(
             self.label[rows],
             self.partition[rows],
             self.offset[rows],
@@ -68,13 +72,13 @@ class Messages(NamedTuple):
             [self.values[row] for row in rows.tolist()],
         )
 
-    def at(self, partition: int, offset: int) -> int:
-        """Which of them stands at a position."""
+    def row_at(self, partition: int, offset: int) -> int:
+        """Return the row of the record at a position."""
         return int(np.argmax((self.offset == offset) & (self.partition == partition)))
 
 
 class Topics:
-    """Topics by name, and what their partitions are called in a stream.
+    """The topics of a stream, and the keys of their partitions in a cursor.
 
     Args:
         events: topics of events, in the order of the job.
@@ -92,142 +96,157 @@ class Topics:
     def names(self) -> list[str]:
         return [*self._numbers]
 
-    def partition(self, place: Place) -> int:
-        return self._numbers[place[0]][0] << TOPIC_BITS | place[1]
+    def stream_partition(self, partition: TopicPartition) -> int:
+        """Return the number of the partition in the stream: topic number, then partition."""
+        topic, number = partition
+        return self._numbers[topic][0] << TOPIC_BITS | number
 
-    def name(self, place: Place) -> str:
-        """What a cursor calls it."""
-        labels = self._numbers[place[0]][1]
-        return f"{'labels/' if labels else ''}{self.partition(place)}"
+    def cursor_key(self, partition: TopicPartition) -> str:
+        labels = self._numbers[partition[0]][1]
+        return f"{'labels/' if labels else ''}{self.stream_partition(partition)}"
 
-    def place(self, name: str) -> Place:
-        """Where a partition of a cursor is. Raises ``StreamError`` for one of an unknown topic."""
-        labels, partition = name.startswith("labels/"), int(name.removeprefix("labels/"))
-        for topic, known in self._numbers.items():
-            if known == (partition >> TOPIC_BITS, labels):
-                return topic, partition & (1 << TOPIC_BITS) - 1
-        raise StreamError(f"stream.topic: the run has read partition {name}, of a topic not named")
-
-    def cursor(self, positions: Mapping[Place, int]) -> Cursor:
-        return {self.name(place): position for place, position in sorted(positions.items())}
-
-    def rank(self, place: Place) -> tuple[bool, int]:
-        """Which partition goes first where times are equal."""
-        return not self._numbers[place[0]][1], self.partition(place)
-
-    def merge(self, pieces: Iterable[Fetched]) -> Messages:
-        """The messages in the order in which they are read."""
-        by_place: dict[Place, list[Fetched]] = {}
-        for piece in pieces:
-            by_place.setdefault(piece.place, []).append(piece)
-        places = sorted(by_place, key=self.rank)
-        whole = [_joined(by_place[place]) for place in places]
-        if not whole:
-            none = np.empty(0, np.int64)
-            return Messages(none.astype(np.bool_), none.astype(np.int32), none, none, [])
-        lengths = [len(piece.values) for piece in whole]
-        partitions = np.array([self.partition(place) for place in places], np.int32)
-        messages = Messages(
-            np.repeat([self._numbers[topic][1] for topic, _ in places], lengths),
-            np.repeat(partitions, lengths),
-            np.concatenate([piece.offset for piece in whole]),
-            np.concatenate([piece.time for piece in whole]),
-            [value for piece in whole for value in piece.values],
+    def topic_partition(self, key: str) -> TopicPartition:
+        """Return the partition of a cursor key. Raise ``StreamError`` if its topic is unknown."""
+        labels, partition = key.startswith("labels/"), int(key.removeprefix("labels/"))
+        for topic, number in self._numbers.items():
+            if number == (partition >> TOPIC_BITS, labels):
+                return TopicPartition(topic, partition & (1 << TOPIC_BITS) - 1)
+        raise StreamError(
+            f"stream.topic: the run has read partition {key} of a topic that the job does not name"
         )
-        if len(whole) == 1:
-            return messages
-        return messages.take(np.argsort(np.concatenate(_clocks(whole)), kind="stable"))
+
+    def cursor(self, positions: Mapping[TopicPartition, int]) -> Cursor:
+        return {self.cursor_key(partition): at for partition, at in sorted(positions.items())}
+
+    def rank(self, partition: TopicPartition) -> tuple[bool, int]:
+        """Return the sort key that orders partitions where timestamps are equal."""
+        return not self._numbers[partition[0]][1], self.stream_partition(partition)
+
+    def merge(self, batches: Iterable[RecordBatch]) -> MergedRecords:
+        """Return the records in reading order."""
+        by_partition: dict[TopicPartition, list[RecordBatch]] = {}
+        for batch in batches:
+            by_partition.setdefault(batch.partition, []).append(batch)
+        partitions = sorted(by_partition, key=self.rank)
+        joined = [_concatenate(by_partition[partition]) for partition in partitions]
+        if not joined:
+            none = np.empty(0, np.int64)
+            return MergedRecords(none.astype(np.bool_), none.astype(np.int32), none, none, [])
+        lengths = [len(batch.values) for batch in joined]
+        numbers = np.array([self.stream_partition(p) for p in partitions], np.int32)
+        records = MergedRecords(
+            np.repeat([self._numbers[topic][1] for topic, _ in partitions], lengths),
+            np.repeat(numbers, lengths),
+            np.concatenate([batch.offset for batch in joined]),
+            np.concatenate([batch.time for batch in joined]),
+            [value for batch in joined for value in batch.values],
+        )
+        if len(joined) == 1:
+            return records
+        return records.take(np.argsort(np.concatenate(_clocks(joined)), kind="stable"))
 
 
-class Held:
-    """Messages that have come and are not read yet, of the partitions that are read.
+class PartitionBuffers:
+    """Records that were fetched and not yet read, one buffer per assigned partition.
 
     Args:
-        topics: names of the partitions.
-        places: those that are read.
+        topics: gives the order of partitions.
+        partitions: the assigned ones.
     """
 
-    def __init__(self, topics: Topics, places: Iterable[Place]) -> None:
+    def __init__(self, topics: Topics, partitions: Iterable[TopicPartition]) -> None:
         self._topics = topics
-        self._pieces: dict[Place, list[Fetched]] = {place: [] for place in places}
+        self._buffers: dict[TopicPartition, list[RecordBatch]] = {p: [] for p in partitions}
         self._bytes = 0
 
     def __len__(self) -> int:
-        return sum(map(_length, self._pieces.values()))
+        return sum(map(_length, self._buffers.values()))
 
     @property
-    def places(self) -> list[Place]:
-        return [*self._pieces]
+    def partitions(self) -> list[TopicPartition]:
+        return [*self._buffers]
 
     @property
-    def empty(self) -> set[Place]:
-        """Partitions of which there is nothing."""
-        return {place for place, got in self._pieces.items() if not got}
+    def empty(self) -> set[TopicPartition]:
+        """The partitions whose buffer is empty."""
+        return {partition for partition, batches in self._buffers.items() if not batches}
 
-    def fills(self, size: int) -> bool:
-        """Whether there is enough for a block of ``size`` messages, or of as many bytes as one may
-        have."""
+    def fills_block(self, size: int) -> bool:
+        """Return whether there are ``size`` records, or as many bytes as a block may hold."""
         return len(self) >= size or self._bytes >= BLOCK_BYTES
 
-    def may_grow(self, size: int) -> bool:
-        """Whether more may come: until there are two blocks, and one more for each partition of
-        which there is nothing yet, for a consumer gives them one by one."""
-        most = 2 + len(self.empty)
-        return len(self) < most * max(size, PIECE) and self._bytes < most * BLOCK_BYTES
+    def has_room(self, size: int) -> bool:
+        """Return whether to fetch more.
 
-    def add(self, piece: Fetched) -> None:
-        """More messages; those of a partition that is another's by now are let go."""
-        if piece.place in self._pieces:
-            self._pieces[piece.place].append(piece)
-            self._bytes += piece.bytes
+        The limit is two blocks, plus one for each empty partition: a consumer returns one partition
+        after another.
+        """
+        blocks = 2 + len(self.empty)
+        records = blocks * max(size, MAX_CONSECUTIVE_RECORDS)
+        return len(self) < records and self._bytes < blocks * BLOCK_BYTES
 
-    def take(self, size: int, drained: set[Place]) -> list[Fetched]:
-        """The first ``size`` messages (fewer where they are large), as far as the order is certain:
-        none that is later than what may yet come of a partition that is not drained."""
+    def add(self, batch: RecordBatch) -> None:
+        """Buffer more records; ignore those of a partition that is no longer assigned."""
+        if batch.partition in self._buffers:
+            self._buffers[batch.partition].append(batch)
+            self._bytes += batch.bytes
+
+    def take(self, size: int, complete: set[TopicPartition]) -> list[RecordBatch]:
+        """Remove and return the first ``size`` records, fewer where they are large.
+
+        Args:
+            size: records to take at most.
+            complete: partitions at their high watermark. No record is taken that is later than what
+                another partition may still deliver, so that the order is certain.
+        """
         size = min(size, max(1, len(self) * BLOCK_BYTES // max(self._bytes, 1)))
-        places = sorted((p for p, got in self._pieces.items() if got), key=self._topics.rank)
-        whole = [_joined(self._pieces[place]) for place in places]
-        clocks = _clocks(whole)
-        last = [c[-1] for place, c in zip(places, clocks, strict=True) if place not in drained]
-        if last and _timed(whole):
+        filled = sorted(
+            (p for p, batches in self._buffers.items() if batches), key=self._topics.rank
+        )
+        joined = [_concatenate(self._buffers[partition]) for partition in filled]
+        clocks = _clocks(joined)
+        last = [c[-1] for p, c in zip(filled, clocks, strict=True) if p not in complete]
+        if last and _have_timestamps(joined):
             clocks = [clock[: np.searchsorted(clock, min(last), "right")] for clock in clocks]
         clocks = [clock[:size] for clock in clocks]
-        most = [len(clock) for clock in clocks]
-        if sum(most) > size:
+        counts = [len(clock) for clock in clocks]
+        if sum(counts) > size:
             order = np.argsort(np.concatenate(clocks), kind="stable")[:size]
-            whose = np.repeat(np.arange(len(clocks)), most)[order]
-            most = np.bincount(whose, minlength=len(clocks)).tolist()
+            sources = np.repeat(np.arange(len(clocks)), counts)[order]
+            counts = np.bincount(sources, minlength=len(clocks)).tolist()
         taken = []
-        for piece, n in zip(whole, most, strict=True):
-            taken.append(piece.rows(slice(n)))
-            left = piece.rows(slice(n, None))
-            self._pieces[piece.place] = [left] if left.values else []
-        self._bytes -= sum(piece.bytes for piece in taken)
-        return [piece for piece in taken if piece.values]
+        for batch, n in zip(joined, counts, strict=True):
+            taken.append(batch.rows(slice(n)))
+            rest = batch.rows(slice(n, None))
+            self._buffers[batch.partition] = [rest] if rest.values else []
+        self._bytes -= sum(batch.bytes for batch in taken)
+        return [batch for batch in taken if batch.values]
 
 
-def _timed(pieces: Sequence[Fetched]) -> bool:
-    return all(piece.time[0] >= 0 for piece in pieces)
+def _have_timestamps(batches: Sequence[RecordBatch]) -> bool:
+    return all(batch.time[0] >= 0 for batch in batches)
 
 
-def _clocks(pieces: Sequence[Fetched]) -> list[Array]:
-    """Of each piece (n,), what its messages go by: their times, which do not go back; where any has
-    none, their share of the piece."""
-    if _timed(pieces):
-        return [np.maximum.accumulate(piece.time) for piece in pieces]
-    return [(np.arange(len(piece.time)) + 0.5) / len(piece.time) for piece in pieces]
+def _clocks(batches: Sequence[RecordBatch]) -> list[Array]:
+    """Return the sort key (n,) of each batch's records: the running maximum of their timestamps.
+
+    Where a batch has no timestamps, it is each record's relative position in its batch.
+    """
+    if _have_timestamps(batches):
+        return [np.maximum.accumulate(batch.time) for batch in batches]
+    return [(np.arange(len(batch.time)) + 0.5) / len(batch.time) for batch in batches]
 
 
-def _length(pieces: Sequence[Fetched]) -> int:
-    return sum(len(piece.values) for piece in pieces)
+def _length(batches: Sequence[RecordBatch]) -> int:
+    return sum(len(batch.values) for batch in batches)
 
 
-def _joined(pieces: Sequence[Fetched]) -> Fetched:
-    if len(pieces) == 1:
-        return pieces[0]
-    return Fetched(
-        pieces[0].place,
-        np.concatenate([piece.offset for piece in pieces]),
-        np.concatenate([piece.time for piece in pieces]),
-        [value for piece in pieces for value in piece.values],
+def _concatenate(batches: Sequence[RecordBatch]) -> RecordBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return RecordBatch(
+        batches[0].partition,
+        np.concatenate([batch.offset for batch in batches]),
+        np.concatenate([batch.time for batch in batches]),
+        [value for batch in batches for value in batch.values],
     )

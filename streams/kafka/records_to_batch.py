@@ -1,4 +1,4 @@
-"""From messages to a block of events, with labels and dead ones among them."""
+"""Decodes records to a batch of events, with labels and dead letters among them."""
 
 from __future__ import annotations
 
@@ -11,134 +11,146 @@ from streams.core.batch import Array, Batch, DeadLetter, Ints, Labels, reject_ro
 from streams.core.errors import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
-from streams.kafka.records import Messages
+from streams.kafka.records import MergedRecords
 
-Reader = tuple[Format, Decoder]
-"""What turns values into a table, and a table into a batch."""
+ValueReader = tuple[Format, Decoder]
+"""Parses values to a table, and decodes the table to a batch."""
 
 
-class Blocks:
-    """Turns messages into blocks; what becomes of a message depends on that message alone.
+class BlockDecoder:
+    """Decodes records to batches; the fate of a record depends on that record alone.
 
     Args:
-        events: reads messages of events; kept as ``of_events``.
-        labels: reads messages of labels; kept as ``of_labels``.
-        time: the field of event time, if there is one.
-        ahead: seconds that it may be later than the time of its message.
-        max_bytes: of a message.
-        stamped: whether events are of no use without the time of their message.
+        events: reads records of events; kept as ``events``.
+        labels: reads records of labels; kept as ``labels``.
+        time_field: the field of event time, if there is one.
+        max_future_seconds: how much later than its record's timestamp an event time may be.
+        max_bytes: of a record's value.
+        needs_timestamps: whether events are of no use without the timestamp of their record.
     """
 
     def __init__(
         self,
-        events: Reader,
-        labels: Reader,
-        time: str | None,
-        ahead: float,
+        events: ValueReader,
+        labels: ValueReader,
+        time_field: str | None,
+        max_future_seconds: float,
         max_bytes: int,
-        stamped: bool = False,
+        needs_timestamps: bool = False,
     ) -> None:
-        self.of_events = events
-        self.of_labels = labels
-        self._time = time
-        self._ahead = ahead
+        self.events = events
+        self.labels = labels
+        self._time_field = time_field
+        self._max_future_seconds = max_future_seconds
         self._max_bytes = max_bytes
-        self._stamped = stamped
+        self._needs_timestamps = needs_timestamps
 
-    def __call__(self, messages: Messages) -> Batch:
-        label = messages.label
+    def __call__(self, records: MergedRecords) -> Batch:
+        label = records.label
         if not label.any():
-            return self._events(messages)[0]
+            return self._decode_events(records)[0]
         rows = np.flatnonzero(~label)
-        events, alive = self._events(messages.take(rows))
-        place = np.zeros(len(rows) + 1, np.int64)  # events that are alive before each
-        np.cumsum(alive, out=place[1:])
-        before = place[np.cumsum(~label)[label]]
-        return self._labelled(events, messages.take(np.flatnonzero(label)), before)
+        events, alive = self._decode_events(records.take(rows))
+        alive_before = np.zeros(len(rows) + 1, np.int64)  # live events before each event
+        np.cumsum(alive, out=alive_before[1:])
+        insert_before = alive_before[np.cumsum(~label)[label]]
+        return self._add_labels(events, records.take(np.flatnonzero(label)), insert_before)
 
-    def _events(self, messages: Messages) -> tuple[Batch, Array]:
-        """The events, and which of the messages are alive, (n,) bool."""
-        if self._stamped and (messages.time < 0).any():
+    def _decode_events(self, records: MergedRecords) -> tuple[Batch, Array]:
+        """Return the events, and which of the records are alive, (n,) bool."""
+        if self._needs_timestamps and (records.time < 0).any():
             raise StreamError(
-                "stream.label_timeout_seconds: messages of this broker have no time stamps: name a "
-                "field of time (stream.time)"
+                "stream.label_timeout_seconds: this broker keeps no timestamps: name a field of "
+                "event time (stream.time)"
             )
-        batch, alive = self._read(messages, *self.of_events, label=False)
-        if self._time is None or not len(batch):
+        batch, alive = self._decode(records, *self.events, label=False)
+        if self._time_field is None or not len(batch):
             return batch, alive
-        sent = messages.time[alive] / 1000.0
-        gone = (batch.time > sent + self._ahead) & (sent >= 0)
-        if gone.any():
-            why = [
-                f"column {self._time!r} holds {t:.17g}; expected a time at most "
-                f"{self._ahead:g} s after that of the message, {at:.3f}"
-                for t, at in zip(batch.time[gone].tolist(), sent[gone].tolist(), strict=True)
+        sent = records.time[alive] / 1000.0
+        too_late = (batch.time > sent + self._max_future_seconds) & (sent >= 0)
+        if too_late.any():
+            reasons = [
+                f"column {self._time_field!r} holds {t:.17g}; expected a time at most "
+                f"{self._max_future_seconds:g} s after that of the message, {at:.3f}"
+                for t, at in zip(
+                    batch.time[too_late].tolist(), sent[too_late].tolist(), strict=True
+                )
             ]
-            batch = reject_rows(batch, gone, why)
-            alive[np.flatnonzero(alive)[gone]] = False
-            dead = _with_values(batch.dead, messages)
-            dead = sorted(dead, key=lambda d: messages.at(d.partition, d.offset))
+            batch = reject_rows(batch, too_late, reasons)
+            alive[np.flatnonzero(alive)[too_late]] = False
+            dead = _with_values(batch.dead, records)
+            dead = sorted(dead, key=lambda d: records.row_at(d.partition, d.offset))
             batch = replace(batch, dead=tuple(dead))
         return batch, alive
 
-    def _labelled(self, events: Batch, messages: Messages, before: Ints) -> Batch:
-        """The events with the labels among them; ``before`` (n,) the row that each comes before."""
-        labels, alive = self._read(messages, *self.of_labels, label=True)
+    def _add_labels(self, events: Batch, records: MergedRecords, insert_before: Ints) -> Batch:
+        """Return the events with the labels among them.
+
+        ``insert_before`` (n,) is the row of the event that each label comes before.
+        """
+        labels, alive = self._decode(records, *self.labels, label=True)
         dead = list(events.dead)
-        for d in labels.dead:
-            row = messages.at(d.partition, d.offset)
-            dead.append(replace(d, insert_before=int(before[row])))
-        dead.sort(key=lambda d: d.insert_before)
+        for letter in labels.dead:
+            row = records.row_at(letter.partition, letter.offset)
+            dead.append(replace(letter, insert_before=int(insert_before[row])))
+        dead.sort(key=lambda letter: letter.insert_before)
         batch = replace(events, dead=tuple(dead))
         if not len(labels):
             return batch
         assert labels.y is not None
         arrivals = Labels(
-            labels.ids, labels.y, labels.time, labels.partition, labels.offset, before[alive]
+            labels.ids, labels.y, labels.time, labels.partition, labels.offset, insert_before[alive]
         )
         return replace(batch, arrivals=arrivals, classes=labels.classes)
 
-    def _read(
-        self, messages: Messages, format: Format, decode: Decoder, label: bool
+    def _decode(
+        self, records: MergedRecords, format: Format, decode: Decoder, label: bool
     ) -> tuple[Batch, Array]:
-        """Messages, decoded; those that cannot be are dead, and not alive."""
-        values, most = messages.values, self._max_bytes
-        large: list[int] = []
-        if max(map(len, filter(None, values)), default=0) > most:
-            large = [i for i, value in enumerate(values) if value is not None and len(value) > most]
-            values = list(values)
-            for i in large:
-                values[i] = None
+        """Return the decoded records, with dead letters, and which are alive, (n,) bool."""
+        values, sizes = self._without_large(records.values)
         table, bad = format.read(values)
         alive = np.ones(len(values), np.bool_)
-        alive[[i for i, _ in bad]] = False
-        aside: list[DeadLetter] = []
-        if bad:
-            place = np.zeros(len(values) + 1, np.int64)
-            np.cumsum(alive, out=place[1:])
-            sizes = {i: len(messages.values[i] or b"") for i in large}
-            for i, why in bad:
-                if i in sizes:
-                    why = f"{sizes[i]:,} bytes; expected at most {most:,} (stream.max_bytes)"
-                where = int(messages.partition[i]), int(messages.offset[i])
-                aside.append(
-                    DeadLetter(*where, why, (where[0] << POSITION_BITS) + where[1], int(place[i]))
+        alive[[row for row, _ in bad]] = False
+        alive_before = np.zeros(len(values) + 1, np.int64)
+        np.cumsum(alive, out=alive_before[1:])
+        unread: list[DeadLetter] = []
+        for row, reason in bad:
+            if row in sizes:
+                reason = (
+                    f"{sizes[row]:,} bytes; expected at most {self._max_bytes:,} (stream.max_bytes)"
                 )
-        partition, offset, time = (column[alive] for column in messages[1:4])
-        # Without a time stamp a label's time is unknown; an event's has to be some time.
-        sent = np.where(time < 0, np.nan if label else 0.0, time / 1000.0)
-        batch = decode(table, partition, offset, sent, aside)
+            partition, offset = int(records.partition[row]), int(records.offset[row])
+            id_ = (partition << POSITION_BITS) + offset
+            unread.append(DeadLetter(partition, offset, reason, id_, int(alive_before[row])))
+        columns = (column[alive] for column in records[1:4])
+        partitions, offsets, times = columns
+        # Without a timestamp the time of a label is unknown; an event needs a time.
+        sent = np.where(times < 0, np.nan if label else 0.0, times / 1000.0)
+        batch = decode(table, partitions, offsets, sent, unread)
         if batch.dead:
-            dead = _with_values(batch.dead, messages)
+            dead = _with_values(batch.dead, records)
             batch = replace(batch, dead=tuple(replace(d, label=label) for d in dead))
-            alive[[messages.at(d.partition, d.offset) for d in dead]] = False
+            alive[[records.row_at(d.partition, d.offset) for d in dead]] = False
         return batch, alive
 
+    def _without_large(
+        self, values: list[bytes | None]
+    ) -> tuple[list[bytes | None], dict[int, int]]:
+        """Return the values with None for those that are too large, and the sizes of these."""
+        if max(map(len, filter(None, values)), default=0) <= self._max_bytes:
+            return values, {}
+        sizes = {
+            row: len(value)
+            for row, value in enumerate(values)
+            if value is not None and len(value) > self._max_bytes
+        }
+        return [None if row in sizes else value for row, value in enumerate(values)], sizes
 
-def _with_values(dead: Iterable[DeadLetter], messages: Messages) -> list[DeadLetter]:
+
+def _with_values(dead: Iterable[DeadLetter], records: MergedRecords) -> list[DeadLetter]:
     return [
-        d
-        if d.value is not None
-        else replace(d, value=messages.values[messages.at(d.partition, d.offset)])
-        for d in dead
+        letter
+        if letter.value is not None
+        else replace(letter, value=records.values[records.row_at(letter.partition, letter.offset)])
+        for letter in dead
     ]

@@ -1,4 +1,4 @@
-"""Kafka by confluent-kafka, that is librdkafka: several times as fast as kafka-python."""
+"""A consumer over confluent-kafka (librdkafka): several times as fast as kafka-python."""
 
 from __future__ import annotations
 
@@ -10,61 +10,38 @@ from typing import Any, ClassVar
 import numpy as np
 
 from streams.core.errors import StreamError
-from streams.core.live_stream import BrokerUnavailableError
-from streams.kafka.clients.consumer import REACH_S, Assigned, Consumer
-from streams.kafka.records import Fetched, Place
+from streams.kafka.clients import timeouts
+from streams.kafka.clients.consumer import Consumer, OnAssign
+from streams.kafka.clients.errors import (
+    CONFLUENT_FINAL,
+    CONFLUENT_RETRIABLE,
+    confluent_errors,
+    is_code,
+    missing_topic_error,
+    retention_error,
+)
+from streams.kafka.clients.libraries import confluent_log, import_confluent, librdkafka_options
+from streams.kafka.records import RecordBatch, TopicPartition
 
 log = logging.getLogger(__name__)
-log.addHandler(logging.NullHandler())  # what librdkafka says is for those who ask for it
 
-_EARLIEST, _LATEST = -2, -1  # in place of a time
+_EARLIEST, _LATEST = -2, -1  # special timestamps of a lookup by time
 
 
-class Confluent(Consumer):
-    """By confluent-kafka. Options are librdkafka's, with dots or underscores in their names."""
+class ConfluentConsumer(Consumer):
+    """Options are librdkafka's, with dots or underscores in their names."""
 
     _defaults: ClassVar[dict[str, Any]] = {
         "session.timeout.ms": 10_000,
         "heartbeat.interval.ms": 1_000,
         "max.partition.fetch.bytes": 4 << 20,
-        "fetch.queue.backoff.ms": 10,  # else it rests for a second whenever its queue is full
+        "fetch.queue.backoff.ms": 10,  # else it pauses for a second whenever its queue is full
         "reconnect.backoff.max.ms": 1_000,
         "topic.metadata.refresh.interval.ms": 60_000,
     }
 
-    _passing: ClassVar = (
-        "_TRANSPORT",
-        "_ALL_BROKERS_DOWN",
-        "_RESOLVE",
-        "_TIMED_OUT",
-        "_MAX_POLL_EXCEEDED",
-    )
-    """Errors that librdkafka gets over by itself."""
-
-    _final: ClassVar = (
-        "_AUTHENTICATION",
-        "_CONFLICT",
-        "_INVALID_ARG",
-        "_NOT_IMPLEMENTED",
-        "_SSL",
-        "_UNSUPPORTED_FEATURE",
-        "CLUSTER_AUTHORIZATION_FAILED",
-        "GROUP_AUTHORIZATION_FAILED",
-        "SASL_AUTHENTICATION_FAILED",
-        "TOPIC_AUTHORIZATION_FAILED",
-        "UNSUPPORTED_SASL_MECHANISM",
-        "UNSUPPORTED_VERSION",
-    )
-    """Errors that no waiting mends."""
-
     def __init__(self, servers: str, group: str, options: Mapping[str, Any]) -> None:
-        try:
-            import confluent_kafka
-        except ImportError:
-            raise StreamError(
-                "stream.library: confluent-kafka is not installed: pip install "
-                "'everlearn[confluent]', or take kafka-python"
-            ) from None
+        library = import_confluent()
         reserved = {
             "bootstrap.servers": servers,
             "metadata.broker.list": servers,
@@ -74,101 +51,96 @@ class Confluent(Consumer):
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
         }
-        given = {name.replace("_", "."): value for name, value in options.items()}
-        for name in given:
+        chosen = librdkafka_options(options)
+        for name in chosen:
             if name in reserved:
-                raise StreamError(f"stream.client: {name!r} is not to be chosen")
-        del reserved["metadata.broker.list"]  # another name of the first
-        self._library = confluent_kafka
+                raise StreamError(f"stream.client: {name!r} cannot be set: everlearn sets it")
+        del reserved["metadata.broker.list"]  # an alias of the first
+        settings = self._defaults | chosen | reserved | {"error_cb": self._on_error}
+        self._library = library
         self._servers = servers
-        self._refused = ""  # why a broker has let nobody in
-        self._next: dict[Place, int] = {}  # of the partitions that are read
-        self._turn = 0  # counts assignments
+        self._refusal = ""  # why a broker refused the connection
+        self._positions: dict[TopicPartition, int] = {}  # of assigned partitions: the next offset
+        self._assignments = 0  # counts them
         with self._errors():
-            self._consumer = confluent_kafka.Consumer(
-                self._defaults | given | reserved | {"error_cb": self._happened}, logger=log
-            )
+            self._consumer = library.Consumer(settings, logger=confluent_log)
             try:
-                self._consumer.list_topics(timeout=REACH_S)  # whether anybody is there
-            except confluent_kafka.KafkaException:
-                self._consumer.poll(0)  # has it tell what happened
+                self._consumer.list_topics(timeout=timeouts.BROKER_TIMEOUT_S)
+            except library.KafkaException:
+                self._consumer.poll(0)  # calls error_cb
                 self._consumer.close()
                 raise
 
-    def places(self, topics: Sequence[str]) -> list[Place]:
-        found = []
-        for topic in topics:
-            with self._errors():
-                about = self._consumer.list_topics(topic, timeout=REACH_S).topics[topic]
-                error = about.error
-                if error is not None and not self._is(error, ("UNKNOWN_TOPIC_OR_PART",)):
-                    raise self._library.KafkaException(error)
-            if not about.partitions:
-                raise StreamError(
-                    f"there is no topic {topic!r} at {self._servers}: create it, or mend its name "
-                    "in the job"
-                )
-            found += [(topic, partition) for partition in sorted(about.partitions)]
-        return found
-
-    def first(self, places: Sequence[Place]) -> dict[Place, int]:
-        return self._offsets(places, _EARLIEST)
-
-    def after(self, places: Sequence[Place]) -> dict[Place, int]:
-        return self._offsets(places, _LATEST)
-
-    def at(self, places: Sequence[Place], time: int) -> dict[Place, int]:
-        found = self._offsets(places, max(time, 0))
-        none = [place for place, offset in found.items() if offset < 0]
-        return found | self.after(none)
-
-    def assign(self, positions: Mapping[Place, int]) -> None:
+    def partitions_for_topic(self, topic: str) -> list[TopicPartition]:
         with self._errors():
-            self._consumer.assign(self._begin(positions))
+            listed = self._consumer.list_topics(topic, timeout=timeouts.BROKER_TIMEOUT_S)
+            metadata = listed.topics[topic]
+            if metadata.error is not None and not self._is(
+                metadata.error, ("UNKNOWN_TOPIC_OR_PART",)
+            ):
+                raise self._library.KafkaException(metadata.error)
+        if not metadata.partitions:
+            raise missing_topic_error(topic, self._servers)
+        return [TopicPartition(topic, number) for number in sorted(metadata.partitions)]
 
-    def join(self, topics: Sequence[str], assigned: Assigned) -> None:
-        def given(consumer: Any, partitions: Sequence[Any]) -> None:
-            consumer.assign(self._begin(assigned([(p.topic, p.partition) for p in partitions])))
+    def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return self._look_up(partitions, _EARLIEST)
 
-        def taken(consumer: Any, partitions: Sequence[Any]) -> None:
-            self._begin({})
-            assigned([])
+    def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return self._look_up(partitions, _LATEST)
+
+    def offsets_for_times(
+        self, partitions: Sequence[TopicPartition], timestamp_ms: int
+    ) -> dict[TopicPartition, int]:
+        offsets = self._look_up(partitions, max(timestamp_ms, 0))
+        none = [partition for partition, offset in offsets.items() if offset < 0]
+        return offsets | self.end_offsets(none)
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        with self._errors():
+            self._consumer.assign(self._start(positions))
+
+    def subscribe(self, topics: Sequence[str], on_assign: OnAssign) -> None:
+        def assigned(consumer: Any, partitions: Sequence[Any]) -> None:
+            positions = on_assign([TopicPartition(p.topic, p.partition) for p in partitions])
+            consumer.assign(self._start(positions))
+
+        def revoked(consumer: Any, partitions: Sequence[Any]) -> None:
+            self._start({})
+            on_assign([])
             consumer.unassign()
 
         with self._errors():
-            self._consumer.subscribe(list(topics), on_assign=given, on_revoke=taken, on_lost=taken)
+            self._consumer.subscribe(
+                list(topics), on_assign=assigned, on_revoke=revoked, on_lost=revoked
+            )
 
-    def poll(self, timeout: float, most: int) -> list[Fetched]:
+    def poll(self, timeout: float, max_records: int) -> list[RecordBatch]:
+        by_partition: dict[tuple[str, int], list[Any]] = {}
         with self._errors():
-            came = self._consumer.consume(most, 0)
-            if not came and timeout:
-                came = self._consumer.consume(1, timeout)
-                turn = self._turn  # what came before a change of members comes again
-                more = self._consumer.consume(most - 1, 0) if came and most > 1 else []
-                came = came + more if turn == self._turn else more
-            by_place: dict[Place, list[Any]] = {}
-            for message in came:
-                if message.error() is None:
-                    place = message.topic(), message.partition()
-                    by_place.setdefault(place, []).append(message)
+            for record in self._consume(timeout, max_records):
+                if record.error() is None:
+                    partition = record.topic(), record.partition()
+                    by_partition.setdefault(partition, []).append(record)
                 else:
-                    self._failed(message)
+                    self._on_error_record(record)
         return [
-            self._fetched(place, messages)
-            for place, messages in by_place.items()
-            if place in self._next
+            self._record_batch(TopicPartition(*partition), records)
+            for partition, records in by_partition.items()
+            if partition in self._positions
         ]
 
-    def drained(self, place: Place) -> bool:
+    def at_high_watermark(self, partition: TopicPartition) -> bool:
         with self._errors():
-            known = self._consumer.get_watermark_offsets(self._of([place])[0], cached=True)
-        return known is not None and 0 <= known[1] <= self._next.get(place, -1)
+            native = self._library.TopicPartition(*partition)
+            watermarks = self._consumer.get_watermark_offsets(native, cached=True)
+        return watermarks is not None and 0 <= watermarks[1] <= self._positions.get(partition, -1)
 
-    def commit(self, positions: Mapping[Place, int], wait: float = 0.0) -> None:
-        mine = {place: at for place, at in positions.items() if wait or place in self._next}
+    def commit(self, positions: Mapping[TopicPartition, int], timeout: float = 0.0) -> None:
+        ours = {p: at for p, at in positions.items() if timeout or p in self._positions}
         try:
-            if mine:
-                self._consumer.commit(offsets=self._of(mine, mine), asynchronous=not wait)
+            if ours:
+                self._consumer.commit(offsets=self._native(ours.items()), asynchronous=not timeout)
         except self._library.KafkaException:
             log.debug("positions were not committed", exc_info=True)
 
@@ -176,77 +148,88 @@ class Confluent(Consumer):
         try:
             self._consumer.close()
         except self._library.KafkaException:
-            log.debug("a consumer was not closed in order", exc_info=True)
+            log.debug("a consumer did not close cleanly", exc_info=True)
 
-    def _begin(self, positions: Mapping[Place, int]) -> list[Any]:
-        """Takes note of what is read from now on."""
-        self._next = dict(positions)
-        self._turn += 1
-        return self._of(positions, positions)
+    def _consume(self, timeout: float, max_records: int) -> list[Any]:
+        """Return what was fetched already; else wait for one record, and return what came with it.
 
-    def _offsets(self, places: Sequence[Place], time: int) -> dict[Place, int]:
-        if not places:
+        After a wait, records from before a rebalance are dropped: they come again.
+        """
+        records = self._consumer.consume(max_records, 0)
+        if records or not timeout:
+            return list(records)
+        first = self._consumer.consume(1, timeout)
+        before = self._assignments
+        more = self._consumer.consume(max_records - 1, 0) if first and max_records > 1 else []
+        return list(first + more if before == self._assignments else more)
+
+    def _start(self, positions: Mapping[TopicPartition, int]) -> list[Any]:
+        """Note a new assignment, and return it as the library's own partitions."""
+        self._positions = dict(positions)
+        self._assignments += 1
+        return self._native(positions.items())
+
+    def _look_up(
+        self, partitions: Sequence[TopicPartition], timestamp_ms: int
+    ) -> dict[TopicPartition, int]:
+        if not partitions:
             return {}
         with self._errors():
-            asked = self._of(places, dict.fromkeys(places, time))
-            found = self._consumer.offsets_for_times(asked, timeout=REACH_S)
-            for partition in found:
-                if partition.error is not None:
-                    raise self._library.KafkaException(partition.error)
-        return {(p.topic, p.partition): p.offset for p in found}
+            results = self._consumer.offsets_for_times(
+                self._native((partition, timestamp_ms) for partition in partitions),
+                timeout=timeouts.BROKER_TIMEOUT_S,
+            )
+            for result in results:
+                if result.error is not None:
+                    raise self._library.KafkaException(result.error)
+        return {TopicPartition(r.topic, r.partition): r.offset for r in results}
 
-    def _fetched(self, place: Place, messages: list[Any]) -> Fetched:
-        n, first, last = len(messages), messages[0].offset(), messages[-1].offset()
-        self._next[place] = last + 1
+    def _record_batch(self, partition: TopicPartition, records: list[Any]) -> RecordBatch:
+        n, first, last = len(records), records[0].offset(), records[-1].offset()
+        self._positions[partition] = last + 1
         offsets = (
             np.arange(first, last + 1)
             if last - first == n - 1
-            else np.array([message.offset() for message in messages], np.int64)
+            else np.array([record.offset() for record in records], np.int64)
         )
-        time = np.array([message.timestamp()[1] for message in messages], np.int64)
-        return Fetched(place, offsets, time, [message.value() for message in messages])
+        times = np.array([record.timestamp()[1] for record in records], np.int64)
+        return RecordBatch(partition, offsets, times, [record.value() for record in records])
 
-    def _failed(self, message: Any) -> None:
-        """What came in place of a message."""
-        error, place = message.error(), (message.topic(), message.partition())
+    def _on_error_record(self, record: Any) -> None:
+        """Handle an event that the library returns instead of a record."""
+        error, partition = record.error(), TopicPartition(record.topic(), record.partition())
         if self._is(error, ("_PARTITION_EOF",)):
-            if place in self._next:
-                self._next[place] = max(self._next[place], message.offset())
+            if partition in self._positions:
+                end = max(self._positions[partition], record.offset())
+                self._positions[partition] = end
         elif self._is(error, ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE")):
-            raise StreamError(
-                f"the topic no longer holds where reading was to go on ({place[0]}/{place[1]} at "
-                f"{self._next.get(place, message.offset())}): its retention is shorter than the "
-                "job was away. Start another run to go on with what is there"
-            )
-        elif not self._is(error, self._passing):
+            position = self._positions.get(partition, record.offset())
+            raise retention_error([(*partition, position)])
+        elif not self._is(error, CONFLUENT_RETRIABLE):
             raise self._library.KafkaException(error)
 
-    def _happened(self, error: Any) -> None:
-        """Is told of what goes on between librdkafka and the brokers."""
+    def _on_error(self, error: Any) -> None:
+        """Note a refused connection; librdkafka calls this for errors of its own threads."""
         log.debug("%s", error)
-        if self._is(error, self._final) or error.fatal():
-            self._refused = error.str()
+        if self._is(error, CONFLUENT_FINAL) or error.fatal():
+            self._refusal = error.str()
 
-    def _of(self, places: Iterable[Place], at: Mapping[Place, int] | None = None) -> list[Any]:
-        partition = self._library.TopicPartition
-        if at is None:
-            return [partition(*place) for place in places]
-        return [partition(*place, at[place]) for place in places]
+    def _native(self, positions: Iterable[tuple[TopicPartition, int]]) -> list[Any]:
+        """Return the positions as the library's own partitions."""
+        return [self._library.TopicPartition(*partition, at) for partition, at in positions]
 
     def _is(self, error: Any, names: Sequence[str]) -> bool:
-        return error.code() in {getattr(self._library.KafkaError, name) for name in names}
+        return is_code(self._library, error, names)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """What the library raises, as what it means for a stream."""
         try:
             yield
-        except self._library.KafkaException as caught:
-            error = caught.args[0]
-            if self._refused or self._is(error, self._final) or error.fatal():
-                raise StreamError(f"stream.client: {self._refused or error.str()}") from None
-            raise BrokerUnavailableError(
-                f"stream.servers: no answer from Kafka at {self._servers} ({error.str()})"
-            ) from None
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise StreamError(f"stream.client: {' '.join(str(error).split())}") from None
+        except self._library.KafkaException as error:
+            if self._refusal:
+                raise StreamError(f"stream.client: {self._refusal}") from None
+            with confluent_errors(self._library, self._servers, "stream.servers: "):
+                raise error from None
+        except Exception:
+            with confluent_errors(self._library, self._servers, "stream.servers: "):
+                raise

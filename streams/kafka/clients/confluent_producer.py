@@ -11,7 +11,7 @@ from typing import Any
 from streams.core.errors import StreamError
 from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.producer import LARGEST, QUIET_S, REACH_S, SEND_S, Message, Outbox
-from streams.kafka.records import Place
+from streams.kafka.records import TopicPartition
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +32,19 @@ class Confluent(Outbox):
         self._options = {name.replace("_", "."): value for name, value in options.items()}
         self._producer: Any = None
 
-    def ends(self, topic: str) -> dict[Place, int]:
+    def ends(self, topic: str) -> dict[TopicPartition, int]:
         with self._reader() as consumer:
             told = consumer.list_topics(topic, timeout=REACH_S).topics[topic]
             if told.error is not None or not told.partitions:
                 raise StreamError(f"there is no topic {topic!r} at {self._servers}: create it")
             return {
-                (topic, partition): self._bounds(consumer, (topic, partition))[1]
+                TopicPartition(topic, partition): self._bounds(
+                    consumer, TopicPartition(topic, partition)
+                )[1]
                 for partition in sorted(told.partitions)
             }
 
-    def since(self, ends: Mapping[Place, int]) -> Iterator[Message]:
+    def since(self, ends: Mapping[TopicPartition, int]) -> Iterator[Message]:
         if not ends:
             return
         of = self._kafka.TopicPartition
@@ -61,7 +63,7 @@ class Confluent(Outbox):
                     if record.error() is not None:
                         raise self._kafka.KafkaException(record.error())
                     quiet = time.monotonic()
-                    place = (record.topic(), record.partition())
+                    place = TopicPartition(record.topic(), record.partition())
                     at[place] = record.offset() + 1
                     headers = {name: value or b"" for name, value in record.headers() or ()}
                     yield Message(*place, record.key(), record.value(), headers)
@@ -134,7 +136,7 @@ class Confluent(Outbox):
             finally:
                 consumer.close()
 
-    def _bounds(self, consumer: Any, place: Place) -> tuple[int, int]:
+    def _bounds(self, consumer: Any, place: TopicPartition) -> tuple[int, int]:
         found = consumer.get_watermark_offsets(self._kafka.TopicPartition(*place), timeout=REACH_S)
         if found is None:
             raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from streams.core.errors import StreamError
 from streams.core.live_stream import BrokerUnavailableError
-from streams.kafka.clients.consumer import TRANSACTIONS, heard, version_of
-from streams.kafka.records import Place
+from streams.kafka.clients.errors import surface_connection_errors
+from streams.kafka.clients.libraries import api_version, supports_transactions
+from streams.kafka.records import TopicPartition
 
 REACH_S = 10.0
 """How long a broker may take to answer a question before it counts as away."""
@@ -57,11 +58,11 @@ class Outbox(ABC):
     def __init__(self, servers: str, options: Mapping[str, Any]) -> None: ...
 
     @abstractmethod
-    def ends(self, topic: str) -> dict[Place, int]:
+    def ends(self, topic: str) -> dict[TopicPartition, int]:
         """The position after the last message of each partition, or one before it."""
 
     @abstractmethod
-    def since(self, ends: Mapping[Place, int]) -> Iterator[Message]:
+    def since(self, ends: Mapping[TopicPartition, int]) -> Iterator[Message]:
         """All messages from there on, up to the end as it is now; what has been deleted is passed
         over."""
 
@@ -87,22 +88,25 @@ class KafkaPython(Outbox):
         self._kafka = kafka
         self._servers = servers
         options = dict(options)
-        version = version_of(options)
+        version = api_version(options)
         if version is not None:
             options["api_version"] = version
-        self.headers = version is None or version >= TRANSACTIONS
+        self.headers = supports_transactions(version)
         self._options = options
         self._producer: Any = None
 
-    def ends(self, topic: str) -> dict[Place, int]:
+    def ends(self, topic: str) -> dict[TopicPartition, int]:
         with self._reader() as consumer:
             partitions = consumer.partitions_for_topic(topic)
             if not partitions:
                 raise StreamError(f"there is no topic {topic!r} at {self._servers}: create it")
             of = [self._kafka.TopicPartition(topic, p) for p in sorted(partitions)]
-            return {(p.topic, p.partition): at for p, at in consumer.end_offsets(of).items()}
+            return {
+                TopicPartition(p.topic, p.partition): at
+                for p, at in consumer.end_offsets(of).items()
+            }
 
-    def since(self, ends: Mapping[Place, int]) -> Iterator[Message]:
+    def since(self, ends: Mapping[TopicPartition, int]) -> Iterator[Message]:
         if not ends:
             return
         with self._reader() as consumer:
@@ -121,7 +125,7 @@ class KafkaPython(Outbox):
                     quiet = time.monotonic()
                     for record in records:
                         headers = {name: value or b"" for name, value in record.headers}
-                        place = (record.topic, record.partition)
+                        place = TopicPartition(record.topic, record.partition)
                         yield Message(*place, record.key, record.value, headers)
                 if time.monotonic() - quiet > 2 * REACH_S:
                     raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
@@ -196,7 +200,7 @@ class KafkaPython(Outbox):
             }
         timeout = int(REACH_S * 1000)
         more |= {"bootstrap_timeout_ms": timeout, "allow_auto_create_topics": False}
-        with heard():
+        with surface_connection_errors():
             return cls(bootstrap_servers=self._servers.split(","), **settings | more)
 
     @contextmanager

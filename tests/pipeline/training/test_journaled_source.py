@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.training.journaled_source import JournaledSource
 from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
 from streams.core.stream import Cursor
-from streams.kafka.records import Fetched, Held, Place, Topics
+from streams.kafka.records import PartitionBuffers, RecordBatch, TopicPartition, Topics
 from streams.operators import microbatch as cutting
 from streams.operators.microbatch import rebatch
 
@@ -32,10 +32,10 @@ class Memory(LiveStream):
     kind = "memory"
     bounded = True
 
-    def __init__(self, held: dict[Place, list[tuple[bytes, int]]]) -> None:
+    def __init__(self, held: Mapping[Any, list[tuple[bytes, int]]]) -> None:
         self.held = {
-            place: Fetched(
-                place,
+            TopicPartition(*place): RecordBatch(
+                TopicPartition(*place),
                 np.arange(len(given), dtype=np.int64),
                 np.array([time for _, time in given], np.int64),
                 [value for value, _ in given],
@@ -56,7 +56,9 @@ class Memory(LiveStream):
         if self.away:
             self.away -= 1
             raise BrokerUnavailableError("nobody is there")
-        places = {TOPICS.place(name): slice(*positions) for name, positions in ranges.items()}
+        places = {
+            TOPICS.topic_partition(name): slice(*positions) for name, positions in ranges.items()
+        }
         return self.block([self.held[place].rows(rows) for place, rows in places.items()])
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
@@ -64,16 +66,16 @@ class Memory(LiveStream):
         while len(held):
             yield self.block(held.take(block_size, set(self.held)))
 
-    def left(self, cursor: Cursor) -> Held:
+    def left(self, cursor: Cursor) -> PartitionBuffers:
         """What stands at or after a cursor."""
-        held = Held(TOPICS, self.held)
+        held = PartitionBuffers(TOPICS, self.held)
         for place, whole in self.held.items():
-            if (rest := whole.rows(slice(cursor.get(TOPICS.name(place), 0), None))).values:
+            if (rest := whole.rows(slice(cursor.get(TOPICS.cursor_key(place), 0), None))).values:
                 held.add(rest)
         return held
 
     @staticmethod
-    def block(pieces: Iterable[Fetched]) -> Batch:
+    def block(pieces: Iterable[RecordBatch]) -> Batch:
         m = TOPICS.merge([piece for piece in pieces if piece.values])
         bad = np.array([value == b"?" for value in m.values], np.bool_)
         open_source, label = ~bad & ~m.label, ~bad & m.label
@@ -132,7 +134,7 @@ def open_source(
 
 @st.composite
 def streams(draw: st.DrawFn) -> Memory:
-    held: dict[Place, list[tuple[bytes, int]]] = {}
+    held: dict[tuple[str, int], list[tuple[bytes, int]]] = {}
     for place in [("ev", 0), ("ev", 1), ("lab", 0), ("lab", 1)]:
         values = draw(st.lists(st.sampled_from([b"x", b"x", b"?"]), max_size=9))
         held[place] = [(value, draw(st.integers(0, 12))) for value in values]

@@ -1,4 +1,4 @@
-"""Messages of several partitions in one order: nothing lost, nothing twice, no order turned."""
+"""Records of several partitions merged: none lost, none twice, no partition reordered."""
 
 from __future__ import annotations
 
@@ -11,38 +11,49 @@ from hypothesis import strategies as st
 
 from streams.core.errors import StreamError
 from streams.kafka import records as module
-from streams.kafka.records import Fetched, Held, Messages, Place, Topics
+from streams.kafka.records import (
+    MergedRecords,
+    PartitionBuffers,
+    RecordBatch,
+    TopicPartition,
+    Topics,
+)
 
 TOPICS = Topics(["ev", "more"], "lab")
-PLACES: list[Place] = [("ev", 0), ("ev", 3), ("more", 0), ("lab", 1)]
+PARTITIONS = [TopicPartition(t, n) for t, n in (("ev", 0), ("ev", 3), ("more", 0), ("lab", 1))]
 
 
-def piece(place: Place, offset: Sequence[int], time: Sequence[int]) -> Fetched:
-    values: list[bytes | None] = [f"{place[0]}{place[1]}@{at}".encode() for at in offset]
-    return Fetched(place, np.array(offset, np.int64), np.array(time, np.int64), values)
+def batch(partition: tuple[str, int], offset: Sequence[int], time: Sequence[int]) -> RecordBatch:
+    values: list[bytes | None] = [f"{partition[0]}{partition[1]}@{at}".encode() for at in offset]
+    return RecordBatch(
+        TopicPartition(*partition), np.array(offset, np.int64), np.array(time, np.int64), values
+    )
 
 
-def told(messages: Messages) -> list[bytes | None]:
+def told(messages: MergedRecords) -> list[bytes | None]:
     return messages.values
 
 
 def test_names_of_partitions() -> None:
-    named = {place: TOPICS.name(place) for place in PLACES}
+    named = {partition: TOPICS.cursor_key(partition) for partition in PARTITIONS}
     assert named == {
         ("ev", 0): "0",
         ("ev", 3): "3",
         ("more", 0): "65536",
         ("lab", 1): "labels/1",
     }
-    assert [TOPICS.place(name) for name in named.values()] == PLACES
-    assert TOPICS.cursor({("lab", 1): 5, ("ev", 0): 7}) == {"0": 7, "labels/1": 5}
+    assert [TOPICS.topic_partition(name) for name in named.values()] == PARTITIONS
+    assert TOPICS.cursor({TopicPartition("lab", 1): 5, TopicPartition("ev", 0): 7}) == {
+        "0": 7,
+        "labels/1": 5,
+    }
     assert TOPICS.names == ["ev", "more", "lab"]
 
 
 @pytest.mark.parametrize("name", ["131072", "labels/65536"])
 def test_a_partition_of_a_topic_that_is_no_more_in_the_job(name: str) -> None:
     with pytest.raises(StreamError, match=rf"^stream\.topic: the run has read partition {name}"):
-        TOPICS.place(name)
+        TOPICS.topic_partition(name)
 
 
 def test_a_topic_of_events_and_labels() -> None:
@@ -53,10 +64,10 @@ def test_a_topic_of_events_and_labels() -> None:
 def test_merged_by_time_labels_first_and_no_partition_turned() -> None:
     merged = TOPICS.merge(
         [
-            piece(("ev", 0), [4, 5], [10, 30]),
-            piece(("lab", 1), [0, 1], [30, 31]),
-            piece(("ev", 3), [9, 10, 11], [20, 5, 30]),  # the second came late: it stays behind
-            piece(("ev", 0), [6], [29]),
+            batch(("ev", 0), [4, 5], [10, 30]),
+            batch(("lab", 1), [0, 1], [30, 31]),
+            batch(("ev", 3), [9, 10, 11], [20, 5, 30]),  # the second came late: it stays behind
+            batch(("ev", 0), [6], [29]),
         ]
     )
     assert told(merged) == [
@@ -73,7 +84,7 @@ def test_merged_by_time_labels_first_and_no_partition_turned() -> None:
     assert merged.partition.tolist() == [0, 3, 3, 1, 0, 0, 3, 1]
     assert merged.partition.dtype == np.int32
     assert merged.time.tolist() == [10, 20, 5, 30, 30, 29, 30, 31]
-    assert merged.at(3, 10) == 2
+    assert merged.row_at(3, 10) == 2
 
 
 def test_nothing_merged() -> None:
@@ -86,9 +97,9 @@ def test_nothing_merged() -> None:
 
 def test_without_times_side_by_side() -> None:
     """A broker of old keeps none: each partition goes by its share of the block, labels first."""
-    parts = [piece(("ev", 0), [0, 1], [-1, -1]), piece(("lab", 1), [0, 1, 2, 3], [-1] * 4)]
+    batches = [batch(("ev", 0), [0, 1], [-1, -1]), batch(("lab", 1), [0, 1, 2, 3], [-1] * 4)]
     # shares: 1/4 and 3/4; 1/8, 3/8, 5/8 and 7/8
-    assert told(TOPICS.merge(parts)) == [
+    assert told(TOPICS.merge(batches)) == [
         b"lab1@0",
         b"ev0@0",
         b"lab1@1",
@@ -103,18 +114,18 @@ offsets = st.lists(st.integers(1, 3), max_size=12).map(lambda steps: np.cumsum([
 
 
 @st.composite
-def partitions(draw: st.DrawFn) -> dict[Place, Fetched]:
+def partitions(draw: st.DrawFn) -> dict[TopicPartition, RecordBatch]:
     """Some partitions, each with its messages; their times, if any, go back and forth."""
     found, time = {}, draw(st.sampled_from([st.integers(0, 8), st.integers(0, 8), st.just(-1)]))
-    for place in PLACES:
+    for partition in PARTITIONS:
         at = draw(offsets).tolist()[: draw(st.integers(0, 12))]
         times = st.lists(time, min_size=len(at), max_size=len(at))
-        found[place] = piece(place, at, draw(times))
+        found[partition] = batch(partition, at, draw(times))
     return found
 
 
 @st.composite
-def torn(draw: st.DrawFn, whole: Fetched) -> list[Fetched]:
+def torn(draw: st.DrawFn, whole: RecordBatch) -> list[RecordBatch]:
     """The same messages in several pieces."""
     n = len(whole.values)
     cuts = sorted(draw(st.lists(st.integers(0, n), max_size=3)))
@@ -124,90 +135,95 @@ def torn(draw: st.DrawFn, whole: Fetched) -> list[Fetched]:
 
 @given(partitions(), st.data())
 def test_the_order_hangs_on_the_ranges_alone(
-    parts: dict[Place, Fetched], data: st.DataObject
+    batches: dict[TopicPartition, RecordBatch], data: st.DataObject
 ) -> None:
     """In whatever pieces, and in whichever order of partitions, they come."""
-    plain = TOPICS.merge([part for part in parts.values() if part.values])
-    order = data.draw(st.permutations(PLACES))
-    again = TOPICS.merge([p for place in order for p in data.draw(torn(parts[place]))])
+    plain = TOPICS.merge([whole for whole in batches.values() if whole.values])
+    order = data.draw(st.permutations(PARTITIONS))
+    again = TOPICS.merge([p for partition in order for p in data.draw(torn(batches[partition]))])
     assert told(plain) == told(again)
     for one, other in zip(plain[:4], again[:4], strict=True):
         np.testing.assert_array_equal(one, other)
-    for place, part in parts.items():  # each partition in its own order
-        mine = [v for v in told(plain) if v and v.startswith(f"{place[0]}{place[1]}@".encode())]
-        assert mine == part.values
+    for partition, whole in batches.items():  # each partition in its own order
+        mine = [
+            v for v in told(plain) if v and v.startswith(f"{partition[0]}{partition[1]}@".encode())
+        ]
+        assert mine == whole.values
 
 
 @given(partitions(), st.data())
 def test_all_that_is_held_is_taken_once_and_in_order(
-    parts: dict[Place, Fetched], data: st.DataObject
+    batches: dict[TopicPartition, RecordBatch], data: st.DataObject
 ) -> None:
     """Whatever comes and is taken in turns: per partition what came, in its order; and nothing is
     taken that is later than what may yet come of a partition that is behind."""
-    held = Held(TOPICS, PLACES)
-    coming = {place: data.draw(torn(part)) for place, part in parts.items()}
-    given: dict[Place, list[bytes | None]] = {place: [] for place in PLACES}
-    clocks = dict.fromkeys(PLACES, -2)  # latest time that was taken of each
-    while any(coming.values()) or len(held):
-        for place in data.draw(st.lists(st.sampled_from(PLACES), max_size=4)):
-            if coming[place]:
-                held.add(coming[place].pop(0))
-        behind = {place for place in PLACES if coming[place]}
-        if waits := sorted(behind & held.empty):  # nothing of it yet: the caller waits
-            held.add(coming[waits[0]].pop(0))
+    buffers = PartitionBuffers(TOPICS, PARTITIONS)
+    coming = {partition: data.draw(torn(whole)) for partition, whole in batches.items()}
+    given: dict[TopicPartition, list[bytes | None]] = {partition: [] for partition in PARTITIONS}
+    clocks = dict.fromkeys(PARTITIONS, -2)  # latest time that was taken of each
+    while any(coming.values()) or len(buffers):
+        for partition in data.draw(st.lists(st.sampled_from(PARTITIONS), max_size=4)):
+            if coming[partition]:
+                buffers.add(coming[partition].pop(0))
+        behind = {partition for partition in PARTITIONS if coming[partition]}
+        if waits := sorted(behind & buffers.empty):  # nothing of it yet: the caller waits
+            buffers.add(coming[waits[0]].pop(0))
             continue
-        if not len(held):
+        if not len(buffers):
             continue
         size = data.draw(st.integers(1, 9))
-        certain = min((latest(held, place) for place in behind), default=99)
-        taken = held.take(size, {place for place in PLACES if not coming[place]})
+        certain = min((latest(buffers, partition) for partition in behind), default=99)
+        taken = buffers.take(size, {partition for partition in PARTITIONS if not coming[partition]})
         assert 1 <= sum(len(p.values) for p in taken) <= size
         for p in taken:
-            given[p.place] += p.values
-            clocks[p.place] = max(clocks[p.place], int(p.time.max()))
+            given[p.partition] += p.values
+            clocks[p.partition] = max(clocks[p.partition], int(p.time.max()))
             assert int(p.time.max()) <= certain
-    assert given == {place: part.values for place, part in parts.items()}
+    assert given == {partition: whole.values for partition, whole in batches.items()}
 
 
-def latest(held: Held, place: Place) -> int:
-    return max(int(p.time.max()) for p in held._pieces[place])
+def latest(buffers: PartitionBuffers, partition: TopicPartition) -> int:
+    return max(int(p.time.max()) for p in buffers._buffers[partition])
 
 
 def test_taken_up_to_what_the_one_behind_may_still_bring() -> None:
-    held = Held(TOPICS, PLACES[:2])
-    held.add(piece(PLACES[0], [0, 1, 2, 3], [1, 5, 6, 9]))
-    held.add(piece(PLACES[1], [0, 1], [2, 5]))
-    taken = held.take(100, {PLACES[0]})  # of the second more may come, at 5 or later
+    buffers = PartitionBuffers(TOPICS, PARTITIONS[:2])
+    buffers.add(batch(PARTITIONS[0], [0, 1, 2, 3], [1, 5, 6, 9]))
+    buffers.add(batch(PARTITIONS[1], [0, 1], [2, 5]))
+    taken = buffers.take(100, {PARTITIONS[0]})  # of the second more may come, at 5 or later
     assert [p.offset.tolist() for p in taken] == [[0, 1], [0, 1]]
-    assert len(held) == 2
-    assert held.empty == {PLACES[1]}
-    held.add(piece(PLACES[1], [2], [6]))
-    assert [p.offset.tolist() for p in held.take(1, set(PLACES))] == [[2]]
-    taken = held.take(100, set(PLACES))
-    assert [(p.place, p.offset.tolist()) for p in taken] == [(PLACES[0], [3]), (PLACES[1], [2])]
+    assert len(buffers) == 2
+    assert buffers.empty == {PARTITIONS[1]}
+    buffers.add(batch(PARTITIONS[1], [2], [6]))
+    assert [p.offset.tolist() for p in buffers.take(1, set(PARTITIONS))] == [[2]]
+    taken = buffers.take(100, set(PARTITIONS))
+    assert [(p.partition, p.offset.tolist()) for p in taken] == [
+        (PARTITIONS[0], [3]),
+        (PARTITIONS[1], [2]),
+    ]
 
 
 def test_what_is_anothers_by_now_is_let_go() -> None:
-    held = Held(TOPICS, PLACES[:1])
-    held.add(piece(PLACES[1], [0], [1]))
-    assert len(held) == 0
-    assert held.places == PLACES[:1]
-    assert held.take(5, set()) == []
+    buffers = PartitionBuffers(TOPICS, PARTITIONS[:1])
+    buffers.add(batch(PARTITIONS[1], [0], [1]))
+    assert len(buffers) == 0
+    assert buffers.partitions == PARTITIONS[:1]
+    assert buffers.take(5, set()) == []
 
 
 def test_large_messages_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_BYTES", 100)
-    held = Held(TOPICS, PLACES[:2])
-    held.add(piece(PLACES[0], range(19), range(19)))  # of 5 and, from the tenth on, 6 bytes
-    held.add(piece(PLACES[1], [0], [0]))
-    assert len(held) == 20
-    assert held.fills(1000)
-    assert held.may_grow(1000)
-    assert sum(len(p.values) for p in held.take(1000, set(PLACES))) == 20 * 100 // 109
-    held.add(piece(PLACES[0], range(19, 120), range(19, 120)))
-    assert not held.may_grow(1000)
-    while len(held):
-        assert 1 <= sum(len(p.values) for p in held.take(1000, set(PLACES))) <= 20
-    assert not held.fills(1)
-    assert held.empty == set(PLACES[:2])
-    assert held.may_grow(1)
+    buffers = PartitionBuffers(TOPICS, PARTITIONS[:2])
+    buffers.add(batch(PARTITIONS[0], range(19), range(19)))  # of 5 and, from the tenth on, 6 bytes
+    buffers.add(batch(PARTITIONS[1], [0], [0]))
+    assert len(buffers) == 20
+    assert buffers.fills_block(1000)
+    assert buffers.has_room(1000)
+    assert sum(len(p.values) for p in buffers.take(1000, set(PARTITIONS))) == 20 * 100 // 109
+    buffers.add(batch(PARTITIONS[0], range(19, 120), range(19, 120)))
+    assert not buffers.has_room(1000)
+    while len(buffers):
+        assert 1 <= sum(len(p.values) for p in buffers.take(1000, set(PARTITIONS))) <= 20
+    assert not buffers.fills_block(1)
+    assert buffers.empty == set(PARTITIONS[:2])
+    assert buffers.has_room(1)

@@ -17,19 +17,19 @@ from streams.core.schema import Feature, Schema
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.json import JsonConfig
-from streams.kafka.records import Fetched, Place, Topics
-from streams.kafka.records_to_batch import Blocks
+from streams.kafka.records import RecordBatch, TopicPartition, Topics
+from streams.kafka.records_to_batch import BlockDecoder
 
 TOPICS = Topics(["ev", "more"], "lab")
 
 
-def blocks(ahead: float = 100.0, max_bytes: int = 200) -> Blocks:
+def decoder(max_future_seconds: float = 100.0, max_bytes: int = 200) -> BlockDecoder:
     here = Path()
     events = [Field("a", "number"), Field("id", "integer"), Field("t", "time")]
     labels = [Field("id", "integer"), Field("y", "text")]
     config = JsonConfig(kind="json")
     schema = Schema((Feature("a", "numeric"),), "classification", ())
-    return Blocks(
+    return BlockDecoder(
         (
             make(config, events, here),
             Decoder(schema, Columns(id=NamedColumn("id", "int"), time="t")),
@@ -42,7 +42,7 @@ def blocks(ahead: float = 100.0, max_bytes: int = 200) -> Blocks:
             ),
         ),
         "t",
-        ahead,
+        max_future_seconds,
         max_bytes,
     )
 
@@ -55,19 +55,22 @@ def label(i: int, y: Any = "up") -> bytes:
     return json.dumps({"id": i, "y": y}).encode()
 
 
-def fetched(place: Place, values: list[bytes | None], time: list[int], first: int = 0) -> Fetched:
-    return Fetched(place, np.arange(first, first + len(values)), np.array(time, np.int64), values)
+def records(
+    partition: tuple[str, int], values: list[bytes | None], time: list[int], first: int = 0
+) -> RecordBatch:
+    offsets = np.arange(first, first + len(values))
+    return RecordBatch(TopicPartition(*partition), offsets, np.array(time, np.int64), values)
 
 
-def block(*pieces: Fetched, **settings: Any) -> Batch:
-    return blocks(**settings)(TOPICS.merge(pieces))
+def block(*batches: RecordBatch, **settings: Any) -> Batch:
+    return decoder(**settings)(TOPICS.merge(batches))
 
 
 def test_a_block_by_hand() -> None:
     found = block(
-        fetched(("ev", 1), [event(10, 1), b"{", event(12, 3)], [1000, 2000, 3000], 5),
-        fetched(("more", 0), [event(20, 2, "x"), event(21, 4)], [2500, 4000]),
-        fetched(
+        records(("ev", 1), [event(10, 1), b"{", event(12, 3)], [1000, 2000, 3000], 5),
+        records(("more", 0), [event(20, 2, "x"), event(21, 4)], [2500, 4000]),
+        records(
             ("lab", 2), [label(10), b"[]", label(12, "down"), label(9)], [1000, 2000, 3500, 5000], 7
         ),
     )
@@ -97,7 +100,7 @@ def test_a_block_by_hand() -> None:
 def test_too_large_too_far_ahead_and_empty() -> None:
     large = b" " * 201
     found = block(
-        fetched(
+        records(
             ("ev", 0),
             [event(0, 1.0), large, event(2, 101.0), event(3, 101.001), None, event(5, -1e9)],
             [1000] * 6,
@@ -119,14 +122,14 @@ def test_too_large_too_far_ahead_and_empty() -> None:
 
 def test_how_far_ahead_an_event_is_needs_the_time_of_its_message() -> None:
     """A broker of old keeps none."""
-    assert block(fetched(("ev", 0), [event(0, 1e9)], [-1])).ids.tolist() == [0]
+    assert block(records(("ev", 0), [event(0, 1e9)], [-1])).ids.tolist() == [0]
 
 
 def test_without_time_stamps() -> None:
     """-1: the time of a label is unknown, so that none is taken for old."""
     found = block(
-        fetched(("ev", 0), [event(0, 5.0)], [-1]),
-        fetched(("lab", 0), [label(0), label(1)], [-1] * 2),
+        records(("ev", 0), [event(0, 5.0)], [-1]),
+        records(("lab", 0), [label(0), label(1)], [-1] * 2),
     )
     assert found.time.tolist() == [5.0]
     assert found.arrivals is not None
@@ -137,24 +140,25 @@ def test_without_time_stamps() -> None:
         make(config, [Field("a", "number"), Field("id", "integer")], Path()),
         Decoder(schema, Columns(id=NamedColumn("id", "int"))),
     )
-    mixed = TOPICS.merge([fetched(("ev", 0), [event(0), event(1)], [7000, -1])])
-    assert Blocks(reader, reader, None, 1.0, 200)(mixed).time.tolist() == [7.0, 0.0]
-    needs = Blocks(reader, reader, None, 1.0, 200, stamped=True)
+    mixed = TOPICS.merge([records(("ev", 0), [event(0), event(1)], [7000, -1])])
+    assert BlockDecoder(reader, reader, None, 1.0, 200)(mixed).time.tolist() == [7.0, 0.0]
+    needs = BlockDecoder(reader, reader, None, 1.0, 200, needs_timestamps=True)
     assert needs(mixed.take(np.array([0]))).time.tolist() == [7.0]
-    no_time = r"^stream\.label_timeout_seconds: messages of this broker have no time"
-    with pytest.raises(StreamError, match=no_time):
+    with pytest.raises(
+        StreamError, match=r"^stream\.label_timeout_seconds: this broker keeps no timestamps"
+    ):
         needs(mixed)
 
 
 def test_labels_alone_and_nothing_at_all() -> None:
-    found = block(fetched(("lab", 0), [label(1), b"?", label(2)], [0, 1, 2]))
+    found = block(records(("lab", 0), [label(1), b"?", label(2)], [0, 1, 2]))
     assert len(found) == found.events == 0
     assert found.arrivals is not None
     assert found.arrivals.insert_before.tolist() == [0, 0]
     assert [(d.offset, d.label, d.insert_before) for d in found.dead] == [(1, True, 0)]
     assert len(block()) == 0
     assert block().arrivals is None
-    bad = block(fetched(("lab", 0), [b"?"], [0]))
+    bad = block(records(("lab", 0), [b"?"], [0]))
     assert bad.arrivals is None
     assert len(bad.dead) == 1
 
@@ -175,26 +179,26 @@ def value(kind: int, i: int, of_label: bool) -> bytes | None:
 
 
 @st.composite
-def pieces(draw: st.DrawFn) -> list[Fetched]:
+def batches(draw: st.DrawFn) -> list[RecordBatch]:
     found = []
     for place in [("ev", 0), ("ev", 2), ("more", 0), ("lab", 0)]:
         kinds = draw(st.lists(st.sampled_from([GOOD, GOOD, *range(6)]), max_size=8))
         values = [value(kind, i, place[0] == "lab") for i, kind in enumerate(kinds)]
         times = st.lists(st.integers(0, 6), min_size=len(kinds), max_size=len(kinds))
         if kinds:
-            found.append(fetched(place, values, [1000 * t for t in draw(times)]))
+            found.append(records(place, values, [1000 * t for t in draw(times)]))
     return found
 
 
-READ = blocks()
+DECODE = decoder()
 
 
-@given(pieces())
-def test_what_becomes_of_a_message_hangs_on_it_alone(parts: list[Fetched]) -> None:
+@given(batches())
+def test_what_becomes_of_a_message_hangs_on_it_alone(parts: list[RecordBatch]) -> None:
     """Each in a block of its own, one after another in the order of the whole, gives the whole."""
     messages = TOPICS.merge(parts)
-    whole = READ(messages)
-    alone = [READ(messages.take(np.array([i]))) for i in range(len(messages.values))]
+    whole = DECODE(messages)
+    alone = [DECODE(messages.take(np.array([i]))) for i in range(len(messages.values))]
     assert rows_of(whole) == [row for one in alone for row in rows_of(one)]
     assert labels_of(whole) == [found for one in alone for found in labels_of(one)]
     for of_label in (False, True):  # those of labels stand behind those of events, row by row
@@ -246,8 +250,8 @@ def labels_of(batch: Batch) -> list[Any]:
     return list(zip(*columns, strict=True))
 
 
-@pytest.mark.parametrize("ahead", [0.0, 0.5])
-def test_ahead_is_inclusive(ahead: float) -> None:
-    values: list[bytes | None] = [event(0, 1.0 + ahead), event(1, 1.001 + ahead)]
-    found = block(fetched(("ev", 0), values, [1000, 1000]), ahead=ahead)
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_max_future_seconds_is_inclusive(seconds: float) -> None:
+    values: list[bytes | None] = [event(0, 1.0 + seconds), event(1, 1.001 + seconds)]
+    found = block(records(("ev", 0), values, [1000, 1000]), max_future_seconds=seconds)
     assert found.ids.tolist() == [0]

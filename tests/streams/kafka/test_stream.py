@@ -24,12 +24,14 @@ from pydantic import ValidationError
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.live_stream import BrokerUnavailableError, Ranges, ranges_of, reached
-from streams.kafka import range_reader as reread
+from streams.kafka import fetcher, range_reader
 from streams.kafka import stream as module
-from streams.kafka.clients import consumer as consumers
-from streams.kafka.clients.consumer import connect
+from streams.kafka.clients import timeouts
+from streams.kafka.clients.confluent_consumer import ConfluentConsumer
+from streams.kafka.clients.factory import create_consumer
+from streams.kafka.clients.kafka_python_consumer import KafkaPythonConsumer, record_batch
 from streams.kafka.config import KafkaConfig
-from streams.kafka.records import Fetched, Place
+from streams.kafka.records import RecordBatch, TopicPartition
 from streams.kafka.stream import KafkaStream
 
 with warnings.catch_warnings():
@@ -207,7 +209,7 @@ def test_what_comes_ends_a_micro_batch_once_nothing_more_does(
     events.send(0, event(0), event(1))
     blocks: list[Batch] = []
     with closing(kafka.read({"0": 0, "1": 0}, 100)) as reading:  # type: ignore[type-var]
-        while sum(map(len, blocks)) < 2 or not blocks[-1].ends:
+        while sum(map(len, blocks)) < 2 or not blocks[-1].flush:
             blocks.append(next(reading))
         assert sum(b.flush for b in blocks) >= 1
         idle = [next(reading) for _ in range(2)]
@@ -240,13 +242,15 @@ def test_a_run_that_begins_at_a_time(
 ) -> None:
     asked: list[int] = []
 
-    def at(self: Any, places: Sequence[Place], moment: int) -> dict[Place, int]:
-        asked.append(moment)  # the broker of these tests knows no times
-        return dict.fromkeys(places, 7)
+    def offsets_for_times(
+        self: Any, partitions: Sequence[TopicPartition], timestamp_ms: int
+    ) -> dict[TopicPartition, int]:
+        asked.append(timestamp_ms)  # the broker of these tests keeps no times
+        return dict.fromkeys(partitions, 7)
 
     events = topic(2)
     kafka = stream(events, library, start="2024-05-01T00:00:00.5Z")
-    monkeypatch.setattr(type(kafka._connect()), "at", at)
+    monkeypatch.setattr(type(kafka._connect()), "offsets_for_times", offsets_for_times)
     assert kafka.start() == {"0": 7, "1": 7}
     assert asked == [1_714_521_600_500]
 
@@ -276,11 +280,7 @@ def test_a_topic_that_is_not_there(broker: str, producer: Any, library: str) -> 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python's
 def test_nobody_there(library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    monkeypatch.setattr(consumers, "REACH_S", 0.7)
-    if library == "confluent-kafka":
-        from streams.kafka.clients import confluent_consumer as broker_confluent
-
-        monkeypatch.setattr(broker_confluent, "REACH_S", 0.7)
+    monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 0.7)
     kafka = stream(Topic("127.0.0.1:1", None, "t"), library)
     began = time.monotonic()
     for call in (kafka.start, kafka.end, lambda: kafka.read_ranges({"0": (0, 1)})):
@@ -320,29 +320,31 @@ def test_messages_that_do_not_come_again(
 ) -> None:
     events = topic(1)
     events.send(0, event(0))
-    monkeypatch.setattr(module, "AGAIN_S", 0.5)
+    monkeypatch.setattr(module, "REREAD_TIMEOUT_S", 0.5)
     kafka = stream(events, library)
-    gone = (
-        rf"^the topic {events.name} ends at 1 in partition 0, before what this run .* start anoth"
-    )
+    gone = rf"^the topic {events.name} ends at 1 in partition 0, before the offset .* start anoth"
     with pytest.raises(StreamError, match=gone) as caught:
         kafka.read_ranges({"0": (0, 2)})
     assert not isinstance(caught.value, BrokerUnavailableError)
     assert kafka.read_ranges({"0": (0, 1)}).ids.tolist() == [0]
-    monkeypatch.setattr(type(kafka._connect()), "after", lambda _, places: dict.fromkeys(places, 9))
-    with pytest.raises(BrokerUnavailableError, match=rf"does not give again .* {events.name}/0"):
+    monkeypatch.setattr(
+        type(kafka._connect()), "end_offsets", lambda _, partitions: dict.fromkeys(partitions, 9)
+    )
+    with pytest.raises(BrokerUnavailableError, match=rf"does not deliver again .* {events.name}/0"):
         kafka.read_ranges({"0": (0, 2)})
     events.send(0, event(1))
     assert kafka.read_ranges({"0": (0, 2)}).ids.tolist() == [0, 1]  # goes on where it was
     kafka.close()
 
 
-def assigned(kafka: KafkaStream, monkeypatch: pytest.MonkeyPatch) -> list[dict[Place, int]]:
+def assigned(
+    kafka: KafkaStream, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[TopicPartition, int]]:
     """What its consumers are told to read, from now on."""
     kind, told = type(kafka._connect()), []
     assign = kind.assign
 
-    def noted(self: Any, positions: Mapping[Place, int]) -> None:
+    def noted(self: Any, positions: Mapping[TopicPartition, int]) -> None:
         told.append(dict(positions))
         assign(self, positions)
 
@@ -362,8 +364,8 @@ def test_ranges_that_follow_one_another_are_read_at_one_go(
         assert kafka.read_ranges({"0": (i, i + 2)}).ids.tolist() == [2 * i, 2 * i + 2]
         assert kafka.read_ranges({"1": (i + 1, i + 2)}).ids.tolist() == [2 * i + 3]
     assert sorted(kafka.read_ranges({"0": (18, 20), "1": (19, 20)}).ids.tolist()) == [36, 38, 39]
-    assert told[0] == {(events.name, 0): 0}
-    assert told[1][events.name, 1] == 1
+    assert told[0] == {TopicPartition(events.name, 0): 0}
+    assert told[1][TopicPartition(events.name, 1)] == 1
     assert len(told) == 2
     assert kafka.read_ranges({"0": (3, 4)}).ids.tolist() == [6]  # back
     assert len(told) == 3
@@ -377,16 +379,18 @@ def test_what_comes_too_soon_is_kept_within_bounds(
     for i in range(20):
         events.send(0, event(i))
     events.send(1, event(20))
-    monkeypatch.setattr(reread, "SURPLUS", 0)
-    monkeypatch.setattr(module, "AGAIN_S", 0.3)
+    monkeypatch.setattr(range_reader, "MAX_SURPLUS_BYTES", 0)
+    monkeypatch.setattr(module, "REREAD_TIMEOUT_S", 0.3)
     kafka = stream(events, library)
     told = assigned(kafka, monkeypatch)
-    monkeypatch.setattr(type(kafka._connect()), "after", lambda _, places: dict.fromkeys(places, 9))
+    monkeypatch.setattr(
+        type(kafka._connect()), "end_offsets", lambda _, partitions: dict.fromkeys(partitions, 9)
+    )
     both = {"0": (2, 4), "1": (0, 2)}
     for _ in range(5):
         with pytest.raises(BrokerUnavailableError):
             kafka.read_ranges(both)
-    assert told[-1] == {(events.name, 1): told[-1][events.name, 1]}
+    assert told[-1] == {TopicPartition(events.name, 1): told[-1][TopicPartition(events.name, 1)]}
     sent = threading.Timer(0.2, events.send, (1, event(21)))
     sent.start()
     until_given: list[int] = []
@@ -395,7 +399,7 @@ def test_what_comes_too_soon_is_kept_within_bounds(
             until_given = kafka.read_ranges(both).ids.tolist()
     sent.join()
     assert sorted(until_given) == [2, 3, 20, 21]
-    monkeypatch.setattr(module, "AGAIN_S", 10.0)
+    monkeypatch.setattr(module, "REREAD_TIMEOUT_S", 10.0)
     assert kafka.read_ranges({"0": (4, 20)}).ids.tolist() == list(range(4, 20))
     kafka.close()
 
@@ -430,29 +434,31 @@ def test_where_the_last_message_is_looked_for() -> None:
     sought: list[dict[str, int]] = []
 
     class Made:
-        def first(self, places: Sequence[Place]) -> dict[Place, int]:
-            return dict.fromkeys(places, 2)
+        def beginning_offsets(
+            self, partitions: Sequence[TopicPartition]
+        ) -> dict[TopicPartition, int]:
+            return dict.fromkeys(partitions, 2)
 
-        def after(self, places: Sequence[Place]) -> dict[Place, int]:
-            return {place: end[place[0]] for place in places}
+        def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+            return {partition: end[partition[0]] for partition in partitions}
 
-        def assign(self, positions: Mapping[Place, int]) -> None:
+        def assign(self, positions: Mapping[TopicPartition, int]) -> None:
             sought.append({topic: at for (topic, _), at in positions.items()})
             self.at = dict(positions)
 
-        def poll(self, timeout: float, most: int) -> list[Fetched]:
+        def poll(self, timeout: float, most: int) -> list[RecordBatch]:
             pieces = []
-            for place, at in self.at.items():
-                offset = np.array([o for o in held[place[0]] if o >= at], np.int64)
+            for partition, at in self.at.items():
+                offset = np.array([o for o in held[partition[0]] if o >= at], np.int64)
                 if len(offset):
-                    pieces.append(Fetched(place, offset, offset, [b"v"] * len(offset)))
+                    pieces.append(RecordBatch(partition, offset, offset, [b"v"] * len(offset)))
             self.at = {}
             return pieces
 
-        def drained(self, place: Place) -> bool:
-            return place[0] != "busy"
+        def at_high_watermark(self, partition: TopicPartition) -> bool:
+            return partition[0] != "busy"
 
-    found = reread.after_last(Made(), [(topic, 0) for topic in held])  # type: ignore[arg-type]
+    found = range_reader.last_record_ends(Made(), [(topic, 0) for topic in held])  # type: ignore[arg-type]
     assert found == {("far", 0): 7, ("none", 0): 2, ("busy", 0): 80}
     assert sought == [
         {"far": 59, "none": 69, "busy": 79},
@@ -485,7 +491,7 @@ def test_an_option_that_would_look_as_if_nobody_were_there(
     if library == "kafka-python":
         for version in (0.9, "2.8"):
             assert refused(api_version=version) == (
-                f"stream.client.api_version: {version!r} given; a list as [0, 9] is wanted"
+                f"stream.client.api_version: {version!r} given; expected a list like [0, 9]"
             )
         said = refused(security_protocol="SASL_PLAINTEXT", sasl_mechanism="PLIAN")
         assert said.startswith(
@@ -497,11 +503,11 @@ def test_an_option_that_would_look_as_if_nobody_were_there(
 def test_why_a_broker_that_is_there_is_not_come_to_terms_with(
     broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumers, "REACH_S", 1.5)
+    monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 1.5)
     client = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "SCRAM-SHA-256"}
     client |= {"sasl_plain_username": "u", "sasl_plain_password": "hunter2"}
     with pytest.raises(StreamError, match=r"^stream\.client: .*UnsupportedSaslMech") as caught:
-        connect("kafka-python", broker, "g", client)
+        create_consumer("kafka-python", broker, "g", client)
     assert not isinstance(caught.value, BrokerUnavailableError)
     assert "hunter2" not in str(caught.value)
 
@@ -535,18 +541,18 @@ def test_partitions_that_are_added_while_it_runs(
     events = topic(2)
     events.send(0, event(0))
     events.send(1, event(1))
-    monkeypatch.setattr(module, "REFRESH_S", 0.1)
+    monkeypatch.setattr(fetcher, "METADATA_REFRESH_S", 0.1)
     kafka = stream(events, library)
     kind = type(kafka._connect())
-    whole, hidden = kind.places, [True]
+    partitions_for_topic, hidden = kind.partitions_for_topic, [True]
 
-    def places(self: Any, topics: Sequence[str]) -> list[Place]:
-        found = whole(self, topics)
+    def visible(self: Any, topic: str) -> list[TopicPartition]:
+        found = partitions_for_topic(self, topic)
         return found[:1] if hidden else found
 
-    monkeypatch.setattr(kind, "places", places)
+    monkeypatch.setattr(kind, "partitions_for_topic", visible)
     assert kafka.start() == {"0": 0}
-    ids = []
+    ids: list[int] = []
     with closing(kafka.read({"0": 0}, 10)) as blocks:  # type: ignore[type-var]
         while ids != [0]:
             ids += next(blocks).ids.tolist()
@@ -563,20 +569,18 @@ def test_what_was_deleted_meanwhile() -> None:
     from kafka import TopicPartition
     from kafka.errors import OffsetOutOfRangeError
 
-    consumer = object.__new__(consumers.KafkaPython)
+    consumer = object.__new__(KafkaPythonConsumer)
     import kafka
 
     consumer._kafka = kafka
     consumer._servers = "s:1"
-    gone = r"^the topic no longer holds where reading was to go on \(t/3 at 17\): its retention"
+    gone = r"^the topic no longer holds the records to resume from \(t/3 at 17\): its retention"
     with pytest.raises(StreamError, match=gone), consumer._errors():
         raise OffsetOutOfRangeError({TopicPartition("t", 3): 17})
     confluent_kafka = pytest.importorskip("confluent_kafka")
-    from streams.kafka.clients.confluent_consumer import Confluent
-
-    other = object.__new__(Confluent)
-    other._library, other._servers, other._refused = confluent_kafka, "s:1", ""
-    other._next = {("t", 3): 17}
+    other = object.__new__(ConfluentConsumer)
+    other._library, other._servers, other._refusal = confluent_kafka, "s:1", ""
+    other._positions = {TopicPartition("t", 3): 17}
 
     class Message:
         def error(self) -> Any:
@@ -592,7 +596,7 @@ def test_what_was_deleted_meanwhile() -> None:
             return 17
 
     with pytest.raises(StreamError, match=gone):
-        other._failed(Message())
+        other._on_error_record(Message())
 
 
 def test_committed_positions_are_there_for_others(
@@ -630,16 +634,16 @@ def test_the_last_positions_are_committed_as_it_closes(
     away.commit({"0": 2})
     started = time.monotonic()
     away.close()
-    assert time.monotonic() - started < module.LAST_S + 1
+    assert time.monotonic() - started < module.FINAL_COMMIT_TIMEOUT_S + 1
 
 
 def test_a_partition_that_was_lost_is_not_drained(
     topic: Callable[..., Topic], library: str
 ) -> None:
     events = topic(2)
-    with closing(connect(library, events.servers, "g", {})) as consumer:
-        consumer.assign({(events.name, 0): 0})
-        assert not consumer.drained((events.name, 1))
+    with closing(create_consumer(library, events.servers, "g", {})) as consumer:
+        consumer.assign({TopicPartition(events.name, 0): 0})
+        assert not consumer.at_high_watermark(TopicPartition(events.name, 1))
 
 
 def test_messages_of_which_some_have_no_time() -> None:
@@ -647,7 +651,7 @@ def test_messages_of_which_some_have_no_time() -> None:
         def __init__(self, offset: int, timestamp: int | None) -> None:
             self.offset, self.timestamp, self.value = offset, timestamp, b""
 
-    found = consumers._fetched(("t", 0), [Record(4, 7), Record(5, None), Record(6, 9)])
+    found = record_batch(TopicPartition("t", 0), [Record(4, 7), Record(5, None), Record(6, 9)])
     assert found.time.tolist() == [7, -1, 9]
 
 
@@ -738,8 +742,8 @@ def until(holds: Callable[[], object], seconds: float = 30) -> None:
 def test_confluent_kafka_is_not_installed() -> None:
     code = (
         "import sys; sys.modules['confluent_kafka'] = None\n"
-        "from streams.kafka.clients.consumer import connect\n"
-        "connect('confluent-kafka', 'localhost:1', 'g', {})"
+        "from streams.kafka.clients.factory import create_consumer\n"
+        "create_consumer('confluent-kafka', 'localhost:1', 'g', {})"
     )
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", code]
@@ -747,40 +751,40 @@ def test_confluent_kafka_is_not_installed() -> None:
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
         "streams.core.errors.StreamError: stream.library: confluent-kafka is not installed: pip "
-        "install 'everlearn[confluent]', or take kafka-python"
+        "install 'everlearn[confluent]', or use kafka-python"
     )
 
 
 def test_a_consumer_by_itself(topic: Callable[..., Topic], library: str) -> None:
     """What streams and others count on."""
     events = topic(2)
-    places = [(events.name, 0), (events.name, 1)]
+    partitions = [TopicPartition(events.name, 0), TopicPartition(events.name, 1)]
     for i in range(5):
         events.send(0, event(i), time=i)
     events.send(1, None)
-    with closing(connect(library, events.servers, "g", {})) as consumer:
-        assert consumer.places([events.name]) == places
-        assert consumer.first(places) == dict.fromkeys(places, 0)
-        assert consumer.after(places) == {places[0]: 5, places[1]: 1}
-        assert consumer.first([]) == consumer.after([]) == {}
-        consumer.assign({places[0]: 2, places[1]: 0})
-        assert not consumer.drained(places[0])
+    with closing(create_consumer(library, events.servers, "g", {})) as consumer:
+        assert consumer.partitions_for_topic(events.name) == partitions
+        assert consumer.beginning_offsets(partitions) == dict.fromkeys(partitions, 0)
+        assert consumer.end_offsets(partitions) == {partitions[0]: 5, partitions[1]: 1}
+        assert consumer.beginning_offsets([]) == consumer.end_offsets([]) == {}
+        consumer.assign({partitions[0]: 2, partitions[1]: 0})
+        assert not consumer.at_high_watermark(partitions[0])
         came = gather(consumer, 4)
-        assert came[places[0]] == [(2, 2, event(2)), (3, 3, event(3)), (4, 4, event(4))]
-        assert came[places[1]] == [(0, 1000, None)]
-        assert all(consumer.drained(place) for place in places)
-        consumer.assign({places[0]: 1})  # anew, elsewhere
-        assert gather(consumer, 2, most=2) == {places[0]: [(1, 1, event(1)), (2, 2, event(2))]}
-        assert not consumer.drained(places[0])
+        assert came[partitions[0]] == [(2, 2, event(2)), (3, 3, event(3)), (4, 4, event(4))]
+        assert came[partitions[1]] == [(0, 1000, None)]
+        assert all(consumer.at_high_watermark(partition) for partition in partitions)
+        consumer.assign({partitions[0]: 1})  # anew, elsewhere
+        assert gather(consumer, 2, most=2) == {partitions[0]: [(1, 1, event(1)), (2, 2, event(2))]}
+        assert not consumer.at_high_watermark(partitions[0])
 
 
-def gather(consumer: Any, n: int, most: int = 100) -> dict[Place, list[Any]]:
-    found: dict[Place, list[Any]] = {}
+def gather(consumer: Any, n: int, most: int = 100) -> dict[TopicPartition, list[Any]]:
+    found: dict[TopicPartition, list[Any]] = {}
     end = time.monotonic() + 10
     while sum(map(len, found.values())) < n:
         assert time.monotonic() < end, found
-        for piece in consumer.poll(0.1, most):
-            assert piece.offset.dtype == piece.time.dtype == np.int64
-            rows = zip(piece.offset.tolist(), piece.time.tolist(), piece.values, strict=True)
-            found.setdefault(piece.place, []).extend(rows)
+        for batch in consumer.poll(0.1, most):
+            assert batch.offset.dtype == batch.time.dtype == np.int64
+            rows = zip(batch.offset.tolist(), batch.time.tolist(), batch.values, strict=True)
+            found.setdefault(batch.partition, []).extend(rows)
     return found

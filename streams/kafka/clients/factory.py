@@ -1,0 +1,25 @@
+"""Clients by the name of their library, imported when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from streams.kafka.clients.consumer import Consumer
+
+CONSUMERS: dict[str, str] = {
+    "kafka-python": "streams.kafka.clients.kafka_python_consumer:KafkaPythonConsumer",
+    "confluent-kafka": "streams.kafka.clients.confluent_consumer:ConfluentConsumer",
+}
+
+
+def create_consumer(library: str, servers: str, group: str, options: Mapping[str, Any]) -> Consumer:
+    """Return a connected consumer of that library. See ``Consumer`` for arguments and errors."""
+    consumer: type[Consumer] = _load(CONSUMERS[library])
+    return consumer(servers, group, options)
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
