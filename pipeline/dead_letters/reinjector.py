@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import DeadLetterRecord
 from pipeline.storage.run_folder import INJECTED
-from streams.kafka.clients.producer import Message, Outbox
+from streams.kafka.clients.producer import Producer, ProducerRecord
 from streams.kafka.records import TopicPartition
 from streams.kafka.stream import KafkaStream
 
@@ -50,9 +50,9 @@ class Injector:
         """Sends those that were not sent before; ``dry``: only says how many that would be."""
         with self._held() as file:
             journal = _Journal(file)
-            box = self._stream.outbox()
+            producer = self._stream.producer()
             try:
-                self._settle(journal, box)
+                self._settle(journal, producer)
                 named = {self._name(letter): letter for letter in letters}
                 fresh = {name: x for name, x in named.items() if name not in journal.sent}
                 values = self._values(fresh)
@@ -61,9 +61,9 @@ class Injector:
                 names = sorted(values, key=lambda name: (fresh[name].offset, name))
                 for start in range(0, 0 if dry else len(names), AT_ONCE):
                     some = names[start : start + AT_ONCE]
-                    large += self._send(journal, box, {n: (fresh[n], values[n]) for n in some})
+                    large += self._send(journal, producer, {n: (fresh[n], values[n]) for n in some})
             finally:
-                box.close()
+                producer.close()
         return Injected(len(names) - large, len(named) - len(fresh), missing, large)
 
     @contextmanager
@@ -82,26 +82,33 @@ class Injector:
         return found | {left[at]: value for at, value in self._stream.fetch_values(left).items()}
 
     def _send(
-        self, journal: _Journal, box: Outbox, letters: dict[str, tuple[DeadLetterRecord, bytes]]
+        self,
+        journal: _Journal,
+        producer: Producer,
+        letters: dict[str, tuple[DeadLetterRecord, bytes]],
     ) -> int:
         """How many were too large."""
         topics = sorted({self._place(letter)[0] for letter, _ in letters.values()})
-        ends = {place: at for topic in topics for place, at in box.ends(topic).items()}
+        ends = {place: at for topic in topics for place, at in producer.end_offsets(topic).items()}
         journal.sending([*letters], ends)
         messages = []
         for name, (letter, value) in letters.items():
-            headers = {HEADER: f"{journal.run}/{name}".encode()} if box.headers else {}
-            messages.append(Message(*self._place(letter), None, value, headers))
-        large = set(box.send(messages))
+            headers = (
+                {HEADER: f"{journal.run}/{name}".encode()} if producer.supports_headers else {}
+            )
+            messages.append(ProducerRecord(*self._place(letter), None, value, headers))
+        large = set(producer.send(messages))
         journal.have_come([name for i, name in enumerate(letters) if i not in large])
         return len(large)
 
-    def _settle(self, journal: _Journal, box: Outbox) -> None:
+    def _settle(self, journal: _Journal, producer: Producer) -> None:
         """Finds out which of those had come that a call before this was sending as it broke off."""
         if journal.open is None:
             return
         names, ends = journal.open
-        come = {m.headers.get(HEADER, b"").decode("utf-8", "replace") for m in box.since(ends)}
+        come = {
+            m.headers.get(HEADER, b"").decode("utf-8", "replace") for m in producer.read_from(ends)
+        }
         journal.have_come([name for name in names if f"{journal.run}/{name}" in come])
 
     def _place(self, letter: DeadLetterRecord) -> TopicPartition:

@@ -20,7 +20,7 @@ from pipeline.training.loop import Loop
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
 from streams.core.stream import Cursor
-from streams.kafka.clients.producer import Message, Outbox
+from streams.kafka.clients.producer import Producer, ProducerRecord
 from streams.kafka.records import TopicPartition
 from streams.kafka.stream import KafkaStream
 
@@ -101,7 +101,7 @@ class DeadLetterForwarder(Callback):
     def _check(self) -> None:
         """Raises ``JobError`` where there is no such topic."""
         try:
-            self._stream.outbox().ends(self._topic)
+            self._stream.producer().end_offsets(self._topic)
         except BrokerUnavailableError:
             pass  # it may come
         except StreamError as error:
@@ -131,11 +131,11 @@ class DeadLetterForwarder(Callback):
         return {}
 
     def _deliver(self) -> None:
-        box: Outbox | None = None
+        producer: Producer | None = None
         while self._more():
             try:
-                box = box or self._stream.outbox()
-                self._round(box)
+                producer = producer or self._stream.producer()
+                self._round(producer)
                 self._told = ""
             except (StreamError, OSError) as error:
                 self._sure = False
@@ -144,8 +144,8 @@ class DeadLetterForwarder(Callback):
                     self._context.say(f"dead letters for topic {self._topic!r} wait: {self._told}")
                 with self._changed:
                     self._changed.wait(RETRY_S)
-        if box is not None:
-            box.close()
+        if producer is not None:
+            producer.close()
 
     def _more(self) -> bool:
         """Waits until there is something to deliver; False where it is over."""
@@ -160,15 +160,15 @@ class DeadLetterForwarder(Callback):
                     return True
                 self._changed.wait()
 
-    def _round(self, box: Outbox) -> None:
+    def _round(self, producer: Producer) -> None:
         """Delivers the next letters, and writes it down."""
         at = self._standing or ForwardState.read(self._state)
         if at is None:
-            at = ForwardState(uuid.uuid4().hex, 0, box.ends(self._topic))
+            at = ForwardState(uuid.uuid4().hex, 0, producer.end_offsets(self._topic))
             at.write(self._state)
             self._sure = True
         self._standing = at
-        come = set() if self._sure else set(self._come(box, at))
+        come = set() if self._sure else set(self._come(producer, at))
         found: list[DeadLetterRecord] = []
         size = 0
         for letter in letters(self._file, at.bytes, self._until):
@@ -178,18 +178,18 @@ class DeadLetterForwarder(Callback):
                 break
         new = [letter for letter in found if self._key(letter) not in come]
         self._sure = False
-        self._send(box, new, at.run)
+        self._send(producer, new, at.run)
         # Should the last lines be none, nothing is left to deliver all the same.
         at = replace(at, bytes=found[-1].end if found else self._until)
-        at = replace(at, ends=box.ends(self._topic))
+        at = replace(at, ends=producer.end_offsets(self._topic))
         at.write(self._state)
         self._standing, self._sure = at, True
 
-    def _come(self, box: Outbox, at: ForwardState) -> Iterable[bytes]:
+    def _come(self, producer: Producer, at: ForwardState) -> Iterable[bytes]:
         """Keys of the letters that the topic has since then."""
-        for message in box.since(at.ends):
+        for message in producer.read_from(at.ends):
             run = message.headers.get("run")
-            if not box.headers:
+            if not producer.supports_headers:
                 try:
                     run = json.loads(message.value or b"")["run"].encode()
                 except (ValueError, KeyError, TypeError, AttributeError):
@@ -197,7 +197,7 @@ class DeadLetterForwarder(Callback):
             if run == at.run.encode() and message.key is not None:
                 yield message.key
 
-    def _send(self, box: Outbox, new: list[DeadLetterRecord], run: str) -> None:
+    def _send(self, producer: Producer, new: list[DeadLetterRecord], run: str) -> None:
         if not new:
             return
         places = {
@@ -210,10 +210,13 @@ class DeadLetterForwarder(Callback):
             value = letter.value
             if value is None:
                 value = values.get((places[letter], letter.offset))
-            messages.append(self._message(letter, value, run, box.headers))
-        large = box.send(messages)
-        bare = [self._message(new[i], None, run, box.headers, left_out=True) for i in large]
-        if bare and box.send(bare):
+            messages.append(self._message(letter, value, run, producer.supports_headers))
+        large = producer.send(messages)
+        bare = [
+            self._message(new[i], None, run, producer.supports_headers, left_out=True)
+            for i in large
+        ]
+        if bare and producer.send(bare):
             raise StreamError("the broker takes not even messages without their value")
 
     def _message(
@@ -223,7 +226,7 @@ class DeadLetterForwarder(Callback):
         run: str,
         headers: bool,
         left_out: bool = False,
-    ) -> Message:
+    ) -> ProducerRecord:
         topic, partition = self._stream.topic_partition(letter.partition, letter.label)
         about = {
             "reason": letter.reason,
@@ -239,9 +242,9 @@ class DeadLetterForwarder(Callback):
         key = self._key(letter)
         if headers:
             told = {name: text.encode("utf-8", "replace") for name, text in about.items()}
-            return Message(self._topic, None, key, value, told)
+            return ProducerRecord(self._topic, None, key, value, told)
         whole = about | ({} if value is None else {"value": base64.b64encode(value).decode()})
-        return Message(self._topic, None, key, json.dumps(whole).encode(), {})
+        return ProducerRecord(self._topic, None, key, json.dumps(whole).encode(), {})
 
     def _key(self, letter: DeadLetterRecord) -> bytes:
         topic, partition = self._stream.topic_partition(letter.partition, letter.label)

@@ -30,7 +30,7 @@ from streams.core.settings import unknown
 from streams.decoding.formats import python_values
 from streams.decoding.formats.factory import Field
 from streams.decoding.formats.json import Json, JsonConfig
-from streams.kafka.clients.producer import Message, Outbox
+from streams.kafka.clients.producer import Producer, ProducerRecord
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import MergedRecords
 from streams.kafka.stream import KafkaStream
@@ -113,7 +113,7 @@ class LabelProducer:
         self._label = topic.label
         self._classes = stream.schema.classes
         self._reading = ThreadPoolExecutor(1, "labels")
-        self._sender = _Sender(stream.outbox)
+        self._sender = _Sender(stream.producer)
 
     async def accept(self, body: bytes, max_labels: int) -> int:
         """Send the labels of a request, and return their number; the broker has them all then.
@@ -142,10 +142,10 @@ class LabelProducer:
             raise InvalidLabelsError(reasons, {}, len(messages), "were not sent")
         return len(messages)
 
-    def _read(self, body: bytes, max_labels: int) -> list[Message]:
+    def _read(self, body: bytes, max_labels: int) -> list[ProducerRecord]:
         return self.messages(parse_list(body, max_labels, "labels"))
 
-    def messages(self, labels: Sequence[Any]) -> list[Message]:
+    def messages(self, labels: Sequence[Any]) -> list[ProducerRecord]:
         """Return the messages of labels, which may be any values that ``orjson.loads`` returns.
 
         A label is read as the stream reads a message of JSON, and written in the format of the
@@ -169,7 +169,7 @@ class LabelProducer:
         self._check_read(values)
         ids = [str(row[self._id]).encode() for row in rows]
         return [
-            Message(self._topic, None, key, value, {})
+            ProducerRecord(self._topic, None, key, value, {})
             for key, value in zip(ids, values, strict=True)
         ]
 
@@ -246,14 +246,14 @@ class LabelProducer:
 class _Post(NamedTuple):
     """The messages of a request; ``sent`` will hold the indices of those that are too large."""
 
-    messages: list[Message]
+    messages: list[ProducerRecord]
     sent: Future[list[int]]
 
 
 class _Sender:
     """Send in a thread of its own, which starts with the first messages."""
 
-    def __init__(self, connect: Callable[[], Outbox]) -> None:
+    def __init__(self, connect: Callable[[], Producer]) -> None:
         self._connect = connect
         self._posts: deque[_Post] = deque()
         self._waiting = 0  # messages
@@ -261,7 +261,7 @@ class _Sender:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def put(self, messages: list[Message]) -> Future[list[int]]:
+    def put(self, messages: list[ProducerRecord]) -> Future[list[int]]:
         """Queue messages behind all that were put before, and return the future of those that are
         too large. They are not sent if it is cancelled before their turn.
 
@@ -293,7 +293,7 @@ class _Sender:
             self._thread.join(WAIT_S)
 
     def _work(self) -> None:
-        producer: Outbox | None = None
+        producer: Producer | None = None
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._posts or self._closed)

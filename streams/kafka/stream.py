@@ -25,8 +25,8 @@ from streams.core.stream import Cursor, JsonLayout
 from streams.decoding.decoder import Columns, Decoder, NamedColumn
 from streams.decoding.formats.factory import Field, FieldKind, make
 from streams.kafka.clients.consumer import Consumer
-from streams.kafka.clients.factory import create_consumer
-from streams.kafka.clients.producer import Outbox, outbox
+from streams.kafka.clients.factory import create_consumer, create_producer
+from streams.kafka.clients.producer import Producer
 from streams.kafka.config import KafkaConfig, KafkaLabel, KafkaLabels
 from streams.kafka.fetcher import IDLE_POLL_S, Fetcher, partitions_of
 from streams.kafka.range_reader import (
@@ -209,9 +209,9 @@ class KafkaStream(LiveStream):
                             values[partition, offset] = value
         return values
 
-    def outbox(self) -> Outbox:
-        """What sends messages to where this stream comes from."""
-        return outbox(self.config.library, self._servers, self.config.options())
+    def producer(self) -> Producer:
+        """Return a producer for the brokers of this stream."""
+        return create_producer(self.config.library, self._servers, self.config.options())
 
     def _read_again(self, ranges: OffsetRanges, timeout: float) -> list[RecordBatch]:
         """Return the records of these ranges.

@@ -1,173 +1,216 @@
-"""An outbox by confluent-kafka."""
+"""A producer over confluent-kafka (librdkafka)."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from streams.core.errors import StreamError
-from streams.core.live_stream import BrokerUnavailableError
-from streams.kafka.clients.producer import LARGEST, QUIET_S, REACH_S, SEND_S, Message, Outbox
+from streams.kafka.clients import timeouts
+from streams.kafka.clients.errors import (
+    CONFLUENT_TOO_LARGE,
+    confluent_errors,
+    is_code,
+    missing_topic_error,
+    unavailable,
+)
+from streams.kafka.clients.libraries import confluent_log, import_confluent, librdkafka_options
+from streams.kafka.clients.producer import (
+    BULK_LINGER_MS,
+    MAX_REQUEST_BYTES,
+    Producer,
+    ProducerRecord,
+)
 from streams.kafka.records import TopicPartition
 
-log = logging.getLogger(__name__)
+NO_PARTITION = -1
+"""The hash of the key chooses the partition."""
 
 
-class Confluent(Outbox):
-    """Options are librdkafka's; an underscore stands for a dot."""
+class ConfluentProducer(Producer):
+    """Options are librdkafka's, with dots or underscores in their names."""
 
-    def __init__(self, servers: str, options: Mapping[str, Any]) -> None:
-        try:
-            import confluent_kafka
-        except ImportError:
-            raise StreamError(
-                "stream.library: confluent-kafka is not installed: pip install "
-                "'everlearn[confluent]', or leave library out"
-            ) from None
-        self._kafka = confluent_kafka
+    def __init__(self, servers: str, options: Mapping[str, Any], bulk: bool = False) -> None:
+        self._library = import_confluent()
         self._servers = servers
-        self._options = {name.replace("_", "."): value for name, value in options.items()}
+        self._options = librdkafka_options(options)
+        self._bulk = bulk
         self._producer: Any = None
+        self._enqueued = 0
+        self._failed = 0
+        self._failure: Any = None  # the first error of a delivery of ``enqueue``
 
-    def ends(self, topic: str) -> dict[TopicPartition, int]:
-        with self._reader() as consumer:
-            told = consumer.list_topics(topic, timeout=REACH_S).topics[topic]
-            if told.error is not None or not told.partitions:
-                raise StreamError(f"there is no topic {topic!r} at {self._servers}: create it")
-            return {
-                TopicPartition(topic, partition): self._bounds(
-                    consumer, TopicPartition(topic, partition)
-                )[1]
-                for partition in sorted(told.partitions)
-            }
+    def end_offsets(self, topic: str) -> dict[TopicPartition, int]:
+        with self._errors(), self._consumer() as consumer:
+            listed = consumer.list_topics(topic, timeout=timeouts.BROKER_TIMEOUT_S)
+            metadata = listed.topics[topic]
+            if metadata.error is not None or not metadata.partitions:
+                raise missing_topic_error(topic, self._servers)
+            partitions = [TopicPartition(topic, number) for number in sorted(metadata.partitions)]
+            return {partition: self._bounds(consumer, partition)[1] for partition in partitions}
 
-    def since(self, ends: Mapping[TopicPartition, int]) -> Iterator[Message]:
-        if not ends:
+    def read_from(self, offsets: Mapping[TopicPartition, int]) -> Iterator[ProducerRecord]:
+        if not offsets:
             return
-        of = self._kafka.TopicPartition
-        with self._reader() as consumer:
-            bounds = {place: self._bounds(consumer, place) for place in ends}
-            at = {
-                place: end if bounds[place][0] <= end <= bounds[place][1] else bounds[place][0]
-                for place, end in ends.items()
-            }
-            consumer.assign([of(*place, offset) for place, offset in at.items()])
-            quiet = time.monotonic()
-            while time.monotonic() - quiet < QUIET_S or any(
-                at[place] < bounds[place][1] for place in at
+        with self._errors(), self._consumer() as consumer:
+            position, end = {}, {}
+            for partition, offset in offsets.items():
+                first, end[partition] = self._bounds(consumer, partition)
+                position[partition] = offset if first <= offset <= end[partition] else first
+            consumer.assign([self._library.TopicPartition(*p, at) for p, at in position.items()])
+            arrived = time.monotonic()
+            while time.monotonic() - arrived < timeouts.IDLE_TIMEOUT_S or any(
+                position[partition] < end[partition] for partition in position
             ):
                 for record in consumer.consume(1000, 0.2):
                     if record.error() is not None:
-                        raise self._kafka.KafkaException(record.error())
-                    quiet = time.monotonic()
-                    place = TopicPartition(record.topic(), record.partition())
-                    at[place] = record.offset() + 1
+                        raise self._library.KafkaException(record.error())
+                    arrived = time.monotonic()
+                    partition = TopicPartition(record.topic(), record.partition())
+                    position[partition] = record.offset() + 1
                     headers = {name: value or b"" for name, value in record.headers() or ()}
-                    yield Message(*place, record.key(), record.value(), headers)
-                if time.monotonic() - quiet > 2 * REACH_S:
-                    raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
+                    yield ProducerRecord(*partition, record.key(), record.value(), headers)
+                if time.monotonic() - arrived > 2 * timeouts.BROKER_TIMEOUT_S:
+                    raise unavailable(self._servers)
 
-    def send(self, messages: Sequence[Message]) -> list[int]:
-        large: list[int] = []
-        failed: list[Any] = []
-        sizes = (self._kafka.KafkaError.MSG_SIZE_TOO_LARGE, self._kafka.KafkaError.INVALID_MSG_SIZE)
+    def send(self, records: Sequence[ProducerRecord]) -> list[int]:
+        outcomes: dict[int, Any] = {}  # the errors, by index
 
-        def done(i: int, error: Any) -> None:
-            if error is None:
-                return
-            if error.code() in sizes:
-                large.append(i)
-            else:
-                failed.append(error)
+        def on_delivery(i: int, error: Any, _: Any) -> None:
+            if error is not None:
+                outcomes[i] = error
 
         with self._errors():
             try:
-                self._producer = self._producer or self._kafka.Producer(
-                    self._settings(
-                        {
-                            "acks": "all",
-                            "enable.idempotence": True,
-                            "message.max.bytes": LARGEST,
-                            "delivery.timeout.ms": int(SEND_S * 800),
-                            "request.timeout.ms": int(SEND_S * 400),
-                        }
-                    )
-                )
-                for i, m in enumerate(messages):
-                    partition = {} if m.partition is None else {"partition": m.partition}
-                    told = {"headers": m.headers} if m.headers else {}
-                    self._producer.produce(
-                        m.topic,
-                        m.value,
-                        m.key,
-                        on_delivery=lambda error, _, i=i: done(i, error),
-                        **partition,
-                        **told,
-                    )
-                left = self._producer.flush(SEND_S)
-                if failed:
-                    raise self._kafka.KafkaException(failed[0])
-                if left:
-                    raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
+                self._connect()
+                for i, record in enumerate(records):
+                    self._produce(record, partial(on_delivery, i))
+                undelivered = self._producer.flush(timeouts.SEND_TIMEOUT_S)
+                too_large = sorted(i for i, error in outcomes.items() if self._is_too_large(error))
+                for i, error in outcomes.items():
+                    if i not in too_large:
+                        raise self._library.KafkaException(error)
+                if undelivered:
+                    raise unavailable(self._servers)
             except BaseException:
-                self.close()  # or what is left in it would come there later
+                self.close()  # drops its queue, which would be sent later
                 raise
-        return sorted(large)
+        return too_large
+
+    def enqueue(self, records: Sequence[ProducerRecord]) -> None:
+        with self._errors():
+            self._connect()
+            for record in records:
+                while True:
+                    try:
+                        self._produce(record, self._on_delivery)
+                        break
+                    except BufferError:  # the queue is full
+                        self._poll(0.05)
+            self._enqueued += len(records)
+            self._poll(0)
+
+    def flush(self) -> None:
+        if self._producer is None:
+            return
+        timeout = timeouts.BULK_DELIVERY_TIMEOUT_S
+        with self._errors():
+            undelivered = self._producer.flush(timeout + timeouts.BROKER_TIMEOUT_S)
+            self._poll(0)
+            if undelivered:
+                cause = f"{undelivered:,} messages were not delivered within {timeout:g} s"
+                raise unavailable(self._servers, cause)
+
+    @property
+    def delivered(self) -> int:
+        # Successful deliveries are not reported one by one, for speed.
+        undelivered = 0 if self._producer is None else len(self._producer)
+        return max(0, self._enqueued - self._failed - undelivered)
 
     def close(self) -> None:
+        self._enqueued = self.delivered + self._failed
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge()
+            if self._bulk:
+                producer.flush(timeouts.BROKER_TIMEOUT_S)
+
+    def _produce(self, record: ProducerRecord, on_delivery: Any) -> None:
+        topic, partition, key, value, headers = record
+        partition = NO_PARTITION if partition is None else partition
+        if headers:
+            self._producer.produce(topic, value, key, partition, on_delivery, headers=dict(headers))
+        else:
+            self._producer.produce(topic, value, key, partition, on_delivery)
+
+    def _on_delivery(self, error: Any, _: Any) -> None:
+        if error is not None:
+            self._failed += 1
+            self._failure = self._failure or error
+
+    def _poll(self, timeout: float) -> None:
+        """Receive delivery reports; raise the first error among them."""
+        self._producer.poll(timeout)
+        if self._failure is not None:
+            raise self._library.KafkaException(self._failure)
+
+    def _is_too_large(self, error: Any) -> bool:
+        return is_code(self._library, error, CONFLUENT_TOO_LARGE)
+
+    def _connect(self) -> None:
+        if self._producer is None:
+            settings = self._bulk_settings() if self._bulk else self._settings()
+            self._producer = self._library.Producer(
+                self._options | settings | {"bootstrap.servers": self._servers},
+                logger=confluent_log,
+            )
+
+    @staticmethod
+    def _settings() -> dict[str, Any]:
+        return {
+            "acks": "all",
+            "enable.idempotence": True,
+            "message.max.bytes": MAX_REQUEST_BYTES,
+            "delivery.timeout.ms": int(timeouts.SEND_TIMEOUT_S * 800),
+            "request.timeout.ms": int(timeouts.SEND_TIMEOUT_S * 400),
+        }
+
+    @staticmethod
+    def _bulk_settings() -> dict[str, Any]:
+        return {
+            "enable.idempotence": True,
+            "linger.ms": BULK_LINGER_MS,
+            "delivery.timeout.ms": int(timeouts.BULK_DELIVERY_TIMEOUT_S * 1000),
+            "delivery.report.only.error": True,
+            "queue.buffering.max.messages": 100_000,
+        }
 
     @contextmanager
-    def _reader(self) -> Iterator[Any]:
-        with self._errors():
-            settings = {
-                "group.id": "everlearn-dead-letters",  # it must have one, and joins none
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-            }
-            consumer = self._kafka.Consumer(self._settings(settings))
-            try:
-                yield consumer
-            finally:
-                consumer.close()
-
-    def _bounds(self, consumer: Any, place: TopicPartition) -> tuple[int, int]:
-        found = consumer.get_watermark_offsets(self._kafka.TopicPartition(*place), timeout=REACH_S)
-        if found is None:
-            raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
-        return int(found[0]), int(found[1])
-
-    def _settings(self, more: dict[str, Any]) -> dict[str, Any]:
-        always = {
+    def _consumer(self) -> Iterator[Any]:
+        settings = {
             "bootstrap.servers": self._servers,
             "allow.auto.create.topics": False,
-            "logger": log,
+            "group.id": "everlearn-dead-letters",  # required, but it joins none
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
         }
-        return {**self._options, **always, **more}
+        consumer = self._library.Consumer(self._options | settings, logger=confluent_log)
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+    def _bounds(self, consumer: Any, partition: TopicPartition) -> tuple[int, int]:
+        """Return the first offset of a partition, and the one after the last."""
+        native = self._library.TopicPartition(*partition)
+        bounds = consumer.get_watermark_offsets(native, timeout=timeouts.BROKER_TIMEOUT_S)
+        if bounds is None:
+            raise unavailable(self._servers)
+        return int(bounds[0]), int(bounds[1])
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """What the library raises, as what it means."""
-        try:
+        with confluent_errors(self._library, self._servers):
             yield
-        except (self._kafka.KafkaException, BufferError) as error:
-            told = error.args[0]
-            code = told.code() if isinstance(told, self._kafka.KafkaError) else None
-            kinds = self._kafka.KafkaError
-            final = {
-                kinds._INVALID_ARG,
-                kinds._AUTHENTICATION,
-                kinds.SASL_AUTHENTICATION_FAILED,
-                kinds.TOPIC_AUTHORIZATION_FAILED,
-            }
-            what = " ".join(str(told).split())
-            if code in final:
-                raise StreamError(f"stream.client: {self._servers}: {what}") from None
-            raise BrokerUnavailableError(
-                f"no answer from Kafka at {self._servers} ({what})"
-            ) from None

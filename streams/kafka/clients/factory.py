@@ -7,10 +7,15 @@ from importlib import import_module
 from typing import Any
 
 from streams.kafka.clients.consumer import Consumer
+from streams.kafka.clients.producer import Producer
 
 CONSUMERS: dict[str, str] = {
     "kafka-python": "streams.kafka.clients.kafka_python_consumer:KafkaPythonConsumer",
     "confluent-kafka": "streams.kafka.clients.confluent_consumer:ConfluentConsumer",
+}
+PRODUCERS: dict[str, str] = {
+    "kafka-python": "streams.kafka.clients.kafka_python_producer:KafkaPythonProducer",
+    "confluent-kafka": "streams.kafka.clients.confluent_producer:ConfluentProducer",
 }
 
 
@@ -18,6 +23,14 @@ def create_consumer(library: str, servers: str, group: str, options: Mapping[str
     """Return a connected consumer of that library. See ``Consumer`` for arguments and errors."""
     consumer: type[Consumer] = _load(CONSUMERS[library])
     return consumer(servers, group, options)
+
+
+def create_producer(
+    library: str, servers: str, options: Mapping[str, Any], bulk: bool = False
+) -> Producer:
+    """Return a producer of that library, which connects when it is used. See ``Producer``."""
+    producer: type[Producer] = _load(PRODUCERS[library])
+    return producer(servers, options, bulk)
 
 
 def _load(path: str) -> Any:

@@ -1,244 +1,86 @@
-"""Messages sent to Kafka, and looked for there: what dead letters and messages sent anew need."""
+"""The interface of a Kafka producer, which can also read back what its topics hold.
+
+``send`` delivers a few records and says which arrived. ``enqueue`` and ``flush`` deliver many, at
+the speed of the library. ``end_offsets`` and ``read_from`` let a caller find out after a crash
+which of its records had arrived.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from streams.core.errors import StreamError
-from streams.core.live_stream import BrokerUnavailableError
-from streams.kafka.clients.errors import surface_connection_errors
-from streams.kafka.clients.libraries import api_version, supports_transactions
 from streams.kafka.records import TopicPartition
 
-REACH_S = 10.0
-"""How long a broker may take to answer a question before it counts as away."""
-SEND_S = 15.0
-"""How long messages may take until every replica has them."""
-QUIET_S = 1.0
-"""A topic of which nothing more comes for so long has been read to its end."""
-LARGEST = 1 << 27
-"""Bytes of a message that the broker is left to refuse."""
-
-log = logging.getLogger(__name__)
+MAX_REQUEST_BYTES = 1 << 27
+"""Records up to this size are left to the broker to refuse."""
+BULK_LINGER_MS = 20
+"""How long a bulk producer waits for more records of a request."""
 
 
-class Message(NamedTuple):
-    """One message; ``partition`` None: as its key has it."""
+class ProducerRecord(NamedTuple):
+    """A record to send; ``partition`` None: the hash of its key chooses one."""
 
     topic: str
     partition: int | None
     key: bytes | None
     value: bytes | None
-    headers: dict[str, bytes]
+    headers: Mapping[str, bytes]
 
 
-class Outbox(ABC):
-    """A producer and a reader of topics. To be used by one thread.
+class Producer(ABC):
+    """A producer of Kafka. Only one thread may use it at a time.
+
+    All methods raise ``BrokerUnavailableError`` if no broker answers, and ``StreamError`` for what
+    a retry cannot fix.
 
     Args:
-        servers: ``host:port`` of some of the brokers, with commas between.
+        servers: ``host:port`` of some of the brokers, separated by commas.
         options: ``stream.client`` of a job.
+        bulk: send many records with ``enqueue``, fast rather than at once.
 
     Attributes:
-        headers: whether messages may have headers there.
-
-    All methods raise ``BrokerUnavailableError`` where no broker answers, and ``StreamError`` for
-    what no waiting mends.
+        supports_headers: whether records may have headers.
+        delivered: how many records of ``enqueue`` the broker has acknowledged.
     """
 
-    headers: bool = True
+    supports_headers: bool = True
 
     @abstractmethod
-    def __init__(self, servers: str, options: Mapping[str, Any]) -> None: ...
+    def __init__(self, servers: str, options: Mapping[str, Any], bulk: bool = False) -> None: ...
 
     @abstractmethod
-    def ends(self, topic: str) -> dict[TopicPartition, int]:
-        """The position after the last message of each partition, or one before it."""
+    def end_offsets(self, topic: str) -> dict[TopicPartition, int]:
+        """Return the end offset of each partition, or one before it (Tansu's last batch)."""
 
     @abstractmethod
-    def since(self, ends: Mapping[TopicPartition, int]) -> Iterator[Message]:
-        """All messages from there on, up to the end as it is now; what has been deleted is passed
-        over."""
+    def read_from(self, offsets: Mapping[TopicPartition, int]) -> Iterator[ProducerRecord]:
+        """Yield all records from these offsets to the current ends; skip deleted ones."""
 
     @abstractmethod
-    def send(self, messages: Sequence[Message]) -> list[int]:
-        """Sends all; when it returns every replica has them, but those whose indices it gives: the
-        broker found them too large. Where it raises, some may have come there."""
+    def send(self, records: Sequence[ProducerRecord]) -> list[int]:
+        """Send all, and return the indices of those that the broker refused as too large.
+
+        On return all replicas have the others. If it raises, some may have arrived; none arrives
+        later.
+        """
 
     @abstractmethod
-    def close(self) -> None: ...
+    def enqueue(self, records: Sequence[ProducerRecord]) -> None:
+        """Hand over records for delivery in the background, in the order of each partition.
 
+        Block while too many are undelivered. Raise ``StreamError`` once a delivery has failed.
+        """
 
-class KafkaPython(Outbox):
-    """By kafka-python."""
+    @abstractmethod
+    def flush(self) -> None:
+        """Wait until all records of ``enqueue`` are delivered; raise ``StreamError`` if not."""
 
-    _reserved: ClassVar = frozenset(("bootstrap_servers", "client_id", "transactional_id"))
+    @property
+    @abstractmethod
+    def delivered(self) -> int: ...
 
-    def __init__(self, servers: str, options: Mapping[str, Any]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it reads a file of its own in a way that is going
-            import kafka
-
-        self._kafka = kafka
-        self._servers = servers
-        options = dict(options)
-        version = api_version(options)
-        if version is not None:
-            options["api_version"] = version
-        self.headers = supports_transactions(version)
-        self._options = options
-        self._producer: Any = None
-
-    def ends(self, topic: str) -> dict[TopicPartition, int]:
-        with self._reader() as consumer:
-            partitions = consumer.partitions_for_topic(topic)
-            if not partitions:
-                raise StreamError(f"there is no topic {topic!r} at {self._servers}: create it")
-            of = [self._kafka.TopicPartition(topic, p) for p in sorted(partitions)]
-            return {
-                TopicPartition(p.topic, p.partition): at
-                for p, at in consumer.end_offsets(of).items()
-            }
-
-    def since(self, ends: Mapping[TopicPartition, int]) -> Iterator[Message]:
-        if not ends:
-            return
-        with self._reader() as consumer:
-            of = {place: self._kafka.TopicPartition(*place) for place in ends}
-            first = consumer.beginning_offsets([*of.values()])
-            last = consumer.end_offsets([*of.values()])
-            consumer.assign([*of.values()])
-            for place, at in ends.items():
-                there = first[of[place]] <= at <= last[of[place]]
-                consumer.seek(of[place], at if there else first[of[place]])
-            quiet = time.monotonic()
-            while time.monotonic() - quiet < QUIET_S or not all(
-                consumer.position(partition) >= last[partition] for partition in of.values()
-            ):
-                for records in consumer.poll(200).values():
-                    quiet = time.monotonic()
-                    for record in records:
-                        headers = {name: value or b"" for name, value in record.headers}
-                        place = TopicPartition(record.topic, record.partition)
-                        yield Message(*place, record.key, record.value, headers)
-                if time.monotonic() - quiet > 2 * REACH_S:
-                    raise BrokerUnavailableError(f"no answer from Kafka at {self._servers}")
-
-    def send(self, messages: Sequence[Message]) -> list[int]:
-        large: list[int] = []
-        failure: Exception | None = None
-        errors = self._kafka.errors
-        with self._errors():
-            self._producer = self._producer or self._made(self._kafka.KafkaProducer, acks="all")
-            sent = []
-            try:
-                for message in messages:
-                    sent.append(self._handed(message))  # noqa: PERF401 (those before a failure)
-            except errors.KafkaError as error:
-                failure = error
-            # All are waited for, also where one has failed: what is given up here must not be sent
-            # later. None takes longer than the producer's own limit.
-            deadline = time.monotonic() + SEND_S
-            for i, future in enumerate(sent):
-                try:
-                    future.get(max(0.0, deadline - time.monotonic()))
-                except (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError):
-                    large.append(i)
-                except errors.KafkaError as error:
-                    failure = failure or error
-            if failure is not None:
-                self.close()
-                raise failure
-        return large
-
-    def _handed(self, m: Message) -> Any:
-        headers = [*m.headers.items()] if self.headers else None
-        return self._producer.send(
-            m.topic, value=m.value, key=m.key, headers=headers, partition=m.partition
-        )
-
+    @abstractmethod
     def close(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with suppress(self._kafka.errors.KafkaError):
-                producer.close(timeout=1)
-
-    @contextmanager
-    def _reader(self) -> Iterator[Any]:
-        consumer_of = self._kafka.KafkaConsumer
-        with (
-            self._errors(),
-            closing(
-                self._made(
-                    consumer_of,
-                    group_id=None,
-                    enable_auto_commit=False,
-                    auto_offset_reset="earliest",
-                    max_partition_fetch_bytes=4 << 20,
-                )
-            ) as consumer,
-        ):
-            yield consumer
-
-    def _made(self, cls: Any, **more: Any) -> Any:
-        """A client of that class, with those of the options that it knows."""
-        known = set(cls.DEFAULT_CONFIG) - self._reserved
-        settings = {name: value for name, value in self._options.items() if name in known}
-        if cls is self._kafka.KafkaProducer:
-            more |= {
-                "enable_idempotence": self.headers,  # both came with 0.11
-                "max_request_size": LARGEST,
-                "max_block_ms": int(REACH_S * 1000),
-                "request_timeout_ms": int(SEND_S * 400),
-                "delivery_timeout_ms": int(SEND_S * 800),
-            }
-        timeout = int(REACH_S * 1000)
-        more |= {"bootstrap_timeout_ms": timeout, "allow_auto_create_topics": False}
-        with surface_connection_errors():
-            return cls(bootstrap_servers=self._servers.split(","), **settings | more)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """What the library raises, as what it means."""
-        errors = self._kafka.errors
-        try:
-            yield
-        except StreamError:
-            raise
-        except (
-            errors.SaslAuthenticationFailedError,
-            errors.UnsupportedSaslMechanismError,
-            errors.AuthorizationError,
-            errors.UnsupportedVersionError,
-            errors.KafkaConfigurationError,
-            ValueError,
-            TypeError,
-            AssertionError,
-        ) as error:
-            raise StreamError(f"stream.client: {self._servers}: {_said(error)}") from None
-        except (errors.KafkaError, OSError) as error:
-            raise BrokerUnavailableError(
-                f"no answer from Kafka at {self._servers} ({_said(error)})"
-            ) from None
-
-
-def outbox(library: str, servers: str, options: Mapping[str, Any]) -> Outbox:
-    """An outbox by that library."""
-    made: Mapping[str, Callable[[], type[Outbox]]] = {"kafka-python": lambda: KafkaPython}
-    return made.get(library, _confluent)()(servers, options)
-
-
-def _confluent() -> type[Outbox]:
-    from streams.kafka.clients.confluent_producer import Confluent
-
-    return Confluent
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        """Disconnect, and drop what is not delivered."""

@@ -24,7 +24,7 @@ from pipeline.training.callback import RunContext
 from pipeline.training.loop import Loop
 from streams.core.batch import DeadLetter
 from streams.core.schema import Schema
-from streams.kafka.clients.producer import SEND_S
+from streams.kafka.clients.timeouts import SEND_TIMEOUT_S
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import KafkaStream
 from streams.operators.labels_in_rows import DelayByEvents
@@ -98,7 +98,7 @@ def test_a_broker_without_headers_goes_away_and_comes_back(
         kept(forwarder, 400, 10)
         forwarder.teardown()
         assert any("10 dead letters are not yet in topic 'dead'" in what for what in said), said
-        time.sleep(SEND_S)  # another process would be gone; here its producer must give up
+        time.sleep(SEND_TIMEOUT_S)  # another process would be gone; here its producer must give up
         kafka.start()
         # As after a crash before it was written down how far they had come.
         told = json.loads((tmp_path / FORWARDED).read_text())

@@ -30,10 +30,10 @@ from pipeline.serving.checkpoint_server import CheckpointServer
 from pipeline.serving.labels import InvalidLabelsError, LabelProducer, NoLabels
 from pipeline.serving.responses import HTTPError, parse_list
 from streams.core.batch import Batch
-from streams.kafka.clients import producer as outbox
-from streams.kafka.clients.producer import Message
+from streams.kafka.clients import timeouts
+from streams.kafka.clients.producer import ProducerRecord
 from streams.kafka.config import KafkaConfig
-from streams.kafka.records import Messages
+from streams.kafka.records import MergedRecords
 from streams.kafka.stream import KafkaStream
 from tests.support import http
 from tests.support.fuzz import examples
@@ -260,7 +260,9 @@ def test_labels_same_value_and_fate_as_messages(name: str, cells: dict[str, str]
 
 def _read_label(kafka: KafkaStream, value: bytes) -> Batch:
     one = np.zeros(1, np.int64)
-    return kafka.blocks(Messages(np.ones(1, np.bool_), one.astype(np.int32), one, one, [value]))
+    return kafka.decoder(
+        MergedRecords(np.ones(1, np.bool_), one.astype(np.int32), one, one, [value])
+    )
 
 
 # What is refused.
@@ -380,8 +382,8 @@ def test_docs_name_the_fields_of_labels() -> None:
 def _impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.CRITICAL, "kafka")  # records keep what they are about alive
     monkeypatch.setattr(module, "WAIT_S", 1.0)
-    monkeypatch.setattr(outbox, "REACH_S", 2.0)
-    monkeypatch.setattr(outbox, "SEND_S", 3.0)
+    monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(timeouts, "SEND_TIMEOUT_S", 3.0)
     yield
     gc.collect()  # kafka-python leaves sockets open that have reached nobody
 
@@ -431,23 +433,17 @@ def test_labels_beyond_the_queue_are_refused(brokers: Any, monkeypatch: pytest.M
     assert all(reply.headers["retry-after"] == "5" for reply in refused)
 
 
-class Picky(outbox.Outbox):
+class Picky:
     """A broker that takes no message over three bytes, and its time over the first."""
 
     def __init__(self, *_: Any) -> None:
         self.go_on = threading.Event()
         self.sent: list[int] = []
 
-    def send(self, messages: Sequence[Message]) -> list[int]:
+    def send(self, messages: Sequence[ProducerRecord]) -> list[int]:
         assert self.go_on.wait(60)
         self.sent.append(len(messages))
         return [i for i, message in enumerate(messages) if len(message.value or b"") > 3]
-
-    def ends(self, topic: str) -> Any:
-        raise NotImplementedError
-
-    def since(self, ends: Any) -> Any:
-        raise NotImplementedError
 
     def close(self) -> None:
         pass
@@ -458,7 +454,7 @@ def test_sender_reports_each_request_of_a_batch() -> None:
     sender = module._Sender(lambda: box)
 
     def put(*values: bytes) -> Any:
-        return sender.put([Message("t", None, b"k", value, {}) for value in values])
+        return sender.put([ProducerRecord("t", None, b"k", value, {}) for value in values])
 
     first = put(b"a")
     until(first.running)

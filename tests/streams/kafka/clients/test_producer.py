@@ -11,7 +11,10 @@ import pytest
 
 from streams.core.errors import StreamError
 from streams.core.live_stream import BrokerUnavailableError
-from streams.kafka.clients.producer import Message, Outbox, outbox
+from streams.kafka.clients import timeouts
+from streams.kafka.clients.factory import create_producer
+from streams.kafka.clients.producer import Producer, ProducerRecord
+from streams.kafka.records import TopicPartition
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -26,10 +29,10 @@ def library(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def box(library: str, broker: str) -> Iterator[Outbox]:
-    box = outbox(library, broker, {})
-    yield box
-    box.close()
+def producer(library: str, broker: str) -> Iterator[Producer]:
+    producer = create_producer(library, broker, {})
+    yield producer
+    producer.close()
 
 
 @pytest.fixture
@@ -41,37 +44,42 @@ def topic(broker: str) -> str:
     return name
 
 
-def messages(topic: str, *numbers: int) -> list[Message]:
-    return [Message(topic, i % 2, b"%d" % i, b"v%d" % i, {"n": b"%d" % i}) for i in numbers]
+def messages(topic: str, *numbers: int) -> list[ProducerRecord]:
+    return [ProducerRecord(topic, i % 2, b"%d" % i, b"v%d" % i, {"n": b"%d" % i}) for i in numbers]
 
 
-def test_what_was_sent_is_found(box: Outbox, topic: str) -> None:
-    start = box.ends(topic)
-    assert start == {(topic, 0): 0, (topic, 1): 0}
+def test_what_was_sent_is_found(producer: Producer, topic: str) -> None:
+    start = producer.end_offsets(topic)
+    assert start == {TopicPartition(topic, 0): 0, TopicPartition(topic, 1): 0}
     sent = messages(topic, 0, 1, 2, 3, 4)
-    assert box.send(sent) == []
-    assert sorted(box.since(start), key=lambda m: m.key or b"") == sent
-    assert box.send(messages(topic, 5)) == []
-    assert messages(topic, 5)[0] in [*box.since(box.ends(topic)), *box.since({(topic, 1): 2})]
-    assert list(box.since({})) == []
+    assert producer.send(sent) == []
+    assert sorted(producer.read_from(start), key=lambda m: m.key or b"") == sent
+    assert producer.send(messages(topic, 5)) == []
+    assert messages(topic, 5)[0] in [
+        *producer.read_from(producer.end_offsets(topic)),
+        *producer.read_from({TopicPartition(topic, 1): 2}),
+    ]
+    assert list(producer.read_from({})) == []
 
 
-def test_by_key_without_value(box: Outbox, topic: str) -> None:
-    start = box.ends(topic)
-    assert box.send([Message(topic, None, b"k", None, {"left_out": b"x"})]) == []
-    (found,) = box.since(start)
+def test_by_key_without_value(producer: Producer, topic: str) -> None:
+    start = producer.end_offsets(topic)
+    assert producer.send([ProducerRecord(topic, None, b"k", None, {"left_out": b"x"})]) == []
+    (found,) = producer.read_from(start)
     assert (found.key, found.value, found.headers) == (b"k", None, {"left_out": b"x"})
 
 
-def test_positions_that_are_gone_are_passed_over(box: Outbox, topic: str) -> None:
-    box.send(messages(topic, 0, 1))
-    found = list(box.since({(topic, 0): 10_000, (topic, 1): 10_000}))  # of a topic made anew
+def test_positions_that_are_gone_are_passed_over(producer: Producer, topic: str) -> None:
+    producer.send(messages(topic, 0, 1))
+    found = list(
+        producer.read_from({TopicPartition(topic, 0): 10_000, TopicPartition(topic, 1): 10_000})
+    )  # of a topic made anew
     assert sorted(m.key or b"" for m in found) == [b"0", b"1"]
 
 
-def test_a_topic_that_is_not_there(box: Outbox) -> None:
+def test_a_topic_that_is_not_there(producer: Producer) -> None:
     with pytest.raises(StreamError, match="there is no topic 'none-such'"):
-        box.ends("none-such")
+        producer.end_offsets("none-such")
 
 
 @pytest.mark.parametrize("version", [0.9, "2.8", [2]])
@@ -79,16 +87,15 @@ def test_a_version_that_is_no_list(version: Any) -> None:
     with pytest.raises(
         StreamError, match=r"^stream\.client\.api_version: .* expected a list like \[0, 9\]"
     ):
-        outbox("kafka-python", "127.0.0.1:1", {"api_version": version})
+        create_producer("kafka-python", "127.0.0.1:1", {"api_version": version})
 
 
 def test_nobody_there(library: str, brokers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("streams.kafka.clients.producer", "streams.kafka.clients.confluent_producer"):
-        monkeypatch.setattr(f"{module}.REACH_S", 0.5)
-        monkeypatch.setattr(f"{module}.SEND_S", 1.5)
-    box = outbox(library, f"127.0.0.1:{brokers.free_port()}", {})
+    monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(timeouts, "SEND_TIMEOUT_S", 1.5)
+    producer = create_producer(library, f"127.0.0.1:{brokers.free_port()}", {})
     with pytest.raises(BrokerUnavailableError, match="no answer from Kafka at 127"):
-        box.ends("t")
+        producer.end_offsets("t")
     with pytest.raises(BrokerUnavailableError, match="no answer from Kafka at 127"):
-        box.send(messages("t", 0))
-    box.close()
+        producer.send(messages("t", 0))
+    producer.close()
