@@ -1,6 +1,6 @@
-"""The rows of a file as messages of a topic, and their labels as messages of another.
+"""Turns the rows of a file into records of a topic, and their labels into records of another.
 
-What is sent, and in which order, follows from the file, the plan and its seed alone.
+The records and their order are a function of the file, the plan and its seed alone.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import base64
 import heapq
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -23,80 +24,75 @@ from streams.core.errors import StreamError
 from streams.core.settings import unknown
 from streams.decoding.columns import plain, seconds
 from streams.files.readers import PACKAGE_ROOT
+from streams.kafka.clients.producer import ProducerRecord
 from streams.produce.faults import FaultInjector
 from streams.produce.table import Table, floats, values
 
 BLOCK_ROWS = 4096
-KINDS = ("swap", "shift", "shuffle")
+DRIFT_KINDS = ("swap", "shift", "shuffle")
+NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 
 
 class ProduceError(Exception):
     """Nothing can be sent: the message names the place and the remedy."""
 
 
-class ProducedMessage(NamedTuple):
-    """``label``: it goes to the topic of labels."""
-
-    label: bool
-    partition: int
-    key: bytes | None
-    value: bytes
-
-
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """When a label follows its event: just before the event that comes ``events`` later (0 and 1
-    alike: before the next), or before the first whose time is ``seconds`` later."""
+    """When a label follows its event: just before the event that is ``events`` later, or before the
+    first event whose time is ``seconds`` later. 0 events mean the same as 1."""
 
     events: int = 0
     seconds: float | None = None
 
     @classmethod
     def read(cls, text: str) -> Delay:
-        """``48``, or ``30s``."""
-        found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)s", text)
-        if not found:
+        """Parse ``48`` or ``30s``. Raise ``ProduceError``."""
+        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)s", text)
+        if not match:
             raise ProduceError(
-                f"--label-delay {text!r}: a number of events or of seconds is wanted, as in 48 "
-                "or 30s"
+                f"--label-delay {text!r}: expected a number of events or of seconds, like 48 or 30s"
             )
-        return cls(int(found[1])) if found[1] else cls(seconds=float(found[2]))
+        return cls(int(match[1])) if match[1] else cls(seconds=float(match[2]))
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """From event ``at`` on: ``swap`` makes each class the next one (in sorted order), ``shift``
-    adds one standard deviation of its column to each number, ``shuffle`` permutes the columns of
-    numbers."""
+    """A change of the stream from event ``at`` on.
+
+    ``swap`` replaces each class by the next one in sorted order. ``shift`` adds one standard
+    deviation of its column to each number. ``shuffle`` permutes the columns of numbers.
+    """
 
     at: int
     kind: str
 
     @classmethod
     def read(cls, text: str) -> Drift:
-        """``5000:swap``."""
+        """Parse ``5000:swap``. Raise ``ProduceError``."""
         at, _, kind = text.partition(":")
-        if not at.isascii() or not at.isdigit() or kind not in KINDS:
+        if not at.isascii() or not at.isdigit() or kind not in DRIFT_KINDS:
             raise ProduceError(
-                f"--drift {text!r}: EVENT:KIND is wanted, as in 5000:swap. Kinds: "
-                + ", ".join(KINDS)
+                f"--drift {text!r}: expected EVENT:KIND, like 5000:swap. Kinds: "
+                + ", ".join(DRIFT_KINDS)
             )
         return cls(int(at), kind)
 
 
 @dataclass(frozen=True, slots=True)
 class ProducePlan:
-    """What is sent.
+    """What to send.
 
     Attributes:
-        id, time, label: columns; without ``id``, an event's id is its number, from 0, in the field
-            ``id``. Times are sent as seconds.
-        labels: labels go to a topic of their own, after ``delay``; else they stay in their events.
-        format: of the events. Frames hold ``id`` (int64), ``time`` (float64) where there is one,
-            ``label`` (int64) where it stays, and ``x`` (float32): the columns of numbers.
-        repeat: how often the file is sent; times go on from its end.
-        max_events: in all; None: all of them.
-        poison: bad messages for each good one.
+        id, time, label: columns. Without ``id``, the field ``id`` numbers the events from 0. Times
+            are sent as seconds.
+        labels: send labels to a topic of their own, after ``delay``; else they stay in their
+            events.
+        format: of the events. Frames hold ``id`` (int64), ``time`` (float64) if there is one,
+            ``label`` (int64) if it stays in its event, and ``x`` (float32): the columns of numbers.
+        repeat: how often to send the file; times continue from its end.
+        max_events: of all repeats; None: all of them.
+        poison: bad messages per good message.
     """
 
     file: Path
@@ -114,47 +110,70 @@ class ProducePlan:
 
 
 class MessageGenerator:
-    """The messages of a plan.
+    """Generates the records of a plan.
+
+    Args:
+        plan: what to send.
+        partitions: of each topic. An event and its label go to partitions of the same number.
+        topic: of the events.
+        labels_topic: of the labels, if they go to one of their own.
 
     Attributes:
-        events, labels: how many have been given out. skipped: malformed rows of the file.
-        poison: what bad messages have been.
+        events, labels: how many were generated. skipped: malformed rows of the file.
+        poison: makes and counts the bad messages.
 
     Raises:
-        ProduceError: the file cannot be read, or has not what the plan names.
+        ProduceError: the file cannot be read, or lacks what the plan names.
     """
 
-    def __init__(self, plan: ProducePlan, partitions: int) -> None:
+    def __init__(
+        self,
+        plan: ProducePlan,
+        partitions: int,
+        topic: str = "events",
+        labels_topic: str | None = "labels",
+    ) -> None:
         self.plan, self.partitions = plan, partitions
+        self._topic, self._labels_topic = topic, labels_topic or topic
         self.events = self.labels = self.skipped = 0
-        # As a job finds its files: from here, else from where the packages lie.
-        files = [f for f in (plan.file, PACKAGE_ROOT / plan.file) if f.is_file()]
-        if not files:
-            raise ProduceError(f"{plan.file}: no such file")
+        self._table = self._open()
+        names = self._table.names
+        self._check_columns(names)
+        self._check_options()
+        self._features = [n for n in names if n not in (plan.id, plan.time, plan.label)]
+        kinds = self._table.kinds
+        self._numbers = [n for n in self._features if kinds[n] in ("int", "float")]
+        self._frame = self._frame_dtype() if plan.format == "frames" else None
+        drifts = {drift.kind for drift in plan.drift}
+        self._deviations = self._measure_deviations() if "shift" in drifts else {}
+        self._next_class = self._list_classes() if "swap" in drifts else {}
+        roles = (plan.id or "id", plan.time, self._features)
+        self.poison = FaultInjector(plan.poison, plan.seed, self._frame, *roles)
+        # A heap of labels that are not due yet: (due, event, id, label).
+        self._pending_labels: list[tuple[float, int, Any, Any]] = []
+        self._now = -math.inf  # the latest event time
+
+    def _open(self) -> Table:
+        """Open the file, whose path starts from the working directory or else from the packages."""
+        file = self.plan.file
+        existing = [path for path in (file, PACKAGE_ROOT / file) if path.is_file()]
+        if not existing:
+            raise ProduceError(f"{file}: no such file")
         try:
-            self._table = Table(files[0])
+            return Table(existing[0])
         except StreamError as error:
             raise ProduceError(str(error)) from None
-        names = self._table.names
+
+    def _check_columns(self, names: list[str]) -> None:
+        plan = self.plan
         for role in ("id", "time", "label"):
             column = getattr(plan, role)
             if column is not None and column not in names:
                 raise ProduceError(f"--{role}: {plan.file} has no column {unknown(column, names)}")
         if plan.id is None and "id" in names:
             raise ProduceError(f"{plan.file} has a column named 'id': state --id id, or rename it")
-        self._check()
-        self._features = [n for n in names if n not in (plan.id, plan.time, plan.label)]
-        kinds = self._table.kinds
-        self._numbers = [n for n in self._features if kinds[n] in ("int", "float")]
-        self._frame = self._layout() if plan.format == "frames" else None
-        self._spread = self._deviations() if any(d.kind == "shift" for d in plan.drift) else {}
-        self._next = self._classes() if any(d.kind == "swap" for d in plan.drift) else {}
-        roles = (plan.id or "id", plan.time, self._features)
-        self.poison = FaultInjector(plan.poison, plan.seed, self._frame, *roles)
-        self._held: list[tuple[float, int, Any, Any]] = []  # heap of (due, event, id, label)
-        self._now = -math.inf
 
-    def _check(self) -> None:
+    def _check_options(self) -> None:
         plan = self.plan
         if plan.labels and plan.label is None:
             raise ProduceError("--labels-topic needs --label: the column of the labels")
@@ -169,29 +188,33 @@ class MessageGenerator:
 
     @property
     def layout(self) -> dict[str, Any] | None:
-        """What stands under ``stream.format.fields`` in a job that reads the frames."""
+        """``stream.format.fields`` of a job that reads the frames; None: events are JSON."""
         if self._frame is None:
             return None
-        described = {}
+        fields = {}
         for name in self._frame.names or ():
             dtype = self._frame[name]
-            described[name] = [dtype.base.name, *dtype.shape] if dtype.shape else dtype.name
-        return described
+            fields[name] = [dtype.base.name, *dtype.shape] if dtype.shape else dtype.name
+        return fields
 
-    def chunks(self, size: int) -> Iterator[tuple[int, list[ProducedMessage]]]:
-        """Messages of at most ``size`` events at a time, and of how many; the labels that are
-        still awaited at the end come with none."""
+    def chunks(self, size: int) -> Iterator[tuple[int, list[ProducerRecord]]]:
+        """Yield a number of events, at most ``size``, and the records to send with them.
+
+        The last chunk has no events: it holds the labels that are still pending.
+        """
         plan = self.plan
-        most = math.inf if plan.max_events is None else plan.max_events
-        ends = sorted({d.at for d in plan.drift})
+        max_events = math.inf if plan.max_events is None else plan.max_events
+        drift_starts = sorted({drift.at for drift in plan.drift})
         shift = 0.0
         for _ in range(plan.repeat):
             first = last = math.nan
-            begun = self.events
+            events_before = self.events
             for table in self._table.blocks(BLOCK_ROWS):
                 at = 0
-                while at < table.num_rows and self.events < most:
-                    stop = min([e for e in ends if e > self.events] + [most])
+                while at < table.num_rows and self.events < max_events:
+                    stop = min(
+                        [start for start in drift_starts if start > self.events] + [max_events]
+                    )
                     rows = table.slice(at, min(size, int(min(stop - self.events, BLOCK_ROWS))))
                     time = None
                     if plan.time is not None:
@@ -199,16 +222,17 @@ class MessageGenerator:
                         first = float(np.fmin(first, np.fmin.reduce(time)))
                         last = float(np.fmax(last, np.fmax.reduce(time)))
                     at += rows.num_rows
-                    yield rows.num_rows, self._messages(rows, time)
-                if self.events >= most:
+                    yield rows.num_rows, self._records(rows, time)
+                if self.events >= max_events:
                     break
             self.skipped += self._table.skipped
             if math.isfinite(last - first):
-                # As if the file went on: as far behind its last time as its rows are apart.
-                shift += (last - first) * (1 + 1 / max(1, self.events - begun - 1))
-        yield 0, self._due(math.inf)
+                # As if the file continued: one mean distance of rows after its last time.
+                shift += (last - first) * (1 + 1 / max(1, self.events - events_before - 1))
+        yield 0, self._due_labels(math.inf)
 
-    def _messages(self, rows: pa.RecordBatch, time: Any) -> list[ProducedMessage]:
+    def _records(self, rows: pa.RecordBatch, time: Any) -> list[ProducerRecord]:
+        """Return the records of some rows, with the labels that are due and the bad messages."""
         plan, n, start = self.plan, rows.num_rows, self.events
         columns = {name: self._table.column(rows, name) for name in self._features}
         label: list[Any] = [None] * n
@@ -216,7 +240,7 @@ class MessageGenerator:
             label = values(self._table.column(rows, plan.label))
         for drift in plan.drift:
             if drift.at <= start:
-                columns, label = self._drifted(drift, columns, label)
+                columns, label = self._apply(drift, columns, label)
         ids: list[Any] = list(range(start, start + n))
         if plan.id is not None:
             ids = values(self._table.column(rows, plan.id))
@@ -225,44 +249,47 @@ class MessageGenerator:
             fields[str(plan.time)] = [t if math.isfinite(t) else None for t in time.tolist()]
         if plan.label is not None and not plan.labels:
             fields[plan.label] = label
-        encoded = self._encoded(fields, columns)
-        found: list[ProducedMessage] = []
+        encoded = self._encode(fields, columns)
+        topic = self._topic
+        records: list[ProducerRecord] = []
         for row in range(n):
             event = start + row
             if time is not None:
                 self._now = float(np.fmax(self._now, time[row]))
-            if self._held:
-                due = self._now if plan.delay.seconds is not None else event
-                found += self._due(due)
+            if self._pending_labels:
+                records += self._due_labels(self._now if plan.delay.seconds is not None else event)
             partition = event % self.partitions
             if bad := self.poison.of_event(encoded[row]):
-                found.append(ProducedMessage(False, partition, None, bad))
-            found.append(ProducedMessage(False, partition, str(ids[row]).encode(), encoded[row]))
+                records.append(ProducerRecord(topic, partition, None, bad, NO_HEADERS))
+            key = str(ids[row]).encode()
+            records.append(ProducerRecord(topic, partition, key, encoded[row], NO_HEADERS))
             if plan.labels and label[row] is not None and label[row] == label[row]:
-                until = float(event + max(1, plan.delay.events))
+                due = float(event + max(1, plan.delay.events))
                 if plan.delay.seconds is not None:
-                    until = float(np.fmax(time[row], -math.inf)) + plan.delay.seconds
-                heapq.heappush(self._held, (until, event, ids[row], label[row]))
+                    due = float(np.fmax(time[row], -math.inf)) + plan.delay.seconds
+                heapq.heappush(self._pending_labels, (due, event, ids[row], label[row]))
         self.events += n
-        return found
+        return records
 
-    def _due(self, until: float) -> list[ProducedMessage]:
-        """The labels that are due."""
-        found = []
-        while self._held and self._held[0][0] <= until:
-            due, event, i, label = heapq.heappop(self._held)
-            message = {"id": i, "label": label}
+    def _due_labels(self, now: float) -> list[ProducerRecord]:
+        """Return the records of the labels that are due."""
+        topic, pending = self._labels_topic, self._pending_labels
+        records = []
+        while pending and pending[0][0] <= now:
+            due, event, id_, label = heapq.heappop(pending)
+            fields = {"id": id_, "label": label}
             if self.plan.time is not None:
-                message["time"] = self._now if self.plan.delay.seconds is None else due
-            value = _json(message)
+                fields["time"] = self._now if self.plan.delay.seconds is None else due
+            value = _json(fields)
             partition = event % self.partitions
             if bad := self.poison.of_label(value):
-                found.append(ProducedMessage(True, partition, None, bad))
-            found.append(ProducedMessage(True, partition, str(i).encode(), value))
+                records.append(ProducerRecord(topic, partition, None, bad, NO_HEADERS))
+            key = str(id_).encode()
+            records.append(ProducerRecord(topic, partition, key, value, NO_HEADERS))
             self.labels += 1
-        return found
+        return records
 
-    def _encoded(self, fields: dict[str, list[Any]], columns: dict[str, pa.Array]) -> list[bytes]:
+    def _encode(self, fields: dict[str, list[Any]], columns: dict[str, pa.Array]) -> list[bytes]:
         if self._frame is None:
             fields |= {name: values(column) for name, column in columns.items()}
             names = list(fields)
@@ -272,13 +299,13 @@ class MessageGenerator:
         roles = {"id": plan.id or "id", "time": plan.time, "label": plan.label}
         for role, name in roles.items():
             if role in (self._frame.names or ()) and name is not None:
-                none = math.nan if role == "time" else -1
-                frames[role] = [none if v is None else v for v in fields[name]]
+                missing = math.nan if role == "time" else -1
+                frames[role] = [missing if v is None else v for v in fields[name]]
         frames["x"] = np.stack([floats(columns[name]) for name in self._numbers], axis=1)
         raw, size = frames.tobytes(), self._frame.itemsize
         return [raw[at : at + size] for at in range(0, len(raw), size)]
 
-    def _layout(self) -> np.dtype[Any]:
+    def _frame_dtype(self) -> np.dtype[Any]:
         plan = self.plan
         if not self._numbers:
             raise ProduceError(f"--format frames: {plan.file} has no column of numbers")
@@ -296,22 +323,22 @@ class MessageGenerator:
                 )
         return np.dtype([*fields, ("x", "<f4", (len(self._numbers),))])
 
-    def _drifted(
+    def _apply(
         self, drift: Drift, columns: dict[str, pa.Array], label: list[Any]
     ) -> tuple[dict[str, pa.Array], list[Any]]:
         if drift.kind == "swap":
-            return columns, [self._next.get(name) for name in label]
+            return columns, [self._next_class.get(name) for name in label]
         if drift.kind == "shift":
-            moved = {
-                n: pc.add(pa.array(floats(columns[n])), self._spread[n]) for n in self._numbers
+            shifted = {
+                n: pc.add(pa.array(floats(columns[n])), self._deviations[n]) for n in self._numbers
             }
-            return columns | moved, label
-        order = _cycle(len(self._numbers), self.plan.seed)
-        given = [columns[self._numbers[i]] for i in order]
-        return columns | dict(zip(self._numbers, given, strict=True)), label
+            return columns | shifted, label
+        order = _derangement(len(self._numbers), self.plan.seed)
+        shuffled = [columns[self._numbers[i]] for i in order]
+        return columns | dict(zip(self._numbers, shuffled, strict=True)), label
 
-    def _deviations(self) -> dict[str, float]:
-        """The standard deviation of each column of numbers, from all of the file."""
+    def _measure_deviations(self) -> dict[str, float]:
+        """Return the standard deviation of each column of numbers over the whole file."""
         moments = dict.fromkeys(self._numbers, (0, 0.0, 0.0))  # count, mean, squares about it
         for rows in self._table.blocks(BLOCK_ROWS):
             for name, (n, mean, squares) in moments.items():
@@ -323,28 +350,28 @@ class MessageGenerator:
                     moments[name] = (all_, mean + gap * len(x) / all_, squares)
         return {name: math.sqrt(m2 / max(n, 1)) for name, (n, _, m2) in moments.items()}
 
-    def _classes(self) -> dict[Any, Any]:
-        """Each class of the file, and the next."""
+    def _list_classes(self) -> dict[Any, Any]:
+        """Return the class that follows each class of the file."""
         name = str(self.plan.label)
         if self._table.kinds[name] == "float":
             raise ProduceError(f"--drift swap: the labels of column {name!r} are no classes")
-        found: set[Any] = set()
+        unsorted: set[Any] = set()
         for rows in self._table.blocks(BLOCK_ROWS):
-            found |= set(values(self._table.column(rows, name)))
-        classes = sorted(found - {None}, key=lambda c: (str(type(c)), c))
+            unsorted |= set(values(self._table.column(rows, name)))
+        classes = sorted(unsorted - {None}, key=lambda c: (str(type(c)), c))
         return dict(zip(classes, classes[1:] + classes[:1], strict=True))
 
 
 def _json(message: dict[str, Any]) -> bytes:
-    return orjson.dumps(message, default=_told)
+    return orjson.dumps(message, default=_encodable)
 
 
-def _told(value: Any) -> Any:
+def _encodable(value: Any) -> Any:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
-def _cycle(n: int, seed: int) -> list[int]:
-    """A permutation that leaves nothing in its place."""
+def _derangement(n: int, seed: int) -> list[int]:
+    """Return a permutation of n that moves every element."""
     order = np.random.default_rng(seed).permutation(n)
     moved = np.empty_like(order)
     moved[order] = np.roll(order, 1)

@@ -102,10 +102,15 @@ class ConfluentProducer(Producer):
     def enqueue(self, records: Sequence[ProducerRecord]) -> None:
         with self._errors():
             self._connect()
+            produce = self._producer.produce
             for record in records:
+                topic, partition, key, value, headers = record
                 while True:
                     try:
-                        self._produce(record, self._on_delivery)
+                        if headers or partition is None:
+                            self._produce(record, self._on_delivery)
+                        else:  # the common case, for speed
+                            produce(topic, value, key, partition, self._on_delivery)
                         break
                     except BufferError:  # the queue is full
                         self._poll(0.05)

@@ -109,7 +109,19 @@ class KafkaPythonProducer(Producer):
     def enqueue(self, records: Sequence[ProducerRecord]) -> None:
         with self._errors():
             self._connect()
-            self._undelivered.append([*map(self._produce, records)])
+            send = self._producer.send  # called without _produce, for speed
+            self._undelivered.append(
+                [
+                    send(
+                        topic,
+                        value,
+                        key,
+                        [*headers.items()] if headers and self.supports_headers else None,
+                        partition,
+                    )
+                    for topic, partition, key, value, headers in records
+                ]
+            )
             while len(self._undelivered) > MAX_UNDELIVERED_CALLS:
                 self._await_oldest()
 

@@ -26,8 +26,9 @@ from pipeline.cli.produce import command
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.frames import FramesConfig
 from streams.decoding.formats.json import JsonConfig
+from streams.kafka.clients import timeouts
 from streams.produce.messages import Delay, Drift, MessageGenerator, ProduceError, ProducePlan
-from streams.produce.produce import produce
+from streams.produce.produce import ProduceTarget, produce
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,7 +79,7 @@ def table(tmp_path: Path) -> Callable[..., Path]:
 def all_of(plan: ProducePlan, partitions: int = 1, size: int = 100) -> list[Any]:
     """What a plan sends, in order: ``("event" or "label", partition, its JSON)``."""
     return [
-        ("label" if m.label else "event", m.partition, orjson.loads(m.value))
+        ("label" if m.topic == "labels" else "event", m.partition, orjson.loads(m.value))
         for _, messages in MessageGenerator(plan, partitions).chunks(size)
         for m in messages
     ]
@@ -200,7 +201,7 @@ def test_poison_is_bad_and_counted(table: Callable[..., Path]) -> None:
     good = 0
     for _, messages in out.chunks(500):
         for m in messages:
-            if m.label:
+            if m.topic == "labels":
                 continue
             try:
                 event = orjson.loads(m.value)
@@ -240,7 +241,7 @@ def test_readers_set_aside_what_is_bad(
         ProducePlan(file, time="t", label="y", labels=True, format=format, poison=0.1, seed=5), 1
     )
     messages = [m for _, ms in out.chunks(500) for m in ms]
-    events = [m.value for m in messages if not m.label]
+    events = [m.value for m in messages if m.topic != "labels"]
     wanted = [Field("id", "integer")]
     if format == "json":
         wanted += [Field("t", "time"), Field("a", "number"), Field("b", "number")]
@@ -250,14 +251,14 @@ def test_readers_set_aside_what_is_bad(
         layout = FramesConfig.model_validate({"kind": "frames", "fields": out.layout})
         reader = make(layout, wanted, Path())
     rows = reader.read(events)
-    bad = [i for i, m in enumerate(m for m in messages if not m.label) if m.key is None]
+    bad = [i for i, m in enumerate(m for m in messages if m.topic != "labels") if m.key is None]
     absurd = out.poison.events["absurd_time"]
     assert absurd > 10
     assert rows.table.num_rows == 3000 + absurd
     assert {i for i, _ in rows.bad} < set(bad)
     assert len(rows.bad) == len(bad) - absurd == out.poison.events.total() - absurd
 
-    labels = [m for m in messages if m.label]
+    labels = [m for m in messages if m.topic == "labels"]
     found = make(JsonConfig(), [Field("id", "integer"), Field("label", "integer")], Path()).read(
         [m.value for m in labels]
     )
@@ -332,7 +333,7 @@ def test_what_is_no_delay(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "swap", "5:", "x:swap", "-5:swap", "5:turn"])
 def test_what_is_no_drift(text: str) -> None:
-    with pytest.raises(ProduceError, match="EVENT:KIND is wanted"):
+    with pytest.raises(ProduceError, match="expected EVENT:KIND"):
         Drift.read(text)
 
 
@@ -344,7 +345,7 @@ def test_through_a_broker(fast: bool, broker: str, table: Callable[..., Path]) -
     file = table(k=[f"e{i}" for i in range(n)], x=np.arange(float(n)), y=[i % 7 for i in range(n)])
     plan = ProducePlan(file, id="k", label="y", labels=True, delay=Delay(48))
     topics = f"events-{fast}", f"labels-{fast}"
-    sent = produce(plan, broker, *topics, partitions=3, fast=fast)
+    sent = produce(plan, ProduceTarget(broker, *topics, partitions=3, fast=fast))
     assert (sent["ended"], sent["partitions"]) == ("done", 3)
     assert (sent["events"], sent["labels"], sent["bad_events"]) == (n, n, {})
     events, labels = read(broker, topics[0]), read(broker, topics[1])
@@ -362,15 +363,15 @@ def test_topics_that_do_not_fit(broker: str, table: Callable[..., Path]) -> None
     file = table(x=[0.5], y=["a"])
     plan = ProducePlan(file, label="y")
     with pytest.raises(ProduceError, match=r"there is no topic 'nowhere' at .*--partitions N"):
-        produce(plan, broker, "nowhere")
-    produce(plan, broker, "two", partitions=2)
-    produce(plan, broker, "two")
+        produce(plan, ProduceTarget(broker, "nowhere"))
+    produce(plan, ProduceTarget(broker, "two", partitions=2))
+    produce(plan, ProduceTarget(broker, "two"))
     assert [m["id"] for m in read(broker, "two").values] == [0, 0]
     with pytest.raises(ProduceError, match="'two' has 2 partitions, not 3"):
-        produce(plan, broker, "two", partitions=3)
-    produce(plan, broker, "one", partitions=1)
+        produce(plan, ProduceTarget(broker, "two", partitions=3))
+    produce(plan, ProduceTarget(broker, "one", partitions=1))
     with pytest.raises(ProduceError, match="'one' has 1 partitions, not 2"):
-        produce(ProducePlan(file, label="y", labels=True), broker, "two", "one")
+        produce(ProducePlan(file, label="y", labels=True), ProduceTarget(broker, "two", "one"))
 
 
 def test_the_rate(broker: str, table: Callable[..., Path]) -> None:
@@ -382,7 +383,8 @@ def test_the_rate(broker: str, table: Callable[..., Path]) -> None:
         now[0] += seconds
 
     plan = ProducePlan(table(x=np.zeros(1000)))
-    sent = produce(plan, broker, "paced", partitions=1, rate=400, clock=lambda: now[0], sleep=sleep)
+    target = ProduceTarget(broker, "paced", partitions=1, rate=400)
+    sent = produce(plan, target, clock=lambda: now[0], sleep=sleep)
     assert sent["seconds"] == pytest.approx(2.5)
     assert waits == pytest.approx([8 / 400] * 125)
 
@@ -418,7 +420,7 @@ def test_the_command_says_what_is_wrong(broker: str, table: Callable[..., Path])
 
 
 def test_a_broker_that_is_away(table: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.produce.senders.REACH_S", 0.5)
+    monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 0.5)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))  # bound, but nobody listens
         port = s.getsockname()[1]
@@ -428,8 +430,9 @@ def test_a_broker_that_is_away(table: Callable[..., Path], monkeypatch: pytest.M
 
 
 IMPATIENT = """
-import typer, streams.produce.produce, streams.produce.senders
-streams.produce.senders.REACH_S, streams.produce.senders.DELIVERY_S = 1.0, 1.5
+import typer, pipeline.cli.produce
+from streams.kafka.clients import timeouts
+timeouts.BROKER_TIMEOUT_S, timeouts.BULK_DELIVERY_TIMEOUT_S = 1.0, 1.5
 app = typer.Typer()
 app.command()(pipeline.cli.produce.command)
 app()
@@ -444,7 +447,8 @@ def test_a_broker_that_goes_away(
         pytest.importorskip("confluent_kafka")
     file = table(x=np.zeros(100_000))
     with brokers.tansu(tmp_path) as address:
-        produce(ProducePlan(table("one.parquet", x=[1.0])), address, "t", partitions=1)
+        one = ProducePlan(table("one.parquet", x=[1.0]))
+        produce(one, ProduceTarget(address, "t", partitions=1))
         options = ["--servers", address, "--topic", "t", "--rate", "500"]
         command = [sys.executable, "-c", IMPATIENT, str(file), *options]
         process = subprocess.Popen(
@@ -464,4 +468,5 @@ def test_a_broker_that_goes_away(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert "everlearn: sending broke off: " in err
+    assert "messages were delivered before)" in err
     assert "Traceback" not in err
