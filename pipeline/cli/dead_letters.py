@@ -4,149 +4,191 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from collections import Counter, deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.console import reports_errors
 from pipeline.config.errors import JobError
-from pipeline.dead_letters.file_writer import DeadLetterRecord, kind
-from pipeline.dead_letters.query import BYTES_SHOWN, KINDS_SHOWN, SHOWN, Chosen, RunJob
-from pipeline.dead_letters.reinjector import Injected, Injector
+from pipeline.dead_letters.file_writer import DeadLetterRecord, reason_kind
+from pipeline.dead_letters.query import DeadLetterQuery, StoredJob
+from pipeline.dead_letters.reinjector import ReinjectionResult, Reinjector
 from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.errors import StreamError, one_line
 
+MAX_LETTERS_SHOWN = 20
+"""Letters in the table without ``--limit``."""
+MAX_BYTES_SHOWN = 40
+MAX_KINDS_SHOWN = 20
+
+RunDirArgument = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
+ReasonOption = Annotated[str | None, typer.Option(help="Only those whose reason holds this text.")]
+AtOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Only the one at this position."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print a JSON line for each, with its bytes in base64.")
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Show only this many, the last ones.",
+        show_default=f"{MAX_LETTERS_SHOWN}; --json: all",
+    ),
+]
+InjectOption = Annotated[
+    bool, typer.Option("--inject", help="Send them to their topics again, each once.")
+]
+AllOption = Annotated[bool, typer.Option("--all", help="With --inject: all of them.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="With --inject: only say how many.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the run's job."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The options of the command."""
+
+    run_dir: Path
+    reason: str | None
+    at: list[str]
+    json: bool
+    limit: int | None
+    inject: bool
+    all: bool
+    dry_run: bool
+    overrides: list[str]
+
+    @property
+    def file(self) -> Path:
+        return self.run_dir / DEAD_LETTERS
+
+    def check(self) -> None:
+        """Raise ``JobError`` for options that do not go together."""
+        if self.inject and (self.json or self.limit is not None):
+            raise JobError("--inject lists nothing: leave out --json and --limit")
+        if not self.inject and (self.all or self.dry_run):
+            raise JobError("--all and --dry-run go with --inject")
+        if self.inject and self.all == bool(self.reason is not None or self.at):
+            raise JobError("--inject: say which: --all, or --reason TEXT, or --at POSITION")
+
 
 def command(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
-    reason: Annotated[
-        str | None, typer.Option(help="Only those whose reason holds this text.")
-    ] = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TOPIC/PARTITION/OFFSET", help="Only the one at this place."),
-    ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="A JSON line for each, with its bytes in base64.")
-    ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Show the last so many.", show_default=f"{SHOWN}; --json: all"),
-    ] = None,
-    inject: Annotated[
-        bool, typer.Option("--inject", help="Send them to their topics again, each once.")
-    ] = False,
-    all_: Annotated[bool, typer.Option("--all", help="With --inject: all of them.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --inject: only say how many.")
-    ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the run's job."),
-    ] = None,
+    run_dir: RunDirArgument,
+    reason: ReasonOption = None,
+    at: AtOption = None,
+    json_: JsonOption = False,
+    limit: LimitOption = None,
+    inject: InjectOption = False,
+    all_: AllOption = False,
+    dry_run: DryRunOption = False,
+    set_: SetOption = None,
 ) -> None:
-    """Lists what a run set aside, and why; sends it once more when what was wrong is mended."""
-    console = Console(stderr=True)
-
-    def say(what: str) -> None:
-        console.print(f"everlearn: {what}", highlight=False, markup=False, soft_wrap=True)
-
-    try:
-        if inject and (json_ or limit is not None):
-            raise JobError("--inject lists nothing: leave out --json and --limit")
-        if not inject and (all_ or dry_run):
-            raise JobError("--all and --dry-run go with --inject")
-        if inject and all_ == bool(reason is not None or at):
-            raise JobError("--inject: say which: --all, or --reason TEXT, or --at PLACE")
-        run = RunJob(run_dir, set_ or [])
-        chosen = Chosen(reason, frozenset(at or ()), run.namer())
-        found: Any = list(chosen.among(run_dir / DEAD_LETTERS)) if inject or at else None
-        if at and (unknown := chosen.at - {chosen.name(x) for x in found}):
-            raise JobError(
-                f"--at {one_line(min(unknown))}: no such dead letter in {run_dir / DEAD_LETTERS}"
-            )
-        stream = run.stream() if inject else None
-    except (JobError, StreamError, OSError) as error:
-        for problem in str(error).splitlines():
-            say(problem)
-        sys.exit(2)
-    try:
-        if stream is not None:
-            Console().print(_told(Injector(run_dir, stream).inject(found, dry_run), dry_run))
+    """List what a run set aside, and why; send it again once the cause is fixed."""
+    request = _Request(run_dir, reason, at or [], json_, limit, inject, all_, dry_run, set_ or [])
+    errors = (JobError, StreamError, OSError)
+    with reports_errors(refused=errors, started=False):
+        request.check()
+        job = StoredJob(run_dir, request.overrides)
+        query = DeadLetterQuery(reason, frozenset(request.at), job.position_name())
+        letters = [*query.select(request.file)] if inject or at else []
+        _check_positions(query, letters, request.file)
+        reinjector = Reinjector(run_dir, job.stream()) if inject else None
+    advice = ". The same command goes on" if inject else ""
+    with reports_errors(refused=(), failed=errors, advice=advice):
+        if reinjector is not None:
+            Console().print(_summary(reinjector.inject(letters, dry_run), dry_run))
         elif json_:
-            _lines(chosen, run_dir / DEAD_LETTERS, limit)
+            _print_json(query, request)
         else:
-            _tables(chosen, run_dir / DEAD_LETTERS, limit or SHOWN)
-    except (JobError, StreamError, OSError) as error:
-        say(f"{one_line(error)}. The same command goes on" if inject else one_line(error))
-        sys.exit(1)
+            _print_tables(query, request)
 
 
-def _lines(chosen: Chosen, file: Path, limit: int | None) -> None:
-    for letter in deque(chosen.among(file), limit) if limit else chosen.among(file):
-        told = {
-            "place": chosen.name(letter),
+def _check_positions(query: DeadLetterQuery, letters: list[DeadLetterRecord], file: Path) -> None:
+    """Raise ``JobError`` if no letter is at one of the wanted positions."""
+    if unknown := query.positions - set(map(query.name_of, letters)):
+        raise JobError(f"--at {one_line(min(unknown))}: no such dead letter in {file}")
+
+
+def _print_json(query: DeadLetterQuery, request: _Request) -> None:
+    letters = query.select(request.file)
+    for letter in deque(letters, request.limit) if request.limit else letters:
+        entry = {
+            "place": query.name_of(letter),
             "id": letter.id,
             "reason": letter.reason,
             "label": letter.label,
             "value": None if letter.value is None else base64.b64encode(letter.value).decode(),
         }
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(entry))
 
 
-def _tables(chosen: Chosen, file: Path, limit: int) -> None:
+def _print_tables(query: DeadLetterQuery, request: _Request) -> None:
+    """Print the last letters, and how many there are of each kind of reason."""
     kinds: Counter[str] = Counter()
-    last: deque[DeadLetterRecord] = deque(maxlen=limit)
-    for letter in chosen.among(file):
-        kinds[kind(letter.reason)] += 1
+    last: deque[DeadLetterRecord] = deque(maxlen=request.limit or MAX_LETTERS_SHOWN)
+    for letter in query.select(request.file):
+        kinds[reason_kind(letter.reason)] += 1
         last.append(letter)
     console = Console()
     if not kinds:
         console.print("no dead letters")
         return
-    shown = Table("where", "reason", "bytes", "what stood there")
-    shown.columns[2].justify = "right"
-    for letter in last:
+    console.print(_letter_table(query, last))
+    console.print(_kind_table(kinds))
+    total = f"{kinds.total():,} in all, the last {len(last):,} of them shown"
+    console.print(total, highlight=False)
+
+
+def _letter_table(query: DeadLetterQuery, letters: deque[DeadLetterRecord]) -> Table:
+    table = Table("position", "reason", "bytes", "value")
+    table.columns[2].justify = "right"
+    for letter in letters:
         value = letter.value
         size = "" if value is None else f"{len(value):,}"
-        held = "not kept" if value is None else _safe(value)
-        cells = (chosen.name(letter), one_line(letter.reason), size, held)
-        shown.add_row(*(Text(cell) for cell in cells))
-    console.print(shown)
-    counts = Table("dead", "kind of reason")
-    counts.columns[0].justify = "right"
-    for name, n in kinds.most_common(KINDS_SHOWN):
-        counts.add_row(f"{n:,}", Text(one_line(name)))
-    if len(kinds) > KINDS_SHOWN:
-        rest = sum(n for _, n in kinds.most_common()[KINDS_SHOWN:])
-        counts.add_row(f"{rest:,}", f"({len(kinds) - KINDS_SHOWN:,} more kinds)")
-    console.print(counts)
-    told = f"{kinds.total():,} in all, the last {len(last):,} of them shown"
-    console.print(told, highlight=False)
+        text = "not kept" if value is None else _printable(value)
+        cells = (query.name_of(letter), one_line(letter.reason), size, text)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
 
 
-def _safe(value: bytes) -> str:
-    """The head of some bytes, as a terminal may show it."""
-    head = value[:BYTES_SHOWN]
-    text = head.decode("ascii", "backslashreplace")
+def _kind_table(kinds: Counter[str]) -> Table:
+    table = Table("dead", "kind of reason")
+    table.columns[0].justify = "right"
+    for name, n in kinds.most_common(MAX_KINDS_SHOWN):
+        table.add_row(f"{n:,}", Text(one_line(name)))
+    if len(kinds) > MAX_KINDS_SHOWN:
+        rest = sum(n for _, n in kinds.most_common()[MAX_KINDS_SHOWN:])
+        table.add_row(f"{rest:,}", f"({len(kinds) - MAX_KINDS_SHOWN:,} more kinds)")
+    return table
+
+
+def _printable(value: bytes) -> str:
+    """Return the first bytes of a value as printable text."""
+    text = value[:MAX_BYTES_SHOWN].decode("ascii", "backslashreplace")
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return shown + ("..." if len(value) > BYTES_SHOWN else "")
+    return shown + ("..." if len(value) > MAX_BYTES_SHOWN else "")
 
 
-def _told(done: Injected, dry: bool) -> str:
-    told = f"{done.sent:,} messages {'would be' if dry else 'were'} sent again"
-    beside = [
+def _summary(result: ReinjectionResult, dry_run: bool) -> str:
+    sent = f"{result.sent:,} messages {'would be' if dry_run else 'were'} sent again"
+    others = [
         f"{n:,} {what}"
         for n, what in (
-            (done.before, "had been before"),
-            (done.missing, "have no bytes that can still be had"),
-            (done.large, "are too large for the broker"),
+            (result.sent_before, "were sent before"),
+            (result.missing, "have bytes that no longer exist"),
+            (result.too_large, "are too large for the broker"),
         )
         if n
     ]
-    return f"{told} ({', '.join(beside)})" if beside else told
+    return f"{sent} ({', '.join(others)})" if others else sent

@@ -1,4 +1,4 @@
-"""Dead events and labels: the file that they are kept in, each once, and how many are too many."""
+"""The file of dead letters: writes each once, reads them back, and groups their reasons."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from typing import IO, Any, NamedTuple
 from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.batch import DeadLetter
 
-SHOWN = 3
-"""Kinds of reason that are named where there are too many."""
-
 
 class DeadLetterLog:
-    """``dead.jsonl`` of a run folder: a JSON line for each dead event or label, in the order of the
-    stream: ``partition``, ``offset``, ``id``, ``reason``; for a label ``label: true``; where they
-    are known its bytes, in base64, as ``value``.
+    """Writes ``dead.jsonl`` of a run folder: a JSON line for each dead letter, in stream order.
 
-    A checkpoint names the bytes that it stands after; a run that goes on from there cuts the file
-    back to them. So each is in it once.
+    A line holds ``partition``, ``offset``, ``id`` and ``reason``; for a label also ``label: true``;
+    if the bytes of the message are known, ``value`` holds them in base64.
+
+    A checkpoint stores the size of the file, and a run that resumes from it truncates the file to
+    that size. So each letter is in the file once.
 
     Attributes:
+        path: of the file.
         bytes: written so far.
     """
 
@@ -35,7 +34,7 @@ class DeadLetterLog:
         self._file: IO[bytes] | None = None
 
     def open(self, kept: int) -> bool:
-        """Goes on after the first ``kept`` bytes; whether they were all there."""
+        """Truncate the file to ``kept`` bytes, and append. Return False if it is shorter."""
         self.bytes = kept
         self.path.touch()
         whole = self.path.stat().st_size >= kept
@@ -45,22 +44,22 @@ class DeadLetterLog:
         return whole
 
     def write(self, dead: Sequence[DeadLetter]) -> None:
-        for d in dead:
+        for letter in dead:
             assert self._file is not None
             entry: dict[str, Any] = {
-                "partition": d.partition,
-                "offset": d.offset,
-                "id": d.id,
-                "reason": d.reason,
+                "partition": letter.partition,
+                "offset": letter.offset,
+                "id": letter.id,
+                "reason": letter.reason,
             }
-            if d.label:
+            if letter.label:
                 entry["label"] = True
-            if d.value is not None:
-                entry["value"] = base64.b64encode(d.value).decode()
+            if letter.value is not None:
+                entry["value"] = base64.b64encode(letter.value).decode()
             self.bytes += self._file.write(json.dumps(entry).encode() + b"\n")
 
     def sync(self) -> None:
-        """All that was written is on the disk."""
+        """Flush all that was written to the disk."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -71,7 +70,7 @@ class DeadLetterLog:
 
 
 class DeadLetterRecord(NamedTuple):
-    """A line of the file. ``end``: the byte after it."""
+    """A line of the file; ``end`` is the offset of the byte after it."""
 
     partition: int
     offset: int
@@ -82,10 +81,12 @@ class DeadLetterRecord(NamedTuple):
     end: int
 
 
-def letters(file: Path, start: int = 0, stop: int | None = None) -> Iterator[DeadLetterRecord]:
-    """The whole lines between two bytes; what is no such line is passed over.
+def read_dead_letters(
+    file: Path, start: int = 0, stop: int | None = None
+) -> Iterator[DeadLetterRecord]:
+    """Yield the whole lines between two byte offsets; skip lines that are no dead letters.
 
-    Raises ``OSError`` where the file cannot be read.
+    Raise ``OSError`` if the file cannot be read.
     """
     with file.open("rb") as opened:
         opened.seek(start)
@@ -95,14 +96,14 @@ def letters(file: Path, start: int = 0, stop: int | None = None) -> Iterator[Dea
             if not text.endswith(b"\n") or (stop is not None and end > stop):
                 return
             try:
-                found = json.loads(text)
-                value = found.get("value")
+                entry = json.loads(text)
+                value = entry.get("value")
                 yield DeadLetterRecord(
-                    int(found["partition"]),
-                    int(found["offset"]),
-                    int(found["id"]),
-                    str(found["reason"]),
-                    bool(found.get("label", False)),
+                    int(entry["partition"]),
+                    int(entry["offset"]),
+                    int(entry["id"]),
+                    str(entry["reason"]),
+                    bool(entry.get("label", False)),
                     None if value is None else base64.b64decode(value, validate=True),
                     end,
                 )
@@ -110,15 +111,16 @@ def letters(file: Path, start: int = 0, stop: int | None = None) -> Iterator[Dea
                 continue
 
 
-def kind(reason: str) -> str:
-    """What reasons have in common: without what the message held."""
+def reason_kind(reason: str) -> str:
+    """Return the reason without what the message held, to group similar reasons."""
     column = re.fullmatch(
         r"column (?P<name>'.*?'|\".*?\") holds .*; (?P<expected>.*)", reason, re.S
     )
     if column:
-        expected = re.sub(r", -?[\d.]+$", "", column["expected"])  # after the time of its message
+        # Without the timestamp of the message.
+        expected = re.sub(r", -?[\d.]+$", "", column["expected"])
         return f"column {column['name']}: {expected}"
-    _, found, expected = reason.rpartition("; expected ")
-    if found:
+    _, separator, expected = reason.rpartition("; expected ")
+    if separator:
         return f"expected {expected}"
     return re.sub(r"\s*-?\d+$", "", reason.partition(":")[0])

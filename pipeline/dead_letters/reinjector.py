@@ -1,4 +1,4 @@
-"""Dead letters sent to their own topics once more, each once."""
+"""Sends dead letters to their own topics again, each exactly once."""
 
 from __future__ import annotations
 
@@ -6,38 +6,37 @@ import fcntl
 import json
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import DeadLetterRecord
+from pipeline.dead_letters.publisher import IdempotentPublisher, Offsets
 from pipeline.storage.run_folder import INJECTED
 from streams.kafka.clients.producer import Producer, ProducerRecord
 from streams.kafka.records import TopicPartition
 from streams.kafka.stream import KafkaStream
 
 HEADER = "everlearn-reinjected"
-AT_ONCE = 500
+BATCH_LETTERS = 500
 
 
-class Injected(NamedTuple):
-    """What became of messages: sent now, sent by an earlier call, without bytes that could be had,
-    refused by the broker for their size."""
+class ReinjectionResult(NamedTuple):
+    """How many messages were sent now, were sent by an earlier call, have no value that still
+    exists, and were refused by the broker as too large."""
 
     sent: int
-    before: int
+    sent_before: int
     missing: int
-    large: int
+    too_large: int
 
 
-class Injector:
-    """Sends dead messages to the partitions in which they stood; each goes to its end, under a
-    header that names where it came from.
+class Reinjector:
+    """Sends dead letters to the partitions that they came from, at their ends.
 
-    ``injected.jsonl`` in the run folder says which are about to be sent, and where their topics
-    end; then that they were sent. After a crash the topics are read from there on to see which had
-    come.
+    A header names the original position. ``injected.jsonl`` in the run folder holds the intents and
+    outcomes of an ``IdempotentPublisher``.
 
     Raises ``JobError``, ``StreamError`` and ``OSError``.
     """
@@ -46,125 +45,135 @@ class Injector:
         self._file = folder / INJECTED
         self._stream = stream
 
-    def inject(self, letters: Sequence[DeadLetterRecord], dry: bool = False) -> Injected:
-        """Sends those that were not sent before; ``dry``: only says how many that would be."""
-        with self._held() as file:
-            journal = _Journal(file)
-            producer = self._stream.producer()
-            try:
-                self._settle(journal, producer)
-                named = {self._name(letter): letter for letter in letters}
-                fresh = {name: x for name, x in named.items() if name not in journal.sent}
-                values = self._values(fresh)
-                missing = len(fresh) - len(values)
-                large = 0
-                names = sorted(values, key=lambda name: (fresh[name].offset, name))
-                for start in range(0, 0 if dry else len(names), AT_ONCE):
-                    some = names[start : start + AT_ONCE]
-                    large += self._send(journal, producer, {n: (fresh[n], values[n]) for n in some})
-            finally:
-                producer.close()
-        return Injected(len(names) - large, len(named) - len(fresh), missing, large)
+    def inject(
+        self, letters: Sequence[DeadLetterRecord], dry_run: bool = False
+    ) -> ReinjectionResult:
+        """Send those that were not sent before; with ``dry_run`` only count them."""
+        with self._locked_file() as file, closing(self._stream.producer()) as producer:
+            journal = InjectionJournal(file)
+            publisher = IdempotentPublisher(producer, journal.id_of)
+            self._settle(journal, publisher)
+            named = {self._id(letter): letter for letter in letters}
+            fresh = {id_: x for id_, x in named.items() if id_ not in journal.sent}
+            values = self._values(fresh)
+            ids = sorted(values, key=lambda id_: (fresh[id_].offset, id_))
+            too_large = 0
+            for start in range(0, 0 if dry_run else len(ids), BATCH_LETTERS):
+                batch = {
+                    id_: self._record(id_, fresh[id_], values[id_], journal.run, producer)
+                    for id_ in ids[start : start + BATCH_LETTERS]
+                }
+                too_large += self._publish(journal, publisher, batch)
+        return ReinjectionResult(
+            sent=len(ids) - too_large,
+            sent_before=len(named) - len(fresh),
+            missing=len(fresh) - len(values),
+            too_large=too_large,
+        )
 
     @contextmanager
-    def _held(self) -> Iterator[IO[bytes]]:
+    def _locked_file(self) -> Iterator[IO[bytes]]:
         with self._file.open("a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise JobError(f"{self._file} is held by another process: wait for it") from None
+                raise JobError(
+                    f"{self._file} is in use by another process: wait until it ends"
+                ) from None
             yield file
 
-    def _values(self, letters: dict[str, DeadLetterRecord]) -> dict[str, bytes]:
-        """The bytes of each, from the file, or else from its topic, as far as they can be had."""
-        found = {n: x.value for n, x in letters.items() if x.value is not None}
-        left = {(self._place(x), x.offset): name for name, x in letters.items() if x.value is None}
-        return found | {left[at]: value for at, value in self._stream.fetch_values(left).items()}
+    def _settle(self, journal: InjectionJournal, publisher: IdempotentPublisher) -> None:
+        """Store the outcome of a send that an earlier call did not finish."""
+        if journal.intent is not None:
+            ids, offsets = journal.intent
+            publisher.recover(offsets)
+            missing = set(publisher.missing(ids))
+            journal.write_outcome([id_ for id_ in ids if id_ not in missing])
 
-    def _send(
-        self,
-        journal: _Journal,
-        producer: Producer,
-        letters: dict[str, tuple[DeadLetterRecord, bytes]],
+    @staticmethod
+    def _publish(
+        journal: InjectionJournal,
+        publisher: IdempotentPublisher,
+        records: dict[str, ProducerRecord],
     ) -> int:
-        """How many were too large."""
-        topics = sorted({self._place(letter)[0] for letter, _ in letters.values()})
-        ends = {place: at for topic in topics for place, at in producer.end_offsets(topic).items()}
-        journal.sending([*letters], ends)
-        messages = []
-        for name, (letter, value) in letters.items():
-            headers = (
-                {HEADER: f"{journal.run}/{name}".encode()} if producer.supports_headers else {}
-            )
-            messages.append(ProducerRecord(*self._place(letter), None, value, headers))
-        large = set(producer.send(messages))
-        journal.have_come([name for i, name in enumerate(letters) if i not in large])
-        return len(large)
+        """Send the records between an intent and an outcome; return how many are too large."""
+        offsets = publisher.begin(record.topic for record in records.values())
+        journal.write_intent([*records], offsets)
+        too_large = set(publisher.send(records))
+        journal.write_outcome([id_ for id_ in records if id_ not in too_large])
+        return len(too_large)
 
-    def _settle(self, journal: _Journal, producer: Producer) -> None:
-        """Finds out which of those had come that a call before this was sending as it broke off."""
-        if journal.open is None:
-            return
-        names, ends = journal.open
-        come = {
-            m.headers.get(HEADER, b"").decode("utf-8", "replace") for m in producer.read_from(ends)
+    def _values(self, letters: dict[str, DeadLetterRecord]) -> dict[str, bytes]:
+        """Return the values, from the file or else from their topics, as far as they exist."""
+        values = {id_: x.value for id_, x in letters.items() if x.value is not None}
+        positions = {
+            (self._partition(x), x.offset): id_ for id_, x in letters.items() if x.value is None
         }
-        journal.have_come([name for name in names if f"{journal.run}/{name}" in come])
+        fetched = self._stream.fetch_values(positions)
+        return values | {positions[position]: value for position, value in fetched.items()}
 
-    def _place(self, letter: DeadLetterRecord) -> TopicPartition:
+    def _record(
+        self, id_: str, letter: DeadLetterRecord, value: bytes, run: str, producer: Producer
+    ) -> ProducerRecord:
+        headers = {HEADER: f"{run}/{id_}".encode()} if producer.supports_headers else {}
+        return ProducerRecord(*self._partition(letter), None, value, headers)
+
+    def _partition(self, letter: DeadLetterRecord) -> TopicPartition:
         return self._stream.topic_partition(letter.partition, letter.label)
 
-    def _name(self, letter: DeadLetterRecord) -> str:
-        topic, partition = self._place(letter)
-        return f"{topic}/{partition}/{letter.offset}"
+    def _id(self, letter: DeadLetterRecord) -> str:
+        return f"{self._stream.place_name(letter.partition, letter.label)}/{letter.offset}"
 
 
-class _Journal:
-    """``injected.jsonl``: ``{"run": id}``, then in turns ``{"sending": names, "ends": [...]}`` and
-    ``{"sent": names}``.
+class InjectionJournal:
+    """``injected.jsonl``: ``{"run": id}``, then intents ``{"sending": ids, "ends": [...]}`` and
+    outcomes ``{"sent": ids}`` in turn.
 
     Attributes:
         run: tells the messages of this run folder from others.
-        sent: names of all that were sent.
-        open: what was being sent, and where the topics ended then, where it is not known whether it
-            came.
+        sent: ids of all messages that were sent.
+        intent: the last intent, if it has no outcome: ids, and where the topics ended.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.sent: set[str] = set()
-        self.open: tuple[list[str], dict[TopicPartition, int]] | None = None
+        self.intent: tuple[list[str], Offsets] | None = None
         self.run = ""
         file.seek(0)
-        whole = 0
-        for text in file:
-            if not text.endswith(b"\n"):
-                break  # it was being written as the process was killed
-            whole += len(text)
-            self._take(json.loads(text))
-        file.truncate(whole)
+        size = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # the process was killed while it wrote this
+            size += len(line)
+            self._apply(json.loads(line))
+        file.truncate(size)
         if not self.run:
-            self.run = uuid.uuid4().hex
-            self._write({"run": self.run})
+            self._write({"run": uuid.uuid4().hex})
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def id_of(self, record: ProducerRecord) -> str | None:
+        """Return the id of a record that this run folder sent, or None."""
+        run, _, id_ = record.headers.get(HEADER, b"").decode("utf-8", "replace").partition("/")
+        return id_ if run == self.run else None
+
+    def write_intent(self, ids: list[str], ends: Offsets) -> None:
+        listed = [[*partition, at] for partition, at in sorted(ends.items())]
+        self._write({"sending": ids, "ends": listed})
+
+    def write_outcome(self, ids: list[str]) -> None:
+        self._write({"sent": ids})
+
+    def _apply(self, entry: dict[str, Any]) -> None:
         if "run" in entry:
             self.run = entry["run"]
         elif "sending" in entry:
-            ends = {TopicPartition(topic, partition): at for topic, partition, at in entry["ends"]}
-            self.open = (entry["sending"], ends)
+            ends = {TopicPartition(topic, number): at for topic, number, at in entry["ends"]}
+            self.intent = (entry["sending"], ends)
         else:
             self.sent.update(entry["sent"])
-            self.open = None
-
-    def sending(self, names: list[str], ends: dict[TopicPartition, int]) -> None:
-        told = [[*place, at] for place, at in sorted(ends.items())]
-        self._write({"sending": names, "ends": told})
-
-    def have_come(self, names: list[str]) -> None:
-        self._write({"sent": names})
+            self.intent = None
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._file.flush()
-        self._take(entry)
+        self._apply(entry)

@@ -1,4 +1,4 @@
-"""Dead letters on their way to a topic, each once, whatever breaks."""
+"""Copies dead letters from their file to a topic, each exactly once."""
 
 from __future__ import annotations
 
@@ -8,244 +8,273 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.errors import JobError
-from pipeline.dead_letters.file_writer import DeadLetterRecord, letters
-from pipeline.storage.run_folder import DEAD_LETTERS, FORWARDED
-from pipeline.training.callback import Callback, RunContext
-from pipeline.training.loop import Loop
+from pipeline.dead_letters.file_writer import DeadLetterRecord, read_dead_letters
+from pipeline.dead_letters.publisher import IdempotentPublisher, Offsets
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
-from streams.core.stream import Cursor
 from streams.kafka.clients.producer import Producer, ProducerRecord
 from streams.kafka.records import TopicPartition
 from streams.kafka.stream import KafkaStream
 
-AT_ONCE = 500
-"""Letters in a round; after each it is written down how far they have come."""
-BYTES_AT_ONCE = 8 << 20
+BATCH_LETTERS = 500
+"""Letters of a round; the state is stored after each round."""
+BATCH_BYTES = 8 << 20
 RETRY_S = 1.0
-FINISH_S = 10.0
-"""How long the end of a run waits for what is still to be delivered."""
+CLOSE_TIMEOUT_S = 10.0
+"""How long the end of a run waits for letters that are not delivered yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardState:
-    """How far the topic has them: all in the first ``bytes`` bytes of the file, and none of those
-    after that stands before ``ends``. ``run`` tells the letters of this run folder from others."""
+    """What the topic holds: all letters in the first ``bytes`` bytes of the file. Letters after
+    them, if it holds any, are at or after ``ends``.
+
+    ``run`` tells the letters of this run folder from those of others.
+    """
 
     run: str
     bytes: int
-    ends: dict[TopicPartition, int]
+    ends: Offsets
 
     @classmethod
     def read(cls, file: Path) -> ForwardState | None:
-        """None where there is none yet."""
+        """Return None if there is none yet."""
         try:
-            found = json.loads(file.read_text())
+            entry = json.loads(file.read_text())
         except FileNotFoundError:
             return None
-        ends = {TopicPartition(topic, partition): at for topic, partition, at in found["ends"]}
-        return cls(found["run"], found["bytes"], ends)
+        ends = {TopicPartition(topic, number): at for topic, number, at in entry["ends"]}
+        return cls(entry["run"], entry["bytes"], ends)
 
     def write(self, file: Path) -> None:
-        ends = [[*place, at] for place, at in self.ends.items()]
-        told = {"run": self.run, "bytes": self.bytes, "ends": ends}
-        writing = file.with_name(f".{file.name}")
-        with writing.open("w") as opened:
-            opened.write(json.dumps(told) + "\n")
+        ends = [[*partition, at] for partition, at in self.ends.items()]
+        entry = {"run": self.run, "bytes": self.bytes, "ends": ends}
+        temporary = file.with_name(f".{file.name}")
+        with temporary.open("w") as opened:
+            opened.write(json.dumps(entry) + "\n")
             opened.flush()
             os.fsync(opened.fileno())
-        writing.replace(file)
+        temporary.replace(file)
 
 
-class DeadLetterForwarder(Callback):
-    """Sends what a checkpoint holds of ``dead.jsonl`` to the topic ``stream.dead_letters.topic``,
-    in a thread of its own.
+class TopicWriter:
+    """Delivers dead letters to a topic, in a thread of its own.
 
-    Before a round of letters is sent, the run folder says how many have come there before and where
-    the topic ended then. After a crash, or where an answer stayed out, the topic is read from there
-    on to see which of them it has. A broker that is away is waited for, and never by the training;
-    what is not delivered when a run ends is by the next one in its folder.
+    The thread waits while the broker is away, and retries; the caller never waits. Letters that are
+    not delivered at ``close`` are delivered by the next writer of the same state file.
+
+    Args:
+        file: ``dead.jsonl``.
+        state_file: keeps how far the topic has the file.
+        stream: where the letters come from; gives the names of partitions and the connection.
+        topic: where to.
+        job: name of the job, for the headers.
+        say: takes messages for the user.
+        close_timeout_s: how long ``close`` waits.
     """
 
-    def __init__(self, finish_s: float = FINISH_S) -> None:
-        self.finish_s = finish_s
-        self._until = 0  # bytes of the file that a checkpoint holds
+    def __init__(
+        self,
+        file: Path,
+        state_file: Path,
+        stream: KafkaStream,
+        topic: str,
+        job: str,
+        say: Callable[[str], None],
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        self._file = file
+        self._state_file = state_file
+        self._stream = stream
+        self._topic = topic
+        self._job = job
+        self._say = say
+        self._close_timeout_s = close_timeout_s
+        self._end = 0  # deliver the letters before this byte of the file
         self._changed = threading.Condition()
-        self._closing: float | None = None  # when it gives up
-        self._thread: threading.Thread | None = None
-        self._told = ""
-        self._standing: ForwardState | None = None
-        self._sure = False  # that nothing after the standing has been sent
+        self._deadline: float | None = None  # of ``close``
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._problem = ""  # that the user was told
+        self._state: ForwardState | None = None
 
-    def on_start(self, context: RunContext, loop: Loop) -> None:
-        stream = context.stream
-        if (
-            not isinstance(stream, KafkaStream)
-            or (topic := stream.config.dead_letters.topic) is None
-        ):
-            return
-        self._context, self._stream, self._topic = context, stream, topic
-        self._file = context.folder / DEAD_LETTERS
-        self._state = context.folder / FORWARDED
-        self._until = context.dead_bytes
-        if context.resumed_from is None:
-            self._check()
-        self._thread = threading.Thread(target=self._deliver, daemon=True)
+    def check_topic(self) -> None:
+        """Raise ``StreamError`` if there is no such topic. A broker that is away is no error."""
+        try:
+            with closing(self._stream.producer()) as producer:
+                producer.end_offsets(self._topic)
+        except BrokerUnavailableError:
+            pass
+
+    def start(self, end: int) -> None:
+        """Start to deliver the letters in the first ``end`` bytes of the file."""
+        self._end = end
         self._thread.start()
 
-    def _check(self) -> None:
-        """Raises ``JobError`` where there is no such topic."""
-        try:
-            self._stream.producer().end_offsets(self._topic)
-        except BrokerUnavailableError:
-            pass  # it may come
-        except StreamError as error:
-            raise JobError(
-                f"{self._context.job_file}: stream.dead_letters.topic: {error}"
-            ) from None
-
-    def on_checkpoint_saved(self, cursor: Cursor, dead_bytes: int) -> None:
+    def deliver_up_to(self, end: int) -> None:
+        """Deliver the letters before byte ``end`` too; return at once."""
         with self._changed:
-            self._until = dead_bytes
+            self._end = end
             self._changed.notify_all()
 
-    def teardown(self) -> dict[str, float]:
-        if self._thread is None:
-            return {}
+    def close(self) -> None:
+        """Wait for undelivered letters, for a while; say how many are left."""
         with self._changed:
-            self._closing = time.monotonic() + self.finish_s
+            self._deadline = time.monotonic() + self._close_timeout_s
             self._changed.notify_all()
-        self._thread.join(self.finish_s + 1)
-        left = self._until - self._standing.bytes if self._standing else self._until
-        if left > 0:
-            count = sum(1 for _ in letters(self._file, self._until - left, self._until))
-            self._context.say(
+        self._thread.join(self._close_timeout_s + 5.0)
+        delivered = self._state.bytes if self._state else 0
+        if delivered < self._end:
+            count = sum(1 for _ in read_dead_letters(self._file, delivered, self._end))
+            self._say(
                 f"{count:,} dead letters are not yet in topic {self._topic!r}: the next run in "
                 f"this folder (--resume) delivers them; all are in {self._file}"
             )
-        return {}
 
-    def _deliver(self) -> None:
+    def _run(self) -> None:
         producer: Producer | None = None
-        while self._more():
+        publisher: IdempotentPublisher | None = None
+        while self._wait_for_letters():
             try:
-                producer = producer or self._stream.producer()
-                self._round(producer)
-                self._told = ""
+                if producer is None or publisher is None:
+                    producer = self._stream.producer()
+                    publisher = IdempotentPublisher(producer, self._id_reader(producer))
+                self._deliver_batch(producer, publisher)
+                self._problem = ""
             except (StreamError, OSError) as error:
-                self._sure = False
-                if not self._told:
-                    self._told = one_line(error)
-                    self._context.say(f"dead letters for topic {self._topic!r} wait: {self._told}")
+                if publisher is not None and self._state is not None:
+                    publisher.recover(self._state.ends)
+                if not self._problem:
+                    self._problem = one_line(error)
+                    self._say(f"dead letters for topic {self._topic!r} wait: {self._problem}")
                 with self._changed:
                     self._changed.wait(RETRY_S)
         if producer is not None:
             producer.close()
 
-    def _more(self) -> bool:
-        """Waits until there is something to deliver; False where it is over."""
+    def _wait_for_letters(self) -> bool:
+        """Return True once there are letters to deliver, False once the writer is closed."""
         with self._changed:
             while True:
-                done = self._standing.bytes if self._standing else 0
-                if self._closing is not None and (
-                    self._until <= done or time.monotonic() > self._closing
+                delivered = self._state.bytes if self._state else 0
+                if self._deadline is not None and (
+                    self._end <= delivered or time.monotonic() > self._deadline
                 ):
                     return False
-                if self._until > done:
+                if self._end > delivered:
                     return True
                 self._changed.wait()
 
-    def _round(self, producer: Producer) -> None:
-        """Delivers the next letters, and writes it down."""
-        at = self._standing or ForwardState.read(self._state)
-        if at is None:
-            at = ForwardState(uuid.uuid4().hex, 0, producer.end_offsets(self._topic))
-            at.write(self._state)
-            self._sure = True
-        self._standing = at
-        come = set() if self._sure else set(self._come(producer, at))
-        found: list[DeadLetterRecord] = []
+    def _deliver_batch(self, producer: Producer, publisher: IdempotentPublisher) -> None:
+        """Deliver the next letters, and store the new state."""
+        if self._state is None:
+            self._state = self._load_state(publisher)
+        run, start, end = self._state.run, self._state.bytes, self._end
+        letters: dict[str, DeadLetterRecord] = {}
         size = 0
-        for letter in letters(self._file, at.bytes, self._until):
-            found.append(letter)
+        for letter in read_dead_letters(self._file, start, end):
+            letters[self._id(letter)] = letter
             size += len(letter.value or b"")
-            if len(found) == AT_ONCE or size > BYTES_AT_ONCE:
+            if len(letters) == BATCH_LETTERS or size > BATCH_BYTES:
+                end = letter.end
                 break
-        new = [letter for letter in found if self._key(letter) not in come]
-        self._sure = False
-        self._send(producer, new, at.run)
-        # Should the last lines be none, nothing is left to deliver all the same.
-        at = replace(at, bytes=found[-1].end if found else self._until)
-        at = replace(at, ends=producer.end_offsets(self._topic))
-        at.write(self._state)
-        self._standing, self._sure = at, True
+        missing = {id_: letters[id_] for id_ in publisher.missing(letters)}
+        self._send(producer, publisher, missing, run)
+        state = ForwardState(run, end, publisher.begin([self._topic]))
+        state.write(self._state_file)
+        self._state = state
 
-    def _come(self, producer: Producer, at: ForwardState) -> Iterable[bytes]:
-        """Keys of the letters that the topic has since then."""
-        for message in producer.read_from(at.ends):
-            run = message.headers.get("run")
-            if not producer.supports_headers:
-                try:
-                    run = json.loads(message.value or b"")["run"].encode()
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue
-            if run == at.run.encode() and message.key is not None:
-                yield message.key
+    def _load_state(self, publisher: IdempotentPublisher) -> ForwardState:
+        """Return the stored state; store the first one if there is none."""
+        state = ForwardState.read(self._state_file)
+        if state is None:
+            state = ForwardState(uuid.uuid4().hex, 0, publisher.begin([self._topic]))
+            state.write(self._state_file)
+        else:
+            publisher.recover(state.ends)
+        return state
 
-    def _send(self, producer: Producer, new: list[DeadLetterRecord], run: str) -> None:
-        if not new:
-            return
-        places = {
-            letter: self._stream.topic_partition(letter.partition, letter.label) for letter in new
-        }
-        missing = [(places[letter], letter.offset) for letter in new if letter.value is None]
-        values = self._stream.fetch_values(missing)
-        messages = []
-        for letter in new:
-            value = letter.value
-            if value is None:
-                value = values.get((places[letter], letter.offset))
-            messages.append(self._message(letter, value, run, producer.supports_headers))
-        large = producer.send(messages)
-        bare = [
-            self._message(new[i], None, run, producer.supports_headers, left_out=True)
-            for i in large
-        ]
-        if bare and producer.send(bare):
-            raise StreamError("the broker takes not even messages without their value")
-
-    def _message(
+    def _send(
         self,
+        producer: Producer,
+        publisher: IdempotentPublisher,
+        letters: dict[str, DeadLetterRecord],
+        run: str,
+    ) -> None:
+        """Send the letters; those that are too large go without their value."""
+        values = self._values(letters)
+        headers = producer.supports_headers
+        records = {
+            id_: self._record(id_, letter, values.get(id_), run, headers)
+            for id_, letter in letters.items()
+        }
+        too_large = publisher.send(records)
+        without_value = {
+            id_: self._record(id_, letters[id_], None, run, headers, left_out=True)
+            for id_ in too_large
+        }
+        if publisher.send(without_value):
+            raise StreamError("the broker refuses even messages without their value as too large")
+
+    def _values(self, letters: dict[str, DeadLetterRecord]) -> dict[str, bytes]:
+        """Return the values, from the letters or else from their topics, as far as they exist."""
+        values = {id_: x.value for id_, x in letters.items() if x.value is not None}
+        positions = {
+            (self._stream.topic_partition(x.partition, x.label), x.offset): id_
+            for id_, x in letters.items()
+            if x.value is None
+        }
+        fetched = self._stream.fetch_values(positions)
+        return values | {positions[position]: value for position, value in fetched.items()}
+
+    def _record(
+        self,
+        id_: str,
         letter: DeadLetterRecord,
         value: bytes | None,
         run: str,
-        headers: bool,
+        with_headers: bool,
         left_out: bool = False,
     ) -> ProducerRecord:
-        topic, partition = self._stream.topic_partition(letter.partition, letter.label)
+        topic, number = self._stream.topic_partition(letter.partition, letter.label)
         about = {
             "reason": letter.reason,
             "topic": topic,
-            "partition": str(partition),
+            "partition": str(number),
             "offset": str(letter.offset),
             "label": "true" if letter.label else "false",
-            "job": self._context.job,
+            "job": self._job,
             "run": run,
         }
         if left_out:
             about["left_out"] = "too large for this topic"
-        key = self._key(letter)
-        if headers:
-            told = {name: text.encode("utf-8", "replace") for name, text in about.items()}
-            return ProducerRecord(self._topic, None, key, value, told)
-        whole = about | ({} if value is None else {"value": base64.b64encode(value).decode()})
-        return ProducerRecord(self._topic, None, key, json.dumps(whole).encode(), {})
+        key = id_.encode()
+        if with_headers:
+            headers = {name: text.encode("utf-8", "replace") for name, text in about.items()}
+            return ProducerRecord(self._topic, None, key, value, headers)
+        if value is not None:
+            about["value"] = base64.b64encode(value).decode()
+        return ProducerRecord(self._topic, None, key, json.dumps(about).encode(), {})
 
-    def _key(self, letter: DeadLetterRecord) -> bytes:
-        topic, partition = self._stream.topic_partition(letter.partition, letter.label)
-        return f"{topic}/{partition}/{letter.offset}".encode()
+    def _id(self, letter: DeadLetterRecord) -> str:
+        return f"{self._stream.place_name(letter.partition, letter.label)}/{letter.offset}"
+
+    def _id_reader(self, producer: Producer) -> Callable[[ProducerRecord], str | None]:
+        """Return what reads the id of a record that this run folder sent."""
+
+        def id_of(record: ProducerRecord) -> str | None:
+            sender = record.headers.get("run")
+            if not producer.supports_headers:
+                try:
+                    sender = json.loads(record.value or b"")["run"].encode()
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    return None
+            run = self._state.run if self._state else ""
+            ours = sender == run.encode() and record.key is not None
+            return record.key.decode() if ours and record.key is not None else None
+
+        return id_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.callbacks.consumer_lag import ConsumerLag
+from pipeline.callbacks.dead_letter_forwarder import DeadLetterForwarder
 from pipeline.callbacks.metric_writer import MetricWriter
 from pipeline.config.job import Job
-from pipeline.dead_letters.topic_writer import DeadLetterForwarder
 from pipeline.training.callback import Callback
 
 

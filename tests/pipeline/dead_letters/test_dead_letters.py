@@ -22,7 +22,12 @@ import orjson
 import pytest
 import yaml
 
-from pipeline.dead_letters.file_writer import DeadLetterLog, DeadLetterRecord, kind, letters
+from pipeline.dead_letters.file_writer import (
+    DeadLetterLog,
+    DeadLetterRecord,
+    read_dead_letters,
+    reason_kind,
+)
 from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
 from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.stream_config import DeadLetters
@@ -61,11 +66,11 @@ def test_labels_and_bytes_come_back(tmp_path: Path) -> None:
         [DeadLetter(1, 5, "no", 1, value=value, label=True), DeadLetter(1, 6, "so", 2, value=b"")]
     )
     file.sync()
-    one, two = letters(file.path)
+    one, two = read_dead_letters(file.path)
     assert one == DeadLetterRecord(1, 5, 1, "no", True, value, one.end)
     assert two == DeadLetterRecord(1, 6, 2, "so", False, b"", file.bytes)
-    assert list(letters(file.path, one.end)) == [two]
-    assert list(letters(file.path, 0, file.bytes - 1)) == [one]
+    assert list(read_dead_letters(file.path, one.end)) == [two]
+    assert list(read_dead_letters(file.path, 0, file.bytes - 1)) == [one]
     file.close()
 
 
@@ -80,7 +85,7 @@ def test_it_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert again.open(kept)
     again.write([DeadLetter(0, 2, "c", 2)])
     again.close()
-    assert [x.offset for x in letters(again.path)] == [0, 2]
+    assert [x.offset for x in read_dead_letters(again.path)] == [0, 2]
     longer = DeadLetterLog(tmp_path)
     assert not longer.open(10_000)  # it was, once
     longer.close()
@@ -91,7 +96,7 @@ def test_lines_that_are_none_are_passed_over(tmp_path: Path) -> None:
     good = b'{"partition": 0, "offset": 3, "id": 7, "reason": "r"}\n'
     broken = b'{"partition": 0, "offset": 3, "id": 7, "reason": "r", "value": "*"}\n'
     file.write_bytes(b"{\n[]\n" + broken + good + good[:-1])
-    assert [x.end for x in letters(file)] == [5 + len(broken) + len(good)]
+    assert [x.end for x in read_dead_letters(file)] == [5 + len(broken) + len(good)]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ def test_lines_that_are_none_are_passed_over(tmp_path: Path) -> None:
     ],
 )
 def test_kinds_of_reason(reason: str, wanted: str) -> None:
-    assert kind(reason) == wanted
+    assert reason_kind(reason) == wanted
 
 
 # ---- the limit
@@ -311,7 +316,7 @@ POISON: dict[str, tuple[bytes, str]] = {
 
 
 def dead_in(folder: Path) -> list[DeadLetterRecord]:
-    return list(letters(folder / "dead.jsonl"))
+    return list(read_dead_letters(folder / "dead.jsonl"))
 
 
 def same_as_the_file(topics: Topics, folder: Path) -> None:
@@ -483,7 +488,7 @@ def test_listed_and_sent_again(
     assert "2 messages would be sent again" in everlearn(*again, "--dry-run").out
     assert len(topics.read(topics.events)) == n + 4
     assert "2 messages were sent again" in everlearn(*again).out
-    assert "0 messages were sent again (2 had been before)" in everlearn(*again).out
+    assert "0 messages were sent again (2 were sent before)" in everlearn(*again).out
     messages = topics.read(topics.events)
     assert len(messages) == n + 6
     new = [m for m in messages if dict(m.headers).get("everlearn-reinjected")]
@@ -507,7 +512,7 @@ def test_listed_and_sent_again(
     ]
     # All of them, less those that were before.
     told = everlearn("dead-letters", folder, "--inject", "--all").out
-    assert "1 messages were sent again (3 had been before)" in told
+    assert "1 messages were sent again (3 were sent before)" in told
 
 
 def test_an_injection_that_broke_off_goes_on(
@@ -524,14 +529,14 @@ def test_an_injection_that_broke_off_goes_on(
     lines = journal.read_bytes().splitlines(keepends=True)
     assert len(lines) == 3
     journal.write_bytes(b"".join(lines[:2]) + lines[2][:20])
-    assert "0 messages were sent again (10 had been before)" in everlearn(*all_of_them).out
+    assert "0 messages were sent again (10 were sent before)" in everlearn(*all_of_them).out
     assert len(topics.read(topics.events)) == 20
     # Killed after some had come: the others follow.
     sending = json.loads(lines[1])
     one = [*sending["sending"]]
     other = {"sending": [*one, f"{topics.events}/0/999"], "ends": sending["ends"]}
     journal.write_bytes(lines[0] + json.dumps(other).encode() + b"\n")
-    assert "0 messages were sent again (10 had been before)" in everlearn(*all_of_them).out
+    assert "0 messages were sent again (10 were sent before)" in everlearn(*all_of_them).out
     assert len(topics.read(topics.events)) == 20
 
 
@@ -551,7 +556,7 @@ def test_bad_commands(everlearn: Callable[..., Any], tmp_path: Path) -> None:
         line: str = everlearn("dead-letters", *args, code=2).line
         return line
 
-    assert "no run has been here" in refused(tmp_path)
+    assert "no run here" in refused(tmp_path)
     rows = "".join(f"{i},{i % 2}\n" for i in range(50)) + "x,1\n"
     (tmp_path / "rows.csv").write_text("a,y\n" + rows)
     stream = {"kind": "recorded", "path": "rows.csv", "label": "y", "features": {"numeric": ["a"]}}

@@ -23,7 +23,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.dead_letters.file_writer import letters
+from pipeline.dead_letters.file_writer import read_dead_letters
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its own files in a way that is going
@@ -382,7 +382,10 @@ def check(broker: str, everlearn: Callable[..., Any], tmp_path: Path, n: int, se
     file.write_text(yaml.safe_dump(job))
     everlearn("run", file, "--run-dir", tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    dead = {(x.label, x.partition, x.offset): x for x in letters(tmp_path / "run" / "dead.jsonl")}
+    dead = {
+        (x.label, x.partition, x.offset): x
+        for x in read_dead_letters(tmp_path / "run" / "dead.jsonl")
+    }
     assert len(dead) == (tmp_path / "run" / "dead.jsonl").read_bytes().count(b"\n")  # each once
     # Of events with the same id one is learned, and the others are dead: which, their order says.
     doubles = {m[:3] for same in ids.values() if len(same) > 1 for m in same}
