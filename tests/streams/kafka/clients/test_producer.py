@@ -99,3 +99,40 @@ def test_nobody_there(library: str, brokers: Any, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BrokerUnavailableError, match="no answer from Kafka at 127"):
         producer.send(messages("t", 0))
     producer.close()
+
+
+def test_enqueue_many_records_flush_delivers_all_in_order(
+    library: str, broker: str, topic: str
+) -> None:
+    producer = create_producer(library, broker, {}, bulk=True)
+    start = producer.end_offsets(topic)
+    chunks = [messages(topic, *range(first, first + 100)) for first in range(0, 1000, 100)]
+    for chunk in chunks:
+        producer.enqueue(chunk)
+    producer.flush()
+    assert producer.delivered == 1000
+    records = list(producer.read_from(start))
+    producer.close()
+    assert producer.delivered == 1000
+    for partition in (0, 1):
+        expected = [r for chunk in chunks for r in chunk if r.partition == partition]
+        assert [r for r in records if r.partition == partition] == expected
+
+
+def test_flush_broker_away_raises_unavailable(
+    library: str, brokers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(timeouts, "BULK_DELIVERY_TIMEOUT_S", 1.5)
+    address = f"127.0.0.1:{brokers.free_port()}"
+    producer = create_producer(library, address, {}, bulk=True)
+    producer.flush()  # nothing was enqueued
+
+    def deliver() -> None:
+        producer.enqueue(messages("t", 0))
+        producer.flush()
+
+    with pytest.raises(BrokerUnavailableError, match="no answer from Kafka at 127"):
+        deliver()
+    assert producer.delivered == 0
+    producer.close()
