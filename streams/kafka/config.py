@@ -1,4 +1,4 @@
-"""What may stand in a job of a stream from Kafka."""
+"""The settings of a stream from Kafka, as they stand in a job."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from streams.decoding.formats.json import JsonConfig
 from streams.files.stream import LabelConfig
 
 _SECRET = re.compile("pass|secret|token|credential|pem|oauth", re.IGNORECASE)
-_USER = re.compile(r"//[^/@\s]*@")  # in a URL
-_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_URL_USER = re.compile(r"//[^/@\s]*@")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-_FILES = frozenset(
+_FILE_OPTIONS = frozenset(
     (
         *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile"),
         *("ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "ssl_crl_location"),
@@ -42,15 +42,20 @@ _FILES = frozenset(
 
 
 class KafkaLabel(LabelConfig):
-    """The label. ``type`` is that of its classes: text unless stated, or as the format has it."""
+    """The label. ``type`` is that of its classes: text, unless stated or known to the format."""
 
     type: Literal["str", "int", "float", "bool"] | None = None
 
 
 class KafkaLabels(Settings):
-    """Labels on a topic of their own: the fields that hold the event's id, the label, and the time
-    at which it became known (else that of its message). ``format`` is that of the events unless
-    stated."""
+    """Labels on a topic of their own.
+
+    Attributes:
+        topic: of the labels.
+        id: field of the event's id. label: field of the label.
+        time: field of the time at which the label became known; None: the message's timestamp.
+        format: of the labels; None: that of the events.
+    """
 
     topic: str
     id: str
@@ -60,7 +65,7 @@ class KafkaLabels(Settings):
 
 
 class KafkaDeadLetters(DeadLetters):
-    """``topic``: where the dead are sent, each once. A live stream stops when half are dead."""
+    """``topic`` receives each dead letter once. By default a run stops when half are dead."""
 
     topic: str | None = None
     share: float = Field(0.5, ge=0, le=1)
@@ -72,30 +77,30 @@ class KafkaConfig(StreamConfig):
     Attributes:
         servers: ``host:port`` of one or more brokers, from which the others are found.
         topic: one topic of events, or several.
-        format: what the value of a message is: ``json``, ``avro``, ``protobuf`` or ``frames``.
+        format: of a message's value: ``json``, ``avro``, ``protobuf`` or ``frames``.
         features: kind to names of fields; a vector with its length, an image with its shape.
-        label: the field of the label, or what is known of it; with ``labels``, without a field.
+        label: the field of the label, or its settings; with ``labels``, settings without a field.
         labels: labels on a topic of their own.
-        id: field of the event's own id. Without one, its position is its id.
-        id_type: ids are integers (``int``), or text that is known by its hash (``str``).
-        time: field of event time: seconds, or ISO 8601. Without one, it is the message's.
+        id: field of the event's id. Without one, its position is its id.
+        id_type: ids are integers (``int``), or text that is stored as a hash (``str``).
+        time: field of event time: seconds, or ISO 8601. Without one, the message's timestamp.
         key: field (text) that sequences are grouped by.
-        start: where a new run begins: ``earliest``, ``latest``, or a time (ISO 8601, or seconds).
-        stop: ``never``, or ``latest``: at the last message that there is as the run begins.
+        start: where a new run starts: ``earliest``, ``latest``, or a time (ISO 8601, or seconds).
+        stop: ``never``, or ``latest``: at the last message that exists when the run starts.
         linger: seconds that a message may wait for others, to be learned with them.
-        max_bytes: a message that is larger is dead.
-        max_future_seconds: an event whose own time is later than that of its message by more than
-            this is dead. It would make all others late. Formerly ``ahead``.
-        gaps: whether offsets may be left out, as in compacted topics and by transactions. Where not
-            stated, one that is missing is an error: it was lost.
-        assign: ``all``: every partition is this job's, and read at once. ``group``: those that the
-            consumer group gives; each change of its members takes some seconds.
-        consumers: actors that read; above one, as members of the group.
-        group: the consumer group; the name of the job unless stated.
-        library: what talks to Kafka; ``confluent-kafka`` is faster, and an extra.
-        dead_letters: a topic for the dead, and how many may be.
-        client: passed on to that library: TLS, SASL, ``api_version``... ``${NAME}`` stands for what
-            the environment holds: a secret belongs there, and is shown nowhere.
+        max_bytes: a larger message is dead.
+        max_future_seconds: an event is dead if its own time is later than the timestamp of its
+            message by more than this. It would make all others late. Formerly ``ahead``.
+        gaps: whether offsets may be missing, as in compacted topics and with transactions. If not,
+            a missing offset is an error: a message was lost.
+        assign: ``all``: this job reads all partitions, at once. ``group``: it reads those that the
+            consumer group assigns; a rebalance takes some seconds.
+        consumers: number of source actors; more than one share the partitions as a group.
+        group: the consumer group; by default the name of the job.
+        library: the client library; ``confluent-kafka`` is faster, and an optional extra.
+        dead_letters: a topic for dead letters, and how many stop the run.
+        client: options of that library: TLS, SASL, ``api_version``... ``${NAME}`` stands for an
+            environment variable. Keep secrets there: they are stored and shown nowhere.
     """
 
     runtime_only_keys: ClassVar[frozenset[str]] = StreamConfig.runtime_only_keys | {
@@ -111,10 +116,8 @@ class KafkaConfig(StreamConfig):
             "client",
             "gaps",
         ),
-        *(
-            "max_bytes",
-            "max_future_seconds",
-        ),  # so that what was dead for them can be sent again, and learned
+        # May change, so that messages that were dead for them can be sent again and learned.
+        *("max_bytes", "max_future_seconds"),
     }
 
     servers: str | list[str]
@@ -142,57 +145,60 @@ class KafkaConfig(StreamConfig):
 
     @field_serializer("client")
     def _masked(self, client: dict[str, Any]) -> dict[str, Any]:
-        """For whoever is shown the job: run folder, MLflow."""
+        """Mask secrets in what is stored and shown: run folder, MLflow."""
         return {
             name: "***"
-            if _SECRET.search(name) and not _NAMED.fullmatch(str(value))
-            else _USER.sub("//***@", value)
+            if _SECRET.search(name) and not _VARIABLE.fullmatch(str(value))
+            else _URL_USER.sub("//***@", value)
             if isinstance(value, str)
             else value
             for name, value in client.items()
         }
 
     def options(self) -> dict[str, Any]:
-        """``client``, with what the environment holds. Raises ``StreamError``."""
-        found = {}
+        """Return ``client`` with the values of environment variables. Raise ``StreamError``."""
+        options = {}
         for name, value in self.client.items():
-            named = _NAMED.fullmatch(value) if isinstance(value, str) else None
-            if named is not None and named[1] not in os.environ:
-                raise StreamError(f"stream.client.{name}: {named[1]} is not in the environment")
-            found[name] = value if named is None else os.environ[named[1]]
-            self._sound(name, found[name])
-        return found
+            variable = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
+            if variable is not None and variable[1] not in os.environ:
+                raise StreamError(f"stream.client.{name}: {variable[1]} is not in the environment")
+            options[name] = value if variable is None else os.environ[variable[1]]
+            self._check_option(name, options[name])
+        return options
 
-    def _sound(self, name: str, value: Any) -> None:
-        """Raises ``StreamError`` for what the libraries take for a broker that is away."""
+    def _check_option(self, name: str, value: Any) -> None:
+        """Raise ``StreamError`` for a mistake that the libraries report as an absent broker."""
         option = name.replace(".", "_").lower()
-        place = f"stream.client.{name}"
+        key = f"stream.client.{name}"
         if option == "security_protocol":
-            python = self.library == "kafka-python"
-            if (value if python else str(value).upper()) not in _PROTOCOLS:
-                raise StreamError(f"{place}: {value!r}: one of {', '.join(_PROTOCOLS)} is wanted")
+            exact = self.library == "kafka-python"  # librdkafka ignores case
+            if (value if exact else str(value).upper()) not in _PROTOCOLS:
+                raise StreamError(f"{key}: {value!r}: expected one of {', '.join(_PROTOCOLS)}")
         if option == "sasl_mechanism" and self.library == "kafka-python":
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it reads a file of its own in a way that is going
+                warnings.simplefilter("ignore")  # it reads its own files in a deprecated way
                 from kafka.net.sasl import SASL_MECHANISMS
 
             if value is not None and value not in SASL_MECHANISMS:
                 raise StreamError(
-                    f"{place}: unknown mechanism {unknown(str(value), SASL_MECHANISMS)}"
+                    f"{key}: unknown mechanism {unknown(str(value), SASL_MECHANISMS)}"
                 )
-        if option in _FILES and value not in (None, "probe") and not Path(str(value)).exists():
-            raise StreamError(f"{place}: there is no file {value!r}")
+        if (
+            option in _FILE_OPTIONS
+            and value not in (None, "probe")
+            and not Path(str(value)).exists()
+        ):
+            raise StreamError(f"{key}: there is no file {value!r}")
 
     @field_validator("client", mode="before")
     @classmethod
     def _client(cls, client: Any) -> Any:
-        if not isinstance(client, dict):  # nor is it told what: it may hold a secret
-            raise ValueError("a mapping of options is wanted")
+        if not isinstance(client, dict):  # do not show the value: it may hold a secret
+            raise ValueError("expected a mapping of options")
         for name, value in client.items():
-            if isinstance(value, str) and "${" in value and not _NAMED.fullmatch(value):
+            if isinstance(value, str) and "${" in value and not _VARIABLE.fullmatch(value):
                 raise ValueError(
-                    f"{name}: ${{NAME}} stands alone, for the whole value: put all of it into the "
-                    "environment"
+                    f"{name}: ${{NAME}} must be the whole value: put all of it into the environment"
                 )
         return client
 
@@ -210,11 +216,11 @@ class KafkaConfig(StreamConfig):
             sizes = {"vector": 1, "image": 3}.get(kind)
             if isinstance(names, dict) != (sizes is not None):
                 shape = {"vector": "{name: length}", "image": "{name: [channels, height, width]}"}
-                raise ValueError(f"{kind}: {shape.get(kind, 'a list of names')} is wanted")
+                raise ValueError(f"{kind}: expected {shape.get(kind, 'a list of names')}")
             for name, shape in names.items() if isinstance(names, dict) else ():
-                given = shape if isinstance(shape, tuple) else (shape,)
-                if len(given) != sizes or any(size < 1 for size in given):
-                    raise ValueError(f"{kind}.{name}: {shape!r} is no shape of a {kind}")
+                dimensions = shape if isinstance(shape, tuple) else (shape,)
+                if len(dimensions) != sizes or any(size < 1 for size in dimensions):
+                    raise ValueError(f"{kind}.{name}: {shape!r} is not a shape of a {kind}")
         if not any(features.values()):
             raise ValueError("no field is a feature")
         return features
@@ -229,14 +235,14 @@ class KafkaConfig(StreamConfig):
             raise ValueError("labels on a topic of their own need the field id")
         if self.labels and self.label_delay != LabelDelay(events=0):
             raise ValueError(
-                "labels on a topic of their own come at their own time: no label_delay"
+                "labels on a topic of their own arrive at their own time: leave out label_delay"
             )
         if self.consumers > 1 and self.assign != "group":
-            raise ValueError("several consumers share partitions by their group: add assign: group")
+            raise ValueError("several consumers share partitions as a group: add assign: group")
         topics = [self.topic] if isinstance(self.topic, str) else self.topic
         if not topics or len(set(topics)) < len(topics):
-            raise ValueError("topic: one or more different ones")
+            raise ValueError("topic: expected one or more different topics")
         read = [*topics, self.labels.topic] if self.labels else topics
         if self.dead_letters.topic in read:
-            raise ValueError("dead_letters.topic: another one than those that are read")
+            raise ValueError("dead_letters.topic: must not be a topic that the job reads")
         return self

@@ -1,4 +1,4 @@
-"""Bad messages, to see what a reader makes of them."""
+"""Makes bad messages, to test how a reader handles them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ ABSURD_TIME = 1e18  # some 30 billion years from now
 
 
 class FaultInjector:
-    """Makes bad messages out of good ones, each of another kind at random.
+    """Makes bad messages from good ones, each of a random kind.
 
-    No reader of the fields that the good ones have can take one for an event: in the right types
-    stand only those of ``absurd_time``.
+    No reader can take one for an event of the good ones' fields: their types are wrong, except for
+    the kind ``absurd_time``.
 
     Args:
-        share: bad messages for each good one.
-        frame: the layout of events that are frames; None: they are JSON.
-        id, time: fields of the events. features: all other fields, but the label.
+        share: bad messages per good message.
+        seed: of the random kinds.
+        frame: dtype of events that are frames; None: they are JSON.
+        id, time: fields of the events. features: all other fields except the label.
 
     Attributes:
-        events, labels: how many bad messages there were of each kind.
+        events, labels: number of bad messages, by kind.
     """
 
     def __init__(
@@ -49,14 +50,15 @@ class FaultInjector:
         self._of_labels = [*kinds, *json]
 
     def of_event(self, value: bytes) -> bytes | None:
-        """A bad message to go before this event, or none."""
+        """Return a bad message to send before this event, or None."""
         make = self._json_event if self._frame is None else self._framed
-        return self._drawn(self._of_events, self.events, value, make)
+        return self._draw(self._of_events, self.events, value, make)
 
     def of_label(self, value: bytes) -> bytes | None:
-        return self._drawn(self._of_labels, self.labels, value, self._json_label)
+        """Return a bad message to send before this label, or None."""
+        return self._draw(self._of_labels, self.labels, value, self._json_label)
 
-    def _drawn(
+    def _draw(
         self,
         kinds: list[str],
         counts: Counter[str],
@@ -70,7 +72,7 @@ class FaultInjector:
         if kind == "truncated":
             return value[: int(self._rng.integers(1, len(value)))]
         if kind == "random_bytes":
-            # Shorter than a frame, and no UTF-8.
+            # Shorter than a frame, and invalid UTF-8.
             return b"\xff" + self._rng.bytes(int(self._rng.integers(len(value) - 1)))
         if kind == "broken_json":
             return value[:-1] + b",}"
@@ -80,7 +82,9 @@ class FaultInjector:
         event = orjson.loads(value)
         if kind == "absurd_time":
             event[self._time] = ABSURD_TIME
-            event[self._id] = -1 - sum(self.events.values())  # or the good one would be its double
+            event[self._id] = -1 - sum(
+                self.events.values()
+            )  # a new id: else the good one would be a duplicate
         elif kind == "wrong_type":
             event |= {name: {"wrong": True} for name in self._features}
         else:

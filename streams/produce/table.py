@@ -1,4 +1,4 @@
-"""A Parquet or CSV file, or several alike, as typed columns."""
+"""Reads a Parquet or CSV file as typed columns."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ HEAD_ROWS = 4096
 
 
 class Table:
-    """The rows of a file in blocks, and its columns as what they hold.
+    """The rows of a file in blocks, with columns of known types.
 
-    Cells of CSV are text: a column is one of numbers if those of the first rows all are. A later
-    cell that is none is null there.
+    Cells of CSV are text: a column holds numbers if all its cells in the first rows do. A later
+    cell that is no number is null.
 
     Attributes:
-        names: of the columns. skipped: malformed rows that were passed over in the last reading.
+        names: of the columns. skipped: malformed rows that the last reading skipped.
         kinds: of each column: int, float, bytes or other.
 
     Raises:
@@ -50,7 +50,7 @@ class Table:
                 yield block.table
 
     def column(self, rows: pa.RecordBatch, name: str) -> pa.Array:
-        """The column of some rows, in its type."""
+        """Return a column of some rows, in its type."""
         column, kind = rows.column(name), self.kinds[name]
         if kind == "bytes":
             return column
@@ -64,30 +64,30 @@ class Table:
 
 
 def values(column: pa.Array) -> list[Any]:
-    """The cells as Python has them."""
+    """Return the cells as Python objects."""
     if pt.is_floating(column.type) and not column.null_count:
-        found: list[Any] = to_numpy(column).tolist()
-        return found
+        cells: list[Any] = to_numpy(column).tolist()
+        return cells
     return list(column.to_pylist())
 
 
 def floats(column: pa.Array) -> Floats:
-    """(n,) float64; NaN where there is none."""
-    found: Floats = numbers(column).astype(np.float64)
-    return found
+    """Return (n,) float64, NaN for nulls."""
+    floats_: Floats = numbers(column).astype(np.float64)
+    return floats_
 
 
 def _kind(column: pa.Array, parsed: bool) -> str:
-    """``parsed``: the cells are text of CSV."""
+    """Return the kind of a column; ``parsed``: its cells are text of CSV."""
     if is_bytes(column.type) and not parsed:
         return "bytes"
     column = plain(column)
     kind = column.type
     if parsed:
-        found = column.drop_null()
-        if len(found) and whole(found).all():
+        cells = column.drop_null()
+        if len(cells) and whole(cells).all():
             return "int"
-        return "float" if len(found) and not np.isnan(numbers(found)).any() else "other"
+        return "float" if len(cells) and not np.isnan(numbers(cells)).any() else "other"
     if pt.is_integer(kind):
         return "int"
     return "float" if pt.is_floating(kind) or pt.is_decimal(kind) else "other"

@@ -548,7 +548,7 @@ def test_a_topic_that_is_not_there(
     assert "stream.dead_letters.topic: there is no topic 'none-" in outcome.line
     job = topics.job(tmp_path, dead_letters={"topic": topics.labels})
     outcome = everlearn("run", job, "--run-dir", tmp_path / "run", "--max-events", 1, code=2)
-    assert "dead_letters.topic: another one than those that are read" in outcome.line
+    assert "dead_letters.topic: must not be a topic that the job reads" in outcome.line
 
 
 def test_bad_commands(everlearn: Callable[..., Any], tmp_path: Path) -> None:

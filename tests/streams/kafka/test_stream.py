@@ -480,7 +480,7 @@ def test_an_option_that_would_look_as_if_nobody_were_there(
     started = time.monotonic()
     protocols = "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"
     assert refused(security_protocol="FOO") == (
-        f"stream.client.security_protocol: 'FOO': one of {protocols} is wanted"
+        f"stream.client.security_protocol: 'FOO': expected one of {protocols}"
     )
     monkeypatch.setenv("PROTOCOL", "foo")
     assert "'foo'" in refused(security_protocol="${PROTOCOL}")
@@ -526,8 +526,8 @@ def test_what_is_refused_and_masked() -> None:
         "ssl_password": "${KEY}",
     }
     for wrong, said in (
-        ({"sasl_plain_password": "x${FOO}"}, r"sasl_plain_password: \$\{NAME\} stands alone"),
-        ("sasl_plain_password=hunter2", "a mapping of options is wanted"),
+        ({"sasl_plain_password": "x${FOO}"}, r"sasl_plain_password: \$\{NAME\} must be the whole"),
+        ("sasl_plain_password=hunter2", "expected a mapping of options"),
     ):
         with pytest.raises(ValidationError, match=said) as caught:
             made(wrong)
