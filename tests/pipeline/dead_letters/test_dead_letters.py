@@ -44,7 +44,7 @@ T0 = 1_700_000_000
 # ---- the file
 
 
-def test_a_line_without_bytes_is_as_it_always_was(tmp_path: Path) -> None:
+def test_log_letter_without_value_keeps_line_format(tmp_path: Path) -> None:
     file = DeadLetterLog(tmp_path)
     assert file.open(0)
     file.write([DeadLetter(0, 3, "column 'a' holds 'x'; expected a finite number", 7)])
@@ -58,7 +58,7 @@ def test_a_line_without_bytes_is_as_it_always_was(tmp_path: Path) -> None:
     file.close()
 
 
-def test_labels_and_bytes_come_back(tmp_path: Path) -> None:
+def test_log_labels_and_values_are_read_back(tmp_path: Path) -> None:
     file = DeadLetterLog(tmp_path)
     file.open(0)
     value = bytes(range(256))
@@ -74,7 +74,7 @@ def test_labels_and_bytes_come_back(tmp_path: Path) -> None:
     file.close()
 
 
-def test_it_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+def test_log_open_truncates_to_checkpoint(tmp_path: Path) -> None:
     first = DeadLetterLog(tmp_path)
     first.open(0)
     first.write([DeadLetter(0, 0, "a", 0)])
@@ -91,7 +91,7 @@ def test_it_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     longer.close()
 
 
-def test_lines_that_are_none_are_passed_over(tmp_path: Path) -> None:
+def test_read_dead_letters_skips_broken_lines(tmp_path: Path) -> None:
     file = tmp_path / "dead.jsonl"
     good = b'{"partition": 0, "offset": 3, "id": 7, "reason": "r"}\n'
     broken = b'{"partition": 0, "offset": 3, "id": 7, "reason": "r", "value": "*"}\n'
@@ -122,7 +122,7 @@ def test_lines_that_are_none_are_passed_over(tmp_path: Path) -> None:
         ("no value", "no value"),
     ],
 )
-def test_kinds_of_reason(reason: str, wanted: str) -> None:
+def test_reason_kind_drops_message_content(reason: str, wanted: str) -> None:
     assert reason_kind(reason) == wanted
 
 
@@ -153,7 +153,7 @@ def dead(*before: int, label: bool = False) -> list[DeadLetter]:
     ]
 
 
-def test_more_than_the_share_of_the_last_events_stops() -> None:
+def test_limit_share_exceeded_raises() -> None:
     some = limit(0.5, 4)
     some.add(rows(4, bad := dead(1, 2)), bad)  # . x . x . .
     with pytest.raises(
@@ -163,7 +163,7 @@ def test_more_than_the_share_of_the_last_events_stops() -> None:
     assert "p0/102: no JSON: 2" in str(e.value)
 
 
-def test_it_goes_by_the_order_of_events_and_not_by_micro_batches() -> None:
+def test_limit_is_independent_of_batch_size() -> None:
     marks = [False, True, True, False, False, True, False, True, False, True, True, False]
 
     def stops(size: int, share: float, of: int) -> int | None:
@@ -191,7 +191,7 @@ def test_it_goes_by_the_order_of_events_and_not_by_micro_batches() -> None:
             assert {stops(size, share, of) for size in (1, 2, 3, 5, 12)} == {wanted}
 
 
-def test_labels_are_counted_apart() -> None:
+def test_limit_counts_labels_apart() -> None:
     some = limit(0.5, 4)
     bad = dead(0, 0, label=True)
     some.add(rows(50, bad, [1, 2]), bad)  # x x . .
@@ -202,7 +202,7 @@ def test_labels_are_counted_apart() -> None:
         some.add(rows(50, bad), bad)
 
 
-def test_what_is_dead_in_the_trainer_counts() -> None:
+def test_limit_counts_letters_of_the_trainer() -> None:
     some = limit(0.5, 2)
     with pytest.raises(TooManyDeadLettersError):
         some.add(rows(2), dead(0, 0))  # two came; both were set aside after
@@ -339,7 +339,7 @@ def same_as_the_file(topics: Topics, folder: Path) -> None:
         assert headers["job"] == b"dead"
 
 
-def test_every_kind_of_poison_is_in_file_and_topic_once(
+def test_run_poison_is_in_file_and_topic_once(
     topics: Topics, everlearn: Callable[..., Any], tmp_path: Path, summary: Callable[..., Any]
 ) -> None:
     where, n = {}, 0
@@ -397,7 +397,7 @@ def start(job: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(6, marks=pytest.mark.soak)])
-def test_once_over_kills(
+def test_run_killed_letters_are_in_topic_once(
     topics: Topics, tmp_path: Path, summary: Callable[..., Any], times: int
 ) -> None:
     n = 3000
@@ -430,7 +430,7 @@ def test_once_over_kills(
     same_as_the_file(topics, folder)
 
 
-def test_too_many_stop_the_run_and_it_goes_on(
+def test_run_too_many_dead_stops_then_resumes(
     topics: Topics, everlearn: Callable[..., Any], tmp_path: Path, summary: Callable[..., Any]
 ) -> None:
     for i in range(100):
@@ -457,7 +457,7 @@ def test_too_many_stop_the_run_and_it_goes_on(
     same_as_the_file(topics, folder)
 
 
-def test_listed_and_sent_again(
+def test_command_lists_and_reinjects(
     topics: Topics, everlearn: Callable[..., Any], tmp_path: Path, summary: Callable[..., Any]
 ) -> None:
     n = 40
@@ -515,7 +515,7 @@ def test_listed_and_sent_again(
     assert "1 messages were sent again (3 were sent before)" in told
 
 
-def test_an_injection_that_broke_off_goes_on(
+def test_command_interrupted_injection_resumes(
     topics: Topics, everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     for i in range(10):
@@ -540,7 +540,7 @@ def test_an_injection_that_broke_off_goes_on(
     assert len(topics.read(topics.events)) == 20
 
 
-def test_a_topic_that_is_not_there(
+def test_run_missing_dead_letter_topic_is_refused(
     topics: Topics, everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     job = topics.job(tmp_path, dead_letters={"topic": f"none-{uuid.uuid4().hex}"})
@@ -551,7 +551,7 @@ def test_a_topic_that_is_not_there(
     assert "dead_letters.topic: must not be a topic that the job reads" in outcome.line
 
 
-def test_bad_commands(everlearn: Callable[..., Any], tmp_path: Path) -> None:
+def test_command_bad_options_are_refused(everlearn: Callable[..., Any], tmp_path: Path) -> None:
     def refused(*args: object) -> str:
         line: str = everlearn("dead-letters", *args, code=2).line
         return line

@@ -30,11 +30,11 @@ def batch(partition: tuple[str, int], offset: Sequence[int], time: Sequence[int]
     )
 
 
-def told(messages: MergedRecords) -> list[bytes | None]:
+def values_of(messages: MergedRecords) -> list[bytes | None]:
     return messages.values
 
 
-def test_names_of_partitions() -> None:
+def test_topics_partition_maps_to_cursor_key_and_back() -> None:
     named = {partition: TOPICS.cursor_key(partition) for partition in PARTITIONS}
     assert named == {
         ("ev", 0): "0",
@@ -51,17 +51,17 @@ def test_names_of_partitions() -> None:
 
 
 @pytest.mark.parametrize("name", ["131072", "labels/65536"])
-def test_a_partition_of_a_topic_that_is_no_more_in_the_job(name: str) -> None:
+def test_topic_partition_removed_topic_raises(name: str) -> None:
     with pytest.raises(StreamError, match=rf"^stream\.topic: the run has read partition {name}"):
         TOPICS.topic_partition(name)
 
 
-def test_a_topic_of_events_and_labels() -> None:
+def test_topics_label_topic_is_event_topic_raises() -> None:
     with pytest.raises(StreamError, match=r"stream\.labels\.topic: 'ev' is a topic of events"):
         Topics(["ev"], "ev")
 
 
-def test_merged_by_time_labels_first_and_no_partition_turned() -> None:
+def test_merge_orders_by_time_labels_first() -> None:
     merged = TOPICS.merge(
         [
             batch(("ev", 0), [4, 5], [10, 30]),
@@ -70,7 +70,7 @@ def test_merged_by_time_labels_first_and_no_partition_turned() -> None:
             batch(("ev", 0), [6], [29]),
         ]
     )
-    assert told(merged) == [
+    assert values_of(merged) == [
         b"ev0@4",  # 10
         b"ev3@9",  # 20
         b"ev3@10",  # 5, counts as 20
@@ -87,7 +87,7 @@ def test_merged_by_time_labels_first_and_no_partition_turned() -> None:
     assert merged.row_at(3, 10) == 2
 
 
-def test_nothing_merged() -> None:
+def test_merge_no_batches_gives_typed_columns() -> None:
     merged = TOPICS.merge([])
     assert merged.values == []
     assert merged.partition.dtype == np.int32
@@ -95,11 +95,11 @@ def test_nothing_merged() -> None:
     assert merged.label.dtype == np.bool_
 
 
-def test_without_times_side_by_side() -> None:
-    """A broker of old keeps none: each partition goes by its share of the block, labels first."""
+def test_merge_without_timestamps_interleaves() -> None:
+    """An old broker keeps no timestamps: partitions are interleaved evenly, labels first."""
     batches = [batch(("ev", 0), [0, 1], [-1, -1]), batch(("lab", 1), [0, 1, 2, 3], [-1] * 4)]
     # shares: 1/4 and 3/4; 1/8, 3/8, 5/8 and 7/8
-    assert told(TOPICS.merge(batches)) == [
+    assert values_of(TOPICS.merge(batches)) == [
         b"lab1@0",
         b"ev0@0",
         b"lab1@1",
@@ -134,29 +134,33 @@ def torn(draw: st.DrawFn, whole: RecordBatch) -> list[RecordBatch]:
 
 
 @given(partitions(), st.data())
-def test_the_order_hangs_on_the_ranges_alone(
+def test_merge_any_split_gives_same_order(
     batches: dict[TopicPartition, RecordBatch], data: st.DataObject
 ) -> None:
-    """In whatever pieces, and in whichever order of partitions, they come."""
+    """However the records are split into batches, and in any order of partitions."""
     plain = TOPICS.merge([whole for whole in batches.values() if whole.values])
     order = data.draw(st.permutations(PARTITIONS))
     again = TOPICS.merge([p for partition in order for p in data.draw(torn(batches[partition]))])
-    assert told(plain) == told(again)
+    assert values_of(plain) == values_of(again)
     for one, other in zip(plain[:4], again[:4], strict=True):
         np.testing.assert_array_equal(one, other)
     for partition, whole in batches.items():  # each partition in its own order
         mine = [
-            v for v in told(plain) if v and v.startswith(f"{partition[0]}{partition[1]}@".encode())
+            v
+            for v in values_of(plain)
+            if v and v.startswith(f"{partition[0]}{partition[1]}@".encode())
         ]
         assert mine == whole.values
 
 
 @given(partitions(), st.data())
-def test_all_that_is_held_is_taken_once_and_in_order(
+def test_buffers_take_each_record_once_in_order(
     batches: dict[TopicPartition, RecordBatch], data: st.DataObject
 ) -> None:
-    """Whatever comes and is taken in turns: per partition what came, in its order; and nothing is
-    taken that is later than what may yet come of a partition that is behind."""
+    """Adding and taking in any turns keeps each partition whole and in order.
+
+    Nothing is taken that is later than what a partition that is behind may still deliver.
+    """
     buffers = PartitionBuffers(TOPICS, PARTITIONS)
     coming = {partition: data.draw(torn(whole)) for partition, whole in batches.items()}
     given: dict[TopicPartition, list[bytes | None]] = {partition: [] for partition in PARTITIONS}
@@ -186,7 +190,7 @@ def latest(buffers: PartitionBuffers, partition: TopicPartition) -> int:
     return max(int(p.time.max()) for p in buffers._buffers[partition])
 
 
-def test_taken_up_to_what_the_one_behind_may_still_bring() -> None:
+def test_buffers_take_stops_at_partition_behind() -> None:
     buffers = PartitionBuffers(TOPICS, PARTITIONS[:2])
     buffers.add(batch(PARTITIONS[0], [0, 1, 2, 3], [1, 5, 6, 9]))
     buffers.add(batch(PARTITIONS[1], [0, 1], [2, 5]))
@@ -203,7 +207,7 @@ def test_taken_up_to_what_the_one_behind_may_still_bring() -> None:
     ]
 
 
-def test_what_is_anothers_by_now_is_let_go() -> None:
+def test_buffers_add_unassigned_partition_is_ignored() -> None:
     buffers = PartitionBuffers(TOPICS, PARTITIONS[:1])
     buffers.add(batch(PARTITIONS[1], [0], [1]))
     assert len(buffers) == 0
@@ -211,7 +215,7 @@ def test_what_is_anothers_by_now_is_let_go() -> None:
     assert buffers.take(5, set()) == []
 
 
-def test_large_messages_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_large_records_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_BYTES", 100)
     buffers = PartitionBuffers(TOPICS, PARTITIONS[:2])
     buffers.add(batch(PARTITIONS[0], range(19), range(19)))  # of 5 and, from the tenth on, 6 bytes

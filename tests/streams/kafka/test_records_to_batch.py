@@ -1,4 +1,4 @@
-"""From messages to blocks, worked by hand; and that no message's fate hangs on its neighbours."""
+"""Records become blocks as computed by hand, and the fate of each is independent of others."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def block(*batches: RecordBatch, **settings: Any) -> Batch:
     return decoder(**settings)(TOPICS.merge(batches))
 
 
-def test_a_block_by_hand() -> None:
+def test_decoder_events_and_labels_match_hand_computed_block() -> None:
     found = block(
         records(("ev", 1), [event(10, 1), b"{", event(12, 3)], [1000, 2000, 3000], 5),
         records(("more", 0), [event(20, 2, "x"), event(21, 4)], [2500, 4000]),
@@ -97,7 +97,7 @@ def test_a_block_by_hand() -> None:
     assert found.dead[1].reason == "column 'a' holds 'x'; expected a finite number"
 
 
-def test_too_large_too_far_ahead_and_empty() -> None:
+def test_decoder_large_future_or_empty_records_are_dead() -> None:
     large = b" " * 201
     found = block(
         records(
@@ -120,12 +120,12 @@ def test_too_large_too_far_ahead_and_empty() -> None:
     ]
 
 
-def test_how_far_ahead_an_event_is_needs_the_time_of_its_message() -> None:
+def test_decoder_no_timestamp_skips_future_check() -> None:
     """A broker of old keeps none."""
     assert block(records(("ev", 0), [event(0, 1e9)], [-1])).ids.tolist() == [0]
 
 
-def test_without_time_stamps() -> None:
+def test_decoder_without_timestamps() -> None:
     """-1: the time of a label is unknown, so that none is taken for old."""
     found = block(
         records(("ev", 0), [event(0, 5.0)], [-1]),
@@ -150,7 +150,7 @@ def test_without_time_stamps() -> None:
         needs(mixed)
 
 
-def test_labels_alone_and_nothing_at_all() -> None:
+def test_decoder_labels_only_or_no_records() -> None:
     found = block(records(("lab", 0), [label(1), b"?", label(2)], [0, 1, 2]))
     assert len(found) == found.events == 0
     assert found.arrivals is not None
@@ -194,7 +194,7 @@ DECODE = decoder()
 
 
 @given(batches())
-def test_what_becomes_of_a_message_hangs_on_it_alone(parts: list[RecordBatch]) -> None:
+def test_decoder_fate_of_record_is_independent_of_others(parts: list[RecordBatch]) -> None:
     """Each in a block of its own, one after another in the order of the whole, gives the whole."""
     messages = TOPICS.merge(parts)
     whole = DECODE(messages)

@@ -1,5 +1,5 @@
-"""Topics of a real broker, read by either library: nothing is lost, nothing comes twice, and what
-was read is read again as it was."""
+"""Topics of a real broker, read by either library: each record once, and ranges read again as they
+were."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def label(i: int) -> bytes:
     return json.dumps({"id": i, "y": ("up", "down")[i % 2]}).encode()
 
 
-def told(batch: Batch) -> Any:
-    """All that a block holds."""
+def contents(batch: Batch) -> Any:
+    """Return all that a block holds."""
     a = batch.arrivals
     labels = None
     if a is not None:
@@ -161,7 +161,7 @@ def filled(topic: Callable[..., Topic]) -> tuple[Topic, Topic, dict[str, int]]:
     return events, labels, {"0": 20, "1": 20, "2": 20, "labels/0": 30, "labels/1": 30}
 
 
-def test_all_is_read_and_every_block_again(
+def test_read_ranges_gives_each_block_again(
     filled: tuple[Topic, Topic, dict[str, int]], library: str
 ) -> None:
     events, labels, end = filled
@@ -182,17 +182,17 @@ def test_all_is_read_and_every_block_again(
     assert dead[4:] == [(True, 1, 5, b"[]")]
     again = stream(events, library, labels)
     for block in blocks:
-        assert told(again.read_ranges(ranges_of(block))) == told(block)
+        assert contents(again.read_ranges(ranges_of(block))) == contents(block)
     whole: Ranges = {name: (0, after) for name, after in end.items()}
     assert sum(len(b) for b in blocks) == len(again.read_ranges(whole))
-    assert told(again.read_ranges(whole)) == told(
+    assert contents(again.read_ranges(whole)) == contents(
         stream(events, "kafka-python", labels).read_ranges(whole)
     )
     assert len(again.read_ranges({})) == 0
 
 
 @pytest.mark.parametrize("offset", [1, 19])
-def test_from_any_position(
+def test_read_from_cursor_starts_there(
     filled: tuple[Topic, Topic, dict[str, int]], library: str, offset: int
 ) -> None:
     events, labels, end = filled
@@ -201,9 +201,7 @@ def test_from_any_position(
     assert sum(b.events for b in blocks) == 3 * (20 - offset)
 
 
-def test_what_comes_ends_a_micro_batch_once_nothing_more_does(
-    topic: Callable[..., Topic], library: str
-) -> None:
+def test_read_idle_topic_flushes_once(topic: Callable[..., Topic], library: str) -> None:
     events = topic(2)
     kafka = stream(events, library)
     events.send(0, event(0), event(1))
@@ -222,7 +220,7 @@ def test_what_comes_ends_a_micro_batch_once_nothing_more_does(
         assert time.monotonic() - started < 3
 
 
-def test_where_a_run_begins_and_ends(topic: Callable[..., Topic], library: str) -> None:
+def test_start_stop_and_end_cursors(topic: Callable[..., Topic], library: str) -> None:
     events = topic(2)
     events.send(0, event(0), event(1), event(2))
     assert stream(events, library).start() == {"0": 0, "1": 0}
@@ -237,7 +235,7 @@ def test_where_a_run_begins_and_ends(topic: Callable[..., Topic], library: str) 
     kafka.close()
 
 
-def test_a_run_that_begins_at_a_time(
+def test_start_time_looks_up_offsets(
     topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -255,7 +253,7 @@ def test_a_run_that_begins_at_a_time(
     assert asked == [1_714_521_600_500]
 
 
-def test_two_topics_of_events(topic: Callable[..., Topic], library: str) -> None:
+def test_read_two_event_topics(topic: Callable[..., Topic], library: str) -> None:
     one, other = topic(1), topic(2)
     one.send(0, event(0), event(1), time=3000)
     other.send(1, event(2), time=1000)
@@ -270,7 +268,7 @@ def test_two_topics_of_events(topic: Callable[..., Topic], library: str) -> None
     assert again.partition.tolist() == [65537, 0, 0]
 
 
-def test_a_topic_that_is_not_there(broker: str, producer: Any, library: str) -> None:
+def test_read_missing_topic_raises(broker: str, producer: Any, library: str) -> None:
     none = Topic(broker, producer, "nowhere")
     with pytest.raises(StreamError, match=rf"^there is no topic 'nowhere' at {broker}: create it"):
         stream(none, library).start()
@@ -279,7 +277,9 @@ def test_a_topic_that_is_not_there(broker: str, producer: Any, library: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python's
-def test_nobody_there(library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_broker_away_raises_and_read_waits(
+    library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 0.7)
     kafka = stream(Topic("127.0.0.1:1", None, "t"), library)
     began = time.monotonic()
@@ -306,7 +306,7 @@ def test_nobody_there(library: str, monkeypatch: pytest.MonkeyPatch, capfd: Any)
         ({"session_timeout_ms": "soon"}, "session.timeout.ms|int"),
     ],
 )
-def test_an_option_that_is_none(
+def test_client_unknown_or_reserved_option_raises(
     broker: str, library: str, client: dict[str, Any], said: str
 ) -> None:
     kafka = stream(Topic(broker, None, "t"), library, client=client)
@@ -315,7 +315,7 @@ def test_an_option_that_is_none(
     assert not isinstance(e.value, BrokerUnavailableError)
 
 
-def test_messages_that_do_not_come_again(
+def test_read_ranges_missing_records_raises(
     topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = topic(1)
@@ -340,39 +340,39 @@ def test_messages_that_do_not_come_again(
 def assigned(
     kafka: KafkaStream, monkeypatch: pytest.MonkeyPatch
 ) -> list[dict[TopicPartition, int]]:
-    """What its consumers are told to read, from now on."""
-    kind, told = type(kafka._connect()), []
+    """Record what its consumers are assigned from now on."""
+    kind, assignments = type(kafka._connect()), []
     assign = kind.assign
 
     def noted(self: Any, positions: Mapping[TopicPartition, int]) -> None:
-        told.append(dict(positions))
+        assignments.append(dict(positions))
         assign(self, positions)
 
     monkeypatch.setattr(kind, "assign", noted)
-    return told
+    return assignments
 
 
-def test_ranges_that_follow_one_another_are_read_at_one_go(
+def test_read_ranges_consecutive_needs_no_seek(
     topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = topic(2)
     for i in range(40):
         events.send(i % 2, event(i))
     kafka = stream(events, library)
-    told = assigned(kafka, monkeypatch)
+    assignments = assigned(kafka, monkeypatch)
     for i in range(0, 18, 2):  # turns, gaps, and both at once
         assert kafka.read_ranges({"0": (i, i + 2)}).ids.tolist() == [2 * i, 2 * i + 2]
         assert kafka.read_ranges({"1": (i + 1, i + 2)}).ids.tolist() == [2 * i + 3]
     assert sorted(kafka.read_ranges({"0": (18, 20), "1": (19, 20)}).ids.tolist()) == [36, 38, 39]
-    assert told[0] == {TopicPartition(events.name, 0): 0}
-    assert told[1][TopicPartition(events.name, 1)] == 1
-    assert len(told) == 2
+    assert assignments[0] == {TopicPartition(events.name, 0): 0}
+    assert assignments[1][TopicPartition(events.name, 1)] == 1
+    assert len(assignments) == 2
     assert kafka.read_ranges({"0": (3, 4)}).ids.tolist() == [6]  # back
-    assert len(told) == 3
+    assert len(assignments) == 3
     kafka.close()
 
 
-def test_what_comes_too_soon_is_kept_within_bounds(
+def test_range_reader_surplus_stays_bounded(
     topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = topic(2)
@@ -382,7 +382,7 @@ def test_what_comes_too_soon_is_kept_within_bounds(
     monkeypatch.setattr(range_reader, "MAX_SURPLUS_BYTES", 0)
     monkeypatch.setattr(module, "REREAD_TIMEOUT_S", 0.3)
     kafka = stream(events, library)
-    told = assigned(kafka, monkeypatch)
+    assignments = assigned(kafka, monkeypatch)
     monkeypatch.setattr(
         type(kafka._connect()), "end_offsets", lambda _, partitions: dict.fromkeys(partitions, 9)
     )
@@ -390,7 +390,9 @@ def test_what_comes_too_soon_is_kept_within_bounds(
     for _ in range(5):
         with pytest.raises(BrokerUnavailableError):
             kafka.read_ranges(both)
-    assert told[-1] == {TopicPartition(events.name, 1): told[-1][TopicPartition(events.name, 1)]}
+    assert assignments[-1] == {
+        TopicPartition(events.name, 1): assignments[-1][TopicPartition(events.name, 1)]
+    }
     sent = threading.Timer(0.2, events.send, (1, event(21)))
     sent.start()
     until_given: list[int] = []
@@ -404,9 +406,7 @@ def test_what_comes_too_soon_is_kept_within_bounds(
     kafka.close()
 
 
-def test_the_end_of_a_topic_that_ends_with_no_message(
-    topic: Callable[..., Topic], library: str
-) -> None:
+def test_stop_after_transaction_is_last_record(topic: Callable[..., Topic], library: str) -> None:
     """Of a partition the end of a transaction is the last, and of one nothing else ever was."""
     events = topic(3)
     with warnings.catch_warnings():
@@ -427,7 +427,7 @@ def test_the_end_of_a_topic_that_ends_with_no_message(
     kafka.close()
 
 
-def test_where_the_last_message_is_looked_for() -> None:
+def test_last_record_ends_searches_back() -> None:
     """Far back, nowhere, and with others coming meanwhile: by a consumer that is made for it."""
     held = {"far": [*range(3, 7)], "none": [], "busy": [*range(90)]}
     end = {"far": 60, "none": 70, "busy": 80}
@@ -468,7 +468,7 @@ def test_where_the_last_message_is_looked_for() -> None:
     ]
 
 
-def test_an_option_that_would_look_as_if_nobody_were_there(
+def test_client_wrong_option_value_names_the_option(
     broker: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(**client: Any) -> str:
@@ -500,7 +500,7 @@ def test_an_option_that_would_look_as_if_nobody_were_there(
     assert time.monotonic() - started < 5
 
 
-def test_why_a_broker_that_is_there_is_not_come_to_terms_with(
+def test_consumer_refused_sasl_names_the_cause(
     broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 1.5)
@@ -512,7 +512,7 @@ def test_why_a_broker_that_is_there_is_not_come_to_terms_with(
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_is_refused_and_masked() -> None:
+def test_config_client_masks_secrets_refuses_partial_variable() -> None:
     def made(client: Any) -> KafkaConfig:
         return stream(Topic("x:1", None, "t"), "kafka-python", client=client).config
 
@@ -534,7 +534,7 @@ def test_what_is_refused_and_masked() -> None:
         assert caught.value.errors()[0]["type"] == "value_error"  # a job shows no input of such
 
 
-def test_partitions_that_are_added_while_it_runs(
+def test_read_new_partition_is_found(
     topic: Callable[..., Topic], library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This broker adds none: one is hidden for a while."""
@@ -564,7 +564,7 @@ def test_partitions_that_are_added_while_it_runs(
             ids += next(blocks).ids.tolist()
 
 
-def test_what_was_deleted_meanwhile() -> None:
+def test_consumer_deleted_position_raises_retention_error() -> None:
     """The broker of these tests deletes nothing; what either library says then is known."""
     from kafka import TopicPartition
     from kafka.errors import OffsetOutOfRangeError
@@ -599,9 +599,7 @@ def test_what_was_deleted_meanwhile() -> None:
         other._on_error_record(Message())
 
 
-def test_committed_positions_are_there_for_others(
-    topic: Callable[..., Topic], library: str
-) -> None:
+def test_commit_offsets_are_visible_to_the_group(topic: Callable[..., Topic], library: str) -> None:
     events = topic(2)
     events.send(0, event(0), event(1), event(2))
     kafka = stream(events, library, group=f"of-{events.name}")
@@ -617,9 +615,7 @@ def test_committed_positions_are_there_for_others(
                 next(blocks)
 
 
-def test_the_last_positions_are_committed_as_it_closes(
-    topic: Callable[..., Topic], library: str
-) -> None:
+def test_close_commits_last_offsets(topic: Callable[..., Topic], library: str) -> None:
     events = topic(1)
     events.send(0, event(0), event(1))
     kafka = stream(events, library, group=f"of-{events.name}")
@@ -637,7 +633,7 @@ def test_the_last_positions_are_committed_as_it_closes(
     assert time.monotonic() - started < module.FINAL_COMMIT_TIMEOUT_S + 1
 
 
-def test_a_partition_that_was_lost_is_not_drained(
+def test_consumer_unassigned_partition_not_at_watermark(
     topic: Callable[..., Topic], library: str
 ) -> None:
     events = topic(2)
@@ -646,7 +642,7 @@ def test_a_partition_that_was_lost_is_not_drained(
         assert not consumer.at_high_watermark(TopicPartition(events.name, 1))
 
 
-def test_messages_of_which_some_have_no_time() -> None:
+def test_record_batch_missing_timestamp_is_minus_one() -> None:
     class Record:
         def __init__(self, offset: int, timestamp: int | None) -> None:
             self.offset, self.timestamp, self.value = offset, timestamp, b""
@@ -692,7 +688,7 @@ def another(topic: Topic, group: str) -> Iterator[None]:
         thread.join(20)
 
 
-def test_a_member_comes_and_goes(topic: Callable[..., Topic], library: str) -> None:
+def test_read_rebalance_each_record_once(topic: Callable[..., Topic], library: str) -> None:
     """What another has read meanwhile and never passed on is read, once, as soon as it has gone."""
     events, group = topic(4), f"group-{next(NAMES)}-{os.getpid()}"
     for i in range(8):
@@ -712,7 +708,7 @@ def test_a_member_comes_and_goes(topic: Callable[..., Topic], library: str) -> N
                     ids.extend(block.ids.tolist())
                     if stop.is_set():
                         return
-        except BaseException as error:  # told in the test
+        except BaseException as error:  # assignments in the test
             said.append(error)
 
     thread = threading.Thread(target=go)
@@ -739,7 +735,7 @@ def until(holds: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_confluent_kafka_is_not_installed() -> None:
+def test_consumer_confluent_not_installed_raises() -> None:
     code = (
         "import sys; sys.modules['confluent_kafka'] = None\n"
         "from streams.kafka.clients.factory import create_consumer\n"
@@ -755,7 +751,7 @@ def test_confluent_kafka_is_not_installed() -> None:
     )
 
 
-def test_a_consumer_by_itself(topic: Callable[..., Topic], library: str) -> None:
+def test_consumer_assign_poll_and_offsets(topic: Callable[..., Topic], library: str) -> None:
     """What streams and others count on."""
     events = topic(2)
     partitions = [TopicPartition(events.name, 0), TopicPartition(events.name, 1)]

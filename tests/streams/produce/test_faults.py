@@ -420,14 +420,14 @@ def check(broker: str, everlearn: Callable[..., Any], tmp_path: Path, n: int, se
     assert len(firsts) >= 9, firsts
 
 
-def test_fuzzed_messages_among_good_ones(
+def test_run_fuzzed_messages_are_dead_good_ones_learned(
     broker: str, everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     check(broker, everlearn, tmp_path, 3_000, seed=1)
 
 
 @pytest.mark.soak
-def test_a_hundred_thousand_fuzzed_messages_among_good_ones(
+def test_run_many_fuzzed_messages_are_dead_good_ones_learned(
     broker: str, everlearn: Callable[..., Any], tmp_path: Path
 ) -> None:
     check(broker, everlearn, tmp_path, 220_000, seed=2)

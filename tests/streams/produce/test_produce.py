@@ -85,7 +85,7 @@ def all_of(plan: ProducePlan, partitions: int = 1, size: int = 100) -> list[Any]
     ]
 
 
-def test_columns_become_json(table: Callable[..., Path]) -> None:
+def test_generator_columns_become_json(table: Callable[..., Path]) -> None:
     file = table(
         x=[0.5, float("nan"), None],
         n=[1, 2, None],
@@ -120,7 +120,7 @@ def test_columns_become_json(table: Callable[..., Path]) -> None:
     assert sent[2] == {"id": 2, "vector": []} | nothing
 
 
-def test_cells_of_csv_become_numbers(tmp_path: Path) -> None:
+def test_generator_csv_cells_become_numbers(tmp_path: Path) -> None:
     file = tmp_path / "e.csv"
     file.write_text("a,b,c,t\n1,2.5,x,2024-01-01T00:00:00Z\n2,3,4,2024-01-01T00:00:01\n1,2\n")
     out = MessageGenerator(ProducePlan(file, time="t"), 1)
@@ -150,7 +150,7 @@ def order(sent: list[Any]) -> list[Any]:
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_labels_follow_their_events(
+def test_generator_labels_follow_after_delay(
     delay: str, expected: list[Any], size: int, table: Callable[..., Path]
 ) -> None:
     file = table(x=[0.0] * 5, t=[0.0, 1.0, 5.0, 6.0, 16.0], y=["a", "b", "a", None, "b"])
@@ -167,14 +167,14 @@ def test_labels_follow_their_events(
         assert [labels[i]["time"] for i in (0, 1, 2, 4)] == [5.0, 6.0, 10.0, 21.0]
 
 
-def test_a_file_sent_again_goes_on(table: Callable[..., Path]) -> None:
+def test_generator_repeat_continues_ids_and_times(table: Callable[..., Path]) -> None:
     file = table(x=[0.0] * 3, t=[10.0, 12.0, 14.0], y=["a", "b", "a"])
     sent = all_of(ProducePlan(file, time="t", label="y", repeat=3, max_events=8))
     assert [m["id"] for *_, m in sent] == list(range(8))
     assert [m["t"] for *_, m in sent] == [10.0, 12.0, 14.0, 16.0, 18.0, 20.0, 22.0, 24.0]
 
 
-def test_drift(table: Callable[..., Path]) -> None:
+def test_generator_drift_changes_later_events(table: Callable[..., Path]) -> None:
     n = 9000  # in several blocks
     rng = np.random.default_rng(0)
     a, b = rng.normal(3.0, 2.0, n), rng.normal(1e9, 0.5, n)
@@ -193,7 +193,7 @@ def test_drift(table: Callable[..., Path]) -> None:
     assert {m["word"] for m in sent} == {"k"}
 
 
-def test_poison_is_bad_and_counted(table: Callable[..., Path]) -> None:
+def test_generator_poison_is_bad_and_counted(table: Callable[..., Path]) -> None:
     file = table(x=np.arange(3000.0), t=np.arange(3000.0), y=["a", "b", "c"] * 1000)
     plan = ProducePlan(file, time="t", label="y", labels=True, poison=0.1, seed=3)
     out = MessageGenerator(plan, 1)
@@ -232,7 +232,7 @@ def test_poison_is_bad_and_counted(table: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("format", ["json", "frames"])
-def test_readers_set_aside_what_is_bad(
+def test_generator_poison_is_dead_to_readers(
     format: Literal["json", "frames"], table: Callable[..., Path]
 ) -> None:
     """All of it, and nothing else; an absurd time can be read, and is for the guards."""
@@ -266,7 +266,7 @@ def test_readers_set_aside_what_is_bad(
     assert found.table.column("id").to_pylist() == list(range(3000))
 
 
-def test_the_seed_decides_and_chunks_do_not(table: Callable[..., Path]) -> None:
+def test_generator_seed_decides_chunk_size_does_not(table: Callable[..., Path]) -> None:
     file = table(x=np.arange(600.0), z=np.arange(600.0), y=["a", "b"] * 300)
     drift = (Drift(50, "shuffle"), Drift(300, "swap"))
 
@@ -278,7 +278,7 @@ def test_the_seed_decides_and_chunks_do_not(table: Callable[..., Path]) -> None:
     assert sent(1, 512) != sent(2, 512)
 
 
-def test_frames_are_packed(table: Callable[..., Path]) -> None:
+def test_generator_frames_are_packed(table: Callable[..., Path]) -> None:
     file = table(k=[7, 8], t=[1.5, 2.5], a=[1.0, None], word=["x", "y"], y=[1, None], b=[3, 4])
     plan = ProducePlan(file, id="k", time="t", label="y", format="frames")
     out = MessageGenerator(plan, 1)
@@ -312,7 +312,7 @@ def test_frames_are_packed(table: Callable[..., Path]) -> None:
         ({"format": "frames"}, "column 'y' holds no integers: use --format json, or --labels-t"),
     ],
 )
-def test_what_cannot_be_sent(
+def test_generator_impossible_plan_raises(
     change: dict[str, Any], problem: str, table: Callable[..., Path]
 ) -> None:
     file = table(k=[1], x=[0.5], y=["a"])
@@ -320,25 +320,27 @@ def test_what_cannot_be_sent(
         MessageGenerator(ProducePlan(**{"file": file, "label": "y"} | change), 1)
 
 
-def test_a_column_named_id(table: Callable[..., Path]) -> None:
+def test_generator_column_named_id_raises(table: Callable[..., Path]) -> None:
     with pytest.raises(ProduceError, match="state --id id"):
         MessageGenerator(ProducePlan(table(id=[1], x=[0.5])), 1)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "s", "3m", "1e3s"])
-def test_what_is_no_delay(text: str) -> None:
+def test_delay_read_bad_text_raises(text: str) -> None:
     with pytest.raises(ProduceError, match="--label-delay"):
         Delay.read(text)
 
 
 @pytest.mark.parametrize("text", ["", "swap", "5:", "x:swap", "-5:swap", "5:turn"])
-def test_what_is_no_drift(text: str) -> None:
+def test_drift_read_bad_text_raises(text: str) -> None:
     with pytest.raises(ProduceError, match="expected EVENT:KIND"):
         Drift.read(text)
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_through_a_broker(fast: bool, broker: str, table: Callable[..., Path]) -> None:
+def test_produce_delivers_events_and_labels(
+    fast: bool, broker: str, table: Callable[..., Path]
+) -> None:
     if fast:
         pytest.importorskip("confluent_kafka")
     n = 5000
@@ -359,7 +361,7 @@ def test_through_a_broker(fast: bool, broker: str, table: Callable[..., Path]) -
     assert labels.values == [{"id": i, "label": int(i[1:]) % 7} for i in ids]
 
 
-def test_topics_that_do_not_fit(broker: str, table: Callable[..., Path]) -> None:
+def test_produce_unfit_topics_raise(broker: str, table: Callable[..., Path]) -> None:
     file = table(x=[0.5], y=["a"])
     plan = ProducePlan(file, label="y")
     with pytest.raises(ProduceError, match=r"there is no topic 'nowhere' at .*--partitions N"):
@@ -374,7 +376,7 @@ def test_topics_that_do_not_fit(broker: str, table: Callable[..., Path]) -> None
         produce(ProducePlan(file, label="y", labels=True), ProduceTarget(broker, "two", "one"))
 
 
-def test_the_rate(broker: str, table: Callable[..., Path]) -> None:
+def test_produce_rate_paces_chunks(broker: str, table: Callable[..., Path]) -> None:
     """By a clock of its own: 1,000 events at 400 a second go out in chunks of 8."""
     now, waits = [0.0], []
 
@@ -397,7 +399,7 @@ def run(*args: object) -> Any:
     return CliRunner().invoke(app, [str(a) for a in args])
 
 
-def test_the_command(broker: str) -> None:
+def test_command_prints_what_was_sent(broker: str) -> None:
     file = "streams/data/elec2.parquet"  # found where the packages lie
     result = run(
         *(file, "--servers", broker, "--topic", "elec2", "--labels-topic", "elec2-labels"),
@@ -412,14 +414,16 @@ def test_the_command(broker: str) -> None:
     assert len(read(broker, "elec2").records) == 1000 + bad
 
 
-def test_the_command_says_what_is_wrong(broker: str, table: Callable[..., Path]) -> None:
+def test_command_bad_plan_exits_2(broker: str, table: Callable[..., Path]) -> None:
     result = run(table(x=[1.0]), "--servers", broker, "--topic", "t", "--label", "y")
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "has no column 'y'" in result.stderr
 
 
-def test_a_broker_that_is_away(table: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_broker_away_exits_2(
+    table: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 0.5)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))  # bound, but nobody listens
@@ -440,7 +444,7 @@ app()
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_broker_that_goes_away(
+def test_command_broker_lost_exits_1(
     fast: bool, brokers: Any, table: Callable[..., Path], tmp_path: Path
 ) -> None:
     if fast:

@@ -1,4 +1,4 @@
-"""What is sent to topics, and found there."""
+"""Producers deliver records to topics, and read them back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def messages(topic: str, *numbers: int) -> list[ProducerRecord]:
     return [ProducerRecord(topic, i % 2, b"%d" % i, b"v%d" % i, {"n": b"%d" % i}) for i in numbers]
 
 
-def test_what_was_sent_is_found(producer: Producer, topic: str) -> None:
+def test_send_records_are_read_back(producer: Producer, topic: str) -> None:
     start = producer.end_offsets(topic)
     assert start == {TopicPartition(topic, 0): 0, TopicPartition(topic, 1): 0}
     sent = messages(topic, 0, 1, 2, 3, 4)
@@ -62,14 +62,14 @@ def test_what_was_sent_is_found(producer: Producer, topic: str) -> None:
     assert list(producer.read_from({})) == []
 
 
-def test_by_key_without_value(producer: Producer, topic: str) -> None:
+def test_send_key_without_value_is_read_back(producer: Producer, topic: str) -> None:
     start = producer.end_offsets(topic)
     assert producer.send([ProducerRecord(topic, None, b"k", None, {"left_out": b"x"})]) == []
     (found,) = producer.read_from(start)
     assert (found.key, found.value, found.headers) == (b"k", None, {"left_out": b"x"})
 
 
-def test_positions_that_are_gone_are_passed_over(producer: Producer, topic: str) -> None:
+def test_read_from_deleted_offsets_skips_them(producer: Producer, topic: str) -> None:
     producer.send(messages(topic, 0, 1))
     found = list(
         producer.read_from({TopicPartition(topic, 0): 10_000, TopicPartition(topic, 1): 10_000})
@@ -77,20 +77,22 @@ def test_positions_that_are_gone_are_passed_over(producer: Producer, topic: str)
     assert sorted(m.key or b"" for m in found) == [b"0", b"1"]
 
 
-def test_a_topic_that_is_not_there(producer: Producer) -> None:
+def test_end_offsets_missing_topic_raises(producer: Producer) -> None:
     with pytest.raises(StreamError, match="there is no topic 'none-such'"):
         producer.end_offsets("none-such")
 
 
 @pytest.mark.parametrize("version", [0.9, "2.8", [2]])
-def test_a_version_that_is_no_list(version: Any) -> None:
+def test_producer_api_version_no_list_raises(version: Any) -> None:
     with pytest.raises(
         StreamError, match=r"^stream\.client\.api_version: .* expected a list like \[0, 9\]"
     ):
         create_producer("kafka-python", "127.0.0.1:1", {"api_version": version})
 
 
-def test_nobody_there(library: str, brokers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_producer_broker_away_raises_unavailable(
+    library: str, brokers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 0.5)
     monkeypatch.setattr(timeouts, "SEND_TIMEOUT_S", 1.5)
     producer = create_producer(library, f"127.0.0.1:{brokers.free_port()}", {})
