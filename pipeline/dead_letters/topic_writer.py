@@ -99,7 +99,7 @@ class TopicWriter:
         self._changed = threading.Condition()
         self._deadline: float | None = None  # of ``close``
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._problem = ""  # that the user was told
+        self._problem = ""  # that was reported to the user
         self._state: ForwardState | None = None
 
     def check_topic(self) -> None:

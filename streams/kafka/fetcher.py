@@ -11,7 +11,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.records import PartitionBuffers, RecordBatch, TopicPartition, Topics
 
 IDLE_POLL_S = 0.2
-"""A reader is told that nothing arrives after so long without a record."""
+"""A reader gets an empty block after so long without a record."""
 IDLE_PARTITION_TIMEOUT_S = 1.0
 """How long to wait for a partition that is behind, to keep the order of timestamps."""
 METADATA_REFRESH_S = 60.0

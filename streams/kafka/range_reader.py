@@ -162,15 +162,15 @@ def last_record_ends(
     """
     first = consumer.beginning_offsets([*partitions])
     end = consumer.end_offsets([*partitions])
-    found, step = dict(first), 1
+    after_last, step = dict(first), 1
     unknown = {partition for partition in partitions if end[partition] > first[partition]}
     while unknown:
         begin = {partition: max(first[partition], end[partition] - step) for partition in unknown}
         last = _last_offsets(consumer, {p: (at, end[p]) for p, at in begin.items()})
-        found |= {partition: at + 1 for partition, at in last.items()}
+        after_last |= {partition: at + 1 for partition, at in last.items()}
         unknown = {p for p in unknown - set(last) if begin[p] > first[p]}
         step *= 8
-    return found
+    return after_last
 
 
 def _last_offsets(consumer: Consumer, ranges: OffsetRanges) -> dict[TopicPartition, int]:
