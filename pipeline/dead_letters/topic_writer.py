@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import threading
 import time
 import uuid
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from pipeline.dead_letters.file_writer import DeadLetterRecord, read_dead_letters
 from pipeline.dead_letters.publisher import IdempotentPublisher, Offsets
+from pipeline.storage.run_folder import write_atomic
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.producer import Producer, ProducerRecord
@@ -54,12 +54,7 @@ class ForwardState:
     def write(self, file: Path) -> None:
         ends = [[*partition, at] for partition, at in self.ends.items()]
         entry = {"run": self.run, "bytes": self.bytes, "ends": ends}
-        temporary = file.with_name(f".{file.name}")
-        with temporary.open("w") as opened:
-            opened.write(json.dumps(entry) + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
+        write_atomic(file, json.dumps(entry) + "\n", fsync=True)
 
 
 class TopicWriter:
