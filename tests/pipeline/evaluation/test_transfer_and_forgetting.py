@@ -232,7 +232,7 @@ def test_results_leave_out_unknown_accuracies() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda c: c.add(1, np.array([1.0])), "first task has begun"),
+        (lambda c: c.add(1, np.array([1.0])), "needs a task that has begun"),
         (lambda c: c.begin(task=0), "0 have begun so far"),
         (lambda c: [c.begin(), c.begin(), c.add(1, np.array([1.0]))], "each of 2 tasks"),
         (lambda c: [c.begin(), c.add(5, np.ones(1)), c.add(4, np.ones(1))], "follow one at 5"),
@@ -572,11 +572,11 @@ def avalanche_metrics() -> Any:
 
 
 def test_initial_forgetting_and_bwt_match_avalanche() -> None:
-    metrics = avalanche_metrics()
+    avalanche = avalanche_metrics()
     rng = np.random.default_rng(5)
     for tasks in (2, 3, 8):
         matrix = rng.random((tasks, tasks))
-        forgetting, bwt = metrics.Forgetting(), metrics.BWT()
+        forgetting, bwt = avalanche.Forgetting(), avalanche.BWT()
         for i, row in enumerate(matrix):
             forgetting.reset_last()  # as its plugins do at each evaluation
             bwt.reset_last()
