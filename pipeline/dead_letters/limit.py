@@ -19,7 +19,7 @@ KINDS_SHOWN = 3
 
 
 class TooManyDeadLettersError(Exception):
-    """So many events are dead that the stream, or the job, must be wrong."""
+    """The share of dead letters is above the limit: the stream, or the job, must be wrong."""
 
 
 class DeadLetterLimit:

@@ -49,7 +49,7 @@ MAX_PENDING_BYTES = 256 << 20
 """Bytes of blocks that may wait to be written; with more, the run waits."""
 
 
-class _Waiting(NamedTuple):
+class _QueuedBlock(NamedTuple):
     number: int
     block: Batch
     journal: int  # bytes of it, up to the block
@@ -84,7 +84,7 @@ class RecordingWriter:
             "recorder", self._write_next, finish=self._write_rest, on_error=self._fail
         )
         self._changed = threading.Condition()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_QueuedBlock] = deque()
         self._rows = self._bytes = 0  # of those
         self._pending_bytes = 0  # in the queue, or being written
         self._since = 0.0  # when the first of those came that wait
@@ -214,7 +214,7 @@ class RecordingWriter:
             alone = not self._waiting
             if alone:
                 self._since = time.monotonic()
-            self._waiting.append(_Waiting(number, block, journal, rows, size))
+            self._waiting.append(_QueuedBlock(number, block, journal, rows, size))
             self._pending_bytes += size
             self._rows, self._bytes = self._rows + rows, self._bytes + size
             if alone or self._full:
@@ -282,7 +282,7 @@ class RecordingWriter:
             self._error = error
             self._changed.notify_all()
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_QueuedBlock]:
         """Wait until a part is due, and take its blocks off the queue; none at the end."""
         with self._changed:
             while not (self._closing or self._full):
@@ -290,7 +290,7 @@ class RecordingWriter:
                 if left is not None and left <= 0:
                     break
                 self._changed.wait(left)
-            taken: list[_Waiting] = []
+            taken: list[_QueuedBlock] = []
             rows = size = 0
             while self._waiting and rows < PART_ROWS and size < PART_BYTES:
                 one = self._waiting.popleft()
@@ -305,7 +305,7 @@ class RecordingWriter:
         """Whether the queue holds enough for a part."""
         return self._rows >= PART_ROWS or self._bytes >= PART_BYTES
 
-    def _write(self, taken: list[_Waiting]) -> None:
+    def _write(self, taken: list[_QueuedBlock]) -> None:
         assert self._about is not None
         schema = self._about.schema_
         first, blocks = taken[0].number, [one.block for one in taken]

@@ -15,9 +15,9 @@ from streams.kafka.records import BLOCK_BYTES, RecordBatch, TopicPartition
 POLL_TIMEOUT_S = 0.2
 MAX_POLL_RECORDS = 10_000
 MAX_SKIP_RECORDS = 5000
-"""Reading on and dropping up to so many records is faster than a seek."""
+"""Records ahead of the wanted one up to which reading on is faster than a seek."""
 MAX_SURPLUS_BYTES = 2 * BLOCK_BYTES
-"""About so many bytes of records that came early are kept until they are wanted."""
+"""Bytes, roughly, of early records that are kept until they are wanted."""
 LAST_RECORD_TIMEOUT_S = 5.0
 """A partition that delivers nothing for so long, though its broker answers, has no more records."""
 

@@ -310,7 +310,7 @@ def test_no_whole_checkpoint_left(everlearn: Everlearn, write_job: WriteJob) -> 
     assert "none of the 1 checkpoints" in done.line
 
 
-def test_resume_before_the_first_checkpoint_starts_at_the_beginning(
+def test_resume_before_a_checkpoint_starts_at_the_beginning(
     everlearn: Everlearn, write_job: WriteJob, summary: Callable[[Path], dict[str, Any]]
 ) -> None:
     done = everlearn("run", write_job(), "--run-dir", "run", "--resume", "--max-events", 64)

@@ -172,7 +172,7 @@ def test_another_seed_or_another_stream_gives_another_digest(
     assert len(digests) == 4
 
 
-def test_an_opaque_learner_promises_predictions_ledger_and_cursor(
+def test_opaque_learner_keeps_predictions_ledger_and_cursor(
     write_job: Callable[..., Path],
     everlearn: Callable[..., Any],
     summary: Callable[[Path], dict[str, Any]],

@@ -312,7 +312,7 @@ def test_a_checkpoint_from_time_to_time_however_few_events_come(
     assert len([*(tmp_path / "seldom" / "checkpoints").iterdir()]) == 1
 
 
-def test_a_warm_start_outlives_a_kill_before_the_first_checkpoint(
+def test_warm_start_outlives_a_kill_before_a_checkpoint(
     broker: str,
     topics: tuple[str, str],
     job: Callable[..., Path],

@@ -36,7 +36,7 @@ def _data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("learner", ["finetune", pytest.param("replay", marks=pytest.mark.claims)])
-def test_with_2000_probes_of_each_segment_it_is_within_two_points(
+def test_2000_probes_a_segment_are_within_two_points(
     online_truth: ModuleType, learner: str, tmp_path: Path
 ) -> None:
     points = list(online_truth.points("2,000 split-mnist", learner, 0, tmp_path))

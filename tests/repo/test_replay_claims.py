@@ -61,7 +61,7 @@ def passed(parts: Parts) -> Parts:
 
 
 @pytest.mark.claims
-def test_recall_by_forgetting_curve_is_not_worse_than_uniform_and_better_than_reversed(
+def test_forgetting_curve_beats_reversed_and_equals_uniform(
     tmp_path: Path,
 ) -> None:
     """Rehearse what is about to be forgotten (Amiri et al. 2017, "Repeat before Forgetting"; the

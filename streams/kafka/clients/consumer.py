@@ -73,7 +73,7 @@ class Consumer(ABC):
     def commit(self, positions: Mapping[TopicPartition, int], timeout: float = 0.0) -> None:
         """Commit the positions of assigned partitions, best effort, for others to see.
 
-        With ``timeout``, for a consumer that reads nothing, wait about so many seconds.
+        With ``timeout``, for a consumer that reads nothing, wait about that number of seconds.
         """
 
     @abstractmethod
