@@ -58,8 +58,8 @@ _NETWORK = (
 )
 _HISTOGRAM_NOTES = {
     "interval": "Recall intervals: events between two rehearsals of the same event.",
-    "strength": "Strengths: the estimated time for which an event is buffer_charts.",
-    "retention": "Retention: the estimated probability that an event is still buffer_charts.",
+    "strength": "Strengths: the estimated time for which an event is remembered.",
+    "retention": "Retention: the estimated probability that an event is still remembered.",
 }
 _BENCH_TERMS = (
     ("forgetting (initial)", "fall of accuracy since just after learning, not since the best"),

@@ -190,8 +190,8 @@ class Loop:
         return batch.to_predict(self.learner.needs_boundaries)
 
     def state(self) -> State:
-        self.score()
         """Return the state of all parts."""
+        self.score()
         once_seen = {} if self.once_seen is None else {"once_seen": self.once_seen.state()}
         return once_seen | {
             "learner": self.learner.state(),

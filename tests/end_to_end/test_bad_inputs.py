@@ -516,7 +516,7 @@ WRONG_LEARNERS: dict[str, tuple[str, list[str]]] = {
     ),
     "codes of another type": (
         "return replace(said, value=said.value.astype(np.int32))",
-        ["int32", "int64 is wanted"],
+        ["int32", "int64 is expected"],
     ),
     "a class that is none": ("return replace(said, value=said.value - 7)", ["class code -"]),
     "a class far away": ("return replace(said, value=said.value + 10**9)", ["class code 10000"]),

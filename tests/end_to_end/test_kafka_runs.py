@@ -269,7 +269,7 @@ def test_another_job_is_refused_before_there_is_a_checkpoint(
     shutil.rmtree(folder / "checkpoints")
     other = job(features={"numeric": ["b", "a"]})
     told = everlearn("run", other, "--run-dir", folder, "--runner", "local", "--resume", code=2).err
-    assert "reading again what the run had read, by its journal" in told
+    assert "reading again what its journal says the run has read" in told
     assert "journal.jsonl is of another job" in told
     assert run(job(), folder, "--resume")["events"] == 303
 
@@ -297,10 +297,11 @@ def test_a_checkpoint_from_time_to_time_however_few_events_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from pipeline.config import job as jobs
+    from pipeline.training import journaled_source
     from pipeline.training import run as runs
 
     send(broker, topics, 0, 300)
-    monkeypatch.setattr(runs, "LIVE_S", 0.0)
+    monkeypatch.setattr(journaled_source.JournaledSource, "checkpoint_s", 0.0)
     loaded = jobs.load(job(), ["checkpoint={every_events: 100000, keep: 1000}"])
     often = runs.Run(loaded, tmp_path / "often", print).run()
     assert len([*(tmp_path / "often" / "checkpoints").iterdir()]) > 10

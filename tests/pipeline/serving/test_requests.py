@@ -138,7 +138,7 @@ def events(draw: st.DrawFn, ids: bool) -> bytes:
 
 def read_by_stream(stream: KafkaStream, event: bytes) -> tuple[Batch, str | None]:
     """The batch of one message, and why it is dead."""
-    format_, decode = stream.blocks.of_events
+    format_, decode = stream.decoder.events
     table, bad = format_.read([event])
     n = table.num_rows
     batch = decode(table, np.zeros(n, np.int32), np.arange(n), np.zeros(n))
@@ -174,7 +174,7 @@ def _same_column(one: Any, other: Any) -> bool:
 
 def may_leave_out(stream: KafkaStream) -> set[str]:
     """The reasons of messages that lack what a request need not have."""
-    format_, decode = stream.blocks.of_events
+    format_, decode = stream.decoder.events
     columns = decode.columns
     names = {columns.id and columns.id.column, columns.time, columns.key and columns.key.column}
     return {field.refuse("null") for field in format_.fields if field.name in names}
@@ -422,7 +422,7 @@ def test_reader_scenario_pixels_are_lists_or_files() -> None:
 def test_recording_layout_is_that_of_the_live_stream(format_: str, nested: bool) -> None:
     stream = object.__new__(RecordingStream)
     fingerprint = {"stream.format.kind": format_, "stream.id": "uid"}
-    stream.about = RecordingManifest.model_construct(fingerprint=fingerprint)
+    stream.manifest = RecordingManifest.model_construct(fingerprint=fingerprint)
     layout = stream.json_layout()
     assert layout == {"cells": "json", "nested": nested, "pixels": not nested, "id": "uid"}
 
