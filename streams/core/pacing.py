@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from streams.core.batch import Batch
+from streams.recordings.stream import SLICE_S
 
 STEP_S = 0.2
 
@@ -45,3 +49,32 @@ def throttle(
         due = max(due + block.events / rate, clock() - 1.0)
         yield from sleep_until(due, block, clock, sleep)
         yield block
+
+
+def throttle_by_event_time(
+    batches: Iterable[Batch],
+    speed: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Batch]:
+    """Yield the batches in slices, none before its event time. From the first event on, event time
+    advances ``speed`` times as fast as the clock, and never goes back. While nothing is due, empty
+    blocks are given now and then."""
+    begun: tuple[float, float] | None = None  # the first event: by the clock, and in event time
+    latest = -math.inf
+    for batch in batches:
+        n = len(batch)
+        if not n:
+            yield batch
+            continue
+        times = np.maximum.accumulate(np.maximum(batch.time, latest))
+        latest = float(times[-1])
+        begun = begun or (clock(), float(times[0]))
+        due = begun[0] + (times - begun[1]) / speed
+        start = 0
+        while start < n:
+            until = max(float(due[start]) + SLICE_S, clock())
+            stop = int(np.searchsorted(due, until, "right"))
+            yield from sleep_until(float(due[stop - 1]), batch, clock, sleep)
+            yield replace(batch[start:stop], flush=batch.flush and stop == n)
+            start = stop

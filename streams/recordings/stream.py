@@ -7,8 +7,7 @@ consecutive blocks (``table.py``) and is named by the number of the first.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from pydantic import field_validator
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
-from streams.core.pacing import sleep_until
+from streams.core.pacing import throttle_by_event_time
 from streams.core.stream import Cursor, JsonLayout, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import parse_time
@@ -183,35 +182,6 @@ class RecordingStream(Stream):
         raise StreamError(
             f"stream.start: {time:.17g} s is after the last event of {self.path}, at {latest:.17g}"
         )
-
-
-def throttle_by_event_time(
-    batches: Iterable[Batch],
-    speed: float,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[Batch]:
-    """Yield the batches in slices, none before its event time. From the first event on, event time
-    advances ``speed`` times as fast as the clock, and never goes back. While nothing is due, empty
-    blocks are given now and then."""
-    begun: tuple[float, float] | None = None  # the first event: by the clock, and in event time
-    latest = -math.inf
-    for batch in batches:
-        n = len(batch)
-        if not n:
-            yield batch
-            continue
-        times = np.maximum.accumulate(np.maximum(batch.time, latest))
-        latest = float(times[-1])
-        begun = begun or (clock(), float(times[0]))
-        due = begun[0] + (times - begun[1]) / speed
-        start = 0
-        while start < n:
-            until = max(float(due[start]) + SLICE_S, clock())
-            stop = int(np.searchsorted(due, until, "right"))
-            yield from sleep_until(float(due[stop - 1]), batch, clock, sleep)
-            yield replace(batch[start:stop], flush=batch.flush and stop == n)
-            start = stop
 
 
 def _is_filled(block: Batch) -> bool:
