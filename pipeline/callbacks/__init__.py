@@ -1,6 +1,6 @@
 """Callbacks: what observes a run while it trains, and changes nothing of it.
 
-Each is one file with one ``pipeline.training.callback.Callback``. ``pipeline.runners.callbacks``
+Each is one file with one ``pipeline.training.callback.Callback``. ``pipeline.runners.default_callbacks``
 chooses those that a job needs.
 """
 

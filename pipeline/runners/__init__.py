@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.runners.base import JobRunner
-    from pipeline.runners.callbacks import callbacks_for
+    from pipeline.runners.default_callbacks import callbacks_for
     from pipeline.runners.local import LocalRunner
     from pipeline.runners.ray.driver import RayRunner
 
@@ -25,7 +25,7 @@ _MODULES = {
     "JobRunner": "pipeline.runners.base",
     "LocalRunner": "pipeline.runners.local",
     "RayRunner": "pipeline.runners.ray.driver",
-    "callbacks_for": "pipeline.runners.callbacks",
+    "callbacks_for": "pipeline.runners.default_callbacks",
 }
 
 

@@ -11,7 +11,7 @@ from pipeline.callbacks.probe_evaluator import BackgroundEvaluator
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.job import LoadedJob
 from pipeline.report.build import attach_report
-from pipeline.runners.callbacks import callbacks_for
+from pipeline.runners.default_callbacks import callbacks_for
 from pipeline.tracking.callback import MlflowCallback
 from pipeline.training.batch_reader import BLOCK, BatchReader
 from pipeline.training.callback import Say

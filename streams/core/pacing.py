@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 
 from streams.core.batch import Batch
-from streams.recordings.stream import SLICE_S
 
 STEP_S = 0.2
+SLICE_S = 0.02
+"""With a speed, events are given out in slices of this many seconds."""
 
 
 def sleep_until(

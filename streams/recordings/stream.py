@@ -28,9 +28,6 @@ from streams.decoding.columns import parse_time
 from streams.recordings.manifest import Part, RecordingManifest, parts, unreadable
 from streams.recordings.table import blocks_of
 
-SLICE_S = 0.02
-"""With a speed, events are given out in slices of this many seconds."""
-
 
 class RecordingConfig(StreamConfig):
     """Settings of the stream of a recording.

@@ -41,7 +41,7 @@ from pipeline.config.job import Job
 from pipeline.config.sections import TrackConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import Snapshot
-from pipeline.runners.callbacks import callbacks_for
+from pipeline.runners.default_callbacks import callbacks_for
 from pipeline.runners.ray.callbacks import StartTracker, commit_to, label_sender
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.runners.ray.sources import RemoteBlocks
