@@ -46,14 +46,12 @@ from pipeline.serving.openapi import (
     list_body,
     responses,
 )
-from pipeline.serving.requests import PredictRequest, RequestReader
+from pipeline.serving.requests import PredictRequest, RequestReader, parse_list, read_body
 from pipeline.serving.responses import (
     HTTPError,
     error_response,
     json_bytes,
     json_response,
-    parse_list,
-    read_body,
     service_unavailable,
 )
 from pipeline.serving.scoring import PredictionLog

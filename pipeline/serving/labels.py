@@ -19,12 +19,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from pipeline.config.job import LoadedJob
-from pipeline.serving.responses import (
-    HTTPError,
-    InvalidItemsError,
-    parse_list,
-    service_unavailable,
-)
+from pipeline.serving.requests import parse_list
+from pipeline.serving.responses import HTTPError, InvalidItemsError, service_unavailable
 from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
 from streams.decoding.formats import python_values

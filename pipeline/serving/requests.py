@@ -33,7 +33,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 import pyarrow as pa
+from starlette.requests import Request
 
 from pipeline.models.recipe import Recipe, layout_of, schema_of
 from pipeline.serving.responses import MAX_DETAILS, HTTPError, InvalidItemsError
@@ -295,3 +297,39 @@ def png_of_zeros(shape: tuple[int, ...]) -> str:
         for kind, data in chunks
     )
     return b64encode(data).decode()
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        HTTPError: it has more than ``max_bytes``.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > max_bytes:
+        raise HTTPError(413, f"{length[:20]} bytes given; at most {max_bytes:,} in one request")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:  # it may be endless: the rest is not read
+            close = {"Connection": "close"}
+            raise HTTPError(413, f"at most {max_bytes:,} bytes in one request", headers=close)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def parse_list(body: bytes, max_items: int, what: str) -> list[Any]:
+    """Parse the JSON list in a body, by the parser that reads messages of the stream.
+
+    Raises:
+        HTTPError: it is no list, or has more than ``max_items``.
+    """
+    try:
+        items = orjson.loads(body)
+    except ValueError as error:  # so is nesting beyond 1,024 levels
+        raise HTTPError(400, f"not JSON: {one_line(error)}") from None
+    if not isinstance(items, list):
+        raise HTTPError(422, f"a JSON list of {what} is wanted: [{{...}}, ...]")
+    if len(items) > max_items:
+        raise HTTPError(413, f"{len(items):,} {what} given; at most {max_items:,} in one request")
+    return items

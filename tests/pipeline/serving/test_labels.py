@@ -28,7 +28,8 @@ from pipeline.serving import labels as module
 from pipeline.serving.app import Models, create_app
 from pipeline.serving.checkpoint_server import CheckpointServer
 from pipeline.serving.labels import InvalidLabelsError, LabelProducer, NoLabels
-from pipeline.serving.responses import HTTPError, parse_list
+from pipeline.serving.requests import parse_list
+from pipeline.serving.responses import HTTPError
 from streams.core.batch import Batch
 from streams.kafka.clients import timeouts
 from streams.kafka.clients.producer import ProducerRecord

@@ -23,9 +23,10 @@ from pipeline.serving.requests import (
     InvalidEventsError,
     PredictRequest,
     RequestReader,
+    parse_list,
     png_of_zeros,
 )
-from pipeline.serving.responses import HTTPError, parse_list
+from pipeline.serving.responses import HTTPError
 from streams.core.batch import Batch, Ragged
 from streams.core.stream import Stream
 from streams.files.stream import FileStream, RecordedConfig
