@@ -54,6 +54,6 @@ if __name__ == "__main__":
     stream |= {"label_delay": {"events": 48}, "standardise": {"half_life": 10}}
     job = {"name": "own", "stream": stream, "learner": {"kind": NearestMean.kind}}
     parts = build(jobs.check(job, Path(__file__), Path(__file__).parent))
-    for block in parts.source.read({}):
+    for block in parts.reader.read({}):
         parts.loop.step(block)
     print(f"online accuracy {parts.loop.results()['online/accuracy']:.3f}")

@@ -53,6 +53,6 @@ if __name__ == "__main__":
     stream = {"kind": Circle.kind, "events": 5000, "label_delay": {"events": 10}}
     job = {"name": "circle", "stream": stream, "learner": {"kind": "replay"}}
     parts = build(jobs.check(job, Path(__file__), Path(__file__).parent))
-    for block in parts.source.read({}):
+    for block in parts.reader.read({}):
         parts.loop.step(block)
     print(f"online accuracy {parts.loop.results()['online/accuracy']:.3f}")

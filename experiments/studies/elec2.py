@@ -60,9 +60,9 @@ def run(job: str, overrides: list[str], seed: int) -> tuple[dict[str, float], fl
         job = "elec2"
     parts = build(jobs.load(HERE / "jobs" / f"{job}.yaml", [*overrides, f"seed={seed}"]))
     start = time.perf_counter()
-    for batch in parts.source.read({}):
+    for batch in parts.reader.read({}):
         parts.loop.step(batch)
-    parts.loop.finish(parts.source.size)
+    parts.loop.finish(parts.reader.size)
     seconds = time.perf_counter() - start
     return parts.loop.results(), parts.loop.events / seconds
 

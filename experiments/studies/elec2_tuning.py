@@ -46,7 +46,7 @@ def accuracy(overrides: list[str], seed: int) -> float:
     """Return the prequential accuracy over the first 10,000 events with a label by then."""
     loaded = jobs.load(HERE / "jobs" / "elec2.yaml", [*overrides, f"seed={seed}"])
     parts = build(loaded)
-    for batch in parts.source.read({}):
+    for batch in parts.reader.read({}):
         parts.loop.step(batch)
         if parts.loop.events >= EVENTS:
             break

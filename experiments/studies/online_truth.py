@@ -129,7 +129,7 @@ def points(setting: str, learner: str, seed: int, folder: Path) -> Iterator[Poin
     probes, truth = Retention("classification"), Retention("classification")
     every = 2000
     due, cuts = every, 0
-    for batch in parts.source.read({}):
+    for batch in parts.reader.read({}):
         loop.step(batch)
         if loop.events < due and loop.probes.cuts == cuts:
             continue

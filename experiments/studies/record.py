@@ -146,7 +146,7 @@ def equal_bytes(learner: str, scenario: str, overrides: Sequence[str]) -> str:
 
     def size(text: str) -> int:
         loop = (parts := build_cell(job_of(Cell(scenario, text, 0), overrides))).loop
-        loop.step(next(iter(parts.source.batches(parts.source.blocks({}, 64)))))
+        loop.step(next(iter(parts.reader.batches(parts.reader.blocks({}, 64)))))
         return loop.learner.buffer_bytes
 
     if "buffer" not in job_of(Cell(scenario, learner, 0), overrides).learner.Config.model_fields:

@@ -99,7 +99,7 @@ def asked(parts: Parts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return answers by bin over one run: on events never learned, and on events seen once."""
     loop, never, once = parts.loop, OnceSeenCurve(), OnceSeenCurve()
     assert loop.once_seen is not None
-    for batch in parts.source.read({}):
+    for batch in parts.reader.read({}):
         loop.step(batch)
         if loop.events % EVERY == 0:
             version = loop.learner.version

@@ -137,7 +137,7 @@ class _Measurement:
                     progress(self.loop.events, self.total)
                     then = time.perf_counter()
             if stop == self.total:
-                self.loop.finish(self.parts.source.size)
+                self.loop.finish(self.parts.reader.size)
             self.seconds += time.perf_counter() - then
             self._evaluate(ended=True)
             progress(self.loop.events, self.total)
@@ -149,13 +149,13 @@ class _Measurement:
 
         def blocks() -> Iterator[Batch]:
             at = self.loop.events
-            for block in self.parts.source.blocks(self.loop.ledger.cursor(), min(BLOCK, stop - at)):
+            for block in self.parts.reader.blocks(self.loop.ledger.cursor(), min(BLOCK, stop - at)):
                 yield block[: stop - at]
                 at += len(block)
                 if at >= stop:
                     return
 
-        return self.parts.source.batches(blocks())
+        return self.parts.reader.batches(blocks())
 
     def _accuracies(self) -> Array:
         """Return the accuracy on each task now, (tasks,).

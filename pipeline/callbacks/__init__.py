@@ -1,7 +1,7 @@
 """Callbacks: what observes a run while it trains, and changes nothing of it.
 
-Each is one file with one ``pipeline.training.callback.Callback``. ``pipeline.runners.default_callbacks``
-chooses those that a job needs.
+Each is one file with one ``pipeline.training.callback.Callback``.
+``pipeline.runners.default_callbacks`` chooses those that a job needs.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.serving.app import Models, create_app, warm
+    from pipeline.serving.app import ModelHolder, create_app, warm
     from pipeline.serving.checkpoint_server import CheckpointServer, ServeError, serve
     from pipeline.serving.labels import LabelProducer, NoLabels, label_producer
     from pipeline.serving.requests import InvalidEventsError, PredictRequest, RequestReader
@@ -25,7 +25,7 @@ __all__ = [
     "HTTPError",
     "InvalidEventsError",
     "LabelProducer",
-    "Models",
+    "ModelHolder",
     "NoLabels",
     "PredictRequest",
     "PredictionLog",
@@ -43,7 +43,7 @@ _MODULES = {
     "HTTPError": "pipeline.serving.responses",
     "InvalidEventsError": "pipeline.serving.requests",
     "LabelProducer": "pipeline.serving.labels",
-    "Models": "pipeline.serving.app",
+    "ModelHolder": "pipeline.serving.app",
     "NoLabels": "pipeline.serving.labels",
     "PredictRequest": "pipeline.serving.requests",
     "PredictionLog": "pipeline.serving.scoring",

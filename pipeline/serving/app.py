@@ -63,12 +63,12 @@ INLINE_EVENTS, INLINE_BYTES = 64, 32_768
 millisecond for most models, and handing it to a thread would take as long again. A larger one is
 answered on a thread, or health checks would wait for it."""
 
-Record = Callable[[PredictionLog], object]
+OnPredict = Callable[[PredictionLog], object]
 Endpoint = Callable[[Request], Any]
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
-class Models:
+class ModelHolder:
     """The model that answers; None before the first. Swapped by assigning ``current``.
 
     ``failed`` counts requests for a prediction that ended in a defect, ours or the model's.
@@ -85,12 +85,12 @@ class Models:
 
 
 def create_app(
-    models: Models,
+    models: ModelHolder,
     recipe: Recipe | None,
     config: ServeConfig,
     name: str,
     labels: LabelProducer | NoLabels,
-    record: Record | None = None,
+    record: OnPredict | None = None,
 ) -> Starlette:
     """Create the application that answers with the model in ``models``.
 
@@ -238,12 +238,12 @@ class Endpoints:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelHolder,
         reader: RequestReader | None,
         config: ServeConfig,
         name: str,
         labels: LabelProducer | NoLabels,
-        record: Record | None,
+        record: OnPredict | None,
     ) -> None:
         self._models = models
         self._reader = reader

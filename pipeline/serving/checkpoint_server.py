@@ -34,7 +34,7 @@ from streams.core.state_dict import State
 if TYPE_CHECKING:
     import uvicorn
 
-    from pipeline.serving.app import Models
+    from pipeline.serving.app import ModelHolder
 
 POLL_S = 1.0
 GRACE_S = 5
@@ -138,10 +138,10 @@ class CheckpointServer:
     def _mount_app(
         self, recipe: Recipe | None, name: str, model: InferenceModel | None = None
     ) -> None:
-        from pipeline.serving.app import Models, create_app
+        from pipeline.serving.app import ModelHolder, create_app
         from pipeline.serving.labels import ONLY_READS, NoLabels
 
-        self._models: Models = Models(model)
+        self._models: ModelHolder = ModelHolder(model)
         self._recipe = recipe
         labels = NoLabels(ONLY_READS)
         self._app = create_app(self._models, recipe, self._config, name, labels)

@@ -38,7 +38,7 @@ class Parts(NamedTuple):
 
     stream: Stream
     vocabulary: LabelEncoder
-    source: BatchReader
+    reader: BatchReader
     loop: Loop
     recipe: Recipe
 

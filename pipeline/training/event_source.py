@@ -15,7 +15,7 @@ ReadBlocks = Callable[[Cursor], Iterable[Batch]]
 """Reads new blocks from a cursor on."""
 Cut = Callable[[Iterable[Batch]], Iterator[Batch]]
 """Cuts blocks into micro-batches."""
-Position = dict[str, Any]
+SourceState = dict[str, Any]
 """What a checkpoint keeps of its source besides the cursor; JSON."""
 
 
@@ -41,7 +41,7 @@ class EventSource(ABC):
         """Return where a run without a checkpoint begins. Raise ``StreamError``."""
 
     @abstractmethod
-    def resume(self, position: Position) -> None:
+    def resume(self, position: SourceState) -> None:
         """Take up what ``position`` returned for the checkpoint that the run resumes from."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class EventSource(ABC):
         """
 
     @abstractmethod
-    def position(self, cursor: Cursor) -> Position:
+    def position(self, cursor: Cursor) -> SourceState:
         """Return what a checkpoint at a cursor must know besides it."""
 
     @abstractmethod
@@ -87,13 +87,13 @@ class DirectSource(EventSource):
     def begin(self, fingerprint: dict[str, Any]) -> Cursor:
         return self.stream.origin()
 
-    def resume(self, position: Position) -> None:
+    def resume(self, position: SourceState) -> None:
         pass
 
     def batches(self, cursor: Cursor) -> Iterator[Batch]:
         return self._cut(self._until_stopped(self._read(cursor)))
 
-    def position(self, cursor: Cursor) -> Position:
+    def position(self, cursor: Cursor) -> SourceState:
         return {}
 
     def catch_up(self, ledger: Ledger, finished: bool) -> None:

@@ -15,9 +15,9 @@ from pipeline.training.event_fates import Ledger
 from pipeline.training.event_source import (
     Cut,
     EventSource,
-    Position,
     ReadBlocks,
     RunStoppedError,
+    SourceState,
 )
 from streams.core.batch import Batch
 from streams.core.live_stream import (
@@ -89,14 +89,14 @@ class JournaledSource(EventSource):
         self.fingerprint = self.journal.fingerprint or None
         return cursor
 
-    def resume(self, position: Position) -> None:
+    def resume(self, position: SourceState) -> None:
         offset, number = position["journal"]
         self._checkpointed = (offset, number)
 
     def batches(self, cursor: Cursor) -> Iterator[Batch]:
         return self._cut(self.blocks(cursor, self._checkpointed))
 
-    def position(self, cursor: Cursor) -> Position:
+    def position(self, cursor: Cursor) -> SourceState:
         position = {"journal": self.journal.position(cursor)}
         self.journal.sync()
         return position

@@ -165,8 +165,8 @@ class Run:
 
     def _source(self, parts: Parts, blocks: ReadBlocksOf) -> EventSource:
         """Return the source of the events: a live stream's goes by a journal."""
-        read = partial(blocks, parts.source)
-        cut = parts.source.batches
+        read = partial(blocks, parts.reader)
+        cut = parts.reader.batches
         stopping = self._is_stopping
         if isinstance(parts.stream, LiveStream):
             journal, recorder = self._journal, self._recorder
@@ -232,7 +232,7 @@ class Run:
         except TooManyDeadLettersError:
             self._save(session, finished=False)
             raise
-        last = loop.finish(parts.source.size) if finished else loop.flush()
+        last = loop.finish(parts.reader.size) if finished else loop.flush()
         source.end(loop.ledger, finished)
         callbacks.on_end(loop, last)
         return finished

@@ -105,12 +105,12 @@ class Fetcher:
     def _assign(self) -> None:
         """Assign all partitions to the consumer, or let it join its group."""
         if self._config.assign == "group":
-            self._consumer.subscribe(self._topics.names, self._start)
+            self._consumer.subscribe(self._topics.names, self._on_assign)
         else:
             partitions = partitions_of(self._consumer, self._topics)
-            self._consumer.assign(self._start(partitions))
+            self._consumer.assign(self._on_assign(partitions))
 
-    def _start(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+    def _on_assign(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """Begin anew with these partitions; return the position to read each from."""
         self._buffers = PartitionBuffers(self._topics, partitions)
         keys = {partition: self._topics.cursor_key(partition) for partition in partitions}

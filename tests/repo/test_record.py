@@ -32,7 +32,7 @@ def test_all_have_the_bytes_of_a_thousand_events_of_replay(monkeypatch: pytest.M
     for text in ("replay:steps=1", "der++:alpha=0.1", "view-batch:views=2", "ewc:weight=1"):
         equal = record.equal_bytes(text, "split-mnist", ())
         parts = build_cell(job_of(Cell("split-mnist", equal, 0)))
-        parts.loop.step(next(iter(parts.source.batches(parts.source.blocks({}, 64)))))
+        parts.loop.step(next(iter(parts.reader.batches(parts.reader.blocks({}, 64)))))
         sizes[text] = parts.loop.learner.buffer_bytes
     whole = sizes["replay:steps=1"]
     assert sizes.pop("ewc:weight=1") == 0

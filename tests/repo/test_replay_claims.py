@@ -55,7 +55,7 @@ def accuracy(learner: str, seeds: int, folder: Path, *overrides: str) -> NDArray
 
 def passed(parts: Parts) -> Parts:
     """The same, after one pass over the stream."""
-    for batch in parts.source.read({}):
+    for batch in parts.reader.read({}):
         parts.loop.step(batch)
     return parts
 

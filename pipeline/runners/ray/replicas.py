@@ -28,7 +28,7 @@ from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.runners.ray.job_package import JobPackage
-from pipeline.serving.app import Models, create_app, warm
+from pipeline.serving.app import ModelHolder, create_app, warm
 from pipeline.serving.labels import label_producer
 from pipeline.serving.scoring import PredictionLog
 from streams.core.errors import one_line
@@ -63,7 +63,7 @@ class Replica:
         labels = label_producer(package.unpack())
         self._namespace = namespace
         self._recipe = recipe
-        self._models = Models()
+        self._models = ModelHolder()
         self._unreported: deque[PredictionLog] = deque(maxlen=MAX_UNREPORTED)
         record = self._unreported.append
         self.app = create_app(self._models, recipe, config, namespace, labels, record)

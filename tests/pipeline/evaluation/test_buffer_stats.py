@@ -147,7 +147,7 @@ def test_read_of_a_large_buffer_takes_a_sample(write_job: WriteJob) -> None:
 
     job = write_job(learner={"buffer": {"capacity": 10_000, "recall": "forgetting-curve"}})
     parts = build(jobs.load(job))
-    for batch in parts.source.read({}):
+    for batch in parts.reader.read({}):
         parts.loop.step(batch)
         if parts.loop.events >= 10_000:
             break

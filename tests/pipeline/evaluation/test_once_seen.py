@@ -117,7 +117,7 @@ def test_correct_replaces_a_label() -> None:
 
 def run(job: Path, events: int) -> Parts:
     parts = build(load(job))
-    for batch in parts.source.read({}):
+    for batch in parts.reader.read({}):
         parts.loop.step(batch)
         if parts.loop.events >= events:
             break

@@ -85,12 +85,12 @@ def test_inference_model_predicts_as_the_loop_and_is_frozen(
     kind: str, task: Any, scaled: bool
 ) -> None:
     parts = parts_of(kind, task, scaled)
-    batches = parts.source.read({})
+    batches = parts.reader.read({})
     said(parts, batches, STOP // SIZE)
     snapshot = parts.snapshot({"online/accuracy": 0.5})
     made = json.loads(json.dumps(parts.recipe))  # as it stands in a checkpoint
     servable = InferenceModel(made, snapshot)
-    question = next(parts.source.read({"0": STOP}))
+    question = next(parts.reader.read({"0": STOP}))
     asked = servable.answer(question)
     assert asked.version > 0
     predicted = said(parts, batches)
@@ -105,7 +105,7 @@ def test_inference_model_predicts_as_the_loop_and_is_frozen(
 
 def test_inference_model_describes_itself() -> None:
     parts = parts_of("replay", "classification", True)
-    said(parts, parts.source.read({}), STOP // SIZE)
+    said(parts, parts.reader.read({}), STOP // SIZE)
     servable = InferenceModel(parts.recipe, parts.snapshot({"online/accuracy": 0.5}))
     assert servable.events == STOP
     assert servable.classes == ("a", "b", "c")

@@ -34,7 +34,7 @@ from pipeline.config.job import load
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel
-from pipeline.serving.app import Models, create_app, warm
+from pipeline.serving.app import ModelHolder, create_app, warm
 from pipeline.serving.checkpoint_server import CheckpointServer, ServeError, reloading, snapshot
 from pipeline.serving.labels import NoLabels
 from pipeline.serving.requests import InvalidEventsError, RequestReader
@@ -112,13 +112,13 @@ def going_on(folder: Path, job: Path) -> tuple[Parts, list[Batch], list[Predicti
         return heard[-1]
 
     learner.step = hearing  # type: ignore[method-assign]
-    batches = list(parts.source.read(parts.loop.ledger.cursor()))[:4]
+    batches = list(parts.reader.read(parts.loop.ledger.cursor()))[:4]
     for batch in batches:
         parts.loop.step(batch)
     return parts, batches, heard
 
 
-def stub_app(models: Models, record: Any = None, **limits: Any) -> Any:
+def stub_app(models: ModelHolder, record: Any = None, **limits: Any) -> Any:
     return create_app(models, STUB, ServeConfig(**limits), "stub", NO_LABELS, record)
 
 
@@ -282,7 +282,7 @@ def test_predict_without_classes_is_null_until_they_appear(
 
 def test_predict_records_a_log_with_ids_of_the_stream() -> None:
     logs: list[PredictionLog] = []
-    models = Models(Stub(version=3))  # type: ignore[arg-type]
+    models = ModelHolder(Stub(version=3))  # type: ignore[arg-type]
     with served(stub_app(models, logs.append)) as client:
         events = [{"x": 1, "id": 7}, {"x": 2}, {"x": 3, "id": "-8"}, {"x": 4, "id": None}]
         events += [{"x": 5, "id": 2**64 - 1}, {"x": 5, "id": -(2**63)}]
@@ -304,7 +304,7 @@ def test_predict_records_a_log_with_ids_of_the_stream() -> None:
 
 
 def test_app_before_the_first_model_is_unavailable() -> None:
-    models = Models()
+    models = ModelHolder()
     for app in (stub_app(models), create_app(models, None, ServeConfig(), "stub", NO_LABELS)):
         with served(app) as client:
             for reply in (
@@ -358,7 +358,7 @@ BAD: list[tuple[Any, int, str]] = [
 
 
 def test_predict_bad_request_is_refused_with_a_reason() -> None:
-    models = Models(Stub(version=5))  # type: ignore[arg-type]
+    models = ModelHolder(Stub(version=5))  # type: ignore[arg-type]
     with served(stub_app(models, max_events=20, max_bytes=5000)) as client:
         for body, status, reason in BAD:
             if body == b"[" * 100_000:
@@ -397,7 +397,7 @@ def test_predict_bad_request_is_refused_with_a_reason() -> None:
 
 
 def test_predict_many_bad_events_lists_the_first_by_index() -> None:
-    with served(stub_app(Models(Stub()))) as client:  # type: ignore[arg-type]
+    with served(stub_app(ModelHolder(Stub()))) as client:  # type: ignore[arg-type]
         reply = client.predict([{"x": i if i % 2 else "cold"} for i in range(100)])
         assert reply.body["error"] == ("50 of 100 events cannot be read; the first 10 are listed")
         assert [found["event"] for found in reply.body["details"]] == list(range(0, 20, 2))
@@ -405,7 +405,7 @@ def test_predict_many_bad_events_lists_the_first_by_index() -> None:
 
 def test_predict_endless_body_is_refused_early() -> None:
     with (
-        listening(stub_app(Models(Stub()), max_bytes=5000)) as port,  # type: ignore[arg-type]
+        listening(stub_app(ModelHolder(Stub()), max_bytes=5000)) as port,  # type: ignore[arg-type]
         socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as to,
     ):
         to.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -415,7 +415,7 @@ def test_predict_endless_body_is_refused_early() -> None:
         assert answer.startswith(b"HTTP/1.1 413")
         assert b"connection: close" in answer.lower()
     with (
-        listening(stub_app(Models(Stub()))) as port,  # type: ignore[arg-type]
+        listening(stub_app(ModelHolder(Stub()))) as port,  # type: ignore[arg-type]
         socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as to,
     ):
         to.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000000\r\n\r\n")
@@ -423,7 +423,7 @@ def test_predict_endless_body_is_refused_early() -> None:
 
 
 def test_predict_client_disconnect_is_no_failure() -> None:
-    models = Models(Stub())  # type: ignore[arg-type]
+    models = ModelHolder(Stub())  # type: ignore[arg-type]
     with listening(stub_app(models)) as port:
         for _ in range(5):
             with socket.create_connection(("127.0.0.1", port)) as to:
@@ -457,7 +457,7 @@ MIXED: Recipe = {
 
 def test_predict_any_body_gets_a_reply() -> None:
     parts = {"learner": _fresh("replay", Schema(FEATURES, "classification", ("a", "b")))}
-    models = Models(InferenceModel(MIXED, _snapshot(parts)))
+    models = ModelHolder(InferenceModel(MIXED, _snapshot(parts)))
     with served(create_app(models, MIXED, ServeConfig(), "fuzz", NO_LABELS)) as client:
 
         @settings(max_examples=300)
@@ -519,7 +519,7 @@ def test_reader_feature_called_id_moves_the_id_key() -> None:
 
 
 def test_app_swap_under_load_loses_and_mixes_nothing() -> None:
-    models = Models(Stub(version=0))  # type: ignore[arg-type]
+    models = ModelHolder(Stub(version=0))  # type: ignore[arg-type]
     stop = threading.Event()
     asked = [0, 0, 0]
     wrong: list[Any] = []
@@ -561,7 +561,7 @@ def test_app_large_request_does_not_delay_health_checks() -> None:
         asked.set()
         assert go_on.wait(PATIENCE_S)
 
-    models = Models(Stub(does=slow))  # type: ignore[arg-type]
+    models = ModelHolder(Stub(does=slow))  # type: ignore[arg-type]
     with listening(stub_app(models)) as port, closing(Client(port)) as client:
         replies: list[Reply] = []
 
@@ -588,7 +588,7 @@ def test_predict_failing_model_is_a_500_without_details(
     def fail() -> None:
         raise RuntimeError("/secret/path")
 
-    models = Models(Stub(version=4, does=fail))  # type: ignore[arg-type]
+    models = ModelHolder(Stub(version=4, does=fail))  # type: ignore[arg-type]
     with served(stub_app(models)) as client:
         for n in (1, 100):
             reply = client.predict([{"x": 1}] * n)
@@ -607,7 +607,9 @@ def test_predict_failing_model_is_a_500_without_details(
 
 def test_docs_name_the_columns_of_events() -> None:
     features = [*MIXED["features"], ["v", "vector", [2]], ["p", "image", [1, 2, 2]]]
-    app = create_app(Models(), {**MIXED, "features": features}, ServeConfig(), "job", NO_LABELS)
+    app = create_app(
+        ModelHolder(), {**MIXED, "features": features}, ServeConfig(), "job", NO_LABELS
+    )
     with served(app) as client:
         page = client.ask("GET", "/docs")
         assert page.status == 200

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pipeline.config import job
 from pipeline.config.sections import ServeConfig
 from pipeline.serving import labels as module
-from pipeline.serving.app import Models, create_app
+from pipeline.serving.app import ModelHolder, create_app
 from pipeline.serving.checkpoint_server import CheckpointServer
 from pipeline.serving.labels import InvalidLabelsError, LabelProducer, NoLabels
 from pipeline.serving.requests import parse_list
@@ -65,7 +65,7 @@ def stream(servers: str, topic: str, **changes: Any) -> KafkaStream:
 @contextmanager
 def serving(labels: LabelProducer | NoLabels, **limits: Any) -> Iterator[int]:
     """A port at which labels are taken; there is a model from the start."""
-    models = Models(Stub())  # type: ignore[arg-type]
+    models = ModelHolder(Stub())  # type: ignore[arg-type]
     app = create_app(models, STUB, ServeConfig(**limits), "stub", labels)
     with listening(app, "on") as port:
         yield port
