@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import uuid
 from collections.abc import Iterator, Sequence
@@ -10,10 +9,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from filelock import Timeout
+
 from pipeline.config.errors import JobError
 from pipeline.dead_letters.file_writer import DeadLetterRecord
 from pipeline.dead_letters.publisher import IdempotentPublisher, Offsets
-from pipeline.storage.run_folder import INJECTED
+from pipeline.storage.run_folder import INJECTED, exclusive_lock
 from streams.kafka.clients.producer import Producer, ProducerRecord
 from streams.kafka.records import TopicPartition
 from streams.kafka.stream import KafkaStream
@@ -73,14 +74,13 @@ class Reinjector:
 
     @contextmanager
     def _locked_file(self) -> Iterator[IO[bytes]]:
-        with self._file.open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise JobError(
-                    f"{self._file} is in use by another process: wait until it ends"
-                ) from None
-            yield file
+        try:
+            with exclusive_lock(self._file), self._file.open("a+b") as file:
+                yield file
+        except Timeout:
+            raise JobError(
+                f"{self._file} is in use by another process: wait until it ends"
+            ) from None
 
     def _settle(self, journal: InjectionJournal, publisher: IdempotentPublisher) -> None:
         """Store the outcome of a send that an earlier call did not finish."""

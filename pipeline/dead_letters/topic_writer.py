@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.dead_letters.file_writer import DeadLetterRecord, read_dead_letters
 from pipeline.dead_letters.publisher import IdempotentPublisher, Offsets
 from pipeline.storage.run_folder import write_atomic
+from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.producer import Producer, ProducerRecord
@@ -91,9 +92,12 @@ class TopicWriter:
         self._say = say
         self._close_timeout_s = close_timeout_s
         self._end = 0  # deliver the letters before this byte of the file
-        self._changed = threading.Condition()
-        self._deadline: float | None = None  # of ``close``
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._deadline = math.inf  # of ``close``
+        self._producer: Producer | None = None
+        self._publisher: IdempotentPublisher | None = None
+        self._worker = BackgroundWorker(
+            "dead-letters", self._deliver, math.inf, finish=self._deliver_rest
+        )
         self._problem = ""  # that was reported to the user
         self._state: ForwardState | None = None
 
@@ -108,20 +112,17 @@ class TopicWriter:
     def start(self, end: int) -> None:
         """Start to deliver the letters in the first ``end`` bytes of the file."""
         self._end = end
-        self._thread.start()
+        self._worker.start()
 
     def deliver_up_to(self, end: int) -> None:
         """Deliver the letters before byte ``end`` too; return at once."""
-        with self._changed:
-            self._end = end
-            self._changed.notify_all()
+        self._end = end
+        self._worker.wake()
 
     def close(self) -> None:
         """Wait for undelivered letters, for a while; say how many are left."""
-        with self._changed:
-            self._deadline = time.monotonic() + self._close_timeout_s
-            self._changed.notify_all()
-        self._thread.join(self._close_timeout_s + 5.0)
+        self._deadline = time.monotonic() + self._close_timeout_s
+        self._worker.close(self._close_timeout_s + 5.0)
         delivered = self._state.bytes if self._state else 0
         if delivered < self._end:
             count = sum(1 for _ in read_dead_letters(self._file, delivered, self._end))
@@ -130,39 +131,41 @@ class TopicWriter:
                 f"this folder (--resume) delivers them; all are in {self._file}"
             )
 
-    def _run(self) -> None:
-        producer: Producer | None = None
-        publisher: IdempotentPublisher | None = None
-        while self._wait_for_letters():
-            try:
-                if producer is None or publisher is None:
-                    producer = self._stream.producer()
-                    publisher = IdempotentPublisher(producer, self._id_reader(producer))
-                self._deliver_batch(producer, publisher)
-                self._problem = ""
-            except (StreamError, OSError) as error:
-                if publisher is not None and self._state is not None:
-                    publisher.recover(self._state.ends)
-                if not self._problem:
-                    self._problem = one_line(error)
-                    self._say(f"dead letters for topic {self._topic!r} wait: {self._problem}")
-                with self._changed:
-                    self._changed.wait(RETRY_S)
-        if producer is not None:
-            producer.close()
+    @property
+    def _pending(self) -> bool:
+        """Whether letters wait to be delivered."""
+        return self._end > (self._state.bytes if self._state else 0)
 
-    def _wait_for_letters(self) -> bool:
-        """Return True once there are letters to deliver, False once the writer is closed."""
-        with self._changed:
-            while True:
-                delivered = self._state.bytes if self._state else 0
-                if self._deadline is not None and (
-                    self._end <= delivered or time.monotonic() > self._deadline
-                ):
-                    return False
-                if self._end > delivered:
-                    return True
-                self._changed.wait()
+    def _deliver(self) -> None:
+        while self._pending and not self._worker.closing:
+            if not self._try_batch():
+                self._worker.wait(RETRY_S)
+
+    def _deliver_rest(self) -> None:
+        """Deliver what is left when the writer is closed, until the deadline."""
+        while self._pending and time.monotonic() <= self._deadline:
+            if not self._try_batch():
+                time.sleep(RETRY_S)
+        if self._producer is not None:
+            self._producer.close()
+
+    def _try_batch(self) -> bool:
+        """Deliver the next letters; return whether that worked. Report a problem once."""
+        try:
+            if self._producer is None or self._publisher is None:
+                self._producer = self._stream.producer()
+                reader = self._id_reader(self._producer)
+                self._publisher = IdempotentPublisher(self._producer, reader)
+            self._deliver_batch(self._producer, self._publisher)
+            self._problem = ""
+        except (StreamError, OSError) as error:
+            if self._publisher is not None and self._state is not None:
+                self._publisher.recover(self._state.ends)
+            if not self._problem:
+                self._problem = one_line(error)
+                self._say(f"dead letters for topic {self._topic!r} wait: {self._problem}")
+            return False
+        return True
 
     def _deliver_batch(self, producer: Producer, publisher: IdempotentPublisher) -> None:
         """Deliver the next letters, and store the new state."""

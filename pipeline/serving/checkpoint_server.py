@@ -11,7 +11,6 @@ import importlib
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder
+from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 from streams.core.state_dict import State
 
@@ -127,13 +127,12 @@ class CheckpointServer:
         self._served, self.events = identity, checkpoint.events
         return True
 
-    def reload_loop(self, every: float, stop: threading.Event) -> None:
-        """Reload every ``every`` seconds until ``stop``. Report each problem once."""
-        while not stop.wait(every):
-            try:
-                self.reload()
-            except Exception as error:  # the present model continues to answer
-                self._report(one_line(error))
+    def try_reload(self) -> None:
+        """Reload; report a problem, each once, while the present model continues to answer."""
+        try:
+            self.reload()
+        except Exception as error:
+            self._report(one_line(error))
 
     def _mount_app(
         self, recipe: Recipe | None, name: str, model: InferenceModel | None = None
@@ -281,14 +280,12 @@ def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
 @contextmanager
 def reloading(server: CheckpointServer, every: float) -> Iterator[None]:
     """Reload newer models in a thread while the context is open."""
-    stop = threading.Event()
-    thread = threading.Thread(target=server.reload_loop, args=(every, stop), daemon=True)
-    thread.start()
+    worker = BackgroundWorker("reload", server.try_reload, every)
+    worker.start()
     try:
         yield
     finally:
-        stop.set()
-        thread.join(GRACE_S)
+        worker.close(GRACE_S)
 
 
 @contextmanager

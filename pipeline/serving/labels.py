@@ -8,6 +8,7 @@ one that was sent twice as a duplicate, so a client that is in doubt posts again
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ import numpy as np
 from pipeline.config.job import LoadedJob
 from pipeline.serving.requests import parse_list
 from pipeline.serving.responses import HTTPError, InvalidItemsError, service_unavailable
+from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
 from streams.decoding.formats import python_values
@@ -251,11 +253,13 @@ class _Sender:
 
     def __init__(self, connect: Callable[[], Producer]) -> None:
         self._connect = connect
+        self._producer: Producer | None = None
         self._posts: deque[_Post] = deque()
         self._waiting = 0  # messages
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._worker = BackgroundWorker(
+            "label-producer", self._send_waiting, math.inf, finish=self._cancel_waiting
+        )
 
     def put(self, messages: list[ProducerRecord]) -> Future[list[int]]:
         """Queue messages behind all that were put before, and return the future of those that are
@@ -264,7 +268,7 @@ class _Sender:
         Raises:
             LabelsNotAcknowledgedError: too many are waiting.
         """
-        with self._changed:
+        with self._lock:
             if self._posts and self._waiting + len(messages) > MAX_WAITING:
                 raise LabelsNotAcknowledgedError(
                     f"{self._waiting:,} labels are waiting to be sent, so none of these was"
@@ -272,51 +276,45 @@ class _Sender:
             post = _Post(messages, Future())
             self._posts.append(post)
             self._waiting += len(messages)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="label-producer", daemon=True
-                )
-                self._thread.start()
-            self._changed.notify()
+            if not self._worker.started:
+                self._worker.start()
+        self._worker.wake()
         return post.sent
 
     def close(self) -> None:
         """Stop after what is being sent; wait for it for some seconds."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(WAIT_S)
+        self._worker.close(WAIT_S)
 
-    def _work(self) -> None:
-        producer: Producer | None = None
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._posts or self._closed)
-                posts, self._waiting = [*self._posts], 0
-                self._posts.clear()
-                if self._closed:
-                    break
-            # A request that has waited too long has been cancelled.
-            posts = [post for post in posts if post.sent.set_running_or_notify_cancel()]
-            if not posts:
-                continue
-            try:
-                producer = producer or self._connect()
-                too_large = producer.send([message for post in posts for message in post.messages])
-            except Exception as error:
-                for post in posts:
-                    post.sent.set_exception(error)
-                continue
-            start = 0
+    def _take_waiting(self) -> list[_Post]:
+        with self._lock:
+            posts, self._waiting = [*self._posts], 0
+            self._posts.clear()
+        return posts
+
+    def _send_waiting(self) -> None:
+        # A request that has waited too long has been cancelled.
+        posts = [p for p in self._take_waiting() if p.sent.set_running_or_notify_cancel()]
+        if not posts:
+            return
+        try:
+            self._producer = self._producer or self._connect()
+            messages = [message for post in posts for message in post.messages]
+            too_large = self._producer.send(messages)
+        except Exception as error:
             for post in posts:
-                after = start + len(post.messages)
-                post.sent.set_result([i - start for i in too_large if start <= i < after])
-                start = after
+                post.sent.set_exception(error)
+            return
+        start = 0
         for post in posts:
+            after = start + len(post.messages)
+            post.sent.set_result([i - start for i in too_large if start <= i < after])
+            start = after
+
+    def _cancel_waiting(self) -> None:
+        for post in self._take_waiting():
             post.sent.cancel()
-        if producer is not None:
-            producer.close()
+        if self._producer is not None:
+            self._producer.close()
 
 
 def label_producer(loaded: LoadedJob) -> LabelProducer | NoLabels:

@@ -31,6 +31,7 @@ from pipeline.runners.ray.job_package import JobPackage
 from pipeline.serving.app import ModelHolder, create_app, warm
 from pipeline.serving.labels import label_producer
 from pipeline.serving.scoring import PredictionLog
+from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 
 CPUS = 0.1
@@ -67,24 +68,29 @@ class Replica:
         self._unreported: deque[PredictionLog] = deque(maxlen=MAX_UNREPORTED)
         record = self._unreported.append
         self.app = create_app(self._models, recipe, config, namespace, labels, record)
-        for work in (self._fetch_loop, self._report_loop):
-            threading.Thread(target=work, daemon=True).start()
+        self._trainer: Any = None
+        self._mark = ""  # of the newest snapshot that was fetched
+        self._logs: list[PredictionLog] = []
+        self._failed_reported = 0
+        self._fetcher = BackgroundWorker("fetch", self._fetch)
+        self._reporter = BackgroundWorker("report", self._report, REPORT_S)
+        self._fetcher.start()
+        self._reporter.start()
 
-    def _fetch_loop(self) -> None:
-        mark, trainer = "", None
-        while True:
-            try:
-                trainer = trainer or ray.get_actor("trainer", self._namespace)
-                newer = ray.get(trainer.snapshot.remote(mark, 1.0), timeout=10)
-                if newer is None:
-                    continue
-                mark, (reference,) = newer
-                snapshot = ray.get(reference, timeout=10)
-            except (RayError, ValueError):  # no trainer just now: the present model is served on
-                trainer = None
-                time.sleep(RETRY_S)
-                continue
-            self._swap(snapshot)
+    def _fetch(self) -> None:
+        """Wait for the next snapshot, and serve it."""
+        try:
+            self._trainer = self._trainer or ray.get_actor("trainer", self._namespace)
+            newer = ray.get(self._trainer.snapshot.remote(self._mark, 1.0), timeout=10)
+            if newer is None:
+                return
+            self._mark, (reference,) = newer
+            snapshot = ray.get(reference, timeout=10)
+        except (RayError, ValueError):  # no trainer just now: the present model is served on
+            self._trainer = None
+            self._fetcher.wait(RETRY_S)
+            return
+        self._swap(snapshot)
 
     def _swap(self, snapshot: Snapshot) -> None:
         current = self._models.current
@@ -99,20 +105,17 @@ class Replica:
         except Exception:  # a user's class may raise anything: the model before it is served on
             log.exception("the newest model cannot be served; the one before it is")
 
-    def _report_loop(self) -> None:
-        logs: list[PredictionLog] = []
-        reported = 0  # failed requests
-        while True:
-            time.sleep(REPORT_S)
-            logs += [self._unreported.popleft() for _ in range(len(self._unreported))]
-            logs, failed = logs[-MAX_UNREPORTED:], self._models.failed
-            if not logs and failed == reported:
-                continue
-            with suppress(RayError, ValueError):  # no evaluator just now: sent with the next
-                evaluator = ray.get_actor("evaluator", self._namespace)
-                whole = PredictionLog.concat(logs, failed - reported)
-                ray.get(evaluator.answered.remote(whole), timeout=60)
-                logs, reported = [], failed
+    def _report(self) -> None:
+        """Send the predictions since the last report to the evaluator."""
+        self._logs += [self._unreported.popleft() for _ in range(len(self._unreported))]
+        self._logs, failed = self._logs[-MAX_UNREPORTED:], self._models.failed
+        if not self._logs and failed == self._failed_reported:
+            return
+        with suppress(RayError, ValueError):  # no evaluator just now: sent with the next
+            evaluator = ray.get_actor("evaluator", self._namespace)
+            whole = PredictionLog.concat(self._logs, failed - self._failed_reported)
+            ray.get(evaluator.answered.remote(whole), timeout=60)
+            self._logs, self._failed_reported = [], failed
 
 
 @contextmanager
