@@ -26,6 +26,7 @@ _CORE = (
     "safetensors",
     "pyyaml",
     "xxhash",
+    "filelock",
     "orjson",
 )
 _EXTRAS = {

@@ -88,7 +88,7 @@ def _opened(data: bytes) -> Any:
         from PIL import Image
     except ImportError:
         raise StreamError(
-            "images need Pillow, which is not installed: pip install everlearn[vision]"
+            "images need Pillow, which is not installed: pip install 'everlearn[vision]'"
         ) from None
     try:
         with warnings.catch_warnings():
