@@ -60,7 +60,7 @@ LABEL_ERRORS = {
     400: "not JSON",
     409: "this server takes no labels: why, and where they are taken",
     413: "too many bytes or labels",
-    422: "labels that cannot be read, of which none was sent, or that are too large: which, and why",
+    422: "labels that cannot be read (none was sent) or are too large: which, and why",
     500: "it failed, and some may have been sent: the log of the server says more",
     503: "not all were sent, but some may be: post all again after Retry-After seconds",
 }
