@@ -6,9 +6,9 @@ STAMP  := $(VENV)/.installed
 # Torch alone takes every core and slows down when another process is busy.
 export OMP_NUM_THREADS ?= 1
 
-# Processes that tests are shared out to; those of one group (xdist_group) stay in one of them.
-WORKERS ?= 2
-PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+# Processes that run tests: one more than cores, as many tests wait for others' processes.
+WORKERS ?= 3
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test claims soak shuffle check peers format clean
 

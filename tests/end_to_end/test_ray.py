@@ -34,8 +34,6 @@ from streams.files.stream import FileStream, RecordedConfig
 from tests.support.ray_processes import ACTORS, ROOT, Driver, Place, until
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time, whoever runs the tests
-
 WriteJob = Callable[..., Path]
 Summary = dict[str, Any]
 
@@ -162,6 +160,7 @@ def killed(driver: Driver, chance: random.Random, order: list[str], longest: flo
         assert driver.running(), driver.err
 
 
+@pytest.mark.soak
 def test_whoever_is_killed_the_run_is_the_same(
     job: Path,
     local: Callable[..., Summary],
@@ -257,6 +256,7 @@ def cluster() -> Iterator[Cluster]:
     made.close()
 
 
+@pytest.mark.soak
 def test_signals_stop_it_with_a_checkpoint_and_it_goes_on(
     write_job: WriteJob,
     local: Callable[..., Summary],
@@ -388,6 +388,7 @@ def mine(write_job: WriteJob, tmp_path: Path) -> Path:
     return folder / "job.yaml"
 
 
+@pytest.mark.soak
 def test_a_users_package_on_a_cluster_that_loses_a_machine(
     mine: Path,
     write_job: WriteJob,
@@ -419,7 +420,11 @@ def test_a_users_package_on_a_cluster_that_loses_a_machine(
     ("happens", "said"),
     [
         ("raise ValueError('it fell')", r"ValueError: it fell \(details: \S+error.log\)"),
-        ("os._exit(3)", r"the trainer died \d times without getting any further"),
+        pytest.param(
+            "os._exit(3)",
+            r"the trainer died \d times without getting any further",
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_a_learner_that_fails_on_the_way(
@@ -446,6 +451,7 @@ def test_what_the_worker_lacks_is_named(mine: Path, cluster: Cluster, tmp_path: 
     assert len(driver.lines) == 1
 
 
+@pytest.mark.soak
 def test_two_of_one_name_and_more_than_there_is_room_for(
     write_job: WriteJob, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -525,6 +531,7 @@ def odd_stream(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.soak
 def test_an_odd_stream_whose_source_is_killed_in_parts_and_warm(
     write_job: WriteJob,
     local: Callable[..., Summary],

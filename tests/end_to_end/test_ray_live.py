@@ -25,8 +25,6 @@ from tests.support.brokers import make_topics
 from tests.support.ray_processes import Driver, Place, until
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time, whoever runs the tests
-
 PARTITIONS = 4
 DELAY = 50  # events
 Summary = dict[str, Any]
@@ -268,7 +266,8 @@ class Slow(Replay):
 """
 
 
-@pytest.mark.parametrize("seconds", [8, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("seconds", [8, 60])
 def test_a_slow_learner_holds_the_source_back(
     broker: str,
     place: Place,

@@ -374,7 +374,7 @@ def rows(folder: str) -> Any:
     return [pq.read_table(part).to_pylist() for part in sorted(Path(folder).glob("part-*"))]
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.soak
 def test_on_ray(write: Any, send: Send, everlearn: Everlearn, summary: Summary) -> None:
     pytest.importorskip("ray")
     job = write(apart("rayed"))

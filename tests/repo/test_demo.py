@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time, whoever runs the tests
 
 
 @pytest.fixture

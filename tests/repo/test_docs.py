@@ -19,7 +19,6 @@ from pipeline.config import job
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVERS = "localhost:9092"  # a broker of the reader's
-ON_RAY = pytest.mark.xdist_group("ray")
 FENCE = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.S)
 
 
@@ -27,13 +26,7 @@ def blocks(page: Path) -> list[re.Match[str]]:
     return list(FENCE.finditer(page.read_text()))
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=page.name, marks=[ON_RAY] * ("--runner ray" in page.read_text()))
-        for page in PAGES
-    ],
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_runs(
     page: Path,
     everlearn: Callable[..., Any],

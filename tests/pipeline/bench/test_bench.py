@@ -154,8 +154,15 @@ def test_run_repeats_only_changed_cells(everlearn: Everlearn) -> None:
     assert {one for one in again if again[one] != now[one]} == {file}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        pytest.param(signal.SIGKILL, 2, id="SIGKILL-2"),
+        pytest.param(signal.SIGINT, 1, id="SIGINT-1"),
+        pytest.param(signal.SIGKILL, 1, id="SIGKILL-1", marks=pytest.mark.soak),
+        pytest.param(signal.SIGINT, 2, id="SIGINT-2", marks=pytest.mark.soak),
+    ],
+)
 def test_stopped_bench_continues(
     everlearn: Everlearn, going: Callable[..., Going], number: signal.Signals, workers: int
 ) -> None:

@@ -470,7 +470,6 @@ def test_sender_reports_each_request_of_a_batch() -> None:
 # A whole run.
 
 
-@pytest.mark.xdist_group("ray")
 def test_served_run_learns_posted_labels(
     brokers: Any, broker: str, place: Place, summary: Callable[[Path], Any], tmp_path: Path
 ) -> None:
