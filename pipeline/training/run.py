@@ -46,7 +46,7 @@ ReadBlocksOf = Callable[[BatchReader, Cursor], Iterable[Batch]]
 """Reads blocks of a stream from a cursor on, in this process or another."""
 
 
-class _Session(NamedTuple):
+class _OpenRun(NamedTuple):
     """The parts of a run that is under way."""
 
     parts: Parts
@@ -143,7 +143,7 @@ class Run:
         warm_from: Path | None,
         callbacks: Sequence[Callback],
         blocks: ReadBlocksOf,
-    ) -> _Session:
+    ) -> _OpenRun:
         """Build the job and bring it back to where it stood."""
         parts = build(self.loaded)
         source = self._source(parts, blocks)
@@ -161,7 +161,7 @@ class Run:
         except OSError as error:
             raise JobError(f"{error.filename or self.folder.path}: {error.strerror}") from None
         keeper = DeadLetterKeeper(self._dead, limit)
-        return _Session(parts, source, start, Callbacks([*callbacks, keeper]))
+        return _OpenRun(parts, source, start, Callbacks([*callbacks, keeper]))
 
     def _source(self, parts: Parts, blocks: ReadBlocksOf) -> EventSource:
         """Return the source of the events: a live stream's goes by a journal."""
@@ -176,7 +176,7 @@ class Run:
     def _is_stopping(self) -> bool:
         return self.stopping
 
-    def _run_to_end(self, session: _Session, max_events: int | None) -> dict[str, Any]:
+    def _run_to_end(self, session: _OpenRun, max_events: int | None) -> dict[str, Any]:
         parts, source, start, callbacks = session
         first = parts.loop.events
         callbacks.on_start(self._context(parts, start, max_events), parts.loop)
@@ -207,7 +207,7 @@ class Run:
             checkpoint_seconds=lambda: self._checkpoints.seconds,
         )
 
-    def _train(self, session: _Session, max_events: int | None) -> bool:
+    def _train(self, session: _OpenRun, max_events: int | None) -> bool:
         """Learn from the source; return whether its stream has ended."""
         parts, source, _, callbacks = session
         loop, limit = parts.loop, math.inf if max_events is None else max_events
@@ -237,7 +237,7 @@ class Run:
         callbacks.on_end(loop, last)
         return finished
 
-    def _save(self, session: _Session, finished: bool) -> State:
+    def _save(self, session: _OpenRun, finished: bool) -> State:
         """Write a checkpoint in the background; return its state."""
         parts, source, start, callbacks = session
         parts.loop.learner.verify()
@@ -260,7 +260,7 @@ class Run:
         return state
 
     def _close(
-        self, session: _Session, finished: bool, seconds: float, first: int
+        self, session: _OpenRun, finished: bool, seconds: float, first: int
     ) -> dict[str, Any]:
         """Save the last checkpoint; return the summary."""
         loop, job = session.parts.loop, self.loaded.job
