@@ -147,7 +147,7 @@ def test_images_without_pillow_name_the_remedy(monkeypatch: pytest.MonkeyPatch) 
 
     data = png()
     monkeypatch.setattr(builtins, "__import__", no_pillow)
-    with pytest.raises(StreamError, match=r"pip install everlearn\[vision\]"):
+    with pytest.raises(StreamError, match=r"pip install 'everlearn\[vision\]'"):
         decode({"i": [data]}, Feature("i", "image", (3, 2, 3)))
 
 
