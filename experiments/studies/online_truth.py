@@ -6,8 +6,8 @@ stream, the population has three images of the other half, of the same class and
 permutation. (The test images of MNIST are by other writers, so they are not used.) The same code
 folds both over the same segments, so that they differ in the sample alone.
 
-``2,000`` and ``4,000``: segments as long as tasks, with at least so many probes each. How far is
-forgetting by probes from the true one, at any evaluation?
+``2,000`` and ``4,000``: segments as long as tasks, with at least that number of probes each. How
+far is forgetting by probes from the true one, at any evaluation?
 
 ``default``: the defaults, with 2% of events held out. How often does the logged 95% interval
 contain the true value?
