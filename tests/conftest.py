@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from tests.support import brokers as brokers_
 from tests.support import fuzz, mlflow
+from tests.support.kafka44 import Kafka44, apache_kafka_44
 from tests.support.ray_processes import Place
 
 torch.set_num_threads(1)
@@ -105,6 +106,16 @@ def broker(brokers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """
     with brokers.tansu(tmp_path_factory.mktemp("broker")) as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def kafka44() -> Iterator[Kafka44]:
+    """A current Apache Kafka for all tests of this process; each takes topics of its own.
+
+    A test that needs it is skipped with the reason where it cannot be had.
+    """
+    with apache_kafka_44(None) as kafka:
+        yield kafka
 
 
 @pytest.fixture
