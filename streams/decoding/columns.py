@@ -219,6 +219,11 @@ def plain(column: pa.Array) -> pa.Array:
     return column
 
 
+def is_whole_decimal(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds exact decimals without a fraction."""
+    return bool(pt.is_decimal(kind) and kind.scale <= 0)
+
+
 def is_bytes(kind: pa.DataType) -> bool:
     """Whether a column of this type holds bytes."""
     return bool(
@@ -278,6 +283,9 @@ def _integers(column: pa.Array) -> tuple[Ints, Mask]:
         return values.astype(np.int64), good
     if pt.is_string(kind):
         return _parsed_integers(column)
+    if pt.is_decimal(kind) and kind.scale >= 0:  # float64 would round beyond 2**53
+        texts = pc.replace_substring_regex(column.cast(pa.string()), r"^(-?\d+)\.0+$", r"\1")
+        return _parsed_integers(pc.replace_substring_regex(texts, r"^-?0E.*$", "0"))
     reals = numbers(column)
     with np.errstate(invalid="ignore"):
         good &= (reals == np.trunc(reals)) & (np.abs(reals) < 2.0**53)

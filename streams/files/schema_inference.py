@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from streams.core.batch import ClassName
+from streams.core.batch import ClassName, Floats
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, FeatureKind, Scalar, Task
 from streams.core.settings import unknown
-from streams.decoding.columns import numbers, plain, whole
+from streams.decoding.columns import identities, is_whole_decimal, numbers, plain, whole
 from streams.decoding.decoder import NamedColumn
 from streams.decoding.images import image_bytes, image_shape
 from streams.files.readers import Csv, File
@@ -25,6 +25,9 @@ HEAD_ROWS = 1_000
 """First rows of the first file, from which kinds, shapes and the task are inferred."""
 NUMERIC_SHARE = 0.9
 """A column of text is numeric if at least this share of it are numbers."""
+MAX_FLOAT_CLASSES = 20
+"""Labels that are whole numbers in a column of real numbers are classes if the sample has at most
+this many values, each twice on average. With more they are a regression target."""
 MAX_CATEGORIES = 50
 """A categorical column has at most this many values in the sample, each twice on average."""
 
@@ -55,7 +58,7 @@ class SampledRows:
 
     def values(self, column: str) -> pa.Array:
         """Return the values of a column in the sample that are not null, in the file's type."""
-        values = self._rows.column(column)
+        values = self.rows.column(column)
         return (plain(values) if self._csv else values).drop_null()
 
     @property
@@ -63,15 +66,18 @@ class SampledRows:
         return isinstance(self.file, Csv)
 
     @cached_property
-    def _rows(self) -> pa.RecordBatch:
+    def rows(self) -> pa.RecordBatch:
+        """The sampled rows; the cells of a CSV file are bytes."""
         with closing(self.file.read(0, HEAD_ROWS, self._types.names)) as blocks:
             return next(blocks).table
 
     def names(self, role: str, column: str) -> NamedColumn:
-        """Return how to read a column of ids or keys: as integers if all of them are."""
+        """Return how to read a column of ids or keys: as integers if all of them are, and fit."""
         self.check(role, column)
         kind = self._types.field(column).type
         number = _numeric(kind)
+        if is_whole_decimal(kind):
+            number = bool(identities(plain(self.values(column)), "int")[1].all())
         if self._csv:
             values = self.values(column)
             number = len(values) > 0 and bool(whole(values).all())
@@ -89,20 +95,17 @@ class SampledRows:
         scalar: Scalar = "str"
         if pt.is_boolean(kind):
             scalar = "bool"
-        elif pt.is_integer(kind):
+        elif pt.is_integer(kind) or is_whole_decimal(kind):
             scalar = "int"
         elif pt.is_string(kind) and self._csv:
             readable = ~np.isnan(numbers(values))
             padded = pc.any(pc.match_substring_regex(values, "^-?0[0-9]")).as_py()
             if len(values) and readable.mean() >= NUMERIC_SHARE and not padded:
-                reals = numbers(values)[readable]
-                scalar = "int" if whole(values)[readable].all() else "float"
-                task = "classification" if (reals == np.trunc(reals)).all() else "regression"
+                scalar, task = "int", "classification"
+                if not whole(values)[readable].all():
+                    scalar, task = _of_reals(numbers(values)[readable], "float")
         elif pt.is_floating(kind) or pt.is_decimal(kind):
-            reals = numbers(values)
-            integral = len(reals) > 0 and bool((reals == np.trunc(reals)).all())
-            scalar = "int" if integral else "float"
-            task = "classification" if integral else "regression"
+            scalar, task = _of_reals(numbers(values), "int")
         elif not pt.is_string(kind) and not pt.is_null(kind):
             raise StreamError(
                 f"{self.file.path}: column {column!r} (stream.{role}) is of type {kind}, "
@@ -113,16 +116,18 @@ class SampledRows:
         return stated or task, NamedColumn(column, scalar)
 
     def features(self, stated: Any, taken: set[str | None]) -> tuple[Feature, ...]:
-        """Return the features that a job states, or all columns that are not taken."""
+        """Return the features that a job states, or all columns that are not taken.
+
+        A column that is empty in the sample is left out, unless its kind is stated."""
         if stated is None:
             names = [
                 name
                 for name in self._types.names
                 if name not in taken and not name.startswith("__index_level_")  # left by pandas
             ]
-            features = [self._infer(name) for name in names]
+            features = [self._infer(name) for name in names if not self.is_empty(name)]
         elif isinstance(stated, list):
-            features = [self._infer(name) for name in stated]
+            features = [self._infer(name) for name in stated if not self.is_empty(name)]
         else:
             features = []
             for kind, columns in stated.items():
@@ -131,12 +136,19 @@ class SampledRows:
                     shape = columns[name] if isinstance(columns, dict) else None
                     features.append(self._stated(name, kind, shape))
         if not features:
-            raise StreamError(f"{self.file.path}: no column is left to be a feature")
+            raise StreamError(
+                f"{self.file.path}: no column is left to be a feature: state the label, and "
+                "columns that have values, or the kind of an empty one under stream.features"
+            )
         names = [feature.name for feature in features]
         for name in names:
             if names.count(name) > 1:
                 raise StreamError(f"stream.features: {name!r} is named twice")
         return tuple(features)
+
+    def is_empty(self, name: str) -> bool:
+        """Whether a column has no value in the sample."""
+        return not len(self.values(self.check("features", name)))
 
     def _stated(self, name: str, kind: FeatureKind, shape: tuple[int, ...] | None) -> Feature:
         """Return a feature of a stated kind; its shape is inferred if it is not stated."""
@@ -151,8 +163,7 @@ class SampledRows:
 
     def _infer(self, name: str) -> Feature:
         """Return a feature whose kind and shape are inferred. Raises ``StreamError``."""
-        self.check("features", name)
-        values = self.values(name)
+        values = self.values(self.check("features", name))
         kind = values.type.value_type if pt.is_dictionary(values.type) else values.type
         if not len(values):
             raise StreamError(
@@ -196,6 +207,19 @@ def dtype_of(files: Sequence[File], features: Sequence[Feature]) -> type[np.floa
             if feature.kind in ("numeric", "vector") and not pt.is_float32(kind):
                 return np.float64
     return np.float32
+
+
+def _of_reals(reals: Floats, whole: Scalar) -> tuple[Scalar, Task]:
+    """Return the type and the task of labels that are real numbers.
+
+    Args:
+        reals: (n,) the labels of the sample.
+        whole: the type of classes that are whole numbers.
+    """
+    integral = len(reals) > 0 and bool((reals == np.trunc(reals)).all())
+    distinct = len(np.unique(reals))
+    few = distinct <= 2 or distinct <= min(MAX_FLOAT_CLASSES, len(reals) / 2)
+    return (whole, "classification") if integral and few else ("float", "regression")
 
 
 def _numeric(kind: pa.DataType) -> bool:

@@ -594,7 +594,7 @@ def bad_file(folder: Path, name: str) -> None:
         ("good.csv", {"features": ["price", "price"]}, ["'price' is named twice"]),
         ("good.csv", {"features": []}, ["no column is left to be a feature"]),
         ("good.csv", {"features": {"image": ["price"]}}, ["'price' is no image: it looks numeric"]),
-        ("blank.parquet", {}, ["column 'n' is empty in the first 1000 rows; state its kind"]),
+        ("blank.parquet", {"features": {"vector": ["n"]}}, ["'n' is empty in the first 1000 rows"]),
         ("spans.parquet", {}, ["column 's' of type duration[s] cannot be a feature"]),
         ("when.parquet", {}, ["column 'class' (stream.label) is of type date32[day]"]),
         (
