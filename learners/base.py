@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,18 @@ class BufferSummary:
     stored: int
     intervals: Ints
     values: dict[str, Array]
+
+
+class Encoding(NamedTuple):
+    """How a learner takes a feature.
+
+    Attributes:
+        text: for a person: ``1 of 32 hashed places``.
+        places: how many values of a category it can keep apart; None: any number.
+    """
+
+    text: str
+    places: int | None = None
 
 
 class LearnerError(Exception):
@@ -259,6 +271,10 @@ class Learner(ABC):
         """Load the part of a state that ``common_state`` returned."""
         self.version = state["version"]
         self.classes = tuple(state["classes"])
+
+    def encodings(self) -> dict[str, Encoding]:
+        """Return how each feature reaches the model, by name; empty where that is not known."""
+        return {}
 
     def activations(self, batch: Batch) -> list[Array]:
         """Return the outputs of each hidden layer for the n events of a batch, in order. Pure.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from learners.base import Learner, LearnerConfig, LearnerError, Prediction
+from learners.base import Encoding, Learner, LearnerConfig, LearnerError, Prediction
 from learners.networks import modules as models
 from learners.networks.column_encoders import Inputs
 from learners.networks.optimizer import Adam, FlatOptimizer, OptimizerConfig
@@ -109,6 +109,9 @@ class NetworkLearner(Learner):
             proba = torch.softmax(self._output(rows), 1).numpy()
             value = proba.argmax(1)
         return Prediction(ids, "classification", value, proba, self.classes, self.version)
+
+    def encodings(self) -> dict[str, Encoding]:
+        return self.inputs.encodings()
 
     @property
     def gradient_steps(self) -> int:

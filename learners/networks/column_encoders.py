@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learners.base import Encoding
 from streams.core.batch import Array, Column, Features, Ints, Ragged
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema
@@ -51,6 +52,7 @@ class Inputs:
 
     def __init__(self, schema: Schema, scale: bool = True) -> None:
         self.scale = scale
+        self._features = schema.features
         kinds = [feature.kind for feature in schema.features]
         self.image = schema.matrix and kinds[0] == "image"
         if schema.matrix:
@@ -84,6 +86,18 @@ class Inputs:
         columns += [_indicators(_ragged(x[name]), CATEGORY_BUCKETS) for name in self._categorical]
         columns += [_bag_of_words(_ragged(x[name]), TEXT_BUCKETS) for name in self._text]
         return np.concatenate(columns, axis=1, dtype=self._dtype)
+
+    def encodings(self) -> dict[str, Encoding]:
+        """Return how each feature is encoded, by name."""
+        scaled = "scaled by its running mean and deviation" if self.scale else "as it is"
+        by_kind = {
+            "numeric": Encoding(scaled),
+            "vector": Encoding(f"each number {scaled}"),
+            "image": Encoding("pixels from 0 to 1"),
+            "categorical": Encoding(f"1 of {CATEGORY_BUCKETS} hashed places", CATEGORY_BUCKETS),
+            "text": Encoding(f"a bag of words in {TEXT_BUCKETS} hashed places"),
+        }
+        return {feature.name: by_kind[feature.kind] for feature in self._features}
 
     @property
     def observes(self) -> bool:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.training.callback import Callback, RunContext
+from pipeline.callbacks.job_table import job_table
+from pipeline.training.callback import Callback, RunContext, Say
+from pipeline.training.description import JobDescription, describe
 from pipeline.training.loop import Loop, StepResult
 
 _HEADLINES = (
@@ -28,14 +30,24 @@ _HEADLINES = (
 )
 
 
+COLUMNS_SHOWN = 20
+"""Columns in the table of a run."""
+
+
 class LiveProgress(Callback):
     """Show a bar with events per second and the accuracy; print lines where there is no terminal.
 
-    It reads the clock after each micro-batch, and the metrics twice a second at most.
+    Before the first event it shows what the job reads. It reads the clock after each micro-batch,
+    and the metrics twice a second at most.
+
+    Args:
+        console: shows the bar, the lines and the table.
+        say: takes warnings; None: the console.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, say: Say | None = None) -> None:
         self._console = console
+        self._say = say or console.print
         self._every = 0.5 if console.is_terminal else 10.0
         self._next = 0.0
         self._last: tuple[float, int] | None = None
@@ -54,6 +66,14 @@ class LiveProgress(Callback):
     def on_start(self, context: RunContext, loop: Loop) -> None:
         self.expect(context.total)
         self._bar.update(self._task, completed=loop.events)
+        if context.resumed_from is None:
+            self.announce(describe(context.job, context.stream, loop.learner))
+
+    def announce(self, description: JobDescription) -> None:
+        """Show what a job reads, and what looks wrong in it."""
+        self._console.print(job_table(description, COLUMNS_SHOWN))
+        for warning in description.warnings:
+            self._say(f"warning: {warning}")
 
     def expect(self, total: int | None) -> None:
         """Set the number of events in all; None where it is not known."""

@@ -11,6 +11,7 @@ import typer
 from pipeline.cli.bench import bench
 from pipeline.cli.dead_letters import command as dead_letters
 from pipeline.cli.doctor import doctor
+from pipeline.cli.inspect import inspect
 from pipeline.cli.produce import command as produce
 from pipeline.cli.report import report
 from pipeline.cli.run import record, replay, run
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("record")(record)
 app.command("replay")(replay)
+app.command("inspect")(inspect)
 app.command("serve")(serve)
 app.command("report")(report)
 app.command("bench")(bench)

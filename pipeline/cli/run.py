@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pipeline.cli.console import print_result, reports_errors, say, stderr_console
+from pipeline.cli.inspect import Overrides, inspect
 from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.storage.offset_journal import Journal
@@ -54,9 +55,6 @@ Rate = Annotated[
     float | None,
     typer.Option(min=0.001, help="Read at most this many events a second, as if live."),
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job.")
-]
 
 
 class RunOptions(NamedTuple):
@@ -82,8 +80,14 @@ def run(
     address: Address = None,
     rate: Rate = None,
     set_: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what it reads, as everlearn inspect.")
+    ] = False,
 ) -> None:
     """Run a job, with live progress, checkpoints, and summary.json at the end."""
+    if dry_run:
+        inspect(job, set_=set_)
+        return
     options = RunOptions(runner, run_dir, resume, warm_from, max_events, address, rate)
     _execute(lambda: jobs.load(job, set_ or []), options)
 
@@ -151,7 +155,7 @@ def _execute(load: Callable[[], jobs.LoadedJob], options: RunOptions) -> None:
         if options.resume:
             _announce_resume(folder)
         runner = _runner(options, loaded, folder)
-        with stopping_on_signals(runner, say), LiveProgress(stderr_console()) as progress:
+        with stopping_on_signals(runner, say), LiveProgress(stderr_console(), say) as progress:
             summary = runner.run(options.resume, options.warm_from, options.max_events, progress)
     _report_summary(summary, folder)
     if runner.stopping and not summary["finished"]:

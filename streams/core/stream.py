@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
 
 from streams.core.batch import Batch
+from streams.core.description import StreamDescription, describe_schema
 from streams.core.errors import StreamError
 from streams.core.schema import Scalar, Schema
 from streams.core.stream_config import StreamConfig
@@ -99,6 +100,11 @@ class Stream(ABC):
     def seek(self, time: float) -> Cursor:
         """Return the cursor of the first event at or after ``time`` (seconds of event time)."""
         raise StreamError(f"a stream of kind {type(self).__name__} cannot seek by time")
+
+    def describe(self) -> StreamDescription:
+        """Return what the stream takes its columns for, and what looks wrong in them. Reads at most
+        a sample, and never a message of a live stream. Raises ``StreamError``."""
+        return describe_schema(self.kind, self.schema)
 
     def json_layout(self) -> JsonLayout:
         """Return how an event of the stream is written as JSON, for the server."""

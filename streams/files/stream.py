@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import field_validator, model_validator
 
 from streams.core.batch import Array, Batch, ClassName, DeadLetter, Ints, Labels
+from streams.core.description import StreamDescription
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Schema, Task
 from streams.core.settings import Settings
@@ -26,7 +27,9 @@ from streams.core.stream import Cursor, JsonLayout, Stream
 from streams.core.stream_config import LabelDelay, StreamConfig
 from streams.decoding.columns import first_seen, parse_time
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
+from streams.files.description import describe_files
 from streams.files.readers import Csv, File, open_files, seek
+from streams.files.sample import NO_COLUMNS, StreamSample
 from streams.files.schema_inference import SampledRows, dtype_of
 
 log = logging.getLogger(__name__)
@@ -208,6 +211,21 @@ class FileStream(Stream):
         cells: Literal["text", "typed"] = "text" if text else "typed"
         return {"cells": cells, "nested": False, "pixels": True, "id": own}
 
+    def describe(self) -> StreamDescription:
+        config, label_files = self.config, self._label_files
+        return describe_files(
+            StreamSample(
+                files=self.files,
+                rows=SampledRows(self.files[0]).rows,
+                schema=self.schema,
+                columns=self._decode.columns,
+                features_stated=config.features is not None,
+                label_files=label_files,
+                label_rows=SampledRows(label_files[0]).rows if label_files else None,
+                label_columns=self._decode_labels.columns if label_files else NO_COLUMNS,
+            )
+        )
+
     def _label_columns(
         self, config: LabelsConfig, label: LabelConfig, events: Columns
     ) -> tuple[Task, Columns]:
@@ -313,6 +331,17 @@ class FileStream(Stream):
         none = np.empty(0, np.int64)
         table = self.files[0].types.empty_table()
         return self._decode(table, none.astype(np.int32), none, none.astype(np.float64))
+
+
+def describe_data(path: Path) -> StreamDescription:
+    """Return the description of files alone: every column is taken for a feature.
+
+    Raises ``StreamError``.
+    """
+    files = open_files(str(path.absolute()), Path())
+    sample = SampledRows(files[0])
+    schema = Schema(sample.features(None, set()), "classification")
+    return describe_files(StreamSample(files, sample.rows, schema, NO_COLUMNS))
 
 
 def _attach_labels(batch: Batch, due: Sequence[tuple[Batch, Ints]]) -> Batch:

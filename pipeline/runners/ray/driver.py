@@ -33,9 +33,11 @@ from pipeline.runners.ray.sources import SourceActor
 from pipeline.storage.checkpoints import Checkpoints
 from pipeline.storage.run_folder import RunFolder
 from pipeline.tracking.mlflow_client import absolute
-from pipeline.tracking.mlflow_delivery import ARTIFACTS, Status, TrackError, check, describe, tags
+from pipeline.tracking.mlflow_delivery import ARTIFACTS, Status, TrackError, check, tags
+from pipeline.tracking.mlflow_delivery import describe as describe_values
 from pipeline.training.builder import Parts, build
 from pipeline.training.callback import Say
+from pipeline.training.description import describe
 from pipeline.training.errors import RunError
 from streams.core.errors import one_line
 
@@ -107,6 +109,8 @@ class RayRunner:
         parts = build(self.loaded.on_device("cpu"))
         package = JobPackage.of(self.loaded)
         self._check_tracking()
+        if not resume:
+            progress.announce(describe(self.loaded.job.name, parts.stream, parts.loop.learner))
         self._sources += [f"source-{i}" for i in range(2, parts.stream.readers + 1)]
         warm_from = None if warm_from is None else warm_from.resolve()
         with ExitStack() as stack:
@@ -188,7 +192,7 @@ class RayRunner:
         if job.track is not None:
             # The tracker may run in another folder, or on another machine.
             config = job.track.model_copy(update={"uri": absolute(job.track.uri)})
-            params, run_tags = describe(self.loaded.values()), tags(self.loaded.folder)
+            params, run_tags = describe_values(self.loaded.values()), tags(self.loaded.folder)
             tracked = (config, folder, job.name, params, run_tags)
             start("tracker", actors.TrackerActor, *tracked, max_concurrency=2)
         for name, actor in self._actors.items():

@@ -1,0 +1,58 @@
+"""Describe a job before its first event: what it reads, and how its learner takes that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from learners.base import Encoding, Learner
+from streams.core.description import StreamDescription
+from streams.core.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class JobDescription:
+    """What a job reads, and how its learner takes each feature.
+
+    Attributes:
+        name: of the job, or of the data.
+        stream: what is read.
+        encodings: how each feature is encoded; empty where the learner does not say.
+        warnings: what looks wrong, each on one line with its remedy.
+    """
+
+    name: str
+    stream: StreamDescription
+    encodings: Mapping[str, Encoding]
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the description as plain values."""
+        stream = asdict(self.stream)
+        for column in stream["columns"]:
+            encoding = self.encodings.get(column["name"])
+            column["encoding"] = None if encoding is None else encoding.text
+        return {"job": self.name, **stream, "warnings": list(self.warnings)}
+
+
+def describe(name: str, stream: Stream, learner: Learner) -> JobDescription:
+    """Return the description of a job that is built. Raises ``StreamError``."""
+    described, encodings = stream.describe(), learner.encodings()
+    warnings = (*described.warnings, *_shared_places(described, encodings))
+    return JobDescription(name, described, encodings, warnings)
+
+
+def _shared_places(stream: StreamDescription, encodings: Mapping[str, Encoding]) -> tuple[str, ...]:
+    """Return a warning for each category with more values than its encoding has places."""
+    lines = []
+    for column in stream.columns:
+        encoding = encodings.get(column.name)
+        places = None if encoding is None else encoding.places
+        if places is not None and column.distinct is not None and column.distinct > places:
+            lines.append(
+                f"column {column.name!r} is categorical with {column.distinct} values in the "
+                f"sample, and a network keeps {places} hashed places for it, so several values "
+                "share one: use fewer values, or state it as text under stream.features"
+            )
+    return tuple(lines)

@@ -1,0 +1,72 @@
+"""What a stream reads: its columns, and what it takes each of them for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streams.core.batch import ClassName
+from streams.core.schema import Feature, Schema, Task
+
+NOT_USED = "not used"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDescription:
+    """One column of a stream.
+
+    Attributes:
+        name: its name.
+        use: what it is taken for: the kind of a feature, ``label``, ``time``, ``id``, ``key``,
+            ``segment``, ``label time``, or ``not used``.
+        type: its type in the source; empty where that is unknown.
+        missing: the share of the sampled rows that have no value; None: nothing was sampled.
+        distinct: the number of different values in the sample; None: not counted.
+        examples: a few of its values, as text.
+    """
+
+    name: str
+    use: str
+    type: str = ""
+    missing: float | None = None
+    distinct: int | None = None
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDescription:
+    """What a stream reads, as far as that is known before reading.
+
+    Attributes:
+        sources: where events come from, in the order in which they are read.
+        columns: all columns, those that are not used among them.
+        task: classification or regression; None: there is no label.
+        classes: the classes that the job states, or those in the sample.
+        classes_stated: whether the job states the classes.
+        time: what event time is: its column, unit, zone and first value.
+        sampled: the number of rows that were sampled; 0: only the job was read.
+        warnings: what looks wrong, each on one line with its remedy.
+    """
+
+    sources: tuple[str, ...]
+    columns: tuple[ColumnDescription, ...]
+    task: Task | None
+    classes: tuple[ClassName, ...] = ()
+    classes_stated: bool = False
+    time: str = ""
+    sampled: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+def use_of(feature: Feature) -> str:
+    """Return the kind of a feature, with the shape that one row has, as ``vector of 3``."""
+    if not feature.shape:
+        return feature.kind
+    return f"{feature.kind} of {'x'.join(map(str, feature.shape))}"
+
+
+def describe_schema(kind: str, schema: Schema) -> StreamDescription:
+    """Return the description of a stream of which only the schema is known."""
+    columns = tuple(ColumnDescription(f.name, use_of(f)) for f in schema.features)
+    return StreamDescription(
+        (kind,), columns, schema.task, schema.classes, classes_stated=bool(schema.classes)
+    )

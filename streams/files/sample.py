@@ -1,0 +1,71 @@
+"""The first rows of a stream of files, with what each column was taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+
+from streams.core.schema import Schema
+from streams.decoding.columns import plain
+from streams.decoding.decoder import Columns
+from streams.files.readers import File
+
+NO_COLUMNS = Columns()
+
+
+@dataclass(frozen=True)
+class StreamSample:
+    """The first rows of the first file.
+
+    Attributes:
+        files: the files of the stream, in the order in which they are read.
+        rows: the sampled rows; the cells of a CSV file are bytes.
+        schema: the features and the label.
+        columns: the columns that are not features.
+        features_stated: whether the job names the features.
+        label_files: the files of labels, if labels are in files of their own.
+        label_rows: the first rows of the first of these.
+        label_columns: their columns.
+    """
+
+    files: Sequence[File]
+    rows: pa.RecordBatch
+    schema: Schema
+    columns: Columns
+    features_stated: bool = False
+    label_files: Sequence[File] = ()
+    label_rows: pa.RecordBatch | None = None
+    label_columns: Columns = NO_COLUMNS
+
+    @property
+    def path(self) -> Path:
+        """The first file."""
+        return self.files[0].path
+
+    def values(self, name: str) -> pa.Array:
+        """Return a column of the sample, with bytes as text."""
+        return plain(self.rows.column(name))
+
+    def of_kind(self, *kinds: str) -> list[str]:
+        """Return the names of the features of some kinds."""
+        return [feature.name for feature in self.schema.features if feature.kind in kinds]
+
+    @cached_property
+    def label(self) -> tuple[str, pa.Array] | None:
+        """The name of the label's column and its values; None: no column holds labels."""
+        if self.columns.label is not None:
+            name = self.columns.label.column
+            return name, self.values(name)
+        if self.label_rows is not None and self.label_columns.label is not None:
+            name = self.label_columns.label.column
+            return name, plain(self.label_rows.column(name))
+        return None
+
+    @cached_property
+    def times(self) -> pa.Array | None:
+        """The values of the time column; None: there is none."""
+        return None if self.columns.time is None else self.values(self.columns.time)
