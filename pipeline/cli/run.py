@@ -39,6 +39,13 @@ RunDir = Annotated[Path | None, typer.Option(help="Folder of the run.", show_def
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run.")
 ]
+ResumeIfBegun = Annotated[
+    bool,
+    typer.Option(
+        "--resume-if-begun",
+        help="Continue the run if there is one in its folder, else begin it: for restarts.",
+    ),
+]
 WarmFrom = Annotated[
     Path | None, typer.Option(help="Start a new run with the learner of this checkpoint.")
 ]
@@ -63,6 +70,7 @@ class RunOptions(NamedTuple):
     runner: RunnerKind
     run_dir: Path | None
     resume: bool
+    resume_if_begun: bool
     warm_from: Path | None
     max_events: int | None
     address: str | None
@@ -75,6 +83,7 @@ def run(
     runner: RunnerOption = RunnerKind.local,
     run_dir: RunDir = None,
     resume: Resume = False,
+    resume_if_begun: ResumeIfBegun = False,
     warm_from: WarmFrom = None,
     max_events: MaxEvents = None,
     address: Address = None,
@@ -88,7 +97,8 @@ def run(
     if dry_run:
         inspect(job, set_=set_)
         return
-    options = RunOptions(runner, run_dir, resume, warm_from, max_events, address, rate)
+    resumes = resume, resume_if_begun
+    options = RunOptions(runner, run_dir, *resumes, warm_from, max_events, address, rate)
     _execute(lambda: jobs.load(job, set_ or []), options)
 
 
@@ -98,6 +108,7 @@ def record(
     runner: RunnerOption = RunnerKind.local,
     run_dir: RunDir = None,
     resume: Resume = False,
+    resume_if_begun: ResumeIfBegun = False,
     warm_from: WarmFrom = None,
     max_events: MaxEvents = None,
     address: Address = None,
@@ -105,7 +116,8 @@ def record(
     set_: Overrides = None,
 ) -> None:
     """Run a job, and record its live stream to Parquet."""
-    options = RunOptions(runner, run_dir, resume, warm_from, max_events, address, rate, to)
+    resumes = resume, resume_if_begun
+    options = RunOptions(runner, run_dir, *resumes, warm_from, max_events, address, rate, to)
     _execute(lambda: jobs.load(job, set_ or []), options)
 
 
@@ -121,6 +133,7 @@ def replay(
     runner: RunnerOption = RunnerKind.local,
     run_dir: RunDir = None,
     resume: Resume = False,
+    resume_if_begun: ResumeIfBegun = False,
     warm_from: WarmFrom = None,
     max_events: Annotated[
         int | None,
@@ -132,8 +145,9 @@ def replay(
     """Run the job of a recording again, on the recorded stream."""
     from pipeline.config.recorded_job import load_recorded_job
 
-    warm, overrides = warm_from is not None or resume, set_ or []
-    options = RunOptions(runner, run_dir, resume, warm_from, max_events, address)
+    resumes = resume, resume_if_begun
+    warm, overrides = warm_from is not None or any(resumes), set_ or []
+    options = RunOptions(runner, run_dir, *resumes, warm_from, max_events, address)
     _execute(
         lambda: load_recorded_job(recording, speed, from_, overrides, max_events, warm), options
     )
@@ -152,11 +166,19 @@ def _execute(load: Callable[[], jobs.LoadedJob], options: RunOptions) -> None:
             raise JobError("--resume and --warm-from exclude each other")
         loaded = load()
         folder = options.run_dir or Path("runs") / loaded.job.name
-        if options.resume:
+        there = RunFolder(folder).has_run
+        if options.resume and not there:
+            raise JobError(
+                f"--resume: no run in {RunFolder(folder).content()}: leave out --resume to begin "
+                "one, or name the folder of the run by --run-dir (--resume-if-begun does either)"
+            )
+        resume = options.resume or (options.resume_if_begun and there)
+        if resume:
             _announce_resume(folder)
         runner = _runner(options, loaded, folder)
         with stopping_on_signals(runner, say), LiveProgress(stderr_console(), say) as progress:
-            summary = runner.run(options.resume, options.warm_from, options.max_events, progress)
+            warm_from = None if resume else options.warm_from
+            summary = runner.run(resume, warm_from, options.max_events, progress)
     _report_summary(summary, folder)
     if runner.stopping and not summary["finished"]:
         say(f"stopped before the end of the stream; {_GO_ON}")

@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 
+JOB = "job.yaml"
+"""The job as it was run."""
 DEAD_LETTERS = "dead.jsonl"
 """Events and labels set aside, one JSON line each."""
 JOURNAL = "journal.jsonl"
@@ -54,6 +56,20 @@ class RunFolder:
     def begun(self) -> bool:
         """Whether there is a checkpoint, whole or not."""
         return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a run was begun here, perhaps killed before its first checkpoint."""
+        return self.begun or any((self.path / name).exists() for name in (JOB, JOURNAL, TOKEN))
+
+    def content(self) -> str:
+        """Return the folder and what is in it, for a message."""
+        try:
+            names = sorted(path.name for path in self.path.iterdir() if path.name != ".lock")
+        except OSError as error:
+            return f"{self.path} ({error.strerror})"
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"{self.path} ({', '.join(names[:3]) or 'empty'}{more})"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -96,7 +112,7 @@ class RunFolder:
 
     def write_job(self, loaded: LoadedJob) -> None:
         """Write ``job.yaml``. Raise ``JobError`` where that is the job file itself."""
-        target = self.path / "job.yaml"
+        target = self.path / JOB
         if target.exists() and loaded.file.exists() and target.samefile(loaded.file):
             raise JobError(f"{target} is the job file itself: choose another --run-dir")
         target.write_text(loaded.text())

@@ -160,6 +160,8 @@ class Run:
                 self._recorder.begin(self.loaded, parts.stream, self._journal, start.warm_from)
         except OSError as error:
             raise JobError(f"{error.filename or self.folder.path}: {error.strerror}") from None
+        if len(names := parts.stream.sources()) > 1:
+            self.say(f"reads {len(names)} files in this order: {_listed(names)}")
         keeper = DeadLetterKeeper(self._dead, limit)
         return _OpenRun(parts, source, start, Callbacks([*callbacks, keeper]))
 
@@ -338,6 +340,13 @@ class Run:
         self._checkpoints.close()
         self._journal.close()
         self._dead.close()
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    """Return names with commas between; of many only the first and the last."""
+    if len(names) > most:
+        names = [*names[: most - 3], "...", *names[-2:]]
+    return ", ".join(names)
 
 
 def _total(stream: Stream, max_events: int | None) -> int | None:

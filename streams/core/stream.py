@@ -93,6 +93,10 @@ class Stream(ABC):
         """Return where a new run begins; ``{}``: each partition at the first event read from it."""
         return {}
 
+    def sources(self) -> list[str]:
+        """Return the names of what is read, in order: the files of a stream of files."""
+        return []
+
     def commit(self, cursor: Cursor) -> None:  # noqa: B027
         """Note that a checkpoint holds all events before this cursor, as for a consumer group to
         see. Never waits."""

@@ -8,6 +8,7 @@ not decoded.
 from __future__ import annotations
 
 import codecs
+import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -299,12 +300,12 @@ def _find(pattern: str, folder: Path, role: str) -> list[Path]:
         if path.is_file():
             paths = [path]
         elif path.is_dir():
-            paths = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES))
+            paths = [p for p in path.iterdir() if p.name.endswith(SUFFIXES)]
             if not paths:
                 raise StreamError(f"stream.{role}: no {', '.join(SUFFIXES)} in the folder {path}")
         else:
             start = Path(path.anchor)
-            paths = sorted(p for p in start.glob(str(path.relative_to(start))) if p.is_file())
+            paths = [p for p in start.glob(str(path.relative_to(start))) if p.is_file()]
         if paths:
             break
     else:
@@ -313,7 +314,13 @@ def _find(pattern: str, folder: Path, role: str) -> list[Path]:
     for path in paths:
         if not path.name.endswith(SUFFIXES):
             raise StreamError(f"{path}: not one of the known kinds of file: {', '.join(SUFFIXES)}")
-    return paths
+    return sorted(paths, key=natural_key)
+
+
+def natural_key(path: Path) -> tuple[list[str | int], str]:
+    """Return the key that sorts paths as people number them: part-2 is before part-10."""
+    pieces = re.split(r"(\d+)", str(path))  # text, digits, text, ...
+    return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], str(path)
 
 
 def seek(files: Sequence[File], column: str, time: float, prefix: str) -> Cursor:

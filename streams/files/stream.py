@@ -85,9 +85,10 @@ class RecordedConfig(StreamConfig):
     """Settings of a stream of files.
 
     Attributes:
-        path: a file, a folder (its Parquet and CSV files by name), a glob pattern, or a list of
-            these, in order. Relative paths start from the job file's folder, else from the current
-            directory, else from the folder of the ``streams`` package.
+        path: a file, a folder (its Parquet and CSV files), a glob pattern, or a list of these, in
+            order. The files of a folder or a pattern are sorted by name, numbers in it by their
+            value: part-2 is before part-10. Relative paths start from the job file's folder, else
+            from the current directory, else from the folder of the ``streams`` package.
         label: the label's column, or its settings. Unless stated, text, booleans and integers are
             classes, and other numbers are a regression target.
         time: column of event time (timestamps, ISO 8601 text, or seconds).
@@ -201,6 +202,9 @@ class FileStream(Stream):
         self.id_type = columns.id.type if columns.id else "int"
         self.dtype = np.dtype(dtype_of(self.files, features)).name
         self._decode = Decoder(self.schema, columns, self.dtype)
+
+    def sources(self) -> list[str]:
+        return [file.path.name for file in self.files]
 
     def json_layout(self) -> JsonLayout:
         """Return the layout: CSV is text; in Parquet, cells have the types of their columns."""

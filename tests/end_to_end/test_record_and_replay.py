@@ -317,7 +317,7 @@ def test_killed_at_any_moment(
     job = write(apart(topic))
     fill_apart(send, topic, 0, 500)
     command = [sys.executable, "-c", QUICK, "record", str(job), "--to", "rec", "--run-dir", "live"]
-    command += ["--max-events", str(events), "--resume"]
+    command += ["--max-events", str(events), "--resume-if-begun"]
     rng, sent, kills = random.Random(3), 500, 0
     while True:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)

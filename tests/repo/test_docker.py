@@ -265,7 +265,7 @@ def parsed(name: str) -> dict[str, Any]:
 
 def test_commands_are_those_of_the_command_line() -> None:
     job, sent = parsed("job"), parsed("produce")
-    assert job["resume"]
+    assert job["resume_if_begun"]
     assert job["runner"] == "ray"
     assert sent["servers"] == "kafka:9092"
     assert sent["rate"] == 200.0
