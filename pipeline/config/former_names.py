@@ -39,7 +39,8 @@ def other_spelling(raw: Mapping[str, Any], part: str, key: str) -> str | None:
 
 
 def log_former_names(raw: Mapping[str, Any], configs: Mapping[str, type[Settings]]) -> None:
-    """Log one line that names the former names in a job, if it has any.
+    """Log one line that names the former names in a job, if it has any; and one for each setting
+    that has no effect any more.
 
     Args:
         raw: the job as written.
@@ -54,6 +55,9 @@ def log_former_names(raw: Mapping[str, Any], configs: Mapping[str, type[Settings
     if renamed:
         works = "the old name still works" if len(renamed) == 1 else "the old names still work"
         log.warning("%s; %s", ", ".join(renamed), works)
+    for part, config in configs.items():
+        for line in config.advice(raw[part]):
+            log.warning("%s.%s", part, line)
 
 
 def _config(raw: Mapping[str, Any], part: str) -> type[Settings] | None:

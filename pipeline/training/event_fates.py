@@ -146,7 +146,8 @@ class Ledger:
                 raise LedgerError(
                     f"partition {part}: positions {after[gap] + 1} to {after[gap + 1] - 1} were "
                     "passed over: they were lost, or never were. A stream that has gaps between "
-                    "its positions says so (Kafka: stream.gaps: true; a class: gapless = False)"
+                    "its positions says so (Kafka: without stream.gaps: refuse; a class: "
+                    "gapless = False)"
                 )
             span.next, span.count = high + 1, span.count + n
 

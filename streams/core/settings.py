@@ -35,6 +35,11 @@ class Settings(BaseModel):
         }
 
     @classmethod
+    def advice(cls, data: Mapping[str, Any]) -> list[str]:
+        """Return one line for each setting, as written, that is accepted and has no effect."""
+        return []
+
+    @classmethod
     def with_current_names(cls, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``data`` with former names replaced by current ones. Raises ``ValueError`` where a
         key is given by both."""

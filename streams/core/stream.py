@@ -52,7 +52,7 @@ class Stream(ABC):
         has_time: whether events have a time of their own (else their position is their time).
         has_arrivals: whether labels arrive on their own, not in the rows of their events.
         gapless: whether the offsets of a partition have no gaps, dead events included. A missing
-            offset is then an error, not a silent loss. False for compacted Kafka topics.
+            offset is then an error, not a silent loss. False for Kafka, where it is no loss.
         interleaved_partitions: whether partitions are read interleaved, not one after another.
             Event time then advances in each partition separately.
         open_end: whether it continues after what is read here: a run that reads all of it has not

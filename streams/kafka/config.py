@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -91,8 +92,8 @@ class KafkaConfig(StreamConfig):
         max_bytes: a larger message is dead.
         max_future_seconds: an event is dead if its own time is later than the timestamp of its
             message by more than this. It would make all others late. Formerly ``ahead``.
-        gaps: whether offsets may be missing, as in compacted topics and with transactions. If not,
-            a missing offset is an error: a message was lost.
+        gaps: ``refuse``: a missing offset is an error. By default it is none: Kafka leaves out
+            offsets of compacted records, of aborted transactions and of their markers.
         assign: ``all``: this job reads all partitions, at once. ``group``: it reads those that the
             consumer group assigns; a rebalance takes some seconds.
         consumers: number of source actors; more than one share the partitions as a group.
@@ -135,7 +136,7 @@ class KafkaConfig(StreamConfig):
     linger: PositiveFloat = 0.1
     max_bytes: PositiveInt = 1_000_000
     max_future_seconds: Annotated[NonNegativeFloat, FormerName("ahead")] = 86_400.0
-    gaps: bool = False
+    gaps: Literal["refuse"] | None = None
     assign: Literal["all", "group"] = "all"
     consumers: PositiveInt = 1
     group: str | None = None
@@ -189,6 +190,20 @@ class KafkaConfig(StreamConfig):
             and not Path(str(value)).exists()
         ):
             raise StreamError(f"{key}: there is no file {value!r}")
+
+    @classmethod
+    def advice(cls, data: Mapping[str, Any]) -> list[str]:
+        if isinstance(data.get("gaps"), bool):
+            return [
+                "gaps: true and false have no effect any more: missing offsets are no loss in Kafka "
+                "(gaps: refuse makes one an error)"
+            ]
+        return []
+
+    @field_validator("gaps", mode="before")
+    @classmethod
+    def _former_gaps(cls, gaps: Any) -> Any:
+        return None if isinstance(gaps, bool) else gaps
 
     @field_validator("client", mode="before")
     @classmethod

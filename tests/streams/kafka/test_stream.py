@@ -419,7 +419,7 @@ def test_stop_after_transaction_is_last_record(topic: Callable[..., Topic], libr
             sending.send(events.name, event(i), partition=0, timestamp_ms=1000)
         sending.commit_transaction()
     events.send(1, event(5), event(6))
-    kafka = stream(events, library, stop="latest", gaps=True)
+    kafka = stream(events, library, stop="latest")
     assert kafka.end() == {"0": 6, "1": 2, "2": 0}
     assert kafka.stop() == {"0": 5, "1": 2, "2": 0}
     blocks = read(kafka, kafka.stop())
