@@ -9,6 +9,10 @@ class StreamError(Exception):
     """The stream cannot be read: the message names the place and the remedy."""
 
 
+class StreamChangedError(StreamError):
+    """The stream no longer holds what the run goes on from, so the run cannot be resumed."""
+
+
 LINE_LENGTH = 500
 
 

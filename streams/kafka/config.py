@@ -195,8 +195,8 @@ class KafkaConfig(StreamConfig):
     def advice(cls, data: Mapping[str, Any]) -> list[str]:
         if isinstance(data.get("gaps"), bool):
             return [
-                "gaps: true and false have no effect any more: missing offsets are no loss in Kafka "
-                "(gaps: refuse makes one an error)"
+                "gaps: true and false have no effect any more: missing offsets are no loss in "
+                "Kafka (gaps: refuse makes one an error)"
             ]
         return []
 
