@@ -28,11 +28,19 @@ _REMEDY = "restore the file, or start another run (another --run-dir)"
 
 
 class Entry(NamedTuple):
-    """A block: its number, its ranges of offsets, and whether a micro-batch ends with it."""
+    """A block of a live stream.
+
+    Attributes:
+        number: its number.
+        ranges: its ranges of offsets.
+        ends: whether a micro-batch ends with it.
+        read_at: seconds of the reader's clock when it was read; None where the stream has none.
+    """
 
     number: int
     ranges: Ranges
     ends: bool
+    read_at: float | None = None
 
 
 class Journal:
@@ -118,11 +126,13 @@ class Journal:
             file.truncate(self._end)  # a partial line of a killed process
         self._file = self.path.open("ab")
 
-    def write(self, ranges: Ranges, ends: bool) -> int:
+    def write(self, ranges: Ranges, ends: bool, read_at: float | None = None) -> int:
         """Write the next block; return its number. It may be learned when this returns."""
-        entry = Entry(self._next, ranges, ends)
+        entry = Entry(self._next, ranges, ends, read_at)
         self._note(entry)
-        self._append({"block": entry.number, "ranges": ranges} | ({"ends": True} if ends else {}))
+        optional = {"ends": ends or None, "read_at": read_at}
+        fields = {"block": entry.number, "ranges": ranges, **optional}
+        self._append({name: value for name, value in fields.items() if value is not None})
         self._next += 1
         return entry.number
 
@@ -164,7 +174,8 @@ class Journal:
         fields = self._json(line)
         try:
             ranges = {name: (first, after) for name, (first, after) in fields["ranges"].items()}
-            return Entry(fields["block"], ranges, fields.get("ends", False))
+            ends, read_at = fields.get("ends", False), fields.get("read_at")
+            return Entry(fields["block"], ranges, ends, read_at)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._broken(line) from None
 

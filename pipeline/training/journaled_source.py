@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from pipeline.storage.offset_journal import Journal
+from pipeline.storage.offset_journal import Entry, Journal
 from pipeline.storage.recording_writer import RecordingWriter
 from pipeline.training.event_fates import Ledger
 from pipeline.training.event_source import (
@@ -125,11 +125,11 @@ class JournaledSource(EventSource):
         first = at
         if at is not None and self.recorder is not None:
             first = min(at, self.recorder.wanted) if self.recorder.wanted else None
-        for number, ranges, ends in self.journal.go_on(first):
-            block = replace(self._read_again(ranges), flush=ends)
-            self._record(number, block)
-            if at is None or number >= at[1]:
-                cursor |= _after(ranges)
+        for entry in self.journal.go_on(first):
+            block = self._read_again(entry)
+            self._record(entry.number, block)
+            if at is None or entry.number >= at[1]:
+                cursor |= _after(entry.ranges)
                 yield skip_before(block, learned)
         stop = self._stop()
         while stop is None or not reached(cursor, stop):
@@ -143,8 +143,8 @@ class JournaledSource(EventSource):
 
     def record_journal(self, recorder: RecordingWriter) -> None:
         """Let the recorder take all blocks that the journal names. Raise ``RunStoppedError``."""
-        for number, ranges, ends in self.journal.go_on(recorder.wanted):
-            recorder.put(number, replace(self._read_again(ranges), flush=ends), self.journal.end)
+        for entry in self.journal.go_on(recorder.wanted):
+            recorder.put(entry.number, self._read_again(entry), self.journal.end)
 
     def _stop(self) -> Cursor | None:
         """Return where the run ends: as the journal says, else at the stream's end now."""
@@ -157,15 +157,19 @@ class JournaledSource(EventSource):
         for block in self.read(dict(cursor)):
             if self.stopping():
                 raise RunStoppedError
+            ranges, whole = ranges_of(block), block
             if stop is not None:
                 block = truncate_at(block, stop)
-            ranges = ranges_of(block)
+                ranges = ranges_of(block)
             if not ranges and not block.flush:
                 continue
             for name, (first, _) in ranges.items():
                 if first < cursor.get(name, first):  # another reader has returned it already
                     raise OutOfStepError
-            self._record(self.journal.write(ranges, block.flush), block)
+            if block is not whole and block.read_at is not None:
+                # What is cut off may have confirmed the times before it.
+                block = self._read_again(Entry(-1, ranges, block.flush, block.read_at))
+            self._record(self.journal.write(ranges, block.flush, block.read_at), block)
             cursor |= _after(ranges)
             yield block
 
@@ -173,8 +177,10 @@ class JournaledSource(EventSource):
         if self.recorder is not None:
             self.recorder.put(number, block, self.journal.end)
 
-    def _read_again(self, ranges: Ranges) -> Batch:
-        return self._retry(partial(self.stream.read_ranges, ranges))
+    def _read_again(self, entry: Entry) -> Batch:
+        at = () if entry.read_at is None else (entry.read_at,)
+        block = self._retry(partial(self.stream.read_ranges, entry.ranges, *at))
+        return replace(block, flush=entry.ends, read_at=entry.read_at)
 
     def _retry(self, request: Callable[[], T]) -> T:
         """Repeat a request until the broker answers. Raise ``RunStoppedError``."""

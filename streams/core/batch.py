@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from enum import IntEnum
 from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -138,6 +139,22 @@ class Labels:
         return replace(self, insert_before=self.insert_before + rows)
 
 
+class TimeStatus(IntEnum):
+    """What a stream knows of the time of a row besides the time itself.
+
+    Attributes:
+        UNCONFIRMED: nothing.
+        CONFIRMED: later rows of its partition, or the reader's clock, agree with it.
+        BOUNDED: it was later than that of its message or than the reader's clock, which it has now.
+        CORRECTED: it was far ahead of those around it, and has their time now.
+    """
+
+    UNCONFIRMED = 0
+    CONFIRMED = 1
+    BOUNDED = 2
+    CORRECTED = 3
+
+
 Shown = Literal["always", "with the label", "with boundaries", "never"]
 
 
@@ -163,6 +180,9 @@ COLUMNS = (
     ColumnSpec("offset"),
     ColumnSpec("y", shown="with the label"),
     ColumnSpec("due", shown="never", recorded=True),
+    ColumnSpec("ingestion_time", shown="never", recorded=True),
+    ColumnSpec("time_status", shown="never", recorded=True),
+    ColumnSpec("clock", shown="never"),
     ColumnSpec("key", recorded=True),
     ColumnSpec("segment", shown="with boundaries", recorded=True),
     ColumnSpec("probe"),
@@ -185,6 +205,10 @@ class Batch:
             in the rows.
         due: (n,) float64, the event time at which the label of the row becomes known (NaN: never).
             None: the job states one delay for all.
+        ingestion_time: (n,) float64, seconds of the reader's clock when the row was read, or None.
+        time_status: (n,) int8, a ``TimeStatus`` for each row, or None: all are confirmed.
+        clock: (n,) float64, the event time that the stream has reached at each row, or None: the
+            latest ``time`` so far.
         key: (n,) int64 or None, what sequences are grouped by.
         segment: (n,) int64 or None, the task or concept. It is for evaluation: a learner sees it
             only if its class declares that it needs task boundaries.
@@ -193,6 +217,7 @@ class Batch:
         arrivals: labels that arrive among these rows, or None.
         dead: events and labels that were rejected among these rows.
         flush: a micro-batch ends with these rows, full or not, because nothing more had arrived.
+        read_at: of a block of a live stream: seconds of the reader's clock when it was read.
     """
 
     ids: Ints
@@ -202,6 +227,9 @@ class Batch:
     offset: Ints
     y: Array | None = None
     due: Floats | None = None
+    ingestion_time: Floats | None = None
+    time_status: NDArray[np.int8] | None = None
+    clock: Floats | None = None
     key: Ints | None = None
     segment: Ints | None = None
     probe: NDArray[np.bool_] | None = None
@@ -209,6 +237,7 @@ class Batch:
     arrivals: Labels | None = None
     dead: tuple[DeadLetter, ...] = ()
     flush: bool = False
+    read_at: float | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -221,7 +250,7 @@ class Batch:
     def __getitem__(self, rows: slice) -> Batch:
         """Return rows ``start:stop`` as views, with their side records. Those just before row
         ``start`` are included; those after the last row (``insert_before == n``) belong to a slice
-        that ends at n. ``flush`` is False."""
+        that ends at n. ``flush`` is False, ``read_at`` None."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError("a batch is sliced with step 1")
@@ -307,6 +336,9 @@ class Batch:
         return _join(first, batches, x, classes, *_merge_side_records(batches))
 
 
+_BLOCK_ONLY = ("flush", "read_at")
+
+
 def _build(signature: str, column: Callable[[ColumnSpec], str]) -> Callable[..., Batch]:
     """Compile a function that builds a batch: ``column`` gives the expression of each column.
 
@@ -315,7 +347,7 @@ def _build(signature: str, column: Callable[[ColumnSpec], str]) -> Callable[...,
     ``x``, ``classes``, ``arrivals`` and ``dead``.
     """
     columns = {spec.name: column(spec) for spec in COLUMNS}
-    names = [field.name for field in fields(Batch) if field.name != "flush"]
+    names = [field.name for field in fields(Batch) if field.name not in _BLOCK_ONLY]
     values = ", ".join(columns.get(name, name) for name in names)
     source = f"lambda {signature}, x, classes, arrivals=None, dead=(): Batch({values})"
     function: Callable[..., Batch] = eval(source, globals())

@@ -24,8 +24,8 @@ class LiveStream(Stream):
     """A stream that is written while it is read.
 
     The interleaving of its partitions depends on the time of reading, so two readings differ. The
-    block of given offset ranges is always the same. A run logs the ranges of its blocks (the
-    *journal*), and reads the same blocks again after a crash.
+    block of given offset ranges and a given reader's clock is always the same. A run logs both for
+    each of its blocks (the *journal*), and reads the same blocks again after a crash.
 
     ``read`` yields blocks of consecutive offsets of each partition, from the cursor on. It yields
     an empty block now and then while nothing arrives. It never returns.
@@ -51,9 +51,14 @@ class LiveStream(Stream):
         ``read``. Raises ``BrokerUnavailableError``."""
 
     @abstractmethod
-    def read_ranges(self, ranges: Ranges) -> Batch:
-        """Return the block of these ranges, exactly as it was first read. Raises ``StreamError`` if
-        it no longer exists."""
+    def read_ranges(self, ranges: Ranges, read_at: float | None = None) -> Batch:
+        """Return the block of these ranges, exactly as it was first read.
+
+        Args:
+            ranges: the ranges of its offsets.
+            read_at: its ``read_at``; None where it had none.
+
+        Raises ``StreamError`` if it no longer exists."""
 
     def close(self) -> None:
         """Close connections. ``read_ranges`` and ``end`` may still be called afterwards."""
@@ -149,4 +154,5 @@ def _select(block: Batch, selects: Callable[[str, Array, Ints], Array]) -> Batch
         arrivals=arrivals,
         dead=tuple(replace(d, insert_before=int(insert_before[d.insert_before])) for d in dead),
         flush=block.flush,
+        read_at=block.read_at,
     )

@@ -147,16 +147,16 @@ class KafkaStream(LiveStream):
                         for batch in batches:
                             key = self._topics.cursor_key(batch.partition)
                             cursor[key] = int(batch.offset[-1]) + 1
-                        block = self._block(batches)
+                        block = self._block(batches, time.time())
                         # Labels and dead letters do not wait for the next event.
                         yield replace(block, flush=flush or not len(block))
             except BrokerUnavailableError:  # reading resumes at the cursor once it is back
                 yield nothing
                 time.sleep(IDLE_POLL_S)
 
-    def read_ranges(self, ranges: Ranges) -> Batch:
+    def read_ranges(self, ranges: Ranges, read_at: float | None = None) -> Batch:
         offsets = {self._topics.topic_partition(key): span for key, span in ranges.items()}
-        return self._block(self._read_again(offsets, REREAD_TIMEOUT_S))
+        return self._block(self._read_again(offsets, REREAD_TIMEOUT_S), read_at)
 
     def json_layout(self) -> JsonLayout:
         """Return the layout: JSON of the fields of a message, whatever its format. Frames know no
@@ -245,8 +245,8 @@ class KafkaStream(LiveStream):
     def _positions(self, cursor: Cursor) -> dict[TopicPartition, int]:
         return {self._topics.topic_partition(key): offset for key, offset in cursor.items()}
 
-    def _block(self, batches: Iterable[RecordBatch]) -> Batch:
-        return self.decoder(self._topics.merge(batches))
+    def _block(self, batches: Iterable[RecordBatch], read_at: float | None = None) -> Batch:
+        return replace(self.decoder(self._topics.merge(batches)), read_at=read_at)
 
     def _connect(self) -> Consumer:
         config = self.config

@@ -52,6 +52,14 @@ def again(tmp_path: Path) -> Iterator[Journal]:
     journal.close()
 
 
+def test_journal_keeps_the_clock_of_a_block(journal: Journal, again: Journal) -> None:
+    """A line from before there was a clock has none."""
+    at = 1_790_000_000.1234567
+    assert journal.write({"0": (12, 13)}, False, at) == 4
+    assert list(again.go_on(None)) == [*ENTRIES, Entry(4, {"0": (12, 13)}, False, at)]
+    assert journal.path.read_bytes().endswith(b',"read_at":1790000000.1234567}\n')
+
+
 def test_journal_lines_hold_ranges_and_flush(journal: Journal) -> None:
     """Each line is with the operating system as soon as it is written."""
     assert journal.path.name == "journal.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,9 @@ def test_source_resumed_anywhere_gives_the_same_batches(
         drained = set(stream.held)
         while len(held):
             pieces = held.take(data.draw(st.integers(1, 8)), drained)
-            yield replaced(stream.block(pieces), data.draw(st.booleans()))
+            yield replace(stream.block(pieces), flush=data.draw(st.booleans()))
             if data.draw(st.booleans()):
-                yield replaced(stream.block([]), flush=True)
+                yield replace(stream.block([]), flush=True)
 
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "STREAK", 4)
@@ -184,10 +185,6 @@ def test_source_resumed_anywhere_gives_the_same_batches(
             assert rest == found[k + 1 :]
             assert resumed_ledger.state() == ledger.state()
         assert (folder / "journal.jsonl").read_bytes() == written
-
-
-def replaced(batch: Batch, flush: bool) -> Batch:
-    return Batch(*[getattr(batch, n) for n in Batch.__slots__ if n != "flush"], flush=flush)
 
 
 def small_stream() -> Memory:
