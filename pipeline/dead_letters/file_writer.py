@@ -18,7 +18,8 @@ class DeadLetterLog:
     """Writes ``dead.jsonl`` of a run folder: a JSON line for each dead letter, in stream order.
 
     A line holds ``partition``, ``offset``, ``id`` and ``reason``; for a label also ``label: true``;
-    if the bytes of the message are known, ``value`` holds them in base64.
+    if the bytes of the message are known, ``value`` holds them in base64. ``key`` and ``headers``
+    are there, in base64 too, where the job reads a field of them.
 
     A checkpoint stores the size of the file, and a run that resumes from it truncates the file to
     that size. So each letter is in the file once.
@@ -55,7 +56,11 @@ class DeadLetterLog:
             if letter.label:
                 entry["label"] = True
             if letter.value is not None:
-                entry["value"] = base64.b64encode(letter.value).decode()
+                entry["value"] = _base64(letter.value)
+            if letter.key is not None:
+                entry["key"] = _base64(letter.key)
+            if letter.headers:
+                entry["headers"] = [[name, _base64(text or b"")] for name, text in letter.headers]
             self.bytes += self._file.write(json.dumps(entry).encode() + b"\n")
 
     def sync(self) -> None:
@@ -69,6 +74,14 @@ class DeadLetterLog:
             self._file.close()
 
 
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text, validate=True)
+
+
 class DeadLetterRecord(NamedTuple):
     """A line of the file; ``end`` is the offset of the byte after it."""
 
@@ -79,6 +92,8 @@ class DeadLetterRecord(NamedTuple):
     label: bool
     value: bytes | None
     end: int
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def read_dead_letters(
@@ -97,15 +112,17 @@ def read_dead_letters(
                 return
             try:
                 entry = json.loads(text)
-                value = entry.get("value")
+                headers = [(str(n), _bytes(text) or b"") for n, text in entry.get("headers", ())]
                 yield DeadLetterRecord(
                     int(entry["partition"]),
                     int(entry["offset"]),
                     int(entry["id"]),
                     str(entry["reason"]),
                     bool(entry.get("label", False)),
-                    None if value is None else base64.b64decode(value, validate=True),
+                    _bytes(entry.get("value")),
                     end,
+                    _bytes(entry.get("key")),
+                    tuple(headers),
                 )
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue

@@ -56,19 +56,19 @@ class Reinjector:
             self._settle(journal, publisher)
             named = {self._id(letter): letter for letter in letters}
             fresh = {id_: x for id_, x in named.items() if id_ not in journal.sent}
-            values = self._values(fresh)
-            ids = sorted(values, key=lambda id_: (fresh[id_].offset, id_))
+            records = self._records(fresh)
+            ids = sorted(records, key=lambda id_: (fresh[id_].offset, id_))
             too_large = 0
             for start in range(0, 0 if dry_run else len(ids), BATCH_LETTERS):
                 batch = {
-                    id_: self._record(id_, fresh[id_], values[id_], journal.run, producer)
+                    id_: self._marked(records[id_], id_, journal.run, producer)
                     for id_ in ids[start : start + BATCH_LETTERS]
                 }
                 too_large += self._publish(journal, publisher, batch)
         return ReinjectionResult(
             sent=len(ids) - too_large,
             sent_before=len(named) - len(fresh),
-            missing=len(fresh) - len(values),
+            missing=len(fresh) - len(records),
             too_large=too_large,
         )
 
@@ -103,20 +103,30 @@ class Reinjector:
         journal.write_outcome([id_ for id_ in records if id_ not in too_large])
         return len(too_large)
 
-    def _values(self, letters: dict[str, DeadLetterRecord]) -> dict[str, bytes]:
-        """Return the values, from the file or else from their topics, as far as they exist."""
-        values = {id_: x.value for id_, x in letters.items() if x.value is not None}
-        positions = {
-            (self._partition(x), x.offset): id_ for id_, x in letters.items() if x.value is None
-        }
-        fetched = self._stream.fetch_values(positions)
-        return values | {positions[position]: value for position, value in fetched.items()}
+    def _records(self, letters: dict[str, DeadLetterRecord]) -> dict[str, ProducerRecord]:
+        """Return the records, from their topics or else from the file, as far as they exist.
 
-    def _record(
-        self, id_: str, letter: DeadLetterRecord, value: bytes, run: str, producer: Producer
-    ) -> ProducerRecord:
-        headers = {HEADER: f"{run}/{id_}".encode()} if producer.supports_headers else {}
-        return ProducerRecord(*self._partition(letter), None, value, headers)
+        The file holds keys and headers only where the job reads them.
+        """
+        positions = {(self._partition(x), x.offset): id_ for id_, x in letters.items()}
+        fetched = {
+            positions[position]: record
+            for position, record in self._stream.fetch_records(positions).items()
+            if record.value is not None
+        }
+        stored = {
+            id_: ProducerRecord(*self._partition(x), x.key, x.value, dict(x.headers))
+            for id_, x in letters.items()
+            if x.value is not None
+        }
+        return stored | fetched
+
+    @staticmethod
+    def _marked(record: ProducerRecord, id_: str, run: str, producer: Producer) -> ProducerRecord:
+        """Return the record with the header that names its original position."""
+        if not producer.supports_headers:
+            return record._replace(headers={})
+        return record._replace(headers={**record.headers, HEADER: f"{run}/{id_}".encode()})
 
     def _partition(self, letter: DeadLetterRecord) -> TopicPartition:
         return self._stream.topic_partition(letter.partition, letter.label)

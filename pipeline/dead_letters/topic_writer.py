@@ -226,8 +226,12 @@ class TopicWriter:
             for id_, x in letters.items()
             if x.value is None
         }
-        fetched = self._stream.fetch_values(positions)
-        return values | {positions[position]: value for position, value in fetched.items()}
+        fetched = self._stream.fetch_records(positions)
+        return values | {
+            positions[position]: record.value
+            for position, record in fetched.items()
+            if record.value is not None
+        }
 
     def _record(
         self,

@@ -26,10 +26,11 @@ from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
 from streams.decoding.formats import python_values
-from streams.decoding.formats.factory import Field
+from streams.decoding.formats.factory import Field, FieldKind
 from streams.decoding.formats.json import Json, JsonConfig
 from streams.kafka.clients.producer import Producer, ProducerRecord
 from streams.kafka.config import KafkaConfig
+from streams.kafka.record_fields import RecordField
 from streams.kafka.records import MergedRecords
 from streams.kafka.stream import KafkaStream
 
@@ -102,12 +103,16 @@ class LabelProducer:
         self._time = topic.time
         # As the stream has them, so that what is accepted is what can be read.
         self._blocks = stream.decoder
-        self._format, _ = self._blocks.labels
-        self._fields = self._format.fields
+        reader = self._blocks.labels
+        self._format = reader.format
+        self._beside = topic.id if isinstance(topic.id, RecordField) else None
+        kind: FieldKind = "integer" if stream.id_type == "int" else "text"
+        self._id = topic.id if isinstance(topic.id, str) else topic.id.name or "id"
+        beside = [] if self._beside is None else [Field(self._id, kind)]
+        self._fields = (*beside, *self._format.fields)
         self._json = Json(JsonConfig(kind="json"), self._fields, Path())
         self._known = {field.name for field in self._fields}
         self._needed = self._known - {topic.time}
-        self._id = topic.id
         self._label = topic.label
         self._classes = stream.schema.classes
         self._reading = ThreadPoolExecutor(1, "labels")
@@ -164,12 +169,14 @@ class LabelProducer:
         _check(dict(bad), len(labels), hints)
         rows = table.to_pylist()
         values = self._written(rows)
-        self._check_read(values)
-        ids = [str(row[self._id]).encode() for row in rows]
-        return [
-            ProducerRecord(self._topic, None, key, value, {})
-            for key, value in zip(ids, values, strict=True)
+        place = self._beside or RecordField.model_validate({"from": "key"})
+        beside = [place.written(row[self._id]) for row in rows]
+        records = [
+            ProducerRecord(self._topic, None, key, value, headers)
+            for (key, headers), value in zip(beside, values, strict=True)
         ]
+        self._check_read(records)
+        return records
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema of one label."""
@@ -232,12 +239,16 @@ class LabelProducer:
             _check(wrong, len(rows))
             return values
 
-    def _check_read(self, values: list[bytes]) -> None:
-        n = len(values)
+    def _check_read(self, records: list[ProducerRecord]) -> None:
+        n = len(records)
         partition = np.zeros(n, np.int32)
         sent = np.full(n, round(time.time() * 1000))
         label = np.ones(n, np.bool_)
-        block = self._blocks(MergedRecords(label, partition, np.arange(n), sent, [*values]))
+        keys, headers = [r.key for r in records], [[*r.headers.items()] for r in records]
+        values = [record.value for record in records]
+        block = self._blocks(
+            MergedRecords(label, partition, np.arange(n), sent, values, keys, [*headers])
+        )
         _check({dead.offset: dead.reason for dead in block.dead}, n)
 
 

@@ -90,6 +90,7 @@ class DeadLetter:
         insert_before: the row of the batch that it comes just before.
         value: its bytes, where the stream has them.
         label: whether it is a label that arrived on its own.
+        key, headers: of its message, where the stream reads them.
     """
 
     partition: int
@@ -99,6 +100,8 @@ class DeadLetter:
     insert_before: int = 0
     value: bytes | None = None
     label: bool = False
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ class Settings(BaseModel):
     """Base class of all settings. An unknown key is an error that names the nearest known one, and
     true and false are not numbers. A key may be given by its former name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True
+    )
 
     @classmethod
     def former_names(cls) -> dict[str, str]:
@@ -56,9 +58,11 @@ class Settings(BaseModel):
     def _no_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
             data = cls.with_current_names(data)
+            # An alias is a key whose name is a keyword of Python.
+            known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in data:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {unknown(str(key), cls.model_fields)}")
+                if key not in known:
+                    raise ValueError(f"unknown key {unknown(str(key), known)}")
         return data
 
     @field_validator("*", mode="before")

@@ -28,6 +28,7 @@ from streams.decoding.columns import parse_time
 from streams.decoding.formats.factory import AnyFormatConfig
 from streams.decoding.formats.json import JsonConfig
 from streams.files.stream import LabelConfig
+from streams.kafka.record_fields import RecordField
 
 _SECRET = re.compile("pass|secret|token|credential|pem|oauth", re.IGNORECASE)
 _URL_USER = re.compile(r"//[^/@\s]*@")
@@ -43,9 +44,32 @@ _FILE_OPTIONS = frozenset(
 
 
 class KafkaLabel(LabelConfig):
-    """The label. ``type`` is that of its classes: text, unless stated or known to the format."""
+    """The label: ``column`` in the value, or ``{from: header, name: outcome}`` beside it.
+
+    Attributes:
+        type: of its classes: text, unless stated or known to the format.
+        source, name: as in ``RecordField``.
+    """
 
     type: Literal["str", "int", "float", "bool"] | None = None
+    source: Literal["key", "header"] | None = Field(None, alias="from")
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> KafkaLabel:
+        if self.source is None and self.name is not None:
+            raise ValueError("name needs from: header, or from: key")
+        if self.source is not None and self.column is not None:
+            raise ValueError("state one of column and from")
+        _ = self.record_field  # checks it
+        return self
+
+    @property
+    def record_field(self) -> RecordField | None:
+        """The field beside the value; None: the label is in the value, or comes on its own."""
+        if self.source is None:
+            return None
+        return RecordField.model_validate({"from": self.source, "name": self.name})
 
 
 class KafkaLabels(Settings):
@@ -53,13 +77,14 @@ class KafkaLabels(Settings):
 
     Attributes:
         topic: of the labels.
-        id: field of the event's id. label: field of the label.
+        id: field of the event's id, or ``{from: key}`` (``RecordField``). label: field of the
+            label.
         time: field of the time at which the label became known; None: the message's timestamp.
         format: of the labels; None: that of the events.
     """
 
     topic: str
-    id: str
+    id: str | RecordField
     label: str
     time: str | None = None
     format: AnyFormatConfig | None = None
@@ -82,7 +107,8 @@ class KafkaConfig(StreamConfig):
         features: kind to names of fields; a vector with its length, an image with its shape.
         label: the field of the label, or its settings; with ``labels``, settings without a field.
         labels: labels on a topic of their own.
-        id: field of the event's id. Without one, its position is its id.
+        id: field of the event's id. Without one, its position is its id. ``id``, ``time`` and
+            ``key`` may be beside the value, as ``{from: key}`` (``RecordField``).
         id_type: ids are integers (``int``), or text that is stored as a hash (``str``).
         time: field of event time: seconds, or ISO 8601. Without one, the message's timestamp.
         key: field (text) that sequences are grouped by.
@@ -127,10 +153,10 @@ class KafkaConfig(StreamConfig):
     features: dict[FeatureKind, list[str] | dict[str, int | tuple[int, ...]]]
     label: str | KafkaLabel | None = None
     labels: KafkaLabels | None = None
-    id: str | None = None
+    id: str | RecordField | None = None
     id_type: Literal["int", "str"] = "int"
-    time: str | None = None
-    key: str | None = None
+    time: str | RecordField | None = None
+    key: str | RecordField | None = None
     start: Literal["earliest", "latest"] | float | str | datetime | date = "earliest"
     stop: Literal["never", "latest"] = "never"
     linger: PositiveFloat = 0.1
@@ -244,8 +270,11 @@ class KafkaConfig(StreamConfig):
     def _consistent(self) -> KafkaConfig:
         if self.label is None and self.labels is None:
             raise ValueError("state the label's field as label, or its topic as labels")
-        if isinstance(self.label, KafkaLabel) and not self.label.column and not self.labels:
-            raise ValueError("label needs a column: the field that holds it")
+        if isinstance(self.label, KafkaLabel) and not self.labels:
+            if not self.label.column and not self.label.source:
+                raise ValueError("label needs a column: the field that holds it")
+        elif isinstance(self.label, KafkaLabel) and self.label.source:
+            raise ValueError("label.from: labels are on a topic of their own: leave it out")
         if self.labels and not self.id:
             raise ValueError("labels on a topic of their own need the field id")
         if self.labels and self.label_delay != LabelDelay(events=0):

@@ -8,13 +8,15 @@ proportion to their lengths. The order of a set of ranges is a function of these
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from streams.core.batch import Array, Ints
 from streams.core.errors import StreamError
 from streams.core.stream import Cursor
+
+T = TypeVar("T")
 
 TOPIC_BITS = 16
 MAX_CONSECUTIVE_RECORDS = 65_536
@@ -30,21 +32,35 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
+Headers = Sequence[tuple[str, bytes | None]]
+"""The headers of a record, in their order; a name may repeat."""
+
+
 class RecordBatch(NamedTuple):
     """n records of one partition, in offset order: ``offset`` (n,), ``time`` (n,) int64
-    milliseconds (-1: the broker keeps no timestamps), ``values`` n."""
+    milliseconds (-1: the broker keeps no timestamps), ``values`` n; ``keys`` n and ``headers`` n
+    where the consumer was asked for them."""
 
     partition: TopicPartition
     offset: Ints
     time: Ints
     values: list[bytes | None]
+    keys: list[bytes | None] | None = None
+    headers: list[Headers] | None = None
 
     @property
     def bytes(self) -> int:
         return sum(map(len, filter(None, self.values)))
 
     def rows(self, rows: slice) -> RecordBatch:
-        return RecordBatch(self.partition, self.offset[rows], self.time[rows], self.values[rows])
+        return RecordBatch(
+            self.partition,
+            self.offset[rows],
+            self.time[rows],
+            self.values[rows],
+            None if self.keys is None else self.keys[rows],
+            None if self.headers is None else self.headers[rows],
+        )
 
 
 class MergedRecords(NamedTuple):
@@ -55,6 +71,7 @@ class MergedRecords(NamedTuple):
         partition: (n,) int32, partition of the stream. offset: (n,).
         time: (n,) int64 milliseconds.
         values: n.
+        keys, headers: n where the consumer was asked for them.
     """
 
     label: Array
@@ -62,14 +79,19 @@ class MergedRecords(NamedTuple):
     offset: Ints
     time: Ints
     values: list[bytes | None]
+    keys: list[bytes | None] | None = None
+    headers: list[Headers] | None = None
 
     def take(self, rows: Ints) -> MergedRecords:
+        listed = rows.tolist()
         return MergedRecords(
             self.label[rows],
             self.partition[rows],
             self.offset[rows],
             self.time[rows],
-            [self.values[row] for row in rows.tolist()],
+            [self.values[row] for row in listed],
+            None if self.keys is None else [self.keys[row] for row in listed],
+            None if self.headers is None else [self.headers[row] for row in listed],
         )
 
     def row_at(self, partition: int, offset: int) -> int:
@@ -140,6 +162,8 @@ class Topics:
             np.concatenate([batch.offset for batch in joined]),
             np.concatenate([batch.time for batch in joined]),
             [value for batch in joined for value in batch.values],
+            _joined([batch.keys for batch in joined]),
+            _joined([batch.headers for batch in joined]),
         )
         if len(joined) == 1:
             return records
@@ -249,4 +273,14 @@ def _concatenate(batches: Sequence[RecordBatch]) -> RecordBatch:
         np.concatenate([batch.offset for batch in batches]),
         np.concatenate([batch.time for batch in batches]),
         [value for batch in batches for value in batch.values],
+        _joined([batch.keys for batch in batches]),
+        _joined([batch.headers for batch in batches]),
     )
+
+
+def _joined(parts: Sequence[list[T] | None]) -> list[T] | None:
+    """Return the lists as one; None where one of them is not there."""
+    present = [part for part in parts if part is not None]
+    if len(present) < len(parts):
+        return None
+    return [item for part in present for item in part]

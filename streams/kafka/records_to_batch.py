@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,10 +12,16 @@ from streams.core.batch import Array, Batch, DeadLetter, Ints, Labels, reject_ro
 from streams.core.errors import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
+from streams.kafka.record_fields import RecordFields
 from streams.kafka.records import MergedRecords
 
-ValueReader = tuple[Format, Decoder]
-"""Parses values to a table, and decodes the table to a batch."""
+
+class RecordReader(NamedTuple):
+    """Parses values to a table, adds columns of what is beside them, and decodes the table."""
+
+    format: Format
+    decoder: Decoder
+    beside: RecordFields = RecordFields()
 
 
 class BlockDecoder:
@@ -31,8 +38,8 @@ class BlockDecoder:
 
     def __init__(
         self,
-        events: ValueReader,
-        labels: ValueReader,
+        events: RecordReader,
+        labels: RecordReader,
         time_field: str | None,
         max_future_seconds: float,
         max_bytes: int,
@@ -63,7 +70,7 @@ class BlockDecoder:
                 "stream.label_timeout_seconds: this broker keeps no timestamps: name a field of "
                 "event time (stream.time)"
             )
-        batch, alive = self._decode(records, *self.events, label=False)
+        batch, alive = self._decode(records, self.events, label=False)
         if self._time_field is None or not len(batch):
             return batch, alive
         sent = records.time[alive] / 1000.0
@@ -88,7 +95,7 @@ class BlockDecoder:
 
         ``insert_before`` (n,) is the row of the event that each label comes before.
         """
-        labels, alive = self._decode(records, *self.labels, label=True)
+        labels, alive = self._decode(records, self.labels, label=True)
         dead = list(events.dead)
         for letter in labels.dead:
             row = records.row_at(letter.partition, letter.offset)
@@ -104,11 +111,11 @@ class BlockDecoder:
         return replace(batch, arrivals=arrivals, classes=labels.classes)
 
     def _decode(
-        self, records: MergedRecords, format: Format, decode: Decoder, label: bool
+        self, records: MergedRecords, reader: RecordReader, label: bool
     ) -> tuple[Batch, Array]:
         """Return the decoded records, with dead letters, and which are alive, (n,) bool."""
         values, sizes = self._without_large(records.values)
-        table, bad = format.read(values)
+        table, bad = reader.format.read(values)
         alive = np.ones(len(values), np.bool_)
         alive[[row for row, _ in bad]] = False
         alive_before = np.zeros(len(values) + 1, np.int64)
@@ -126,7 +133,8 @@ class BlockDecoder:
         partitions, offsets, times = columns
         # Without a timestamp the time of a label is unknown; an event needs a time.
         sent = np.where(times < 0, np.nan if label else 0.0, times / 1000.0)
-        batch = decode(table, partitions, offsets, sent, unread)
+        table = reader.beside.add_to(table, records, alive)
+        batch = reader.decoder(table, partitions, offsets, sent, unread)
         if batch.dead:
             dead = _with_values(batch.dead, records)
             batch = replace(batch, dead=tuple(replace(d, label=label) for d in dead))
@@ -149,8 +157,15 @@ class BlockDecoder:
 
 def _with_values(dead: Iterable[DeadLetter], records: MergedRecords) -> list[DeadLetter]:
     return [
-        letter
-        if letter.value is not None
-        else replace(letter, value=records.values[records.row_at(letter.partition, letter.offset)])
-        for letter in dead
+        letter if letter.value is not None else _with_record(letter, records) for letter in dead
     ]
+
+
+def _with_record(letter: DeadLetter, records: MergedRecords) -> DeadLetter:
+    row = records.row_at(letter.partition, letter.offset)
+    return replace(
+        letter,
+        value=records.values[row],
+        key=None if records.keys is None else records.keys[row],
+        headers=() if records.headers is None else tuple(records.headers[row]),
+    )

@@ -95,7 +95,8 @@ class RecordingStream(Stream):
         fields than the features and the id."""
         live = self.manifest.fingerprint
         frames = live.get("stream.format.kind") == "frames"
-        own = live.get("stream.id")
+        beside = live.get("stream.id.from") and (live.get("stream.id.name") or "id")
+        own = live.get("stream.id", beside)
         return {"cells": "json", "nested": not frames, "pixels": frames, "id": own}
 
     def origin(self) -> Cursor:

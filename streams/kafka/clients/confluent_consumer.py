@@ -11,7 +11,7 @@ import numpy as np
 
 from streams.core.errors import StreamError
 from streams.kafka.clients import timeouts
-from streams.kafka.clients.consumer import Consumer, OnAssign
+from streams.kafka.clients.consumer import NO_PARTS, Consumer, OnAssign, RecordParts
 from streams.kafka.clients.errors import (
     CONFLUENT_FINAL,
     CONFLUENT_RETRIABLE,
@@ -40,7 +40,9 @@ class ConfluentConsumer(Consumer):
         "topic.metadata.refresh.interval.ms": 60_000,
     }
 
-    def __init__(self, servers: str, group: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, servers: str, group: str, options: Mapping[str, Any], parts: RecordParts = NO_PARTS
+    ) -> None:
         library = import_confluent()
         reserved = {
             "bootstrap.servers": servers,
@@ -59,6 +61,7 @@ class ConfluentConsumer(Consumer):
         settings = self._defaults | chosen | reserved | {"error_cb": self._on_error}
         self._library = library
         self._servers = servers
+        self._parts = parts
         self._refusal = ""  # why a broker refused the connection
         self._positions: dict[TopicPartition, int] = {}  # of assigned partitions: the next offset
         self._assignments = 0  # counts them
@@ -193,7 +196,14 @@ class ConfluentConsumer(Consumer):
             else np.array([record.offset() for record in records], np.int64)
         )
         times = np.array([record.timestamp()[1] for record in records], np.int64)
-        return RecordBatch(partition, offsets, times, [record.value() for record in records])
+        return RecordBatch(
+            partition,
+            offsets,
+            times,
+            [record.value() for record in records],
+            [record.key() for record in records] if "keys" in self._parts else None,
+            [record.headers() or () for record in records] if "headers" in self._parts else None,
+        )
 
     def _on_error_record(self, record: Any) -> None:
         """Handle an event that the library returns instead of a record."""

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from streams.kafka.records import RecordBatch, TopicPartition
+
+RecordParts = frozenset[Literal["keys", "headers"]]
+"""What is read of a record beside its value, offset and timestamp."""
+NO_PARTS: RecordParts = frozenset()
+ALL_PARTS: RecordParts = frozenset(("keys", "headers"))
 
 OnAssign = Callable[[list[TopicPartition]], dict[TopicPartition, int]]
 """Called at a rebalance with the assigned partitions; returns the position to read each from."""
@@ -27,10 +32,13 @@ class Consumer(ABC):
         servers: ``host:port`` of some of the brokers, separated by commas.
         group: consumer group, to join or to commit for.
         options: passed on to the client library.
+        parts: what ``poll`` returns of a record beside its value.
     """
 
     @abstractmethod
-    def __init__(self, servers: str, group: str, options: Mapping[str, Any]) -> None: ...
+    def __init__(
+        self, servers: str, group: str, options: Mapping[str, Any], parts: RecordParts = NO_PARTS
+    ) -> None: ...
 
     @abstractmethod
     def partitions_for_topic(self, topic: str) -> list[TopicPartition]:

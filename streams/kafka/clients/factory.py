@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from streams.kafka.clients.consumer import Consumer
+from streams.kafka.clients.consumer import NO_PARTS, Consumer, RecordParts
 from streams.kafka.clients.producer import Producer
 
 CONSUMERS: dict[str, str] = {
@@ -19,10 +19,16 @@ PRODUCERS: dict[str, str] = {
 }
 
 
-def create_consumer(library: str, servers: str, group: str, options: Mapping[str, Any]) -> Consumer:
+def create_consumer(
+    library: str,
+    servers: str,
+    group: str,
+    options: Mapping[str, Any],
+    parts: RecordParts = NO_PARTS,
+) -> Consumer:
     """Return a connected consumer of that library. See ``Consumer`` for arguments and errors."""
     consumer: type[Consumer] = _load(CONSUMERS[library])
-    return consumer(servers, group, options)
+    return consumer(servers, group, options, parts)
 
 
 def create_producer(

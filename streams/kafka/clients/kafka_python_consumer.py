@@ -12,7 +12,7 @@ import numpy as np
 from streams.core.errors import StreamError
 from streams.core.settings import unknown
 from streams.kafka.clients import timeouts
-from streams.kafka.clients.consumer import Consumer, OnAssign
+from streams.kafka.clients.consumer import NO_PARTS, Consumer, OnAssign, RecordParts
 from streams.kafka.clients.errors import (
     kafka_python_errors,
     missing_topic_error,
@@ -42,7 +42,9 @@ class KafkaPythonConsumer(Consumer):
         "consumer_timeout_ms",
     }
 
-    def __init__(self, servers: str, group: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, servers: str, group: str, options: Mapping[str, Any], parts: RecordParts = NO_PARTS
+    ) -> None:
         kafka = import_kafka_python()
         known = set(kafka.KafkaConsumer.DEFAULT_CONFIG) - self._reserved
         for name in options:
@@ -65,6 +67,7 @@ class KafkaPythonConsumer(Consumer):
             settings.setdefault("isolation_level", "read_committed")
         self._kafka = kafka
         self._servers = servers
+        self._parts = parts
         with self._errors(), surface_connection_errors():
             self._consumer = kafka.KafkaConsumer(
                 bootstrap_servers=servers.split(","),
@@ -127,7 +130,9 @@ class KafkaPythonConsumer(Consumer):
         with self._errors():
             polled = self._consumer.poll(int(timeout * 1000), max_records=max_records)
         return [
-            record_batch(TopicPartition(*p), records) for p, records in polled.items() if records
+            record_batch(TopicPartition(*p), records, self._parts)
+            for p, records in polled.items()
+            if records
         ]
 
     def at_high_watermark(self, partition: TopicPartition) -> bool:
@@ -178,7 +183,9 @@ class KafkaPythonConsumer(Consumer):
                 raise
 
 
-def record_batch(partition: TopicPartition, records: Sequence[Any]) -> RecordBatch:
+def record_batch(
+    partition: TopicPartition, records: Sequence[Any], parts: RecordParts = NO_PARTS
+) -> RecordBatch:
     """Return the records of one partition, at least one, as columns."""
     n = len(records)
     first, last = records[0].offset, records[-1].offset
@@ -191,7 +198,14 @@ def record_batch(partition: TopicPartition, records: Sequence[Any]) -> RecordBat
         -1 if (at := record.timestamp) is None else at for record in records
     )  # None: an old broker
     times = np.fromiter(stamps, np.int64, n)
-    return RecordBatch(partition, offsets, times, [record.value for record in records])
+    return RecordBatch(
+        partition,
+        offsets,
+        times,
+        [record.value for record in records],
+        [record.key for record in records] if "keys" in parts else None,
+        [record.headers or () for record in records] if "headers" in parts else None,
+    )
 
 
 def _by_partition(offsets: Mapping[Any, int]) -> dict[TopicPartition, int]:

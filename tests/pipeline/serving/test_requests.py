@@ -139,7 +139,7 @@ def events(draw: st.DrawFn, ids: bool) -> bytes:
 
 def read_by_stream(stream: KafkaStream, event: bytes) -> tuple[Batch, str | None]:
     """The batch of one message, and why it is dead."""
-    format_, decode = stream.decoder.events
+    format_, decode, _ = stream.decoder.events
     table, bad = format_.read([event])
     n = table.num_rows
     batch = decode(table, np.zeros(n, np.int32), np.arange(n), np.zeros(n))
@@ -175,7 +175,7 @@ def _same_column(one: Any, other: Any) -> bool:
 
 def may_leave_out(stream: KafkaStream) -> set[str]:
     """The reasons of messages that lack what a request need not have."""
-    format_, decode = stream.decoder.events
+    format_, decode, _ = stream.decoder.events
     columns = decode.columns
     names = {columns.id and columns.id.column, columns.time, columns.key and columns.key.column}
     return {field.refuse("null") for field in format_.fields if field.name in names}

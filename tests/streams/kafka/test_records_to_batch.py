@@ -18,7 +18,7 @@ from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColum
 from streams.decoding.formats.factory import Field, make
 from streams.decoding.formats.json import JsonConfig
 from streams.kafka.records import RecordBatch, TopicPartition, Topics
-from streams.kafka.records_to_batch import BlockDecoder
+from streams.kafka.records_to_batch import BlockDecoder, RecordReader
 
 TOPICS = Topics(["ev", "more"], "lab")
 
@@ -30,11 +30,11 @@ def decoder(max_future_seconds: float = 100.0, max_bytes: int = 200) -> BlockDec
     config = JsonConfig(kind="json")
     schema = Schema((Feature("a", "numeric"),), "classification", ())
     return BlockDecoder(
-        (
+        RecordReader(
             make(config, events, here),
             Decoder(schema, Columns(id=NamedColumn("id", "int"), time="t")),
         ),
-        (
+        RecordReader(
             make(config, labels, here),
             Decoder(
                 Schema((), "classification", ()),
@@ -136,7 +136,7 @@ def test_decoder_without_timestamps() -> None:
     assert np.isnan(found.arrivals.time).all()
     config = JsonConfig(kind="json")
     schema = Schema((Feature("a", "numeric"),), "classification", ())
-    reader = (
+    reader = RecordReader(
         make(config, [Field("a", "number"), Field("id", "integer")], Path()),
         Decoder(schema, Columns(id=NamedColumn("id", "int"))),
     )
