@@ -64,6 +64,14 @@ DriftOption = Annotated[
 ]
 PoisonOption = Annotated[float, typer.Option(min=0, max=1, help="Bad messages per good message.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of drift and poison.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(help="Column that is the key of an event's message, and not in its value."),
+]
+HeaderOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Column that is a header of that name, and not in the value; repeatable."),
+]
 FastOption = Annotated[bool, typer.Option("--fast", help="Use confluent-kafka.")]
 
 
@@ -85,6 +93,8 @@ def command(
     poison: PoisonOption = 0.0,
     seed: SeedOption = 0,
     fast: FastOption = False,
+    key: KeyOption = None,
+    header: HeaderOption = None,
 ) -> None:
     """Send a file to Kafka as a live stream; print what was sent as one line of JSON."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it is reported below
@@ -102,6 +112,8 @@ def command(
             drift=tuple(map(Drift.read, drift or ())),
             poison=poison,
             seed=seed,
+            key=key,
+            headers=tuple(header or ()),
         )
         target = ProduceTarget(servers, topic, labels_topic, partitions, rate, fast)
         report = produce(plan, target)

@@ -93,6 +93,9 @@ class ProducePlan:
         repeat: how often to send the file; times continue from its end.
         max_events: of all repeats; None: all of them.
         poison: bad messages per good message.
+        key: column that is the key of an event's message, not in its value; None: the id is the
+            key, and is in the value too.
+        headers: columns that are headers of those names, not in the value.
     """
 
     file: Path
@@ -107,6 +110,8 @@ class ProducePlan:
     drift: tuple[Drift, ...] = ()
     poison: float = 0.0
     seed: int = 0
+    key: str | None = None
+    headers: tuple[str, ...] = ()
 
 
 class MessageGenerator:
@@ -140,7 +145,9 @@ class MessageGenerator:
         names = self._table.names
         self._check_columns(names)
         self._check_options()
-        self._features = [n for n in names if n not in (plan.id, plan.time, plan.label)]
+        self._beside = {*plan.headers, *([plan.key] if plan.key else [])}
+        beside = (plan.id, plan.time, plan.label, *self._beside)
+        self._features = [n for n in names if n not in beside]
         kinds = self._table.kinds
         self._numbers = [n for n in self._features if kinds[n] in ("int", "float")]
         self._frame = self._frame_dtype() if plan.format == "frames" else None
@@ -170,6 +177,11 @@ class MessageGenerator:
             column = getattr(plan, role)
             if column is not None and column not in names:
                 raise ProduceError(f"--{role}: {plan.file} has no column {unknown(column, names)}")
+        for option, column in [("key", plan.key), *(("header", name) for name in plan.headers)]:
+            if column is not None and column not in names:
+                raise ProduceError(
+                    f"--{option}: {plan.file} has no column {unknown(column, names)}"
+                )
         if plan.id is None and "id" in names:
             raise ProduceError(f"{plan.file} has a column named 'id': state --id id, or rename it")
 
@@ -250,6 +262,7 @@ class MessageGenerator:
         if plan.label is not None and not plan.labels:
             fields[plan.label] = label
         encoded = self._encode(fields, columns)
+        keys, headers = self._keys(rows, ids), self._headers(rows, label)
         topic = self._topic
         records: list[ProducerRecord] = []
         for row in range(n):
@@ -261,8 +274,7 @@ class MessageGenerator:
             partition = event % self.partitions
             if bad := self.poison.of_event(encoded[row]):
                 records.append(ProducerRecord(topic, partition, None, bad, NO_HEADERS))
-            key = str(ids[row]).encode()
-            records.append(ProducerRecord(topic, partition, key, encoded[row], NO_HEADERS))
+            records.append(ProducerRecord(topic, partition, keys[row], encoded[row], headers[row]))
             if plan.labels and label[row] is not None and label[row] == label[row]:
                 due = float(event + max(1, plan.delay.events))
                 if plan.delay.seconds is not None:
@@ -270,6 +282,26 @@ class MessageGenerator:
                 heapq.heappush(self._pending_labels, (due, event, ids[row], label[row]))
         self.events += n
         return records
+
+    def _keys(self, rows: pa.RecordBatch, ids: list[Any]) -> list[bytes | None]:
+        """Return the keys of the messages of some rows."""
+        if self.plan.key is None:
+            return [_text(id_) for id_ in ids]
+        return [_text(value) for value in values(self._table.column(rows, self.plan.key))]
+
+    def _headers(self, rows: pa.RecordBatch, label: list[Any]) -> list[Mapping[str, bytes]]:
+        """Return the headers of the messages of some rows; a null is no header."""
+        if not self.plan.headers:
+            return [NO_HEADERS] * rows.num_rows
+        columns = {
+            name: label if name == self.plan.label else values(self._table.column(rows, name))
+            for name in self.plan.headers
+        }
+        texts = {name: [_text(value) for value in column] for name, column in columns.items()}
+        return [
+            {name: text for name, column in texts.items() if (text := column[row]) is not None}
+            for row in range(rows.num_rows)
+        ]
 
     def _due_labels(self, now: float) -> list[ProducerRecord]:
         """Return the records of the labels that are due."""
@@ -291,6 +323,7 @@ class MessageGenerator:
 
     def _encode(self, fields: dict[str, list[Any]], columns: dict[str, pa.Array]) -> list[bytes]:
         if self._frame is None:
+            fields = {name: cells for name, cells in fields.items() if name not in self._beside}
             fields |= {name: values(column) for name, column in columns.items()}
             names = list(fields)
             return [_json(dict(zip(names, row, strict=True))) for row in zip(*fields.values())]  # noqa: B905
@@ -360,6 +393,13 @@ class MessageGenerator:
             unsorted |= set(values(self._table.column(rows, name)))
         classes = sorted(unsorted - {None}, key=lambda c: (str(type(c)), c))
         return dict(zip(classes, classes[1:] + classes[:1], strict=True))
+
+
+def _text(value: Any) -> bytes | None:
+    """Return a cell as the text of a key or a header; None: it is null."""
+    if value is None or value != value:
+        return None
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def _json(message: dict[str, Any]) -> bytes:
