@@ -492,6 +492,7 @@ def test_command_lists_and_reinjects(
     messages = topics.read(topics.events)
     assert len(messages) == n + 6
     new = [m for m in messages if dict(m.headers).get("everlearn-reinjected")]
+    assert {m.key for m in new} == {b"k"}
     assert sorted((m.partition, m.value) for m in new) == [
         (i, event(n + i, pad="x" * 20_000)) for i in range(2)
     ]
