@@ -1,4 +1,4 @@
-"""An id in the key and a label in a header: sent, learned, recorded, replayed, served, sent again."""
+"""An id in the key and a label in a header: learned, recorded, replayed and sent again."""
 
 from __future__ import annotations
 
