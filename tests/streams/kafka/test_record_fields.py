@@ -189,7 +189,7 @@ def library(request: pytest.FixtureRequest) -> str:
 
 def test_stream_reads_record_fields_and_again(kafka44: Kafka44, library: str) -> None:
     topic = f"record-fields-{next(NUMBERS)}"
-    kafka44.create(topic)
+    kafka44.create(topic, retention_ms=-1)  # of records of 1970
     for i in range(6):
         key = None if i == 4 else str(100 + i)
         kafka44.send(
