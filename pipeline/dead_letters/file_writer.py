@@ -6,12 +6,17 @@ import base64
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.storage.run_folder import DEAD_LETTERS
 from streams.core.batch import DeadLetter
+
+KINDS = 50
+"""Kinds of reason that are counted apart."""
+OTHER_REASONS = "other reasons"
 
 
 class DeadLetterLog:
@@ -27,11 +32,14 @@ class DeadLetterLog:
     Attributes:
         path: of the file.
         bytes: written so far.
+        reasons: the number of dead events of each kind of reason, at most ``KINDS`` kinds and
+            ``OTHER_REASONS``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / DEAD_LETTERS
         self.bytes = 0
+        self.reasons: Counter[str] = Counter()
         self._file: IO[bytes] | None = None
 
     def open(self, kept: int) -> bool:
@@ -41,6 +49,9 @@ class DeadLetterLog:
         whole = self.path.stat().st_size >= kept
         if whole:
             os.truncate(self.path, kept)
+        self.reasons.clear()
+        for letter in read_dead_letters(self.path, stop=kept):
+            self._count(letter.reason, letter.label)
         self._file = self.path.open("ab")
         return whole
 
@@ -62,6 +73,13 @@ class DeadLetterLog:
             if letter.headers:
                 entry["headers"] = [[name, _base64(text or b"")] for name, text in letter.headers]
             self.bytes += self._file.write(json.dumps(entry).encode() + b"\n")
+            self._count(letter.reason, letter.label)
+
+    def _count(self, reason: str, label: bool) -> None:
+        if not label:
+            kind = reason_kind(reason)
+            known = kind in self.reasons or len(self.reasons) < KINDS
+            self.reasons[kind if known else OTHER_REASONS] += 1
 
     def sync(self) -> None:
         """Flush all that was written to the disk."""

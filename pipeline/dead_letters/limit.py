@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,8 @@ class DeadLetterLimit:
     """Raises an error once too many of the last events are dead.
 
     It counts events in their order, so the limits of micro-batches make no difference. Labels of a
-    topic of their own are counted apart. A run that resumes counts from zero.
+    topic of their own are counted apart. A run that resumes counts from zero, but not at the end of
+    the stream.
 
     Args:
         settings: what is too many.
@@ -56,6 +57,26 @@ class DeadLetterLimit:
         self._windows[False].seen += batch.events
         self._windows[True].seen += labels_dead + (0 if arrivals is None else len(arrivals))
 
+    def end(self, events: int, reasons: Mapping[str, int]) -> None:
+        """Check a stream that has ended before the window was full.
+
+        Args:
+            events: events in all, those of earlier runs in the folder too.
+            reasons: the number of dead events of each kind of reason.
+
+        Raise ``TooManyDeadLettersError``.
+        """
+        dead, share = sum(reasons.values()), self._settings.share
+        if events < self._settings.of and dead > share * events:
+            raise TooManyDeadLettersError(
+                f"{dead:,} of all {events:,} events are dead ({_listed(reasons)}). {_ADVICE}"
+            )
+        labels = self._windows[True]
+        if labels.seen < self._settings.of and len(labels.dead) > share * labels.seen:
+            raise TooManyDeadLettersError(
+                self._message(True, [letter for _, letter in labels.dead], f"all {labels.seen:,}")
+            )
+
     def _count(self, label: bool, dead: Sequence[DeadLetter], alive: np.ndarray[Any, Any]) -> None:
         """Count n dead letters; ``alive`` (n,) is how many live ones of the micro-batch are before
         each."""
@@ -66,26 +87,32 @@ class DeadLetterLimit:
         for i, d in enumerate(dead):
             if window.add(int(alive[i]) + i, d) > share * of:
                 raise TooManyDeadLettersError(
-                    self._message(label, [letter for _, letter in window.dead])
+                    self._message(label, [letter for _, letter in window.dead], f"the last {of:,}")
                 )
 
-    def _message(self, label: bool, dead: Sequence[DeadLetter]) -> str:
+    def _message(self, label: bool, dead: Sequence[DeadLetter], of: str) -> str:
         what = "labels" if label else "events"
         counts = Counter(reason_kind(letter.reason) for letter in dead)
-        reasons = "; ".join(f"{n:,} x {reason}" for reason, n in counts.most_common(KINDS_SHOWN))
-        more = (
-            f"; and {len(counts) - KINDS_SHOWN} more kinds of reason"
-            if len(counts) > KINDS_SHOWN
-            else ""
-        )
         last = dead[-1]
         position = f"{self._partition_name(last.partition, label)}/{last.offset}"
         return (
-            f"{len(dead):,} of the last {self._settings.of:,} {what} are dead ({reasons}{more}), "
-            f"as {position}: {last.reason[:200]}. Look at "
-            f"{DEAD_LETTERS} (everlearn dead-letters), then fix what writes them, or the job, or "
-            "raise stream.dead_letters.share"
+            f"{len(dead):,} of {of} {what} are dead ({_listed(counts)}), "
+            f"as {position}: {last.reason[:200]}. {_ADVICE}"
         )
+
+
+_ADVICE = (
+    f"Look at {DEAD_LETTERS} (everlearn dead-letters), then fix what writes them, or the job, or "
+    "raise stream.dead_letters.share"
+)
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    """Return the most frequent kinds of reason with their numbers."""
+    counts = Counter(reasons)
+    listed = "; ".join(f"{n:,} x {reason}" for reason, n in counts.most_common(KINDS_SHOWN))
+    more = len(counts) - KINDS_SHOWN
+    return f"{listed}; and {more} more kinds of reason" if more > 0 else listed
 
 
 class _DeadWindow:

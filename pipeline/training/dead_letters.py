@@ -23,3 +23,7 @@ class DeadLetterKeeper(Callback):
     def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         self.log.write(result.dead_letters)
         self.limit.add(result.batch, result.dead_letters)
+
+    def end(self, loop: Loop) -> None:
+        """Check a stream that has ended. Raise ``TooManyDeadLettersError``."""
+        self.limit.end(loop.events, self.log.reasons)

@@ -53,6 +53,7 @@ class _OpenRun(NamedTuple):
     source: EventSource
     start: StartingPoint
     callbacks: Callbacks
+    keeper: DeadLetterKeeper
 
 
 class Run:
@@ -163,7 +164,7 @@ class Run:
         if len(names := parts.stream.sources()) > 1:
             self.say(f"reads {len(names)} files in this order: {_listed(names)}")
         keeper = DeadLetterKeeper(self._dead, limit)
-        return _OpenRun(parts, source, start, Callbacks([*callbacks, keeper]))
+        return _OpenRun(parts, source, start, Callbacks([*callbacks, keeper]), keeper)
 
     def _source(self, parts: Parts, blocks: ReadBlocksOf) -> EventSource:
         """Return the source of the events: a live stream's goes by a journal."""
@@ -179,7 +180,7 @@ class Run:
         return self.stopping
 
     def _run_to_end(self, session: _OpenRun, max_events: int | None) -> dict[str, Any]:
-        parts, source, start, callbacks = session
+        parts, source, start, callbacks, _ = session
         first = parts.loop.events
         callbacks.on_start(self._context(parts, start, max_events), parts.loop)
         started = time.perf_counter()
@@ -211,7 +212,7 @@ class Run:
 
     def _train(self, session: _OpenRun, max_events: int | None) -> bool:
         """Learn from the source; return whether its stream has ended."""
-        parts, source, _, callbacks = session
+        parts, source, _, callbacks, keeper = session
         loop, limit = parts.loop, math.inf if max_events is None else max_events
         if loop.events >= limit:
             source.catch_up(loop.ledger, finished=False)
@@ -229,6 +230,8 @@ class Run:
                     break
             else:
                 finished = not parts.stream.open_end
+                if finished:
+                    keeper.end(loop)
         except RunStoppedError:
             pass
         except TooManyDeadLettersError:
@@ -241,7 +244,7 @@ class Run:
 
     def _save(self, session: _OpenRun, finished: bool) -> State:
         """Write a checkpoint in the background; return its state."""
-        parts, source, start, callbacks = session
+        parts, source, start, callbacks, _ = session
         parts.loop.learner.verify()
         self._dead.sync()
         state = parts.state()
@@ -277,6 +280,7 @@ class Run:
             "finished": finished,
             "events": loop.events,
             "fates": loop.ledger.fates(),
+            "dead_reasons": dict(self._dead.reasons),
             "awaiting": len(loop.join),
             "seconds": round(seconds, 3),
             "events_per_s": round(done / seconds, 1) if done else 0.0,

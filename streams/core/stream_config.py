@@ -40,12 +40,13 @@ class DeadLetters(Settings):
     """The limit of dead letters.
 
     Attributes:
-        share: the run stops when more than this share of the last ``of`` events, or of the last
-            ``of`` labels that arrive on their own, are dead; with 1 it never does.
+        share: the run fails when more than this share of the last ``of`` events, or of the last
+            ``of`` labels that arrive on their own, are dead; also at the end of a stream that is
+            shorter. With 1 it never does.
         of: the size of that window.
     """
 
-    share: float = Field(1.0, ge=0, le=1)
+    share: float = Field(0.5, ge=0, le=1)
     of: PositiveInt = 1000
 
 
@@ -77,7 +78,7 @@ class StreamConfig(Settings):
             seconds of event time (plus ``lateness``). Only for labels that arrive on their own.
             Formerly ``within``.
         standardise: scale numeric features by their running mean and standard deviation.
-        dead_letters: the limit of dead letters.
+        dead_letters: the limit of dead letters: by default a run fails when half are dead.
     """
 
     runtime_only_keys: ClassVar[frozenset[str]] = frozenset(("dead_letters",))

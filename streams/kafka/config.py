@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -91,10 +90,9 @@ class KafkaLabels(Settings):
 
 
 class KafkaDeadLetters(DeadLetters):
-    """``topic`` receives each dead letter once. By default a run stops when half are dead."""
+    """``topic`` receives each dead letter once."""
 
     topic: str | None = None
-    share: float = Field(0.5, ge=0, le=1)
 
 
 class KafkaConfig(StreamConfig):

@@ -69,7 +69,8 @@ def test_a_long_streak_of_dead_events_is_cut_and_resumed(
     y = (a > 0.5).astype(int)
     a[300:15_000] = np.nan
     pq.write_table(pa.table({"a": a, "y": y}), "dead.parquet")
-    file = job("dead.parquet", stream={"label_delay": {"events": 20}})
+    limits = {"label_delay": {"events": 20}, "dead_letters": {"share": 1}}
+    file = job("dead.parquet", stream=limits)
     everlearn("run", file, "--run-dir", "whole")
     whole = summary(Path("whole"))
     assert whole["fates"]["dead"] == 14_700
