@@ -258,6 +258,12 @@ def build(spec: Spec, seed: int) -> Any:
         raise LearnerError(f"learner.model: {path} builds nothing: {one_line(error)}") from error
     args = [_value(value, seed) for value in params] if isinstance(params, list) else []
     named = {k: _value(v, seed) for k, v in params.items()} if isinstance(params, dict) else {}
+    for name, value in named.items():
+        switch = name in accepted and isinstance(accepted[name].default, bool)
+        if switch and isinstance(value, str):
+            raise LearnerError(
+                f"learner.model: {path}: {name} is {value!r}; true or false is expected"
+            )
     if "seed" in accepted:
         named.setdefault("seed", seed)
     try:

@@ -67,10 +67,12 @@ def describe_errors(
     """
     problems = [_problem(details, data, prefix) for details in error.errors()]
     paths = {problem.path for problem in problems}
+    said = {problem.path for problem in problems if not problem.expected}
     expected: dict[tuple[str, ...], list[str]] = {}
     lines: dict[object, str] = {}
     for i, problem in enumerate(problems):
-        if problem.optional and any(_is_inside(path, problem.path) for path in paths):
+        further = problem.path in said or any(_is_inside(path, problem.path) for path in paths)
+        if problem.optional and further:
             continue
         place = f"{file}: {one_line('.'.join(problem.path))}" if problem.path else f"{file}"
         if not problem.expected:

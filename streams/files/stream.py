@@ -51,13 +51,29 @@ class LabelConfig(Settings):
     task: Task | None = None
     classes: tuple[ClassName, ...] = ()
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, classes: Any) -> Any:
+        if not isinstance(classes, list | tuple):
+            return classes
+        for name in classes:
+            if name is None or isinstance(name, datetime | list | tuple | dict):
+                raise ValueError(
+                    "a class is text, a number, or true or false; put quotes around a text that "
+                    "YAML takes for something else, as null or a time"
+                )
+        return [name.isoformat() if isinstance(name, date) else name for name in classes]
+
     @model_validator(mode="after")
     def _consistent(self) -> LabelConfig:
         if self.classes and self.task == "regression":
             raise ValueError("regression has no classes: leave out one of task and classes")
         kinds = {type(name) for name in self.classes}
         if len(kinds) > 1 and kinds != {int, float}:
-            raise ValueError("classes must be of one type: all text, or all numbers")
+            raise ValueError(
+                "classes must be of one type: all text, all numbers, or true and false; put "
+                "quotes around each that is text"
+            )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("a class is stated twice")
         if any(isinstance(name, int) and abs(name) >= 2**63 for name in self.classes):

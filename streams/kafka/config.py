@@ -239,6 +239,8 @@ class KafkaConfig(StreamConfig):
                 raise ValueError(
                     f"{name}: ${{NAME}} must be the whole value: put all of it into the environment"
                 )
+            if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+                raise ValueError(f"{name}: {value!r} is text: write true or false")
         return client
 
     @field_validator("start")

@@ -390,3 +390,9 @@ def fails() -> Any:
 
 def text() -> str:
     return "no estimator"
+
+
+def test_text_for_a_truth_is_refused() -> None:
+    """YAML reads ``no`` as text, and a text is true in Python."""
+    with pytest.raises(LearnerError, match="true or false is expected"):
+        build({"tree.HoeffdingTreeClassifier": {"leaf_prediction": "mc", "binary_split": "no"}}, 1)

@@ -63,3 +63,29 @@ def test_describe_errors_joins_the_branches_of_a_union(
     override: str, line: str, write_job: WriteJob
 ) -> None:
     assert reported(write_job(), override) == line
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (
+            "stream.label={column: class, classes: [UP, true]}",
+            "stream.label: classes must be of one type: all text, all numbers, or true and false; "
+            "put quotes around each that is text",
+        ),
+        (
+            "stream.label={column: class, classes: [UP, UP]}",
+            "stream.label: a class is stated twice",
+        ),
+        (
+            "stream.label={column: class, classes: [UP, null]}",
+            "stream.label.classes: a class is text, a number, or true or false; put quotes around "
+            "a text that YAML takes for something else, as null or a time",
+        ),
+    ],
+)
+def test_describe_errors_of_a_whole_mapping_is_one_line(
+    override: str, line: str, write_job: WriteJob
+) -> None:
+    """Without the other branches of the union, and without the names of validators."""
+    assert reported(write_job(), override) == line
