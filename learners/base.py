@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +30,9 @@ class Prediction:
             prediction. A classifier for two classes has two columns from the start.
         classes: names of the class codes known so far.
         version: how many times the learner had learned.
+        abstains: (n,) bool, the rows in which a learner that has learned cannot say; None: none.
+            Only for regression: before the first label, and where a class code is -1, that is
+            clear already.
     """
 
     ids: Ints
@@ -38,9 +41,26 @@ class Prediction:
     proba: Array | None
     classes: tuple[ClassName, ...]
     version: int
+    abstains: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def not_finite(self) -> Ints:
+        """Return the rows whose target or probabilities are not finite numbers.
+
+        NaN is no target. It stands for an abstention only in the rows of ``abstains``, and while
+        the learner has learned nothing.
+        """
+        if self.kind == "classification":
+            if self.proba is None or (finite := np.isfinite(self.proba)).all():
+                return _NO_ROWS
+            return np.flatnonzero(~finite.all(1))
+        finite = np.isfinite(self.value)
+        if finite.all():
+            return _NO_ROWS
+        abstains = self.version == 0 if self.abstains is None else self.abstains
+        return np.flatnonzero(~(finite | (np.isnan(self.value) & abstains)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +92,15 @@ class Encoding(NamedTuple):
     places: int | None = None
 
 
+_NO_ROWS = np.empty(0, np.int64)
+
+
 class LearnerError(Exception):
     """The learner cannot do what a job asks. The message names the place and the remedy."""
+
+
+class NotFiniteError(LearnerError):
+    """The numbers of a learner are no longer finite: its state must be neither kept nor served."""
 
 
 class LearnerConfig(Settings):
@@ -108,6 +135,7 @@ class Learner(ABC):
         opaque: its state is an object that cannot be compared byte for byte.
         needs_boundaries: it may read ``segment``.
         baseline: it serves as a reference, and need not learn from the features.
+        remedy: what to do where its numbers are no longer finite, for the message.
         version: how many times it has learned.
         classes: names of the class codes it has learned, in order.
         never_buffer: maps ids (n,) to (n,) bool: the events that no buffer may keep, because they
@@ -121,6 +149,10 @@ class Learner(ABC):
     opaque: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
+    remedy: ClassVar[str] = (
+        "mend or leave out that value, or, in a new run, scale and clip the features "
+        "(stream.standardise) or lower the learning rate"
+    )
     state_version: ClassVar[int] = 1
     never_buffer: Callable[[Ints], NDArray[np.bool_]] | None = None
 
@@ -158,11 +190,11 @@ class Learner(ABC):
         """Correct the stored labels of events ``ids`` (m,) to ``y`` (m,). Learn nothing twice."""
 
     def verify(self) -> None:  # noqa: B027 (most learners have nothing to verify)
-        """Verify the state before it is saved.
+        """Verify the state before it is saved or served.
 
         Raises:
-            LearnerError: the state is unusable, as after divergence. The run then resumes from the
-                checkpoint before it.
+            NotFiniteError: the state is unusable, as after divergence. The run then resumes from
+                the checkpoint before it, and that model is served on.
         """
 
     def step(self, batch: Batch, revealed: Revealed) -> Prediction:
@@ -190,7 +222,7 @@ class Learner(ABC):
         for before in [*np.unique(revealed.insert_before).tolist(), n]:
             if row < before:
                 part = batch[row:before]
-                predictions.append(self.predict(part))
+                predictions.append(self._predict_part(part))
                 self._observe(part)
                 row = before
             known = int(np.searchsorted(revealed.insert_before, before, side="right"))
@@ -200,6 +232,14 @@ class Learner(ABC):
         assert learned == m
         self._correct(revealed)
         return _concatenate(predictions) if predictions else self.predict(batch)
+
+    def _predict_part(self, part: Batch) -> Prediction:
+        """Return predictions for a part of a micro-batch; mark those made before the first label,
+        as there may be one before the next part."""
+        prediction = self.predict(part)
+        if self.version or prediction.kind == "classification":
+            return prediction
+        return replace(prediction, abstains=np.isnan(prediction.value))
 
     def _observe(self, batch: Batch) -> None:
         if type(self).observe is Learner.observe:
@@ -332,6 +372,11 @@ def _concatenate(predictions: list[Prediction]) -> Prediction:
         width = last.proba.shape[1]
         parts = [p.proba for p in predictions if p.proba is not None]
         proba = np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]))) for p in parts])
+    marks = None
+    if any(p.abstains is not None for p in predictions):
+        marks = [
+            np.zeros(len(p), np.bool_) if p.abstains is None else p.abstains for p in predictions
+        ]
     return Prediction(
         np.concatenate([p.ids for p in predictions]),
         last.kind,
@@ -339,4 +384,5 @@ def _concatenate(predictions: list[Prediction]) -> Prediction:
         proba,
         last.classes,
         last.version,
+        None if marks is None else np.concatenate(marks),
     )

@@ -18,10 +18,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from learners.base import Learner, LearnerConfig, LearnerError, Prediction
+from learners.base import Learner, LearnerConfig, LearnerError, NotFiniteError, Prediction
 from learners.networks import modules as models
 from learners.networks.column_encoders import Inputs
-from learners.networks.optimizer import Adam, OptimizerConfig
+from learners.networks.optimizer import LOWER_LR, Adam, OptimizerConfig
 from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
@@ -90,6 +90,7 @@ class AvalancheLearner(Learner):
     Config = AvalancheConfig
     handles = frozenset({"classification"})
     opaque = True
+    remedy = LOWER_LR
 
     def __init__(self, config: AvalancheConfig, schema: Schema, seed: int) -> None:
         self.config = config
@@ -150,9 +151,8 @@ class AvalancheLearner(Learner):
 
     def verify(self) -> None:
         if not all(bool(torch.isfinite(p).all()) for p in self.strategy.model.parameters()):
-            raise LearnerError(
-                "learner: the weights are no longer finite, the training has diverged: lower "
-                "learner.optimizer.lr (in a new run: the settings are part of the state)"
+            raise NotFiniteError(
+                f"learner {self.kind!r}: the weights are no longer finite, the training diverged"
             )
 
     def state(self) -> State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import pickle
 import pkgutil
 import re
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from learners.base import Learner, LearnerConfig, LearnerError, Prediction
+from learners.base import Learner, LearnerConfig, LearnerError, NotFiniteError, Prediction
+from learners.integrations.river_numbers import beyond_limits
 from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Array, Batch, ClassName, Features, Ragged
 from streams.core.errors import one_line
@@ -87,6 +89,7 @@ class RiverLearner(Learner):
             and type(last).predict_one is base.Classifier.predict_one
         )
         self._names = [feature.name for feature in schema.features]
+        self._last: dict[str, Any] | None = None  # of the events that it has learned
         self._try_texts()
 
     @classmethod
@@ -101,12 +104,33 @@ class RiverLearner(Learner):
     def predict(self, batch: Batch) -> Prediction:
         return self._prediction(batch, [self._predict_one(x) for x in self._events(batch.x)])
 
+    def verify(self) -> None:
+        wrong = beyond_limits(self.model)
+        if wrong is None and self._last is not None:  # what is not a weight shows in a prediction
+            try:
+                out = self._predict_one(self._last)
+            except ArithmeticError as error:
+                raise _overflow(error) from error
+            numbers = out.values() if isinstance(out, dict) else (out,)
+            if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
+                wrong = f"it predicts {out}"
+        if wrong is not None:
+            raise NotFiniteError(f"learner 'river' is of no use any more: {wrong}")
+
     def learn(self, batch: Batch) -> None:
         for x, y in zip(self._events(batch.x), self._labels(batch), strict=True):
             self.model.learn_one(x, y)
+            self._last = x
 
     def step(self, batch: Batch, revealed: Revealed) -> Prediction:
         """Learn each label just before the event that it precedes, as river does."""
+        try:
+            with np.errstate(all="ignore"):  # what comes of it is seen in the predictions
+                return self._step(batch, revealed)
+        except ArithmeticError as error:
+            raise _overflow(error) from error
+
+    def _step(self, batch: Batch, revealed: Revealed) -> Prediction:
         events = self._events(batch.x)
         outputs: list[Any] = []
         if len(revealed):
@@ -123,6 +147,7 @@ class RiverLearner(Learner):
                 while len(outputs) < before:
                     outputs.append(self._predict_one(events[len(outputs)]))
                 self.model.learn_one(x, y)
+            self._last = x
         while len(outputs) < len(events):
             outputs.append(self._predict_one(events[len(outputs)]))
         self._correct(revealed)
@@ -158,7 +183,8 @@ class RiverLearner(Learner):
     def _prediction(self, batch: Batch, outputs: list[Any]) -> Prediction:
         if self.schema.task == "regression":
             value = np.array([np.nan if out is None else out for out in outputs], np.float64)
-            return Prediction(batch.ids, "regression", value, None, (), self.version)
+            abstains = np.array([out is None for out in outputs], np.bool_)
+            return Prediction(batch.ids, "regression", value, None, (), self.version, abstains)
         codes: dict[ClassName, int] = {name: code for code, name in enumerate(self.classes)}
         if self.binary:
             true = self._true(self.classes or batch.classes)
@@ -219,6 +245,11 @@ class RiverLearner(Learner):
         """Load a pickle. Use it only for checkpoints of one's own with a verified checksum."""
         self.load_common(state)
         self.model = pickle.loads(state["opaque"].tobytes())
+
+
+def _overflow(error: ArithmeticError) -> NotFiniteError:
+    """Return the error for Python's numbers, which overflow with an exception."""
+    return NotFiniteError(f"learner 'river' cannot compute with its numbers: {error.args[-1]}")
 
 
 def build(spec: Spec, seed: int) -> Any:

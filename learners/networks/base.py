@@ -12,10 +12,17 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from learners.base import Encoding, Learner, LearnerConfig, LearnerError, Prediction
+from learners.base import (
+    Encoding,
+    Learner,
+    LearnerConfig,
+    LearnerError,
+    NotFiniteError,
+    Prediction,
+)
 from learners.networks import modules as models
 from learners.networks.column_encoders import Inputs
-from learners.networks.optimizer import Adam, FlatOptimizer, OptimizerConfig
+from learners.networks.optimizer import LOWER_LR, Adam, FlatOptimizer, OptimizerConfig
 from streams.core.batch import Array, Batch, ClassName
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task
@@ -64,6 +71,7 @@ class NetworkLearner(Learner):
 
     Config = NetworkConfig
     state_version = 2
+    remedy = LOWER_LR
 
     def __init__(
         self, config: NetworkConfig, schema: Schema, seed: int, device: str = "cpu"
@@ -119,9 +127,8 @@ class NetworkLearner(Learner):
 
     def verify(self) -> None:
         if not self.optimizer.finite():
-            raise LearnerError(
-                "learner: the weights are no longer finite, the training has diverged: lower "
-                "learner.optimizer.lr (in a new run: the settings are part of the state)"
+            raise NotFiniteError(
+                f"learner {self.kind!r}: the weights are no longer finite, the training diverged"
             )
 
     def observe(self, batch: Batch) -> None:

@@ -21,6 +21,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Pieces = Mapping[str, list[Tensor]]
 """The state of an optimizer by name, in the pieces in which the weights are moved."""
 
+LOWER_LR = "lower learner.optimizer.lr, in a new run: the settings are part of the state"
+"""What to do where training has diverged."""
 _MAX_FLAT_WEIGHTS = 1 << 16
 """Most weights of a network whose gradients are one vector. Beyond, writing all gradients into one
 vector costs more than moving one vector saves."""

@@ -141,7 +141,7 @@ class _Measurement:
             self.seconds += time.perf_counter() - then
             self._evaluate(ended=True)
             progress(self.loop.events, self.total)
-        self.loop.learner.verify()
+        self.loop.verify()
         return self._result()
 
     def _batches(self, stop: int) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -121,7 +122,7 @@ def table(summary: dict[str, Any]) -> Table:
     shown.add_row("events/s", f"{summary['events_per_s']:,.0f}")
     for name, title in _HEADLINES:
         if name in summary["metrics"]:
-            shown.add_row(title, f"{summary['metrics'][name]:.4f}")
+            shown.add_row(title, _shown(summary["metrics"][name]))
     fates = {fate: n for fate, n in summary["fates"].items() if n}
     if summary["awaiting"]:
         fates["awaiting their label"] = summary["awaiting"]
@@ -129,3 +130,10 @@ def table(summary: dict[str, Any]) -> Table:
         shown.add_row(fate, f"{n:,}")
     shown.add_row("state digest", summary["state_digest"][:16])
     return shown
+
+
+def _shown(value: float | None) -> str:
+    """Return a metric as the table shows it: a dash where it is None or NaN."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"

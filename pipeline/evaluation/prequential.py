@@ -96,8 +96,9 @@ class Prequential:
         if self._count >= _FOLD:
             self._reduce()
             whole = len(self._left) // _FOLD * _FOLD
-            for start in range(0, whole, _FOLD):
-                self._fold(self._left.rows(slice(start, start + _FOLD)))
+            with np.errstate(over="ignore", invalid="ignore"):  # an error of 1e300 has no square
+                for start in range(0, whole, _FOLD):
+                    self._fold(self._left.rows(slice(start, start + _FOLD)))
             self._left = self._left.rows(slice(whole, None))
             self._count = len(self._left)
 
@@ -160,12 +161,14 @@ class Prequential:
         self._faded = self._faded * past + added
 
     def results(self) -> dict[str, float]:
-        """Return the metrics by name after the last outcome; undefined ones are left out."""
+        """Return the metrics by name after the last outcome; undefined ones are left out, and
+        those of errors too large for a float64 are infinite."""
         whole = Prequential(self.task, self.window, self.fading)
         whole.load(self.state())
-        if len(whole._left):
-            whole._fold(whole._left)
-        return whole._regression() if self.task == "regression" else whole._classification()
+        with np.errstate(over="ignore", invalid="ignore"):
+            if len(whole._left):
+                whole._fold(whole._left)
+            return whole._regression() if self.task == "regression" else whole._classification()
 
     def _common(self) -> dict[str, float]:
         scored = self._sums["scored"] + self._sums["abstained"]

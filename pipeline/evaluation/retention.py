@@ -8,6 +8,7 @@ compares the same probes then and now; the variance is much smaller than between
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +69,7 @@ class Retention:
         # (3, n) scores of each probe: first after its segment, at the segment's best, and last.
         self._known = np.empty((3, 0))
 
+    @np.errstate(over="ignore", invalid="ignore")  # an error of 1e300 has no square
     def evaluate(
         self, learner: Learner, segments: Sequence[Segment], events: int
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -133,7 +135,10 @@ class Retention:
                 "begin": segment.begin,
                 "end": segment.end,
                 "probes": len(group),
-                **self._score(now[group]),
+                **{
+                    name: value if math.isfinite(value) else None
+                    for name, value in self._score(now[group]).items()
+                },
             }
             for segment, group in zip(self._past, groups, strict=True)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -123,8 +124,13 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write ``summary.json``."""
-        write_atomic(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        """Write ``summary.json``; a metric that is not finite is null, as JSON has no other."""
+        metrics = {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in summary["metrics"].items()
+        }
+        content = json.dumps({**summary, "metrics": metrics}, indent=2)
+        write_atomic(self.path / SUMMARY, content + "\n")
 
     def summary(self) -> dict[str, Any]:
         """Return the summary that a run left here; empty where there is none that can be read."""

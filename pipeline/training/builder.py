@@ -85,6 +85,7 @@ def build(loaded: LoadedJob) -> Parts:
             stream.gapless,
             Probes(probes, job.seed) if probes.share else None,
             once_seen,
+            stream.place_name,
         )
     settings = job.learner.model_dump(mode="json", serialize_as_any=True)
     made = recipe_of(learner, settings, job.stream.standardise, stream)

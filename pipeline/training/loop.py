@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from learners.base import Learner, LearnerError, Prediction
+from learners.base import Learner, Prediction
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.event_fates import Ledger
+from pipeline.training.learner_health import LearnerHealth, PlaceName, check_class_codes
 from streams.core.batch import Batch, DeadLetter
 from streams.core.state_dict import State, copied
 from streams.operators.base import Operator
@@ -64,6 +65,7 @@ class Loop:
         gapless: bool = True,
         probes: Probes | None = None,
         once_seen: OnceSeen | None = None,
+        place_name: PlaceName = lambda partition, label: str(partition),
     ) -> None:
         self.operators = operators
         self.join = join
@@ -72,6 +74,7 @@ class Loop:
         self.ledger = Ledger(gapless)
         self.probes = probes
         self.once_seen = once_seen
+        self._health = LearnerHealth(learner, place_name)
         self._settled: list[ScoredRows] = []
         self._seen: list[int] = []  # by the probes, after each of those
         self._scored: list[VersionedOutcome] = []  # since the last result
@@ -93,7 +96,6 @@ class Loop:
         if self.probes is not None:
             revealed = self._probe(self.probes, batch, revealed)
         prediction = self._learn(batch, revealed)
-        _check_prediction(prediction, len(batch), self.learner)
         self._settle(pushed.settle(prediction.value, prediction.proba))
         if len(self._settled) == _SCORED_AT_ONCE:
             self.score()
@@ -109,7 +111,7 @@ class Loop:
         return scored
 
     def _learn(self, batch: Batch, revealed: Revealed) -> Prediction:
-        prediction = self.learner.step(self._question(batch), revealed)
+        prediction = self._health.step(self._question(batch), revealed)
         if self.once_seen is not None:
             self.once_seen.learned(revealed.batch, self.learner.version)
             if revealed.corrected is not None:
@@ -122,7 +124,7 @@ class Loop:
             outcome = outcome_of(self._settled)
             counts = [len(settled.lag) for settled in self._settled]
             self._settled.clear()
-            _check_class_codes(outcome, self.learner)
+            check_class_codes(outcome.value, self.learner)
             self.metrics.add(outcome)
             self.ledger.settle(outcome)
             if self.probes is not None:
@@ -160,8 +162,17 @@ class Loop:
         self.score()
         return () if self.probes is None else self.probes.segments()
 
+    def verify(self) -> None:
+        """Verify the learner before its state is saved. Raise ``NotFiniteError``."""
+        self._health.verify()
+
     def snapshot(self, metrics: dict[str, float]) -> Snapshot:
-        """Return what a server needs of the current model, in arrays of its own."""
+        """Return what a server needs of the current model, in arrays of its own.
+
+        Raises:
+            NotFiniteError: the model must not be served.
+        """
+        self._health.verify()
         state: State = {"learner": self.learner.servable()}
         for operator in self.operators:
             if isinstance(operator, Standardise):
@@ -215,39 +226,6 @@ class Loop:
             self.probes.load(state["probes"], vocabulary.classes)
         if self.once_seen is not None:
             self.once_seen.load(state["once_seen"], vocabulary.classes)
-
-
-def _check_prediction(prediction: Prediction, n: int, learner: Learner) -> None:
-    """Raise ``LearnerError`` where a prediction is not one for n events."""
-    value, proba = prediction.value, prediction.proba
-    if value.shape != (n,) or (proba is not None and (proba.ndim != 2 or len(proba) != n)):
-        shapes = f"value {value.shape}" + ("" if proba is None else f" and proba {proba.shape}")
-        raise LearnerError(
-            f"learner {learner.kind!r} predicted {shapes} for {n} events: ({n},) and ({n}, classes)"
-            " are expected"
-        )
-    dtype = np.dtype(np.float64 if prediction.kind == "regression" else np.int64)
-    if value.dtype != dtype:
-        raise LearnerError(
-            f"learner {learner.kind!r} predicted values of {value.dtype}: {dtype} is expected"
-        )
-    if proba is not None and proba.size and proba[-1, -1] != proba[-1, -1]:  # NaN: one will do
-        learner.verify()  # it may know why
-        raise LearnerError(f"learner {learner.kind!r} gave probabilities that are not numbers")
-
-
-def _check_class_codes(outcome: Outcome, learner: Learner) -> None:
-    """Raise ``LearnerError`` where predictions are not class codes."""
-    if not len(outcome.value) or outcome.value.dtype.kind == "f":
-        return
-    low, high = int(outcome.value.min()), int(outcome.value.max())
-    classes = max(len(learner.classes), 2)  # a model of two classes may name the second first
-    if low < -1 or high >= classes:
-        code = low if low < -1 else high
-        raise LearnerError(
-            f"learner {learner.kind!r} predicted class code {code}: a code from 0 to {classes - 1} "
-            "is expected, or -1 for none"
-        )
 
 
 _NO_BATCH = Batch(

@@ -245,7 +245,7 @@ class Run:
     def _save(self, session: _OpenRun, finished: bool) -> State:
         """Write a checkpoint in the background; return its state."""
         parts, source, start, callbacks, _ = session
-        parts.loop.learner.verify()
+        parts.loop.verify()
         self._dead.sync()
         state = parts.state()
         dead_bytes = state["dead_bytes"] = self._dead.bytes

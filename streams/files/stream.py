@@ -272,6 +272,10 @@ class FileStream(Stream):
             cursor |= seek(self._label_files, self.config.labels.time, time, "labels/")
         return cursor
 
+    def place_name(self, partition: int, label: bool) -> str:
+        files = self._label_files if label else self.files
+        return files[partition].path.name
+
     def __len__(self) -> int:
         """The number of rows, bad ones included. Raises ``TypeError`` for CSV files, whose length
         is not known before they are read."""
