@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from learners.base import LearnerError
+from learners.base import Learner, LearnerError, NotFiniteError
 from learners.checks.assertions import (
     assert_fits,
     assert_one_line,
@@ -94,6 +94,45 @@ def accepts_read_only_arrays(case: Case) -> None:
     finally:
         torch.set_warn_always(always)
     assert same_predictions(plain, frozen), "read-only arrays change the predictions"
+
+
+def shows_that_it_is_not_finite(case: Case) -> None:
+    """After one absurd number, predictions stay finite; or they, or ``verify``, show that they do
+    not."""
+    stream = case.stream()
+    assert isinstance(stream.x, np.ndarray)
+    assert stream.y is not None
+    plain = _finite_leaves(LearnerRun(case.new()).feed(stream).learner)
+    absurd = [replace(stream, x=np.where(stream.offset[:, None] == 80, 1e300, stream.x))]
+    if case.task == "regression":
+        absurd.append(replace(stream, y=np.where(stream.offset == 80, 1e300, stream.y)))
+    for changed in absurd:
+        run = LearnerRun(case.new())
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                last = run.feed(changed).learner.predict(replace(stream[:8], y=None))
+                run.learner.verify()
+            except NotFiniteError as error:
+                assert_one_line(error)
+                continue
+            if any(len(prediction.not_finite()) for prediction in (*run.predictions, last)):
+                continue  # the run stops there
+        assert predicted_rows(last).all(), (
+            "it abstains after one absurd number: NaN passes for an abstention"
+        )
+        lost = plain - _finite_leaves(run.learner)
+        assert not lost, f"state {min(lost)!r} is not finite: verify must raise NotFiniteError"
+
+
+def _finite_leaves(learner: Learner) -> set[str]:
+    """Return the paths in the state of a learner that hold finite numbers only."""
+    numbers = ((path, leaf) for path, leaf in leaves(learner.state()) if not isinstance(leaf, str))
+    return {
+        path
+        for path, leaf in numbers
+        if not isinstance(leaf, float | np.ndarray | np.generic) or np.isfinite(leaf).all()
+    }
 
 
 def accepts_any_layout(case: Case) -> None:

@@ -30,6 +30,7 @@ from learners.checks.predictions import (
     predict_is_pure,
     predictions_fit,
     same_at_any_batch_size,
+    shows_that_it_is_not_finite,
 )
 from learners.checks.state import (
     continues_from_a_state,
@@ -50,6 +51,7 @@ _FOR_ALL: tuple[Promise, ...] = (
     predict_is_pure,
     accepts_read_only_arrays,
     accepts_any_layout,
+    shows_that_it_is_not_finite,
     state_can_be_saved,
     continues_from_a_state,
     serves_as_it_predicts,

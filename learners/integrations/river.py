@@ -102,15 +102,14 @@ class RiverLearner(Learner):
         return {"kind": cls.kind, "model": ["preprocessing.StandardScaler", model]}
 
     def predict(self, batch: Batch) -> Prediction:
-        return self._prediction(batch, [self._predict_one(x) for x in self._events(batch.x)])
+        with np.errstate(all="ignore"):
+            return self._prediction(batch, [self._predict_one(x) for x in self._events(batch.x)])
 
     def verify(self) -> None:
         wrong = beyond_limits(self.model)
         if wrong is None and self._last is not None:  # what is not a weight shows in a prediction
-            try:
+            with np.errstate(all="ignore"):
                 out = self._predict_one(self._last)
-            except ArithmeticError as error:
-                raise _overflow(error) from error
             numbers = out.values() if isinstance(out, dict) else (out,)
             if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
                 wrong = f"it predicts {out}"
@@ -177,8 +176,14 @@ class RiverLearner(Learner):
             ) from error
 
     def _predict_one(self, x: dict[str, Any]) -> Any:
-        """Return the output of the model: probabilities by class, a class or a number."""
-        return self.model.predict_proba_one(x) if self._by_proba else self.model.predict_one(x)
+        """Return the output of the model: probabilities by class, a class or a number; NaN where
+        Python's numbers overflow."""
+        try:
+            return self.model.predict_proba_one(x) if self._by_proba else self.model.predict_one(x)
+        except ArithmeticError as error:
+            if self.schema.task == "classification" and not self._by_proba:
+                raise _overflow(error) from error
+            return math.nan
 
     def _prediction(self, batch: Batch, outputs: list[Any]) -> Prediction:
         if self.schema.task == "regression":
@@ -193,7 +198,9 @@ class RiverLearner(Learner):
         if self._by_proba:
             proba = np.zeros((len(outputs), len(codes)))
             for row, by_class in enumerate(outputs):
-                for name, share in by_class.items():
+                if isinstance(by_class, float):  # it overflowed
+                    proba[row], outputs[row] = by_class, {}
+                for name, share in outputs[row].items():
                     proba[row, codes[name]] = share
             outputs = [max(out, key=out.get) if out else None for out in outputs]
         value = np.array([-1 if out is None else codes.get(out, -1) for out in outputs], np.int64)

@@ -50,6 +50,7 @@ class InferenceModel:
 
     Raises:
         LearnerError: the learner of the recipe cannot be made here.
+        NotFiniteError: the state of the snapshot is not finite, and must not be served.
     """
 
     def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
@@ -60,6 +61,7 @@ class InferenceModel:
         self.taken = snapshot.taken
         self._learner = learner_of(recipe)
         self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
+        self._learner.verify()
         self._standardise: Standardise | None = None
         if recipe["standardise"] is not None:
             config = StandardiseConfig.model_validate(recipe["standardise"])

@@ -1,6 +1,7 @@
 """The HTTP server: predictions of the newest model, and labels for the run to learn.
 
-- ``app`` has the endpoints; ``middleware`` names the model in each response.
+- ``app`` has the endpoints, ``answers`` their predictions; ``middleware`` names the model in each
+  response.
 - ``responses`` has bodies, errors and JSON; ``openapi`` the documentation.
 - ``requests`` reads events by the format and the decoder of the stream; ``labels`` takes labels.
 - ``scoring`` scores served predictions once their labels arrive.
@@ -13,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.serving.app import ModelHolder, create_app, warm
+    from pipeline.serving.answers import warm
+    from pipeline.serving.app import ModelHolder, create_app
     from pipeline.serving.checkpoint_server import CheckpointServer, ServeError, serve
     from pipeline.serving.labels import LabelProducer, NoLabels, label_producer
     from pipeline.serving.requests import InvalidEventsError, PredictRequest, RequestReader
@@ -53,7 +55,7 @@ _MODULES = {
     "create_app": "pipeline.serving.app",
     "label_producer": "pipeline.serving.labels",
     "serve": "pipeline.serving.checkpoint_server",
-    "warm": "pipeline.serving.app",
+    "warm": "pipeline.serving.answers",
 }
 
 

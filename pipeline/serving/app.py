@@ -16,9 +16,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -26,10 +25,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from learners.base import Prediction
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel
+from pipeline.serving.answers import Answer, answer_request
 from pipeline.serving.labels import LabelProducer, NoLabels
 from pipeline.serving.middleware import ModelVersionMiddleware, set_model_version
 from pipeline.serving.openapi import (
@@ -46,7 +45,7 @@ from pipeline.serving.openapi import (
     list_body,
     responses,
 )
-from pipeline.serving.requests import PredictRequest, RequestReader, parse_list, read_body
+from pipeline.serving.requests import RequestReader, parse_list, read_body
 from pipeline.serving.responses import (
     HTTPError,
     error_response,
@@ -55,7 +54,6 @@ from pipeline.serving.responses import (
     service_unavailable,
 )
 from pipeline.serving.scoring import PredictionLog
-from streams.core.batch import Array
 
 RETRY_AFTER_S = 1
 INLINE_EVENTS, INLINE_BYTES = 64, 32_768
@@ -201,19 +199,6 @@ def _route(method: str, path: str, endpoint: Endpoint) -> Route:
     return route
 
 
-def warm(model: InferenceModel) -> None:
-    """Have the model answer a made-up event, so that the first request does not pay for it.
-
-    Raises whatever the model raises.
-    """
-    schema = model.schema
-    features = [[f.name, f.kind, list(f.shape)] for f in schema.features]
-    recipe: Recipe = {"features": features, "task": schema.task, "classes": list(schema.classes)}
-    reader = RequestReader({**recipe, "id_type": "int", "dtype": "float64"})
-    request = reader.read([reader.example()])
-    _body(request, model.answer(request.batch), model)
-
-
 def _lifespan(labels: LabelProducer | NoLabels) -> Lifespan:
     """Return the lifespan of an application: at its end, ``labels`` is closed."""
 
@@ -223,14 +208,6 @@ def _lifespan(labels: LabelProducer | NoLabels) -> Lifespan:
         labels.close()
 
     return lifespan
-
-
-class Answer(NamedTuple):
-    """What a request for predictions led to: the body of the response, and what it was made of."""
-
-    body: bytes
-    request: PredictRequest
-    prediction: Prediction
 
 
 class Endpoints:
@@ -317,13 +294,16 @@ class Endpoints:
         """Return the newest model, which the response will name, and what reads its events.
 
         Raises:
-            HTTPError: there is none yet.
+            HTTPError: there is none yet, or it has learned nothing.
         """
         model = self._models.current
         if model is None or self._reader is None:
             reason = "there is no model yet, the first comes with the first snapshot"
             raise service_unavailable(f"{self._name}: {reason}", RETRY_AFTER_S)
         set_model_version(request, model.version)
+        if not model.version:
+            reason = f"the model has learned nothing yet: no label of its {model.events:,} events"
+            raise service_unavailable(f"{self._name}: {reason} has been learned", RETRY_AFTER_S)
         return model, self._reader
 
     async def _answer(self, model: InferenceModel, reader: RequestReader, body: bytes) -> Answer:
@@ -339,38 +319,4 @@ class Endpoints:
 
     def _predict(self, model: InferenceModel, reader: RequestReader, body: bytes) -> Answer:
         request = reader.read(parse_list(body, self._config.max_events, "events"))
-        prediction = model.answer(request.batch)
-        return Answer(_body(request, prediction, model), request, prediction)
-
-
-def _body(request: PredictRequest, prediction: Prediction, model: InferenceModel) -> bytes:
-    """Return the body of the response: null where the model cannot say yet, and no NaN."""
-    value: list[Any] = prediction.value.tolist()
-    probabilities = None
-    if prediction.kind == "classification":
-        names = prediction.classes
-        known = len(names)
-        if prediction.proba is not None:
-            rows = _columns(prediction.proba, known).tolist()
-            probabilities = [
-                row if code >= 0 else None for row, code in zip(rows, value, strict=True)
-            ]
-        # A model of two classes may predict the second before that has got its name.
-        value = [names[code] if 0 <= code < known else None for code in value]
-    return json_bytes(
-        {
-            "model_version": model.version,
-            "events_seen": model.events,
-            "kind": prediction.kind,
-            "classes": prediction.classes,
-            "ids": request.ids,
-            "predictions": value,
-            "probabilities": probabilities,
-        }
-    )
-
-
-def _columns(proba: Array, known: int) -> Array:
-    """Return (n, known): one column for each class that has a name."""
-    missing = known - proba.shape[1]
-    return np.pad(proba, ((0, 0), (0, missing))) if missing > 0 else proba[:, :known]
+        return answer_request(model, request)

@@ -127,6 +127,14 @@ class CheckpointServer:
         self._served, self.events = identity, checkpoint.events
         return True
 
+    def known(self) -> str:
+        """Return what the model knows, for a person."""
+        if self.events is None:
+            return "no model yet: 503 until the first checkpoint"
+        if not self._models.version():
+            return f"the model has learned nothing from {self.events:,} events: 503 until it has"
+        return f"model after {self.events:,} events"
+
     def try_reload(self) -> None:
         """Reload; report a problem, each once, while the present model continues to answer."""
         try:
@@ -182,7 +190,7 @@ class CheckpointServer:
     def _build_model(
         self, checkpoint: Checkpoint, identity: _CheckpointId
     ) -> tuple[InferenceModel, Recipe]:
-        from pipeline.serving.app import warm
+        from pipeline.serving.answers import warm
 
         if "recipe" not in checkpoint.about:
             raise ServeError(
@@ -268,12 +276,7 @@ def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
         torch.set_num_threads(1)  # requests are small: threads would only wait for each other
         app.reload()
         with _listen(config.host, config.port) as listening, reloading(app, every):
-            known = (
-                "no model yet: 503 until the first checkpoint"
-                if app.events is None
-                else f"model after {app.events:,} events"
-            )
-            say(f"serving {folder} at {_url(listening)}/docs ({known})")
+            say(f"serving {folder} at {_url(listening)}/docs ({app.known()})")
             server.run(sockets=[listening])
 
 

@@ -48,11 +48,13 @@ PREDICTIONS: Schema = {
     },
 }
 ACCEPTED: Schema = {"type": "object", "properties": {"accepted": {"type": "integer"}}}
-NO_MODEL = {503: "there is no model yet: ask again after Retry-After seconds"}
+NO_MODEL = {
+    503: "there is no model yet, or it has learned nothing: ask again after Retry-After seconds"
+}
 PREDICT_ERRORS = {
     400: "not JSON",
     413: "too many bytes or events",
-    422: "events that cannot be read: which, and why",
+    422: "events that cannot be read, or predicted in finite numbers: which, and why",
     500: "the model failed",
     **NO_MODEL,
 }

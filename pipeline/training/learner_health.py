@@ -16,7 +16,7 @@ PlaceName = Callable[[int, bool], str]
 
 
 class _Number(NamedTuple):
-    """A number of an event: its magnitude, and what a person is told of it."""
+    """A number of an event: its magnitude, and the text that names it."""
 
     magnitude: float
     text: str
@@ -47,13 +47,15 @@ class LearnerHealth:
         try:
             prediction = self._learner.step(batch, revealed)
         except NotFiniteError as error:
-            raise self._error(str(error), learned, batch) from None
+            raise self._error(str(error), learned, learned, batch) from None
         _check_shapes(prediction, n, self._learner)
         wrong = prediction.not_finite()
         if len(wrong):
             row = int(wrong[0])
             what = self._reason(prediction, row, self._place(batch, row))
-            raise self._error(what, self._learned_before(revealed, row), batch[row : row + 1])
+            before = self._learned_before(revealed, row)
+            opaque = [learned] if self._learner.opaque else []
+            raise self._error(what, before, batch[row : row + 1], *opaque)
         if len(learned):
             self._note(learned)
         return prediction
@@ -67,7 +69,8 @@ class LearnerHealth:
         try:
             self._learner.verify()
         except NotFiniteError as error:
-            raise self._error(str(error), self._last, None) from None
+            first = self._first  # of those learned since the last verification
+            raise self._error(str(error), self._last, first=first) from None
         self._first, self._largest = "", None
 
     def _reason(self, prediction: Prediction, row: int, place: str) -> str:
@@ -98,24 +101,27 @@ class LearnerHealth:
             return revealed.batch.take(before == row)
         return revealed.batch.take(before <= row)
 
-    def _error(self, what: str, learned: Batch | None, asked: Batch | None) -> NotFiniteError:
+    def _error(
+        self, what: str, learned: Batch | None, *others: Batch, first: str = ""
+    ) -> NotFiniteError:
         """Return the error: what is wrong, and after which events.
 
         Args:
             what: is wrong.
             learned: the events learned last; None: none.
-            asked: the events that were predicted; None: none.
+            others: more events that may have an absurd number.
+            first: the place of the first event learned, where that is not in ``learned``.
         """
-        numbers = [self._largest_number(b) for b in (learned, asked) if b is not None and len(b)]
+        batches = [*others] if learned is None else [learned, *others]
+        numbers = [self._largest_number(batch) for batch in batches if len(batch)]
+        if self._largest is not None:
+            numbers.append(self._largest)
         after = ""
         if learned is not None and len(learned):
-            first, last = self._place(learned, 0), self._place(learned, -1)
-            if asked is None:
-                first = self._first or first
-                numbers += [self._largest] if self._largest is not None else []
+            first, last = first or self._place(learned, 0), self._place(learned, -1)
             after = f" after it learned {first}" + (f" to {last}" if last != first else "")
         largest = max(numbers, default=_Number(0.0, ""), key=lambda number: number.magnitude)
-        most = f"; the largest number among them is {largest.text}" if largest.text else ""
+        most = f"; the largest number of late is {largest.text}" if largest.text else ""
         return NotFiniteError(f"{what}{after}{most}. Remedy: {self._learner.remedy}")
 
     def _largest_number(self, batch: Batch) -> _Number:

@@ -286,6 +286,37 @@ class Unmoved(NoChange):
     baseline: ClassVar[bool] = False
 
 
+class AbstainsByNan(Prior):
+    """The mean of the squares of what it saw: infinity minus infinity after one absurd number."""
+
+    handles = frozenset({"regression"})
+
+    def learn(self, batch: Batch) -> None:
+        assert isinstance(batch.x, np.ndarray)
+        assert batch.y is not None
+        self._targets += len(batch)
+        self._mean += float((batch.x * np.abs(batch.x)).sum()) - self._mean / 9
+
+    def predict(self, batch: Batch) -> Prediction:
+        said = super().predict(batch)
+        value = said.value - np.where(np.isinf(said.value), said.value, 0)
+        return replace(said, value=value, abstains=np.isnan(value))
+
+
+class LosesItsState(Prior):
+    """It never shows in a prediction what became of its state."""
+
+    sums = 0.0
+
+    def learn(self, batch: Batch) -> None:
+        assert isinstance(batch.x, np.ndarray)
+        self.sums += float((batch.x * batch.x).sum())
+        super().learn(batch)
+
+    def state(self) -> State:
+        return {**super().state(), "sums": self.sums}
+
+
 BROKEN: list[tuple[type[Learner], str]] = [
     (ForgetsVersion, "predictions_fit"),
     (WrongIds, "predictions_fit"),
@@ -297,6 +328,8 @@ BROKEN: list[tuple[type[Learner], str]] = [
     (Scribbles, "accepts_read_only_arrays"),
     (Warns, "accepts_read_only_arrays"),
     (OrderMatters, "accepts_any_layout"),
+    (AbstainsByNan, "shows_that_it_is_not_finite"),
+    (LosesItsState, "shows_that_it_is_not_finite"),
     (StateWithASlash, "state_can_be_saved"),
     (StateWithAnObject, "state_can_be_saved"),
     (LosesItsOptimizer, "continues_from_a_state"),

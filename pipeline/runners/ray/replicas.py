@@ -28,7 +28,8 @@ from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.runners.ray.job_package import JobPackage
-from pipeline.serving.app import ModelHolder, create_app, warm
+from pipeline.serving.answers import warm
+from pipeline.serving.app import ModelHolder, create_app
 from pipeline.serving.labels import label_producer
 from pipeline.serving.scoring import PredictionLog
 from streams.core.background_worker import BackgroundWorker

@@ -34,7 +34,8 @@ from pipeline.config.job import load
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel
-from pipeline.serving.app import ModelHolder, create_app, warm
+from pipeline.serving.answers import warm
+from pipeline.serving.app import ModelHolder, create_app
 from pipeline.serving.checkpoint_server import CheckpointServer, ServeError, reloading, snapshot
 from pipeline.serving.labels import NoLabels
 from pipeline.serving.requests import InvalidEventsError, RequestReader
@@ -254,9 +255,8 @@ def test_predict_image_as_pixels_or_file_gives_the_same(everlearn: Everlearn) ->
         assert "PNG or JPEG of 3x4x4" in refused.body["details"][5]["reason"]
 
 
-def test_predict_without_classes_is_null_until_they_appear(
-    everlearn: Everlearn,
-) -> None:
+def test_predict_before_the_first_label_is_unavailable(everlearn: Everlearn) -> None:
+    """A model that has learned nothing is not ready; once it has, the classes appear one by one."""
     y = np.array(["a"] * 60 + ["a", "b"] * 20 + ["a", "b", "c", "d"] * 25)
     pq.write_table(pa.table({"x": np.arange(len(y)) / 99, "y": y}), "data.parquet")
     stream = recorded(label_delay={"events": 32}, batch_size=16)
@@ -265,10 +265,13 @@ def test_predict_without_classes_is_null_until_they_appear(
     follow = follower(folder)
     with served(follow) as client:
         event = [{"x": 0.5, "id": 3}]
-        answer = client.answer(event)
-        assert answer["classes"] == []
-        assert answer["predictions"] == [None]
-        assert answer["probabilities"] == [None]
+        for reply in (
+            client.predict(event),
+            *(client.ask("GET", p) for p in ("/model", "/healthz")),
+        ):
+            assert reply.status == 503
+            assert reply.headers["retry-after"] == "1"
+            assert "learned nothing yet: no label of its 16 events" in reply.body["error"]
         for events, classes in ((80, ["a"]), (112, ["a", "b"]), (200, ["a", "b", "c", "d"])):
             resume = ("--resume", "--max-events", events)
             everlearn("run", "case.yaml", "--run-dir", folder, *resume)
@@ -466,7 +469,7 @@ def test_predict_any_body_gets_a_reply() -> None:
         def fuzz(body: bytes) -> None:
             reply = client.predict(body)
             assert reply.status in (200, 400, 422), reply
-            assert reply.headers["x-model-version"] == "0"
+            assert reply.headers["x-model-version"] == "1"
             if reply.status != 200:
                 assert sorted(reply.body) == ["details", "error"]
                 assert all(d["event"] >= 0 and d["reason"] for d in reply.body["details"])
@@ -519,7 +522,7 @@ def test_reader_feature_called_id_moves_the_id_key() -> None:
 
 
 def test_app_swap_under_load_loses_and_mixes_nothing() -> None:
-    models = ModelHolder(Stub(version=0))  # type: ignore[arg-type]
+    models = ModelHolder(Stub(version=2))  # type: ignore[arg-type]
     stop = threading.Event()
     asked = [0, 0, 0]
     wrong: list[Any] = []
@@ -630,6 +633,21 @@ def test_docs_name_the_columns_of_events() -> None:
     assert "HTTPValidationError" not in json.dumps(answers)
 
 
+def test_predict_number_too_large_for_the_model_is_refused(everlearn: Everlearn) -> None:
+    """The model is finite and its prediction would not be: that is no abstention."""
+    model = [{"linear_model.LinearRegression": {}}]
+    x = rng.normal(size=(N, 2))
+    pq.write_table(pa.table({"a": x[:, 0], "b": x[:, 1], "y": 9 * x[:, 0]}), "data.parquet")
+    job = {"stream": recorded(), "learner": {"kind": "river", "model": model}}
+    follow = follower(run_folder("run", everlearn, job, N))
+    with served(follow) as client:
+        reply = client.predict([{"a": 1, "b": 2}, {"a": 1e308, "b": 0}])
+        assert reply.status == 422
+        (detail,) = reply.body["details"]
+        assert detail == {"event": 1, "reason": "its numbers are too large for the model"}
+        assert client.answer([{"a": 1e9, "b": 2}])["predictions"][0] > 1e9
+
+
 # Following a run folder.
 
 
@@ -656,7 +674,7 @@ def test_checkpoint_server_another_run_replaces_the_app(elec2: Path, everlearn: 
     with served(follow) as client:
         assert client.ask("GET", "/model").body["name"] == "elec2"
         shutil.rmtree(elec2)
-        run_folder("run", everlearn, regression(), 64)  # fewer events, later
+        run_folder("run", everlearn, regression(), 128)  # fewer events, later
         assert follow.reload()
         assert client.ask("GET", "/model").body["name"] == "case"
         assert client.answer([{"a": 1, "b": 2}])["kind"] == "regression"
@@ -868,4 +886,4 @@ def _fresh(kind: str, schema: Schema) -> Any:
 def _snapshot(state: Any) -> Any:
     from pipeline.models.snapshot import Snapshot
 
-    return Snapshot(state, 0, 0)
+    return Snapshot(state, 1, 0)
