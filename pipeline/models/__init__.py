@@ -1,7 +1,8 @@
-"""Models outside training: the recipe of a model, snapshots of its state, and inference.
+"""Models beside training: the recipe of a model, snapshots of its state, and inference.
 
 - ``recipe`` describes a model as JSON; every checkpoint has it.
 - ``snapshot`` has the state at one moment, and the model that predicts from it.
+- ``learner_health`` stops a learner whose numbers are no longer finite.
 """
 
 from __future__ import annotations

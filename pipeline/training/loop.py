@@ -12,9 +12,9 @@ from learners.base import Learner, Prediction
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment
+from pipeline.models.learner_health import LearnerHealth, PlaceName, check_class_codes
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.event_fates import Ledger
-from pipeline.training.learner_health import LearnerHealth, PlaceName, check_class_codes
 from streams.core.batch import Batch, DeadLetter
 from streams.core.state_dict import State, copied
 from streams.operators.base import Operator
