@@ -2,8 +2,9 @@
 
 The partitions of a live stream interleave differently each time they are read. The journal keeps
 the order: the first line of ``journal.jsonl`` says where the run began, each other line names a
-block by its ranges of offsets. A run that was killed reads the blocks after its checkpoint again by
-the journal, and comes to the state of a run that was not killed.
+block by its ranges of offsets, with a hash of the last record of each. A run that was killed reads
+the blocks after its checkpoint again by the journal, and comes to the state of a run that was not
+killed.
 
 A line is written before its block is learned, so a killed process loses none. It is on the disk
 before a checkpoint that needs it: a loss of power loses only lines that no checkpoint needs.
@@ -14,13 +15,15 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from pipeline.config.errors import JobError
 from pipeline.storage.run_folder import JOURNAL
+from streams.core.batch import ReadMarks
 from streams.core.live_stream import Ranges, reached
 from streams.core.stream import Cursor
 
@@ -35,12 +38,16 @@ class Entry(NamedTuple):
         ranges: its ranges of offsets.
         ends: whether a micro-batch ends with it.
         read_at: seconds of the reader's clock when it was read; None where the stream has none.
+        digests: a hash of the last record of each range; without those that are not known.
+        ordered: as in ``ReadMarks``.
     """
 
     number: int
     ranges: Ranges
     ends: bool
     read_at: float | None = None
+    digests: Mapping[str, str] = MappingProxyType({})
+    ordered: bool = False
 
 
 class Journal:
@@ -50,6 +57,7 @@ class Journal:
         start: where the run began.
         stop: where the run ends; None where it has no end.
         fingerprint: of the job that began the run.
+        topics: the ids of the topics that it read then.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,6 +65,7 @@ class Journal:
         self.start: Cursor = {}
         self.stop: Cursor | None = None
         self.fingerprint: dict[str, Any] = {}
+        self.topics: dict[str, str] = {}
         self._file: IO[bytes] | None = None
         self._next = 0  # number of the next block
         self._end = 0  # bytes of the lines before it
@@ -80,12 +89,17 @@ class Journal:
             first = self._json(line)
             self.start, self.stop = first["start"], first["stop"]
             self.fingerprint = first["fingerprint"]
+            self.topics = first.get("topics", {})
         except (KeyError, TypeError):
             raise self._broken(line) from None
         return self.start
 
     def begin(
-        self, start: Cursor, stop: Cursor | None, fingerprint: dict[str, Any] | None = None
+        self,
+        start: Cursor,
+        stop: Cursor | None,
+        fingerprint: dict[str, Any] | None = None,
+        topics: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Begin a new journal; delete the old one."""
         self.close()
@@ -93,8 +107,9 @@ class Journal:
         self.start, self.stop, self._next, self._end = start, stop, 0, 0
         self._open.clear()
         self._file = self.path.open("ab")
-        self.fingerprint = fingerprint or {}
-        self._append({"start": start, "stop": stop, "fingerprint": self.fingerprint})
+        self.fingerprint, self.topics = fingerprint or {}, dict(topics)
+        line = {"start": start, "stop": stop, "fingerprint": self.fingerprint}
+        self._append(line | ({"topics": self.topics} if topics else {}))
         self.sync()
 
     def go_on(self, at: tuple[int, int] | None) -> Iterator[Entry]:
@@ -126,12 +141,24 @@ class Journal:
             file.truncate(self._end)  # a partial line of a killed process
         self._file = self.path.open("ab")
 
-    def write(self, ranges: Ranges, ends: bool, read_at: float | None = None) -> int:
+    def write(
+        self,
+        ranges: Ranges,
+        ends: bool,
+        read_at: float | None = None,
+        marks: ReadMarks | None = None,
+    ) -> int:
         """Write the next block; return its number. It may be learned when this returns."""
-        entry = Entry(self._next, ranges, ends, read_at)
+        entry = Entry(self._next, ranges, ends, read_at, *_digests(ranges, marks))
         self._note(entry)
-        optional = {"ends": ends or None, "read_at": read_at}
-        fields = {"block": entry.number, "ranges": ranges, **optional}
+        fields = {
+            "block": entry.number,
+            "ranges": ranges,
+            "ends": ends or None,
+            "read_at": read_at,
+            "digests": entry.digests or None,
+            "ordered": entry.ordered or None,
+        }
         self._append({name: value for name, value in fields.items() if value is not None})
         self._next += 1
         return entry.number
@@ -174,8 +201,14 @@ class Journal:
         fields = self._json(line)
         try:
             ranges = {name: (first, after) for name, (first, after) in fields["ranges"].items()}
-            ends, read_at = fields.get("ends", False), fields.get("read_at")
-            return Entry(fields["block"], ranges, ends, read_at)
+            return Entry(
+                fields["block"],
+                ranges,
+                fields.get("ends", False),
+                fields.get("read_at"),
+                fields.get("digests", {}),
+                fields.get("ordered", False),
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._broken(line) from None
 
@@ -188,3 +221,15 @@ class Journal:
 
     def _broken(self, line: bytes) -> JobError:
         return JobError(f"{self.path}: a line is not the one expected ({line[:80]!r}): {_REMEDY}")
+
+
+def _digests(ranges: Ranges, marks: ReadMarks | None) -> tuple[dict[str, str], bool]:
+    """Return the hash of the last record of each range, where it is known, and ``ordered``."""
+    if marks is None:
+        return {}, False
+    digests = {
+        name: mark.digest
+        for name, mark in marks.last.items()
+        if name in ranges and mark.offset + 1 == ranges[name][1]
+    }
+    return digests, marks.ordered

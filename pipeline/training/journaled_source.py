@@ -19,11 +19,15 @@ from pipeline.training.event_source import (
     RunStoppedError,
     SourceState,
 )
-from streams.core.batch import Batch
+from streams.core.batch import Batch, ReadMark
+from streams.core.errors import StreamChangedError
 from streams.core.live_stream import (
     BrokerUnavailableError,
+    Identity,
     LiveStream,
     Ranges,
+    another_record_error,
+    check_topic_ids,
     ranges_of,
     reached,
     skip_before,
@@ -79,25 +83,39 @@ class JournaledSource(EventSource):
         self.recorder = recorder
         self._cut = cut
         self._checkpointed: tuple[int, int] | None = None  # block that the checkpoint names
+        self._topics: dict[str, str] = {}  # ids of the topics of the run
+        self._marks: dict[str, ReadMark] = {}  # how far each partition was read
+        self._resumes = False  # whether an earlier process has read some of it
 
     def begin(self, fingerprint: dict[str, Any]) -> Cursor:
         """Begin at the stream's start; or, where a killed run left a journal, at the journal's."""
-        if not self.journal.begun:
+        self._resumes = self.journal.begun
+        if not self._resumes:
+            topics = self.stream.topic_ids()
             stop = self.stream.stop() if self.stream.bounded else None
-            self.journal.begin(self.stream.start(), stop, fingerprint)
+            self.journal.begin(self.stream.start(), stop, fingerprint, topics)
         cursor = self.journal.head()
         self.fingerprint = self.journal.fingerprint or None
+        self._topics = self.journal.topics
         return cursor
 
     def resume(self, position: SourceState) -> None:
         offset, number = position["journal"]
-        self._checkpointed = (offset, number)
+        self._checkpointed, self._resumes = (offset, number), True
+        self._topics = position.get("topics", {})
+        marks = position.get("marks", {})
+        self._marks = {name: ReadMark(*mark) for name, mark in marks.items()}
 
     def batches(self, cursor: Cursor) -> Iterator[Batch]:
         return self._cut(self.blocks(cursor, self._checkpointed))
 
     def position(self, cursor: Cursor) -> SourceState:
-        position = {"journal": self.journal.position(cursor)}
+        self._check_topics()
+        position = {
+            "journal": self.journal.position(cursor),
+            "topics": self._topics,
+            "marks": {name: list(mark) for name, mark in self._marks.items()},
+        }
         self.journal.sync()
         return position
 
@@ -120,16 +138,23 @@ class JournaledSource(EventSource):
 
         Raises:
             RunStoppedError: the run was asked to stop while it waited for a block.
+            StreamChangedError: the stream is another one, or no longer holds what comes next.
         """
         learned, cursor = cursor, dict(cursor)
+        first_offsets = self._verify(cursor) if self._resumes else {}
         first = at
         if at is not None and self.recorder is not None:
             first = min(at, self.recorder.wanted) if self.recorder.wanted else None
         for entry in self.journal.go_on(first):
-            block = self._read_again(entry)
-            self._record(entry.number, block)
-            if at is None or entry.number >= at[1]:
-                cursor |= _after(entry.ranges)
+            number, ranges = entry.number, entry.ranges
+            is_new = at is None or number >= at[1]
+            if is_new and self._lacks_learned(entry, first_offsets):
+                block = self._read_rest(entry, learned)
+            else:
+                block = self._read_again(entry)
+                self._record(number, block)
+            if is_new:
+                cursor |= _after(ranges)
                 yield skip_before(block, learned)
         stop = self._stop()
         while stop is None or not reached(cursor, stop):
@@ -157,7 +182,9 @@ class JournaledSource(EventSource):
         for block in self.read(dict(cursor)):
             if self.stopping():
                 raise RunStoppedError
-            ranges, whole = ranges_of(block), block
+            marks, whole = block.marks, block
+            self._marks |= {} if marks is None else marks.last
+            ranges = ranges_of(block)
             if stop is not None:
                 block = truncate_at(block, stop)
                 ranges = ranges_of(block)
@@ -169,7 +196,7 @@ class JournaledSource(EventSource):
             if block is not whole and block.read_at is not None:
                 # What is cut off may have confirmed the times before it.
                 block = self._read_again(Entry(-1, ranges, block.flush, block.read_at))
-            self._record(self.journal.write(ranges, block.flush, block.read_at), block)
+            self._record(self.journal.write(ranges, block.flush, block.read_at, marks), block)
             cursor |= _after(ranges)
             yield block
 
@@ -177,9 +204,58 @@ class JournaledSource(EventSource):
         if self.recorder is not None:
             self.recorder.put(number, block, self.journal.end)
 
+    def _verify(self, cursor: Cursor) -> Cursor:
+        """Check that the stream is the one that the run has read; return its first offsets."""
+        known = Identity(self._topics, self._marks)
+        first = self._retry(partial(self.stream.verify, known, cursor))
+        if not self._topics:  # the run was begun by a version that kept none
+            self._topics = self._retry(self.stream.topic_ids)
+        return first
+
+    def _check_topics(self) -> None:
+        """Raise ``StreamChangedError`` if a topic was made anew: its events are not to be saved."""
+        with suppress(BrokerUnavailableError):
+            check_topic_ids(self._topics, self.stream.topic_ids())
+
+    def _lacks_learned(self, entry: Entry, first_offsets: Cursor) -> bool:
+        """Whether the first records of a block, which the run has learned, were deleted."""
+        return any(first < first_offsets.get(name, 0) for name, (first, _) in entry.ranges.items())
+
+    def _read_rest(self, entry: Entry, learned: Cursor) -> Batch:
+        """Read again what of a block is not learned. Raise ``StreamChangedError``."""
+        if self.recorder is not None:
+            raise StreamChangedError(
+                f"the recording lacks block {entry.number} of the journal, and some of its records "
+                "were deleted: go on without --record, or record another run"
+            )
+        if len(entry.ranges) > 1 and not entry.ordered:
+            places = ", ".join(f"{name}: {first}" for name, (first, _) in entry.ranges.items())
+            raise StreamChangedError(
+                f"block {entry.number} of the journal cannot be read again in its order: its first "
+                f"records ({places}) were deleted, and their timestamps were not in order"
+            )
+        ranges = {
+            name: (max(first, learned.get(name, first)), after)
+            for name, (first, after) in entry.ranges.items()
+            if learned.get(name, first) < after
+        }
+        return self._read_again(entry._replace(ranges=ranges))
+
+    def _place(self, name: str) -> str:
+        """Return the name of a partition of the stream for a person."""
+        label = name.startswith("labels/")
+        return self.stream.place_name(int(name.removeprefix("labels/")), label)
+
     def _read_again(self, entry: Entry) -> Batch:
+        """Read a block again, and check that it is the same. Raise ``StreamChangedError``."""
         at = () if entry.read_at is None else (entry.read_at,)
         block = self._retry(partial(self.stream.read_ranges, entry.ranges, *at))
+        marks = {} if block.marks is None else block.marks.last
+        for name, mark in marks.items():
+            is_same_offset = mark.offset + 1 == entry.ranges[name][1]
+            if is_same_offset and mark.digest != entry.digests.get(name, mark.digest):
+                raise another_record_error(self._place(name), mark.offset)
+        self._marks |= marks
         return replace(block, flush=entry.ends, read_at=entry.read_at)
 
     def _retry(self, request: Callable[[], T]) -> T:

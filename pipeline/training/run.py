@@ -37,7 +37,7 @@ from pipeline.training.journaled_source import JournaledSource
 from pipeline.training.resume import Restorer, StartingPoint, fingerprint
 from pipeline.training.versions import versions
 from streams.core.batch import Batch
-from streams.core.errors import StreamError, one_line
+from streams.core.errors import StreamChangedError, StreamError, one_line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State
 from streams.core.stream import Cursor, Stream
@@ -303,6 +303,8 @@ class Run:
             yield
         except (JobError, RunError):  # of a callback that could not start; of the last checkpoint
             raise
+        except StreamChangedError as error:
+            raise self._changed(f"{self.loaded.file}: {error}") from None
         except (
             StreamError,
             LearnerError,
@@ -318,13 +320,30 @@ class Run:
             what = f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()})"
             raise self._failed(what) from error
 
-    def _failed(self, what: str) -> RunError:
-        """Return the error for a run that failed: what failed, and how to resume."""
+    def _changed(self, what: str) -> RunError:
+        """Return the error for a run that cannot be resumed, and how to go on with its model."""
+        kept = self._kept()
+        if not kept:
+            return RunError(f"{what}. No checkpoint had been written yet: start another run")
+        way = "another run (another --run-dir)"
+        if not self.loaded.learner.opaque:
+            way += f" with --warm-from {kept[-1]}, which keeps the model"
+        return RunError(
+            f"{what}. The state after {int(kept[-1].name)} events is kept; to go on with what the "
+            f"stream holds now, start {way}"
+        )
+
+    def _kept(self) -> list[Path]:
+        """Return the checkpoints on the disk, the newest last."""
         try:
             self._checkpoints.wait()
         except Exception as error:  # the run has failed already; this is only reported
             self.say(f"checkpoint not written: {one_line(error)}")
-        kept = self._checkpoints.all()
+        return self._checkpoints.all()
+
+    def _failed(self, what: str) -> RunError:
+        """Return the error for a run that failed: what failed, and how to resume."""
+        kept = self._kept()
         if not kept and self._journal.begun:
             return RunError(
                 f"{what}. No checkpoint had been written yet, but the journal says what was read; "

@@ -158,6 +158,33 @@ class TimeStatus(IntEnum):
     CORRECTED = 3
 
 
+class ReadMark(NamedTuple):
+    """How far a partition of a live stream has been read.
+
+    Attributes:
+        offset: of the last record that was read.
+        digest: a hash of that record.
+        position: where reading goes on: the offsets between hold no record.
+    """
+
+    offset: int
+    digest: str
+    position: int
+
+
+class ReadMarks(NamedTuple):
+    """What a block of a live stream says of the partitions that it is from.
+
+    Attributes:
+        last: partition to mark; label partitions are ``labels/...``.
+        ordered: whether the order of the block's records is that of their timestamps, so that the
+            order of the rest does not depend on its first records.
+    """
+
+    last: dict[str, ReadMark]
+    ordered: bool
+
+
 Shown = Literal["always", "with the label", "with boundaries", "never"]
 
 
@@ -221,6 +248,7 @@ class Batch:
         dead: events and labels that were rejected among these rows.
         flush: a micro-batch ends with these rows, full or not, because nothing more had arrived.
         read_at: of a block of a live stream: seconds of the reader's clock when it was read.
+        marks: of a block of a live stream: how far its partitions have been read.
     """
 
     ids: Ints
@@ -241,6 +269,7 @@ class Batch:
     dead: tuple[DeadLetter, ...] = ()
     flush: bool = False
     read_at: float | None = None
+    marks: ReadMarks | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -253,7 +282,7 @@ class Batch:
     def __getitem__(self, rows: slice) -> Batch:
         """Return rows ``start:stop`` as views, with their side records. Those just before row
         ``start`` are included; those after the last row (``insert_before == n``) belong to a slice
-        that ends at n. ``flush`` is False, ``read_at`` None."""
+        that ends at n. ``flush`` is False, ``read_at`` and ``marks`` None."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError("a batch is sliced with step 1")
@@ -339,7 +368,7 @@ class Batch:
         return _join(first, batches, x, classes, *_merge_side_records(batches))
 
 
-_BLOCK_ONLY = ("flush", "read_at")
+_BLOCK_ONLY = ("flush", "read_at", "marks")
 
 
 def _build(signature: str, column: Callable[[ColumnSpec], str]) -> Callable[..., Batch]:

@@ -5,15 +5,49 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from streams.core.batch import Array, Batch, Ints, Labels
-from streams.core.errors import StreamError
+from streams.core.batch import Array, Batch, Ints, Labels, ReadMark
+from streams.core.errors import StreamChangedError, StreamError
 from streams.core.stream import Cursor, Stream
 
 Ranges = dict[str, tuple[int, int]]
 """Partition to a range of its offsets, the end exclusive; label partitions are ``labels/...``."""
+
+
+class Identity(NamedTuple):
+    """What a run knows of the topics that it has read.
+
+    Attributes:
+        topics: name to id; without those that have none.
+        marks: partition to how far it has been read.
+    """
+
+    topics: Mapping[str, str]
+    marks: Mapping[str, ReadMark]
+
+
+def check_topic_ids(known: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise ``StreamChangedError`` where a topic has another id than it had.
+
+    What has no id, or is not there, is taken for the same.
+    """
+    for topic, id_ in known.items():
+        if now.get(topic, id_) != id_:
+            raise StreamChangedError(
+                f"the topic {topic!r} is another one now: it was deleted and made anew since this "
+                f"run began to read it (topic id {now[topic]}, formerly {id_})"
+            )
+
+
+def another_record_error(place: str, offset: int) -> StreamChangedError:
+    """Return the error for another record at an offset of a partition (``topic/number``)."""
+    return StreamChangedError(
+        f"{place} holds another record at offset {offset} than the one that this run has read: the "
+        "topic was deleted and made anew, or its log was truncated"
+    )
 
 
 class BrokerUnavailableError(StreamError):
@@ -59,6 +93,25 @@ class LiveStream(Stream):
             read_at: its ``read_at``; None where it had none.
 
         Raises ``StreamError`` if it no longer exists."""
+
+    def topic_ids(self) -> dict[str, str]:
+        """Return the id of each topic, which another topic of the same name does not have.
+
+        Leave out those that have none. Raises ``BrokerUnavailableError``.
+        """
+        return {}
+
+    def verify(self, known: Identity, cursor: Cursor) -> Cursor:
+        """Check that this is the stream that a run has read up to a cursor, and holds the rest.
+
+        Returns:
+            The first offset that each partition still holds; empty where nothing is ever deleted.
+
+        Raises:
+            StreamChangedError: it is another stream now, or events after the cursor are lost.
+            BrokerUnavailableError: there is no answer.
+        """
+        return {}
 
     def close(self) -> None:
         """Close connections. ``read_ranges`` and ``end`` may still be called afterwards."""

@@ -76,6 +76,12 @@ class Fetcher:
             flushed = not full and not len(self._buffers)
             yield batches, flushed
 
+    def read_up_to(self, partition: TopicPartition) -> int:
+        """Return the offset up to which all records of a partition were yielded; 0: unknown."""
+        if partition in self._buffers.empty:
+            return self._consumer.position(partition)
+        return 0
+
     def _fetch(self, size: int, lingering: bool) -> list[RecordBatch]:
         """Poll if the buffers have room; wait for the first record unless a block is full."""
         if not self._buffers.has_room(size):

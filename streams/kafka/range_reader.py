@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from streams.core.errors import StreamError
+from streams.core.errors import StreamChangedError, StreamError
 from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.consumer import Consumer
 from streams.kafka.records import BLOCK_BYTES, RecordBatch, TopicPartition
@@ -31,12 +31,15 @@ class RangeReader:
     Consecutive ranges are read without a seek, which takes confluent-kafka half a second.
 
     Args:
-        consumer: the connection; ``close`` closes it.
+        consumer: ``close`` closes it.
         servers: for error messages.
+
+    Attributes:
+        consumer: the connection.
     """
 
     def __init__(self, consumer: Consumer, servers: str) -> None:
-        self._consumer = consumer
+        self.consumer = consumer
         self._servers = servers
         # Of each partition, the records that came and were not wanted yet:
         self._buffers: dict[TopicPartition, list[RecordBatch]] = {}
@@ -54,7 +57,7 @@ class RangeReader:
         self._seek(ranges)
         deadline = time.monotonic() + timeout
         while missing := {p for p, (_, end) in ranges.items() if self._position[p] < end}:
-            for batch in self._consumer.poll(POLL_TIMEOUT_S, MAX_POLL_RECORDS):
+            for batch in self.consumer.poll(POLL_TIMEOUT_S, MAX_POLL_RECORDS):
                 self._add(batch)
                 if batch.partition in missing:
                     deadline = time.monotonic() + timeout
@@ -69,7 +72,7 @@ class RangeReader:
         return [batch for batch in batches if batch.values]
 
     def close(self) -> None:
-        self._consumer.close()
+        self.consumer.close()
 
     def _seek(self, ranges: OffsetRanges) -> None:
         """Make the consumer read the ranges, beside what it reads already."""
@@ -92,7 +95,7 @@ class RangeReader:
     def _assign(self, partitions: Iterable[TopicPartition]) -> None:
         self._assigned = set()  # until the call succeeds
         positions = {partition: self._position[partition] for partition in partitions}
-        self._consumer.assign(positions)
+        self.consumer.assign(positions)
         self._assigned = set(positions)
 
     def _add(self, batch: RecordBatch) -> None:
@@ -137,14 +140,14 @@ class RangeReader:
     ) -> StreamError:
         """Return why nothing arrives. Raise ``BrokerUnavailableError`` if no broker answers."""
         partitions = sorted(missing)
-        ends = self._consumer.end_offsets(partitions)
+        ends = self.consumer.end_offsets(partitions)
         for partition in partitions:
             topic, number = partition
             if ends[partition] < ranges[partition][1]:
-                return StreamError(
-                    f"the topic {topic} ends at {ends[partition]} in partition {number}, before "
-                    f"the offset that this run has read up to ({ranges[partition][1]}): the topic "
-                    "was created anew; start another run"
+                return StreamChangedError(
+                    f"the topic {topic!r} ends at offset {ends[partition]} of partition {number}, "
+                    f"and this run has read it up to {ranges[partition][1]}: it was deleted and "
+                    "made anew, or its log was truncated"
                 )
         names = ", ".join(f"{topic}/{number}" for topic, number in partitions)
         return BrokerUnavailableError(

@@ -18,16 +18,25 @@ import numpy as np
 
 from streams.core.batch import Batch
 from streams.core.errors import StreamError
-from streams.core.live_stream import BrokerUnavailableError, LiveStream, Ranges
+from streams.core.live_stream import (
+    BrokerUnavailableError,
+    Identity,
+    LiveStream,
+    Ranges,
+    check_topic_ids,
+)
 from streams.core.schema import Schema
 from streams.core.stream import Cursor, JsonLayout
 from streams.decoding.decoder import Decoder
 from streams.decoding.formats.factory import make
 from streams.kafka.clients.consumer import ALL_PARTS, NO_PARTS, Consumer, RecordParts
-from streams.kafka.clients.factory import create_consumer, create_producer
+from streams.kafka.clients.errors import OutOfRangeError
+from streams.kafka.clients.factory import create_consumer, create_producer, create_topic_ids
 from streams.kafka.clients.producer import Producer, ProducerRecord
+from streams.kafka.clients.topic_ids import TopicIds
 from streams.kafka.config import KafkaConfig
 from streams.kafka.fetcher import IDLE_POLL_S, Fetcher, partitions_of
+from streams.kafka.identity import ReadPositions, out_of_range_error, verify
 from streams.kafka.message_layout import (
     check_unique,
     columns,
@@ -51,6 +60,8 @@ from streams.kafka.records_to_batch import BlockDecoder, RecordReader
 
 REREAD_TIMEOUT_S = 2.0
 """How long records may take to be read again before the caller decides whether to retry."""
+TOPIC_ID_CHECK_S = 5.0
+"""How often to check, while a topic is read, that it was not made anew."""
 FETCH_TIMEOUT_S = 30.0
 """The same for values of single records, whose caller does not retry at once."""
 FINAL_COMMIT_TIMEOUT_S = 2.0
@@ -101,6 +112,9 @@ class KafkaStream(LiveStream):
         self._metadata_consumer: Consumer | None = None  # for ``end``
         self._range_readers: dict[RecordParts, RangeReader] = {}  # by what they return
         self._to_commit: Cursor | None = None
+        self._read_positions = ReadPositions(self._topics)
+        self._id_lookup: TopicIds | None = None
+        self._known_ids: dict[str, str] = {}  # of the topics, since they were first looked up
 
     def start(self) -> Cursor:
         start = self.config.start
@@ -130,6 +144,18 @@ class KafkaStream(LiveStream):
                 broken.close()
             raise
 
+    def topic_ids(self) -> dict[str, str]:
+        if self._id_lookup is None:
+            config = self.config
+            self._id_lookup = create_topic_ids(config.library, self._servers, config.options())
+        return self._id_lookup(self._topics.names)
+
+    def verify(self, known: Identity, cursor: Cursor) -> Cursor:
+        check_topic_ids(known.topics, self.topic_ids())
+        self._known_ids |= known.topics
+        with closing(self._connect()) as consumer:
+            return verify(consumer, self._topics, known.marks, cursor)
+
     def commit(self, cursor: Cursor) -> None:
         self._to_commit = cursor
 
@@ -139,10 +165,12 @@ class KafkaStream(LiveStream):
             thread = threading.Thread(target=self._commit_on_close, args=(cursor,), daemon=True)
             thread.start()
             thread.join(FINAL_COMMIT_TIMEOUT_S)
-        for connection in (self._metadata_consumer, *self._range_readers.values()):
+        connections = (self._metadata_consumer, self._id_lookup, *self._range_readers.values())
+        for connection in connections:
             if connection is not None:
                 connection.close()
-        self._metadata_consumer, self._range_readers = None, {}
+        self._metadata_consumer = self._id_lookup = None
+        self._range_readers = {}
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
         cursor = dict(cursor)
@@ -150,27 +178,47 @@ class KafkaStream(LiveStream):
         while True:
             try:
                 with closing(self._connect(self._parts)) as consumer:
-                    fetcher = Fetcher(
-                        consumer, self._topics, self.config, cursor, self._commit_offsets
-                    )
-                    for batches, flush in fetcher.blocks(block_size):
-                        if not batches and not flush:
-                            yield nothing
-                            continue
-                        for batch in batches:
-                            key = self._topics.cursor_key(batch.partition)
-                            cursor[key] = int(batch.offset[-1]) + 1
-                        block = self._block(batches, time.time())
-                        # Labels and dead letters do not wait for the next event.
-                        yield replace(block, flush=flush or not len(block))
+                    self._check_topic_ids()
+                    yield from self._blocks(consumer, cursor, block_size)
             except BrokerUnavailableError:  # reading resumes at the cursor once it is back
                 yield nothing
                 time.sleep(IDLE_POLL_S)
 
+    def _blocks(self, consumer: Consumer, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+        """Yield blocks from a cursor on, over one connection; move the cursor past each."""
+        fetcher = Fetcher(consumer, self._topics, self.config, cursor, self._commit_offsets)
+        nothing = self._block([])
+        checked = time.monotonic()
+        try:
+            for batches, flush in fetcher.blocks(block_size):
+                if time.monotonic() - checked > TOPIC_ID_CHECK_S:
+                    self._check_topic_ids()
+                    checked = time.monotonic()
+                marks = self._read_positions.add(batches, fetcher.read_up_to)
+                if not batches and not flush:
+                    yield replace(nothing, marks=marks)
+                    continue
+                for batch in batches:
+                    key = self._topics.cursor_key(batch.partition)
+                    cursor[key] = int(batch.offset[-1]) + 1
+                block = self._block(batches, time.time())
+                # Labels and dead letters do not wait for the next event.
+                yield replace(block, flush=flush or not len(block), marks=marks)
+        except OutOfRangeError as error:
+            self._check_topic_ids()
+            raise out_of_range_error(consumer, error.positions) from None
+
+    def _check_topic_ids(self) -> None:
+        """Raise ``StreamChangedError`` if a topic was made anew since it was first looked up."""
+        now = self.topic_ids()
+        check_topic_ids(self._known_ids, now)
+        self._known_ids = now | self._known_ids
+
     def read_ranges(self, ranges: Ranges, read_at: float | None = None) -> Batch:
         offsets = {self._topics.topic_partition(key): span for key, span in ranges.items()}
         batches = self._read_again(offsets, REREAD_TIMEOUT_S, self._parts)
-        return self._block(batches, read_at)
+        marks = ReadPositions(self._topics).add(batches, lambda _: 0)
+        return replace(self._block(batches, read_at), marks=marks)
 
     def json_layout(self) -> JsonLayout:
         """Return the layout: JSON of the fields of a message, whatever its format. Frames know no
@@ -255,9 +303,11 @@ class KafkaStream(LiveStream):
             return self._range_readers[parts](ranges, timeout)
         except BrokerUnavailableError:
             raise
-        except StreamError:
-            self._range_readers.pop(parts).close()
-            raise
+        except StreamError as error:
+            with closing(self._range_readers.pop(parts)) as broken:
+                if isinstance(error, OutOfRangeError):
+                    raise out_of_range_error(broken.consumer, error.positions) from None
+                raise
 
     def _commit_offsets(self, consumer: Consumer) -> None:
         cursor, self._to_commit = self._to_commit, None

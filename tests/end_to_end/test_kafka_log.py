@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,23 @@ import yaml
 from tests.support.kafka44 import COMPACTED, Kafka44
 
 NAMES = itertools.count()
+CASES = Path(os.environ.get("EVERLEARN_CASES") or Path(__file__).parents[3] / "shared" / "cases")
+
+
+def case(name: str) -> Path:
+    """Return the folder of a case; skip the test where it is not."""
+    if not (CASES / name).is_dir():
+        pytest.skip(f"there is no {name} in {CASES}")
+    return CASES / name
+
+
+def send_file(kafka: Kafka44, file: Path, topics: Mapping[str, str]) -> None:
+    """Send the messages of a case, each to the topic that stands for its own."""
+    for line in file.read_text().splitlines():
+        message = json.loads(line)
+        value = None if message["value"] is None else json.dumps(message["value"])
+        key, partition = message.get("key") or "k", message["partition"]
+        kafka.send(topics[message["topic"]], [value], keys=[key], partition=partition)
 
 
 both = pytest.mark.parametrize("library", ["kafka-python", "confluent-kafka"])
@@ -110,3 +130,129 @@ def test_gaps_refuse_stops_and_true_is_the_default(
     refused = "partition 0: positions 5 to 5 were passed over" in done.err
     assert refused == (gaps == "refuse")
     assert ("gaps: true and false have no effect" in caplog.text) == (gaps is True)
+
+
+def run_case(everlearn: Any, folder: Path, kafka: Kafka44, topic: str, *flags: str, code: int = 0):
+    """Run the job of a case, in the run folder ``run``."""
+    servers, topic = f"stream.servers={kafka.servers}", f"stream.topic={topic}"
+    command = ["run", folder / "job.yaml", "--run-dir", "run", "--set", servers, "--set", topic]
+    return everlearn(*command, *flags, code=code)
+
+
+def test_retention_that_cut_a_learned_head_lets_a_run_resume(
+    kafka44: Kafka44, topic: str, everlearn: Any, summary: Any
+) -> None:
+    folder = case("retention-cut-a-learned-head")
+    kafka44.create(topic)
+    send_file(kafka44, folder / "messages.jsonl", {"head": topic})
+    run_case(everlearn, folder, kafka44, topic, "--max-events", "20")
+    kafka44.delete_records(topic, 10)
+    run_case(everlearn, folder, kafka44, topic, "--resume")
+    done = summary(Path("run"))
+    assert (done["events"], done["fates"]["learned"]) == (60, 60)
+
+
+def test_topic_made_anew_is_refused_on_resume(
+    kafka44: Kafka44, topic: str, everlearn: Any, summary: Any
+) -> None:
+    folder = case("topic-made-anew")
+    kafka44.create(topic)
+    send_file(kafka44, folder / "first.jsonl", {"anew": topic})
+    run_case(everlearn, folder, kafka44, topic, "--max-events", "40")
+    kafka44.delete(topic)
+    kafka44.create(topic)
+    send_file(kafka44, folder / "second.jsonl", {"anew": topic})
+    done = run_case(everlearn, folder, kafka44, topic, "--resume", "--max-events", "60", code=1)
+    assert f"the topic '{topic}' is another one now" in done.line
+    assert "The state after 40 events is kept" in done.line
+    assert "--resume" not in done.line
+    assert summary(Path("run"))["events"] == 40
+
+
+@both
+def test_learned_head_is_not_read_again(
+    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
+) -> None:
+    """Two partitions make the block of which the first records are deleted."""
+    kafka44.create(topic, 2)
+    start = round(1000 * time.time()) - 200_000  # not so long ago that retention deletes them
+    for partition in (0, 1):
+        ids = range(partition, 1200, 2)
+        stamps = [start + 100 * i for i in ids]
+        kafka44.send(topic, rows(ids), partition=partition, timestamp_ms=stamps)
+    for folder in ("whole", "cut"):
+        everlearn("run", job(), "--run-dir", folder, "--max-events", "512")
+    everlearn("run", job(), "--run-dir", "whole", "--resume")
+    kafka44.delete_records(topic, 256)
+    kafka44.delete_records(topic, 200, partition=1)
+    everlearn("run", job(), "--run-dir", "cut", "--resume")
+    whole, cut = summary(Path("whole")), summary(Path("cut"))
+    assert cut["events"] == 1200
+    assert cut["state_digest"] == whole["state_digest"]
+
+
+@both
+def test_deleted_records_that_were_not_learned_are_named(
+    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any
+) -> None:
+    kafka44.create(topic)
+    kafka44.send(topic, rows(range(900)))
+    everlearn("run", job(), "--run-dir", "run", "--max-events", "512")
+    kafka44.delete_records(topic, 600)
+    done = everlearn("run", job(), "--run-dir", "run", "--resume", code=1)
+    assert f"were deleted, by retention or by hand: 88 offsets ({topic}/0: 512 to 599)" in done.line
+    assert "start another run (another --run-dir) with --warm-from run/checkpoints/" in done.line
+    assert "--resume" not in done.line
+
+
+@both
+def test_topic_made_anew_stops_a_run(
+    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any
+) -> None:
+    """The new topic is longer than the old one was read, so no offset tells."""
+    kafka44.create(topic)
+    kafka44.send(topic, rows(range(400)))
+
+    def make_anew() -> None:
+        while len(list(Path("run").glob("journal.jsonl"))) == 0:
+            time.sleep(0.05)
+        time.sleep(1.5)
+        kafka44.delete(topic)
+        kafka44.create(topic)
+        kafka44.send(topic, rows(range(10_000, 10_900)))
+
+    other = threading.Thread(target=make_anew)
+    other.start()
+    done = everlearn("run", job(stop="never"), "--run-dir", "run", "--max-events", "900", code=1)
+    other.join()
+    assert f"the topic '{topic}' is another one now" in done.line
+    assert "--resume" not in done.line
+
+
+@both
+def test_consumer_makes_no_topic(
+    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any
+) -> None:
+    done = everlearn("run", job(), "--run-dir", "run", code=2)
+    assert f"there is no topic '{topic}'" in done.line
+    assert topic not in kafka44.admin.list_topics(timeout=10).topics
+
+
+def test_record_tells_where_brokers_have_no_topic_ids(
+    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
+) -> None:
+    """kafka-python asks for none of a broker that is said to be older than Kafka 2.8."""
+    old = {"library": "kafka-python", "client": {"api_version": [2, 0]}}
+    kafka44.create(topic)
+    kafka44.send(topic, rows(range(400)))
+    everlearn("run", job(**old, stop="never"), "--run-dir", "run", "--max-events", "400")
+    everlearn(
+        "run", job(**old, stop="never"), "--run-dir", "run", "--resume", "--max-events", "400"
+    )
+    kafka44.delete(topic)
+    kafka44.create(topic)
+    kafka44.send(topic, rows(range(10_000, 10_900)))
+    resume = ["--run-dir", "run", "--resume", "--max-events", "900"]
+    done = everlearn("run", job(**old, stop="never"), *resume, code=1)
+    assert f"{topic}/0 holds another record at offset 399" in done.line
+    assert summary(Path("run"))["events"] == 400

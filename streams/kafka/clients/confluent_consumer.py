@@ -15,10 +15,10 @@ from streams.kafka.clients.consumer import NO_PARTS, Consumer, OnAssign, RecordP
 from streams.kafka.clients.errors import (
     CONFLUENT_FINAL,
     CONFLUENT_RETRIABLE,
+    OutOfRangeError,
     confluent_errors,
     is_code,
     missing_topic_error,
-    retention_error,
 )
 from streams.kafka.clients.libraries import confluent_log, import_confluent, librdkafka_options
 from streams.kafka.records import RecordBatch, TopicPartition
@@ -52,6 +52,7 @@ class ConfluentConsumer(Consumer):
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
+            "allow.auto.create.topics": False,
         }
         chosen = librdkafka_options(options)
         for name in chosen:
@@ -139,6 +140,9 @@ class ConfluentConsumer(Consumer):
             watermarks = self._consumer.get_watermark_offsets(native, cached=True)
         return watermarks is not None and 0 <= watermarks[1] <= self._positions.get(partition, -1)
 
+    def position(self, partition: TopicPartition) -> int:
+        return self._positions.get(partition, 0)
+
     def commit(self, positions: Mapping[TopicPartition, int], timeout: float = 0.0) -> None:
         ours = {p: at for p, at in positions.items() if timeout or p in self._positions}
         try:
@@ -214,7 +218,7 @@ class ConfluentConsumer(Consumer):
                 self._positions[partition] = end
         elif self._is(error, ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE")):
             position = self._positions.get(partition, record.offset())
-            raise retention_error([(*partition, position)])
+            raise OutOfRangeError({partition: position})
         elif not self._is(error, CONFLUENT_RETRIABLE):
             raise self._library.KafkaException(error)
 

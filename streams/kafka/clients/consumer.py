@@ -78,6 +78,14 @@ class Consumer(ABC):
         """Return whether all records up to the last known high watermark were polled."""
 
     @abstractmethod
+    def position(self, partition: TopicPartition) -> int:
+        """Return the offset to read next of an assigned partition; 0 where it is not known.
+
+        Offsets between the last record and it hold no record: they were compacted away, aborted,
+        or end a transaction.
+        """
+
+    @abstractmethod
     def commit(self, positions: Mapping[TopicPartition, int], timeout: float = 0.0) -> None:
         """Commit the positions of assigned partitions, best effort, for others to see.
 

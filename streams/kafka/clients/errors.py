@@ -7,12 +7,13 @@ An error that may pass becomes ``BrokerUnavailableError``; one that a retry cann
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
+from streams.kafka.records import TopicPartition
 
 KAFKA_PYTHON_FINAL = (
     "SaslAuthenticationFailedError",
@@ -49,13 +50,17 @@ CONFLUENT_RETRIABLE = (
 CONFLUENT_TOO_LARGE = ("MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE")
 
 
-def retention_error(positions: Iterable[tuple[str, int, int]]) -> StreamError:
-    """Return the error for positions (topic, partition, offset) that were deleted."""
-    deleted = ", ".join(f"{topic}/{number} at {offset}" for topic, number, offset in positions)
-    return StreamError(
-        f"the topic no longer holds the records to resume from ({deleted}): its retention is "
-        "shorter than the job was away. Start another run to go on with the records that are left"
-    )
+class OutOfRangeError(StreamError):
+    """A partition does not hold the offset to read from.
+
+    Attributes:
+        positions: the offsets, by partition.
+    """
+
+    def __init__(self, positions: Mapping[TopicPartition, int]) -> None:
+        self.positions = dict(positions)
+        places = ", ".join(f"{topic}/{n} at {at}" for (topic, n), at in positions.items())
+        super().__init__(f"the topic does not hold the offset to read from ({places})")
 
 
 def missing_topic_error(topic: str, servers: str) -> StreamError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from streams.kafka.clients.consumer import NO_PARTS, Consumer, RecordParts
 from streams.kafka.clients.producer import Producer
+from streams.kafka.clients.topic_ids import ConfluentTopicIds, KafkaPythonTopicIds, TopicIds
 
 CONSUMERS: dict[str, str] = {
     "kafka-python": "streams.kafka.clients.kafka_python_consumer:KafkaPythonConsumer",
@@ -29,6 +30,12 @@ def create_consumer(
     """Return a connected consumer of that library. See ``Consumer`` for arguments and errors."""
     consumer: type[Consumer] = _load(CONSUMERS[library])
     return consumer(servers, group, options, parts)
+
+
+def create_topic_ids(library: str, servers: str, options: Mapping[str, Any]) -> TopicIds:
+    """Return what looks up topic ids by that library, and connects when it is used."""
+    kind = ConfluentTopicIds if library == "confluent-kafka" else KafkaPythonTopicIds
+    return kind(servers, options)
 
 
 def create_producer(

@@ -14,13 +14,14 @@ from streams.core.settings import unknown
 from streams.kafka.clients import timeouts
 from streams.kafka.clients.consumer import NO_PARTS, Consumer, OnAssign, RecordParts
 from streams.kafka.clients.errors import (
+    OutOfRangeError,
     kafka_python_errors,
     missing_topic_error,
-    retention_error,
     surface_connection_errors,
 )
 from streams.kafka.clients.libraries import (
     api_version,
+    forbid_topic_creation,
     import_kafka_python,
     supports_transactions,
 )
@@ -56,10 +57,10 @@ class KafkaPythonConsumer(Consumer):
             "bootstrap_timeout_ms": int(timeouts.BROKER_TIMEOUT_S * 1000),
             "max_partition_fetch_bytes": 4 << 20,
             "fetch_max_wait_ms": 50,  # a fetch that waits for idle partitions delays busy ones
-            "allow_auto_create_topics": False,  # a misspelt name must not create a topic
             "metadata_max_age_ms": 60_000,  # new partitions are found within a minute
             **options,
         }
+        settings["allow_auto_create_topics"] = False  # a misspelt name must not create a topic
         version = api_version(options)
         if version is not None:
             settings["api_version"] = version
@@ -76,6 +77,7 @@ class KafkaPythonConsumer(Consumer):
                 auto_offset_reset="none",
                 **settings,
             )
+        forbid_topic_creation(self._consumer)
         self._subscribed = False
 
     def partitions_for_topic(self, topic: str) -> list[TopicPartition]:
@@ -144,6 +146,13 @@ class KafkaPythonConsumer(Consumer):
         except self._kafka.errors.IllegalStateError:  # the partition was revoked
             return False
 
+    def position(self, partition: TopicPartition) -> int:
+        try:
+            with self._errors():
+                return self._consumer.position(self._kafka.TopicPartition(*partition)) or 0
+        except self._kafka.errors.IllegalStateError:  # the partition was revoked
+            return 0
+
     def commit(self, positions: Mapping[TopicPartition, int], timeout: float = 0.0) -> None:
         metadata = self._kafka.OffsetAndMetadata
         assigned = self._consumer.assignment() if self._subscribed else self._native(positions)
@@ -174,8 +183,7 @@ class KafkaPythonConsumer(Consumer):
         try:
             yield
         except errors.OffsetOutOfRangeError as error:
-            positions = error.args[0].items()
-            raise retention_error((*partition, at) for partition, at in positions) from None
+            raise OutOfRangeError(_by_partition(error.args[0])) from None
         except errors.IllegalStateError:  # a mistake of the caller, no trouble with a broker
             raise
         except Exception:

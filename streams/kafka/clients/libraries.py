@@ -38,6 +38,16 @@ def import_confluent() -> ModuleType:
     return confluent_kafka  # type: ignore[no-any-return]
 
 
+def forbid_topic_creation(client: Any) -> None:
+    """Make a client of kafka-python ask for topics without creating them.
+
+    Version 3.0 does not pass its option ``allow_auto_create_topics`` on to where it counts.
+    """
+    settings = getattr(getattr(client, "_cluster", None), "config", {})
+    if "allow_auto_create_topics" in settings:
+        settings["allow_auto_create_topics"] = False
+
+
 def api_version(options: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Return the broker version that kafka-python is to assume, or None to detect it.
 
