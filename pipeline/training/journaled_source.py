@@ -91,9 +91,9 @@ class JournaledSource(EventSource):
         """Begin at the stream's start; or, where a killed run left a journal, at the journal's."""
         self._resumes = self.journal.begun
         if not self._resumes:
-            topics = self.stream.topic_ids()
             stop = self.stream.stop() if self.stream.bounded else None
-            self.journal.begin(self.stream.start(), stop, fingerprint, topics)
+            start = self.stream.start()
+            self.journal.begin(start, stop, fingerprint, self.stream.topic_ids())
         cursor = self.journal.head()
         self.fingerprint = self.journal.fingerprint or None
         self._topics = self.journal.topics
