@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -56,6 +57,11 @@ class DeadLetterLog:
         return whole
 
     def write(self, dead: Sequence[DeadLetter]) -> None:
+        """Append dead letters. Raise ``OSError``, which names the file."""
+        with self._named_errors():
+            self._write(dead)
+
+    def _write(self, dead: Sequence[DeadLetter]) -> None:
         for letter in dead:
             assert self._file is not None
             entry: dict[str, Any] = {
@@ -82,14 +88,26 @@ class DeadLetterLog:
             self.reasons[kind if known else OTHER_REASONS] += 1
 
     def sync(self) -> None:
-        """Flush all that was written to the disk."""
+        """Flush all that was written to the disk. Raise ``OSError``, which names the file."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with self._named_errors():
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file. What a checkpoint needs of it was synced before; what a full disk does
+        not take now is cut off by the run that resumes, and written again."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Name the file in an ``OSError``: a buffered file does not."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 def _base64(value: bytes) -> str:

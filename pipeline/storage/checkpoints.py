@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -67,6 +69,7 @@ class Checkpoints:
         self.say = say
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self._reported = False  # that the last one could not be written
         self.seconds = 0.0
 
     def begin(self) -> None:
@@ -93,8 +96,8 @@ class Checkpoints:
     ) -> None:
         """Copy the state, and write it in a thread. The next call waits until it is written.
 
-        A checkpoint that cannot be written, as on a full disk, is reported; the run goes on, and
-        the checkpoints before it stay.
+        A checkpoint that cannot be written, as on a full disk, is reported once, until one can; the
+        run goes on, and the checkpoints before it stay.
 
         Args:
             events: events that the state stands after.
@@ -115,23 +118,24 @@ class Checkpoints:
                     f"state {path!r} has {kind}, which cannot be kept: arrays of numbers and "
                     "booleans can, and whatever JSON says"
                 )
-        self.wait()
+        failure = self.wait()
+        if failure is not None and not self._reported:
+            self.say(
+                f"checkpoint not written: {failure.strerror or failure} ({self.folder}). Training "
+                "goes on; the checkpoints before it are whole, and the next is tried in its turn"
+            )
+        self._reported = failure is not None
         self._writing = self._writer.submit(self._write, events, copied(state), about, then)
 
-    def wait(self) -> bool:
-        """Wait for the checkpoint being written; return false where it could not be."""
+    def wait(self) -> OSError | None:
+        """Wait for the checkpoint being written; return why it could not be."""
         writing, self._writing = self._writing, None
-        if writing is None:
-            return True
-        try:
-            writing.result()
-        except OSError as error:
-            self.say(
-                f"checkpoint not written: {error.strerror or error} ({self.folder}). Training goes "
-                "on; the checkpoints before it are whole, and the next is tried in its turn"
-            )
-            return False
-        return True
+        if writing is not None:
+            try:
+                writing.result()
+            except OSError as error:
+                return error
+        return None
 
     def close(self) -> None:
         """Wait for the checkpoint being written, and end the thread."""
@@ -156,9 +160,10 @@ class Checkpoints:
             try:
                 save_file(arrays, writing / "arrays.safetensors")
             except SafetensorError as error:  # which is how it tells of a full disk
-                if "I/O error" not in str(error):
+                number = re.search(r"I/O error.*\(os error (\d+)\)", str(error))
+                if number is None:
                     raise
-                raise OSError(str(error).removeprefix("Error while serializing: ")) from None
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
             (writing / "values.json").write_text(json.dumps(values))
             files = {file.name: _fingerprint(file) for file in sorted(writing.iterdir())}
             manifest = {"format": FORMAT, "events": events, "files": files, **about}

@@ -7,7 +7,7 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -185,15 +185,22 @@ def write_atomic(
         OSError: the file cannot be written; the old one, if any, is as it was.
     """
     temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        if callable(data):
-            data(file)
-        else:
-            file.write(data.encode() if isinstance(data, str) else data)
-        if fsync:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            if callable(data):
+                data(file)
+            else:
+                file.write(data.encode() if isinstance(data, str) else data)
+            if fsync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:  # of a full disk, which needs what the half file takes
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     if fsync:
         flush_to_disk(path.parent)
 

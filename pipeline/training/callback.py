@@ -84,6 +84,7 @@ class Callbacks(Callback):
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks = tuple(callbacks)
+        self._torn_down = False
 
     def on_start(self, context: RunContext, loop: Loop) -> None:
         for callback in self._callbacks:
@@ -102,9 +103,18 @@ class Callbacks(Callback):
             callback.on_end(loop, result)
 
     def teardown(self) -> dict[str, float]:
+        """Tear all down, once, also where one fails; raise the first failure at the end."""
         metrics: dict[str, float] = {}
-        for callback in self._callbacks:
-            metrics |= callback.teardown()
+        failures: list[Exception] = []
+        callbacks = () if self._torn_down else self._callbacks
+        self._torn_down = True
+        for callback in callbacks:
+            try:
+                metrics |= callback.teardown()
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return metrics
 
     def on_summary(self, summary: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,10 +128,13 @@ class Run:
                 session = self._begin(resume, warm_from, callbacks, blocks)
                 with self._failures():
                     summary = self._run_to_end(session, max_events)
+                    summary["metrics"] |= observers.teardown()
+            except BaseException:
+                with suppress(Exception):  # of the same full disk, which is the reason already
+                    observers.teardown()
+                raise
             finally:
-                metrics = observers.teardown()
                 self._release()
-            summary["metrics"] |= metrics
             observers.on_summary(summary)
             if self.writes_summary:
                 with self._failures():
@@ -270,8 +273,8 @@ class Run:
         """Save the last checkpoint; return the summary."""
         loop, job = session.parts.loop, self.loaded.job
         state = self._save(session, finished)
-        if not self._checkpoints.wait():
-            raise self._failed("the last checkpoint could not be written")
+        if (failure := self._checkpoints.wait()) is not None:
+            raise OSError(failure.errno, failure.strerror, str(self._checkpoints.folder))
         done = loop.events - first
         return {
             "job": job.name,
@@ -315,7 +318,7 @@ class Run:
             raise self._failed(f"{self.loaded.file}: {error}") from None
         except OSError as error:
             where = error.filename or self.folder.path
-            raise self._failed(f"{error.strerror or error}: {where}") from None
+            raise self._failed(f"{error.strerror or one_line(error)}: {where}") from None
         except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
             what = f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()})"
             raise self._failed(what) from error

@@ -123,11 +123,13 @@ class RayRunner:
             except RunError:
                 self._finish_tracking("FAILED")
                 raise
-            except Exception as error:  # a defect: the checkpoints are there all the same
+            except Exception as error:  # a full disk, or a defect: the checkpoints are there
                 self._finish_tracking("FAILED")
+                what = f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()})"
+                if isinstance(error, OSError):
+                    what = f"{error.strerror or error}: {error.filename or self.folder.path}"
                 raise RunError(
-                    f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()}). "
-                    "The checkpoints are kept; go on with the same command and --resume"
+                    f"{what}. The checkpoints are kept; go on with the same command and --resume"
                 ) from error
 
     def _check_tracking(self) -> None:

@@ -36,7 +36,7 @@ def checkpoints(tmp_path: Path, messages: list[str]) -> Any:
 
 def test_checkpoint_is_read_as_written(checkpoints: Checkpoints) -> None:
     checkpoints.write(70, STATE, {"job": "mine"})
-    assert checkpoints.wait()
+    assert checkpoints.wait() is None
     found = read(checkpoints.all()[0])
     assert found.events == 70
     assert found.about["job"] == "mine"
@@ -139,10 +139,14 @@ def test_checkpoint_that_cannot_be_written_is_reported(
 ) -> None:
     checkpoints.write(5, STATE, {})
     checkpoints.wait()
-    (tmp_path / "checkpoints" / ".writing-000000000000006").mkdir()  # in the way
-    checkpoints.write(6, STATE, {})
-    assert not checkpoints.wait()
-    assert "checkpoint not written" in messages[0]
+    for events in (6, 7):
+        (tmp_path / "checkpoints" / f".writing-{events:015d}").mkdir()  # in the way
+        checkpoints.write(events, STATE, {})
+    failure = checkpoints.wait()
+    assert failure is not None
+    assert failure.strerror == "File exists"
+    assert len(messages) == 1, "said once, until one is written"
+    assert "checkpoint not written: File exists" in messages[0]
     assert [int(path.name) for path in checkpoints.all()] == [5]
-    checkpoints.write(7, STATE, {})
-    assert checkpoints.wait()
+    checkpoints.write(8, STATE, {})
+    assert checkpoints.wait() is None
