@@ -27,6 +27,7 @@ from streams.core.batch import (
     Ints,
 )
 from streams.core.schema import Feature, Scalar, Schema
+from streams.decoding.class_names import difference, shown, spelling
 from streams.decoding.columns import (
     Mask,
     as_text,
@@ -35,6 +36,7 @@ from streams.decoding.columns import (
     plain,
     ragged,
     seconds,
+    to_numpy,
     typed,
     utf8,
     valid,
@@ -240,14 +242,27 @@ class Decoder:
         checks.reject(labelled & ~valid(names), label.column, f"a class of type {label.type}")
         if stated := self.schema.classes:
             codes = pc.index_in(names, value_set=pa.array(stated, names.type))
-            listed = ", ".join(map(repr, stated[:10])) + (", ..." if len(stated) > 10 else "")
-            checks.reject(
-                valid(names) & ~valid(codes),
-                label.column,
-                f"one of the stated classes ({listed}): add it to classes, or leave classes out",
-            )
+            self._reject_unstated(checks, names, valid(names) & ~valid(codes))
             return codes
         return names
+
+    def _reject_unstated(self, checks: _RowChecks, names: pa.Array, unstated: Mask) -> None:
+        """Reject the rows of classes that are not stated. If such a class differs from a stated one
+        only in spelling, the reason says so."""
+        label, stated = self.columns.label, self.schema.classes
+        if label is None or not unstated.any():
+            return
+        listed = ", ".join(map(repr, stated[:10])) + (", ..." if len(stated) > 10 else "")
+        expected = f"one of the stated classes ({listed})"
+        known = {spelling(name): name for name in reversed(stated) if isinstance(name, str)}
+        for name in names.filter(pa.array(unstated)).unique().to_pylist():
+            if other := known.get(spelling(name)):
+                rows = unstated & to_numpy(pc.equal(names, name).fill_null(False))
+                only = f"it differs from {shown(other)} only in {difference(name, other)}"
+                checks.reject(rows, label.column, f"{expected}: {only}")
+        checks.reject(
+            unstated, label.column, f"{expected}: add it to classes, or leave classes out"
+        )
 
     def _codes(self, label: pa.Array | None) -> tuple[Array | None, tuple[ClassName, ...]]:
         """Return (n,) codes or targets, and the class names, in the order in which the rows first
