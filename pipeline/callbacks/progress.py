@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipeline.callbacks.job_table import job_table
 from pipeline.training.callback import Callback, RunContext, Say
-from pipeline.training.description import JobDescription, describe
+from pipeline.training.description import JobDescription
 from pipeline.training.loop import Loop, StepResult
 
 _HEADLINES = (
@@ -67,8 +67,9 @@ class LiveProgress(Callback):
     def on_start(self, context: RunContext, loop: Loop) -> None:
         self.expect(context.total)
         self._bar.update(self._task, completed=loop.events)
-        if context.resumed_from is None:
-            self.announce(describe(context.job, context.stream, loop.learner))
+        description = context.describe() if context.resumed_from is None else None
+        if description is not None:
+            self.announce(description)
 
     def announce(self, description: JobDescription) -> None:
         """Show what a job reads, and what looks wrong in it."""

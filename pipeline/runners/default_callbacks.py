@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.callbacks.class_spellings import ClassSpellings
 from pipeline.callbacks.consumer_lag import ConsumerLag
 from pipeline.callbacks.dead_letter_forwarder import DeadLetterForwarder
 from pipeline.callbacks.metric_writer import MetricWriter
@@ -30,7 +31,7 @@ def callbacks_for(
         serving: feeds the servers of the model.
     """
     lag = ConsumerLag()
-    callbacks = [commits, DeadLetterForwarder(), lag, status]
+    callbacks = [commits, DeadLetterForwarder(), lag, ClassSpellings(), status]
     if job.track is not None and tracker is not None:
         callbacks += [tracker, MetricWriter(job.track.every_events, lag)]
     callbacks += serving

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models.recipe import Recipe
+from pipeline.training.description import JobDescription
 from pipeline.training.loop import Loop, StepResult
 from streams.core.stream import Cursor, Stream
 
@@ -30,6 +31,7 @@ class RunContext:
         total: events that the run will have seen at its end, where that is known.
         dead_bytes: bytes of ``dead.jsonl`` that the state stands after.
         checkpoint_seconds: returns how long the last checkpoint took to write.
+        describe: returns what the job reads.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class RunContext:
     total: int | None = None
     dead_bytes: int = 0
     checkpoint_seconds: Callable[[], float] = float
+    describe: Callable[[], JobDescription | None] = lambda: None
 
 
 class Callback:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from learners.base import Encoding, Learner
-from streams.core.description import StreamDescription
+from streams.core.description import StreamDescription, describe_schema
+from streams.core.errors import one_line
 from streams.core.stream import Stream
 
 
@@ -37,8 +38,17 @@ class JobDescription:
 
 
 def describe(name: str, stream: Stream, learner: Learner) -> JobDescription:
-    """Return the description of a job that is built. Raises ``StreamError``."""
-    described, encodings = stream.describe(), learner.encodings()
+    """Return the description of a job that is built.
+
+    If the stream cannot describe itself, a warning says so: that is no reason to stop a run.
+    """
+    try:
+        described = stream.describe()
+    except Exception as error:  # of a user's class, which may raise anything
+        described = describe_schema(stream.kind, stream.schema)
+        problem = f"the columns cannot be described: {type(error).__name__}: {one_line(error)}"
+        described = replace(described, warnings=(problem,))
+    encodings = learner.encodings()
     warnings = (*described.warnings, *_shared_places(described, encodings))
     return JobDescription(name, described, encodings, warnings)
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from pipeline.training.builder import Parts, build, state_digest
 from pipeline.training.callback import Callback, Callbacks, RunContext, Say
 from pipeline.training.checkpoint_schedule import CheckpointSchedule
 from pipeline.training.dead_letters import DeadLetterKeeper
+from pipeline.training.description import describe
 from pipeline.training.errors import RunError
 from pipeline.training.event_fates import LedgerError
 from pipeline.training.event_source import DirectSource, EventSource, RunStoppedError
@@ -211,6 +212,9 @@ class Run:
             total=_total(parts.stream, max_events),
             dead_bytes=self._dead.bytes,
             checkpoint_seconds=lambda: self._checkpoints.seconds,
+            describe=cache(
+                partial(describe, self.loaded.job.name, parts.stream, parts.loop.learner)
+            ),
         )
 
     def _train(self, session: _OpenRun, max_events: int | None) -> bool:

@@ -8,6 +8,8 @@ not decoded.
 from __future__ import annotations
 
 import codecs
+import csv
+import math
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
@@ -32,6 +34,9 @@ from streams.decoding.columns import plain, seconds
 
 CSV_BLOCK_BYTES = 4 << 20
 """Bytes of CSV text that are parsed at a time: the longest row."""
+
+CSV_TAIL_BYTES = 64 << 10
+"""Bytes at the end of a CSV file in which its last row is looked for."""
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 PACKAGE_ROOT = Path(__file__).parents[2]
@@ -79,6 +84,10 @@ class File(ABC):
     def earliest(self, column: str, time: float) -> int:
         """Return a row before which every time in the column is before ``time``."""
         return 0
+
+    def latest(self, column: str) -> float:
+        """Return the time of the last row; NaN: it cannot be read without the rows before it."""
+        return math.nan
 
 
 class Parquet(File):
@@ -129,6 +138,11 @@ class Parquet(File):
             row = end
         return row
 
+    def latest(self, column: str) -> float:
+        for block in self.read(self.rows - 1, 1 << 16, [column]):
+            return float(seconds(plain(block.table.column(column)))[-1])
+        return math.nan
+
 
 class Csv(File):
     """A CSV file. Every column is read as bytes: one bad cell is one dead row, not a failed read.
@@ -161,6 +175,18 @@ class Csv(File):
             except UnicodeDecodeError:
                 for _, block in self._parse("latin1", columns):
                     yield from _split(block, start, size)
+
+    def latest(self, column: str) -> float:
+        if self.path.name.endswith(".gz"):
+            return math.nan
+        with _reading(self.path), self.path.open("rb") as file:
+            file.seek(max(0, self.path.stat().st_size - CSV_TAIL_BYTES))
+            tail = file.read()
+        last = tail.rstrip().rpartition(b"\n")[2].decode(errors="replace")
+        cells = next(csv.reader([last]), [])
+        if len(cells) != len(self.types.names):  # the end of a row of several lines
+            return math.nan
+        return float(seconds(pa.array([cells[self.types.names.index(column)]]))[0])
 
     def _parse(self, encoding: str, columns: Sequence[str]) -> Iterator[tuple[int, FileBlock]]:
         """Yield blocks as they are parsed, each with the offset after its last row."""

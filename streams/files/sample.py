@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -26,7 +27,8 @@ class StreamSample:
         rows: the sampled rows; the cells of a CSV file are bytes.
         schema: the features and the label.
         columns: the columns that are not features.
-        features_stated: whether the job names the features.
+        config_features: the features as the job states them: None, names, or kind to names.
+        label_stated: whether the job states the task or the classes.
         label_files: the files of labels, if labels are in files of their own.
         label_rows: the first rows of the first of these.
         label_columns: their columns.
@@ -36,7 +38,8 @@ class StreamSample:
     rows: pa.RecordBatch
     schema: Schema
     columns: Columns
-    features_stated: bool = False
+    config_features: Any = None
+    label_stated: bool = False
     label_files: Sequence[File] = ()
     label_rows: pa.RecordBatch | None = None
     label_columns: Columns = NO_COLUMNS
@@ -49,6 +52,28 @@ class StreamSample:
     def values(self, name: str) -> pa.Array:
         """Return a column of the sample, with bytes as text."""
         return plain(self.rows.column(name))
+
+    def is_empty(self, name: str) -> bool:
+        """Whether a column has no value in the sample."""
+        return bool(self.rows.column(name).null_count == self.rows.num_rows)
+
+    @property
+    def features(self) -> list[str]:
+        """The columns that may be features: those that the job names, or all."""
+        stated = self.rows.schema.names if self.config_features is None else self.config_features
+        return [*stated] if isinstance(stated, list) else []
+
+    @property
+    def features_stated(self) -> bool:
+        return self.config_features is not None
+
+    @property
+    def columns_in_use(self) -> set[str]:
+        """The names of the columns that are no features, and have another use."""
+        columns = self.columns
+        named = (columns.id, columns.label, columns.key, columns.segment)
+        names = {column.column for column in named if column is not None}
+        return names | {name for name in (columns.time, columns.due) if name is not None}
 
     def of_kind(self, *kinds: str) -> list[str]:
         """Return the names of the features of some kinds."""

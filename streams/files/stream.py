@@ -239,7 +239,9 @@ class FileStream(Stream):
                 rows=SampledRows(self.files[0]).rows,
                 schema=self.schema,
                 columns=self._decode.columns,
-                features_stated=config.features is not None,
+                config_features=config.features,
+                label_stated=isinstance(config.label, LabelConfig)
+                and bool(config.label.task or config.label.classes),
                 label_files=label_files,
                 label_rows=SampledRows(label_files[0]).rows if label_files else None,
                 label_columns=self._decode_labels.columns if label_files else NO_COLUMNS,

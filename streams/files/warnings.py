@@ -5,12 +5,24 @@ A warning stops nothing. A check is a function from the sample to lines; ``CHECK
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.types as pt
 
-from streams.decoding.columns import seconds
+from streams.decoding.class_names import difference, lookalikes, shown, spelling, warning_of
+from streams.decoding.columns import as_text, plain, seconds, typed
+from streams.files import column_warnings, leak_warnings
+from streams.files.readers import File
 from streams.files.sample import StreamSample
+
+MANY_CLASSES = 100
+"""More different labels than this in the sample look like numbers, or like text."""
+
+FILES_CHECKED = 100
+"""Files whose first and last times are compared with those of the file before."""
 
 Check = Callable[[StreamSample], Iterator[str]]
 
@@ -22,7 +34,7 @@ def warnings_of(sample: StreamSample) -> Iterator[str]:
 
 
 def _times_in_order(sample: StreamSample) -> Iterator[str]:
-    """Warn of a row whose time is before that of an earlier row."""
+    """Warn of rows whose time is before that of an earlier row."""
     if sample.times is None:
         return
     times = seconds(sample.times)
@@ -32,11 +44,146 @@ def _times_in_order(sample: StreamSample) -> Iterator[str]:
     if len(back):
         row, worst = int(known[back[0] + 1]), -float(steps.min())
         yield (
-            f"{sample.path}: row {row} is before the row above it in {sample.columns.time!r}, and "
-            f"so are {len(back) - 1:,} others of the first {len(times):,} rows, by up to "
-            f"{worst:g} s: events are read in the order of the file; sort it by that column, or "
-            "set stream.lateness"
+            f"{sample.path}: row {row} is before the row above it in the time "
+            f"{sample.columns.time!r}, and so are {len(back) - 1:,} others of the first "
+            f"{len(times):,} rows, by up to {worst:g} s: events are read in the order of the file; "
+            "sort it by that column, or set stream.lateness"
         )
 
 
-CHECKS: tuple[Check, ...] = (_times_in_order,)
+def _labels_in_order(sample: StreamSample) -> Iterator[str]:
+    """Warn of rows of the label files whose time is before that of an earlier row."""
+    name = sample.label_columns.time
+    if sample.label_rows is None or name is None:
+        return
+    times = seconds(plain(sample.label_rows.column(name)))
+    known = np.flatnonzero(np.isfinite(times))
+    back = known[times[known] < np.maximum.accumulate(times[known])]
+    if len(back):
+        yield (
+            f"{sample.label_files[0].path}: row {back[0]} is before an earlier row in the time "
+            f"{name!r}, and so are {len(back) - 1:,} others of the first {len(times):,} rows: a "
+            "label is known no sooner than those above it; sort the file by that column"
+        )
+
+
+def _parts_in_order(sample: StreamSample) -> Iterator[str]:
+    """Warn of a file that begins before the end, or the beginning, of the file before it."""
+    name = sample.columns.time
+    if name is None:
+        return
+    yield from _in_order(sample.files, name)
+
+
+def _in_order(files: Sequence[File], name: str) -> Iterator[str]:
+    before: tuple[File, float] | None = None
+    late = []
+    for file in files[:FILES_CHECKED]:
+        first = _first_time(file, name)
+        if before is not None and first < before[1]:
+            late.append((before[0], file, before[1] - first))
+        last = file.latest(name) if len(files) > 1 else first
+        before = (file, np.fmax(first, last))
+    if late:
+        earlier, file, by = late[0]
+        yield (
+            f"{file.path} begins {by:g} s before the end of {earlier.path.name}, which is read "
+            f"before it, and so do {len(late) - 1:,} other files: list the files in the order of "
+            "their time under stream.path, or set stream.lateness"
+        )
+
+
+def _first_time(file: File, name: str) -> float:
+    """Return the time of the first row of a file; NaN where it has none."""
+    blocks = file.read(0, 1, [name])
+    try:
+        for block in blocks:
+            return float(seconds(plain(block.table.column(name)))[0])
+    finally:
+        blocks.close()
+    return math.nan
+
+
+def _spellings(sample: StreamSample) -> Iterator[str]:
+    """Warn of classes that differ only in spelling."""
+    names = _class_names(sample)
+    if names is None:
+        return
+    stated = sample.schema.classes
+    if not stated:
+        yield from map(warning_of, lookalikes(names))
+        return
+    known = {spelling(name): name for name in stated}
+    for name in names:
+        other = known.get(spelling(name))
+        if name not in stated and other is not None:
+            yield (
+                f"the class {shown(name)} of the data differs from the stated class {shown(other)} "
+                f"only in {difference(name, other)}: its rows are dead; write both alike"
+            )
+
+
+def _unstated_classes(sample: StreamSample) -> Iterator[str]:
+    """Warn if most labels are of classes that the job does not state."""
+    stated, names = sample.schema.classes, _class_names(sample)
+    if not stated or names is None or sample.label is None:
+        return
+    known = [name for name in names if name in stated]
+    if len(names) and not known:
+        listed = ", ".join(map(repr, names[:5]))
+        yield (
+            f"no row of the sample has one of the stated classes: the label holds {listed}; "
+            "state those under stream.label.classes, or leave classes out"
+        )
+
+
+def _class_names(sample: StreamSample) -> list[str | int | float | bool] | None:
+    """Return the classes in the sample; None: the label is no class."""
+    columns = sample.columns if sample.columns.label is not None else sample.label_columns
+    if sample.label is None or columns.label is None or sample.schema.task == "regression":
+        return None
+    names: list[str | int | float | bool] = (
+        typed(sample.label[1], columns.label.type).drop_null().unique().to_pylist()
+    )
+    return names
+
+
+def _many_classes(sample: StreamSample) -> Iterator[str]:
+    """Warn of a label with so different values that it looks like a number, or like text."""
+    if sample.label is None or sample.label_stated or sample.schema.task == "regression":
+        return
+    name, labels = sample.label
+    labels = labels.drop_null()
+    distinct = len(_distinct(labels))
+    if distinct > MANY_CLASSES:
+        text = pt.is_string(labels.type) and not len(np.flatnonzero(np.isfinite(seconds(labels))))
+        what = "text, not like classes" if text else "numbers, not like classes"
+        remedy = (
+            "name another column as the label"
+            if text
+            else f"state label: {{column: {name}, task: regression}} if it is a number"
+        )
+        yield (
+            f"the label {name!r} has {distinct:,} different values in {len(labels):,} rows, and "
+            f"each is taken for a class: it looks like {what}; {remedy}"
+        )
+
+
+def _distinct(values: pa.Array) -> pa.Array:
+    return as_text(values).unique()
+
+
+CHECKS: tuple[Check, ...] = (
+    _times_in_order,
+    _parts_in_order,
+    _labels_in_order,
+    _spellings,
+    _unstated_classes,
+    _many_classes,
+    column_warnings.empty_columns,
+    column_warnings.unread_numbers,
+    column_warnings.numbers_in_text,
+    column_warnings.image_paths,
+    column_warnings.ids_as_features,
+    leak_warnings.leaks,
+)

@@ -1,0 +1,157 @@
+"""What looks wrong in the features of a stream of files: a line for each, with its remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from streams.decoding.columns import numbers, seconds, to_numpy, valid, whole
+from streams.files.sample import StreamSample
+
+ENOUGH_ROWS = 20
+"""Rows that a warning about a feature needs."""
+MOST = 0.9
+"""The share of the values that have a form before a column is said to have it."""
+
+_NUMBER_FORMS = {
+    "thousands separators": r"^[-+]?[0-9]{1,3}([,' ][0-9]{3})+(\.[0-9]+)?$",
+    "a decimal comma": r"^[-+]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+)(,[0-9]+)?$",
+    "a unit": r"^[-+]?[0-9]+([.,][0-9]+)? ?([a-zA-Z\p{Greek}µ°%²³/]{1,8}|\p{Sc})$",
+    "a currency": r"^[-+]?(\p{Sc}|[A-Z]{3}) ?[0-9][0-9.,']*$",
+}
+"""Ways to write a number that is read as text."""
+_UNIT = re.compile(r"[^\d.,'+\s-]+")
+_IMAGE = r"(?i)\.(png|jpe?g|gif|webp|bmp|tiff?)$"
+_ID = (
+    r"^([0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{16,64}|"
+    r"[A-Za-z]{0,6}[-_]?[0-9]{3,})$"
+)
+"""A UUID, a hexadecimal code, or a number with letters before it."""
+
+
+def empty_columns(sample: StreamSample) -> Iterator[str]:
+    """Warn of columns that were left out of the features because they are empty."""
+    used = {feature.name for feature in sample.schema.features} | sample.columns_in_use
+    for name in sample.features:
+        if name not in used and sample.is_empty(name):
+            yield (
+                f"column {name!r} is empty in the first {sample.rows.num_rows:,} rows, and is left "
+                "out of the features: state its kind under stream.features to use it"
+            )
+
+
+def unread_numbers(sample: StreamSample) -> Iterator[str]:
+    """Warn of values that are not numbers in a numeric column."""
+    for name in sample.of_kind("numeric"):
+        values = sample.values(name)
+        if not pt.is_string(values.type):
+            continue
+        bad = np.flatnonzero(valid(values) & ~np.isfinite(numbers(values)))
+        if len(bad):
+            yield (
+                f"column {name!r} is numeric, and {len(bad):,} of the first {len(values):,} rows "
+                f"hold no number there, as {values[int(bad[0])].as_py()!r} in row {int(bad[0])}: "
+                "such rows are dead; leave the cell empty where there is no number"
+            )
+
+
+def numbers_in_text(sample: StreamSample) -> Iterator[str]:
+    """Warn of numbers that are read as text, for how they are written."""
+    for name in sample.of_kind("categorical", "text"):
+        texts = _texts(sample, name)
+        if texts is None:
+            continue
+        share = float(np.isfinite(numbers(texts)).mean())
+        if share >= 0.5:
+            other = texts.filter(pa.array(~np.isfinite(numbers(texts))))[0].as_py()
+            yield (
+                f"column {name!r} is taken for text, though {share:.0%} of its values are numbers: "
+                f"others are not, as {other!r}; leave those cells empty, or state it as numeric "
+                "under stream.features"
+            )
+        elif form := _number_form(texts):
+            yield (
+                f"column {name!r} looks like numbers with {form}, as {texts[0].as_py()!r}, and is "
+                "read as text: write plain numbers, as 1234.5"
+            )
+
+
+def _number_form(texts: pa.Array) -> str | None:
+    """Return how numbers are written in texts; None: they are no numbers."""
+    trimmed = pc.utf8_trim_whitespace(texts)
+    for form, pattern in _NUMBER_FORMS.items():
+        if _share(trimmed, pattern) < MOST:
+            continue
+        units = {mark for text in trimmed[:100].to_pylist() for mark in _UNIT.findall(text)}
+        if form != "a unit" or len(units) <= 3:  # 12A, 14C, 7F are seats
+            return form
+    return None
+
+
+def image_paths(sample: StreamSample) -> Iterator[str]:
+    """Warn of paths of images that are read as text."""
+    for name in sample.of_kind("categorical", "text"):
+        texts = _texts(sample, name)
+        if texts is not None and _share(texts, _IMAGE) >= MOST:
+            yield (
+                f"column {name!r} holds paths of images, as {texts[0].as_py()!r}, and is read as "
+                "text: the files are not opened; put the bytes of the images into the column "
+                "(Parquet), and state it as image under stream.features"
+            )
+
+
+def ids_as_features(sample: StreamSample) -> Iterator[str]:
+    """Warn of columns that look like an id, a row number or a time, and are features."""
+    if sample.features_stated:
+        return
+    for name in sample.of_kind("numeric"):
+        values = sample.values(name)
+        if len(values) < ENOUGH_ROWS or values.null_count:
+            continue
+        if pt.is_timestamp(values.type) or pt.is_date(values.type):
+            remedy = "state it as stream.time, or list stream.features without it"
+            yield f"column {name!r} holds times, and is taken for a number: {remedy}"
+        elif _rises(values):
+            yield (
+                f"column {name!r} rises with every row, as an id or a row number does, and is "
+                "taken for a feature: state it as stream.id or stream.time, or list "
+                "stream.features without it"
+            )
+    for name in sample.of_kind("text"):
+        texts = _texts(sample, name)
+        if texts is None or len(texts.unique()) < len(texts):
+            continue
+        if np.isfinite(seconds(texts)).mean() >= MOST:
+            remedy = "state it as stream.time, or list stream.features without it"
+            yield f"column {name!r} holds times, and is taken for text: {remedy}"
+        elif _share(texts, _ID) >= MOST:
+            yield (
+                f"column {name!r} has another code in every row, as {texts[0].as_py()!r}, and is "
+                "taken for text: state it as stream.id, or list stream.features without it"
+            )
+
+
+def _rises(values: pa.Array) -> bool:
+    """Whether integers rise with every row."""
+    if pt.is_string(values.type):
+        if not whole(values).all():
+            return False
+    elif not pt.is_integer(values.type):
+        return False
+    return bool((np.diff(numbers(values).astype(np.float64)) > 0).all())
+
+
+def _texts(sample: StreamSample, name: str) -> pa.Array | None:
+    """Return the values of a column of text that are not null; None: too few."""
+    texts = sample.values(name).drop_null()
+    return texts if pt.is_string(texts.type) and len(texts) >= ENOUGH_ROWS else None
+
+
+def _share(texts: pa.Array, pattern: str) -> float:
+    """Return the share of texts that match a pattern."""
+    return float(to_numpy(pc.match_substring_regex(texts, pattern)).mean())
