@@ -28,6 +28,7 @@ from streams.core.stream_config import LabelDelay, StreamConfig
 from streams.decoding.columns import first_seen, parse_time
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
 from streams.files.description import describe_files
+from streams.files.label_order import LabelOrder
 from streams.files.readers import Csv, File, open_files, seek
 from streams.files.sample import NO_COLUMNS, StreamSample
 from streams.files.schema_inference import SampledRows, dtype_of
@@ -315,6 +316,7 @@ class FileStream(Stream):
 
     def _labels(self, cursor: Cursor) -> Iterator[Batch]:
         """Yield the readable rows of the label files."""
+        order = LabelOrder()
         for partition, file in enumerate(self._label_files):
             start = cursor.get(f"labels/{partition}", 0)
             for block in file.read(start, LABEL_BLOCK_ROWS, self._decode_labels.reads):
@@ -327,7 +329,10 @@ class FileStream(Stream):
                 assert labels.y is not None
                 has_label = ~np.isnan(labels.y) if labels.y.dtype.kind == "f" else labels.y >= 0
                 if has_label.any():
-                    yield labels.take(has_label)
+                    labels = labels.take(has_label)
+                    order.add(file.path, labels)
+                    yield labels
+        order.report()
 
     def _with_labels(self, events: Iterator[Batch], cursor: Cursor) -> Iterator[Batch]:
         """Yield the events with the labels that become known among them."""

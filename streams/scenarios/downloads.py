@@ -92,9 +92,13 @@ def find(dataset: str, name: str, alias: str = "") -> Path:
         )
     checksum = origin.files[name]
     kind, _, digest = checksum.partition(":")
-    if folder and (file := Path(folder, name)).is_file() and checksum_of(file, kind) == digest:
-        return file
-    return _fetch(dataset, origin, name)
+    other = ""
+    if folder and (file := Path(folder, name)).is_file():
+        present = checksum_of(file, kind)
+        if present == digest:
+            return file
+        other = f" in place of {file}, whose checksum is {kind}:{present}: it is another file"
+    return _fetch(dataset, origin, name, other)
 
 
 def cache(dataset: str) -> Path:
@@ -131,9 +135,20 @@ def checksum_of(file: Path, kind: str) -> str:
         return hashlib.file_digest(opened, kind).hexdigest()
 
 
-def _fetch(dataset: str, origin: Origin, name: str) -> Path:
+def _fetch(dataset: str, origin: Origin, name: str, other: str = "") -> Path:
+    """Return the path of a file in the cache; download it if needed.
+
+    Args:
+        dataset: the data set.
+        origin: where it is published.
+        name: of the file.
+        other: for the remedy: a file of that name in the folder, which has another checksum.
+
+    Raises:
+        StreamError: it is not available; names the place, the checksum and the remedy.
+    """
     address, checksum = origin.address + name, origin.files[name]
-    remedy = f"get {address} ({checksum}) and put it into the folder that {FOLDER} names"
+    remedy = f"get {address} ({checksum}) and put it into the folder that {FOLDER} names{other}"
     try:
         folder = cache(dataset)
     except StreamError as error:

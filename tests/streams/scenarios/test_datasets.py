@@ -296,6 +296,17 @@ def test_failed_download_error_names_the_remedy(mine: Path, name: str) -> None:
     assert "\n" not in text
 
 
+def test_file_of_another_checksum_is_named(mine: Path) -> None:
+    """Its name is right, and it is not read: the error says which file, and both checksums."""
+    name, checksum = next(iter(ORIGINS["mnist"].files.items()))
+    (mine / name).write_bytes(b"cut off")
+    digest = hashlib.md5(b"cut off").hexdigest()
+    with pytest.raises(StreamError) as error:
+        load("mnist")
+    assert f"({checksum}) and put it into the folder that EVERLEARN_DATA" in str(error.value)
+    assert f"in place of {mine / name}, whose checksum is md5:{digest}" in str(error.value)
+
+
 def test_data_set_without_address_error_says_so(mine: Path) -> None:
     with pytest.raises(StreamError, match=r"outdoor\.data\.gz is not on this machine"):
         load("outdoor")
