@@ -23,6 +23,8 @@ import pytest
 import yaml
 
 from pipeline.dead_letters.file_writer import (
+    KINDS,
+    OTHER_REASONS,
     DeadLetterLog,
     DeadLetterRecord,
     read_dead_letters,
@@ -206,6 +208,44 @@ def test_limit_counts_letters_of_the_trainer() -> None:
     some = limit(0.5, 2)
     with pytest.raises(TooManyDeadLettersError):
         some.add(rows(2), dead(0, 0))  # two came; both were set aside after
+
+
+def test_limit_at_the_end_of_a_short_stream() -> None:
+    """More than the share of all events, those of earlier runs too; a full window is no concern."""
+    some = limit(0.5, 100)
+    some.end(10, {"no JSON": 5})
+    with pytest.raises(
+        TooManyDeadLettersError,
+        match=r"6 of all 10 events are dead \(4 x no JSON; 2 x no value\)",
+    ):
+        some.end(10, {"no JSON": 4, "no value": 2})
+    some.end(100, {"no JSON": 99})
+    limit(1, 100).end(10, {"no JSON": 10})
+    bad = dead(0, 0, label=True)
+    some.add(rows(5, bad, [1]), bad)
+    with pytest.raises(TooManyDeadLettersError, match="2 of all 3 labels are dead"):
+        some.end(10, {})
+
+
+def test_log_counts_kinds_of_reason_and_bounds_them(tmp_path: Path) -> None:
+    """Of events alone; after a resume too, of the lines that are kept."""
+    log = DeadLetterLog(tmp_path)
+    log.open(0)
+    log.write(
+        [DeadLetter(0, i, f"column 'a' holds {i}; expected a number", i, 0) for i in range(3)]
+    )
+    log.write(dead(0, label=True))
+    kept = log.bytes
+    log.write([DeadLetter(0, i, f"kind {i:03} of reason: x", i, 0) for i in range(100)])
+    log.close()
+    assert log.reasons["column 'a': expected a number"] == 3
+    assert log.reasons.total() == 103
+    assert log.reasons[OTHER_REASONS] == 100 - (KINDS - 1)
+    assert len(log.reasons) == KINDS + 1
+    log = DeadLetterLog(tmp_path)
+    log.open(kept)
+    log.close()
+    assert log.reasons == {"column 'a': expected a number": 3}
 
 
 # ---- runs
