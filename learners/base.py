@@ -134,6 +134,8 @@ class Learner(ABC):
             learners do not change while a micro-batch is predicted.
         opaque: its state is an object that cannot be compared byte for byte.
         needs_boundaries: it may read ``segment``.
+        handles_missing: it takes NaN for a missing number. For other learners missing numbers are
+            replaced by the running mean before.
         baseline: it serves as a reference, and need not learn from the features.
         remedy: what to do where its numbers are no longer finite, for the message.
         version: how many times it has learned.
@@ -148,6 +150,7 @@ class Learner(ABC):
     per_event: ClassVar[bool] = False
     opaque: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
+    handles_missing: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     remedy: ClassVar[str] = (
         "mend or leave out that value, or, in a new run, scale and clip the features "

@@ -173,6 +173,7 @@ class Herding(ClassBalanced):
             return sums
         # Clipped numbers are still far from the others, and their sums stay finite.
         wide = np.clip(flat.astype(np.float64), -_MOST, _MOST)
+        wide[np.isnan(wide)] = 0  # a missing number
         exponent = np.frexp(np.abs(wide).max(axis=1, keepdims=True))[1] - _BITS
         unit = np.exp2(np.maximum(exponent, -1000).astype(np.float64))
         exact: NDArray[np.float64] = np.rint(wide / unit) @ self._signs.astype(np.float64)

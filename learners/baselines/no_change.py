@@ -15,6 +15,7 @@ class NoChange(Learner):
 
     kind = "no-change"
     per_event = True
+    handles_missing = True
     baseline = True
     _last: float | None = None
 

@@ -15,6 +15,7 @@ class Prior(Learner):
 
     kind = "prior"
     per_event = True
+    handles_missing = True
     baseline = True
 
     def __init__(self, config: LearnerConfig, schema: Schema, seed: int) -> None:

@@ -90,6 +90,7 @@ class AvalancheLearner(Learner):
     Config = AvalancheConfig
     handles = frozenset({"classification"})
     opaque = True
+    handles_missing = True
     remedy = LOWER_LR
 
     def __init__(self, config: AvalancheConfig, schema: Schema, seed: int) -> None:

@@ -70,6 +70,7 @@ class NetworkLearner(Learner):
     """
 
     Config = NetworkConfig
+    handles_missing = True
     state_version = 2
     remedy = LOWER_LR
 
@@ -93,6 +94,9 @@ class NetworkLearner(Learner):
         self.optimizer = FlatOptimizer(config.optimizer, self.net)
         # The modules of everlearn are the same in training and in prediction; a user's may not be.
         self._modal = not isinstance(config.model, models.Mlp | models.Conv)
+        # A user's module has no first layer that could grow: there, missing numbers are imputed and
+        # not marked.
+        self._marks = isinstance(config.model, models.Mlp)
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
@@ -132,7 +136,14 @@ class NetworkLearner(Learner):
             )
 
     def observe(self, batch: Batch) -> None:
-        self.inputs.observe(batch.x)
+        missing = self.inputs.observe(batch.x)
+        if missing and self._marks:
+            self._mark([*self.inputs.marked, *missing])
+
+    def _mark(self, columns: list[int]) -> None:
+        """Give these columns of a row an indicator each, beside the row itself."""
+        self.inputs.marked = columns
+        self.optimizer.grow_inputs(self.inputs.shape[0] + len(columns))
 
     def _observe(self, batch: Batch) -> None:
         if self.inputs.observes:  # otherwise it would select rows for nothing
@@ -270,6 +281,9 @@ class NetworkLearner(Learner):
         outputs = len(state["net"]["head.bias"])
         if outputs != self.net.head.out_features:
             self.optimizer.grow(outputs, drawn=False)
-        models.load_module(self.net, state["net"])
+        marked = len(self.inputs.marked)
         self.inputs.load(state["inputs"])
+        if marked != len(self.inputs.marked):
+            self._mark(self.inputs.marked)
+        models.load_module(self.net, state["net"])
         self.targets.load(state["targets"])

@@ -37,6 +37,10 @@ class Inputs:
     Multitask Learning"). Numbers and vectors are scaled, indicators and words are not. Pixels are
     scaled from 0..255 to 0..1: a background of -1 would starve hidden units of a perceptron.
 
+    A missing number is NaN in a row, and the running mean in a tensor. Each of ``marked`` has an
+    indicator at the end of a tensor's rows: 1 where the number is missing, else 0. A column is
+    marked once a number of it was missing, so that nothing is added to streams without gaps.
+
     Args:
         schema: the features.
         scale: whether numbers and vectors are scaled.
@@ -48,6 +52,7 @@ class Inputs:
         shape: of one encoded row.
         image: whether rows are images.
         moments: the running mean and variance.
+        marked: the columns of a row that have an indicator, in the order of the indicators.
     """
 
     def __init__(self, schema: Schema, scale: bool = True) -> None:
@@ -74,6 +79,8 @@ class Inputs:
             width = len(self._numeric) + CATEGORY_BUCKETS * len(self._categorical)
             self.shape = (width + TEXT_BUCKETS * len(self._text),)
         self.moments = RunningMoments(scaled)
+        self.marked: list[int] = []
+        self._gaps = schema.may_miss_numbers
 
     def rows(self, x: Features) -> Array:
         """Return what a buffer stores of n events: (n, *shape).
@@ -102,39 +109,70 @@ class Inputs:
     @property
     def observes(self) -> bool:
         """Whether ``observe`` has an effect."""
-        return self.scale and not self.image
+        return (self.scale or self._gaps) and not self.image
 
-    def observe(self, x: Features) -> None:
-        """Update the running mean and variance with n >= 1 events."""
+    def observe(self, x: Features) -> list[int]:
+        """Update the running mean and variance with n >= 1 events.
+
+        Without ``scale`` they are needed, and kept, from the first missing number on.
+
+        Returns:
+            The columns that have missing numbers and are not marked.
+        """
         if not self.observes:
-            return
+            return []
         if isinstance(x, np.ndarray):
-            self.moments.update(self.rows(x))
+            numbers = self.rows(x)
         elif self._numeric:
-            self.moments.update(self._numbers(x))
+            numbers = self._numbers(x)
+        else:
+            return []
+        missing: list[int] = []
+        if self._gaps and np.isnan(np.add.reduce(numbers, 0)).any():
+            missing = np.flatnonzero(np.isnan(numbers).any(axis=0)).tolist()
+        if self.scale or missing or np.any(self.moments.count):
+            self.moments.update(numbers)
+        return [column for column in missing if column not in self.marked]
 
     def _numbers(self, x: Mapping[str, Column]) -> Array:
         return np.stack([np.asarray(x[name], np.float64) for name in self._numeric], axis=1)
 
     def tensor(self, rows: Array) -> Tensor:
-        """Return the rows, scaled: (n, *shape) float32."""
+        """Return the rows, scaled and without gaps: (n, *shape) float32, and the indicators."""
         if self.image:
             return torch.from_numpy(np.divide(rows, _WHITE, dtype=np.float32))
+        scaled = self._scaled(rows)
+        return torch.from_numpy(self._imputed(scaled) if self._gaps else scaled)
+
+    def _scaled(self, rows: Array) -> Array:
         if not self.scale:
-            return torch.from_numpy(_float32(rows))
+            return _float32(rows)
         scaled = self.moments.mean.shape[0]
         if scaled == rows.shape[1]:
-            return torch.from_numpy(self.moments.scale(rows))
+            return self.moments.scale(rows)
         whole = np.empty(rows.shape, np.float32)
         whole[:, :scaled] = self.moments.scale(rows[:, :scaled])
         whole[:, scaled:] = rows[:, scaled:]
-        return torch.from_numpy(whole)
+        return whole
+
+    def _imputed(self, x: Array) -> Array:
+        """Replace NaN by the mean in float32 rows, in place. Return them with the indicators."""
+        numbers = x[:, : self.moments.mean.shape[0]]
+        if not self.marked and not np.isnan(np.add.reduce(numbers, None)):
+            return x
+        missing = np.isnan(numbers)
+        np.copyto(numbers, 0 if self.scale else _float32(self.moments.mean), where=missing)
+        if not self.marked:
+            return x
+        return np.concatenate([x, missing[:, self.marked]], axis=1, dtype=np.float32)
 
     def state(self) -> State:
-        return self.moments.state()
+        marked = {"marked": list(self.marked)} if self.marked else {}
+        return {**self.moments.state(), **marked}
 
     def load(self, state: State) -> None:
         self.moments.load(state)
+        self.marked = list(state.get("marked", ()))
 
 
 def _float32(rows: Array) -> Array:

@@ -197,6 +197,29 @@ def grow(net: Net, outputs: int, drawn: bool = True) -> None:
     net.head = new
 
 
+def grow_inputs(net: Net, inputs: int) -> None:
+    """Give the first layer of a perceptron ``inputs`` inputs. The weights of old inputs stay, those
+    of new ones are 0: the outputs are as before until they are learned."""
+    old = first_layer(net)
+    make = partial(nn.utils.skip_init, type(old))
+    new = make(inputs, old.out_features).to(old.weight.device)
+    kept = min(inputs, old.in_features)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, :kept] = old.weight[:, :kept]
+        new.bias.copy_(old.bias)
+    if old is net.head:
+        net.head = new
+    else:
+        net.body[0] = new  # type: ignore[operator]
+
+
+def first_layer(net: Net) -> nn.Linear:
+    """Return the first layer of a perceptron over rows of numbers; without a body, the head."""
+    layers = [layer for layer in (*net.body.children(), net.head) if isinstance(layer, nn.Linear)]
+    return layers[0]
+
+
 def module_state(module: nn.Module) -> State:
     """Return parameters and buffers by name, as arrays."""
     return {name: array_of(tensor) for name, tensor in module.state_dict().items()}

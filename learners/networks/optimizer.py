@@ -230,6 +230,16 @@ class FlatOptimizer:
         self._bind()
         self.load(known)
 
+    def grow_inputs(self, inputs: int) -> None:
+        """Give the first layer of the network ``inputs`` inputs, as ``models.grow_inputs`` does.
+
+        The optimizer state of old inputs stays, that of new ones starts afresh.
+        """
+        known = self.state()
+        models.grow_inputs(self._net, inputs)
+        self._bind()
+        self.load(known)
+
     def state(self) -> State:
         """Return the state by name: a scalar, or one array for each parameter by its index."""
         return {
@@ -240,7 +250,7 @@ class FlatOptimizer:
         }
 
     def load(self, state: State) -> None:
-        """Load a ``state``, also of a head with more or fewer outputs."""
+        """Load a ``state``, also of layers with more or fewer inputs or outputs."""
         for name, value in (self._state | self.per_weight_state).items():
             if not value.ndim:
                 value.copy_(torch.from_numpy(np.array(state[name])))
@@ -248,4 +258,5 @@ class FlatOptimizer:
             value.zero_()
             for i, part in enumerate(self._split(value)):
                 known = torch.from_numpy(np.array(state[name][str(i)]))
-                part[: len(known)] = known[: len(part)]
+                shared = tuple(map(slice, map(min, part.shape, known.shape)))
+                part[shared] = known[shared]

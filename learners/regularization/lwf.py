@@ -77,8 +77,11 @@ class Lwf(Segmented):
         """Return (n, known classes) of the teacher at the temperature, or None without one."""
         if self._teacher is None:
             return None
+        inputs = x
+        if x.ndim == 2 and self.inputs.marked:  # the teacher may be of before a column was marked
+            inputs = x[:, : models.first_layer(self._teacher).in_features]
         with torch.no_grad():
-            out: Tensor = self._teacher(x)
+            out: Tensor = self._teacher(inputs)
         return torch.softmax(out[:, self._known] / self.temperature, 1)
 
     def state(self) -> State:
@@ -86,6 +89,8 @@ class Lwf(Segmented):
         if self._teacher is not None:
             net = models.module_state(self._teacher)
             teacher = {"net": net, "known": models.array_of(self._known)}
+            if self.inputs.marked:
+                teacher["inputs"] = models.first_layer(self._teacher).in_features
         return {**super().state(), "learned": self._learned, "teacher": teacher}
 
     def load(self, state: State) -> None:
@@ -95,6 +100,8 @@ class Lwf(Segmented):
         if saved := state["teacher"]:
             teacher = copy.deepcopy(self.net)
             models.grow(teacher, len(saved["net"]["head.bias"]), drawn=False)
+            if self.inputs.marked:
+                models.grow_inputs(teacher, saved["inputs"])
             models.load_module(teacher, saved["net"])
             self._teacher = teacher.eval().requires_grad_(False)
             self._known = torch.from_numpy(np.array(saved["known"], np.int64)).to(self.device)

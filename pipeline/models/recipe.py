@@ -33,13 +33,19 @@ def recipe_of(
         "learner": settings,
         "seed": learner.seed,
         "standardise": None if standardise is None else standardise.model_dump(mode="json"),
+        "impute": needs_imputed(learner),
         "dtype": stream.dtype,
         "id_type": stream.id_type,
         "task": schema.task,
         "classes": list(schema.classes),
-        "features": [[f.name, f.kind, list(f.shape)] for f in schema.features],
+        "features": [[f.name, f.kind, list(f.shape), f.missing] for f in schema.features],
         "json_layout": stream.json_layout(),
     }
+
+
+def needs_imputed(learner: Learner) -> bool:
+    """Return whether missing numbers are to be replaced before they come to the learner."""
+    return learner.schema.may_miss_numbers and not learner.handles_missing
 
 
 def layout_of(recipe: Recipe) -> JsonLayout:
@@ -55,7 +61,10 @@ def layout_of(recipe: Recipe) -> JsonLayout:
 
 def schema_of(recipe: Recipe) -> Schema:
     """Return the schema of the events that a model takes."""
-    features = (Feature(name, kind, tuple(shape)) for name, kind, shape in recipe["features"])
+    features = (
+        Feature(name, kind, tuple(shape), *missing)  # an older recipe does not state the last
+        for name, kind, shape, *missing in recipe["features"]
+    )
     return Schema(tuple(features), recipe["task"], tuple(recipe["classes"]))
 
 

@@ -17,6 +17,8 @@ from pipeline.models.recipe import Recipe, learner_of, schema_of
 from streams.core.batch import Batch, ClassName
 from streams.core.state_dict import State
 from streams.core.stream_config import StandardiseConfig
+from streams.operators.base import Operator
+from streams.operators.impute import Impute
 from streams.operators.standardise import Standardise
 
 
@@ -25,7 +27,8 @@ class Snapshot:
     """The state of a model at one moment of a run.
 
     Attributes:
-        state: ``learner`` and, where features are scaled, ``standardise``; arrays of its own.
+        state: ``learner``, ``standardise`` where features are scaled, and ``impute`` where missing
+            numbers are imputed before the learner; arrays of its own.
         version: how many times the learner had learned.
         events: how many events of the stream had been read.
         metrics: the latest of the run, by name.
@@ -62,11 +65,14 @@ class InferenceModel:
         self._learner = learner_of(recipe)
         self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
         self._learner.verify()
-        self._standardise: Standardise | None = None
+        self._operators: list[Operator] = []
         if recipe["standardise"] is not None:
             config = StandardiseConfig.model_validate(recipe["standardise"])
-            self._standardise = Standardise(config, self.schema)
-            self._standardise.load(snapshot.state["standardise"])
+            self._operators.append(Standardise(config, self.schema))
+            self._operators[-1].load(snapshot.state["standardise"])
+        if recipe.get("impute") and "impute" in snapshot.state:
+            self._operators.append(Impute(self.schema))
+            self._operators[-1].load(snapshot.state["impute"])
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -75,6 +81,6 @@ class InferenceModel:
 
     def answer(self, batch: Batch) -> Prediction:
         """Return what the training loop would have predicted for these events at that moment."""
-        if self._standardise is not None:
-            batch = self._standardise.view(batch)
+        for operator in self._operators:
+            batch = operator.view(batch)
         return self._learner.predict(batch)

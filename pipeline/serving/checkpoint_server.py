@@ -63,9 +63,12 @@ class _CheckpointId(NamedTuple):
 def snapshot(checkpoint: Checkpoint, taken: float, metrics: dict[str, float]) -> Snapshot:
     """Return what a server needs of a checkpoint."""
     state: State = {"learner": checkpoint.state["learner"]}
-    if checkpoint.about["recipe"]["standardise"] is not None:
-        operators = checkpoint.state["operators"]
-        state["standardise"] = operators[max(operators, key=int)]  # it is the last operator
+    recipe, operators = checkpoint.about["recipe"], checkpoint.state["operators"]
+    last = [operators[key] for key in sorted(operators, key=int)]
+    if recipe.get("impute"):
+        state["impute"] = last.pop()
+    if recipe["standardise"] is not None:
+        state["standardise"] = last[-1]
     return Snapshot(state, state["learner"]["version"], checkpoint.events, metrics, taken)
 
 

@@ -14,7 +14,7 @@ from pipeline.config.job import Job, LoadedJob
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
-from pipeline.models.recipe import Recipe, recipe_of
+from pipeline.models.recipe import Recipe, needs_imputed, recipe_of
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.batch_reader import BatchReader
 from pipeline.training.loop import Loop
@@ -26,6 +26,7 @@ from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
 from streams.operators.holdout import HoldOut
+from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin
 from streams.operators.labels_by_id import JoinById
@@ -68,7 +69,7 @@ def build(loaded: LoadedJob) -> Parts:
     with _job_errors(loaded.file, f"learner.kind {job.learner.kind}"):
         learner = _learner(loaded, stream)
     with _job_errors(loaded.file, "operators"):
-        operators = _operators(job.stream, stream)
+        operators = _operators(job.stream, stream, learner)
         vocabulary = LabelEncoder(schema.classes)
         _check_evaluate(job, stream, learner)
         probes, once = job.evaluate.probes, job.evaluate.once_seen
@@ -105,7 +106,7 @@ def _job_errors(file: Path, step: str) -> Iterator[None]:
         raise JobError(f"{file}: {step}: {name}: {first}") from error
 
 
-def _operators(config: StreamConfig, stream: Stream) -> list[Operator]:
+def _operators(config: StreamConfig, stream: Stream, learner: Learner) -> list[Operator]:
     operators: list[Operator] = []
     if stream.has_ids:
         operators.append(DropDuplicates(config.id_window))
@@ -113,6 +114,8 @@ def _operators(config: StreamConfig, stream: Stream) -> list[Operator]:
         operators.append(DropLate(config.lateness, stream.interleaved_partitions))
     if config.standardise is not None:
         operators.append(Standardise(config.standardise, stream.schema))
+    if needs_imputed(learner):
+        operators.append(Impute(stream.schema))
     return operators
 
 
@@ -162,6 +165,7 @@ def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
 
 def state_digest(state: State) -> str:
     """Return the digest that two exact runs share. Model versions and the objects of opaque
-    learners are not in it."""
+    learners are not in it, nor are means by which no number was imputed."""
     learner = {k: v for k, v in state["learner"].items() if k not in ("version", "opaque")}
-    return digest({**state, "learner": learner})
+    operators = {k: v for k, v in state["operators"].items() if v.get("imputed", True)}
+    return digest({**state, "learner": learner, "operators": operators})

@@ -18,6 +18,7 @@ from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch, DeadLetter
 from streams.core.state_dict import State, copied
 from streams.operators.base import Operator
+from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin, Outcome, Revealed, ScoredRows, outcome_of
 from streams.operators.standardise import Standardise
@@ -175,8 +176,9 @@ class Loop:
         self._health.verify()
         state: State = {"learner": self.learner.servable()}
         for operator in self.operators:
-            if isinstance(operator, Standardise):
-                state["standardise"] = operator.state()
+            for name, cls in _OF_MODEL.items():
+                if isinstance(operator, cls):
+                    state[name] = operator.state()
         return Snapshot(copied(state), self.learner.version, self.events, dict(metrics))
 
     def finish(self, size: int) -> StepResult:
@@ -218,7 +220,8 @@ class Loop:
         self.learner.load(self.learner.migrate(state["learner"]))
         self.join.load(state["join"], vocabulary.classes)
         for i, operator in enumerate(self.operators):
-            operator.load(state["operators"][str(i)])
+            if str(i) in state["operators"]:  # an older state has none of the last
+                operator.load(state["operators"][str(i)])
         self._version = self.learner.version
         self.metrics.load(state["metrics"])
         self.ledger.load(state["ledger"])
@@ -227,6 +230,9 @@ class Loop:
         if self.once_seen is not None:
             self.once_seen.load(state["once_seen"], vocabulary.classes)
 
+
+_OF_MODEL: dict[str, type[Operator]] = {"standardise": Standardise, "impute": Impute}
+"""The operators that a model needs too, by their names in a snapshot."""
 
 _NO_BATCH = Batch(
     np.empty(0, np.int64),

@@ -27,6 +27,10 @@ class RunningMoments:
     that one outlier cannot spoil a model. A column that has not varied is only centred. Before the
     first row, values are only clipped.
 
+    NaN is a missing value: it counts in no column, and ``scale`` returns it as it is. ``count`` is
+    one number until the first NaN, and then has one for each column. A half-life is in values of
+    the column.
+
     Args:
         shape: of one row.
         half_life: in rows; None: all rows weigh the same.
@@ -34,7 +38,7 @@ class RunningMoments:
 
     def __init__(self, shape: tuple[int, ...], half_life: float | None = None) -> None:
         self.half_life = half_life
-        self.count = 0.0
+        self.count: float | Array = 0.0
         self.mean = np.zeros(shape)
         self.m2 = np.zeros(shape)
         self._fit()
@@ -43,6 +47,9 @@ class RunningMoments:
         """Add (n, *shape) rows, n >= 1."""
         n = len(rows)
         mean, m2 = _moments(_bounded(rows))
+        if isinstance(self.count, np.ndarray) or np.isnan(mean).any():
+            self._update_columns(rows)
+            return
         delta = mean - self.mean
         square = delta * delta
         # No square exceeds their sum, which costs less to compare than every row.
@@ -63,6 +70,29 @@ class RunningMoments:
         self.count = total
         self._fit()
 
+    def _update_columns(self, rows: Array) -> None:
+        """Add (n, *shape) rows of which some values are NaN, each column by its own values."""
+        rows = _bounded(rows)
+        n = np.sum(~np.isnan(rows), axis=0)
+        count = np.broadcast_to(self.count, self.mean.shape)
+        mean, m2 = _known_moments(rows, n)
+        delta = np.where(n, mean - self.mean, 0.0)
+        square = delta * delta
+        if ((count >= _MIN_WEIGHT) & (m2 + square * n > self._largest_square)).any():
+            reach = _LIMIT * self._spread(np.maximum(np.abs(self.mean), 1.0))
+            reach = np.where(count >= _MIN_WEIGHT, reach, np.inf)
+            mean, m2 = _known_moments(np.clip(rows, self.mean - reach, self.mean + reach), n)
+            delta = np.where(n, mean - self.mean, 0.0)
+            square = delta * delta
+        kept = 1.0 if self.half_life is None else 0.5 ** (n / self.half_life)
+        count = count * kept
+        total = count + n
+        share = n / np.maximum(total, 1e-300)
+        self.mean = self.mean + delta * share
+        self.m2 = self.m2 * kept + m2 + square * (count * share)
+        self.count = total
+        self._fit()
+
     def scale(self, rows: Array) -> Array:
         """Return (n, *shape) float32. The difference is taken in float64: large numbers that vary
         little (times, prices in cents) lose nothing."""
@@ -78,7 +108,7 @@ class RunningMoments:
         return self._spread(1.0)
 
     def _spread(self, unvaried: float | Array) -> Array:
-        std = np.sqrt(self.m2 / max(self.count, 1.0))
+        std = np.sqrt(self.m2 / np.maximum(self.count, 1.0))
         return np.where(std > _CONSTANT * np.abs(self.mean), std, unvaried)
 
     def _fit(self) -> None:
@@ -102,6 +132,15 @@ def _moments(rows: Array) -> tuple[Array, Array]:
     rows -= mean
     rows *= rows
     return mean, np.add.reduce(rows, 0)
+
+
+def _known_moments(rows: Array, n: Array) -> tuple[Array, Array]:
+    """Return the mean and the sum of squared differences of the values that are not NaN.
+
+    Both are 0 in a column without any. ``n`` (*shape) is their number in each column.
+    """
+    mean = np.nansum(rows, axis=0) / np.maximum(n, 1)
+    return mean, np.nansum((rows - mean) ** 2, axis=0)
 
 
 def _bounded(rows: Array) -> Array:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from streams.core.errors import StreamError
+from streams.core.settings import unknown
 
 FeatureKind = Literal["numeric", "categorical", "text", "vector", "image"]
 Task = Literal["classification", "regression"]
+Missing = Literal["dead", "zero", "mean", "category"]
+
+MISSING_CATEGORY = "<missing>"
+"""The text that a missing category counts as."""
+
+_POLICIES: dict[FeatureKind, tuple[Missing, ...]] = {
+    "numeric": ("mean", "zero", "dead"),
+    "categorical": ("category", "dead"),
+    "text": ("zero", "category", "dead"),
+    "vector": ("zero", "dead"),
+    "image": ("zero", "dead"),
+}
+"""What may become of a missing value, by the kind of its feature; the default comes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One feature column: its name, its kind, and the shape of one row of it.
 
-    ``shape`` is ``()`` for numeric, categorical and text, ``(d,)`` for a vector and
-    ``(channels, height, width)`` for an image.
+    Attributes:
+        name: its name.
+        kind: its kind.
+        shape: ``()`` for numeric, categorical and text, ``(d,)`` for a vector and
+            ``(channels, height, width)`` for an image.
+        missing: what becomes of a missing value; None: the default (``Schema.missing_policy``).
     """
 
     name: str
     kind: FeatureKind
     shape: tuple[int, ...] = ()
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,51 @@ class Schema:
             raise ValueError("a stream of mixed columns has no row shape")
         first = self.features[0]
         return first.shape if first.kind in ("vector", "image") else (len(self.features),)
+
+    def missing_policy(self, feature: Feature) -> Missing:
+        """Return what becomes of a missing value of a feature.
+
+        - ``dead``: the event is a dead letter.
+        - ``zero``: a number counts as 0, a text as the empty text, a vector and an image as zeros.
+        - ``mean``: a number is NaN in ``Batch.x``. The learner imputes it.
+        - ``category``: a category or a text counts as ``MISSING_CATEGORY``.
+
+        Unless stated, the first that suits the kind. An event that lacks its only vector or image
+        is dead.
+        """
+        if feature.missing is not None:
+            return feature.missing
+        alone = len(self.features) == 1 and feature.kind in ("vector", "image")
+        return "dead" if alone else _POLICIES[feature.kind][0]
+
+    @property
+    def may_miss_numbers(self) -> bool:
+        """Whether numbers of ``Batch.x`` may be NaN."""
+        return any(self.missing_policy(feature) == "mean" for feature in self.features)
+
+
+def with_missing(
+    features: Iterable[Feature], stated: Mapping[str, Missing] | None
+) -> tuple[Feature, ...]:
+    """Return the features with the policies that ``stream.missing`` of a job states.
+
+    Raises:
+        StreamError: there is no such feature, or a policy does not suit its kind.
+    """
+    features = tuple(features)
+    stated = stated or {}
+    names = [feature.name for feature in features]
+    for name in stated:
+        if name not in names:
+            raise StreamError(f"stream.missing: there is no feature {unknown(name, names)}")
+    for feature in features:
+        policy, suited = stated.get(feature.name), _POLICIES[feature.kind]
+        if policy is not None and policy not in suited:
+            raise StreamError(
+                f"stream.missing.{feature.name}: {policy!r} does not suit a feature of kind "
+                f"{feature.kind}: use {' or '.join(map(repr, suited))}"
+            )
+    return tuple(replace(f, missing=stated.get(f.name, f.missing)) for f in features)
 
 
 Scalar = Literal["str", "int", "float", "bool"]

@@ -24,6 +24,13 @@ from streams.core.schema import Scalar
 Mask = NDArray[np.bool_]
 
 _PLAIN_NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+_NO_NUMBER = pa.array(
+    (
+        *("", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "none", "null"),
+        *("?", "-", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+    )
+)
+"""What stands for a missing number in text, in lower case: as pandas reads CSV, and ``?`` and ``-``."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
@@ -41,6 +48,18 @@ def numbers(column: pa.Array) -> Floats:
     if pt.is_integer(kind) or pt.is_boolean(kind) or pt.is_decimal(kind) or pt.is_float16(kind):
         return to_numpy(pc.cast(column, pa.float64(), safe=False))
     return np.full(len(column), np.nan)
+
+
+def missing_numbers(column: pa.Array) -> Mask:
+    """Return (n,) True where a column of numbers has no value: null, NaN, or text such as NA."""
+    missing = ~valid(column)
+    kind = column.type
+    if pt.is_floating(kind):
+        missing |= np.isnan(to_numpy(column.cast(pa.float64())))
+    elif pt.is_string(kind):
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+        missing |= to_numpy(pc.is_in(text, value_set=_NO_NUMBER))
+    return missing
 
 
 def seconds(column: pa.Array) -> Floats:

@@ -26,12 +26,13 @@ from streams.core.batch import (
     Floats,
     Ints,
 )
-from streams.core.schema import Feature, Scalar, Schema
+from streams.core.schema import MISSING_CATEGORY, Feature, Scalar, Schema
 from streams.decoding.class_names import difference, shown, spelling
 from streams.decoding.columns import (
     Mask,
     as_text,
     identities,
+    missing_numbers,
     numbers,
     plain,
     ragged,
@@ -191,10 +192,9 @@ class Decoder:
         x = np.empty((checks.rows, len(features)), self.dtype)
         for j, feature in enumerate(features):
             x[:, j] = numbers(checks.column(feature.name))
-        finite = np.isfinite(x)
-        if not finite.all():
+        if not np.isfinite(x).all():
             for j, feature in enumerate(features):
-                checks.reject(~finite[:, j], feature.name, "a finite number")
+                x[:, j] = self._imputed_or_rejected(feature, x[:, j], checks)
         return x
 
     def _feature(self, feature: Feature, checks: _RowChecks) -> Column:
@@ -202,27 +202,56 @@ class Decoder:
         column = checks.column(name)
         if feature.kind == "numeric":
             values = numbers(column).astype(np.float64, copy=False)
-            checks.reject(~np.isfinite(values), name, "a finite number")
-            return values
+            return self._imputed_or_rejected(feature, values, checks)
         if feature.kind == "vector":
             (d,) = feature.shape
             x, good = vectors(column, d, self.dtype)
-            checks.reject(~good, name, f"a vector of {d} finite numbers")
+            rejected = ~good & ~self._may_miss(feature, checks)
+            checks.reject(rejected, name, f"a vector of {d} finite numbers")
             return x
         if feature.kind == "image":
             return self._image(feature, column, checks)
         text = as_text(column)
-        checks.reject(~valid(text), name, "text")
+        if text.null_count:
+            missing = self._may_miss(feature, checks)
+            checks.reject(~valid(text) & ~missing, name, "text")
+            if self.schema.missing_policy(feature) == "category":
+                text = pc.if_else(pa.array(missing), MISSING_CATEGORY, text)
         return ragged(text)
+
+    def _may_miss(self, feature: Feature, checks: _RowChecks) -> Mask:
+        """Return (m,) True where the feature has no value and need not have one."""
+        if self.schema.missing_policy(feature) == "dead":
+            return np.zeros(checks.rows, np.bool_)
+        return ~checks.has_value(feature.name)
+
+    def _imputed_or_rejected(self, feature: Feature, values: Array, checks: _RowChecks) -> Array:
+        """Return (m,) numbers: 0 or NaN where they are missing. Reject what is no finite number."""
+        odd = ~np.isfinite(values)
+        if not odd.any():
+            return values
+        missing = np.zeros(checks.rows, np.bool_)
+        policy = self.schema.missing_policy(feature)
+        if policy != "dead":
+            column = checks.column(feature.name)
+            missing = odd & missing_numbers(column)
+            # Text that is not UTF-8 is null in the column, and yet it is not missing.
+            missing &= valid(column) | ~checks.has_value(feature.name)
+        checks.reject(odd & ~missing, feature.name, "a finite number")
+        return np.where(missing, 0.0 if policy == "zero" else np.nan, values)
 
     def _image(self, feature: Feature, column: pa.Array, checks: _RowChecks) -> Array:
         name, shape = feature.name, "x".join(map(str, feature.shape))
         if pt.is_nested(column.type) and not pt.is_struct(column.type):
             x, good = images_of_lists(column, feature.shape)
-            checks.reject(~good, name, f"{math.prod(feature.shape)} uint8 values ({shape})")
+            rejected = ~good & ~self._may_miss(feature, checks)
+            checks.reject(rejected, name, f"{math.prod(feature.shape)} uint8 values ({shape})")
             return x
         x, wrong = images(checks.raw(name), feature.shape)
+        missing = self._may_miss(feature, checks)
         for row, value in wrong.items():
+            if missing[row]:
+                continue
             checks.reject_row(row, name, value, f"a PNG or JPEG of {shape}")
         return x
 

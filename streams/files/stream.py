@@ -21,7 +21,7 @@ from pydantic import field_validator, model_validator
 from streams.core.batch import Array, Batch, ClassName, DeadLetter, Ints, Labels
 from streams.core.description import StreamDescription
 from streams.core.errors import StreamError
-from streams.core.schema import FeatureKind, Schema, Task
+from streams.core.schema import FeatureKind, Missing, Schema, Task, with_missing
 from streams.core.settings import Settings
 from streams.core.stream import Cursor, JsonLayout, Stream
 from streams.core.stream_config import LabelDelay, StreamConfig
@@ -118,6 +118,9 @@ class RecordedConfig(StreamConfig):
             least 90% numbers. Vector: lists of numbers, as long as the first. Image: bytes or
             {bytes, path} of a PNG or JPEG, of the shape of the first. Categorical: other text with
             at most 50 values, each twice on average, or a dictionary. Text: the rest.
+        missing: what becomes of a missing value, by the name of its feature
+            (``Schema.missing_policy``). Missing is an empty cell, and of numbers also NaN and text
+            such as NA. What cannot be read is not missing: its event is dead.
         labels: labels in files of their own. A label with time t becomes known just before the
             first event whose time is at least t. The label column of the events is not read.
         start: the event time to begin at: seconds or ISO 8601.
@@ -132,6 +135,7 @@ class RecordedConfig(StreamConfig):
     features: list[str] | dict[FeatureKind, list[str] | dict[str, tuple[int, int, int]]] | None = (
         None
     )
+    missing: dict[str, Missing] | None = None
     labels: LabelsConfig | None = None
     start: float | str | datetime | date | None = None
 
@@ -212,6 +216,7 @@ class FileStream(Stream):
         )
         if leak := label_columns.intersection(feature.name for feature in features):
             raise StreamError(f"stream.features: {leak.pop()!r} is the label; take it out")
+        features = with_missing(features, config.missing)
         self.schema = Schema(features, task, label.classes)
         self.has_ids = config.id is not None
         self.has_time = config.time is not None

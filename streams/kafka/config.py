@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from streams.core.errors import StreamError
-from streams.core.schema import FeatureKind
+from streams.core.schema import FeatureKind, Missing
 from streams.core.settings import FormerName, Settings, unknown
 from streams.core.stream_config import DeadLetters, LabelDelay, StreamConfig
 from streams.decoding.columns import parse_time
@@ -104,6 +104,9 @@ class KafkaConfig(StreamConfig):
         topic: one topic of events, or several.
         format: of a message's value: ``json``, ``avro``, ``protobuf`` or ``frames``.
         features: kind to names of fields; a vector with its length, an image with its shape.
+        missing: what becomes of a missing value, by the name of its feature
+            (``Schema.missing_policy``). Missing is a null and a field that is left out. What cannot
+            be read is not missing: its event is dead.
         label: the field of the label, or its settings; with ``labels``, settings without a field.
         labels: labels on a topic of their own.
         id: field of the event's id. Without one, its position is its id. ``id``, ``time`` and
@@ -150,6 +153,7 @@ class KafkaConfig(StreamConfig):
     topic: str | list[str]
     format: AnyFormatConfig = JsonConfig(kind="json")
     features: dict[FeatureKind, list[str] | dict[str, int | tuple[int, ...]]]
+    missing: dict[str, Missing] | None = None
     label: str | KafkaLabel | None = None
     labels: KafkaLabels | None = None
     id: str | RecordField | None = None

@@ -163,20 +163,12 @@ def label_reader(
 
 def features_of(
     stated: Mapping[FeatureKind, list[str] | dict[str, int | tuple[int, ...]]],
-) -> tuple[tuple[Feature, ...], list[Field]]:
-    """Return the features of the schema, and their fields."""
-    kinds: dict[FeatureKind, FieldKind] = {
-        "numeric": "number",
-        "categorical": "text",
-        "text": "text",
-        "vector": "vector",
-        "image": "image",
-    }
-    features, fields = [], []
+) -> list[Feature]:
+    """Return the features of the schema."""
+    features = []
     for kind, names in stated.items():
         for name in names:
             shape = names[name] if isinstance(names, dict) else ()
             shape = (shape,) if isinstance(shape, int) else shape
             features.append(Feature(name, kind, shape))
-            fields.append(Field(name, kinds[kind], shape))
-    return tuple(features), fields
+    return features

@@ -25,9 +25,10 @@ from streams.core.live_stream import (
     Ranges,
     check_topic_ids,
 )
-from streams.core.schema import Schema
+from streams.core.schema import Schema, with_missing
 from streams.core.stream import Cursor, JsonLayout
 from streams.decoding.decoder import Decoder
+from streams.decoding.formats.base import fields_of
 from streams.decoding.formats.factory import make
 from streams.kafka.clients.consumer import ALL_PARTS, NO_PARTS, Consumer, RecordParts
 from streams.kafka.clients.errors import OutOfRangeError
@@ -83,11 +84,11 @@ class KafkaStream(LiveStream):
         self._servers = ",".join(_as_list(config.servers))
         self._topics = topics_from(config)
         label = label_config(config)
-        features, fields = features_of(config.features)
-        fields += role_fields(config, label)
+        features = with_missing(features_of(config.features), config.missing)
+        self.schema = Schema(features, task_of(label), label.classes)
+        fields = [*fields_of(self.schema), *role_fields(config, label)]
         check_unique(fields)
         format_ = make(config.format, fields, folder)
-        self.schema = Schema(features, task_of(label), label.classes)
         self.has_ids = config.id is not None
         self.has_time = config.time is not None
         self.has_arrivals = config.labels is not None

@@ -10,6 +10,7 @@ from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
 from streams.operators.holdout import HoldOut
+from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin, LabelledProbes, PushedBatch, Revealed
 from streams.operators.labels_by_id import JoinById
@@ -24,6 +25,7 @@ __all__ = [
     "DropDuplicates",
     "DropLate",
     "HoldOut",
+    "Impute",
     "JoinById",
     "LabelEncoder",
     "LabelJoin",

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from streams.core.batch import ClassName
 from streams.core.errors import StreamError
 from streams.core.live_stream import Ranges
-from streams.core.schema import Feature, FeatureKind, Scalar, Schema, Task
+from streams.core.schema import Feature, FeatureKind, Missing, Scalar, Schema, Task
 from streams.core.settings import FormerName, Settings
 from streams.core.stream import Cursor
 
@@ -26,7 +26,8 @@ class RecordingManifest(Settings):
     """The contents of ``recording.json``.
 
     Attributes:
-        features: name, kind and shape of each feature.
+        features: name, kind and shape of each feature, and what becomes of a missing value (None:
+            the default). The last is not in older recordings.
         interleaved_partitions: as in ``Stream`` (``side_by_side`` in the file).
         start: the cursor where the recorded run began. A run of the recording begins there too.
         fingerprint: the fingerprint of the recorded job.
@@ -40,7 +41,11 @@ class RecordingManifest(Settings):
     """
 
     version: Literal[1] = 1
-    features: tuple[tuple[str, FeatureKind, tuple[int, ...]], ...]
+    features: tuple[
+        tuple[str, FeatureKind, tuple[int, ...], Missing | None]
+        | tuple[str, FeatureKind, tuple[int, ...]],
+        ...,
+    ]
     task: Task
     classes: tuple[ClassName, ...]
     has_ids: bool

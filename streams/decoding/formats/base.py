@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams.core.errors import StreamError
+from streams.core.schema import FeatureKind, Schema
 from streams.core.settings import Settings
 from streams.decoding.columns import Mask
 
@@ -54,6 +55,23 @@ class Field:
     def refuse(self, value: str) -> str:
         """Return the reason why a message with this value is bad."""
         return f"column {self.name!r} holds {value}; expected {self.expected}"
+
+
+_FIELD_KINDS: dict[FeatureKind, FieldKind] = {
+    "numeric": "number",
+    "categorical": "text",
+    "text": "text",
+    "vector": "vector",
+    "image": "image",
+}
+
+
+def fields_of(schema: Schema) -> list[Field]:
+    """Return the field of each feature; it is required where a missing value is a dead letter."""
+    return [
+        Field(f.name, _FIELD_KINDS[f.kind], f.shape, schema.missing_policy(f) == "dead")
+        for f in schema.features
+    ]
 
 
 class ParsedRecords(NamedTuple):

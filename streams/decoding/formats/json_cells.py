@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from streams.core.batch import Array
 from streams.core.errors import StreamError
-from streams.decoding.columns import Mask, as_text, numbers, valid
+from streams.decoding.columns import Mask, as_text, missing_numbers, numbers, valid
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.base import Field
 from streams.decoding.formats.json import Json, JsonConfig
@@ -52,21 +52,25 @@ class JsonArrays(Json):
 class JsonTyped(JsonArrays):
     """Rows of columns that have types of their own, as in Parquet: each cell is read by its type.
 
-    A number may be written as text, and ``true`` and ``false`` are 1 and 0. A text may be a number
-    or a boolean: it is then what Arrow writes for it.
+    A number may be written as text, also as NA, and ``true`` and ``false`` are 1 and 0. A text may
+    be a number or a boolean: it is then what Arrow writes for it.
     """
 
     def _cells(self, field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
+        missing = _missing(field, values)
         if field.kind == "number":
             x = _floats(values)
-            return pa.array(x), np.logical_not(np.isfinite(x))
+            odd = np.logical_not(np.isfinite(x))
+            if not field.required and (odd & ~missing).any():
+                missing |= odd & missing_numbers(_texts(values))
+            return pa.array(x, mask=missing), odd & ~missing
         if field.kind == "vector":
             (d,) = field.shape
             x = _vectors(values, d)
             infinite = np.logical_not(np.isfinite(x).all(axis=1))
-            return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), d), infinite
+            return _lists(x, d, missing), infinite & ~missing
         text = _texts(values)
-        return text, ~valid(text)
+        return text, ~valid(text) & ~missing
 
 
 class JsonText(JsonArrays):
@@ -118,13 +122,14 @@ def _pixels(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
     size = math.prod(field.shape)
     x = np.zeros((len(values), *field.shape), np.uint8)
     odd = np.zeros(len(values), np.bool_)
+    missing = _missing(field, values)
     encoded = [row for row, value in enumerate(values) if type(value) is bytes]
     for row, value in enumerate(values):
         pixels = _pixel_list(value, field.shape)
         if pixels is not None:
             x[row] = pixels
         elif type(value) is not bytes:
-            odd[row] = True
+            odd[row] = not missing[row]
     try:
         files = pa.array([values[row] for row in encoded], pa.binary())
         x[encoded], wrong = images(files, field.shape)
@@ -133,7 +138,19 @@ def _pixels(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
     for i, description in wrong.items():
         values[encoded[i]] = _NoImage(description)
         odd[encoded[i]] = True
-    return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), size), odd
+    return _lists(x, size, missing), odd
+
+
+def _missing(field: Field, values: Values) -> Mask:
+    """Return (n,) True where there is no value and need not be one."""
+    if field.required:
+        return np.zeros(len(values), np.bool_)
+    return np.fromiter((value is None for value in values), np.bool_, len(values))
+
+
+def _lists(x: Array, size: int, missing: Mask) -> pa.Array:
+    """Return a column of n lists of ``size`` values, null where they are missing."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), size, mask=pa.array(missing))
 
 
 def _pixel_list(value: Any, shape: tuple[int, ...]) -> Array | None:

@@ -218,7 +218,7 @@ def _getter(steps: Sequence[_Step]) -> Callable[[Any], Any]:
             return None
         value = read(message)
         if last.repeated:
-            return value[:]
+            return value[:] or None  # a message does not tell no values from no vector
         return value.seconds + value.nanos / 1e9 if last.kind == _TIMESTAMP else value
 
     return get

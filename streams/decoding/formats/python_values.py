@@ -98,6 +98,8 @@ def column(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
     if field.required:
         return array, odd
     null = np.fromiter((value is None for value in values), np.bool_, len(values))
+    if field.kind == "number":  # NaN stands for a missing number, as in Parquet
+        null |= np.fromiter((value != value for value in values), np.bool_, len(values))
     return pc.if_else(pa.array(odd), pa.scalar(None, array.type), array), odd & ~null
 
 
