@@ -150,13 +150,13 @@ class Learner(ABC):
     per_event: ClassVar[bool] = False
     opaque: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
-    handles_missing: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     remedy: ClassVar[str] = (
         "mend or leave out that value, or, in a new run, scale and clip the features "
         "(stream.standardise) or lower the learning rate"
     )
     state_version: ClassVar[int] = 1
+    handles_missing: bool = False
     never_buffer: Callable[[Ints], NDArray[np.bool_]] | None = None
 
     def __init__(self, config: Any, schema: Schema, seed: int) -> None:

@@ -21,6 +21,7 @@ from learners.checks.labels import (
     reads_no_segment,
     sees_no_label_early,
 )
+from learners.checks.missing import accepts_missing_numbers
 from learners.checks.predictions import (
     accepts_any_layout,
     accepts_no_rows_and_one,
@@ -110,5 +111,6 @@ def _promises(cls: type[Learner], task: Task) -> list[Promise]:
     promises.append(same_at_any_batch_size if cls.per_event else frozen_within_a_batch)
     promises += [] if cls.needs_boundaries else [reads_no_segment]
     promises += [] if cls.opaque else [ignores_probes, memory_is_bounded]
+    promises += [accepts_missing_numbers] if cls.handles_missing else []
     promises += [] if cls.baseline else [learns]
     return promises

@@ -9,7 +9,7 @@ import math
 import pickle
 import pkgutil
 import re
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,9 +37,16 @@ class RiverConfig(LearnerConfig):
     path of a function that builds one (``my_models:build``). A parameter may be an estimator or an
     optimizer in the same notation, or a list of them. For a pipeline as a parameter write
     ``{compose.Pipeline: [...]}``.
+
+    Attributes:
+        model: the estimator.
+        missing: how a missing number comes to it: as ``none``, the value None, for a pipeline that
+            imputes (``preprocessing.StatImputer``), or ``absent``, without its key. By default it
+            is the running mean.
     """
 
     model: Spec
+    missing: Literal["none", "absent"] | None = None
 
 
 class RiverLearner(Learner):
@@ -58,6 +65,8 @@ class RiverLearner(Learner):
 
     def __init__(self, config: RiverConfig, schema: Schema, seed: int) -> None:
         super().__init__(config, schema, seed)
+        self.handles_missing = config.missing is not None
+        self._missing = config.missing
         from river import base
 
         self.model = build(config.model, seed)
@@ -214,9 +223,17 @@ class RiverLearner(Learner):
                 x = x[:, None]
             if len(names) != x.shape[1]:
                 names = [f"{names[0]}_{i}" for i in range(x.shape[1])]
-            return [dict(zip(names, row, strict=True)) for row in x.tolist()]
-        columns = [c.texts() if isinstance(c, Ragged) else c.tolist() for c in x.values()]
-        return [dict(zip(x, row, strict=True)) for row in zip(*columns, strict=True)]
+            events = [dict(zip(names, row, strict=True)) for row in x.tolist()]
+            gaps = self._missing is not None and bool(np.isnan(x).any())
+        else:
+            columns = [c.texts() if isinstance(c, Ragged) else c.tolist() for c in x.values()]
+            events = [dict(zip(x, row, strict=True)) for row in zip(*columns, strict=True)]
+            gaps = self._missing is not None
+        if not gaps:
+            return events
+        if self._missing == "none":
+            return [{k: v if v == v else None for k, v in event.items()} for event in events]
+        return [{k: v for k, v in event.items() if v == v} for event in events]
 
     def _labels(self, batch: Batch) -> list[Any]:
         """Return the labels as the model learns them: targets, class names or booleans."""

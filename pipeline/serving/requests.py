@@ -12,9 +12,11 @@ stream:
   ``false`` are 1 and 0, and times are in seconds.
 - CSV: a cell is the text that JSON has for it, so ``true`` is no number.
 
-What becomes of an event depends on that event alone. Fields that the stream does not read are
-ignored, as in a message. A request may leave out what a message must have besides the features: id,
-time and key. What it does state must be readable, or the event is dead in the stream too. Limits of
+What becomes of an event depends on that event alone. A feature that is null or left out is missing,
+as in the stream. Fields that the stream does not read are ignored, as in a message; but an event is
+refused where it names no feature, or leaves one out and has an unread field of nearly its name
+(``left_out.py``). A request may leave out what a message must have besides the features: id, time
+and key. What it does state must be readable, or the event is dead in the stream too. Limits of
 a stream that need the message itself are not checked: its size and its age.
 
 The id of an event is that of the stream's own field, else that of ``id``. Where the stream has no
@@ -38,28 +40,20 @@ import pyarrow as pa
 from starlette.requests import Request
 
 from pipeline.models.recipe import Recipe, layout_of, schema_of
+from pipeline.serving.left_out import LeftOut
 from pipeline.serving.responses import MAX_DETAILS, HTTPError, InvalidItemsError
 from streams.core.batch import Batch, Ints
 from streams.core.errors import StreamError, one_line
 from streams.core.schema import Feature
-from streams.core.settings import unknown
-from streams.decoding.columns import Mask, identities
+from streams.decoding.columns import Mask, identities, valid
 from streams.decoding.decoder import Columns, Decoder
 from streams.decoding.formats import python_values
-from streams.decoding.formats.base import Field, FieldKind
+from streams.decoding.formats.base import Field, fields_of
 from streams.decoding.formats.json import Json, JsonConfig
 from streams.decoding.formats.json_cells import JsonArrays, JsonText, JsonTyped
 
-_NEAREST_OF = 100  # names among which the nearest to a misspelt one is searched: it takes time
 _DEFAULTS: dict[str, Any] = {"integer": 0, "text": "", "time": 0.0}
 """What an id, a key or a time counts as while an event that leaves it out is decoded."""
-_KINDS: dict[str, FieldKind] = {
-    "numeric": "number",
-    "categorical": "text",
-    "text": "text",
-    "vector": "vector",
-    "image": "image",
-}
 
 
 class InvalidEventsError(InvalidItemsError):
@@ -86,7 +80,8 @@ class RequestReader:
     """Read the events of requests for the model of a recipe.
 
     Attributes:
-        schema: the features that an event must have, all of them.
+        schema: the features that an event may have.
+        required: the names of those that it must have.
         id_key: the field that an event may state its id in: ``id``, or ``_id`` where a feature is
             called so (and ``__id`` where both are). The field of ids in the stream counts first.
     """
@@ -111,7 +106,8 @@ class RequestReader:
             self._expected_id = self._id_field.expected
         # Columns of unsigned integers are names in two's complement, as ``identities`` has them.
         self._unsigned = layout["cells"] != "text"
-        fields = [Field(f.name, _KINDS[f.kind], f.shape) for f in self.schema.features]
+        fields = fields_of(self.schema)
+        self.required = [field.name for field in fields if field.required]
         # Ids and keys have been checked by the format, and ids are read here.
         columns = replace(Columns.of_roles(layout.get("columns", {})), id=None, key=None)
         others = [Field(name, kind, (), needed) for name, kind, needed in layout.get("fields", [])]
@@ -120,6 +116,7 @@ class RequestReader:
         self._defaults = {field.name: _DEFAULTS[field.kind] for field in others if field.required}
         self._decode = Decoder(self.schema, columns, recipe["dtype"])
         self._known = {field.name for field in self._format.fields} | {self.id_key}
+        self._left_out = LeftOut([field.name for field in fields], self._known, self._nested)
 
     def read(self, events: Sequence[Any]) -> PredictRequest:
         """Read events, which may be any JSON values that ``orjson.loads`` returns.
@@ -139,6 +136,9 @@ class RequestReader:
         except StreamError as error:  # Pillow is not installed on this machine
             raise HTTPError(500, one_line(error)) from None
         reasons |= {dead.offset: dead.reason for dead in batch.dead}
+        for row in alive[self._gaps(table)].tolist():
+            if (reason := self._left_out.reason(events[row])) is not None:
+                reasons.setdefault(row, reason)
         ids, stated, wrong = self._ids(events)
         for row, reason in wrong.items():
             reasons.setdefault(row, reason)
@@ -149,6 +149,14 @@ class RequestReader:
         named = np.array([value is not None for value in stated], np.bool_)
         batch = replace(batch, ids=ids, y=None, due=None, segment=None, classes=self.schema.classes)
         return PredictRequest(batch, stated, named)
+
+    def _gaps(self, table: pa.RecordBatch) -> Mask:
+        """Return (m,) True where a row of the table lacks a feature."""
+        gaps = np.zeros(table.num_rows, np.bool_)
+        for column in table.columns[: len(self.schema.features)]:
+            if column.null_count:
+                gaps |= ~valid(column)
+        return gaps
 
     def _ids(self, events: Sequence[Any]) -> tuple[Ints, list[Any], dict[int, str]]:
         """Return the ids as the stream names events (-1 where there is none), as the events state
@@ -198,24 +206,7 @@ class RequestReader:
 
     def _hint(self, event: Any) -> str | None:
         """Return which features an event leaves out, and which of its fields nothing reads."""
-        if type(event) is not dict:
-            return None
-        fields = self._format.fields[: len(self.schema.features)]
-        columns = self._format.values_of(fields, [event])
-        missing = [f.name for f, (value,) in zip(fields, columns, strict=True) if value is None]
-        missing = [name for name in missing if not (name in event and event[name] is None)]
-        if not missing:
-            return None
-        few = ", ".join(map(repr, missing[:5]))
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        hint = f"missing: {few}{more}"
-        if paths := [name for name in missing if name in event]:
-            return f"{hint}; {paths[0]!r} is a path: {_nested_example(paths[0])} is wanted"
-        roots = {name.split(".")[0] for name in self._known} if self._nested else self._known
-        unread = [key for key in event if key not in roots]
-        if unread and len(self._known) <= _NEAREST_OF:
-            return f"{hint}; unknown column {unknown(unread[0], sorted(self._known))}"
-        return f"{hint}; unknown column {python_values.show(unread[0])}" if unread else hint
+        return self._left_out.hint(event, self.required) if type(event) is dict else None
 
     def event_schema(self) -> dict[str, Any]:
         """Return the JSON schema of one event."""
@@ -224,12 +215,17 @@ class RequestReader:
             inner = schema
             *path, name = feature.name.split(".") if self._nested else [feature.name]
             for step in path:
-                if step not in inner["required"]:
-                    inner["required"].append(step)
+                if step not in inner["properties"]:
                     inner["properties"][step] = {"type": "object", "properties": {}, "required": []}
+                if feature.name in self.required and step not in inner["required"]:
+                    inner["required"].append(step)
                 inner = inner["properties"][step]
-            inner["properties"][name] = _json_schema(feature, self._pixels)
-            inner["required"].append(name)
+            value = _json_schema(feature, self._pixels)
+            if feature.name in self.required:
+                inner["required"].append(name)
+            else:
+                value = {"anyOf": [value, {"type": "null"}]}
+            inner["properties"][name] = value
         schema["properties"][self.id_key] = {
             "type": ["integer", "string", "null"],
             "description": "names the event in the stream",
@@ -243,14 +239,6 @@ class RequestReader:
             return row
         fields = self._format.fields[: len(self.schema.features)]
         return python_values.nested(fields, row, lambda value, _: value)
-
-
-def _nested_example(name: str) -> str:
-    *path, last = name.split(".")
-    text = f'{{"{last}": ...}}'
-    for step in reversed(path):
-        text = f'{{"{step}": {text}}}'
-    return text
 
 
 def _json_schema(feature: Feature, pixels: bool) -> dict[str, Any]:

@@ -30,7 +30,7 @@ _NO_NUMBER = pa.array(
         *("?", "-", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
     )
 )
-"""What stands for a missing number in text, in lower case: as pandas reads CSV, and ``?`` and ``-``."""
+"""Text that stands for a missing number, in lower case: as in pandas, and ``?`` and ``-``."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
