@@ -44,7 +44,7 @@ class RiverStreamConfig(StreamConfig):
 class RiverStream(Stream):
     """Events of a river data set: numbers, booleans and dates are numeric, all else categorical.
 
-    The features are those of the first event; a later event that lacks one is dead. river cannot
+    The features are those of the first event; a later event that lacks one misses it. river cannot
     start in the middle of a data set: resuming from a cursor generates the events before it again
     and drops them.
     """

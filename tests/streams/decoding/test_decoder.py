@@ -25,6 +25,7 @@ from streams.decoding.decoder import Columns, Decoder, NamedColumn
 from streams.decoding.images import image_shape
 
 A = Feature("a", "numeric")
+NEEDED = Feature("a", "numeric", missing="dead")
 PARTITION, OFFSET = 2, 100
 
 
@@ -215,7 +216,7 @@ def test_classes(column: Any, kind: Any, names: list[Any]) -> None:
 
 def test_class_of_a_dead_row_is_not_shown() -> None:
     batch = decode(
-        {"a": [1, None, 2], "y": ["b", "x", "a"]}, A, columns=Columns(label=NamedColumn("y"))
+        {"a": [1, None, 2], "y": ["b", "x", "a"]}, NEEDED, columns=Columns(label=NamedColumn("y"))
     )
     assert batch.classes == ("b", "a")
     assert named(batch) == ["b", "a"]
@@ -371,7 +372,7 @@ def floats(*values: Any) -> pa.Array:
 @pytest.mark.parametrize("alone", [True, False])
 def test_bad_feature(column: Any, kind: FeatureKind, held: str, expected: str, alone: bool) -> None:
     shapes: dict[str, tuple[int, ...]] = {"vector": (2,), "image": (3, 2, 3)}
-    feature = Feature("f", kind, shapes.get(kind, ()))
+    feature = Feature("f", kind, shapes.get(kind, ()), "dead")
     others = () if alone else (Feature("other", "categorical"),)
     table = {"f": column, "other": ["u", "v", "w"]}
     batch = decode(table, feature, *others)
@@ -460,7 +461,7 @@ def test_dead_row_has_its_own_id_and_first_reason() -> None:
 
 
 def test_many_dead_rows_keep_their_insert_position() -> None:
-    batch = decode({"a": [None, 1.0, None, None, 2.0, None]}, A)
+    batch = decode({"a": [None, 1.0, None, None, 2.0, None]}, NEEDED)
     assert [(d.offset - OFFSET, d.insert_before) for d in batch.dead] == [
         (0, 0),
         (2, 1),
@@ -471,7 +472,7 @@ def test_many_dead_rows_keep_their_insert_position() -> None:
 
 def test_dead_letters_aside_keep_their_insert_position() -> None:
     aside = tuple(DeadLetter(PARTITION, 50 + b, "malformed", 0, b) for b in (0, 1, 2, 3))
-    batch = decode({"a": [1.0, None, 2.0]}, A, aside=aside)
+    batch = decode({"a": [1.0, None, 2.0]}, NEEDED, aside=aside)
     assert [(d.offset, d.insert_before) for d in batch.dead] == [
         (50, 0),
         (51, 1),
@@ -483,6 +484,6 @@ def test_dead_letters_aside_keep_their_insert_position() -> None:
 
 def test_column_of_wrong_type_or_missing_is_dead() -> None:
     for column in ([[1]], [{"q": 1}], [None], pa.array([5], pa.duration("s"))):
-        for feature in (A, Feature("a", "vector", (2,)), Feature("a", "image", (1, 1, 1))):
+        for feature in (NEEDED, Feature("a", "vector", (2,)), Feature("a", "image", (1, 1, 1))):
             assert len(decode({"a": column}, feature).dead) == 1
-    assert decode({"b": [1]}, A).dead[0].reason == f"column 'a' holds null; expected {FINITE}"
+    assert decode({"b": [1]}, NEEDED).dead[0].reason == f"column 'a' holds null; expected {FINITE}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_any_cursor_goes_on_exactly(dataset: str, size: int, at: int) -> None:
     assert names == [whole.classes[code] for code in whole.y[at:].tolist()]  # type: ignore[index]
 
 
-def test_missing_feature_makes_an_event_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feature_left_out_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def events(self: Any) -> Any:
         yield {"a": 1.0, 2: True, "c": "x"}, 1
         yield {"a": 1.0, "c": "x"}, 0
@@ -93,13 +94,14 @@ def test_missing_feature_makes_an_event_dead(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(datasets.Phishing, "__iter__", events)
     (block,) = river("Phishing").read({}, 10)
-    assert block.offset.tolist() == [0, 3]
+    assert block.offset.tolist() == [0, 1, 3]
     assert [(d.offset, d.reason) for d in block.dead] == [
-        (1, "column '2' holds null; expected a finite number"),
         (2, "column 'a' holds 'one'; expected a finite number"),
     ]
+    assert isinstance(block.x, dict)
+    np.testing.assert_array_equal(np.asarray(block.x["2"]), [1, math.nan, 0])
     assert block.y is not None
-    assert block.y.tolist() == [0, -1]
+    assert block.y.tolist() == [0, 1, -1]
 
 
 @pytest.mark.parametrize(

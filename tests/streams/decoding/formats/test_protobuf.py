@@ -86,7 +86,7 @@ def test_bad_messages(folder: Path) -> None:
         (vector + b"\x2a\x05ab", no),
         (vector + b"\x2a\x01\xff", no),
         (vector + b"\x5b" * 5000, no),
-        (b"", "column 'v' holds []; expected a vector of 1 finite numbers"),
+        (b"", "column 'v' holds null; expected a vector of 1 finite numbers"),
         (nan, "column 'v' holds [nan]; expected a vector of 1 finite numbers"),
         (
             vector + b"\x38" + b"\xff" * 9 + b"\x01",
