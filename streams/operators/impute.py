@@ -39,7 +39,7 @@ class Impute(Operator):
         if batch.probe is not None:
             observed &= ~batch.probe[:, None]
         # Sums from row to row, in the order of the stream: of floats, no other sum is the same.
-        numbers = np.where(observed, np.clip(rows, -_HUGE, _HUGE), 0.0)
+        numbers = np.where(observed, rows, 0.0).astype(np.float64).clip(-_HUGE, _HUGE)
         sums = np.cumsum(np.concatenate([self._sum[None], numbers]), axis=0)
         counts = np.cumsum(np.concatenate([self._count[None], observed]), axis=0)
         self._sum, self._count = sums[-1], counts[-1]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.models.recipe import Recipe
+from pipeline.serving.left_out import LeftOut
 from pipeline.serving.requests import (
     InvalidEventsError,
     PredictRequest,
@@ -43,7 +44,7 @@ def recipe_of(stream: Stream) -> Recipe:
     """The parts of a recipe that a request is read by, as they stand in a checkpoint."""
     schema = stream.schema
     made = {
-        "features": [[f.name, f.kind, list(f.shape)] for f in schema.features],
+        "features": [[f.name, f.kind, list(f.shape), f.missing] for f in schema.features],
         "task": schema.task,
         "classes": list(schema.classes),
         "id_type": stream.id_type,
@@ -195,7 +196,14 @@ def check_same_fate(stream: KafkaStream, bodies: list[bytes]) -> list[str | None
         assert refused.value.status == 400
         return reasons
     batch, wrong = read_by_server(reader, body)
-    assert wrong == {row: reason for row, reason in enumerate(reasons) if reason is not None}
+    expected = {row: reason for row, reason in enumerate(reasons) if reason is not None}
+    names = [feature.name for feature in stream.schema.features]
+    known = {field.name for field in stream.decoder.events[0].fields} | {"id"}
+    left_out = LeftOut(names, known, nested=True)
+    for row, event in enumerate(bodies):
+        if row not in expected and (refused := left_out.reason(orjson.loads(event))):
+            expected[row] = refused
+    assert wrong == expected
     if batch is not None:
         whole = Batch.concat([one for one, _ in read]) if len(read) > 1 else read[0][0]
         assert same_features(batch, whole)
@@ -251,11 +259,13 @@ CSV_CELLS: list[tuple[Any, str, bool]] = [
     ("5", "5", True),
     ("1e3", "1e3", True),
     (" 7", " 7", True),
-    ("", '""', False),
-    (None, "", False),
+    ("", '""', True),
+    (None, "", True),
     (True, "true", False),
     ("0x1F", "0x1F", False),
-    ("nan", "nan", False),
+    ("nan", "nan", True),
+    ("NA", "NA", True),
+    ("nay", "nay", False),
 ]
 
 
@@ -387,21 +397,75 @@ def test_reader_example_can_be_read(name: str) -> None:
     assert "id" in schema["properties"]
     if name == "mixed":
         deep = schema["properties"]["deep"]
-        assert deep["required"] == ["er", "t"]
-        assert deep["properties"]["er"]["properties"]["n"] == {"type": "number"}
+        assert deep["required"] == []
+        nullable = {"anyOf": [{"type": "number"}, {"type": "null"}]}
+        assert deep["properties"]["er"]["properties"]["n"] == nullable
+    if name == "vector":
+        assert schema["required"] == ["v"]
 
 
 def test_reader_hints_at_names_that_do_not_fit() -> None:
     reader = RequestReader(recipe_of(STREAMS["numbers"]))
     with pytest.raises(InvalidEventsError) as refused:
-        reader.read([{"n": 1, "deep.er.n": 2}, {"m": 1}, {"n": None, "deep": {"er": {"n": 1}}}])
-    literal, misspelt, null = refused.value.details
-    assert literal["reason"] == "column 'deep.er.n' holds null; expected a finite number"
+        reader.read([{"n": 1, "deep.er.n": 2}, {"m": 1}, {"n": "1", "deep": {"er": {"n": 1}}}])
+    literal, misspelt, wrong = refused.value.details
+    assert literal["reason"] == "column 'deep.er.n' is left out"
     assert literal["hint"] == (
         'missing: \'deep.er.n\'; \'deep.er.n\' is a path: {"deep": {"er": {"n": ...}}} is wanted'
     )
     assert misspelt["hint"].startswith("missing: 'n', 'deep.er.n'; unknown column 'm'")
-    assert null == {"event": 2, "reason": "column 'n' holds null; expected a finite number"}
+    assert misspelt["reason"] == "no feature is stated"
+    assert wrong == {"event": 2, "reason": "column 'n' holds '1'; expected a finite number"}
+
+
+@pytest.mark.parametrize(
+    ("event", "refused"),
+    [
+        ({"temperature": None}, None),
+        ({"temperature": 1}, None),
+        (
+            {"Load_1": 1, "temperature": 2},
+            "column 'load_1' is left out, and nothing reads 'Load_1'",
+        ),
+        ({"load_1": 1, "temprature": 2}, "column 'temperature' is left out, and nothing reads"),
+        ({"load_1": 1, "tempeartur": 2}, None),  # two letters off: it may be another field
+        ({"load_1": 1, "tempeartures": 2}, None),
+        ({"load_1": 1, "temperautre": 2}, "column 'temperature' is left out, and nothing reads"),
+        ({"temperature": 1, "load_2": 2}, None),  # another column of a kind
+        ({"temperature": 1, "load_1": None, "Load_1": 2}, None),
+        ({"load_1": 1, "weather": "fine"}, None),
+    ],
+)
+def test_reader_feature_left_out_is_missing_or_misspelt(event: Any, refused: str | None) -> None:
+    reader = RequestReader(recipe_of(kafka(features={"numeric": ["load_1", "temperature"]})))
+    if refused is None:
+        batch = reader.read([event]).batch
+        assert isinstance(batch.x, np.ndarray)
+        given = [event.get(name) for name in ("load_1", "temperature")]
+        np.testing.assert_array_equal(batch.x[0], np.array(given, np.float64))
+        return
+    with pytest.raises(InvalidEventsError) as error:
+        reader.read([event])
+    assert error.value.details[0]["reason"].startswith(refused)
+    assert "did you mean" in error.value.details[0]["hint"]
+
+
+def test_reader_required_feature_is_dead_without_a_value() -> None:
+    """``missing: dead`` is for requests too, and a missing value counts as the job says."""
+    features = {"numeric": ["n", "z"], "categorical": ["c"]}
+    stream = kafka(features=features, missing={"n": "dead", "z": "zero"})
+    reader = RequestReader(recipe_of(stream))
+    batch = reader.read([{"n": 1}]).batch
+    assert isinstance(batch.x, dict)
+    assert np.asarray(batch.x["z"]).tolist() == [0]
+    assert isinstance(batch.x["c"], Ragged)
+    assert batch.x["c"].texts() == ["<missing>"]
+    assert reader.event_schema()["required"] == ["n"]
+    with pytest.raises(InvalidEventsError) as refused:
+        reader.read([{"z": 1}, {"n": None, "z": 1}])
+    reason = "column 'n' holds null; expected a finite number"
+    assert [detail["reason"] for detail in refused.value.details] == [reason] * 2
+    assert refused.value.details[0]["hint"] == "missing: 'n'"
 
 
 def test_reader_scenario_pixels_are_lists_or_files() -> None:

@@ -166,3 +166,59 @@ def test_state_goes_on() -> None:
         second.update(part)
         assert digest(first.state()) == digest(second.state())
         assert digest(kept) == before, "a state that was handed out has changed"
+
+
+@st.composite
+def gappy_rows(draw: st.DrawFn) -> np.ndarray:
+    """Rows of three columns, the last without gaps, cut anywhere into micro-batches later."""
+    n = draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    rows = rng.normal(3, 2, (n, 3)) * [1, 1e6, 1]
+    rows[:, :2][rng.random((n, 2)) < draw(st.sampled_from([0.1, 0.5, 0.9, 1.0]))] = np.nan
+    return rows
+
+
+@given(gappy_rows(), st.lists(st.integers(0, 60), max_size=5))
+def test_missing_numbers_count_in_no_column(rows: np.ndarray, cuts: list[int]) -> None:
+    moments = RunningMoments((3,))
+    for part in np.split(rows, sorted(min(cut, len(rows)) for cut in cuts)):
+        if len(part):
+            moments.update(part)
+    for j in range(3):
+        known = rows[~np.isnan(rows[:, j]), j]
+        assert np.broadcast_to(moments.count, 3)[j] == len(known)
+        np.testing.assert_allclose(moments.mean[j], known.mean() if len(known) else 0, rtol=1e-9)
+        if len(known) > 1:
+            np.testing.assert_allclose(moments.std()[j], known.std(), rtol=1e-9)
+    scaled = moments.scale(rows)
+    assert (np.isnan(scaled) == np.isnan(rows)).all()
+
+
+@pytest.mark.parametrize("half_life", [None, 20.0])
+def test_column_with_gaps_is_that_of_its_known_values(half_life: float | None) -> None:
+    """A gap leaves the moments of its column as they are, the bound for outliers too."""
+    rng = np.random.default_rng(2)
+    known = rng.normal(size=(40, 1))
+    known[30] = 1e7
+    alone, gappy = RunningMoments((1,), half_life), RunningMoments((2,), half_life)
+    for row in known:
+        alone.update(row[None])
+        gappy.update(np.array([[row[0], np.nan], [np.nan, 1.0]]))
+    np.testing.assert_allclose(gappy.mean[0], alone.mean[0], rtol=1e-12)
+    np.testing.assert_allclose(gappy.std()[0], alone.std()[0], rtol=1e-12)
+    assert gappy.count[0] == pytest.approx(alone.count)  # type: ignore[index]
+
+
+def test_state_is_as_ever_until_a_number_is_missing() -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 2))
+    moments = RunningMoments((2,))
+    moments.update(rows)
+    assert moments.state()["count"] == 30.0
+    rows[3, 1] = np.nan
+    moments.update(rows)
+    assert moments.state()["count"].tolist() == [60.0, 59.0]
+    heir = RunningMoments((2,))
+    heir.load(copied(moments.state()))
+    for each in (moments, heir):
+        each.update(rows)
+    assert digest(heir.state()) == digest(moments.state())
