@@ -223,8 +223,10 @@ class RequestReader:
             value = _json_schema(feature, self._pixels)
             if feature.name in self.required:
                 inner["required"].append(name)
+            elif "type" in value:
+                value["type"] = [value["type"], "null"]
             else:
-                value = {"anyOf": [value, {"type": "null"}]}
+                value["oneOf"].append({"type": "null"})
             inner["properties"][name] = value
         schema["properties"][self.id_key] = {
             "type": ["integer", "string", "null"],

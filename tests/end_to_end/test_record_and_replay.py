@@ -81,6 +81,9 @@ def fill_apart(send: Send, topic: str, start: int, stop: int) -> None:
             "c": rng.choice("xyz"),
             "t": rng.choice(["ein Wört", "two words", ""]),
         }
+        if i % 9 == 4:  # missing values, null and left out
+            event |= {"n": None, "t": None}
+            del event["c"]
         value = json.dumps(event).encode()
         if i % 37 == 5:
             value = value[: rng.randrange(len(value))]

@@ -62,7 +62,8 @@ class JsonTyped(JsonArrays):
             x = _floats(values)
             odd = np.logical_not(np.isfinite(x))
             if not field.required and (odd & ~missing).any():
-                missing |= odd & missing_numbers(_texts(values))
+                texts = _texts(values)
+                missing |= odd & valid(texts) & missing_numbers(texts)
             return pa.array(x, mask=missing), odd & ~missing
         if field.kind == "vector":
             (d,) = field.shape
