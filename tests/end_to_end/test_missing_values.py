@@ -95,7 +95,7 @@ def kafka(table: Table) -> KafkaStream:
 
 
 def read_messages(stream: KafkaStream, table: Table, left_out: bool) -> Batch:
-    format_, decode = stream.decoder.events
+    format_, decode = stream.decoder.events[:2]
     rows = events_of(table, left_out)
     parsed = format_.read([orjson.dumps(row) for row in rows])
     assert not parsed.bad
