@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,12 @@ from pipeline.config import job as jobs
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 from pipeline.training.description import JobDescription, describe
-from streams.core.errors import StreamError
+from streams.core.description import with_examples
+from streams.core.errors import StreamError, one_line
+from streams.core.live_stream import LiveStream
+
+SAMPLED_MESSAGES = 200
+"""Messages of each partition that are sampled."""
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job.")
@@ -44,7 +50,26 @@ def describe_job(loaded: LoadedJob) -> JobDescription:
     from pipeline.training.builder import build
 
     parts = build(loaded.on_device("cpu"))
-    return describe(loaded.job.name, parts.stream, parts.loop.learner)
+    description = describe(loaded.job.name, parts.stream, parts.loop.learner)
+    if isinstance(parts.stream, LiveStream):
+        return _sampled(description, parts.stream)
+    return description
+
+
+def _sampled(description: JobDescription, stream: LiveStream) -> JobDescription:
+    """Return a description with examples from the first messages, if there are any."""
+    try:
+        batch = stream.sample(SAMPLED_MESSAGES)
+    except StreamError as error:
+        say(f"no message was sampled: {one_line(error)}")
+        return description
+    finally:
+        stream.close()
+    if batch is None:
+        say("no message was sampled: there is none yet where a new run starts")
+        return description
+    described = with_examples(description.stream, batch)
+    return replace(description, stream=described, warnings=described.warnings)
 
 
 def show_description(description: JobDescription, as_json: bool = False) -> None:

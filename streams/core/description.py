@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from streams.core.batch import ClassName
+import numpy as np
+
+from streams.core.batch import Batch, ClassName, Features, Ragged
+from streams.core.errors import one_line
 from streams.core.schema import Feature, Schema, Task
 
 NOT_USED = "not used"
+EXAMPLES = 3
+EXAMPLE_LENGTH = 24
+"""Examples of a column, and characters of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +76,35 @@ def describe_schema(kind: str, schema: Schema) -> StreamDescription:
     return StreamDescription(
         (kind,), columns, schema.task, schema.classes, classes_stated=bool(schema.classes)
     )
+
+
+def with_examples(described: StreamDescription, batch: Batch) -> StreamDescription:
+    """Return a description with examples from a batch, and a warning if it has dead letters."""
+    columns = tuple(
+        replace(column, examples=_examples(batch.x, column.name, described))
+        for column in described.columns
+    )
+    warnings = described.warnings
+    if dead := [letter for letter in batch.dead if not letter.label]:
+        warnings += (
+            f"{len(dead):,} of the first {batch.events:,} events are dead, as at "
+            f"{dead[0].partition}/{dead[0].offset}: {one_line(dead[0].reason)}",
+        )
+    return replace(described, columns=columns, sampled=batch.events, warnings=warnings)
+
+
+def _examples(x: Features, name: str, described: StreamDescription) -> tuple[str, ...]:
+    """Return a few different values of a feature; none of vectors and images."""
+    if isinstance(x, np.ndarray):
+        names = [column.name for column in described.columns]
+        j = names.index(name)
+        if x.ndim != 2 or j >= x.shape[1]:
+            return ()
+        values = x[:, j].tolist()
+    elif name not in x:
+        return ()
+    else:
+        column = x[name]
+        values = column.texts() if isinstance(column, Ragged) else column.tolist()
+    values = [value for value in values if isinstance(value, str | int | float)]
+    return tuple(str(value)[:EXAMPLE_LENGTH] for value in dict.fromkeys(values))[:EXAMPLES]

@@ -113,6 +113,17 @@ class LiveStream(Stream):
         """
         return {}
 
+    def sample(self, size: int) -> Batch | None:
+        """Return some of the first events that a new run would read, at most ``size`` of each
+        partition; None: there are none yet. Nothing is committed. Raises ``StreamError``."""
+        end = self.end()
+        ranges = {
+            name: (first, min(first + size, end[name]))
+            for name, first in self.start().items()
+            if not name.startswith("labels/") and first < end.get(name, first)
+        }
+        return self.read_ranges(ranges) if ranges else None
+
     def close(self) -> None:
         """Close connections. ``read_ranges`` and ``end`` may still be called afterwards."""
 

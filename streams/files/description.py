@@ -11,15 +11,19 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from streams.core.batch import ClassName
-from streams.core.description import NOT_USED, ColumnDescription, StreamDescription, use_of
+from streams.core.description import (
+    EXAMPLE_LENGTH,
+    EXAMPLES,
+    NOT_USED,
+    ColumnDescription,
+    StreamDescription,
+    use_of,
+)
 from streams.decoding.columns import is_bytes, numbers, plain, seconds, typed, utf8
 from streams.files.readers import Csv, File
 from streams.files.sample import StreamSample
 from streams.files.warnings import warnings_of
 
-EXAMPLES = 3
-EXAMPLE_LENGTH = 24
-"""Examples of a column, and characters of each."""
 CLASSES_SHOWN = 100
 """Classes of the sample, if the job states none."""
 SOURCES_SHOWN = 10

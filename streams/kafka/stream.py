@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from streams.core.batch import Batch
+from streams.core.description import StreamDescription
 from streams.core.errors import StreamError
 from streams.core.live_stream import (
     BrokerUnavailableError,
@@ -36,6 +37,7 @@ from streams.kafka.clients.factory import create_consumer, create_producer, crea
 from streams.kafka.clients.producer import Producer, ProducerRecord
 from streams.kafka.clients.topic_ids import TopicIds
 from streams.kafka.config import KafkaConfig
+from streams.kafka.description import describe_topics
 from streams.kafka.fetcher import IDLE_POLL_S, Fetcher, partitions_of
 from streams.kafka.identity import ReadPositions, out_of_range_error, verify
 from streams.kafka.message_layout import (
@@ -116,6 +118,11 @@ class KafkaStream(LiveStream):
         self._read_positions = ReadPositions(self._topics)
         self._id_lookup: TopicIds | None = None
         self._known_ids: dict[str, str] = {}  # of the topics, since they were first looked up
+
+    def describe(self) -> StreamDescription:
+        return describe_topics(
+            self.config, self.schema, self.decoder.events.decoder.columns.roles()
+        )
 
     def start(self) -> Cursor:
         start = self.config.start

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import field_validator
 
 from streams.core.batch import Batch
+from streams.core.description import StreamDescription, describe_schema, with_examples
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
 from streams.core.pacing import throttle_by_event_time
@@ -27,6 +28,9 @@ from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import parse_time
 from streams.recordings.manifest import Part, RecordingManifest, parts, unreadable
 from streams.recordings.table import blocks_of
+
+SAMPLED_EVENTS = 1_000
+"""Events of a recording that its description is from."""
 
 
 class RecordingConfig(StreamConfig):
@@ -89,6 +93,15 @@ class RecordingStream(Stream):
         if config.start is not None:
             assert isinstance(config.start, float)
             self._origin, self._skipped_events = self._seek(config.start)
+
+    def describe(self) -> StreamDescription:
+        described = replace(
+            describe_schema(self.kind, self.schema),
+            sources=(f"{self.path}, {len(self):,} events recorded",),
+            time="as it was recorded",
+        )
+        first = next(self._read(self._origin, SAMPLED_EVENTS), None)
+        return described if first is None else with_examples(described, first)
 
     def json_layout(self) -> JsonLayout:
         """Return the layout of the live stream, as far as the recording knows it: it has no other

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
 
 Everlearn = Callable[..., Any]
 
@@ -86,3 +89,48 @@ def test_inspect_bad_job_exits_with_two(job: Path, everlearn: Everlearn, tmp_pat
     job.write_text(JOB.replace("time: when", "time: then"))
     assert "has no column 'then'" in everlearn("inspect", job, code=2).line
     assert "no file" in everlearn("inspect", tmp_path / "none.csv", code=2).line
+
+
+KAFKA = """
+name: live
+stream:
+  kind: kafka
+  servers: {servers}
+  topic: {topic}
+  features: {{numeric: [size], categorical: [kind]}}
+  id: id
+  label: label
+learner: {{kind: no-change}}
+"""
+
+
+def test_inspect_topic_samples_and_commits_nothing(
+    everlearn: Everlearn, tmp_path: Path, broker: str
+) -> None:
+    """Examples are from the first messages; without a broker the table says what the job states."""
+    topic = f"inspect-{uuid.uuid4().hex[:8]}"
+    (tmp_path / "good.csv").write_text("id,kind,size,label\n1,a,1.5,u\n2,b,2.5,v\n3,a,3.5,u\n")
+    (tmp_path / "bad.csv").write_text("id,kind,size,label\n4,b,high,v\n")
+    for file in ("good.csv", "bad.csv"):
+        sent = ("--servers", broker, "--topic", topic, "--partitions", 1, "--id", "id")
+        everlearn("produce", file, *sent, "--label", "label")
+    job = tmp_path / "live.yaml"
+    job.write_text(KAFKA.format(servers=broker, topic=topic))
+    described = json.loads(everlearn("inspect", job, "--json").out)
+    columns = {column["name"]: column for column in described["columns"]}
+    assert columns["kind"]["use"] == "categorical"
+    assert columns["kind"]["examples"] == ["a", "b"]
+    assert columns["id"]["use"] == "id"
+    assert described["sampled"] == 4
+    (warning,) = described["warnings"]
+    assert warning.startswith("1 of the first 4 events are dead")
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    assert "live" not in [group[0] for group in admin.list_groups()]
+    admin.close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    job.write_text(KAFKA.format(servers=nobody, topic=topic))
+    away = everlearn("inspect", job)
+    assert "no message was sampled" in away.err
+    assert "│ kind" in away.out
