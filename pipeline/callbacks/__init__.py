@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.callbacks.alert_watcher import AlertWatcher
     from pipeline.callbacks.consumer_lag import ConsumerLag
     from pipeline.callbacks.label_feed import LabelFeed
     from pipeline.callbacks.metric_writer import MetricWriter
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.callbacks.snapshot_publisher import SnapshotPublisher
 
 __all__ = [
+    "AlertWatcher",
     "BackgroundEvaluator",
     "ConsumerLag",
     "Evaluator",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AlertWatcher": "pipeline.callbacks.alert_watcher",
     "BackgroundEvaluator": "pipeline.callbacks.probe_evaluator",
     "ConsumerLag": "pipeline.callbacks.consumer_lag",
     "Evaluator": "pipeline.callbacks.probe_evaluator",

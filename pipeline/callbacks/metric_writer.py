@@ -12,12 +12,17 @@ from pipeline.storage.run_folder import REPLAY_HISTOGRAMS
 from pipeline.training.callback import Callback, RunContext
 from pipeline.training.loop import Loop, StepResult
 
+IDLE_S, IDLE_EVERY_S = 1.0, 5.0
+"""Seconds without an event after which a row is written, and between two rows at least."""
 _ROWS_SHARE, _ROWS_FREE_S = 0.003, 0.04  # of the training time, and seconds at the beginning
 
 
 class MetricWriter(Callback):
     """Write a row of metrics every ``every`` events, and a row of histograms where the learner has
     a buffer.
+
+    While no event comes, one more row is written, so that the last one before a pause says that
+    all has been read: after a second, and every five seconds at most.
 
     A long stream replayed much faster than any live one would spend its time on rows. So once they
     have taken 40 ms, steps are left out: rows take at most 0.3% of the training time.
@@ -41,7 +46,8 @@ class MetricWriter(Callback):
             self._histograms = MetricLog(context.folder / REPLAY_HISTOGRAMS, context.say)
         self._due = (loop.events // self.every + 1) * self.every
         self._began = self._then = time.perf_counter()
-        self._before = loop.events
+        self._before = loop.events  # at the last row
+        self._events, self._idle_since = -1, 0.0
 
     def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if loop.events >= self._due:
@@ -51,6 +57,15 @@ class MetricWriter(Callback):
                 self._write(loop)
                 self._spent += time.perf_counter() - start
 
+    def on_idle(self, loop: Loop) -> None:
+        now = time.perf_counter()
+        if loop.events != self._events:  # the pause begins
+            self._events, self._idle_since = loop.events, now
+            return
+        paused, last = now - self._idle_since, now - self._then
+        if loop.events > self._before and paused >= IDLE_S and last >= IDLE_EVERY_S:
+            self._write(loop)
+
     def on_end(self, loop: Loop, result: StepResult) -> None:
         self._write(loop)
         self._rows.close()
@@ -59,14 +74,16 @@ class MetricWriter(Callback):
 
     def _write(self, loop: Loop) -> None:
         now = time.perf_counter()
-        system = {
+        system: dict[str, float] = {
             "system/events_per_s": (loop.events - self._before) / max(now - self._then, 1e-9),
             "system/awaiting": len(loop.join),
             "system/memory_mb": resident_mb(),
             "system/checkpoint_s": self._checkpoint_seconds(),
         }
-        if self.lag is not None and self.lag.messages is not None:
-            system["system/lag"] = self.lag.messages
+        if self.lag is not None:
+            system |= self.lag.silence()
+            if self.lag.messages is not None:
+                system["system/lag"] = self.lag.messages
         self._then, self._before = now, loop.events
         memory, histograms = self._buffer_stats.read()
         self._rows.write(loop.events, {**loop.results(), **memory, **system})

@@ -24,7 +24,6 @@ class SnapshotPublisher(Callback):
 
     def __init__(self, every_s: float = PUBLISH_S) -> None:
         self.every_s = every_s
-        self._loop: Loop | None = None
         self._due = 0.0
         self._events = -1
         self._number = 0
@@ -32,7 +31,6 @@ class SnapshotPublisher(Callback):
         self._changed = threading.Condition()
 
     def on_start(self, context: RunContext, loop: Loop) -> None:
-        self._loop = loop
         if loop.events or loop.learner.version:  # resumed, or warm: there is a model
             self._publish(loop)
 
@@ -40,10 +38,10 @@ class SnapshotPublisher(Callback):
         if time.monotonic() >= self._due:
             self._publish(loop)
 
-    def on_idle(self) -> None:
+    def on_idle(self, loop: Loop) -> None:
         """Publish what was learned last, as no event comes just now."""
-        if self._loop is not None and self._loop.events != self._events:
-            self._publish(self._loop)
+        if loop.events != self._events:
+            self._publish(loop)
 
     def on_end(self, loop: Loop, result: StepResult) -> None:
         self._publish(loop)

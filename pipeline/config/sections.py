@@ -15,6 +15,27 @@ from pydantic import (
 from streams.core.settings import Settings
 
 
+class AlertDuration(Settings):
+    """How long a metric must be beyond a threshold; set exactly one of its keys.
+
+    Attributes:
+        events: events of the stream between two rows of metrics.
+        seconds: seconds between them, by the clock of the run.
+    """
+
+    events: PositiveInt | None = None
+    seconds: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> AlertDuration:
+        if (self.events is None) == (self.seconds is None):
+            raise ValueError("set exactly one of events and seconds")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.events:,} events" if self.events is not None else f"{self.seconds:g} s"
+
+
 class Alert(Settings):
     """A threshold on a metric.
 
@@ -22,6 +43,9 @@ class Alert(Settings):
         metric: name of the metric, as in ``online/accuracy_window``.
         above: fire when the metric is above this value.
         below: fire when the metric is below this value. Set exactly one of the two.
+        for: fire only once the metric has been beyond the threshold for this long.
+        clear_below: of an alert with ``above``: it ends only when the metric is below this value.
+        clear_above: of an alert with ``below``: it ends only when the metric is above this value.
         after_events: do not fire before this step: a new learner is bad at first.
         webhook: http or https URL that a JSON message is posted to; None: no message.
     """
@@ -29,6 +53,9 @@ class Alert(Settings):
     metric: str = Field(min_length=1)
     above: float | None = None
     below: float | None = None
+    duration: AlertDuration | None = Field(None, alias="for")
+    clear_below: float | None = None
+    clear_above: float | None = None
     after_events: int = Field(0, ge=0)
     webhook: str | None = None
 
@@ -50,6 +77,25 @@ class Alert(Settings):
     def _check_threshold(self) -> Alert:
         if (self.above is None) == (self.below is None):
             raise ValueError("set exactly one of above and below")
+        for clear, side, other in (
+            ("clear_below", self.above, self.clear_below),
+            ("clear_above", self.below, self.clear_above),
+        ):
+            if other is not None and side is None:
+                wanted = "above" if clear == "clear_below" else "below"
+                raise ValueError(f"{clear} belongs to an alert with {wanted}")
+        if (
+            self.above is not None
+            and self.clear_below is not None
+            and self.clear_below > self.above
+        ):
+            raise ValueError("clear_below must not be greater than above")
+        if (
+            self.below is not None
+            and self.clear_above is not None
+            and self.clear_above < self.below
+        ):
+            raise ValueError("clear_above must not be less than below")
         return self
 
     @property
@@ -58,15 +104,29 @@ class Alert(Settings):
         return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
 
     @property
+    def condition(self) -> str:
+        """Return when it fires, in words, as in ``below 0.8 for 5,000 events``."""
+        return self.rule + ("" if self.duration is None else f" for {self.duration}")
+
+    @property
     def key(self) -> str:
         """Return the identifier of the alert, the same after a restart."""
-        return f"{self.metric} {self.rule}"
+        clear = self.clear_below if self.above is not None else self.clear_above
+        return f"{self.metric} {self.condition}" + ("" if clear is None else f", clear {clear:g}")
 
     def violated(self, value: float) -> bool:
         """Return whether a value is beyond the threshold."""
         if self.above is not None:
             return value > self.above
         return self.below is not None and value < self.below
+
+    def cleared(self, value: float) -> bool:
+        """Return whether a value ends the alert while it fires."""
+        if self.clear_below is not None:
+            return value < self.clear_below
+        if self.clear_above is not None:
+            return value > self.clear_above
+        return not self.violated(value)
 
 
 class OnceSeenConfig(Settings):
@@ -155,20 +215,23 @@ class TrackConfig(Settings):
 
     Attributes:
         uri: tracking URI of MLflow: ``sqlite:///FILE`` (relative to the current folder; with four
-            slashes absolute), ``http://...``, ``postgresql://...``, ``mysql://...``.
+            slashes absolute), ``http://...``, ``postgresql://...``, ``mysql://...``. None: rows of
+            metrics and alerts without MLflow.
         experiment: experiment of MLflow; None: the name of the job.
         every_events: events between two rows of metrics.
         alerts: thresholds on metrics.
     """
 
-    uri: str
+    uri: str | None = None
     experiment: str | None = None
     every_events: PositiveInt = 1000
     alerts: tuple[Alert, ...] = ()
 
     @field_validator("uri")
     @classmethod
-    def _check_uri(cls, value: str) -> str:
+    def _check_uri(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         forms = "expected sqlite:///mlflow.db, http://HOST:PORT, postgresql://... or mysql://..."
         try:
             parts = urlsplit(value)

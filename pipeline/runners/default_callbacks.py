@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.callbacks.alert_watcher import AlertWatcher
 from pipeline.callbacks.class_spellings import ClassSpellings
 from pipeline.callbacks.consumer_lag import ConsumerLag
 from pipeline.callbacks.dead_letter_forwarder import DeadLetterForwarder
@@ -32,9 +33,14 @@ def callbacks_for(
     """
     lag = ConsumerLag()
     callbacks = [commits, DeadLetterForwarder(), lag, ClassSpellings(), status]
-    if job.track is not None and tracker is not None:
-        callbacks += [tracker, MetricWriter(job.track.every_events, lag)]
+    if tracker is not None:
+        callbacks.append(tracker)
+    if job.track is not None:
+        callbacks.append(MetricWriter(job.track.every_events, lag))
     callbacks += serving
     if evaluator is not None:
         callbacks.append(evaluator)
+    if job.track is not None and job.track.alerts:
+        # Last: it checks what the others write.
+        callbacks.append(AlertWatcher(job.track.alerts, lag.silence))
     return callbacks

@@ -64,7 +64,7 @@ class LocalRunner:
         """Run the job, as ``Run.run``."""
         job = self.loaded.job
         tracking = evaluator = None
-        if job.track is not None:
+        if job.track is not None and job.track.uri is not None:
             tracking = MlflowCallback(self.loaded, job.track, self.say)
         if job.evaluate.reevaluates_events:
             evaluator = BackgroundEvaluator(job.evaluate.probes.every_events, self.say)

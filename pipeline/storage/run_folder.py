@@ -28,6 +28,8 @@ REPLAY_HISTOGRAMS = "replay.jsonl"
 """Recall intervals, strengths and retention of the buffer, as histograms."""
 TRACK_RECORD = "track.json"
 """How far the metric files are delivered to MLflow."""
+ALERTS = "alerts.json"
+"""Which rows alerts have seen, which alerts fire, and their tags for MLflow."""
 SUMMARY = "summary.json"
 """The result of a run."""
 STABILITY, EVALUATIONS = "stability.safetensors", "evaluations.jsonl"
@@ -120,7 +122,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the results of an earlier run, which left no checkpoint to resume from."""
-        for name in (*METRIC_FILES, TRACK_RECORD, *_RESULTS, FORWARDED, INJECTED, JOURNAL):
+        for name in (*METRIC_FILES, TRACK_RECORD, ALERTS, *_RESULTS, FORWARDED, INJECTED, JOURNAL):
             (self.path / name).unlink(missing_ok=True)
 
     def write_summary(self, summary: dict[str, Any]) -> None:

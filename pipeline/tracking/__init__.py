@@ -1,4 +1,4 @@
-"""Tracking: deliver metrics and artifacts to MLflow, and post alerts to webhooks.
+"""Tracking: deliver metrics, the tags of alerts and artifacts to MLflow.
 
 ``mlflow_delivery`` reads the metric files of a run folder and delivers their rows in a thread;
 ``mlflow_client`` makes the requests; ``callback`` starts and ends the delivery with a run.
@@ -13,14 +13,12 @@ if TYPE_CHECKING:
     from pipeline.tracking.callback import MlflowCallback
     from pipeline.tracking.mlflow_client import MlflowRun, TrackError
     from pipeline.tracking.mlflow_delivery import Tracker
-    from pipeline.tracking.webhooks import Webhooks
 
 __all__ = [
     "MlflowCallback",
     "MlflowRun",
     "TrackError",
     "Tracker",
-    "Webhooks",
 ]
 
 _MODULES = {
@@ -28,7 +26,6 @@ _MODULES = {
     "MlflowRun": "pipeline.tracking.mlflow_client",
     "TrackError": "pipeline.tracking.mlflow_client",
     "Tracker": "pipeline.tracking.mlflow_delivery",
-    "Webhooks": "pipeline.tracking.webhooks",
 }
 
 

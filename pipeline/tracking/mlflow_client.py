@@ -61,9 +61,8 @@ class Record:
         described: whether MLflow has the params, tags and job.
         delivered: bytes of each file that are delivered.
         steps: the last step of each file that is delivered.
-        seen: bytes of each file that alerts have read.
-        firing: alerts that fire, with their text.
-        tags: tags that are still to be set.
+        tags: tags of alerts that are set.
+        seen, firing: the state of alerts in runs of before; ``alerts.json`` has it now.
     """
 
     uri: str
@@ -73,9 +72,9 @@ class Record:
     described: bool = False
     delivered: dict[str, int] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     firing: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path) -> Record | None:

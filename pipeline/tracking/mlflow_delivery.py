@@ -14,6 +14,7 @@ steps; MLflow keeps one of two equal ones. So each step is there once, whichever
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import threading
 import time
@@ -25,9 +26,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pipeline.config.sections import Alert, TrackConfig
-from pipeline.evaluation.alerts import Alerts
 from pipeline.storage.metric_log import pending_rows, read_rows
-from pipeline.storage.run_folder import METRIC_FILES, TRACK_RECORD
+from pipeline.storage.run_folder import ALERTS, METRIC_FILES, TRACK_RECORD
 from pipeline.tracking.mlflow_client import (
     BATCH,
     MlflowRun,
@@ -39,7 +39,6 @@ from pipeline.tracking.mlflow_client import (
     shown,
     sqlite_file,
 )
-from pipeline.tracking.webhooks import Webhooks
 from streams.core.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 
@@ -48,7 +47,7 @@ __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe",
 ARTIFACTS = ("summary.json", "report.html", "replay.jsonl", "dead.jsonl", "error.log")
 """Files of a run folder that are logged to the MLflow run at its end, beside job.yaml."""
 POLL_S = 0.5
-"""Seconds between two looks for new rows, and the delay of an alert at most."""
+"""Seconds between two looks for new rows."""
 GATHER_S, GATHER_BYTES = 2.0, 64_000
 """Seconds, or bytes, for which rows wait: small requests cost much more for each row."""
 BACKOFF_S = (1.0, 15.0)
@@ -67,7 +66,7 @@ def check(config: TrackConfig) -> None:
             "track needs MLflow, which is not installed (or not all of it): "
             "pip install 'everlearn[mlflow]'"
         )
-    if not is_http(config.uri):
+    if config.uri is not None and not is_http(config.uri):
         try:
             url = importlib.import_module("sqlalchemy.engine").make_url(config.uri)
             url.get_dialect().import_dbapi()
@@ -78,7 +77,7 @@ def check(config: TrackConfig) -> None:
 
 
 class Tracker:
-    """Deliver the rows of a run folder to MLflow, and check them for alerts.
+    """Deliver the rows of a run folder to MLflow, and the tags of its alerts.
 
     The MLflow run is kept in ``track.json``: a tracker for the same folder and the same MLflow
     continues it. Its methods are for one thread, that of the owner.
@@ -108,6 +107,7 @@ class Tracker:
         share: float = 0.01,
     ) -> None:
         check(config)
+        assert config.uri is not None
         self.folder = folder
         self.name = name
         self.say = say
@@ -118,8 +118,6 @@ class Tracker:
         self._said: set[str] = set()
         self._run = MlflowRun(uri, folder, params, tags, _secrets(config), self._say_once)
         self._record = self._resume_record(shown(uri), config.experiment or name)
-        self._alerts = Alerts(config.alerts, self._record.firing)
-        self._webhooks = Webhooks(self._say_once)
         self._worker = BackgroundWorker("tracker", self._turn, self._wait, self._finish)
         self._contacted = threading.Event()
         self._end: tuple[Status, tuple[Path, ...]] = ("KILLED", ())
@@ -162,7 +160,6 @@ class Tracker:
         self._end = (status, tuple(artifacts))
         self._deadline = time.monotonic() + timeout
         self._worker.close(timeout)
-        self._webhooks.close(min(timeout, 1.0))
         if not self._ended:
             rows = sum(
                 pending_rows(self.folder / f, self._record.delivered.get(f, 0))
@@ -175,19 +172,17 @@ class Tracker:
             )
 
     def _turn(self) -> None:
-        """Make the first delivery at once; later look for alerts, and deliver what is due."""
+        """Make the first delivery at once; later deliver what is due."""
         if not self._contacted.is_set():
             self._attempt()
             self._contacted.set()
             return
-        self._check_alerts()
         if time.monotonic() >= self._next and self._due():
             self._attempt()
 
     def _finish(self) -> None:
         """Deliver what is left, until the deadline; once more only where MLflow was away."""
         away = self._trouble is not None
-        self._check_alerts()
         while not self._attempt() and not away and time.monotonic() + self._pause < self._deadline:
             time.sleep(self._pause)
 
@@ -197,7 +192,7 @@ class Tracker:
         return min(POLL_S, max(0.0, self._next - time.monotonic()))
 
     def _due(self) -> bool:
-        if self._trouble or self._more or self._record.tags:
+        if self._trouble or self._more or self._new_tags():
             return True
         new = sum(
             max(0, _size(self.folder / f) - self._record.delivered.get(f, 0)) for f in METRIC_FILES
@@ -246,9 +241,9 @@ class Tracker:
             self._more = any(left)
             if not self._worker.closing or time.monotonic() > self._deadline:
                 break
-        if self._record.tags:
-            self._run.tag(run_id, self._record.tags)
-            self._record.tags = {}
+        if tags := self._new_tags():
+            self._run.tag(run_id, tags)
+            self._record.tags |= tags
             self._keep()
         spent = time.thread_time() - began
         self._next = time.monotonic() + spent * (1 / self.share - 1)
@@ -275,40 +270,13 @@ class Tracker:
         self._rows += len(rows)
         return _size(path) > end
 
-    def _check_alerts(self) -> None:
+    def _new_tags(self) -> dict[str, str]:
+        """Return the tags of alerts that are not set yet."""
         try:
-            self._read_for_alerts()
-        except Exception as error:  # metrics go on without alerts
-            self._say_once(
-                f"alerts cannot be looked after: {type(error).__name__}: {one_line(error)}"
-            )
-
-    def _read_for_alerts(self) -> None:
-        """Pass new rows to the alerts, whether MLflow is reachable or not."""
-        record = self._record
-        for file in METRIC_FILES if self._alerts.alerts else ():
-            path = self.folder / file
-            while True:
-                offset = record.seen.get(file, 0)
-                rows, end = read_rows(path, min(offset, _size(path)), BATCH)
-                if end <= offset:
-                    break
-                for row in rows:
-                    changes = self._alerts.see(row)
-                    record.seen[file] = row.end
-                    if not changes:
-                        continue
-                    record.firing = dict(self._alerts.firing)
-                    for change in changes:
-                        metric = f"alert.{change.alert.metric}"
-                        record.tags[metric] = self._alerts.tag(change)
-                    self._keep()  # before it is reported, so that it is not reported again
-                    for change in changes:
-                        self.say(str(change))
-                        if change.alert.webhook:
-                            message = change.message(self.name, self.run_id)
-                            self._webhooks.post(change.alert.webhook, message)
-                record.seen[file] = end
+            tags: dict[str, str] = json.loads((self.folder / ALERTS).read_text())["tags"]
+        except (OSError, ValueError, KeyError, TypeError):  # there are no alerts
+            return {}
+        return {name: text for name, text in tags.items() if self._record.tags.get(name) != text}
 
     def _resume_record(self, uri: str, experiment: str) -> Record:
         """Return the record in the folder, or a new one where that is of another MLflow."""
@@ -323,7 +291,6 @@ class Tracker:
             return new
         if old.uri != uri:
             self.say(f"{file} is of MLflow at {old.uri}: a new run begins at {uri}, with all rows")
-            new.seen, new.firing = old.seen, old.firing  # no alert fires twice
             return new
         if old.experiment != experiment:
             self.say(f"the MLflow run stays in the experiment {old.experiment!r}, where it began")
@@ -380,10 +347,10 @@ def _git(folder: Path | None, *words: str) -> str:
 
 def _secrets(config: TrackConfig) -> dict[str, str]:
     """Return the texts that must not be logged with the job, and their replacements."""
-    secrets = {}
-    if config.uri != shown(config.uri):
-        secrets[config.uri] = shown(config.uri)
-    if password := urlsplit(config.uri).password:
+    secrets, uri = {}, config.uri or ""
+    if uri != shown(uri):
+        secrets[uri] = shown(uri)
+    if password := urlsplit(uri).password:
         secrets[password] = "***"
     for alert in config.alerts:
         if alert.webhook:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from learners.base import Learner, LearnerError
 from pipeline.config.errors import JobError
 from pipeline.config.job import Job, LoadedJob
+from pipeline.evaluation.metric_names import unknown_metric
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
@@ -72,6 +73,7 @@ def build(loaded: LoadedJob) -> Parts:
         operators = _operators(job.stream, stream, learner)
         vocabulary = LabelEncoder(schema.classes)
         _check_evaluate(job, stream, learner)
+        _check_alerts(job)
         probes, once = job.evaluate.probes, job.evaluate.once_seen
         hold_out = HoldOut(probes.share, job.seed) if probes.share else None
         reader = BatchReader(stream, job.stream.batch_size, vocabulary, hold_out)
@@ -133,6 +135,14 @@ def _check_evaluate(job: Job, stream: Stream, learner: Learner) -> None:
             f"evaluate.once_seen.share: learner {job.learner.kind!r} is an object that may "
             "remember events, and cannot be told to keep some out of its memory"
         )
+
+
+def _check_alerts(job: Job) -> None:
+    """Raise ``LearnerError`` where an alert is on something that is no metric: it would never
+    fire."""
+    for i, alert in enumerate(() if job.track is None else job.track.alerts):
+        if wrong := unknown_metric(alert.metric):
+            raise LearnerError(f"track.alerts.{i}.metric: {wrong}")
 
 
 def _learner(loaded: LoadedJob, stream: Stream) -> Learner:

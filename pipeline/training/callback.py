@@ -59,6 +59,9 @@ class Callback:
     def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         """Run after each micro-batch."""
 
+    def on_idle(self, loop: Loop) -> None:
+        """Run a few times a second while no event comes."""
+
     def on_checkpoint_saved(self, cursor: Cursor, dead_bytes: int) -> None:
         """Run once a checkpoint is on the disk, in the thread that wrote it.
 
@@ -96,6 +99,10 @@ class Callbacks(Callback):
     def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         for callback in self._callbacks:
             callback.on_batch_end(loop, result)
+
+    def on_idle(self, loop: Loop) -> None:
+        for callback in self._callbacks:
+            callback.on_idle(loop)
 
     def on_checkpoint_saved(self, cursor: Cursor, dead_bytes: int) -> None:
         for callback in self._callbacks:

@@ -85,12 +85,17 @@ class Run:
         self.runner = runner
         self.stopping = False
         self.writes_summary = writes_summary
+        self._on_idle: Callable[[], None] = lambda: None
         self._dead = DeadLetterLog(folder)
         self._checkpoints = Checkpoints(self.folder.checkpoints, loaded.job.checkpoint.keep, say)
         self._journal = Journal(folder)
         self._recorder = (
             None if record is None else RecordingWriter(record, self._journal.path, say)
         )
+
+    def idle(self) -> None:
+        """Let the callbacks know that no event comes just now; a reader of blocks calls this."""
+        self._on_idle()
 
     def stop(self) -> None:
         """Stop after the current micro-batch, with a checkpoint."""
@@ -172,13 +177,20 @@ class Run:
 
     def _source(self, parts: Parts, blocks: ReadBlocksOf) -> EventSource:
         """Return the source of the events: a live stream's goes by a journal."""
-        read = partial(blocks, parts.reader)
+        read = partial(self._read, partial(blocks, parts.reader))
         cut = parts.reader.batches
         stopping = self._is_stopping
         if isinstance(parts.stream, LiveStream):
             journal, recorder = self._journal, self._recorder
             return JournaledSource(parts.stream, journal, read, stopping, self.say, recorder, cut)
         return DirectSource(parts.stream, read, cut, stopping)
+
+    def _read(self, blocks: Callable[[Cursor], Iterable[Batch]], cursor: Cursor) -> Iterator[Batch]:
+        """Read blocks from a cursor on; an empty one means that no event comes just now."""
+        for block in blocks(cursor):
+            if not (len(block) or block.dead or block.arrivals is not None or block.flush):
+                self.idle()
+            yield block
 
     def _is_stopping(self) -> bool:
         return self.stopping
@@ -187,6 +199,7 @@ class Run:
         parts, source, start, callbacks, _ = session
         first = parts.loop.events
         callbacks.on_start(self._context(parts, start, max_events), parts.loop)
+        self._on_idle = partial(callbacks.on_idle, parts.loop)
         started = time.perf_counter()
         if start.warm:  # a run that is killed before its first checkpoint would resume cold
             self._save(session, finished=False)

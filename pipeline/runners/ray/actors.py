@@ -187,7 +187,8 @@ class TrainerActor(MessageOutlet):
     def _on_idle(self) -> None:
         if self._stopping:
             raise RunStoppedError
-        self._publisher.on_idle()
+        if self._run is not None:
+            self._run.idle()
 
     def stop(self) -> None:
         """Stop after the current micro-batch, with a checkpoint."""
@@ -307,6 +308,7 @@ class TrackerActor(MessageOutlet):
         super().__init__()
         os.nice(10)  # all other work of this machine is more urgent
         check(config)
+        assert config.uri is not None
         load(config.uri)  # for some seconds, while the other actors start
         self._made = (config, folder, name, params, tags)
         self._tracker: Tracker | None = None

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
+from pipeline.callbacks.alert_watcher import check_last_rows
 from pipeline.callbacks.probe_evaluator import FINISH_S
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.errors import JobError
@@ -133,7 +134,8 @@ class RayRunner:
                 ) from error
 
     def _check_tracking(self) -> None:
-        if self.loaded.job.track is not None:
+        if self._tracks:
+            assert self.loaded.job.track is not None
             try:
                 check(self.loaded.job.track)
             except TrackError as error:
@@ -166,6 +168,12 @@ class RayRunner:
         return None
 
     @property
+    def _tracks(self) -> bool:
+        """Whether metrics are delivered to MLflow."""
+        track = self.loaded.job.track
+        return track is not None and track.uri is not None
+
+    @property
     def _evaluates(self) -> bool:
         """Whether there is anything to score beside the training."""
         job = self.loaded.job
@@ -174,7 +182,7 @@ class RayRunner:
     def _cpus(self) -> float:
         """Return the CPUs that all actors together ask for."""
         job = self.loaded.job
-        needed = {"trainer": True, "source": True, "tracker": job.track is not None}
+        needed = {"trainer": True, "source": True, "tracker": self._tracks}
         needed["evaluator"] = self._evaluates
         cpus = sum(CPUS[name] for name in CPUS if needed[name])
         cpus += CPUS["source"] * (len(self._sources) - 1)
@@ -191,7 +199,7 @@ class RayRunner:
             # Labels that wait for a slow evaluator must not fill the object store.
             arguments = (job.name, parts.recipe, folder, package, job.evaluate.reevaluates_events)
             start("evaluator", actors.EvaluatorActor, *arguments, max_pending_calls=100)
-        if job.track is not None:
+        if job.track is not None and job.track.uri is not None:
             # The tracker may run in another folder, or on another machine.
             config = job.track.model_copy(update={"uri": absolute(job.track.uri)})
             params, run_tags = describe_values(self.loaded.values()), tags(self.loaded.folder)
@@ -300,7 +308,8 @@ class RayRunner:
             summary["metrics"] |= self._last_scores(evaluator, summary["events"])
         summary["mlflow_run_id"] = known = self._mlflow_run_id()
         self.folder.write_summary(summary)
-        if self.loaded.job.track is not None:
+        check_last_rows(self.loaded.job, self.folder.path, self.say)
+        if self._tracks:
             attach_report(self.folder.path, self.say)
         stopped = self.stopping and not summary["finished"]
         run_id = self._finish_tracking("KILLED" if stopped else "FINISHED")

@@ -133,8 +133,8 @@ def test_publisher_on_idle_publishes_once(write_job: WriteJob) -> None:
 
     class Idles(Callback):
         def on_batch_end(self, loop: Loop, result: StepResult) -> None:
-            publisher.on_idle()
-            publisher.on_idle()
+            publisher.on_idle(loop)
+            publisher.on_idle(loop)
 
     run(write_job(), "a", publisher, Idles(), max_events=320)
     assert publisher.newer(0, 0)[0] == 10 + 1  # type: ignore[index]

@@ -14,10 +14,9 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -29,9 +28,10 @@ import pipeline.tracking.mlflow_delivery
 from pipeline.config.job import flat
 from pipeline.config.sections import Alert, TrackConfig
 from pipeline.storage.metric_log import CHUNK, MetricLog, pending_rows, read_rows
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_folder import RunFolder, write_atomic
 from pipeline.tracking.mlflow_client import Record, TrackError, load
 from pipeline.tracking.mlflow_delivery import Tracker, check, describe, tags
+from tests.support.http import receiver
 from tests.support.mlflow import client
 
 ROOT = Path(__file__).parents[3]
@@ -578,32 +578,6 @@ def test_tracker_of_a_deleted_experiment_says_so(
     assert "the experiment 'gone' is deleted" in messages[0]
 
 
-@contextmanager
-def receiver(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A real HTTP server on this machine, which answers each request as told; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            answer(self)
-
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, *args: Any) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def test_tracker_refused_says_so_once_without_the_password(
     folder: Path, track: Callable[..., Tracker], messages: list[str]
 ) -> None:
@@ -740,116 +714,28 @@ def test_tracker_delivers_when_the_server_comes_back(
     assert len(messages) == 2
 
 
-# Alerts
+# Tags of alerts
 
 
-def low(**changes: Any) -> Alert:
-    return Alert(**{"metric": "online/accuracy_window", "below": 0.8} | changes)
-
-
-def see(folder: Path, rows: Mapping[int, float]) -> None:
-    for step, value in rows.items():
-        fill(folder, step, **{"online/accuracy_window": value})
-
-
-def test_alert_on_forgetting_fires(
-    track: Callable[..., Tracker], uri: str, folder: Path, messages: list[str]
-) -> None:
-    lost = Alert(metric="stability/forgetting_low", above=0.05)
-    tracker = track(uri, alerts=(lost,))
-    fill(folder, 1000, 2000, file="metrics.jsonl")
-    fill(folder, 1000, file="stability.jsonl", **{"stability/forgetting_low": 0.02})
-    fill(folder, 2000, file="stability.jsonl", **{"stability/forgetting_low": 0.11})
-    tracker.close("FINISHED")
-    assert messages == ["alert: stability/forgetting_low 0.11 is above 0.05 at 2,000 events"]
-    run = client(uri).get_run(tracker.run_id)
-    assert run.data.metrics["stability/forgetting_low"] == 0.11
-    assert "above 0.05" in run.data.tags["alert.stability/forgetting_low"]
-
-
-def test_alert_fires_and_ends_at_its_threshold(
-    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
-) -> None:
-    tracker = track(uri, alerts=(low(after_events=5000),))
-    see(folder, {1000: 0.1, 6000: 0.9, 12000: 0.71, 13000: 0.7})
-    wait_until(lambda: messages)
-    assert messages == ["alert: online/accuracy_window 0.71 is below 0.8 at 12,000 events"]
-    see(folder, {14000: 0.83, 15000: 0.9})
-    wait_until(lambda: len(messages) > 1)
-    see(folder, {16000: 0.5})
-    tracker.close("FINISHED")
-    assert messages[1:] == [
-        "alert over: online/accuracy_window 0.83 is no longer below 0.8 at 14,000 events",
-        "alert: online/accuracy_window 0.5 is below 0.8 at 16,000 events",
-    ]
-    found = client(uri).get_run(tracker.run_id).data.tags
-    assert found["alert.online/accuracy_window"] == "firing: 0.5 is below 0.8 at 16,000 events"
-
-
-def test_alert_after_a_restart_skips_rows_seen_before(
-    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
-) -> None:
-    see(folder, {1000: 0.9, 2000: 0.5})
-    track(uri, alerts=(low(),)).close("KILLED")
-    assert len(messages) == 1
-    see(folder, {3000: 0.6})
-    tracker = track(uri, alerts=(low(),))
-    see(folder, {4000: 0.9})
-    tracker.close("FINISHED")
-    assert len(messages) == 2
-    assert "alert over" in messages[1]
-    found = client(uri).get_run(tracker.run_id).data.tags
-    assert found["alert.online/accuracy_window"] == "resolved at 4,000 events"
-
-
-def test_alerts_of_one_metric_share_its_tag(
+def test_tracker_sets_the_tags_of_alerts(
     uri: str, folder: Path, track: Callable[..., Tracker]
 ) -> None:
-    tracker = track(uri, alerts=(low(), low(below=0.5), low(below=None, above=2.0)))
-    see(folder, {1: 0.4, 2: 0.6})
+    """As ``alerts.json`` names them, while it runs and at its end; also in a run elsewhere."""
+
+    def write(**texts: str) -> None:
+        names = {f"alert.online/{name}": text for name, text in texts.items()}
+        write_atomic(folder / "alerts.json", json.dumps({"tags": names}))
+
+    def found(tracker: Tracker) -> dict[str, str]:
+        data = client(uri).get_run(tracker.run_id or "").data.tags
+        return {name: text for name, text in data.items() if name.startswith("alert.")}
+
+    write(mae="firing: 0.4")
+    tracker = track(uri)
+    wait_until(lambda: found(tracker) == {"alert.online/mae": "firing: 0.4"})
+    write(mae="resolved at 9 events", kappa="firing: 0.1")
     tracker.close("FINISHED")
-    found = client(uri).get_run(tracker.run_id).data.tags
-    assert found["alert.online/accuracy_window"] == "firing: 0.4 is below 0.8 at 1 events"
-
-
-def test_alert_is_posted_while_mlflow_is_away(
-    folder: Path, track: Callable[..., Tracker], messages: list[str]
-) -> None:
-    posted: list[Any] = []
-
-    def take(request: BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers["Content-Length"]))
-        posted.append((request.path, request.headers["Content-Type"], json.loads(body)))
-        request.send_response(204)
-        request.end_headers()
-
-    with receiver(take) as address:
-        track("http://127.0.0.1:9", alerts=(low(webhook=f"{address}/hook"),))
-        see(folder, {1000: 0.5, 2000: 0.9})
-        wait_until(lambda: len(posted) == 2)
-    message = {"job": "job", "run_id": None, "metric": "online/accuracy_window", "below": 0.8}
-    assert posted == [
-        ("/hook", "application/json", message | {"value": 0.5, "step": 1000, "state": "firing"}),
-        ("/hook", "application/json", message | {"value": 0.9, "step": 2000, "state": "resolved"}),
-    ]
-    assert any("alert:" in line for line in messages)
-
-
-def test_webhook_slow_delays_nothing_and_dead_is_reported(
-    uri: str, folder: Path, track: Callable[..., Tracker], messages: list[str]
-) -> None:
-    released, asked = threading.Event(), threading.Event()
-
-    def wait(request: BaseHTTPRequestHandler) -> None:
-        asked.set()
-        released.wait(20)
-
-    with receiver(wait) as address:
-        alerts = (low(webhook=address), low(below=0.7, webhook="http://127.0.0.1:9/secret"))
-        tracker = track(uri, alerts=alerts)
-        see(folder, {1000: 0.5})
-        assert asked.wait(10)
-        wait_until(lambda: history(uri, tracker.run_id or "", "online/accuracy_window") == [1000])
-        released.set()
-        wait_until(lambda: [line for line in messages if "Connection refused" in line])
-    assert "secret" not in " ".join(messages)
+    assert found(tracker) == {
+        "alert.online/mae": "resolved at 9 events",
+        "alert.online/kappa": "firing: 0.1",
+    }
