@@ -41,6 +41,8 @@ def job_table(description: JobDescription, rows: int | None = None) -> Renderabl
 def _cells(column: ColumnDescription, description: JobDescription) -> tuple[str, ...]:
     encoding = description.encodings.get(column.name)
     missing = "" if column.missing is None else f"{column.missing:.1%}"
+    if column.missing and column.if_missing:
+        missing += f" ({column.if_missing})"
     return (
         column.name,
         column.use,

@@ -26,6 +26,7 @@ class ColumnDescription:
             ``segment``, ``label time``, or ``not used``.
         type: its type in the source; empty where that is unknown.
         missing: the share of the sampled rows that have no value; None: nothing was sampled.
+        if_missing: what becomes of a missing value of a feature (``Schema.missing_policy``).
         distinct: the number of different values in the sample; None: not counted.
         examples: a few of its values, as text.
     """
@@ -34,6 +35,7 @@ class ColumnDescription:
     use: str
     type: str = ""
     missing: float | None = None
+    if_missing: str = ""
     distinct: int | None = None
     examples: tuple[str, ...] = ()
 
@@ -70,11 +72,22 @@ def use_of(feature: Feature) -> str:
     return f"{feature.kind} of {'x'.join(map(str, feature.shape))}"
 
 
+def describe_features(schema: Schema) -> tuple[ColumnDescription, ...]:
+    """Return what a schema alone tells of its features."""
+    return tuple(
+        ColumnDescription(f.name, use_of(f), if_missing=schema.missing_policy(f))
+        for f in schema.features
+    )
+
+
 def describe_schema(kind: str, schema: Schema) -> StreamDescription:
     """Return the description of a stream of which only the schema is known."""
-    columns = tuple(ColumnDescription(f.name, use_of(f)) for f in schema.features)
     return StreamDescription(
-        (kind,), columns, schema.task, schema.classes, classes_stated=bool(schema.classes)
+        (kind,),
+        describe_features(schema),
+        schema.task,
+        schema.classes,
+        classes_stated=bool(schema.classes),
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from streams.decoding.columns import numbers, seconds, to_numpy, valid, whole
+from streams.decoding.columns import missing_numbers, numbers, seconds, to_numpy, whole
 from streams.files.sample import StreamSample
 
 ENOUGH_ROWS = 20
@@ -51,7 +51,7 @@ def unread_numbers(sample: StreamSample) -> Iterator[str]:
         values = sample.values(name)
         if not pt.is_string(values.type):
             continue
-        bad = np.flatnonzero(valid(values) & ~np.isfinite(numbers(values)))
+        bad = np.flatnonzero(~missing_numbers(values) & ~np.isfinite(numbers(values)))
         if len(bad):
             yield (
                 f"column {name!r} is numeric, and {len(bad):,} of the first {len(values):,} rows "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,16 @@ from streams.core.description import (
     StreamDescription,
     use_of,
 )
-from streams.decoding.columns import is_bytes, numbers, plain, seconds, typed, utf8
+from streams.decoding.columns import (
+    is_bytes,
+    missing_numbers,
+    numbers,
+    plain,
+    seconds,
+    typed,
+    utf8,
+    valid,
+)
 from streams.files.readers import Csv, File
 from streams.files.sample import StreamSample
 from streams.files.warnings import warnings_of
@@ -82,6 +92,13 @@ def _columns(sample: StreamSample) -> tuple[ColumnDescription, ...]:
         _column(name, ", ".join(uses.get(name, [NOT_USED])), sample.rows.column(name), csv)
         for name in sample.rows.schema.names
     ]
+    features = {feature.name: feature for feature in sample.schema.features}
+    described = [
+        replace(column, if_missing=sample.schema.missing_policy(features[column.name]))
+        if column.name in features
+        else column
+        for column in described
+    ]
     if sample.label_rows is not None:
         label = sample.label_columns.label
         names = [("label", label.column)] if label else []
@@ -96,8 +113,9 @@ def _columns(sample: StreamSample) -> tuple[ColumnDescription, ...]:
 
 def _column(name: str, use: str, cells: pa.Array, csv: bool) -> ColumnDescription:
     values = cells.drop_null()
-    missing = 1 - len(values) / len(cells) if len(cells) else 0.0
     shown = plain(values) if csv else values
+    empty = missing_numbers(plain(cells)) if use == "numeric" else ~valid(cells)
+    missing = float(empty.mean()) if len(cells) else 0.0
     distinct = _distinct(shown)
     return ColumnDescription(
         name=name,

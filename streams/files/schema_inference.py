@@ -16,7 +16,14 @@ from streams.core.batch import ClassName, Floats
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, FeatureKind, Scalar, Task
 from streams.core.settings import unknown
-from streams.decoding.columns import identities, is_whole_decimal, numbers, plain, whole
+from streams.decoding.columns import (
+    identities,
+    is_whole_decimal,
+    missing_numbers,
+    numbers,
+    plain,
+    whole,
+)
 from streams.decoding.decoder import NamedColumn
 from streams.decoding.images import image_bytes, image_shape
 from streams.files.readers import Csv, File
@@ -24,7 +31,7 @@ from streams.files.readers import Csv, File
 HEAD_ROWS = 1_000
 """First rows of the first file, from which kinds, shapes and the task are inferred."""
 NUMERIC_SHARE = 0.9
-"""A column of text is numeric if at least this share of it are numbers."""
+"""A column of text is numeric if at least this share of it are numbers, of what is not missing."""
 MAX_FLOAT_CLASSES = 20
 """Labels that are whole numbers in a column of real numbers are classes if the sample has at most
 this many values, each twice on average. With more they are a regression target."""
@@ -192,7 +199,8 @@ class SampledRows:
         if pt.is_dictionary(values.type):
             return "categorical"
         texts = plain(values)
-        if (~np.isnan(numbers(texts))).mean() >= NUMERIC_SHARE:
+        present = texts.filter(pa.array(~missing_numbers(texts)))
+        if len(present) and (~np.isnan(numbers(present))).mean() >= NUMERIC_SHARE:
             return "numeric"
         distinct = len(texts.unique())
         return "categorical" if distinct <= min(MAX_CATEGORIES, len(texts) / 2) else "text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from streams.core.description import ColumnDescription, StreamDescription, use_of
+from streams.core.description import ColumnDescription, StreamDescription, describe_features
 from streams.core.schema import Schema
 from streams.kafka.config import KafkaConfig
 
@@ -23,7 +23,7 @@ def describe_topics(
         schema: the features and the label.
         roles: the columns that are not features: role to name, or to ``[name, type]``.
     """
-    columns = [ColumnDescription(f.name, use_of(f)) for f in schema.features]
+    columns = [*describe_features(schema)]
     for role, named in roles.items():
         name, type_ = named if isinstance(named, list) else (named, "")
         columns.append(ColumnDescription(name, _USES.get(role, role), type_))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from decimal import Decimal
@@ -20,7 +21,7 @@ SHARED = Path(__file__).parents[3] / "shared"
 JOB = """
 name: read
 stream: {{kind: recorded, {stream}}}
-learner: {{kind: no-change}}
+learner: {{kind: {learner}}}
 """
 
 
@@ -37,10 +38,10 @@ def case(tmp_path: Path) -> Callable[[str], Path]:
     return copied
 
 
-def written_job(stream: str) -> Path:
+def written_job(stream: str, learner: str = "no-change") -> Path:
     """Write a job whose stream has these keys."""
     file = Path("job.yaml")
-    file.write_text(JOB.format(stream=stream))
+    file.write_text(JOB.format(stream=stream, learner=learner))
     return file
 
 
@@ -182,6 +183,23 @@ def test_labels_not_in_order_behind_the_sample_are_counted(
     (record,) = [r for r in caplog.records if "is before an earlier row" in r.getMessage()]
     assert "l.csv: row 1500" in record.getMessage()
     assert "so are 1 other labels" in record.getMessage()
+
+
+def test_chicago_taxi_is_learned_as_it_is(everlearn: Everlearn, summary: Summary) -> None:
+    """By a job that names the path, the label, the time and the delay of the labels."""
+    folders = [Path(os.environ.get("EVERLEARN_DATA", SHARED / "data")), SHARED / "data"]
+    files = [folder / "chicago_taxi.csv.gz" for folder in folders]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
+        pytest.skip("chicago_taxi.csv.gz is not on this machine: name its folder in EVERLEARN_DATA")
+    roles = "label: big_tip, time: trip_start_timestamp, label_delay: {events: 100}"
+    job = written_job(f"path: {path}, {roles}", "replay")
+    said = everlearn("run", job, "--run-dir", "run").err
+    assert "column 'pickup_census_tract' is empty" in said
+    assert summary(Path("run"))["fates"] == {
+        "learned": 15_002,
+        **dict.fromkeys(("probe", "expired", "dead", "unlabelled"), 0),
+    }
 
 
 def test_inspect_agrees_with_the_run(everlearn: Everlearn, summary: Summary) -> None:

@@ -53,7 +53,7 @@ def test_inspect_job_shows_every_column(job: Path, everlearn: Everlearn) -> None
     assert list(rows) == ["id", "when", "kind", "size", "note", "due", "label"]
     assert rows["kind"] == ["categorical", "1 of 32 hashed places", "0.0%", "a, b"]
     assert rows["size"][0] == "numeric"
-    assert rows["size"][2] == "25.0%"
+    assert rows["size"][2] == "25.0% (mean)"
     assert rows["due"][0] == "not used"
     assert "label: classification; 2 classes in the sample: 'yes', 'no'" in shown
     assert "the first is 2024-05-01T00:00:00Z" in shown

@@ -105,3 +105,20 @@ def test_decimals_are_classes_features_and_times(tmp_path: Path) -> None:
     (batch,) = recorded(tmp_path, "a.parquet", label=stated).read({}, 10)
     assert batch.y is not None
     assert batch.y.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["1.5", "NA", "?", "2"], "numeric"),
+        (["none", "high", "none", "high"], "categorical"),
+        (["?", "?", "-", "-"], "categorical"),
+        (["1", "2", "low", "high"], "text"),
+    ],
+)
+def test_text_for_a_missing_number_does_not_count(
+    tmp_path: Path, cells: list[str], kind: str
+) -> None:
+    csv(tmp_path / "a.csv", "\n".join(["a,y", *(f"{cell},u" for cell in cells)]) + "\n")
+    (feature,) = recorded(tmp_path, "a.csv").schema.features
+    assert feature.kind == kind

@@ -57,10 +57,10 @@ WORDS = ["red cat", "old dog", "a bird in a tree", "nothing at all", "seen twice
         (rows(lambda i: f"{i * 0.5} %"), "numbers with a unit"),
         (rows(lambda i: f"€{i + 5}.20"), "numbers with a currency"),
         (rows(lambda i: f"images/{i:05}.JPG"), "holds paths of images"),
-        (rows(lambda i: f"{i * 0.37}" if i % 4 else "n/a"), "75% of its values are numbers"),
+        (rows(lambda i: f"{i * 0.37}" if i % 4 else "low"), "75% of its values are numbers"),
         (
-            rows(lambda i: f"{i * 0.37}" if i % 20 else "n/a"),
-            "hold no number there, as 'n/a' in row 0",
+            rows(lambda i: f"{i * 0.37}" if i % 20 else "low"),
+            "hold no number there, as 'low' in row 0",
         ),
         (rows(lambda i: i * 3 + i % 2), "rises with every row"),
         (rows(lambda i: f"2024-05-01T{i // 60:02}:{i % 60:02}:00Z"), "holds times"),
