@@ -95,6 +95,14 @@ class Encoding(NamedTuple):
 _NO_ROWS = np.empty(0, np.int64)
 
 
+NEEDS_SEGMENTS = (
+    "needs to know where tasks end, and this stream has no segments: state how many events a task "
+    "has (learner.every), or the column of the task where the stream has one (stream.segment); or "
+    "take a learner that needs no boundaries, as replay, er-ace, der++ or view-batch"
+)
+"""What is wrong with a learner that requires segments on a stream without any, and the remedy."""
+
+
 class LearnerError(Exception):
     """The learner cannot do what a job asks. The message names the place and the remedy."""
 
@@ -172,6 +180,11 @@ class Learner(ABC):
         self.version = 0
         self.classes: tuple[ClassName, ...] = schema.classes
         self._check_class_count(len(schema.classes))
+
+    @property
+    def requires_segments(self) -> bool:
+        """Whether it cannot learn from events whose ``segment`` is not known."""
+        return False
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import PositiveInt
 
-from learners.base import LearnerError
+from learners.base import NEEDS_SEGMENTS, LearnerError
 from learners.networks.base import NetworkConfig, NetworkLearner
 from streams.core.batch import Batch
 from streams.core.schema import Schema, Task
@@ -58,10 +58,7 @@ class Boundaries:
         elif batch.segment is not None:
             segment = batch.segment
         else:
-            raise LearnerError(
-                "learner.every: this learner needs to know where tasks end, and this stream has no "
-                "segments: state how many events a task has, or the stream's segments"
-            )
+            raise LearnerError(f"learner.every: this learner {NEEDS_SEGMENTS}")
         last = segment[0] if self._last is None else self._last
         ended = np.diff(segment, prepend=last) != 0
         edges = [0, *(np.flatnonzero(ended[1:]) + 1).tolist(), len(batch)]
@@ -92,6 +89,10 @@ class Segmented(NetworkLearner):
     ) -> None:
         super().__init__(config, schema, seed, device)
         self.boundaries = Boundaries(config.every)
+
+    @property
+    def requires_segments(self) -> bool:
+        return self.boundaries.every is None
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:

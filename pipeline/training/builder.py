@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
-from learners.base import Learner, LearnerError
+from learners.base import NEEDS_SEGMENTS, Learner, LearnerError
 from pipeline.config.errors import JobError
 from pipeline.config.job import Job, LoadedJob
 from pipeline.evaluation.metric_names import unknown_metric
@@ -72,7 +72,7 @@ def build(loaded: LoadedJob) -> Parts:
     with _job_errors(loaded.file, "operators"):
         operators = _operators(job.stream, stream, learner)
         vocabulary = LabelEncoder(schema.classes)
-        _check_evaluate(job, stream, learner)
+        _check_fit(job, stream, learner)
         _check_alerts(job)
         probes, once = job.evaluate.probes, job.evaluate.once_seen
         hold_out = HoldOut(probes.share, job.seed) if probes.share else None
@@ -121,8 +121,10 @@ def _operators(config: StreamConfig, stream: Stream, learner: Learner) -> list[O
     return operators
 
 
-def _check_evaluate(job: Job, stream: Stream, learner: Learner) -> None:
-    """Raise ``LearnerError`` where the job asks for an evaluation that cannot be done."""
+def _check_fit(job: Job, stream: Stream, learner: Learner) -> None:
+    """Raise ``LearnerError`` where the job asks for what its stream and learner cannot do."""
+    if learner.requires_segments and stream.has_segments is False:
+        raise LearnerError(f"learner.every: learner {job.learner.kind!r} {NEEDS_SEGMENTS}")
     regression = stream.schema.task == "regression"
     if job.evaluate.probes.cut.drift is not None and regression:
         raise LearnerError("evaluate.probes.cut.drift: it is for classification")

@@ -51,6 +51,8 @@ class Stream(ABC):
         has_ids: whether events have ids of their own (else their position is their id).
         has_time: whether events have a time of their own (else their position is their time).
         has_arrivals: whether labels arrive on their own, not in the rows of their events.
+        has_segments: whether events have the task or concept that they are of; None: that is not
+            known before they are read.
         gapless: whether the offsets of a partition have no gaps, dead events included. A missing
             offset is then an error, not a silent loss. False for Kafka, where it is no loss.
         interleaved_partitions: whether partitions are read interleaved, not one after another.
@@ -70,6 +72,7 @@ class Stream(ABC):
     has_ids: bool = False
     has_time: bool = False
     has_arrivals: bool = False
+    has_segments: bool | None = None
     gapless: bool = True
     interleaved_partitions: bool = False
     open_end: bool = False

@@ -221,6 +221,7 @@ class FileStream(Stream):
         self.has_ids = config.id is not None
         self.has_time = config.time is not None
         self.has_arrivals = config.labels is not None
+        self.has_segments = config.segment is not None
         self.id_type = columns.id.type if columns.id else "int"
         self.dtype = np.dtype(dtype_of(self.files, features)).name
         self._decode = Decoder(self.schema, columns, self.dtype)

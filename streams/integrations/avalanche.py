@@ -62,6 +62,7 @@ class AvalancheStream(Stream):
     """
 
     kind = "avalanche"
+    has_segments = True
     Config = AvalancheStreamConfig
     dtype = "float32"
 

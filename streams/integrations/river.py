@@ -50,6 +50,7 @@ class RiverStream(Stream):
     """
 
     kind = "river"
+    has_segments = False
     Config = RiverStreamConfig
 
     def __init__(self, config: RiverStreamConfig, folder: Path) -> None:

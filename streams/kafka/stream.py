@@ -94,6 +94,7 @@ class KafkaStream(LiveStream):
         self.has_ids = config.id is not None
         self.has_time = config.time is not None
         self.has_arrivals = config.labels is not None
+        self.has_segments = False
         self.gapless = config.gaps == "refuse"
         self.id_type = config.id_type
         self.dtype = format_.dtype()

@@ -92,6 +92,7 @@ class ScenarioStream(Stream):
         assert config.dataset is not None
         assert config.tasks is not None
         self.config = config
+        self.has_segments = config.boundaries
         self.data = load(config.dataset)
         if config.validation is not None:
             self.data = split_validation(self.data, config.validation)

@@ -109,6 +109,59 @@ def test_lag_counts_messages_behind(start_lag: Any) -> None:
     assert lag.messages == 7
 
 
+def test_lag_falls_to_zero_when_all_is_read(start_lag: Any) -> None:
+    """The last end offsets are older than the last events: they are behind, not the run."""
+    stream = Ends({"0": 30, "1": 4})
+    lag, loop, _ = start_lag(stream)
+    loop.ledger.begin({"0": 10, "1": 4})
+    wait_until(lambda: stream.asked > 1)
+    lag.on_batch_end(loop, loop.flush())
+    assert lag.messages == 20
+    enter(loop.ledger, 10, 20)
+    lag.on_idle(loop)
+    assert lag.messages == 0
+
+
+def test_lag_at_the_end_waits_for_the_first_answer(start_lag: Any) -> None:
+    """A run of a moment ends before the thread has asked."""
+    lag, loop, _ = start_lag(Ends({"0": 12}))
+    loop.ledger.begin({"0": 0})
+    enter(loop.ledger, 0, 12)
+    lag.on_end(loop, loop.flush())
+    assert lag.messages == 0
+
+
+class Named(Ends):
+    def place_name(self, partition: int, label: bool) -> str:
+        return f"{'labels' if label else 'clicks'}/{partition}"
+
+
+def test_silence_is_of_all_of_topics_and_of_partitions(start_lag: Any) -> None:
+    """Partition 1 and the labels have gone silent; partition 0 goes on."""
+    ends = [{"0": n, "1": 5, "labels/0": 7} for n in range(1, 400)]
+    stream = Named(*ends)
+    lag, _, _ = start_lag(stream)
+    wait_until(lambda: stream.asked > 60)
+    seconds = lag.silence()
+    name = "system/seconds_since_last_message"
+    assert seconds.keys() == {
+        name,
+        *(f"{name}/{place}" for place in ("clicks", "clicks/0", "clicks/1", "labels", "labels/0")),
+    }
+    assert seconds[name] == seconds[f"{name}/clicks"] == seconds[f"{name}/clicks/0"]
+    assert seconds[f"{name}/labels"] == seconds[f"{name}/labels/0"]
+    assert seconds[f"{name}/clicks/1"] == pytest.approx(seconds[f"{name}/labels"], abs=0.01)
+    assert seconds[f"{name}/clicks/1"] > 0.2 > seconds[name]
+
+
+def test_silence_of_many_partitions_is_of_topics_only(start_lag: Any) -> None:
+    stream = Named({str(partition): 1 for partition in range(40)})
+    lag, _, _ = start_lag(stream)
+    wait_until(lambda: lag.silence())
+    name = "system/seconds_since_last_message"
+    assert lag.silence().keys() == {name, f"{name}/clicks"}
+
+
 def test_lag_ignores_partitions_not_read_yet(start_lag: Any) -> None:
     """As before a group has given it: nobody can tell where its reading begins."""
     stream = Ends({"0": 30, "5": 1000})

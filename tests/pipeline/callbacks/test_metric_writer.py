@@ -128,6 +128,24 @@ def test_publisher_copies_a_slow_model_less_often(
     assert publisher.newer(0, 0)[0] <= 3  # type: ignore[index]
 
 
+def test_writer_on_idle_writes_the_last_row_once(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause of a second after the last event is worth a row, every five seconds at most."""
+    now = [0.0]
+    monkeypatch.setattr("pipeline.callbacks.metric_writer.time.perf_counter", lambda: now[0])
+    writer = MetricWriter(10_000)
+
+    class Idles(Callback):
+        def on_batch_end(self, loop: Loop, result: StepResult) -> None:
+            for second in (0.0, 0.5, 1.0, 30.0):
+                now[0] += second
+                writer.on_idle(loop)
+
+    run(write_job(), "a", writer, Idles(), max_events=96)
+    assert [row["step"] for row in rows("a")] == [32, 64, 96]
+
+
 def test_publisher_on_idle_publishes_once(write_job: WriteJob) -> None:
     publisher = SnapshotPublisher(3600.0)
 
