@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import warnings
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -22,6 +20,7 @@ from pydantic import (
 
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Missing
+from streams.core.secrets import check_variables, from_environment, masked
 from streams.core.settings import FormerName, Settings, unknown
 from streams.core.stream_config import DeadLetters, LabelDelay, StreamConfig
 from streams.decoding.columns import parse_time
@@ -29,10 +28,6 @@ from streams.decoding.formats.factory import AnyFormatConfig
 from streams.decoding.formats.json import JsonConfig
 from streams.files.stream import LabelConfig
 from streams.kafka.record_fields import RecordField
-
-_SECRET = re.compile("pass|secret|token|credential|pem|oauth", re.IGNORECASE)
-_URL_USER = re.compile(r"//[^/@\s]*@")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _FILE_OPTIONS = frozenset(
@@ -145,6 +140,8 @@ class KafkaConfig(StreamConfig):
             "client",
             "gaps",
         ),
+        # Later versions of a schema may be added.
+        *("format.schemas", "format.registry", "labels.format.schemas", "labels.format.registry"),
         # May change, so that messages that were dead for them can be sent again and learned.
         *("max_bytes", "max_future_seconds"),
     }
@@ -176,23 +173,13 @@ class KafkaConfig(StreamConfig):
     @field_serializer("client")
     def _masked(self, client: dict[str, Any]) -> dict[str, Any]:
         """Mask secrets in what is stored and shown: run folder, MLflow."""
-        return {
-            name: "***"
-            if _SECRET.search(name) and not _VARIABLE.fullmatch(str(value))
-            else _URL_USER.sub("//***@", value)
-            if isinstance(value, str)
-            else value
-            for name, value in client.items()
-        }
+        return masked(client)
 
     def options(self) -> dict[str, Any]:
         """Return ``client`` with the values of environment variables. Raise ``StreamError``."""
         options = {}
         for name, value in self.client.items():
-            variable = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
-            if variable is not None and variable[1] not in os.environ:
-                raise StreamError(f"stream.client.{name}: {variable[1]} is not in the environment")
-            options[name] = value if variable is None else os.environ[variable[1]]
+            options[name] = from_environment(f"stream.client.{name}", value)
             self._check_option(name, options[name])
         return options
 
@@ -239,11 +226,8 @@ class KafkaConfig(StreamConfig):
     def _client(cls, client: Any) -> Any:
         if not isinstance(client, dict):  # do not show the value: it may hold a secret
             raise ValueError("expected a mapping of options")
+        check_variables(client)
         for name, value in client.items():
-            if isinstance(value, str) and "${" in value and not _VARIABLE.fullmatch(value):
-                raise ValueError(
-                    f"{name}: ${{NAME}} must be the whole value: put all of it into the environment"
-                )
             if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
                 raise ValueError(f"{name}: {value!r} is text: write true or false")
         return client

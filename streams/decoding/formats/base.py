@@ -102,9 +102,15 @@ class Format(ABC):
         fields: the columns to read, in order.
         folder: the folder that relative paths in the settings start from.
 
+    Attributes:
+        needs_schema_id: whether messages state the id of a schema, and the settings do not.
+        schema_id: that id, as a run noted it when it began; None: any.
+
     Raises:
         StreamError: a field cannot be read from such messages; names the place and the remedy.
     """
+
+    schema_id: int | None = None
 
     Config: ClassVar[type[FormatConfig]] = FormatConfig
 
@@ -126,6 +132,10 @@ class Format(ABC):
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """Encode rows (field name to value) as messages; the inverse of ``read``. A field that is
         not required may be None or missing."""
+
+    @property
+    def needs_schema_id(self) -> bool:
+        return False
 
     def dtype(self) -> str:
         """Return ``float32`` if all numbers and vectors are stored as such, else ``float64``."""

@@ -9,11 +9,9 @@ from typing import Any, Literal
 from streams.core.errors import StreamError
 
 Framing = Literal["plain", "confluent"]
-"""``confluent``: a message begins with the magic byte 0 and 4 bytes of a schema id. The id is
-ignored: the settings name the schema."""
+"""``confluent``: a message begins with the magic byte 0 and 4 bytes of a schema id."""
 
 HEADER_BYTES = 5
-HEADER = bytes(HEADER_BYTES)
 
 
 def library(module: str, package: str, kind: str) -> Any:
@@ -42,3 +40,13 @@ def no_header(value: bytes) -> str | None:
     if value[0]:
         return f"the first byte is {value[0]}; expected Confluent's magic byte 0"
     return None
+
+
+def header(id_: int) -> bytes:
+    """Return Confluent's header for a schema id."""
+    return b"\0" + id_.to_bytes(4, "big")
+
+
+def schema_id(value: bytes) -> int:
+    """Return the schema id in a message that begins with Confluent's header."""
+    return int.from_bytes(value[1:HEADER_BYTES], "big")

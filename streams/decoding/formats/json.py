@@ -12,13 +12,20 @@ import pyarrow as pa
 from streams.decoding.columns import Mask
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, ParsedRecords
+from streams.decoding.formats.extras import HEADER_BYTES, Framing, header, no_header
 from streams.decoding.formats.python_values import show
 
 
 class JsonConfig(FormatConfig):
-    """Settings of JSON: the kind alone."""
+    """Settings of JSON.
+
+    Attributes:
+        framing: ``confluent`` where messages come from Confluent's serializers. The id of the
+            schema in them is passed over: JSON names its own fields.
+    """
 
     kind: Literal["json"] = "json"
+    framing: Framing = "plain"
 
 
 class Json(Format):
@@ -37,7 +44,13 @@ class Json(Format):
         where: list[int] = []
         bad: dict[int, str] = {}
         loads = orjson.loads
+        framed = self.config.framing == "confluent"
         for i, value in enumerate(values):
+            if framed and value is not None:
+                if why := no_header(value):
+                    bad[i] = why
+                    continue
+                value = value[HEADER_BYTES:]
             try:
                 parsed = loads(value)  # type: ignore[arg-type]
             except ValueError as error:
@@ -99,8 +112,10 @@ class Json(Format):
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
         option = orjson.OPT_SERIALIZE_NUMPY
+        framing = header(0) if self.config.framing == "confluent" else b""
         return [
-            orjson.dumps(cells.nested(self.fields, row, _encoded), option=option) for row in rows
+            framing + orjson.dumps(cells.nested(self.fields, row, _encoded), option=option)
+            for row in rows
         ]
 
 

@@ -12,10 +12,10 @@ from streams.core.settings import unknown
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.base import NO_VALUE, Field, Format, FormatConfig, ParsedRecords
 from streams.decoding.formats.extras import (
-    HEADER,
     HEADER_BYTES,
     Framing,
     file_bytes,
+    header,
     library,
     no_header,
 )
@@ -177,8 +177,8 @@ class Protobuf(Format):
     def write(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """Encode rows. With Confluent's framing the id of the schema is 0, and the type the first
         of its file."""
-        header = HEADER + b"\0" if self.config.framing == "confluent" else b""
-        return [header + self._message(row).SerializeToString() for row in rows]
+        framing = header(0) + b"\0" if self.config.framing == "confluent" else b""
+        return [framing + self._message(row).SerializeToString() for row in rows]
 
     def _message(self, row: Mapping[str, Any]) -> Any:
         message = self._class()
