@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pipeline.training.description import JobDescription
 from streams.core.description import ColumnDescription
+from streams.decoding.class_names import shown
 
 CLASSES_SHOWN = 12
 """Classes that are named."""
@@ -61,7 +62,7 @@ def _label(description: JobDescription) -> str:
     where = "stated" if stream.classes_stated else "in the sample"
     if not stream.classes:
         return "label: classification; the classes are those of the stream"
-    names = ", ".join(map(repr, stream.classes[:CLASSES_SHOWN]))
+    names = ", ".join(map(shown, stream.classes[:CLASSES_SHOWN]))
     more = len(stream.classes) - CLASSES_SHOWN
     return f"label: classification; {len(stream.classes)} classes {where}: {names}" + (
         f", and {more} more" if more > 0 else ""
