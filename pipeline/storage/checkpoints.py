@@ -9,6 +9,10 @@ run can resume whichever step the process dies in:
 4. the folder gets its final name (an atomic rename), and its parent is flushed,
 5. checkpoints beyond the newest ``keep`` are deleted.
 
+The checkpoint of a run that has come to an end holds two states: that of the end, and that before
+the last micro-batch. The end cuts the last micro-batch short and releases the labels that are
+awaited, so a run that goes on does so from the second, as if there had been no end.
+
 Resume reads the newest one whose manifest and checksums hold; it names and skips a broken one. The
 only pickle ever read is the state of an opaque learner, once the checksum of its file holds.
 """
@@ -36,6 +40,8 @@ from streams.core.state_dict import State, copied, leaves, nested
 
 FORMAT = 1
 _WRITING = ".writing-"
+_RESUME = "resume-"
+"""Prefix of the files of the second state of a checkpoint."""
 
 
 class CheckpointError(Exception):
@@ -49,6 +55,20 @@ class Checkpoint(NamedTuple):
     events: int
     state: State
     about: dict[str, Any]
+
+
+class ResumePoint(NamedTuple):
+    """The state before the last micro-batch of a run, from which the run goes on.
+
+    Attributes:
+        events: events before it.
+        state: the state.
+        source: what must be known of the source of the events; JSON.
+    """
+
+    events: int
+    state: State
+    source: dict[str, Any]
 
 
 class Checkpoints:
@@ -93,6 +113,7 @@ class Checkpoints:
         state: State,
         about: dict[str, Any],
         then: Callable[[], None] | None = None,
+        point: ResumePoint | None = None,
     ) -> None:
         """Copy the state, and write it in a thread. The next call waits until it is written.
 
@@ -104,6 +125,7 @@ class Checkpoints:
             state: the state.
             about: more for the manifest; JSON.
             then: called in the thread once the checkpoint is whole.
+            point: where a run that has come to an end here would go on, with a state of its own.
 
         Raises:
             CheckpointError: the state holds a value that cannot be written.
@@ -125,7 +147,7 @@ class Checkpoints:
                 "goes on; the checkpoints before it are whole, and the next is tried in its turn"
             )
         self._reported = failure is not None
-        self._writing = self._writer.submit(self._write, events, copied(state), about, then)
+        self._writing = self._writer.submit(self._write, events, copied(state), about, then, point)
 
     def wait(self) -> OSError | None:
         """Wait for the checkpoint being written; return why it could not be."""
@@ -142,29 +164,22 @@ class Checkpoints:
         self._writer.shutdown(wait=True)
 
     def _write(
-        self, events: int, state: State, about: dict[str, Any], then: Callable[[], None] | None
+        self,
+        events: int,
+        state: State,
+        about: dict[str, Any],
+        then: Callable[[], None] | None,
+        point: ResumePoint | None,
     ) -> None:
-        arrays: dict[str, Array] = {}
-        values: dict[str, Any] = {}
-        for path, leaf in leaves(state):
-            if isinstance(leaf, np.ndarray | np.generic):
-                # ascontiguousarray makes one dimension of none
-                arrays[path] = np.ascontiguousarray(leaf).reshape(leaf.shape)
-            else:
-                values[path] = leaf
         start = time.perf_counter()
         name = f"{events:015d}"
         writing = self.folder / f"{_WRITING}{name}"
         try:
             writing.mkdir()
-            try:
-                save_file(arrays, writing / "arrays.safetensors")
-            except SafetensorError as error:  # which is how it tells of a full disk
-                number = re.search(r"I/O error.*\(os error (\d+)\)", str(error))
-                if number is None:
-                    raise
-                raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
-            (writing / "values.json").write_text(json.dumps(values))
+            _write_state(writing, state)
+            if point is not None:
+                _write_state(writing, point.state, _RESUME)
+                about = {**about, "resume": {"events": point.events, "source": point.source}}
             files = {file.name: _fingerprint(file) for file in sorted(writing.iterdir())}
             manifest = {"format": FORMAT, "events": events, "files": files, **about}
             seal = hashlib.sha256(_canonical(manifest)).hexdigest()
@@ -241,10 +256,42 @@ def read(path: Path) -> Checkpoint:
                 else f"it has {actual['bytes']} of {expected['bytes']} bytes"
             )
             raise CheckpointError(f"broken checkpoint file {path / name}: {why}")
-    flat: dict[str, Any] = {**load_file(path / "arrays.safetensors")}
-    flat |= json.loads((path / "values.json").read_text())
     about = {k: v for k, v in manifest.items() if k not in ("format", "files", "events")}
-    return Checkpoint(path, manifest["events"], nested(flat), about)
+    return Checkpoint(path, manifest["events"], _read_state(path), about)
+
+
+def resume_point(checkpoint: Checkpoint) -> ResumePoint | None:
+    """Return the second state of a checkpoint that ``read`` returned; None where it has none."""
+    about = checkpoint.about.get("resume")
+    if about is None:
+        return None
+    return ResumePoint(about["events"], _read_state(checkpoint.path, _RESUME), about["source"])
+
+
+def _write_state(folder: Path, state: State, prefix: str = "") -> None:
+    """Write a state into a folder. Raise ``OSError``."""
+    arrays: dict[str, Array] = {}
+    values: dict[str, Any] = {}
+    for path, leaf in leaves(state):
+        if isinstance(leaf, np.ndarray | np.generic):
+            # ascontiguousarray makes one dimension of none
+            arrays[path] = np.ascontiguousarray(leaf).reshape(leaf.shape)
+        else:
+            values[path] = leaf
+    try:
+        save_file(arrays, folder / f"{prefix}arrays.safetensors")
+    except SafetensorError as error:  # which is how it tells of a full disk
+        number = re.search(r"I/O error.*\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+    (folder / f"{prefix}values.json").write_text(json.dumps(values))
+
+
+def _read_state(folder: Path, prefix: str = "") -> State:
+    flat: dict[str, Any] = {**load_file(folder / f"{prefix}arrays.safetensors")}
+    flat |= json.loads((folder / f"{prefix}values.json").read_text())
+    return nested(flat)
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

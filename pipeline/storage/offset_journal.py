@@ -2,9 +2,9 @@
 
 The partitions of a live stream interleave differently each time they are read. The journal keeps
 the order: the first line of ``journal.jsonl`` says where the run began, each other line names a
-block by its ranges of offsets, with a hash of the last record of each. A run that was killed reads
-the blocks after its checkpoint again by the journal, and comes to the state of a run that was not
-killed.
+block by its ranges of offsets, with a hash of the last record of each, or says where a run that
+goes on after its end is to end now. A run that was killed reads the blocks after its checkpoint
+again by the journal, and comes to the state of a run that was not killed.
 
 A line is written before its block is learned, so a killed process loses none. It is on the disk
 before a checkpoint that needs it: a loss of power loses only lines that no checkpoint needs.
@@ -112,11 +112,12 @@ class Journal:
         self._append(line | ({"topics": self.topics} if topics else {}))
         self.sync()
 
-    def go_on(self, at: tuple[int, int] | None) -> Iterator[Entry]:
+    def go_on(self, at: tuple[int, int] | None, stop: Cursor | None = None) -> Iterator[Entry]:
         """Read the blocks from a position on; then ``write`` appends to the journal.
 
         Args:
             at: as ``position`` returned it; None reads all blocks.
+            stop: where the run was to end at that position; None: as at the beginning.
         """
         self.close()
         self._open.clear()
@@ -124,6 +125,7 @@ class Journal:
             self.head()
         except OSError as error:
             raise JobError(f"{self.path}: {error.strerror}: {_REMEDY}") from None
+        self.stop = stop or self.stop
         with self.path.open("r+b") as file:
             file.readline()
             self._end, self._next = (file.tell(), 0) if at is None else at
@@ -131,7 +133,12 @@ class Journal:
             if file.read(1) != b"\n":
                 raise JobError(f"{self.path}: block {self._next} is not where it was: {_REMEDY}")
             while (line := file.readline()).endswith(b"\n"):
-                entry = self._entry(line)
+                fields = self._json(line)
+                if "stop" in fields:
+                    self.stop = fields["stop"]
+                    self._end += len(line)
+                    continue
+                entry = self._entry(fields, line)
                 if entry.number != self._next:
                     raise self._broken(line)
                 self._note(entry)
@@ -140,6 +147,12 @@ class Journal:
                 yield entry
             file.truncate(self._end)  # a partial line of a killed process
         self._file = self.path.open("ab")
+
+    def extend(self, stop: Cursor) -> None:
+        """Note that the run, which has come to its end, goes on and ends here."""
+        self.stop = stop
+        self._append({"stop": stop})
+        self.sync()
 
     def write(
         self,
@@ -197,8 +210,7 @@ class Journal:
         last = {name: after for name, (_, after) in entry.ranges.items()}
         self._open.append((self._end, entry.number, last))
 
-    def _entry(self, line: bytes) -> Entry:
-        fields = self._json(line)
+    def _entry(self, fields: dict[str, Any], line: bytes) -> Entry:
         try:
             ranges = {name: (first, after) for name, (first, after) in fields["ranges"].items()}
             return Entry(
@@ -214,9 +226,11 @@ class Journal:
 
     def _json(self, line: bytes) -> dict[str, Any]:
         try:
-            fields: dict[str, Any] = json.loads(line)
+            fields = json.loads(line)
         except ValueError:
             raise self._broken(line) from None
+        if not isinstance(fields, dict):
+            raise self._broken(line)
         return fields
 
     def _broken(self, line: bytes) -> JobError:

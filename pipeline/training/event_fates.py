@@ -156,6 +156,11 @@ class Ledger:
         self.fold()
         return {partition: span.next for partition, span in sorted(self._spans.items())}
 
+    @staticmethod
+    def cursor_of(state: State) -> Cursor:
+        """Return the cursor of a ledger of this state."""
+        return {name: after for name, _, after, _ in state["positions"]}
+
     def fates(self) -> dict[str, int]:
         """Return the number of events of each fate."""
         self.fold()

@@ -45,6 +45,16 @@ class EventSource(ABC):
         """Take up what ``position`` returned for the checkpoint that the run resumes from."""
 
     @abstractmethod
+    def has_more(self, cursor: Cursor) -> bool:
+        """Return whether a stream that had ended at a cursor has more by now. Where it has, the
+        run goes on to what is its end now. ``resume`` was called with the state of that end.
+
+        Raises:
+            RunStoppedError: the run was asked to stop while nothing answered.
+            StreamError: the stream cannot be read.
+        """
+
+    @abstractmethod
     def batches(self, cursor: Cursor) -> Iterator[Batch]:
         """Read the micro-batches from a cursor on.
 
@@ -89,6 +99,9 @@ class DirectSource(EventSource):
 
     def resume(self, position: SourceState) -> None:
         pass
+
+    def has_more(self, cursor: Cursor) -> bool:
+        return any(True for _ in self._until_stopped(self._read(cursor)))
 
     def batches(self, cursor: Cursor) -> Iterator[Batch]:
         return self._cut(self._until_stopped(self._read(cursor)))

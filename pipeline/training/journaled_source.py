@@ -86,6 +86,8 @@ class JournaledSource(EventSource):
         self._topics: dict[str, str] = {}  # ids of the topics of the run
         self._marks: dict[str, ReadMark] = {}  # how far each partition was read
         self._resumes = False  # whether an earlier process has read some of it
+        self._stop_kept: Cursor | None = None  # where the run was to end, by the checkpoint
+        self._ended_at: Cursor | None = None  # where it ended, if it goes on from there
 
     def begin(self, fingerprint: dict[str, Any]) -> Cursor:
         """Begin at the stream's start; or, where a killed run left a journal, at the journal's."""
@@ -105,6 +107,13 @@ class JournaledSource(EventSource):
         self._topics = position.get("topics", {})
         marks = position.get("marks", {})
         self._marks = {name: ReadMark(*mark) for name, mark in marks.items()}
+        self._stop_kept = position.get("stop")
+
+    def has_more(self, cursor: Cursor) -> bool:
+        if self.stream.bounded and reached(cursor, self._retry(self.stream.stop)):
+            return False
+        self._ended_at = cursor
+        return True
 
     def batches(self, cursor: Cursor) -> Iterator[Batch]:
         return self._cut(self.blocks(cursor, self._checkpointed))
@@ -113,6 +122,7 @@ class JournaledSource(EventSource):
         self._check_topics()
         position = {
             "journal": self.journal.position(cursor),
+            "stop": self.journal.stop,
             "topics": self._topics,
             "marks": {name: list(mark) for name, mark in self._marks.items()},
         }
@@ -145,7 +155,7 @@ class JournaledSource(EventSource):
         first = at
         if at is not None and self.recorder is not None:
             first = min(at, self.recorder.wanted) if self.recorder.wanted else None
-        for entry in self.journal.go_on(first):
+        for entry in self.journal.go_on(first, self._stop_kept):
             number, ranges = entry.number, entry.ranges
             is_new = at is None or number >= at[1]
             if is_new and self._lacks_learned(entry, first_offsets):
@@ -172,9 +182,13 @@ class JournaledSource(EventSource):
             recorder.put(entry.number, self._read_again(entry), self.journal.end)
 
     def _stop(self) -> Cursor | None:
-        """Return where the run ends: as the journal says, else at the stream's end now."""
+        """Return where the run ends: as the journal says, else at the stream's end now. A run that
+        had ended there already goes on to the end now, and the journal says so."""
         if not self.stream.bounded:
             return None
+        stop = self.journal.stop
+        if stop and self._ended_at is not None and reached(self._ended_at, stop):
+            self.journal.extend(self._retry(self.stream.stop))
         return self.journal.stop or self._retry(self.stream.stop)
 
     def _new(self, cursor: Cursor, stop: Cursor | None) -> Iterator[Batch]:

@@ -9,11 +9,19 @@ from typing import Any
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
 from pipeline.dead_letters.file_writer import DeadLetterLog
-from pipeline.storage.checkpoints import Checkpoint, CheckpointError, Checkpoints, read
+from pipeline.storage.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Checkpoints,
+    ResumePoint,
+    read,
+    resume_point,
+)
 from pipeline.storage.run_folder import JOURNAL
 from pipeline.training.builder import Parts
 from pipeline.training.callback import Say
-from pipeline.training.event_source import EventSource
+from pipeline.training.event_fates import Ledger
+from pipeline.training.event_source import EventSource, RunStoppedError
 from pipeline.training.versions import versions
 from streams.core.errors import StreamError
 from streams.core.stream import Stream
@@ -31,12 +39,14 @@ class StartingPoint:
         resumed_from: the checkpoint that it resumes from.
         warm_from: the checkpoint of another run that it was begun with, now or before.
         warm: the learner was taken from there just now.
+        point: where the run would go on, if it has come to an end and stays there.
     """
 
     finished: bool = False
     resumed_from: str | None = None
     warm_from: str | None = None
     warm: bool = False
+    point: ResumePoint | None = None
 
 
 class Restorer:
@@ -60,13 +70,24 @@ class Restorer:
         self.say = say
 
     def restore(
-        self, checkpoints: Checkpoints, resume: bool, warm_from: Path | None
+        self,
+        checkpoints: Checkpoints,
+        resume: bool,
+        warm_from: Path | None,
+        max_events: int | None = None,
     ) -> StartingPoint:
-        """Load the newest checkpoint where ``resume`` says so; else begin anew."""
+        """Load the newest checkpoint where ``resume`` says so; else begin anew.
+
+        Args:
+            checkpoints: of the run.
+            resume: whether to go on.
+            warm_from: a checkpoint of another run to take the learner from.
+            max_events: events that the run is to have read in all.
+        """
         try:
             checkpoint = checkpoints.newest() if resume else None
             if checkpoint is not None:
-                return self._resume(checkpoint)
+                return self._resume(checkpoint, max_events)
             known = None if warm_from is None else read(warm_from)
         except CheckpointError as error:
             raise JobError(str(error)) from None
@@ -89,19 +110,38 @@ class Restorer:
         if self.source.fingerprint is not None:
             self._check_fingerprint(self.source.fingerprint, self.dead.path.with_name(JOURNAL))
 
-    def _resume(self, checkpoint: Checkpoint) -> StartingPoint:
+    def _resume(self, checkpoint: Checkpoint, max_events: int | None) -> StartingPoint:
+        """Load a checkpoint: of a run that had come to an end and goes on, the state before it."""
         self._check_fingerprint(checkpoint.about["fingerprint"], checkpoint.path)
         self._check_versions(checkpoint.about["versions"])
-        self.parts.load(checkpoint.state)
         self.source.resume(checkpoint.about)
-        if not self.dead.open(checkpoint.state["dead_bytes"]):
+        stays = max_events is not None and checkpoint.events >= max_events
+        finished = bool(checkpoint.about["finished"]) and (stays or not self._has_more(checkpoint))
+        point = resume_point(checkpoint)
+        events, state = checkpoint.events, checkpoint.state
+        if point is not None and not (stays or finished):
+            events, state = point.events, point.state
+            self.source.resume(point.source)
+            point = None
+        self.parts.load(state)
+        if not self.dead.open(state["dead_bytes"]):
             self.say("dead.jsonl is shorter than it was: dead letters of earlier events are lost")
-        self.say(f"resumed after {checkpoint.events:,} events from {checkpoint.path}")
+        self.say(f"resumed after {events:,} events from {checkpoint.path}")
         return StartingPoint(
-            finished=bool(checkpoint.about["finished"]),
+            finished=finished,
             resumed_from=str(checkpoint.path),
             warm_from=checkpoint.about.get("warm_from"),
+            point=point,
         )
+
+    def _has_more(self, ended: Checkpoint) -> bool:
+        """Return whether the stream has more than it had when a run ended with this checkpoint."""
+        try:
+            return self.source.has_more(Ledger.cursor_of(ended.state["ledger"]))
+        except RunStoppedError:
+            return False
+        except StreamError as error:
+            raise JobError(f"{self.loaded.file}: {error}") from None
 
     def _check_fingerprint(self, kept: dict[str, Any], path: Path) -> None:
         changed = differences(kept, fingerprint(self.loaded, self.parts.stream))

@@ -7,6 +7,7 @@ callbacks are passed in; neither leaves a trace in the state.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 from pipeline.dead_letters.file_writer import DeadLetterLog
 from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
-from pipeline.storage.checkpoints import CheckpointError, Checkpoints
+from pipeline.storage.checkpoints import CheckpointError, Checkpoints, ResumePoint
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import RecordingWriter
 from pipeline.storage.run_folder import RunFolder
@@ -40,8 +41,9 @@ from pipeline.training.versions import versions
 from streams.core.batch import Batch
 from streams.core.errors import StreamChangedError, StreamError, one_line
 from streams.core.live_stream import LiveStream
-from streams.core.state_dict import State
+from streams.core.state_dict import State, copied
 from streams.core.stream import Cursor, Stream
+from streams.operators.microbatch import first_events
 
 ReadBlocksOf = Callable[[BatchReader, Cursor], Iterable[Batch]]
 """Reads blocks of a stream from a cursor on, in this process or another."""
@@ -109,8 +111,10 @@ class Run:
         callbacks: Sequence[Callback] = (),
         blocks: ReadBlocksOf = BatchReader.blocks,
     ) -> dict[str, Any]:
-        """Run to the end of the stream, to ``max_events`` events in all (rounded up to a whole
-        micro-batch), or until ``stop``.
+        """Run to the end of the stream, to ``max_events`` events in all, or until ``stop``.
+
+        An end in the middle of a micro-batch cuts it short. The state before it is kept too: a run
+        that goes on does so from there, and comes to the state of a run without that end.
 
         Args:
             resume: go on from the newest checkpoint.
@@ -131,7 +135,7 @@ class Run:
         with self.folder.lock():
             self.folder.check(resume)
             try:
-                session = self._begin(resume, warm_from, callbacks, blocks)
+                session = self._begin(resume, warm_from, max_events, callbacks, blocks)
                 with self._failures():
                     summary = self._run_to_end(session, max_events)
                     summary["metrics"] |= observers.teardown()
@@ -151,6 +155,7 @@ class Run:
         self,
         resume: bool,
         warm_from: Path | None,
+        max_events: int | None,
         callbacks: Sequence[Callback],
         blocks: ReadBlocksOf,
     ) -> _OpenRun:
@@ -164,7 +169,7 @@ class Run:
             if not resume:
                 self.folder.clear()
             restorer = Restorer(self.loaded, parts, source, self._dead, self.say)
-            start = restorer.restore(self._checkpoints, resume, warm_from)
+            start = restorer.restore(self._checkpoints, resume, warm_from, max_events)
             self.folder.write_job(self.loaded)
             if self._recorder is not None:
                 self._recorder.begin(self.loaded, parts.stream, self._journal, start.warm_from)
@@ -203,15 +208,15 @@ class Run:
         started = time.perf_counter()
         if start.warm:  # a run that is killed before its first checkpoint would resume cold
             self._save(session, finished=False)
-        finished = start.finished
+        finished, point = start.finished, start.point
         if finished:
-            self.say("the stream has ended already: nothing is left to learn")
+            self.say("the stream has ended already, and has nothing new: nothing is left to learn")
             source.catch_up(parts.loop.ledger, finished)
             if (old := self.folder.summary()) and old["finished"]:
                 return old
         else:
-            finished = self._train(session, max_events)
-        return self._close(session, finished, time.perf_counter() - started, first)
+            finished, point = self._train(session, max_events)
+        return self._close(session, finished, point, time.perf_counter() - started, first)
 
     def _context(self, parts: Parts, start: StartingPoint, max_events: int | None) -> RunContext:
         return RunContext(
@@ -230,21 +235,25 @@ class Run:
             ),
         )
 
-    def _train(self, session: _OpenRun, max_events: int | None) -> bool:
-        """Learn from the source; return whether its stream has ended."""
-        parts, source, _, callbacks, keeper = session
-        loop, limit = parts.loop, math.inf if max_events is None else max_events
+    def _train(self, session: _OpenRun, max_events: int | None) -> tuple[bool, ResumePoint | None]:
+        """Learn from the source; return whether its stream has ended, and where the run would go
+        on, if not from its end."""
+        parts, source, start, callbacks, keeper = session
+        loop, limit = parts.loop, sys.maxsize if max_events is None else max_events
         if loop.events >= limit:
             source.catch_up(loop.ledger, finished=False)
-            return False
+            return False, start.point
         every_events = self.loaded.job.checkpoint.every_events
         schedule = CheckpointSchedule(every_events, source.checkpoint_s, loop.events)
-        finished = False
+        finished, point = False, None
         try:
             for batch in source.batches(loop.ledger.cursor()):
-                result = loop.step(batch)
+                left = limit - loop.events
+                if batch.last or batch.events > left:
+                    point = self._resume_point(session)
+                result = loop.step(batch if batch.events <= left else first_events(batch, left))
                 callbacks.on_batch_end(loop, result)
-                if schedule.due(loop.events):
+                if point is None and schedule.due(loop.events):
                     self._save(session, finished=False)
                 if self.stopping or loop.events >= limit:
                     break
@@ -255,14 +264,23 @@ class Run:
         except RunStoppedError:
             pass
         except TooManyDeadLettersError:
-            self._save(session, finished=False)
+            self._save(session, finished=False, point=point)
             raise
+        if finished and point is None:  # the stream ended with a whole micro-batch
+            point = self._resume_point(session)
         last = loop.finish(parts.reader.size) if finished else loop.flush()
         source.end(loop.ledger, finished)
         callbacks.on_end(loop, last)
-        return finished
+        return finished, point
 
-    def _save(self, session: _OpenRun, finished: bool) -> State:
+    def _resume_point(self, session: _OpenRun) -> ResumePoint:
+        """Return the current state, to go on from after an end."""
+        parts, source, *_ = session
+        self._dead.sync()
+        state = {**copied(parts.state()), "dead_bytes": self._dead.bytes}
+        return ResumePoint(parts.loop.events, state, source.position(parts.loop.ledger.cursor()))
+
+    def _save(self, session: _OpenRun, finished: bool, point: ResumePoint | None = None) -> State:
         """Write a checkpoint in the background; return its state."""
         parts, source, start, callbacks, _ = session
         parts.loop.verify()
@@ -281,15 +299,20 @@ class Run:
             **source.position(cursor),
         }
         saved = partial(callbacks.on_checkpoint_saved, cursor, dead_bytes)
-        self._checkpoints.write(parts.loop.events, state, about, saved)
+        self._checkpoints.write(parts.loop.events, state, about, saved, point)
         return state
 
     def _close(
-        self, session: _OpenRun, finished: bool, seconds: float, first: int
+        self,
+        session: _OpenRun,
+        finished: bool,
+        point: ResumePoint | None,
+        seconds: float,
+        first: int,
     ) -> dict[str, Any]:
         """Save the last checkpoint; return the summary."""
         loop, job = session.parts.loop, self.loaded.job
-        state = self._save(session, finished)
+        state = self._save(session, finished, point)
         if (failure := self._checkpoints.wait()) is not None:
             raise OSError(failure.errno, failure.strerror, str(self._checkpoints.folder))
         done = loop.events - first

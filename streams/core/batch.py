@@ -249,6 +249,7 @@ class Batch:
         flush: a micro-batch ends with these rows, full or not, because nothing more had arrived.
         read_at: of a block of a live stream: seconds of the reader's clock when it was read.
         marks: of a block of a live stream: how far its partitions have been read.
+        last: it is the last micro-batch of its stream. It may be short only for that reason.
     """
 
     ids: Ints
@@ -270,6 +271,7 @@ class Batch:
     flush: bool = False
     read_at: float | None = None
     marks: ReadMarks | None = None
+    last: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -368,7 +370,7 @@ class Batch:
         return _join(first, batches, x, classes, *_merge_side_records(batches))
 
 
-_BLOCK_ONLY = ("flush", "read_at", "marks")
+_BLOCK_ONLY = ("flush", "last", "read_at", "marks")
 
 
 def _build(signature: str, column: Callable[[ColumnSpec], str]) -> Callable[..., Batch]:

@@ -18,7 +18,8 @@ def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
     The result does not depend on where blocks end, so a run that resumes from any micro-batch sees
     the same ones as a run that was never stopped. Rows are views of their block, except in the one
     micro-batch that spans two. Side records after the last row of a block are kept for the next
-    event; at the end of the stream they come with the last micro-batch.
+    event; at the end of the stream they come with the last micro-batch. That one is marked as the
+    ``last``, unless the stream ended with one of the two cases below.
 
     A micro-batch also ends in two other cases. With a block whose ``flush`` is True: the side
     records after its last row come with it. And, short or empty, with the 4,096th dead event in a
@@ -45,13 +46,24 @@ def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
                 yield rest
             rest = None
     if rest is not None:
-        yield rest
+        yield replace(rest, last=True)
+
+
+def first_events(batch: Batch, count: int) -> Batch:
+    """Return the first events of a micro-batch, dead ones counted, with the labels before them."""
+    events = _dead(batch, False)
+    dead = sum(d.insert_before + i < count for i, d in enumerate(events))
+    rows = count - dead
+    first = replace(batch, dead=())[:rows]
+    labels = tuple(d for d in _dead(batch, True) if d.insert_before < rows)
+    both = sorted((*events[:dead], *labels), key=lambda d: d.insert_before)
+    return replace(first, dead=tuple(both))
 
 
 def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Yield blocks that end with a row, with the side records after it moved to the front of the
-    next; and whether a micro-batch ends with the block: it is flushed, it ends a streak of dead
-    events, or the stream ends."""
+    next; and whether a micro-batch ends with the block: it is flushed, or it ends a streak of dead
+    events. At the end of the stream the last block may have side records after its last row."""
     trailing: list[Batch] = []  # no rows, only the side records after the last one
     streak = 0  # dead events among them
     for block in blocks:
@@ -78,7 +90,7 @@ def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
             trailing.append(after)
             streak += len(_dead(after, False))
     if trailing:
-        yield Batch.concat(trailing), True
+        yield Batch.concat(trailing), False
 
 
 def _streak_end(block: Batch, streak: int) -> tuple[int, int] | None:
