@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch
-from streams.core.stream import Cursor, Stream
+from streams.core.stream import Cursor, Identity, Stream
 
 ReadBlocks = Callable[[Cursor], Iterable[Batch]]
 """Reads new blocks from a cursor on."""
@@ -43,6 +43,15 @@ class EventSource(ABC):
     @abstractmethod
     def resume(self, position: SourceState) -> None:
         """Take up what ``position`` returned for the checkpoint that the run resumes from."""
+
+    @abstractmethod
+    def verify(self, positions: Sequence[SourceState], cursor: Cursor) -> None:
+        """Check that the stream is the one that was read. Raise ``StreamError``.
+
+        Args:
+            positions: what ``position`` returned at some cursors, in their order.
+            cursor: up to which the stream was read.
+        """
 
     @abstractmethod
     def has_more(self, cursor: Cursor) -> bool:
@@ -84,21 +93,42 @@ class DirectSource(EventSource):
         read: reads blocks.
         cut: cuts blocks into micro-batches.
         stopping: returns whether the run is to stop.
+        say: takes lines for a person.
+        identity: returns what was read before a cursor; None: the stream does.
     """
 
     def __init__(
-        self, stream: Stream, read: ReadBlocks, cut: Cut, stopping: Callable[[], bool]
+        self,
+        stream: Stream,
+        read: ReadBlocks,
+        cut: Cut,
+        stopping: Callable[[], bool],
+        say: Callable[[str], None] = print,
+        identity: Callable[[Cursor], Identity] | None = None,
     ) -> None:
         self.stream = stream
+        self.say = say
         self._read = read
         self._cut = cut
         self._stopping = stopping
+        self._identity = identity or stream.identity
 
     def begin(self, fingerprint: dict[str, Any]) -> Cursor:
         return self.stream.origin()
 
     def resume(self, position: SourceState) -> None:
         pass
+
+    def verify(self, positions: Sequence[SourceState], cursor: Cursor) -> None:
+        if not self.stream.has_identity:
+            return
+        known = [position["identity"] for position in positions if "identity" in position]
+        if not known:
+            self.say(
+                "the checkpoint is of before fingerprints were kept: whether its files have "
+                "changed since is not known; from here on it is"
+            )
+        self.stream.verify(known, cursor)
 
     def has_more(self, cursor: Cursor) -> bool:
         return any(True for _ in self._until_stopped(self._read(cursor)))
@@ -107,7 +137,7 @@ class DirectSource(EventSource):
         return self._cut(self._until_stopped(self._read(cursor)))
 
     def position(self, cursor: Cursor) -> SourceState:
-        return {}
+        return {"identity": self._identity(cursor)} if self.stream.has_identity else {}
 
     def catch_up(self, ledger: Ledger, finished: bool) -> None:
         pass

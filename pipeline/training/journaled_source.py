@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -108,6 +108,9 @@ class JournaledSource(EventSource):
         marks = position.get("marks", {})
         self._marks = {name: ReadMark(*mark) for name, mark in marks.items()}
         self._stop_kept = position.get("stop")
+
+    def verify(self, positions: Sequence[SourceState], cursor: Cursor) -> None:
+        pass
 
     def has_more(self, cursor: Cursor) -> bool:
         if self.stream.bounded and reached(cursor, self._retry(self.stream.stop)):

@@ -112,8 +112,10 @@ class Restorer:
 
     def _resume(self, checkpoint: Checkpoint, max_events: int | None) -> StartingPoint:
         """Load a checkpoint: of a run that had come to an end and goes on, the state before it."""
-        self._check_fingerprint(checkpoint.about["fingerprint"], checkpoint.path)
+        located = "identity" not in checkpoint.about
+        self._check_fingerprint(checkpoint.about["fingerprint"], checkpoint.path, located)
         self._check_versions(checkpoint.about["versions"])
+        self._check_source(checkpoint)
         self.source.resume(checkpoint.about)
         stays = max_events is not None and checkpoint.events >= max_events
         finished = bool(checkpoint.about["finished"]) and (stays or not self._has_more(checkpoint))
@@ -143,8 +145,25 @@ class Restorer:
         except StreamError as error:
             raise JobError(f"{self.loaded.file}: {error}") from None
 
-    def _check_fingerprint(self, kept: dict[str, Any], path: Path) -> None:
-        changed = differences(kept, fingerprint(self.loaded, self.parts.stream))
+    def _check_source(self, checkpoint: Checkpoint) -> None:
+        """Raise ``JobError`` where the stream is not what the run has read of it."""
+        about = checkpoint.about
+        positions = [about["resume"]["source"], about] if "resume" in about else [about]
+        try:
+            self.source.verify(positions, Ledger.cursor_of(checkpoint.state["ledger"]))
+        except StreamError as error:
+            raise JobError(f"{self.loaded.file}: {error}") from None
+
+    def _check_fingerprint(self, kept: dict[str, Any], path: Path, located: bool = True) -> None:
+        """Raise ``JobError`` where a fingerprint is of another job; ``located``: or of data that
+        lie elsewhere."""
+        keys = self.loaded.job.stream.location_keys
+        elsewhere = set() if located else {f"stream.{key}" for key in keys}
+        ours = fingerprint(self.loaded, self.parts.stream)
+        changed = differences(
+            {key: value for key, value in kept.items() if key not in elsewhere},
+            {key: value for key, value in ours.items() if key not in elsewhere},
+        )
         if changed:
             lines = "\n  ".join(changed)
             raise JobError(

@@ -42,7 +42,7 @@ from streams.core.batch import Batch
 from streams.core.errors import StreamChangedError, StreamError, one_line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied
-from streams.core.stream import Cursor, Stream
+from streams.core.stream import Cursor, Identity, Stream
 from streams.operators.microbatch import first_events
 
 ReadBlocksOf = Callable[[BatchReader, Cursor], Iterable[Batch]]
@@ -57,6 +57,14 @@ class _OpenRun(NamedTuple):
     start: StartingPoint
     callbacks: Callbacks
     keeper: DeadLetterKeeper
+
+
+class StartOptions(NamedTuple):
+    """How a run starts; as the arguments of ``Run.run``."""
+
+    resume: bool
+    warm_from: Path | None
+    max_events: int | None
 
 
 class Run:
@@ -110,6 +118,7 @@ class Run:
         max_events: int | None = None,
         callbacks: Sequence[Callback] = (),
         blocks: ReadBlocksOf = BatchReader.blocks,
+        identity: Callable[[Cursor], Identity] | None = None,
     ) -> dict[str, Any]:
         """Run to the end of the stream, to ``max_events`` events in all, or until ``stop``.
 
@@ -122,6 +131,7 @@ class Run:
             max_events: events in all.
             callbacks: observe the run.
             blocks: reads blocks of the stream.
+            identity: returns what these have read before a cursor; None: the stream does.
 
         Returns:
             The summary.
@@ -135,7 +145,8 @@ class Run:
         with self.folder.lock():
             self.folder.check(resume)
             try:
-                session = self._begin(resume, warm_from, max_events, callbacks, blocks)
+                options = StartOptions(resume, warm_from, max_events)
+                session = self._begin(options, callbacks, blocks, identity)
                 with self._failures():
                     summary = self._run_to_end(session, max_events)
                     summary["metrics"] |= observers.teardown()
@@ -153,23 +164,22 @@ class Run:
 
     def _begin(
         self,
-        resume: bool,
-        warm_from: Path | None,
-        max_events: int | None,
+        options: StartOptions,
         callbacks: Sequence[Callback],
         blocks: ReadBlocksOf,
+        identity: Callable[[Cursor], Identity] | None,
     ) -> _OpenRun:
         """Build the job and bring it back to where it stood."""
         parts = build(self.loaded)
-        source = self._source(parts, blocks)
+        source = self._source(parts, blocks, identity)
         dead_letters = self.loaded.job.stream.dead_letters
         limit = DeadLetterLimit(dead_letters, parts.stream.place_name)
         try:
             self._checkpoints.begin()
-            if not resume:
+            if not options.resume:
                 self.folder.clear()
             restorer = Restorer(self.loaded, parts, source, self._dead, self.say)
-            start = restorer.restore(self._checkpoints, resume, warm_from, max_events)
+            start = restorer.restore(self._checkpoints, *options)
             self.folder.write_job(self.loaded)
             if self._recorder is not None:
                 self._recorder.begin(self.loaded, parts.stream, self._journal, start.warm_from)
@@ -180,7 +190,12 @@ class Run:
         keeper = DeadLetterKeeper(self._dead, limit)
         return _OpenRun(parts, source, start, Callbacks([*callbacks, keeper]), keeper)
 
-    def _source(self, parts: Parts, blocks: ReadBlocksOf) -> EventSource:
+    def _source(
+        self,
+        parts: Parts,
+        blocks: ReadBlocksOf,
+        identity: Callable[[Cursor], Identity] | None,
+    ) -> EventSource:
         """Return the source of the events: a live stream's goes by a journal."""
         read = partial(self._read, partial(blocks, parts.reader))
         cut = parts.reader.batches
@@ -188,7 +203,7 @@ class Run:
         if isinstance(parts.stream, LiveStream):
             journal, recorder = self._journal, self._recorder
             return JournaledSource(parts.stream, journal, read, stopping, self.say, recorder, cut)
-        return DirectSource(parts.stream, read, cut, stopping)
+        return DirectSource(parts.stream, read, cut, stopping, self.say, identity)
 
     def _read(self, blocks: Callable[[Cursor], Iterable[Batch]], cursor: Cursor) -> Iterator[Batch]:
         """Read blocks from a cursor on; an empty one means that no event comes just now."""

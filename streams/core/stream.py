@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -16,6 +16,10 @@ from streams.core.stream_config import StreamConfig
 Cursor = dict[str, int]
 """Partition to the offset of the next event to read; ``{}`` is the beginning. Partitions of labels
 that arrive on their own are named ``labels/...``."""
+
+
+Identity = dict[str, Any]
+"""What a stream has read before a cursor, so that it can be recognised; JSON."""
 
 
 class JsonLayout(TypedDict, total=False):
@@ -59,6 +63,7 @@ class Stream(ABC):
             Event time then advances in each partition separately.
         open_end: whether it continues after what is read here: a run that reads all of it has not
             finished.
+        has_identity: whether it can say what it has read, and recognise it.
         id_type: the type of the ids by which others name events, in labels and requests.
         dtype: of a matrix of numbers or vectors, ``float64`` or ``float32``.
         readers: actors that read it at once, each its share of the partitions.
@@ -76,6 +81,7 @@ class Stream(ABC):
     gapless: bool = True
     interleaved_partitions: bool = False
     open_end: bool = False
+    has_identity: bool = False
     id_type: Scalar = "int"
     dtype: str = "float64"
     readers: int = 1
@@ -95,6 +101,20 @@ class Stream(ABC):
     def origin(self) -> Cursor:
         """Return where a new run begins; ``{}``: each partition at the first event read from it."""
         return {}
+
+    def identity(self, cursor: Cursor) -> Identity:
+        """Return fingerprints of what was read before a cursor. Where that is no longer what the
+        source holds, raise ``StreamError``."""
+        return {}
+
+    def verify(self, identities: Sequence[Identity], cursor: Cursor) -> None:  # noqa: B027
+        """Raise ``StreamError`` where the source is not what was read of it.
+
+        Args:
+            identities: what ``identity`` returned at some cursors, in their order; empty: nothing
+                was kept.
+            cursor: up to which the source was read.
+        """
 
     def sources(self) -> list[str]:
         """Return the names of what is read, in order: the files of a stream of files."""

@@ -83,6 +83,8 @@ class StreamConfig(Settings):
 
     runtime_only_keys: ClassVar[frozenset[str]] = frozenset(("dead_letters",))
     """Settings that do not shape the state: they may change when a run resumes."""
+    location_keys: ClassVar[frozenset[str]] = frozenset()
+    """Settings that say where the data lie. They may change where a checkpoint knows the data."""
 
     kind: str
     batch_size: PositiveInt = 32

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import field_validator, model_validator
@@ -23,13 +23,16 @@ from streams.core.description import StreamDescription
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Missing, Schema, Task, with_missing
 from streams.core.settings import Settings
-from streams.core.stream import Cursor, JsonLayout, Stream
+from streams.core.stream import Cursor, Identity, JsonLayout, Stream
 from streams.core.stream_config import LabelDelay, StreamConfig
 from streams.decoding.columns import first_seen, parse_time
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
+from streams.files.base import File
+from streams.files.csv_file import Csv
 from streams.files.description import describe_files
+from streams.files.files_read import FilesRead
 from streams.files.label_order import LabelOrder
-from streams.files.readers import Csv, File, open_files, seek
+from streams.files.readers import open_files, seek
 from streams.files.sample import NO_COLUMNS, StreamSample
 from streams.files.schema_inference import SampledRows, dtype_of
 
@@ -126,6 +129,8 @@ class RecordedConfig(StreamConfig):
         start: the event time to begin at: seconds or ISO 8601.
     """
 
+    location_keys: ClassVar[frozenset[str]] = frozenset(("path", "labels.path"))
+
     path: str | list[str]
     label: str | LabelConfig | None = None
     time: str | None = None
@@ -186,6 +191,7 @@ class FileStream(Stream):
 
     kind = "recorded"
     Config = RecordedConfig
+    has_identity = True
 
     def __init__(self, config: RecordedConfig, folder: Path) -> None:
         self.config = config
@@ -225,6 +231,24 @@ class FileStream(Stream):
         self.id_type = columns.id.type if columns.id else "int"
         self.dtype = np.dtype(dtype_of(self.files, features)).name
         self._decode = Decoder(self.schema, columns, self.dtype)
+        roles = {"": FilesRead(self.files, self._decode.reads)}
+        if self._label_files:
+            roles["labels/"] = FilesRead(self._label_files, self._decode_labels.reads)
+        self._files_read = roles
+
+    def identity(self, cursor: Cursor) -> Identity:
+        return {
+            prefix: read.identity(_of_role(cursor, prefix), self._start_of(prefix))
+            for prefix, read in self._files_read.items()
+        }
+
+    def verify(self, identities: Sequence[Identity], cursor: Cursor) -> None:
+        for prefix, read in self._files_read.items():
+            known = [identity.get(prefix, {}) for identity in identities]
+            read.verify(known, _of_role(cursor, prefix))
+
+    def _start_of(self, prefix: str) -> dict[int, int]:
+        return _of_role(self._start, prefix)
 
     def sources(self) -> list[str]:
         return [file.path.name for file in self.files]
@@ -268,6 +292,8 @@ class FileStream(Stream):
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
         cursor = self._from_start(cursor)
+        for prefix, read in self._files_read.items():
+            read.begin(_of_role(cursor, prefix), self._start_of(prefix))
         events = self._events(cursor, block_size)
         return self._with_labels(events, cursor) if self._label_files else events
 
@@ -308,7 +334,8 @@ class FileStream(Stream):
         before = 0
         for partition, file in enumerate(self.files):
             start = cursor.get(str(partition), 0)
-            for block in file.read(start, block_size, self._decode.reads):
+            trail = self._files_read[""].trail(partition)
+            for block in file.read(start, block_size, self._decode.reads, trail):
                 partitions = np.full(len(block.offset), partition, np.int32)
                 aside = [_malformed(partition, *row) for row in block.aside]
                 position = (before + block.offset).astype(np.float64)
@@ -325,7 +352,8 @@ class FileStream(Stream):
         order = LabelOrder()
         for partition, file in enumerate(self._label_files):
             start = cursor.get(f"labels/{partition}", 0)
-            for block in file.read(start, LABEL_BLOCK_ROWS, self._decode_labels.reads):
+            trail = self._files_read["labels/"].trail(partition)
+            for block in file.read(start, LABEL_BLOCK_ROWS, self._decode_labels.reads, trail):
                 partitions = np.full(len(block.offset), partition, np.int32)
                 aside = [_malformed(partition, *row) for row in block.aside]
                 time = np.zeros(len(partitions))
@@ -368,6 +396,15 @@ class FileStream(Stream):
         none = np.empty(0, np.int64)
         table = self.files[0].types.empty_table()
         return self._decode(table, none.astype(np.int32), none, none.astype(np.float64))
+
+
+def _of_role(cursor: Cursor, prefix: str) -> dict[int, int]:
+    """Return the positions in the files of events (prefix ``""``) or of labels (``labels/``)."""
+    return {
+        int(name.removeprefix("labels/")): row
+        for name, row in cursor.items()
+        if name.startswith("labels/") is bool(prefix)
+    }
 
 
 def describe_data(path: Path) -> StreamDescription:

@@ -153,7 +153,7 @@ class TrainerActor(MessageOutlet):
             self._run = run
             run.stopping = self._stopping
             try:
-                return run.run(True, warm_from, max_events, callbacks, blocks)
+                return run.run(True, warm_from, max_events, callbacks, blocks, blocks.identity)
             except FolderLockedError:
                 if time.monotonic() > deadline:
                     raise

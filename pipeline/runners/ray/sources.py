@@ -20,7 +20,7 @@ from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.pacing import block_size, throttle
-from streams.core.stream import Cursor
+from streams.core.stream import Cursor, Identity
 
 AHEAD = 4
 """Blocks that are read ahead of the trainer; a source that is further ahead waits."""
@@ -79,6 +79,10 @@ class SourceActor:
             return block, {name: after for name, (_, after) in ranges_of(block).items()}
         return None
 
+    def identity(self, cursor: Cursor) -> Identity:
+        """Return what was read before a cursor, as ``Stream.identity``."""
+        return self._stream.identity(cursor)
+
     def commit(self, cursor: Cursor) -> None:
         """Note that a checkpoint holds all events before this cursor."""
         self._stream.commit(cursor)
@@ -128,6 +132,19 @@ class RemoteBlocks:
                 self.say("the source died; reading goes on after the last block that came")
                 for source in self.sources:
                     self._wait(source)
+
+    def identity(self, cursor: Cursor) -> Identity:
+        """Return what the first source has read before a cursor. One that was started again reads
+        it anew."""
+        for _ in range(DEATHS):
+            try:
+                identity: Identity = ray.get(self.sources[0].identity.remote(cursor))
+                return identity
+            except RayTaskError as error:
+                raise error.cause from None
+            except RayError:
+                self._wait(self.sources[0])
+        raise StreamError("the source does not come up again")
 
     def _wait(self, source: Any) -> None:
         """Wait until Ray has started the source again."""
