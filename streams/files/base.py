@@ -109,12 +109,15 @@ class File(ABC):
                 )
         return found
 
-    def check_unchanged(self, entry: Entry, columns: Sequence[str]) -> None:
-        """Raise ``StreamError`` where the file is no longer what was read of it by now."""
+    def check_unchanged(self, entry: Entry | None, columns: Sequence[str]) -> None:
+        """Raise ``StreamError`` where the file is no longer what was read of it by now; where no
+        fingerprint says what that was, at any change."""
         now = stat_of(self.path)
         if now != self._stat:
             try:
                 self._check_length(now)
+                if entry is None:
+                    raise StreamError(f"{self.path} has changed: {REMEDY}")
                 type(self)(self.path).verify([entry], columns)
             except StreamError as error:
                 raise StreamError(f"while it was read: {error}") from None

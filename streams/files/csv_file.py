@@ -91,7 +91,7 @@ class Csv(File):
 
     def fingerprint(self, entry: Entry, columns: Sequence[str]) -> Fingerprint:
         trail = Trail(TextFingerprint, deque())
-        for block in self.read(entry["rows"], HASHED_ROWS, columns[:1], trail):
+        for block in self.read(0, HASHED_ROWS, columns[:1], trail):
             if len(block.offset) and block.offset[-1] >= entry["rows"]:
                 break
         trail.at(entry["rows"])

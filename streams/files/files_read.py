@@ -37,7 +37,7 @@ class FilesRead:
             cursor: the rows that it begins at.
             first: the rows that the first reading began at.
         """
-        recent: deque[Trail] = deque()
+        recent: deque[tuple[Trail, int]] = deque()
         self._trails = {
             i: Trail(partial(self._before, i, cursor.get(i, 0), first.get(i, 0)), recent)
             for i in range(len(self._files))
@@ -58,6 +58,7 @@ class FilesRead:
             entry = self._trails[i].at(rows) if i in self._trails else None
             file = self._files[i]
             if entry is None:  # an earlier reading, perhaps of another process, has read them
+                file.check_unchanged(None, self._columns)
                 wanted = {"rows": rows, "first": first.get(i, 0)}
                 entry = file.fingerprint(wanted, self._columns).entry()
             file.check_unchanged(entry, self._columns)

@@ -232,12 +232,12 @@ class Trail:
 
     Args:
         begin: returns the fingerprint of the rows before it.
-        recent: the trails of the reading, one entry for each piece that they keep.
-        keep: how many pieces these keep: what is read ahead of the learner lies in them.
+        recent: the last pieces of all trails of the reading: the trail and the end of each.
+        keep: how many of them are kept apart: what is read ahead of the learner lies in them.
     """
 
     def __init__(
-        self, begin: Callable[[], Fingerprint], recent: deque[Trail], keep: int = 8
+        self, begin: Callable[[], Fingerprint], recent: deque[tuple[Trail, int]], keep: int = 8
     ) -> None:
         self._begin = begin
         self._recent = recent
@@ -254,15 +254,15 @@ class Trail:
     def push(self, piece: Piece) -> None:
         """Take the next rows."""
         self._pieces.append(piece)
-        self._recent.append(self)
+        self._recent.append((self, piece.stop))
         if len(self._recent) > self._keep:
-            self._recent.popleft()._add_oldest()
+            trail, stop = self._recent.popleft()
+            trail._add_whole(stop)
 
     def at(self, row: int) -> Entry | None:
         """Return the fingerprint of the rows before ``row``; None where it is too late for that:
         more has been added by now."""
-        while self._pieces and self._pieces[0].stop <= row:
-            self.fingerprint.add(self._pieces.popleft())
+        self._add_whole(row)
         if self._pieces and self._pieces[0].first < row:
             halves = self._pieces[0].split(row)
             if halves is not None:
@@ -270,6 +270,7 @@ class Trail:
                 self._pieces[0] = halves[1]
         return self.fingerprint.entry() if self.fingerprint.rows == row else None
 
-    def _add_oldest(self) -> None:
-        if self._pieces:
+    def _add_whole(self, row: int) -> None:
+        """Add the pieces that end before or at a row."""
+        while self._pieces and self._pieces[0].stop <= row:
             self.fingerprint.add(self._pieces.popleft())
