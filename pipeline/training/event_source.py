@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch
-from streams.core.stream import Cursor, Identity, Stream
+from streams.core.stream import Cursor, DataIdentity, Stream
 
 ReadBlocks = Callable[[Cursor], Iterable[Batch]]
 """Reads new blocks from a cursor on."""
@@ -52,6 +52,10 @@ class EventSource(ABC):
             positions: what ``position`` returned at some cursors, in their order.
             cursor: up to which the stream was read.
         """
+
+    def holds(self, cursor: Cursor) -> bool:
+        """Return whether the stream still holds what comes after a cursor, after ``resume``."""
+        return True
 
     @abstractmethod
     def has_more(self, cursor: Cursor) -> bool:
@@ -104,7 +108,7 @@ class DirectSource(EventSource):
         cut: Cut,
         stopping: Callable[[], bool],
         say: Callable[[str], None] = print,
-        identity: Callable[[Cursor], Identity] | None = None,
+        identity: Callable[[Cursor], DataIdentity] | None = None,
     ) -> None:
         self.stream = stream
         self.say = say
@@ -128,7 +132,7 @@ class DirectSource(EventSource):
                 "the checkpoint is of before fingerprints were kept: whether its files have "
                 "changed since is not known; from here on it is"
             )
-        self.stream.verify(known, cursor)
+        self.stream.verify_identity(known, cursor)
 
     def has_more(self, cursor: Cursor) -> bool:
         return any(True for _ in self._until_stopped(self._read(cursor)))

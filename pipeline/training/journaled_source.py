@@ -112,6 +112,13 @@ class JournaledSource(EventSource):
     def verify(self, positions: Sequence[SourceState], cursor: Cursor) -> None:
         pass
 
+    def holds(self, cursor: Cursor) -> bool:
+        try:
+            self._verify(cursor)
+        except StreamChangedError:
+            return False
+        return True
+
     def has_more(self, cursor: Cursor) -> bool:
         if self.stream.bounded and reached(cursor, self._retry(self.stream.stop)):
             return False

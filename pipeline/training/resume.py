@@ -122,8 +122,9 @@ class Restorer:
         point = resume_point(checkpoint)
         events, state = checkpoint.events, checkpoint.state
         if point is not None and not (stays or finished):
-            events, state = point.events, point.state
-            self.source.resume(point.source)
+            if self._holds(point):
+                events, state = point.events, point.state
+                self.source.resume(point.source)
             point = None
         self.parts.load(state)
         if not self.dead.open(state["dead_bytes"]):
@@ -135,6 +136,19 @@ class Restorer:
             warm_from=checkpoint.about.get("warm_from"),
             point=point,
         )
+
+    def _holds(self, point: ResumePoint) -> bool:
+        """Return whether the run can go on from the point before its last micro-batch."""
+        try:
+            holds = self.source.holds(Ledger.cursor_of(point.state["ledger"]))
+        except (StreamError, RunStoppedError):  # the reading reports it
+            return True
+        if not holds:
+            self.say(
+                "the last micro-batch is no longer in the stream, so the run goes on from the end "
+                "that it had come to: the labels that were awaited there are not waited for"
+            )
+        return holds
 
     def _has_more(self, ended: Checkpoint) -> bool:
         """Return whether the stream has more than it had when a run ended with this checkpoint."""

@@ -42,7 +42,7 @@ from streams.core.batch import Batch
 from streams.core.errors import StreamChangedError, StreamError, one_line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied
-from streams.core.stream import Cursor, Identity, Stream
+from streams.core.stream import Cursor, DataIdentity, Stream
 from streams.operators.microbatch import first_events
 
 ReadBlocksOf = Callable[[BatchReader, Cursor], Iterable[Batch]]
@@ -118,7 +118,7 @@ class Run:
         max_events: int | None = None,
         callbacks: Sequence[Callback] = (),
         blocks: ReadBlocksOf = BatchReader.blocks,
-        identity: Callable[[Cursor], Identity] | None = None,
+        identity: Callable[[Cursor], DataIdentity] | None = None,
     ) -> dict[str, Any]:
         """Run to the end of the stream, to ``max_events`` events in all, or until ``stop``.
 
@@ -167,7 +167,7 @@ class Run:
         options: StartOptions,
         callbacks: Sequence[Callback],
         blocks: ReadBlocksOf,
-        identity: Callable[[Cursor], Identity] | None,
+        identity: Callable[[Cursor], DataIdentity] | None,
     ) -> _OpenRun:
         """Build the job and bring it back to where it stood."""
         parts = build(self.loaded)
@@ -194,7 +194,7 @@ class Run:
         self,
         parts: Parts,
         blocks: ReadBlocksOf,
-        identity: Callable[[Cursor], Identity] | None,
+        identity: Callable[[Cursor], DataIdentity] | None,
     ) -> EventSource:
         """Return the source of the events: a live stream's goes by a journal."""
         read = partial(self._read, partial(blocks, parts.reader))

@@ -18,7 +18,7 @@ Cursor = dict[str, int]
 that arrive on their own are named ``labels/...``."""
 
 
-Identity = dict[str, Any]
+DataIdentity = dict[str, Any]
 """What a stream has read before a cursor, so that it can be recognised; JSON."""
 
 
@@ -102,12 +102,12 @@ class Stream(ABC):
         """Return where a new run begins; ``{}``: each partition at the first event read from it."""
         return {}
 
-    def identity(self, cursor: Cursor) -> Identity:
+    def identity(self, cursor: Cursor) -> DataIdentity:
         """Return fingerprints of what was read before a cursor. Where that is no longer what the
         source holds, raise ``StreamError``."""
         return {}
 
-    def verify(self, identities: Sequence[Identity], cursor: Cursor) -> None:  # noqa: B027
+    def verify_identity(self, identities: Sequence[DataIdentity], cursor: Cursor) -> None:  # noqa: B027
         """Raise ``StreamError`` where the source is not what was read of it.
 
         Args:

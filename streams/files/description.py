@@ -30,8 +30,8 @@ from streams.decoding.columns import (
     utf8,
     valid,
 )
-from streams.files.base import File
-from streams.files.csv_file import Csv
+from streams.files.formats.base import File
+from streams.files.formats.csv_file import Csv
 from streams.files.sample import StreamSample
 from streams.files.warnings import warnings_of
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from streams.core.errors import StreamError
-from streams.files.base import REMEDY, File
-from streams.files.csv_file import Csv
-from streams.files.fingerprint import Entry, Fingerprint, Trail
+from streams.files.formats.base import REMEDY, File
+from streams.files.formats.csv_file import Csv
+from streams.files.formats.fingerprint import Entry, Fingerprint, Trail
 
 Rows = Mapping[int, int]
 """The number of a file to a row of it."""

@@ -12,9 +12,9 @@ import numpy as np
 from streams.core.errors import StreamError
 from streams.core.stream import Cursor
 from streams.decoding.columns import plain, seconds
-from streams.files.base import File
-from streams.files.csv_file import Csv
-from streams.files.parquet_file import Parquet
+from streams.files.formats.base import File
+from streams.files.formats.csv_file import Csv
+from streams.files.formats.parquet_file import Parquet
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 PACKAGE_ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from streams.core.schema import Schema
 from streams.decoding.columns import plain
 from streams.decoding.decoder import Columns
-from streams.files.base import File
+from streams.files.formats.base import File
 
 NO_COLUMNS = Columns()
 

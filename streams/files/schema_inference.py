@@ -26,8 +26,8 @@ from streams.decoding.columns import (
 )
 from streams.decoding.decoder import NamedColumn
 from streams.decoding.images import image_bytes, image_shape
-from streams.files.base import File
-from streams.files.csv_file import Csv
+from streams.files.formats.base import File
+from streams.files.formats.csv_file import Csv
 
 HEAD_ROWS = 1_000
 """First rows of the first file, from which kinds, shapes and the task are inferred."""

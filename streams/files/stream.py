@@ -23,14 +23,14 @@ from streams.core.description import StreamDescription
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Missing, Schema, Task, with_missing
 from streams.core.settings import Settings
-from streams.core.stream import Cursor, Identity, JsonLayout, Stream
+from streams.core.stream import Cursor, DataIdentity, JsonLayout, Stream
 from streams.core.stream_config import LabelDelay, StreamConfig
 from streams.decoding.columns import first_seen, parse_time
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
-from streams.files.base import File
-from streams.files.csv_file import Csv
 from streams.files.description import describe_files
 from streams.files.files_read import FilesRead
+from streams.files.formats.base import File
+from streams.files.formats.csv_file import Csv
 from streams.files.label_order import LabelOrder
 from streams.files.readers import open_files, seek
 from streams.files.sample import NO_COLUMNS, StreamSample
@@ -236,13 +236,13 @@ class FileStream(Stream):
             roles["labels/"] = FilesRead(self._label_files, self._decode_labels.reads)
         self._files_read = roles
 
-    def identity(self, cursor: Cursor) -> Identity:
+    def identity(self, cursor: Cursor) -> DataIdentity:
         return {
             prefix: read.identity(_of_role(cursor, prefix), self._start_of(prefix))
             for prefix, read in self._files_read.items()
         }
 
-    def verify(self, identities: Sequence[Identity], cursor: Cursor) -> None:
+    def verify_identity(self, identities: Sequence[DataIdentity], cursor: Cursor) -> None:
         for prefix, read in self._files_read.items():
             known = [identity.get(prefix, {}) for identity in identities]
             read.verify(known, _of_role(cursor, prefix))

@@ -15,7 +15,7 @@ import pyarrow.types as pt
 from streams.decoding.class_names import difference, lookalikes, shown, spelling, warning_of
 from streams.decoding.columns import as_text, plain, seconds, typed
 from streams.files import column_warnings, leak_warnings
-from streams.files.readers import File
+from streams.files.formats.base import File
 from streams.files.sample import StreamSample
 
 MANY_CLASSES = 100

@@ -12,7 +12,7 @@ import pyarrow.types as pt
 
 from streams.core.batch import Floats
 from streams.decoding.columns import identities, is_bytes, numbers, plain, to_numpy, whole
-from streams.files.csv_file import Csv
+from streams.files.formats.csv_file import Csv
 from streams.files.readers import open_files
 
 HEAD_ROWS = 4096

@@ -20,7 +20,7 @@ from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream, ranges_of
 from streams.core.pacing import block_size, throttle
-from streams.core.stream import Cursor, Identity
+from streams.core.stream import Cursor, DataIdentity
 
 AHEAD = 4
 """Blocks that are read ahead of the trainer; a source that is further ahead waits."""
@@ -79,7 +79,7 @@ class SourceActor:
             return block, {name: after for name, (_, after) in ranges_of(block).items()}
         return None
 
-    def identity(self, cursor: Cursor) -> Identity:
+    def identity(self, cursor: Cursor) -> DataIdentity:
         """Return what was read before a cursor, as ``Stream.identity``."""
         return self._stream.identity(cursor)
 
@@ -133,12 +133,12 @@ class RemoteBlocks:
                 for source in self.sources:
                     self._wait(source)
 
-    def identity(self, cursor: Cursor) -> Identity:
+    def identity(self, cursor: Cursor) -> DataIdentity:
         """Return what the first source has read before a cursor. One that was started again reads
         it anew."""
         for _ in range(DEATHS):
             try:
-                identity: Identity = ray.get(self.sources[0].identity.remote(cursor))
+                identity: DataIdentity = ray.get(self.sources[0].identity.remote(cursor))
                 return identity
             except RayTaskError as error:
                 raise error.cause from None

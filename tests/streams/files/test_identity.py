@@ -17,9 +17,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import streams.files.csv_file
+import streams.files.formats.csv_file
 from streams.core.errors import StreamError
-from streams.core.stream import Cursor, Identity
+from streams.core.stream import Cursor, DataIdentity
 from streams.files.stream import FileStream, RecordedConfig
 from tests.support.fuzz import examples
 
@@ -34,7 +34,7 @@ def open_stream(path: Path) -> FileStream:
     return FileStream(config, path.parent)
 
 
-def identity(stream: FileStream, cursor: Cursor, size: int) -> Identity:
+def identity(stream: FileStream, cursor: Cursor, size: int) -> DataIdentity:
     """What the stream says after it has been read beyond a cursor."""
     for block in stream.read({}, size):
         if len(block) and block.offset[-1] >= cursor["0"] + size:
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def _small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.files.csv_file, "CSV_PIECE_BYTES", 50)
+        patch.setattr(streams.files.formats.csv_file, "CSV_PIECE_BYTES", 50)
         yield
 
 
@@ -101,10 +101,10 @@ def test_csv_changed_before_the_cursor_is_refused(
         changed = b"".join([*lines[:i], lines[i + 1], lines[i], *lines[i + 2 :]])
     path.write_bytes(pack(changed))
     if changed[:end] == whole[:end]:
-        open_stream(path).verify([known], {"0": row})
+        open_stream(path).verify_identity([known], {"0": row})
         return
     with pytest.raises(StreamError, match=r"^[^\n]*$"):
-        open_stream(path).verify([known], {"0": row})
+        open_stream(path).verify_identity([known], {"0": row})
 
 
 @pytest.mark.hypothesis
@@ -132,10 +132,10 @@ def test_parquet_changed_before_the_cursor_is_refused(
         changed += rows
     write_parquet(path, changed, group)  # also in other row groups
     if changed[:row] == rows[:row]:
-        open_stream(path).verify([known], {"0": row})
+        open_stream(path).verify_identity([known], {"0": row})
         return
     with pytest.raises(StreamError, match=r"a\.parquet"):
-        open_stream(path).verify([known], {"0": row})
+        open_stream(path).verify_identity([known], {"0": row})
 
 
 @pytest.mark.hypothesis
@@ -159,7 +159,7 @@ def test_identity_is_the_same_however_it_was_read(
         identity(open_stream(path), end, size),
     )
     on = open_stream(path)
-    on.verify([known, whole], {"0": row})
+    on.verify_identity([known, whole], {"0": row})
     rest = [
         offset
         for block in on.read({"0": row}, size)
@@ -238,7 +238,7 @@ def test_values_of_every_type_have_a_fingerprint(tmp_path: Path) -> None:
         "n": pa.nulls(4),
         "y": ["u", "v", "u", "v"],
     }
-    from streams.files.parquet_file import Parquet
+    from streams.files.formats.parquet_file import Parquet
 
     table = pa.table(columns)
     names = table.column_names

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import streams.files.csv_file
+import streams.files.formats.csv_file
 import streams.files.stream
 from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
@@ -151,7 +151,7 @@ def streams_of_all_sorts(
     labels = {"path": ["l0.csv", "l1.csv"], "id": "i", "label": "c", "time": "t"}
     apart = {"id": "id", "time": "t", "features": features, "label": None, "labels": labels}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.files.csv_file, "CSV_PIECE_BYTES", 150)
+        patch.setattr(streams.files.formats.csv_file, "CSV_PIECE_BYTES", 150)
         patch.setattr(streams.files.stream, "LABEL_BLOCK_ROWS", 3)
         yield {
             "parquet": of(".parquet", **full, segment="d"),
@@ -254,7 +254,7 @@ def test_csv_column_names_in_a_file_not_all_utf8(tmp_path: Path) -> None:
 
 def test_many_malformed_rows_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv(tmp_path / "a.csv", "a,y\n" + "1\n" * 300 + "2,u\n" + "3\n" * 300 + "4,v\n")
-    monkeypatch.setattr(streams.files.csv_file, "CSV_PIECE_BYTES", 64)
+    monkeypatch.setattr(streams.files.formats.csv_file, "CSV_PIECE_BYTES", 64)
     told = records_by_kind(recorded(tmp_path, "a.csv", features={"numeric": ["a"]}).read({}, 10))
     assert [row[5] for row in told["rows"]] == [300, 601]
     assert len(told["dead"]) == 600
@@ -642,8 +642,8 @@ def test_damaged_file_error_is_one_line(tmp_path: Path) -> None:
 
 def test_a_row_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv(tmp_path / "a.csv", "a,y\n1,u\n2," + "v" * 500 + "\n")
-    monkeypatch.setattr(streams.files.csv_file, "CSV_PIECE_BYTES", 64)
-    monkeypatch.setattr(streams.files.csv_file, "CSV_BLOCK_BYTES", 64)
+    monkeypatch.setattr(streams.files.formats.csv_file, "CSV_PIECE_BYTES", 64)
+    monkeypatch.setattr(streams.files.formats.csv_file, "CSV_BLOCK_BYTES", 64)
     with pytest.raises(StreamError, match=r"a\.csv cannot be read: a row is longer than"):
         list(recorded(tmp_path, "a.csv").read({}, 10))
 

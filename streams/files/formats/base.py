@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from streams.core.batch import Ints
 from streams.core.errors import StreamError
-from streams.files.fingerprint import Entry, Fingerprint, Trail
+from streams.files.formats.fingerprint import Entry, Fingerprint, Trail
 
 CSV_BLOCK_BYTES = 4 << 20
 """Bytes of the longest row of a CSV file."""

@@ -21,9 +21,17 @@ import pyarrow.csv
 
 from streams.core.errors import StreamError
 from streams.decoding.columns import seconds
-from streams.files.base import CSV_BLOCK_BYTES, REMEDY, File, FileBlock, Stat, reading, short
-from streams.files.csv_rows import last_row_end, row_end
-from streams.files.fingerprint import Entry, Fingerprint, TextFingerprint, TextPiece, Trail
+from streams.files.formats.base import (
+    CSV_BLOCK_BYTES,
+    REMEDY,
+    File,
+    FileBlock,
+    Stat,
+    reading,
+    short,
+)
+from streams.files.formats.csv_rows import last_row_end, row_end
+from streams.files.formats.fingerprint import Entry, Fingerprint, TextFingerprint, TextPiece, Trail
 
 CSV_PIECE_BYTES = 1 << 20
 """Bytes of text that are parsed at a time, as far as rows end there."""

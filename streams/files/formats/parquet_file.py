@@ -20,8 +20,14 @@ import pyarrow.types as pt
 
 from streams.core.errors import StreamError
 from streams.decoding.columns import plain, seconds
-from streams.files.base import REMEDY, File, FileBlock, reading
-from streams.files.fingerprint import Entry, Fingerprint, TableFingerprint, TablePiece, Trail
+from streams.files.formats.base import REMEDY, File, FileBlock, reading
+from streams.files.formats.fingerprint import (
+    Entry,
+    Fingerprint,
+    TableFingerprint,
+    TablePiece,
+    Trail,
+)
 
 HASHED_ROWS = 1 << 14
 """Rows that are read at a time where they are only hashed."""

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 import xxhash
 
-from streams.files.csv_rows import row_end
+from streams.files.formats.csv_rows import row_end
 
 Entry = dict[str, Any]
 """A fingerprint as a checkpoint keeps it; JSON."""
