@@ -446,7 +446,7 @@ def test_run_killed_letters_are_in_topic_once(
     chance = random.Random(4)
     kills = 0
     for _ in range(times):
-        process = start(job, folder, "--max-events", str(n), "--rate", "1500", "--resume")
+        process = start(job, folder, "--max-events", str(n), "--rate", "1500", "--resume-if-begun")
         state = folder / "dead-topic.json"
         before = state.read_text() if state.exists() else ""
         deadline = time.monotonic() + 60
@@ -462,7 +462,7 @@ def test_run_killed_letters_are_in_topic_once(
             kills += 1
         process.communicate()
     assert kills >= times - 1
-    process = start(job, folder, "--max-events", str(n), "--resume")
+    process = start(job, folder, "--max-events", str(n), "--resume-if-begun")
     _, told = process.communicate(timeout=100)
     assert process.returncode == 0, told
     assert summary(folder)["fates"]["dead"] == bad > 300

@@ -132,7 +132,7 @@ def test_run_writes_metrics_and_histograms_of_its_buffer(
     assert 1 <= last["replay/strength_p10"] <= last["replay/strength_p90"] <= 16
     assert 0 < last["replay/retention_p10"] <= last["replay/retention_mean"] < 1
     histograms = rows(folder / "replay.jsonl")
-    assert [row["step"] for row in histograms] == [2016, 4000, 6016, 8000, 10_016]
+    assert [row["step"] for row in histograms] == [2016, 4000, 6016, 8000, 10_000]
     for row in histograms:
         for name in ("strength", "retention"):
             counts = [v for k, v in row["metrics"].items() if k.startswith(f"{name}/")]
