@@ -289,6 +289,7 @@ BAD: list[tuple[Any, int, str]] = [
     ([{"id": 1, "y": 1}], 422, "column 'y' holds 1; expected text"),
     ([{"id": 1, "y": {"y": "no"}}], 422, "expected text"),
     ([{"id": 1, "y": "maybe"}], 422, "expected one of the stated classes ('no', 'yes')"),
+    ([{"id": 1, "y": "No "}], 422, "it differs from 'no' only in spaces and case"),
     ([{"id": 1, "y": "no"}] * 21, 413, "21 labels given; at most 20"),
     (b"[" + b" " * 5000 + b"]", 413, "5002 bytes given; at most 5,000"),
 ]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.core.schema import Feature, Schema
 from streams.decoding.class_names import difference, lookalikes, shown, spelling
+from streams.decoding.decoder import Columns, Decoder, NamedColumn
 from tests.support.fuzz import examples
 
 WORDS = st.text("aeéßİ\u0301ﬁk 1", min_size=1, max_size=6)
@@ -57,3 +61,26 @@ def test_any_mixture_of_spellings_is_grouped(words: list[str]) -> None:
         assert (name in grouped) == (len(alike) > 1)
     for first, *others in groups:
         assert all(difference(first, other) for other in others)
+
+
+@examples(0.5)
+@given(st.lists(WORDS, unique=True, min_size=1), st.lists(st.tuples(WORDS, st.integers(0, 3))))
+def test_reason_of_any_unstated_class_says_what_differs(
+    stated: list[str], others: list[tuple[str, int]]
+) -> None:
+    """A class is read if it is stated as it is written. Else the reason names a stated class that
+    differs only in spelling, where there is one."""
+    respell = (str, str.upper, lambda w: f" {w}", lambda w: unicodedata.normalize("NFD", w))
+    names = [*stated, *(respell[way](word) for word, way in others)]
+    columns = Columns(label=NamedColumn("y"))
+    decoder = Decoder(Schema((Feature("x", "numeric"),), "classification", tuple(stated)), columns)
+    table = pa.table({"x": [0.5] * len(names), "y": names})
+    rows = np.arange(len(names))
+    batch = decoder(table, np.zeros(len(names), np.int32), rows, rows.astype(np.float64))
+    assert batch.offset.tolist() == [i for i, name in enumerate(names) if name in stated]
+    for letter in batch.dead:
+        name = names[letter.offset]
+        alike = [other for other in stated if spelling(other) == spelling(name)]
+        assert ("only in" in letter.reason) == bool(alike)
+        if alike:
+            assert f"it differs from {shown(alike[0])} only in" in letter.reason
