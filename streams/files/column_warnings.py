@@ -25,6 +25,7 @@ _NUMBER_FORMS = {
     "a currency": r"^[-+]?(\p{Sc}|[A-Z]{3}) ?[0-9][0-9.,']*$",
 }
 """Ways to write a number that is read as text."""
+_EPOCH_RANGE = (631_152_000, 4_102_444_800)
 _UNIT = re.compile(r"[^\d.,'+\s-]+")
 _IMAGE = r"(?i)\.(png|jpe?g|gif|webp|bmp|tiff?)$"
 _ID = (
@@ -113,7 +114,7 @@ def ids_as_features(sample: StreamSample) -> Iterator[str]:
         values = sample.values(name)
         if len(values) < ENOUGH_ROWS or values.null_count:
             continue
-        if pt.is_timestamp(values.type) or pt.is_date(values.type):
+        if pt.is_timestamp(values.type) or pt.is_date(values.type) or _is_epoch(values):
             remedy = "state it as stream.time, or list stream.features without it"
             yield f"column {name!r} holds times, and is taken for a number: {remedy}"
         elif _rises(values):
@@ -134,6 +135,15 @@ def ids_as_features(sample: StreamSample) -> Iterator[str]:
                 f"column {name!r} has another code in every row, as {texts[0].as_py()!r}, and is "
                 "taken for text: state it as stream.id, or list stream.features without it"
             )
+
+
+def _is_epoch(values: pa.Array) -> bool:
+    """Whether numbers are seconds or milliseconds of the years 1990 to 2100, in order."""
+    times = numbers(values).astype(np.float64)
+    if not np.isfinite(times).all() or (np.diff(times) < 0).any() or times[0] == times[-1]:
+        return False
+    first, last = _EPOCH_RANGE
+    return any(first <= times[0] / unit <= times[-1] / unit <= last for unit in (1, 1e3))
 
 
 def _rises(values: pa.Array) -> bool:

@@ -64,6 +64,8 @@ WORDS = ["red cat", "old dog", "a bird in a tree", "nothing at all", "seen twice
         ),
         (rows(lambda i: i * 3 + i % 2), "rises with every row"),
         (rows(lambda i: f"2024-05-01T{i // 60:02}:{i % 60:02}:00Z"), "holds times"),
+        (rows(lambda i: 1357000200 + 900 * (i // 4)), "holds times, and is taken for a number"),
+        (rows(lambda i: (1357000200 + i // 4) * 1000.0), "holds times, and is taken for a number"),
         (CODES, "has another code in every row"),
         (rows(lambda i: f"ORD-{10000 + i}"), "has another code in every row"),
         ([None] * N, "is empty in the first 200 rows"),
