@@ -45,17 +45,19 @@ class DeadLetterLimit:
         Raise ``TooManyDeadLettersError``.
         """
         arrivals = batch.arrivals
+        labels_before = np.empty(0, np.int64)  # the rows that the labels come before
+        if arrivals is not None:
+            labels_before = arrivals.insert_before[~arrivals.withdrawals]
         if dead:
             events = [d for d in dead if not d.label]
             labels = [d for d in batch.dead if d.label]
             rows = np.array([d.insert_before for d in events], np.int64)
             self._count(False, events, rows)
             rows = np.array([d.insert_before for d in labels], np.int64)
-            before = np.empty(0, np.int64) if arrivals is None else arrivals.insert_before
-            self._count(True, labels, np.searchsorted(before, rows, "right"))
+            self._count(True, labels, np.searchsorted(labels_before, rows, "right"))
         labels_dead = sum(d.label for d in dead)
         self._windows[False].seen += batch.events
-        self._windows[True].seen += labels_dead + (0 if arrivals is None else len(arrivals))
+        self._windows[True].seen += labels_dead + len(labels_before)
 
     def end(self, events: int, reasons: Mapping[str, int]) -> None:
         """Check a stream that has ended before the window was full.

@@ -371,7 +371,8 @@ def _about(
 
 def _rows(block: Batch) -> int:
     labels = 0 if block.arrivals is None else len(block.arrivals)
-    return len(block) + labels + len(block.dead) + block.flush
+    tombstones = 0 if block.tombstones is None else len(block.tombstones)
+    return len(block) + labels + len(block.dead) + tombstones + block.flush
 
 
 def _bytes(block: Batch) -> int:

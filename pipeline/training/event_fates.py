@@ -79,6 +79,7 @@ class Ledger:
     _outcomes: list[Outcome] = field(default_factory=list)
     _folded: int = 0  # events, when it was last folded
     events: int = 0
+    _tombstones: dict[str, int] = field(default_factory=lambda: {"events": 0, "labels": 0})
 
     def begin(self, cursor: Cursor) -> None:
         """Set where reading begins: the first position of these partitions must be this one."""
@@ -117,10 +118,19 @@ class Ledger:
             self._fates["dead"].add(dead_ids)
             partition.append(np.array([d.partition for d in dead]))
             offset.append(np.array([d.offset for d in dead]))
+        deleted = [b.tombstones for b in batches if b.tombstones]
+        for t in deleted:
+            partition.append(t.partition[~t.label])
+            offset.append(t.offset[~t.label])
+            self._tombstones["events"] += int((~t.label).sum())
         self._extend("", np.concatenate(partition), np.concatenate(offset))
         labels = [(b.arrivals.partition, b.arrivals.offset) for b in batches if b.arrivals]
         if bad := [d for b in batches for d in b.dead if d.label]:
             labels.append((np.array([d.partition for d in bad]), np.array([d.offset for d in bad])))
+        labels += [(t.partition[t.label], t.offset[t.label]) for t in deleted]
+        self._tombstones["labels"] += sum(int(t.label.sum()) for t in deleted) + sum(
+            int(b.arrivals.withdrawals.sum()) for b in batches if b.arrivals
+        )
         if labels:
             partitions, offsets = zip(*labels, strict=True)
             self._extend("labels/", np.concatenate(partitions), np.concatenate(offsets))
@@ -166,6 +176,11 @@ class Ledger:
         self.fold()
         return {fate: tally.count for fate, tally in self._fates.items()}
 
+    def tombstones(self) -> dict[str, int]:
+        """Return the number of records without a value, of ``events`` and of ``labels``."""
+        self.fold()
+        return dict(self._tombstones)
+
     def verify(self) -> None:
         """Check, at the true end of a stream, that the fates add up to what came in, in number and
         in hash. Raise ``LedgerError``.
@@ -182,7 +197,10 @@ class Ledger:
 
     def state(self) -> State:
         self.fold()
-        return {
+        # As it was before tombstones were counted, where there is none.
+        counted = any(self._tombstones.values())
+        tombstones = {"tombstones": dict(self._tombstones)} if counted else {}
+        return tombstones | {
             "events": self.events,
             "entered": self._entered.state(),
             "fates": {fate: tally.state() for fate, tally in self._fates.items()},
@@ -196,4 +214,5 @@ class Ledger:
         self._entered = _Tally.of(state["entered"])
         self._fates = {fate: _Tally.of(state["fates"][fate]) for fate in FATES}
         self._spans = {name: _Span(*span) for name, *span in state["positions"]}
+        self._tombstones = dict(state.get("tombstones", {"events": 0, "labels": 0}))
         self._batches, self._outcomes, self._folded = [], [], self.events

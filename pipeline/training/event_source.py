@@ -154,5 +154,5 @@ class DirectSource(EventSource):
         for block in blocks:
             if self._stopping():
                 raise RunStoppedError
-            if len(block) or block.dead or block.arrivals is not None or block.flush:
+            if len(block) or block.has_side_records or block.flush:
                 yield block

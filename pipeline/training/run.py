@@ -338,6 +338,7 @@ class Run:
             "finished": finished,
             "events": loop.events,
             "fates": loop.ledger.fates(),
+            "tombstones": loop.ledger.tombstones(),
             "dead_reasons": dict(self._dead.reasons),
             "awaiting": len(loop.join),
             "seconds": round(seconds, 3),

@@ -1,8 +1,8 @@
 """The frozen, columnar micro-batch that everything else is made of.
 
 Slicing a batch slices its columns: views, no copies. What happens between two events (a label
-arrives, an event is rejected) is a *side record*: a label or a dead letter that the batch carries
-next to its rows, with ``insert_before``, the index of the row that it comes just before.
+arrives, an event is rejected) is a *side record*: a label, a dead letter or a tombstone. The batch
+carries it next to its rows with ``insert_before``, the index of the row that it comes just before.
 """
 
 from __future__ import annotations
@@ -11,14 +11,42 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from itertools import accumulate, pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.int64]
-Array = NDArray[Any]
+from streams.core.side_records import (
+    Array,
+    DeadLetter,
+    Floats,
+    Ints,
+    Labels,
+    ReadMark,
+    ReadMarks,
+    Tombstones,
+)
+
+__all__ = [
+    "COLUMNS",
+    "Array",
+    "Batch",
+    "ClassName",
+    "Column",
+    "ColumnSpec",
+    "DeadLetter",
+    "Features",
+    "Floats",
+    "Ints",
+    "Labels",
+    "Ragged",
+    "ReadMark",
+    "ReadMarks",
+    "TimeStatus",
+    "Tombstones",
+    "reject_rows",
+]
+
 ClassName = str | int | float | bool
 
 
@@ -76,70 +104,8 @@ class Ragged:
 
 Column = Array | Ragged
 Features = Array | Mapping[str, Column]
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """An event or a label that cannot be used: its position and the reason. It is logged, never
-    learned.
-
-    Attributes:
-        partition, offset: the position; in the stream of labels where ``label`` is True.
-        reason: why it cannot be used.
-        id: the event's id, or its position where it has none.
-        insert_before: the row of the batch that it comes just before.
-        value: its bytes, where the stream has them.
-        label: whether it is a label that arrived on its own.
-        key, headers: of its message, where the stream reads them.
-    """
-
-    partition: int
-    offset: int
-    reason: str
-    id: int
-    insert_before: int = 0
-    value: bytes | None = None
-    label: bool = False
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """m labels that arrive on their own, apart from their events.
-
-    Attributes:
-        ids: (m,) int64, the ids of their events.
-        y: (m,) class codes or targets.
-        time: (m,) float64, when each became known.
-        partition, offset: (m,) positions in the stream of labels.
-        insert_before: (m,) int64, the row of the batch that each comes just before.
-    """
-
-    ids: Ints
-    y: Array
-    time: Floats
-    partition: Array
-    offset: Ints
-    insert_before: Ints
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, rows: slice) -> Labels:
-        """Return the labels at ``rows`` as views; ``insert_before`` is unchanged."""
-        return Labels(
-            self.ids[rows],
-            self.y[rows],
-            self.time[rows],
-            self.partition[rows],
-            self.offset[rows],
-            self.insert_before[rows],
-        )
-
-    def shifted(self, rows: int) -> Labels:
-        """Return the labels with ``rows`` added to ``insert_before``."""
-        return replace(self, insert_before=self.insert_before + rows)
+SideRecords = tuple[Labels | None, tuple[DeadLetter, ...], Tombstones | None]
+Side = TypeVar("Side", Labels, Tombstones)
 
 
 class TimeStatus(IntEnum):
@@ -156,33 +122,6 @@ class TimeStatus(IntEnum):
     CONFIRMED = 1
     BOUNDED = 2
     CORRECTED = 3
-
-
-class ReadMark(NamedTuple):
-    """How far a partition of a live stream has been read.
-
-    Attributes:
-        offset: of the last record that was read.
-        digest: a hash of that record.
-        position: where reading goes on: the offsets between hold no record.
-    """
-
-    offset: int
-    digest: str
-    position: int
-
-
-class ReadMarks(NamedTuple):
-    """What a block of a live stream says of the partitions that it is from.
-
-    Attributes:
-        last: partition to mark; label partitions are ``labels/...``.
-        ordered: whether the order of the block's records is that of their timestamps, so that the
-            order of the rest does not depend on its first records.
-    """
-
-    last: dict[str, ReadMark]
-    ordered: bool
 
 
 Shown = Literal["always", "with the label", "with boundaries", "never"]
@@ -246,6 +185,7 @@ class Batch:
         classes: names of the class codes that the stream has shown so far.
         arrivals: labels that arrive among these rows, or None.
         dead: events and labels that were rejected among these rows.
+        tombstones: records without a value among these rows, or None.
         flush: a micro-batch ends with these rows, full or not, because nothing more had arrived.
         read_at: of a block of a live stream: seconds of the reader's clock when it was read.
         marks: of a block of a live stream: how far its partitions have been read.
@@ -268,6 +208,7 @@ class Batch:
     classes: tuple[ClassName, ...] = ()
     arrivals: Labels | None = None
     dead: tuple[DeadLetter, ...] = ()
+    tombstones: Tombstones | None = None
     flush: bool = False
     read_at: float | None = None
     marks: ReadMarks | None = None
@@ -275,6 +216,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def has_side_records(self) -> bool:
+        return bool(self.dead) or self.arrivals is not None or self.tombstones is not None
 
     @property
     def events(self) -> int:
@@ -289,29 +234,19 @@ class Batch:
         if step != 1:
             raise ValueError("a batch is sliced with step 1")
         rows = slice(start, stop)
-        arrivals, dead = self.arrivals, self.dead
-        if arrivals is not None or dead:
-            arrivals, dead = self._slice_side_records(start, stop)
+        side = self._slice_side_records(start, stop) if self.has_side_records else ()
         x = self.x
         x = x[rows] if isinstance(x, np.ndarray) else {name: c[rows] for name, c in x.items()}
-        return _select(self, rows, x, self.classes, arrivals, dead)
+        return _select(self, rows, x, self.classes, *side)
 
-    def _slice_side_records(
-        self, start: int, stop: int
-    ) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
+    def _slice_side_records(self, start: int, stop: int) -> SideRecords:
         end = stop + 1 if stop == len(self) else stop
         dead = tuple(
             replace(d, insert_before=d.insert_before - start)
             for d in self.dead
             if start <= d.insert_before < end
         )
-        if self.arrivals is None:
-            return None, dead
-        a = self.arrivals
-        lo, hi = np.searchsorted(a.insert_before, [start, end])
-        if lo == hi:
-            return None, dead
-        return a[lo:hi].shifted(-start), dead
+        return _between(self.arrivals, start, end), dead, _between(self.tombstones, start, end)
 
     def take(self, rows: Array) -> Batch:
         """Return a copy of the rows at these indices, or where this mask is True, without side
@@ -340,7 +275,7 @@ class Batch:
         """Return the rows of each piece (a slice or indices) in order, without side records.
         Cheaper than ``concat`` of slices: a single slice gives views."""
         batch, rows = pieces[0]
-        alone = len(pieces) == 1 and batch.arrivals is None and not batch.dead
+        alone = len(pieces) == 1 and not batch.has_side_records
         if alone and isinstance(rows, slice):
             return batch if rows == slice(0, len(batch)) else batch[rows]
         x: Features
@@ -378,12 +313,13 @@ def _build(signature: str, column: Callable[[ColumnSpec], str]) -> Callable[...,
 
     The code is written out, as ``dataclass`` does it: a loop over the columns takes a third longer,
     and every micro-batch is sliced. The function takes the arguments of ``signature``, and then
-    ``x``, ``classes``, ``arrivals`` and ``dead``.
+    ``x``, ``classes``, ``arrivals``, ``dead`` and ``tombstones``.
     """
     columns = {spec.name: column(spec) for spec in COLUMNS}
     names = [field.name for field in fields(Batch) if field.name not in _BLOCK_ONLY]
     values = ", ".join(columns.get(name, name) for name in names)
-    source = f"lambda {signature}, x, classes, arrivals=None, dead=(): Batch({values})"
+    side = "arrivals=None, dead=(), tombstones=None"
+    source = f"lambda {signature}, x, classes, {side}: Batch({values})"
     function: Callable[..., Batch] = eval(source, globals())
     return function
 
@@ -414,23 +350,46 @@ _lesson = _shown("always", "with the label")
 _lesson_and_boundaries = _shown("always", "with the label", "with boundaries")
 
 
-def _merge_side_records(batches: Sequence[Batch]) -> tuple[Labels | None, tuple[DeadLetter, ...]]:
+def _between(records: Side | None, start: int, end: int) -> Side | None:
+    """Return the labels or tombstones before the rows ``start`` to ``end``, counted from there."""
+    if records is None:
+        return None
+    low, high = np.searchsorted(records.insert_before, [start, end])
+    return records[low:high].shifted(-start) if low < high else None
+
+
+def _merge_side_records(batches: Sequence[Batch]) -> SideRecords:
     """Return the side records of consecutive batches, as those of their concatenation."""
-    if not any(b.arrivals or b.dead for b in batches):
-        return None, ()
+    if not any(b.has_side_records for b in batches):
+        return None, (), None
     starts = list(accumulate((len(b) for b in batches[:-1]), initial=0))
     dead = tuple(
         replace(d, insert_before=d.insert_before + start)
         for b, start in zip(batches, starts, strict=True)
         for d in b.dead
     )
-    labels = [
-        b.arrivals.shifted(start) for b, start in zip(batches, starts, strict=True) if b.arrivals
-    ]
-    if not labels:
-        return None, dead
-    columns = (np.concatenate([getattr(a, name) for a in labels]) for name in Labels.__slots__)
-    return Labels(*columns), dead
+    labels = _join_shifted(Labels, [b.arrivals for b in batches], starts)
+    return labels, dead, _join_shifted(Tombstones, [b.tombstones for b in batches], starts)
+
+
+def _join_shifted(
+    kind: type[Side], parts: Sequence[Side | None], starts: Sequence[int]
+) -> Side | None:
+    """Return the records of consecutive batches as one; ``starts`` are the first rows of these."""
+    shifted = [part.shifted(start) for part, start in zip(parts, starts, strict=True) if part]
+    if not shifted:
+        return None
+    columns = [[getattr(part, name) for part in shifted] for name in kind.__slots__]
+    lengths = [len(part) for part in shifted]
+    return kind(*(_concat_optional(column, lengths) for column in columns))
+
+
+def _concat_optional(columns: Sequence[Any], lengths: Sequence[int]) -> Any:
+    """Return columns as one; None stands for a mask that is False, all None for None."""
+    if all(column is None for column in columns):
+        return None
+    pairs = zip(columns, lengths, strict=True)
+    return np.concatenate([np.zeros(n, np.bool_) if c is None else c for c, n in pairs])
 
 
 def _concat(columns: Sequence[Any]) -> Any:
@@ -470,5 +429,8 @@ def reject_rows(batch: Batch, rows: NDArray[np.bool_], reasons: list[str]) -> Ba
     arrivals = batch.arrivals
     if arrivals is not None:
         arrivals = replace(arrivals, insert_before=before[arrivals.insert_before])
+    tombstones = batch.tombstones
+    if tombstones is not None:
+        tombstones = replace(tombstones, insert_before=before[tombstones.insert_before])
     dead.sort(key=lambda d: (d.insert_before, d.partition, d.offset))
-    return replace(kept, arrivals=arrivals, dead=tuple(dead))
+    return replace(kept, arrivals=arrivals, dead=tuple(dead), tombstones=tombstones)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streams.core.batch import Array, Batch, Ints, Labels, ReadMark
+from streams.core.batch import Array, Batch, Ints, ReadMark
 from streams.core.errors import StreamChangedError, StreamError
 from streams.core.stream import Cursor, Stream
 
@@ -144,6 +144,11 @@ def ranges_of(block: Batch) -> Ranges:
     if block.arrivals is not None:
         add("labels/", block.arrivals.partition, block.arrivals.offset)
     for prefix, of_labels in (("", False), ("labels/", True)):
+        tombstones = block.tombstones
+        if tombstones is not None:
+            tombstones = tombstones.select(tombstones.label == of_labels)
+        if tombstones is not None:
+            add(prefix, tombstones.partition, tombstones.offset)
         dead = [d for d in block.dead if d.label is of_labels]
         if dead:
             add(
@@ -201,21 +206,33 @@ def _select(block: Batch, selects: Callable[[str, Array, Ints], Array]) -> Batch
             "labels/" if d.label else "", np.array([d.partition]), np.array([d.offset], np.int64)
         )[0]
     ]
-    if rows.all() and (labels is None or labels.all()) and len(dead) == len(block.dead):
+    tombstones = block.tombstones
+    if tombstones is not None:
+        kept = np.where(
+            tombstones.label,
+            selects("labels/", tombstones.partition, tombstones.offset),
+            selects("", tombstones.partition, tombstones.offset),
+        )
+        tombstones = tombstones if kept.all() else tombstones.select(kept)
+    unchanged = len(dead) == len(block.dead) and tombstones is block.tombstones
+    if rows.all() and (labels is None or labels.all()) and unchanged:
         return block
     insert_before = np.zeros(len(block) + 1, np.int64)  # selected rows before each row
     np.cumsum(rows, out=insert_before[1:])
-    if arrivals is not None:
-        columns = (getattr(arrivals, name)[labels] for name in Labels.__slots__)
-        arrivals = Labels(*columns)
+    if arrivals is not None and labels is not None:
+        arrivals = arrivals[labels]
         arrivals = (
             replace(arrivals, insert_before=insert_before[arrivals.insert_before])
             if len(arrivals)
             else None
         )
+    if tombstones is not None:
+        before = insert_before[tombstones.insert_before]
+        tombstones = replace(tombstones, insert_before=before)
     return replace(
         block.take(rows),
         arrivals=arrivals,
+        tombstones=tombstones,
         dead=tuple(replace(d, insert_before=int(insert_before[d.insert_before])) for d in dead),
         flush=block.flush,
         read_at=block.read_at,

@@ -24,7 +24,8 @@ def sleep_until(
     while (remaining := until - clock()) > 0:
         sleep(min(remaining, STEP_S))
         if remaining > STEP_S:
-            yield replace(next_block[:0], arrivals=None, dead=(), classes=(), flush=False)
+            empty = replace(next_block[:0], arrivals=None, dead=(), tombstones=None)
+            yield replace(empty, classes=(), flush=False)
 
 
 def block_size(rate: float | None, maximum: int) -> int:

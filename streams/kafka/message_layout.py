@@ -15,6 +15,7 @@ from streams.decoding.formats.factory import Field, FieldKind, make
 from streams.kafka.config import KafkaConfig, KafkaLabel, KafkaLabels
 from streams.kafka.record_fields import RecordField, RecordFields
 from streams.kafka.records_to_batch import RecordReader
+from streams.kafka.tombstones import ID, KeyReader
 
 Request = tuple[Columns, list[Field]]
 """The columns of a request to the server, and those of its fields that no message has."""
@@ -159,6 +160,23 @@ def label_reader(
         Decoder(Schema((), task_of(label), label.classes), columns),
         RecordFields(beside),
     )
+
+
+def key_reader(config: KafkaConfig, label: KafkaLabel) -> KeyReader | None:
+    """Return what reads the id of an event from a tombstone of the label topic; None: no topic.
+
+    The id is where the job says that it is beside the value. Else it is the key: the field of that
+    name of a JSON object, or the whole key.
+    """
+    if config.labels is None:
+        return None
+    place, key = config.labels.id, {"from": "key"}
+    fields = [place] if isinstance(place, RecordField) else [key | {"name": place}, key]
+    beside = [RecordField.model_validate(field) for field in fields]
+    decoder = Decoder(
+        Schema((), task_of(label), label.classes), Columns(_named(ID, config.id_type))
+    )
+    return KeyReader(RecordFields(beside), decoder, task_of(label) == "regression")
 
 
 def features_of(

@@ -14,6 +14,7 @@ from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
 from streams.kafka.record_fields import RecordFields
 from streams.kafka.records import MergedRecords
+from streams.kafka.tombstones import KeyReader, add_tombstones
 
 
 class RecordReader(NamedTuple):
@@ -27,6 +28,8 @@ class RecordReader(NamedTuple):
 class BlockDecoder:
     """Decodes records to batches; the fate of a record depends on that record alone.
 
+    A record without a value is a tombstone.
+
     Args:
         events: reads records of events; kept as ``events``.
         labels: reads records of labels; kept as ``labels``.
@@ -34,6 +37,7 @@ class BlockDecoder:
         max_future_seconds: how much later than its record's timestamp an event time may be.
         max_bytes: of a record's value.
         needs_timestamps: whether events are of no use without the timestamp of their record.
+        keys: reads keys of records of labels; kept as ``keys``.
     """
 
     def __init__(
@@ -44,7 +48,9 @@ class BlockDecoder:
         max_future_seconds: float,
         max_bytes: int,
         needs_timestamps: bool = False,
+        keys: KeyReader | None = None,
     ) -> None:
+        self.keys = keys
         self.events = events
         self.labels = labels
         self._time_field = time_field
@@ -53,15 +59,28 @@ class BlockDecoder:
         self._needs_timestamps = needs_timestamps
 
     def __call__(self, records: MergedRecords) -> Batch:
+        if None not in records.values:
+            return self._decode_values(records)[0]
+        others = np.flatnonzero([value is not None for value in records.values])
+        batch, is_row = self._decode_values(records.take(others))
+        rows_before = np.zeros(len(records.values) + 1, np.int64)
+        rows_before[others + 1] = is_row
+        return add_tombstones(batch, records, np.cumsum(rows_before)[:-1], self.keys)
+
+    def _decode_values(self, records: MergedRecords) -> tuple[Batch, Array]:
+        """Return records that have a value, and which of them are rows of the batch, (n,) bool."""
         label = records.label
         if not label.any():
-            return self._decode_events(records)[0]
+            return self._decode_events(records)
         rows = np.flatnonzero(~label)
         events, alive = self._decode_events(records.take(rows))
         alive_before = np.zeros(len(rows) + 1, np.int64)  # live events before each event
         np.cumsum(alive, out=alive_before[1:])
         insert_before = alive_before[np.cumsum(~label)[label]]
-        return self._add_labels(events, records.take(np.flatnonzero(label)), insert_before)
+        is_row = np.zeros(len(label), np.bool_)
+        is_row[rows] = alive
+        labels = records.take(np.flatnonzero(label))
+        return self._add_labels(events, labels, insert_before), is_row
 
     def _decode_events(self, records: MergedRecords) -> tuple[Batch, Array]:
         """Return the events, and which of the records are alive, (n,) bool."""

@@ -45,6 +45,7 @@ from streams.kafka.message_layout import (
     columns,
     features_of,
     fields_beside,
+    key_reader,
     label_config,
     label_reader,
     request_columns,
@@ -104,6 +105,7 @@ class KafkaStream(LiveStream):
         events = labels = RecordReader(format_, decoder, RecordFields(fields_beside(config, label)))
         if config.labels is not None:
             labels = label_reader(config, config.labels, label, folder)
+        keys = key_reader(config, label)
         self.decoder = BlockDecoder(
             events,
             labels,
@@ -111,8 +113,11 @@ class KafkaStream(LiveStream):
             config.max_future_seconds,
             config.max_bytes,
             needs_timestamps=config.label_timeout_seconds is not None and config.time is None,
+            keys=keys,
         )
         self._parts = events.beside.parts | labels.beside.parts
+        if keys is not None:
+            self._parts |= keys.beside.parts
         self._metadata_consumer: Consumer | None = None  # for ``end``
         self._range_readers: dict[RecordParts, RangeReader] = {}  # by what they return
         self._to_commit: Cursor | None = None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.core.batch import Batch, DeadLetter
+from streams.core.batch import Batch, DeadLetter, Tombstones
 
 STREAK = 4096  # dead events in a row that end a micro-batch
 
@@ -42,7 +42,7 @@ def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
                 start += size
             rest = piece[start:]
         if ends:
-            if len(rest) or rest.dead or rest.arrivals is not None:
+            if len(rest) or rest.has_side_records:
                 yield rest
             rest = None
     if rest is not None:
@@ -73,10 +73,8 @@ def _pieces(blocks: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
                 yield Batch.concat([*trailing, head]), True
                 trailing = []
             else:
-                events = (replace(b, arrivals=None, dead=_dead(b, False)) for b in trailing)
-                yield Batch.concat([*events, head]), True
-                labels = (replace(b, dead=_dead(b, True)) for b in trailing)
-                trailing = [b for b in labels if b.dead or b.arrivals is not None]
+                yield Batch.concat([*(_of_events(b) for b in trailing), head]), True
+                trailing = [b for b in map(_of_labels, trailing) if b.has_side_records]
             streak = 0
         if block.flush:
             yield replace(Batch.concat([*trailing, block]), flush=False), True
@@ -110,6 +108,23 @@ def _dead(block: Batch, labels: bool) -> tuple[DeadLetter, ...]:
     return tuple(d for d in block.dead if d.label is labels)
 
 
+def _of_events(block: Batch) -> Batch:
+    """Return a block without the side records of labels."""
+    dead, tombstones = _dead(block, False), _deleted(block, False)
+    return replace(block, arrivals=None, dead=dead, tombstones=tombstones)
+
+
+def _of_labels(block: Batch) -> Batch:
+    """Return a block without the side records of events."""
+    return replace(block, dead=_dead(block, True), tombstones=_deleted(block, True))
+
+
+def _deleted(block: Batch, labels: bool) -> Tombstones | None:
+    """Return the tombstones of a block that are of labels, or those that are of events."""
+    tombstones = block.tombstones
+    return None if tombstones is None else tombstones.select(tombstones.label == labels)
+
+
 def _split_at_streak(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
     """Return the rows up to ``row`` with the first ``count`` dead events, and the rest. Labels just
     before ``row``, dead ones too, are in the rest."""
@@ -121,21 +136,32 @@ def _split_at_streak(block: Batch, row: int, count: int) -> tuple[Batch, Batch]:
         else:
             later.append(replace(d, insert_before=d.insert_before - row))
         events += not d.label
-    head = _split_trailing(bare[:row])[0]
-    return replace(head, dead=tuple(now)), replace(bare[row:], dead=tuple(later), flush=block.flush)
+    head, rest = _split_trailing(bare[:row])[0], bare[row:]
+    if rest.tombstones is not None:  # those before a dead event of their partition are as old
+        last = {d.partition: d.offset for d in now if not d.label and d.insert_before == row}
+        t = rest.tombstones
+        old = (t.insert_before == 0) & ~t.label
+        old &= t.offset < np.array([last.get(p, -1) for p in t.partition.tolist()])
+        if old.any():
+            older = replace(bare[:0], arrivals=None, tombstones=t[old])
+            head, rest = Batch.concat([head, older]), replace(rest, tombstones=t.select(~old))
+    return replace(head, dead=tuple(now)), replace(rest, dead=tuple(later), flush=block.flush)
 
 
 def _split_trailing(block: Batch) -> tuple[Batch, Batch | None]:
     """Return the rows with the side records before them, and those after the last row (or None)."""
     n = len(block)
-    if not block.dead and block.arrivals is None:
+    if not block.has_side_records:
         return block, None
     after = block[n:]
-    if not after.dead and after.arrivals is None:
+    if not after.has_side_records:
         return block, None
     arrivals = block.arrivals
     if arrivals is not None:
         stop = int(np.searchsorted(arrivals.insert_before, n))
         arrivals = arrivals[:stop] if stop else None
     dead = tuple(d for d in block.dead if d.insert_before < n)
-    return replace(block, arrivals=arrivals, dead=dead), after
+    tombstones = block.tombstones
+    if tombstones is not None:
+        tombstones = tombstones.select(tombstones.insert_before < n)
+    return replace(block, arrivals=arrivals, dead=dead, tombstones=tombstones), after

@@ -1,11 +1,12 @@
 """Batches to the table of a recording and back: events, labels and dead letters in stream order.
 
-A row is of one of five kinds (``_what``): an ``event``; a ``label`` that arrived on its own; a
-``dead`` event or a ``dead label``, with its bytes; an ``end``, where a micro-batch ends, full or
-not. Columns that do not apply to a row are null. ``_block``, ``_partition`` and ``_offset`` are its
-position. ``id`` is that of the event, and ``time`` its event time, or when a label became known.
-Each feature has a column. ``label`` is the name of the class, or the target. ``due``, ``key`` and
-``segment`` exist if the stream has them.
+A row is of one of eight kinds (``_what``): an ``event``; a ``label`` that arrived on its own, or a
+``withdrawal`` of one; a ``dead`` event or a ``dead label``, with its bytes; a ``tombstone`` or a
+``label tombstone``; an ``end``, where a micro-batch ends, full or not. Columns that do not apply to
+a row are null. ``_block``, ``_partition`` and ``_offset`` are its position. ``id`` is that of the
+event, and ``time`` its event time, or when a label became known. Each feature has a column.
+``label`` is the name of the class, or the target. ``due``, ``key`` and ``segment`` exist if the
+stream has them.
 """
 
 from __future__ import annotations
@@ -29,12 +30,18 @@ from streams.core.batch import (
     Features,
     Labels,
     Ragged,
+    Tombstones,
 )
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
 
-EVENT, LABEL, DEAD, DEAD_LABEL, END = range(5)
-WHAT = pa.array(["event", "label", "dead", "dead label", "end"])
+EVENT, LABEL, DEAD, DEAD_LABEL, END, WITHDRAWAL, TOMBSTONE, LABEL_TOMBSTONE = range(8)
+WHAT = pa.array(
+    [
+        *("event", "label", "dead", "dead label", "end"),
+        *("withdrawal", "tombstone", "label tombstone"),
+    ]
+)
 _OPTIONAL = tuple(column.name for column in COLUMNS if column.recorded)
 _OWN = ("_what", "_block", "_partition", "_offset", "id", "time", "label", *_OPTIONAL)
 _OWN_LAST = ("_reason", "_value")
@@ -94,12 +101,13 @@ def table_of(first: int, blocks: Sequence[Batch], schema: Schema) -> pa.Table:
 class _TableRows:
     """The order of the rows of a table.
 
-    Records are numbered: events, then labels, then dead letters, then ends.
+    Records are numbered: events, then labels, dead letters, tombstones and ends.
 
     Attributes:
         whole: all blocks as one batch.
         labels: its labels, or None.
-        counts: the numbers of events, labels, dead letters and ends.
+        tombstones: its tombstones; empty where there are none.
+        counts: the numbers of events, labels, dead letters, tombstones and ends.
         order: (rows,) the number of the record in each row.
         what: (rows,) the kind of each row.
         block: (rows,) the number of the block of each row.
@@ -113,11 +121,19 @@ class _TableRows:
         arrived = [0 if block.arrivals is None else len(block.arrivals) for block in blocks]
         ends = np.flatnonzero([block.flush for block in blocks])
         none = np.empty(0, np.int64)
-        self.counts = len(whole), sum(arrived), len(whole.dead), len(ends)
+        deleted = [0 if block.tombstones is None else len(block.tombstones) for block in blocks]
+        self.tombstones = tombstones = whole.tombstones or Tombstones(
+            none.astype(np.int32), none, none.astype(np.bool_), none
+        )
+        self.counts = len(whole), sum(arrived), len(whole.dead), sum(deleted), len(ends)
         what = np.concatenate(
             [
-                np.repeat(np.array([EVENT, LABEL], np.int8), self.counts[:2]),
+                np.full(len(whole), EVENT, np.int8),
+                np.where([] if labels is None else labels.withdrawals, WITHDRAWAL, LABEL).astype(
+                    np.int8
+                ),
                 np.array([DEAD_LABEL if d.label else DEAD for d in whole.dead], np.int8),
+                np.where(tombstones.label, LABEL_TOMBSTONE, TOMBSTONE).astype(np.int8),
                 np.full(len(ends), END, np.int8),
             ]
         )
@@ -126,6 +142,7 @@ class _TableRows:
                 np.repeat(numbers, count),
                 np.repeat(numbers, arrived),
                 np.repeat(numbers, [len(block.dead) for block in blocks]),
+                np.repeat(numbers, deleted),
                 numbers[ends],
             ]
         )
@@ -137,31 +154,41 @@ class _TableRows:
                     np.arange(len(whole)),
                     none if labels is None else labels.insert_before,
                     np.array([d.insert_before for d in whole.dead], np.int64),
+                    tombstones.insert_before,
                     np.cumsum(count)[ends],
                 ]
             )
-            rank = np.repeat(np.array([2, 0, 1, 3]), self.counts)  # at the same event
+            rank = np.repeat(np.array([2, 0, 1, 1, 3]), self.counts)  # at the same event
             self.order = np.lexsort((rank, insert_before, block))
         self.what = what[self.order]
         self.block = block[self.order]
 
-    def of_all(self, events: Array, labels: Array | None, dead: Array | None = None) -> pa.Array:
-        """Return a column of values of events, labels and dead letters (None: null)."""
-        n, m, k, e = self.counts
+    def of_all(
+        self,
+        events: Array,
+        labels: Array | None,
+        dead: Array | None = None,
+        tombstones: Array | None = None,
+    ) -> pa.Array:
+        """Return a column of values of events, labels, dead letters and tombstones (None: null)."""
+        _, m, k, t, e = self.counts
         parts = [
             events,
             np.zeros(m, events.dtype) if labels is None else labels,
             np.zeros(k, events.dtype) if dead is None else dead,
+            np.zeros(t, events.dtype) if tombstones is None else tombstones,
             np.zeros(e, events.dtype),
         ]
-        null = np.repeat([False, labels is None, dead is None, True], [n, m, k, e])
+        absent = [False, labels is None, dead is None, tombstones is None, True]
+        null = np.repeat(absent, self.counts)
         return pa.array(np.concatenate(parts)[self.order], mask=null[self.order])
 
     def of_positions(self, name: str, dtype: Any) -> pa.Array:
         """Return the column of a part of all positions (``partition`` or ``offset``)."""
         labels = None if self.labels is None else getattr(self.labels, name).astype(dtype)
         dead = np.array([getattr(d, name) for d in self.whole.dead], dtype)
-        return self.of_all(getattr(self.whole, name).astype(dtype, copy=False), labels, dead)
+        events = getattr(self.whole, name).astype(dtype, copy=False)
+        return self.of_all(events, labels, dead, getattr(self.tombstones, name).astype(dtype))
 
     def of_events(self, column: pa.Array) -> pa.Array:
         """Return a column that only events have."""
@@ -180,7 +207,7 @@ class _TableRows:
 
     def of_labels(self, columns: list[pa.Array]) -> pa.Array:
         """Return the column of the labels of events and of labels that arrived on their own."""
-        nulls = pa.nulls(self.counts[2] + self.counts[3], columns[0].type)
+        nulls = pa.nulls(sum(self.counts[2:]), columns[0].type)
         return pa.concat_arrays([*columns, nulls]).take(pa.array(self.order))
 
 
@@ -241,12 +268,13 @@ def _feature(column: Column, feature: Feature) -> pa.Array:
 
 
 class _BlockEnd(NamedTuple):
-    """The end of a block in a table: the numbers of events, labels and dead letters before it, and
-    whether the block is flushed."""
+    """The end of a block in a table: the numbers of events, labels, dead letters and tombstones
+    before it, and whether the block is flushed."""
 
     events: int
     labels: int
     dead: int
+    tombstones: int
     flush: bool
 
 
@@ -265,28 +293,31 @@ def blocks_of(table: pa.Table, schema: Schema, in_rows: bool) -> Iterator[Batch]
     batch = _events(table, what == EVENT, labels if in_rows else None, classes, schema)
     arrivals = _arrivals(table, what, labels)
     dead = _dead(table, what, is_dead)
+    deleted = _tombstones(table, what)
     if not (what == END).any():
-        yield replace(batch, arrivals=arrivals, dead=tuple(dead))
+        yield replace(batch, arrivals=arrivals, dead=tuple(dead), tombstones=deleted)
         return
-    a = b = c = 0
+    a = b = c = t = 0
     for end in _block_ends(what, is_dead):
         yield replace(
             batch[a : end.events],
             arrivals=arrivals[b : end.labels].shifted(-a) if arrivals and end.labels > b else None,
             dead=tuple(replace(d, insert_before=d.insert_before - a) for d in dead[c : end.dead]),
+            tombstones=deleted[t : end.tombstones].shifted(-a)
+            if deleted and end.tombstones > t
+            else None,
             flush=end.flush,
         )
-        a, b, c = end.events, end.labels, end.dead
+        a, b, c, t = end.events, end.labels, end.dead, end.tombstones
 
 
 def _block_ends(what: Array, is_dead: Array) -> Iterator[_BlockEnd]:
     ends = np.flatnonzero(what == END)
     stops = ends + 1 if ends[-1] == len(what) - 1 else np.append(ends + 1, len(what))
-    events, labels, dead = (
-        np.cumsum(mask)[stops - 1].tolist() for mask in (what == EVENT, what == LABEL, is_dead)
-    )
-    for i, stop in enumerate(events):
-        yield _BlockEnd(stop, labels[i], dead[i], flush=i < len(ends))
+    masks = (what == EVENT, _is_label(what), is_dead, what >= TOMBSTONE)
+    counts = (np.cumsum(mask)[stops - 1].tolist() for mask in masks)
+    for i, (events, labels, dead, tombstones) in enumerate(zip(*counts, strict=True)):
+        yield _BlockEnd(events, labels, dead, tombstones, flush=i < len(ends))
 
 
 def _events(
@@ -341,7 +372,7 @@ def _column(column: pa.Array, feature: Feature) -> Column:
 
 
 def _arrivals(table: pa.Table, what: Array, labels: Array) -> Labels | None:
-    mask = what == LABEL
+    mask = _is_label(what)
     if not mask.any():
         return None
     rows = table.select(["id", "time", "_partition", "_offset"]).filter(pa.array(mask))
@@ -351,6 +382,24 @@ def _arrivals(table: pa.Table, what: Array, labels: Array) -> Labels | None:
         _numpy(rows["time"]),
         _numpy(rows["_partition"]),
         _numpy(rows["_offset"]),
+        np.cumsum(what == EVENT)[mask],
+        what[mask] == WITHDRAWAL if (what == WITHDRAWAL).any() else None,
+    )
+
+
+def _is_label(what: Array) -> Array:
+    return np.asarray((what == LABEL) | (what == WITHDRAWAL))
+
+
+def _tombstones(table: pa.Table, what: Array) -> Tombstones | None:
+    mask = what >= TOMBSTONE
+    if not mask.any():
+        return None
+    rows = table.select(["_partition", "_offset"]).filter(pa.array(mask))
+    return Tombstones(
+        _numpy(rows["_partition"]),
+        _numpy(rows["_offset"]),
+        what[mask] == LABEL_TOMBSTONE,
         np.cumsum(what == EVENT)[mask],
     )
 

@@ -97,7 +97,7 @@ def test_decoder_events_and_labels_match_hand_computed_block() -> None:
     assert found.dead[1].reason == "column 'a' holds 'x'; expected a finite number"
 
 
-def test_decoder_large_future_or_empty_records_are_dead() -> None:
+def test_decoder_large_or_future_records_are_dead_and_empty_ones_not() -> None:
     large = b" " * 201
     found = block(
         records(
@@ -116,8 +116,9 @@ def test_decoder_large_future_or_empty_records_are_dead() -> None:
             "message, 1.000",
             event(3, 101.001),
         ),
-        (4, 2, "no value", None),
     ]
+    assert found.tombstones is not None
+    assert (found.tombstones.offset.tolist(), found.tombstones.insert_before.tolist()) == ([4], [2])
 
 
 def test_decoder_no_timestamp_skips_future_check() -> None:
@@ -224,8 +225,10 @@ def test_decoder_fate_of_record_is_independent_of_others(parts: list[RecordBatch
         a = whole.arrivals
         for part, at, before in zip(a.partition, a.offset, a.insert_before, strict=True):
             assert before == places[True, int(part), int(at)]
-    n = sum(d.label for d in whole.dead) + len(labels_of(whole))
+    deleted = whole.tombstones or ()
+    n = sum(d.label for d in whole.dead) + len(labels_of(whole)) + len(deleted)
     assert whole.events + n == len(messages.values)
+    assert len(deleted) == sum(value is None for value in messages.values)
 
 
 def rows_of(batch: Batch) -> list[Any]:
