@@ -250,7 +250,7 @@ class JournaledSource(EventSource):
         if self.recorder is not None:
             raise StreamChangedError(
                 f"the recording lacks block {entry.number} of the journal, and some of its records "
-                "were deleted: go on without --record, or record another run"
+                "were deleted: go on with everlearn run, which records nothing"
             )
         if len(entry.ranges) > 1 and not entry.ordered:
             places = ", ".join(f"{name}: {first}" for name, (first, _) in entry.ranges.items())

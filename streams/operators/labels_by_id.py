@@ -95,7 +95,7 @@ class JoinById(LabelJoin):
     * A held label is dropped when ``label_timeout_events`` newer ones are held, or when event time
       has advanced by more than the timeout since its own time (NaN: unknown, so never).
     * When an id is used again while its event waits, labels go to the newer event.
-    * A withdrawal takes back the label of its event, if that was not given out.
+    * A withdrawal drops the held label of its event. A label that has met its event stays.
 
     ``counts`` has the number of labels of each kind. The first label of an event, if in time, is in
     none of them but perhaps ``early``:
@@ -107,7 +107,7 @@ class JoinById(LabelJoin):
     ``late``      its event has expired
     ``stray``     its event did not arrive while it was held, or it was too old to be held
     ``early``     it arrived before its event and was held
-    ``withdrawn`` it was taken back: it was held, or its event was not given out yet
+    ``withdrawn`` it was taken back while it was held
     ============= ================================================================================
 
     The result does not depend on the size of the micro-batches, with two exceptions: without
@@ -166,7 +166,8 @@ class JoinById(LabelJoin):
                 if before > step.predicted:
                     self._add_predicted(step, before)
                 if is_withdrawal:
-                    self._withdraw(step, id_, before)
+                    if self._early.pop(id_, None) is not None:
+                        self.counts["withdrawn"] = self.counts.get("withdrawn", 0) + 1
                     continue
                 slot = self._slots.get(id_)
                 if slot is None:
@@ -230,18 +231,6 @@ class JoinById(LabelJoin):
                 self._past[id_] = step.corrected[id_] = y
         else:
             self._hold_early(id_, y, time, step.clock[before])
-
-    def _withdraw(self, step: JoinStep, id_: int, before: int) -> None:
-        """Take back the label of an event that was not given out: the event waits again."""
-        withdrawn = self._early.pop(id_, None) is not None
-        if id_ in step.slots and id_ not in self._slots:
-            slot = step.slots[id_]
-            if not (self.exact and before >= step.matches[slot][2]):
-                del step.matches[slot], step.slots[id_]
-                self._slots[id_] = slot
-                withdrawn = True
-        if withdrawn:
-            self.counts["withdrawn"] = self.counts.get("withdrawn", 0) + 1
 
     def _hold_early(self, id_: int, y: float, time: float, now: float) -> None:
         """Hold a label whose event has not arrived."""

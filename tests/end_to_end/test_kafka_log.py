@@ -256,3 +256,64 @@ def test_record_tells_where_brokers_have_no_topic_ids(
     done = everlearn("run", job(**old, stop="never"), *resume, code=1)
     assert f"{topic}/0 holds another record at offset 399" in done.line
     assert summary(Path("run"))["events"] == 400
+
+
+def test_tombstones_are_counted_apart_and_stop_nothing(
+    kafka44: Kafka44, topic: str, everlearn: Any, summary: Any
+) -> None:
+    folder = case("tombstones")
+    kafka44.create(topic)
+    send_file(kafka44, folder / "messages.jsonl", {"tomb": topic})
+    lines = (folder / "messages.jsonl").read_text().splitlines()
+    deleted = sum(json.loads(line)["value"] is None for line in lines)
+    run_case(everlearn, folder, kafka44, topic)
+    done = summary(Path("run"))
+    assert done["tombstones"] == {"events": deleted, "labels": 0}
+    assert done["events"] == done["fates"]["learned"] == len(lines) - deleted
+    assert done["fates"]["dead"] == 0
+    assert sum(done["cursor"].values()) == len(lines)
+
+
+def send_labels_and_tombstones(
+    kafka: Kafka44, topic: str, labels: str, name_of: Callable[[int], str]
+) -> None:
+    """Send labels of events 0 to 39, withdraw some, and send the events, each with a tombstone."""
+    start = round(1000 * time.time()) - 60_000
+    early = [(i, "yes" if i % 2 else "no") for i in range(40)]
+    values = [json.dumps({"id": i, "y": y}) for i, y in early]
+    gone = [*range(0, 40, 5)]  # eight of them before their events
+    more = [None] * len(gone) + [None, None]  # of no event; without a key
+    keys = [*map(name_of, range(40)), *map(name_of, gone), name_of(999), None]
+    kafka.send(labels, values + more, keys=keys, timestamp_ms=start)
+    for i, row in enumerate(rows(range(40))):
+        kafka.send(topic, [row, None], keys=[str(i)] * 2, timestamp_ms=start + 1000 + i)
+    late = [name_of(i) for i in range(1, 40, 5)]  # learned already
+    kafka.send(labels, [None] * len(late), keys=late, timestamp_ms=start + 5000)
+
+
+@pytest.mark.parametrize(
+    "name_of", [str, lambda i: json.dumps({"id": i})], ids=["plain key", "JSON key"]
+)
+def test_tombstone_withdraws_a_label_that_is_not_learned(
+    kafka44: Kafka44,
+    topic: str,
+    job: Callable[..., Path],
+    everlearn: Any,
+    summary: Any,
+    name_of: Callable[[int], str],
+) -> None:
+    kafka44.create(topic)
+    kafka44.create(f"{topic}-labels")
+    send_labels_and_tombstones(kafka44, topic, f"{topic}-labels", name_of)
+    about = {"topic": f"{topic}-labels", "id": "id", "label": "y"}
+    file = job(labels=about, label={"classes": ["no", "yes"]}, batch_size=8)
+    everlearn("record", file, "--run-dir", "run", "--to", "recording")
+    done = summary(Path("run"))
+    assert done["fates"] | {"learned": 32, "unlabelled": 8} == done["fates"]
+    assert done["labels"]["withdrawn"] == 8
+    assert done["tombstones"] == {"events": 40, "labels": 18}
+    assert (done["fates"]["dead"], done["events"]) == (0, 40)
+    everlearn("replay", "recording", "--run-dir", "again")
+    again = summary(Path("again"))
+    assert again["state_digest"] == done["state_digest"]
+    assert again["tombstones"] == done["tombstones"]
