@@ -97,7 +97,7 @@ def test_decoder_events_and_labels_match_hand_computed_block() -> None:
     assert found.dead[1].reason == "column 'a' holds 'x'; expected a finite number"
 
 
-def test_decoder_large_or_future_records_are_dead_and_empty_ones_not() -> None:
+def test_decoder_large_or_future_are_dead_and_empty_not() -> None:
     large = b" " * 201
     found = block(
         records(
