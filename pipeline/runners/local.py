@@ -18,8 +18,8 @@ from pipeline.training.callback import Say
 from pipeline.training.errors import RunError
 from pipeline.training.run import Run
 from streams.core.batch import Batch
-from streams.core.pacing import block_size, throttle
 from streams.core.stream import Cursor
+from streams.operators.pacing import block_size, throttle
 
 
 class LocalRunner:

@@ -22,10 +22,10 @@ from streams.core.batch import Batch
 from streams.core.description import StreamDescription, describe_schema, with_examples
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
-from streams.core.pacing import throttle_by_event_time
 from streams.core.stream import Cursor, JsonLayout, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.columns import parse_time
+from streams.operators.pacing import throttle_by_event_time
 from streams.recordings.manifest import Part, RecordingManifest, parts, unreadable
 from streams.recordings.table import blocks_of
 

@@ -19,8 +19,8 @@ from pipeline.training.journaled_source import OutOfStepError
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream, ranges_of
-from streams.core.pacing import block_size, throttle
 from streams.core.stream import Cursor, DataIdentity
+from streams.operators.pacing import block_size, throttle
 
 AHEAD = 4
 """Blocks that are read ahead of the trainer; a source that is further ahead waits."""

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from streams.core.batch import Batch, DeadLetter, Labels, Ragged
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, skip_before
-from streams.core.pacing import throttle_by_event_time
 from streams.core.schema import Feature, Schema
 from streams.core.stream import Cursor
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.microbatch import rebatch
+from streams.operators.pacing import throttle_by_event_time
 from streams.recordings.manifest import Part, RecordingManifest, path_of
 from streams.recordings.stream import RecordingConfig, RecordingStream
 from streams.recordings.table import blocks_of, columns_of, table_of

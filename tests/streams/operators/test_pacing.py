@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.training.batch_reader import BLOCK
 from streams.core.batch import Batch
-from streams.core.pacing import block_size, throttle
+from streams.operators.pacing import block_size, throttle
 from streams.testing import Event, ManualClock, TestStream
 
 
