@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from streams.core.settings import unknown
 from streams.decoding.formats.python_values import show
 
 _NEAREST_OF = 100  # names among which the nearest to a misspelt one is searched: it takes time
+States = Callable[[dict[str, Any], str], bool]
 _MIN_LENGTH = 4  # of a name that may be misspelt by a letter: shorter ones often differ by one
 
 
@@ -22,20 +23,22 @@ class LeftOut:
     Args:
         features: the names of the features.
         known: all names of fields that are read.
+        states: whether an event states a value of a name, if only null.
         nested: whether a name with dots is a path into objects.
     """
 
-    def __init__(self, features: Sequence[str], known: Set[str], nested: bool) -> None:
+    def __init__(
+        self, features: Sequence[str], known: Set[str], states: States, nested: bool
+    ) -> None:
         self._features = features
         self._known = known
+        self._states = states
         self._nested = nested
         self._roots = {name.split(".")[0] for name in known} if nested else known
 
     def reason(self, event: dict[str, Any]) -> str | None:
         """Return why an event that lacks features is refused; None: it is not."""
         missing = self._missing(event)
-        if len(missing) == len(self._features):
-            return "no feature is stated"
         for name in missing:
             if self._nested and "." in name and name in event:
                 return f"column {name!r} is left out"
@@ -53,7 +56,7 @@ class LeftOut:
             required: the names of features without which an event is refused.
         """
         missing = self._missing(event)
-        if self.reason(event) is None:
+        if len(missing) < len(self._features) and self.reason(event) is None:
             missing = [name for name in missing if name in required]
         if not missing:
             return None
@@ -69,24 +72,10 @@ class LeftOut:
 
     def _missing(self, event: dict[str, Any]) -> list[str]:
         """Return the features that an event does not state, not even as null."""
-        if self._nested:
-            return [name for name in self._features if not _reaches(event, name.split("."))]
-        return [name for name in self._features if name not in event]
+        return [name for name in self._features if not self._states(event, name)]
 
     def _unread(self, event: dict[str, Any]) -> list[str]:
         return [key for key in event if key not in self._roots]
-
-
-def _reaches(event: dict[str, Any], path: Sequence[str]) -> bool:
-    """Whether an event states the value at the end of a path, if only as null on the way."""
-    inner: Any = event
-    for step in path:
-        if type(inner) is not dict:
-            return True
-        if step not in inner:
-            return False
-        inner = inner[step]
-    return True
 
 
 def _near(key: str, name: str) -> bool:
@@ -99,9 +88,11 @@ def _near(key: str, name: str) -> bool:
     a, b = key[start:], name[start:]
     while a and b and a[-1] == b[-1]:
         a, b = a[:-1], b[:-1]
+    last = len(a) == len(b) == 1 and key[:-1] == name[:-1]
     one_letter = max(len(a), len(b)) == 1 or (len(a) == 2 and a == b[::-1])
-    digits = any(letter.isdigit() for letter in a + b)  # x1 and x2 are two columns
-    return one_letter and not digits and min(len(key), len(name)) >= _MIN_LENGTH
+    digits = any(letter.isdigit() for letter in a + b)
+    siblings = last or digits  # as item_a and item_b, x1 and x2
+    return one_letter and not siblings and min(len(key), len(name)) >= _MIN_LENGTH
 
 
 def _plain(name: str) -> str:

@@ -116,7 +116,9 @@ class RequestReader:
         self._defaults = {field.name: _DEFAULTS[field.kind] for field in others if field.required}
         self._decode = Decoder(self.schema, columns, recipe["dtype"])
         self._known = {field.name for field in self._format.fields} | {self.id_key}
-        self._left_out = LeftOut([field.name for field in fields], self._known, self._nested)
+        self._left_out = LeftOut(
+            [field.name for field in fields], self._known, self._format.states, self._nested
+        )
 
     def read(self, events: Sequence[Any]) -> PredictRequest:
         """Read events, which may be any JSON values that ``orjson.loads`` returns.

@@ -105,9 +105,13 @@ def read_messages(stream: KafkaStream, table: Table, left_out: bool) -> Batch:
 
 def events_of(table: Table, left_out: bool) -> list[dict[str, Any]]:
     rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
-    if left_out:
-        return [{name: cell for name, cell in row.items() if cell is not None} for row in rows]
-    return rows
+    first = next(iter(table))  # an event must state one of its features, if only as null
+    return [
+        {name: cell for name, cell in row.items() if cell is not None or name == first}
+        if left_out
+        else row
+        for row in rows
+    ]
 
 
 def recipe_of(stream: Stream) -> dict[str, Any]:

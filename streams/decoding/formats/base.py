@@ -30,12 +30,14 @@ class Field:
             the bytes of a PNG or JPEG, or lists of pixels.
         shape: ``(d,)`` of a vector, ``(channels, height, width)`` of an image.
         required: whether a message without a value is bad. Otherwise the cell is null.
+        feature: whether it is a feature.
     """
 
     name: str
     kind: FieldKind
     shape: tuple[int, ...] = ()
     required: bool = True
+    feature: bool = False
 
     @property
     def expected(self) -> str:
@@ -69,7 +71,7 @@ _FIELD_KINDS: dict[FeatureKind, FieldKind] = {
 def fields_of(schema: Schema) -> list[Field]:
     """Return the field of each feature; it is required where a missing value is a dead letter."""
     return [
-        Field(f.name, _FIELD_KINDS[f.kind], f.shape, schema.missing_policy(f) == "dead")
+        Field(f.name, _FIELD_KINDS[f.kind], f.shape, schema.missing_policy(f) == "dead", True)
         for f in schema.features
     ]
 

@@ -31,10 +31,11 @@ class JsonConfig(FormatConfig):
 class Json(Format):
     """JSON objects, a value for each field by its name.
 
-    A name with dots is a path: ``a.b`` of ``{"a": {"b": 1}}``. A missing key counts as null. Of a
-    repeated key the last value counts. ``true`` and a number in quotes are not numbers. An integer
-    may be written 7.0. A time is a number of seconds or ISO 8601 text. An image is the base64 text
-    of a PNG or JPEG. Keys that no field names are ignored.
+    A name with dots is a path: ``a.b`` of ``{"a": {"b": 1}}``. A missing key counts as null; but an
+    object without the key of any feature is bad: it is no event of this stream. Of a repeated key
+    the last value counts. ``true`` and a number in quotes are not numbers. An integer may be
+    written 7.0. A time is a number of seconds or ISO 8601 text. An image is the base64 text of a
+    PNG or JPEG. Keys that no field names are ignored.
     """
 
     Config = JsonConfig
@@ -89,6 +90,11 @@ class Json(Format):
         defaults: Mapping[str, Any],
     ) -> ParsedRecords:
         columns = self.values_of(self.fields, objects)
+        if foreign := self._foreign(objects, columns):
+            bad |= {where[row]: "no feature is stated" for row in foreign}
+            kept = [row for row in range(len(objects)) if row not in foreign]
+            where = [where[row] for row in kept]
+            columns = [[column[row] for row in kept] for column in columns]
         for j, field in enumerate(self.fields):
             if field.kind == "image":
                 columns[j] = list(map(self._image, columns[j]))
@@ -96,6 +102,31 @@ class Json(Format):
                 default = defaults[field.name]
                 columns[j] = [default if value is None else value for value in columns[j]]
         return cells.rows(self.fields, columns, where, bad, self._column)
+
+    def _foreign(self, objects: Sequence[dict[str, Any]], columns: Sequence[list[Any]]) -> set[int]:
+        """Return the objects that state no feature, not even as null."""
+        features = [j for j, field in enumerate(self.fields) if field.feature]
+        if not features or any(self.fields[j].required for j in features):
+            return set()
+        empty = {row for row, value in enumerate(columns[features[0]]) if value is None}
+        for j in features[1:]:
+            if not empty:
+                break
+            empty = {row for row in empty if columns[j][row] is None}
+        names = [self.fields[j].name for j in features]
+        return {row for row in empty if not any(self.states(objects[row], n) for n in names)}
+
+    @staticmethod
+    def states(event: dict[str, Any], name: str) -> bool:
+        """Whether an object has the key of a field, if only with null, or with null on the way."""
+        inner: Any = event
+        for step in name.split("."):
+            if type(inner) is not dict:
+                return True
+            if step not in inner:
+                return False
+            inner = inner[step]
+        return True
 
     @staticmethod
     def values_of(fields: Sequence[Field], objects: Sequence[dict[str, Any]]) -> list[list[Any]]:

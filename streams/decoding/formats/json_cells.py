@@ -42,6 +42,10 @@ class JsonArrays(Json):
     def values_of(fields: Sequence[Field], objects: Sequence[dict[str, Any]]) -> list[Values]:
         return [[row.get(field.name) for row in objects] for field in fields]
 
+    @staticmethod
+    def states(event: dict[str, Any], name: str) -> bool:
+        return name in event
+
     def _column(self, field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
         return _pixels(field, values) if field.kind == "image" else self._cells(field, values)
 
@@ -112,7 +116,7 @@ class _NoImage:
 def _with_pixels(field: Field) -> Field:
     if field.kind != "image":
         return field
-    return _PixelField(field.name, field.kind, field.shape, field.required)
+    return _PixelField(field.name, field.kind, field.shape, field.required, field.feature)
 
 
 def _pixels(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:

@@ -23,7 +23,7 @@ from streams.core.schema import (
 from streams.decoding.columns import column_of, missing_numbers
 from streams.decoding.decoder import Columns, Decoder
 from streams.decoding.formats.avro import Avro, AvroConfig
-from streams.decoding.formats.base import Format, fields_of
+from streams.decoding.formats.base import Field, Format, fields_of
 from streams.decoding.formats.frames import Frames, FramesConfig
 from streams.decoding.formats.json import Json, JsonConfig
 
@@ -189,7 +189,7 @@ def test_json_null_and_left_out_are_missing() -> None:
     format_ = Json(JsonConfig(), fields_of(MIXED), Path())
     whole = b'{"n": 1, "c": "a", "t": "b", "v": [2, 3], "z": 4, "d": 5}'
     null = b'{"n": null, "c": null, "t": null, "v": null, "z": null, "d": 5}'
-    for gaps in (null, b'{"d": 5}'):
+    for gaps in (null, b'{"d": 5}'):  # of the others one is stated
         check_mixed(read(format_, [whole, gaps, b'{"n": 1}']))
     _, bad = format_.read([b'{"d": 5, "n": "1"}', b'{"d": 5, "v": [1]}', b'{"d": 5, "c": 1}'])
     assert [reason.split(";")[0] for _, reason in bad] == [
@@ -197,6 +197,16 @@ def test_json_null_and_left_out_are_missing() -> None:
         "column 'v' holds [1]",
         "column 'c' holds 1",
     ]
+
+
+def test_json_without_any_feature_is_of_another_kind() -> None:
+    schema = Schema((Feature("a.b", "numeric"), Feature("c", "text")), "classification")
+    format_ = Json(JsonConfig(), [*fields_of(schema), Field("y", "text", required=False)], Path())
+    good = [b'{"c": null}', b'{"a": null}', b'{"a": {"b": null}, "y": null}']
+    foreign = [b"{}", b'{"y": "u"}', b'{"a": {}}', b'{"a": {"c": 1}}']
+    table, bad = format_.read([*foreign, *good])
+    assert table.num_rows == len(good)
+    assert bad == [(row, "no feature is stated") for row in range(len(foreign))]
 
 
 def test_avro_null_is_missing() -> None:

@@ -117,12 +117,16 @@ def event_id(value: bytes | None, sent: float) -> int:
     id_ = identity(found.get("id"))
     if moment(found.get("t")) > sent + AHEAD:
         raise Bad("time")
+    if not {"a", "b", "c", "v"} & found.keys():
+        raise Bad("no feature")
     for name in ("a", "b"):
-        if not is_number(found.get(name)):
+        if found.get(name) is not None and not is_number(found[name]):
             raise Bad(name)
-    if type(found.get("c")) is not str:
+    if found.get("c") is not None and type(found["c"]) is not str:
         raise Bad("c")
     vector = found.get("v")
+    if vector is None:
+        return id_
     if type(vector) is not list or len(vector) != 3 or not all(map(is_number, vector)):
         raise Bad("v")
     return id_
