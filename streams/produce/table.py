@@ -11,7 +11,15 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from streams.core.batch import Floats
-from streams.decoding.columns import identities, is_bytes, numbers, plain, to_numpy, whole
+from streams.decoding.columns import (
+    identities,
+    is_bytes,
+    missing_numbers,
+    numbers,
+    plain,
+    to_numpy,
+    whole,
+)
 from streams.files.formats.csv_file import Csv
 from streams.files.readers import open_files
 
@@ -21,8 +29,8 @@ HEAD_ROWS = 4096
 class Table:
     """The rows of a file in blocks, with columns of known types.
 
-    Cells of CSV are text: a column holds numbers if all its cells in the first rows do. A later
-    cell that is no number is null.
+    Cells of CSV are text: a column holds numbers if all its cells in the first rows do, missing
+    numbers (empty, NA) aside. A later cell that is no number is null.
 
     Attributes:
         names: of the columns. skipped: malformed rows that the last reading skipped.
@@ -85,7 +93,7 @@ def _kind(column: pa.Array, parsed: bool) -> str:
     column = plain(column)
     kind = column.type
     if parsed:
-        cells = column.drop_null()
+        cells = column.filter(pa.array(~missing_numbers(column)))
         if len(cells) and whole(cells).all():
             return "int"
         return "float" if len(cells) and not np.isnan(numbers(cells)).any() else "other"

@@ -132,6 +132,18 @@ def test_generator_csv_cells_become_numbers(tmp_path: Path) -> None:
     assert (out.events, out.skipped) == (2, 1)
 
 
+def test_generator_missing_cells_become_null(tmp_path: Path) -> None:
+    file = tmp_path / "e.csv"
+    file.write_text("a,b,c\n1,NA,u\n?,2.5,\n,3,NA\n")
+    out = MessageGenerator(ProducePlan(file), 1)
+    sent = [orjson.loads(m.value) for _, messages in out.chunks(10) for m in messages]
+    assert sent == [
+        {"id": 0, "a": 1, "b": None, "c": "u"},
+        {"id": 1, "a": None, "b": 2.5, "c": None},
+        {"id": 2, "a": None, "b": 3.0, "c": "NA"},
+    ]
+
+
 def order(sent: list[Any]) -> list[Any]:
     """Events by their ids, labels as L and the id."""
     return [f"L{m['id']}" if kind == "label" else m["id"] for kind, _, m in sent]
