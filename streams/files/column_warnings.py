@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from streams.decoding.columns import missing_numbers, numbers, seconds, to_numpy, whole
+from streams.core.batch import DeadLetter
+from streams.core.errors import one_line
+from streams.decoding.columns import numbers, seconds, to_numpy, whole
 from streams.files.sample import StreamSample
 
 ENOUGH_ROWS = 20
@@ -26,6 +28,7 @@ _NUMBER_FORMS = {
 }
 """Ways to write a number that is read as text."""
 _EPOCH_RANGE = (631_152_000, 4_102_444_800)
+_COLUMN = re.compile(r"column ('.*?'|\".*?\") holds ")
 _UNIT = re.compile(r"[^\d.,'+\s-]+")
 _IMAGE = r"(?i)\.(png|jpe?g|gif|webp|bmp|tiff?)$"
 _ID = (
@@ -46,19 +49,31 @@ def empty_columns(sample: StreamSample) -> Iterator[str]:
             )
 
 
-def unread_numbers(sample: StreamSample) -> Iterator[str]:
-    """Warn of values that are not numbers in a numeric column."""
-    for name in sample.of_kind("numeric"):
-        values = sample.values(name)
-        if not pt.is_string(values.type):
-            continue
-        bad = np.flatnonzero(~missing_numbers(values) & ~np.isfinite(numbers(values)))
-        if len(bad):
-            yield (
-                f"column {name!r} is numeric, and {len(bad):,} of the first {len(values):,} rows "
-                f"hold no number there, as {values[int(bad[0])].as_py()!r} in row {int(bad[0])}: "
-                "such rows are dead; leave the cell empty where there is no number"
-            )
+def dead_rows(sample: StreamSample) -> Iterator[str]:
+    """Warn of rows that are dead, by the column that cannot be read and what is expected there."""
+    by_reason: dict[tuple[str, str], list[DeadLetter]] = {}
+    for letter in sample.dead:
+        named = _COLUMN.match(letter.reason)
+        kind = letter.reason.rpartition("; expected ")[2] if named else ""
+        by_reason.setdefault((named[1] if named else "", kind), []).append(letter)
+    for (column, _), letters in by_reason.items():
+        for_ = f" for their column {column}" if column else ""
+        reason = one_line(letters[0].reason)
+        yield (
+            f"{len(letters):,} of the first {sample.rows.num_rows:,} rows are dead{for_}, as row "
+            f"{letters[0].offset}: {reason}{_remedy(reason)}"
+        )
+
+
+def _remedy(reason: str) -> str:
+    """Return what to do about a dead row, where its reason does not say it."""
+    if "it differs from " in reason:
+        return ": write both alike where they are made"
+    if "add it to classes" in reason:
+        return ""
+    if not _COLUMN.match(reason):
+        return ": mend the file"
+    return ": leave a cell empty where there is no value, or state what the column is in the job"
 
 
 def numbers_in_text(sample: StreamSample) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from streams.core.batch import DeadLetter
 from streams.core.schema import Schema
 from streams.decoding.columns import plain
 from streams.decoding.decoder import Columns
@@ -27,6 +28,7 @@ class StreamSample:
         rows: the sampled rows; the cells of a CSV file are bytes.
         schema: the features and the label.
         columns: the columns that are not features.
+        dead: the dead letters of the sampled rows.
         config_features: the features as the job states them: None, names, or kind to names.
         label_stated: whether the job states the task or the classes.
         label_files: the files of labels, if labels are in files of their own.
@@ -38,6 +40,7 @@ class StreamSample:
     rows: pa.RecordBatch
     schema: Schema
     columns: Columns
+    dead: Sequence[DeadLetter] = ()
     config_features: Any = None
     label_stated: bool = False
     label_files: Sequence[File] = ()

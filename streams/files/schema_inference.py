@@ -26,7 +26,7 @@ from streams.decoding.columns import (
 )
 from streams.decoding.decoder import NamedColumn
 from streams.decoding.images import image_bytes, image_shape
-from streams.files.formats.base import File
+from streams.files.formats.base import File, FileBlock
 from streams.files.formats.csv_file import Csv
 
 HEAD_ROWS = 1_000
@@ -73,11 +73,16 @@ class SampledRows:
     def _csv(self) -> bool:
         return isinstance(self.file, Csv)
 
-    @cached_property
+    @property
     def rows(self) -> pa.RecordBatch:
         """The sampled rows; the cells of a CSV file are bytes."""
+        return self.block.table
+
+    @cached_property
+    def block(self) -> FileBlock:
+        """The sampled rows, with those that are malformed."""
         with closing(self.file.read(0, HEAD_ROWS, self._types.names)) as blocks:
-            return next(blocks).table
+            return next(blocks)
 
     def names(self, role: str, column: str) -> NamedColumn:
         """Return how to read a column of ids or keys: as integers if all of them are, and fit."""

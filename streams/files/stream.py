@@ -29,7 +29,7 @@ from streams.decoding.columns import first_seen, parse_time
 from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
 from streams.files.description import describe_files
 from streams.files.files_read import FilesRead
-from streams.files.formats.base import File
+from streams.files.formats.base import File, FileBlock
 from streams.files.formats.csv_file import Csv
 from streams.files.label_order import LabelOrder
 from streams.files.readers import open_files, seek
@@ -264,10 +264,12 @@ class FileStream(Stream):
 
     def describe(self) -> StreamDescription:
         config, label_files = self.config, self._label_files
+        block = SampledRows(self.files[0]).block
         return describe_files(
             StreamSample(
                 files=self.files,
-                rows=SampledRows(self.files[0]).rows,
+                rows=block.table,
+                dead=self._decode_block(0, 0, block).dead,
                 schema=self.schema,
                 columns=self._decode.columns,
                 config_features=config.features,
@@ -336,16 +338,20 @@ class FileStream(Stream):
             start = cursor.get(str(partition), 0)
             trail = self._files_read[""].trail(partition)
             for block in file.read(start, block_size, self._decode.reads, trail):
-                partitions = np.full(len(block.offset), partition, np.int32)
-                aside = [_malformed(partition, *row) for row in block.aside]
-                position = (before + block.offset).astype(np.float64)
-                yield self._decode(block.table, partitions, block.offset, position, aside)
+                yield self._decode_block(partition, before, block)
             if file.rows is not None and start > file.rows:
                 raise StreamError(
                     f"{file.path} has {file.rows} rows, but reading was to resume at row {start}: "
                     "it is not the file that this run began with"
                 )
             before += file.rows or 0
+
+    def _decode_block(self, partition: int, before: int, block: FileBlock) -> Batch:
+        """Decode rows of a file; ``before`` is the number of rows of the files before it."""
+        partitions = np.full(len(block.offset), partition, np.int32)
+        aside = [_malformed(partition, *row) for row in block.aside]
+        position = (before + block.offset).astype(np.float64)
+        return self._decode(block.table, partitions, block.offset, position, aside)
 
     def _labels(self, cursor: Cursor) -> Iterator[Batch]:
         """Yield the readable rows of the label files."""

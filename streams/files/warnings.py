@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from streams.decoding.class_names import difference, lookalikes, shown, spelling, warning_of
+from streams.decoding.class_names import lookalikes, warning_of
 from streams.decoding.columns import as_text, plain, seconds, typed
 from streams.files import column_warnings, leak_warnings
 from streams.files.formats.base import File
@@ -107,34 +107,8 @@ def _first_time(file: File, name: str) -> float:
 def _spellings(sample: StreamSample) -> Iterator[str]:
     """Warn of classes that differ only in spelling."""
     names = _class_names(sample)
-    if names is None:
-        return
-    stated = sample.schema.classes
-    if not stated:
+    if names is not None and not sample.schema.classes:
         yield from map(warning_of, lookalikes(names))
-        return
-    known = {spelling(name): name for name in stated}
-    for name in names:
-        other = known.get(spelling(name))
-        if name not in stated and other is not None:
-            yield (
-                f"the class {shown(name)} of the data differs from the stated class {shown(other)} "
-                f"only in {difference(name, other)}: its rows are dead; write both alike"
-            )
-
-
-def _unstated_classes(sample: StreamSample) -> Iterator[str]:
-    """Warn if most labels are of classes that the job does not state."""
-    stated, names = sample.schema.classes, _class_names(sample)
-    if not stated or names is None or sample.label is None:
-        return
-    known = [name for name in names if name in stated]
-    if len(names) and not known:
-        listed = ", ".join(map(repr, names[:5]))
-        yield (
-            f"no row of the sample has one of the stated classes: the label holds {listed}; "
-            "state those under stream.label.classes, or leave classes out"
-        )
 
 
 def _class_names(sample: StreamSample) -> list[str | int | float | bool] | None:
@@ -178,10 +152,9 @@ CHECKS: tuple[Check, ...] = (
     _parts_in_order,
     _labels_in_order,
     _spellings,
-    _unstated_classes,
     _many_classes,
     column_warnings.empty_columns,
-    column_warnings.unread_numbers,
+    column_warnings.dead_rows,
     column_warnings.numbers_in_text,
     column_warnings.image_paths,
     column_warnings.ids_as_features,
