@@ -375,9 +375,10 @@ def _parameters(made: Any) -> dict[str, Any]:
 
 def _only(spec: dict[str, Any]) -> tuple[str, Any]:
     """Return the path and the parameters in ``{path: parameters}``."""
-    if len(spec) != 1:
+    if not isinstance(spec, dict) or len(spec) != 1:
+        shown = list(spec) if isinstance(spec, dict) else "nothing" if spec is None else spec
         raise LearnerError(
-            f"learner.model: one estimator and its parameters are wanted, not {list(spec)}"
+            f"learner.model: one estimator and its parameters are wanted, not {shown}"
         )
     ((path, params),) = spec.items()
     if not isinstance(params, dict | list | None):

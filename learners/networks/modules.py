@@ -19,12 +19,15 @@ from streams.core.errors import one_line
 from streams.core.settings import Settings
 from streams.core.state_dict import State
 
+MOST_UNITS = 1_000_000
+"""Units of a layer; no machine has the memory for many more."""
+
 
 class Mlp(Settings):
     """A multilayer perceptron with layers of widths ``hidden``; no layers give a linear model."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[PositiveInt, ...] = (128, 128)
+    hidden: tuple[Annotated[PositiveInt, Field(le=MOST_UNITS)], ...] = (128, 128)
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
 
     def body(self, shape: tuple[int, ...]) -> nn.Sequential:
@@ -46,7 +49,7 @@ class Conv(Settings):
 
     kind: Literal["conv"]
     channels: tuple[PositiveInt, ...] = (32, 64)
-    hidden: PositiveInt = 128
+    hidden: PositiveInt = Field(128, le=MOST_UNITS)
 
     def body(self, shape: tuple[int, ...]) -> nn.Sequential:
         """Return the body for images (channels, height, width). Raises ValueError for others."""

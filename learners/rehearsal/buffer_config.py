@@ -6,7 +6,7 @@ import inspect
 import math
 from typing import Any
 
-from pydantic import PositiveInt, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, field_validator
 
 from buffers.buffer import Buffer
 from buffers.recall.base import Recall
@@ -27,7 +27,7 @@ class BufferConfig(Settings):
             validated value states all settings of a rule that has any.
     """
 
-    capacity: PositiveInt = 2000
+    capacity: PositiveInt = Field(2000, le=10**9)
     admission: str = "reservoir"
     recall: str | dict[str, Any] = "uniform"
 

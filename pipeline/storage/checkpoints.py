@@ -236,8 +236,14 @@ def read(path: Path) -> Checkpoint:
         seal = manifest.pop("seal")
         if hashlib.sha256(_canonical(manifest)).hexdigest() != seal:
             raise ValueError("its own checksum does not hold")
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is no checkpoint: there is no manifest.json in it; a checkpoint is "
+            "RUN/checkpoints/NUMBER"
+        ) from None
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"broken checkpoint file {manifest_path}: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"broken checkpoint file {manifest_path}: {why}") from None
     if manifest["format"] != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} has format {manifest['format']}, and this everlearn reads {FORMAT}"

@@ -115,7 +115,10 @@ def _operators(config: StreamConfig, stream: Stream, learner: Learner) -> list[O
     if stream.has_time:
         operators.append(DropLate(config.lateness, stream.interleaved_partitions))
     if config.standardise is not None:
-        operators.append(Standardise(config.standardise, stream.schema))
+        try:
+            operators.append(Standardise(config.standardise, stream.schema))
+        except ValueError as error:
+            raise StreamError(str(error)) from None
     if needs_imputed(learner):
         operators.append(Impute(stream.schema))
     return operators
