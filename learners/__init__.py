@@ -2,8 +2,8 @@
 
 Each method is one file. A job names it by its kind (``KINDS``) or by an import path.
 
-- ``base`` defines the contract: ``Learner``, ``LearnerConfig``, ``LearnerError``, ``Prediction``
-  and ``BufferSummary``.
+- ``base`` defines the contract: ``Learner``, ``LearnerConfig``, ``LearnerError``,
+  ``NotFiniteError``, ``Prediction`` and ``BufferSummary``.
 - ``registry`` finds a class by kind or import path.
 - ``checks`` tests whether a class keeps the contract: ``check_learner`` and ``checks_for``.
 - ``networks`` holds what learners that train one network share.
@@ -18,7 +18,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from learners.base import BufferSummary, Learner, LearnerConfig, LearnerError, Prediction
+    from learners.base import (
+        BufferSummary,
+        Learner,
+        LearnerConfig,
+        LearnerError,
+        NotFiniteError,
+        Prediction,
+    )
     from learners.checks import check_learner, checks_for
 
 KINDS: dict[str, str] = {
@@ -43,6 +50,7 @@ __all__ = [
     "Learner",
     "LearnerConfig",
     "LearnerError",
+    "NotFiniteError",
     "Prediction",
     "check_learner",
     "checks_for",
@@ -53,6 +61,7 @@ _MODULES = {
     "Learner": "learners.base",
     "LearnerConfig": "learners.base",
     "LearnerError": "learners.base",
+    "NotFiniteError": "learners.base",
     "Prediction": "learners.base",
     "check_learner": "learners.checks",
     "checks_for": "learners.checks",
