@@ -396,3 +396,42 @@ def test_text_for_a_truth_is_refused() -> None:
     """YAML reads ``no`` as text, and a text is true in Python."""
     with pytest.raises(LearnerError, match="true or false is expected"):
         build({"tree.HoeffdingTreeClassifier": {"leaf_prediction": "mc", "binary_split": "no"}}, 1)
+
+
+def gappy(n: int = 60) -> Data:
+    """Numbers of which some are missing, and a label that depends on them."""
+    rng = np.random.default_rng(0)
+    data = Data((({"a": u, "b": v}, bool(u + v > 0)) for u, v in rng.normal(size=(n, 2))))
+    assert isinstance(data.batch.x, np.ndarray)
+    data.batch.x[rng.random((n, 2)) < 0.3] = np.nan
+    return data
+
+
+def as_river(data: Data, missing: str) -> Iterable[Event]:
+    """The events as a pipeline of river's gets them: with None, or without the key."""
+    for row, (_, y) in zip(np.asarray(data.batch.x).tolist(), data.events, strict=True):
+        x = {name: None if value != value else value for name, value in zip("ab", row, strict=True)}
+        yield ({k: v for k, v in x.items() if v is not None} if missing == "absent" else x), y
+
+
+@pytest.mark.parametrize("missing", ["none", "absent"])
+def test_missing_numbers_come_as_none_or_not_at_all(missing: str) -> None:
+    data = gappy()
+    impute = {"preprocessing.StatImputer": [["a", {"stats.Mean": {}}], ["b", 0.0]]}
+    spec = [*([impute] if missing == "none" else []), *SCALED_LR]
+    ours = RiverLearner(RiverConfig(kind="river", model=spec, missing=missing), data.schema, 1)
+    assert ours.handles_missing
+    theirs = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    if missing == "none":
+        theirs = preprocessing.StatImputer(("a", stats.Mean()), ("b", 0.0)) | theirs
+    for i, (x, y) in enumerate(as_river(data, missing)):
+        event = data.batch[i : i + 1]
+        assert ours._predict_one(ours._events(event.x)[0]) == theirs.predict_proba_one(x)
+        ours.learn(event)
+        theirs.learn_one(x, y)
+
+
+def test_missing_numbers_are_imputed_before_by_default() -> None:
+    assert not RiverLearner(
+        RiverConfig(kind="river", model=SCALED_LR), gappy().schema, 1
+    ).handles_missing

@@ -114,6 +114,25 @@ def test_protobuf_field_with_presence_may_be_missing(folder: Path) -> None:
     ]
 
 
+def test_protobuf_feature_may_be_missing(folder: Path) -> None:
+    """Without presence a scalar is its default; a vector without values is missing."""
+    fields = [
+        Field("o", "number", required=False),
+        Field("m.i", "number", required=False),
+        Field("int64", "number", required=False),
+        Field("double", "number", required=False),
+        Field("v", "vector", (2,), required=False),
+    ]
+    nan = b"\x19" + struct.pack("<d", float("nan"))
+    short = b"\x4d" + struct.pack("<f", 1)
+    table, bad = protobuf(folder, *fields).read([b"", b"\x50\x05" + nan, short])
+    assert table.to_pylist() == [
+        {"o": None, "m.i": None, "int64": 0, "double": 0, "v": None},
+        {"o": 5, "m.i": None, "int64": 0, "double": None, "v": None},
+    ]
+    assert bad == [(2, "column 'v' holds [1.0]; expected a vector of 2 finite numbers")]
+
+
 def test_times(folder: Path) -> None:
     form = protobuf(folder, Field("t", "time", required=False))
     half = b"\x62\x08\x08\x01\x10\x80\xca\xb5\xee\x01"  # 1 s, 500,000,000 ns
