@@ -73,15 +73,17 @@ class RunningMoments:
     def _update_columns(self, rows: Array) -> None:
         """Add (n, *shape) rows of which some values are NaN, each column by its own values."""
         rows = _bounded(rows)
-        n = np.sum(~np.isnan(rows), axis=0)
+        known = ~np.isnan(rows)
+        n = np.add.reduce(known, 0, dtype=np.float64)
         count = np.broadcast_to(self.count, self.mean.shape)
-        mean, m2 = _known_moments(rows, n)
+        mean, m2 = _known_moments(rows, known, n)
         delta = np.where(n, mean - self.mean, 0.0)
         square = delta * delta
         if ((count >= _MIN_WEIGHT) & (m2 + square * n > self._largest_square)).any():
             reach = _LIMIT * self._spread(np.maximum(np.abs(self.mean), 1.0))
             reach = np.where(count >= _MIN_WEIGHT, reach, np.inf)
-            mean, m2 = _known_moments(np.clip(rows, self.mean - reach, self.mean + reach), n)
+            rows = np.clip(rows, self.mean - reach, self.mean + reach)
+            mean, m2 = _known_moments(rows, known, n)
             delta = np.where(n, mean - self.mean, 0.0)
             square = delta * delta
         kept = 1.0 if self.half_life is None else 0.5 ** (n / self.half_life)
@@ -134,13 +136,15 @@ def _moments(rows: Array) -> tuple[Array, Array]:
     return mean, np.add.reduce(rows, 0)
 
 
-def _known_moments(rows: Array, n: Array) -> tuple[Array, Array]:
-    """Return the mean and the sum of squared differences of the values that are not NaN.
+def _known_moments(rows: Array, known: Array, n: Array) -> tuple[Array, Array]:
+    """Return the mean and the sum of squared differences of the known values.
 
     Both are 0 in a column without any. ``n`` (*shape) is their number in each column.
     """
-    mean = np.nansum(rows, axis=0) / np.maximum(n, 1)
-    return mean, np.nansum((rows - mean) ** 2, axis=0)
+    mean = np.add.reduce(np.where(known, rows, 0.0), 0) / np.maximum(n, 1)
+    deviations = np.where(known, rows - mean, 0.0)
+    deviations *= deviations
+    return mean, np.add.reduce(deviations, 0)
 
 
 def _bounded(rows: Array) -> Array:
