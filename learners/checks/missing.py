@@ -10,7 +10,7 @@ from learners.checks.assertions import assert_fits, predicted_rows, same_predict
 from learners.checks.case import Case, LearnerRun
 from streams.core.state_dict import copied
 
-_FIRST = 64  # the first event with a missing number
+_FIRST = 32  # the first event with a missing number
 
 
 def accepts_missing_numbers(case: Case) -> None:
@@ -18,12 +18,12 @@ def accepts_missing_numbers(case: Case) -> None:
 
     A probe with NaN leaves no trace.
     """
-    stream = case.stream(144)
+    stream = case.stream(96)
     assert isinstance(stream.x, np.ndarray)
     x = stream.x.copy()
     rng = np.random.default_rng(4)
     x[_FIRST:][rng.random(x[_FIRST:].shape) < 0.3] = np.nan
-    x[_FIRST + 20] = np.nan
+    x[_FIRST + 10] = np.nan
     stream = replace(stream, x=x)
     run = LearnerRun(case.new())
     for batch in stream.micro_batches(16):

@@ -128,8 +128,8 @@ class Inputs:
         else:
             return []
         missing: list[int] = []
-        if self._gaps and np.isnan(np.add.reduce(numbers, 0)).any():
-            missing = np.flatnonzero(np.isnan(numbers).any(axis=0)).tolist()
+        if self._gaps and (gaps := np.isnan(numbers)).any():
+            missing = np.flatnonzero(gaps.any(axis=0)).tolist()
         if self.scale or missing or np.any(self.moments.count):
             self.moments.update(numbers)
         return [column for column in missing if column not in self.marked]
@@ -158,9 +158,9 @@ class Inputs:
     def _imputed(self, x: Array) -> Array:
         """Replace NaN by the mean in float32 rows, in place. Return them with the indicators."""
         numbers = x[:, : self.moments.mean.shape[0]]
-        if not self.marked and not np.isnan(np.add.reduce(numbers, None)):
-            return x
         missing = np.isnan(numbers)
+        if not self.marked and not missing.any():
+            return x
         np.copyto(numbers, 0 if self.scale else _float32(self.moments.mean), where=missing)
         if not self.marked:
             return x

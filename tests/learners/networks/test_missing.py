@@ -136,3 +136,11 @@ def test_network_of_a_user_gets_the_mean_alone(
     proba = [p.proba for p in LearnerRun(ours).feed(gappy()).predictions]
     assert all(np.isfinite(p).all() for p in proba if p is not None)
     assert ours.inputs.marked == []
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_inputs_huge_numbers_beside_gaps_stay_finite(scale: bool) -> None:
+    inputs = Inputs(TABLE, scale)
+    rows = np.array([[1.7e308, NAN, -1.7e308], [1.7e308, 1e300, -1.7e308]])
+    inputs.marked = inputs.observe(rows)
+    assert np.isfinite(inputs.tensor(rows).numpy()).all()
