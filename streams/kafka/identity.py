@@ -117,11 +117,15 @@ def verify(
     return topics.cursor(first)
 
 
-def out_of_range_error(
-    consumer: Consumer, positions: Mapping[TopicPartition, int]
-) -> StreamChangedError:
+def out_of_range_error(consumer: Consumer, error: OutOfRangeError) -> StreamChangedError:
     """Return why partitions do not hold the offsets to read from. Raise ``StreamError``."""
-    partitions = [*positions]
+    positions, partitions = error.positions, [*error.positions]
+    if error.is_truncated:
+        (topic, number), at = next(iter(positions.items()))
+        return StreamChangedError(
+            f"the log of {topic}/{number} was truncated (from about offset {at} on): what this run "
+            "has read of it is no longer there"
+        )
     first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
     lost = {p: (at, first[p]) for p, at in positions.items() if first[p] > at}
     if lost:
@@ -158,7 +162,7 @@ def _check_records(consumer: Consumer, marks: Mapping[TopicPartition, ReadMark])
     try:
         found = _read_records(consumer, {p: mark.offset for p, mark in marks.items()})
     except OutOfRangeError as error:
-        raise out_of_range_error(consumer, error.positions) from None
+        raise out_of_range_error(consumer, error) from None
     for (topic, number), record in found.items():
         mark = marks[TopicPartition(topic, number)]
         if digest(record, 0) != mark.digest:

@@ -220,7 +220,7 @@ class KafkaStream(LiveStream):
                 yield replace(block, flush=flush or not len(block), marks=marks)
         except OutOfRangeError as error:
             self._check_topic_ids()
-            raise out_of_range_error(consumer, error.positions) from None
+            raise out_of_range_error(consumer, error) from None
 
     def _check_topic_ids(self) -> None:
         """Raise ``StreamChangedError`` if a topic was made anew since it was first looked up."""
@@ -320,7 +320,7 @@ class KafkaStream(LiveStream):
         except StreamError as error:
             with closing(self._range_readers.pop(parts)) as broken:
                 if isinstance(error, OutOfRangeError):
-                    raise out_of_range_error(broken.consumer, error.positions) from None
+                    raise out_of_range_error(broken.consumer, error) from None
                 raise
 
     def _commit_offsets(self, consumer: Consumer) -> None:

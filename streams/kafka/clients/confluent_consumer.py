@@ -219,6 +219,9 @@ class ConfluentConsumer(Consumer):
         elif self._is(error, ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE")):
             position = self._positions.get(partition, record.offset())
             raise OutOfRangeError({partition: position})
+        elif self._is(error, ("_LOG_TRUNCATION",)):
+            position = self._positions.get(partition, record.offset())
+            raise OutOfRangeError({partition: position}, is_truncated=True)
         elif not self._is(error, CONFLUENT_RETRIABLE):
             raise self._library.KafkaException(error)
 

@@ -55,10 +55,12 @@ class OutOfRangeError(StreamError):
 
     Attributes:
         positions: the offsets, by partition.
+        is_truncated: the log was truncated before them.
     """
 
-    def __init__(self, positions: Mapping[TopicPartition, int]) -> None:
+    def __init__(self, positions: Mapping[TopicPartition, int], is_truncated: bool = False) -> None:
         self.positions = dict(positions)
+        self.is_truncated = is_truncated
         places = ", ".join(f"{topic}/{n} at {at}" for (topic, n), at in positions.items())
         super().__init__(f"the topic does not hold the offset to read from ({places})")
 

@@ -184,6 +184,10 @@ class KafkaPythonConsumer(Consumer):
             yield
         except errors.OffsetOutOfRangeError as error:
             raise OutOfRangeError(_by_partition(error.args[0])) from None
+        except errors.LogTruncationError as error:
+            divergent = error.divergent_offsets  # None: not even the broker knows from where on
+            offsets = {p: getattr(at, "offset", 0) for p, at in divergent.items()}
+            raise OutOfRangeError(_by_partition(offsets), is_truncated=True) from None
         except errors.IllegalStateError:  # a mistake of the caller, no trouble with a broker
             raise
         except Exception:
