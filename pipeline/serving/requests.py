@@ -51,6 +51,7 @@ from streams.decoding.formats import python_values
 from streams.decoding.formats.base import Field, fields_of
 from streams.decoding.formats.json import Json, JsonConfig
 from streams.decoding.formats.json_cells import JsonArrays, JsonText, JsonTyped
+from streams.decoding.time_reader import TimeReader
 
 _DEFAULTS: dict[str, Any] = {"integer": 0, "text": "", "time": 0.0}
 """What an id, a key or a time counts as while an event that leaves it out is decoded."""
@@ -110,7 +111,11 @@ class RequestReader:
         self.required = [field.name for field in fields if field.required]
         # Ids and keys have been checked by the format, and ids are read here.
         columns = replace(Columns.of_roles(layout.get("columns", {})), id=None, key=None)
-        others = [Field(name, kind, (), needed) for name, kind, needed in layout.get("fields", [])]
+        times = TimeReader(**layout.get("times", {}))
+        others = [
+            Field(name, kind, (), needed, times=times)
+            for name, kind, needed in layout.get("fields", [])
+        ]
         kind = {"json": Json if self._nested else JsonArrays, "typed": JsonTyped, "text": JsonText}
         self._format = kind[layout["cells"]](JsonConfig(kind="json"), [*fields, *others], Path())
         self._defaults = {field.name: _DEFAULTS[field.kind] for field in others if field.required}

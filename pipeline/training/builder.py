@@ -32,7 +32,9 @@ from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin
 from streams.operators.labels_by_id import JoinById
 from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
+from streams.operators.partition_clocks import IDLE_S, PartitionClocks
 from streams.operators.standardise import Standardise
+from streams.times import TimeZone
 
 
 class Parts(NamedTuple):
@@ -112,8 +114,11 @@ def _operators(config: StreamConfig, stream: Stream, learner: Learner) -> list[O
     operators: list[Operator] = []
     if stream.has_ids:
         operators.append(DropDuplicates(config.id_window))
-    if stream.has_time:
-        operators.append(DropLate(config.lateness, stream.interleaved_partitions))
+    if stream.has_time and stream.interleaved_partitions:
+        operators.append(_clocks(config, stream))
+    elif stream.has_time:
+        stated = getattr(config, "time_zone", None) is not None
+        operators.append(DropLate(config.lateness, stated))
     if config.standardise is not None:
         try:
             operators.append(Standardise(config.standardise, stream.schema))
@@ -121,7 +126,21 @@ def _operators(config: StreamConfig, stream: Stream, learner: Learner) -> list[O
             raise StreamError(str(error)) from None
     if needs_imputed(learner):
         operators.append(Impute(stream.schema))
+    by_time = config.label_delay.events is None or config.label_timeout_seconds is not None
+    if by_time and stream.interleaved_partitions and not stream.has_time:
+        operators.append(_clocks(config, stream))  # last: states of before had none
     return operators
+
+
+def _clocks(config: StreamConfig, stream: Stream) -> PartitionClocks:
+    """Return the clocks of the partitions of a stream."""
+    return PartitionClocks(
+        config.lateness,
+        rejects=stream.has_time,
+        slowest=stream.has_arrivals and config.label_timeout_seconds is not None,
+        idle_s=config.idle_timeout_seconds or IDLE_S,
+        zone=None if stream.time_zone is None else TimeZone(stream.time_zone),
+    )
 
 
 def _check_fit(job: Job, stream: Stream, learner: Learner) -> None:

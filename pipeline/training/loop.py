@@ -21,6 +21,7 @@ from streams.operators.base import Operator
 from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin, Outcome, Revealed, ScoredRows, outcome_of
+from streams.operators.partition_clocks import PartitionClocks
 from streams.operators.standardise import Standardise
 
 _SCORED_AT_ONCE = 16  # micro-batches; scoring them one by one costs several times as much
@@ -157,6 +158,14 @@ class Loop:
         """Return the current metrics by name."""
         self.score()
         return self.metrics.results()
+
+    def times(self) -> dict[str, int]:
+        """Return the number of times that were put right, of each kind; none for a stream whose
+        times are taken as they are."""
+        for operator in self.operators:
+            if isinstance(operator, PartitionClocks):
+                return dict(operator.counts)
+        return {}
 
     def segments(self) -> tuple[Segment, ...]:
         """Return the segments of the stream with their current probes."""

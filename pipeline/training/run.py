@@ -348,6 +348,7 @@ class Run:
                 for name, value in loop.results().items()
             },
             "labels": dict(getattr(loop.join, "counts", {})),
+            "times": loop.times(),
             "state_digest": state_digest(state),
             "cursor": loop.ledger.cursor(),
             "model_version": loop.learner.version,

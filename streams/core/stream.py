@@ -33,6 +33,7 @@ class JsonLayout(TypedDict, total=False):
         id: the field of the event's own id; None where events have none, or it is a feature too.
         fields: the fields of a message besides the features: ``[name, kind, required]`` each.
         columns: what these hold: a role of ``Columns`` to a name, or to ``[name, type]``.
+        times: the unit, zone and format of fields that are times.
     """
 
     cells: Literal["json", "typed", "text"]
@@ -41,6 +42,7 @@ class JsonLayout(TypedDict, total=False):
     id: str | None
     fields: list[Any]
     columns: dict[str, Any]
+    times: dict[str, Any]
 
 
 class Stream(ABC):
@@ -64,6 +66,8 @@ class Stream(ABC):
         open_end: whether it continues after what is read here: a run that reads all of it has not
             finished.
         has_identity: whether it can say what it has read, and recognise it.
+        time_zone: the zone of times whose hour may come twice, where their order must still say
+            which it is; None: times are certain.
         id_type: the type of the ids by which others name events, in labels and requests.
         dtype: of a matrix of numbers or vectors, ``float64`` or ``float32``.
         readers: actors that read it at once, each its share of the partitions.
@@ -82,6 +86,7 @@ class Stream(ABC):
     interleaved_partitions: bool = False
     open_end: bool = False
     has_identity: bool = False
+    time_zone: str | None = None
     id_type: Scalar = "int"
     dtype: str = "float64"
     readers: int = 1

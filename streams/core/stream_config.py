@@ -77,6 +77,9 @@ class StreamConfig(Settings):
         label_timeout_seconds: an event also expires when its label has not arrived after this many
             seconds of event time (plus ``lateness``). Only for labels that arrive on their own.
             Formerly ``within``.
+        idle_timeout_seconds: where partitions are read interleaved, event time for
+            ``label_timeout_seconds`` goes by the slowest of them; one without events for this many
+            seconds of the reader's clock (60 by default) does not count.
         standardise: scale numeric features by their running mean and standard deviation.
         dead_letters: the limit of dead letters: by default a run fails when half are dead.
     """
@@ -93,5 +96,6 @@ class StreamConfig(Settings):
     id_window: PositiveInt = 100_000
     lateness: NonNegativeFloat = 0.0
     label_timeout_seconds: Annotated[PositiveFloat | None, FormerName("within")] = None
+    idle_timeout_seconds: PositiveFloat | None = None
     standardise: StandardiseConfig | None = None
     dead_letters: DeadLetters = DeadLetters()

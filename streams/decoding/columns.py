@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,47 +63,65 @@ def missing_numbers(column: pa.Array) -> Mask:
     return missing
 
 
-def seconds(column: pa.Array) -> Floats:
-    """Return (n,) float64 epoch seconds, NaN where null or not a time. Numbers are seconds."""
+ToUtc = Callable[[Floats], Floats]
+
+
+def as_utc(time: Floats) -> Floats:
+    """Return times that state no offset as they are: they count as UTC."""
+    return time
+
+
+def seconds(column: pa.Array, ticks: float = 1.0, to_utc: ToUtc = as_utc) -> Floats:
+    """Return (n,) float64 epoch seconds, NaN where null or not a time.
+
+    Args:
+        column: numbers, timestamps, dates or texts.
+        ticks: a second in the unit of the numbers.
+        to_utc: from local times to UTC, for times that state no offset.
+    """
     kind = column.type
     if pt.is_timestamp(kind):
-        return to_numpy(column.cast(pa.int64())).astype(np.float64) / _TICKS[kind.unit]
+        time = to_numpy(column.cast(pa.int64())).astype(np.float64) / _TICKS[kind.unit]
+        return time if kind.tz else to_utc(time)
     if pt.is_date(kind):
-        return seconds(column.cast(pa.timestamp("s" if pt.is_date32(kind) else "ms")))
+        unit = "s" if pt.is_date32(kind) else "ms"
+        return seconds(column.cast(pa.timestamp(unit)), ticks, to_utc)
     if pt.is_string(kind):
         for target in (pa.float64(), pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
             try:
-                return seconds(column.cast(target))
+                return seconds(column.cast(target), ticks, to_utc)
             except pa.ArrowInvalid:
                 continue
-        return _parsed(column, moment)
-    return np.full(len(column), np.nan) if pt.is_temporal(kind) else numbers(column).astype("f8")
+        return _parsed(column, partial(moment, ticks=ticks, to_utc=to_utc), ticks)
+    if pt.is_temporal(kind):
+        return np.full(len(column), np.nan)
+    return numbers(column).astype("f8", copy=False) / ticks
 
 
-def moment(text: str) -> float:
-    """Return the epoch seconds of a text: a number of seconds, or an ISO 8601 time (UTC unless it
-    states an offset). NaN: it is neither."""
+def moment(text: str, ticks: float = 1.0, to_utc: ToUtc = as_utc) -> float:
+    """Return the epoch seconds of a text: a number, or an ISO 8601 time. NaN: it is neither.
+
+    Args:
+        text: the text.
+        ticks: as in ``seconds``.
+        to_utc: as in ``seconds``.
+    """
     value = _number(text)
     if not math.isnan(value):
-        return value
+        return value / ticks
+    return moment_as(text, datetime.fromisoformat, to_utc)
+
+
+def moment_as(text: str, parse: Callable[[str], datetime], to_utc: ToUtc = as_utc) -> float:
+    """Return the epoch seconds of a text that ``parse`` reads; NaN where it cannot."""
     try:
-        when = datetime.fromisoformat(text.strip())
+        when = parse(text.strip())
     except ValueError:
         return math.nan
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return (when - _EPOCH) // timedelta(microseconds=1) / 1e6
-
-
-def parse_time(value: float | str | date, expected: str = "a time") -> float:
-    """Return the epoch seconds of a time in a job: a number, a text, or a date or time of YAML.
-    Raises ``ValueError``, which names what is ``expected``."""
-    time = moment(value.isoformat() if isinstance(value, date) else str(value))
-    if not math.isfinite(time):
-        raise ValueError(
-            f"{expected} is wanted, and this is not a time: state seconds, or ISO 8601 as in "
-            "2024-05-01T12:00:00Z"
-        )
-    return time
+    if when.tzinfo is not None:
+        return (when - _EPOCH) // timedelta(microseconds=1) / 1e6
+    local = (when.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) / 1e6
+    return float(to_utc(np.array([local]))[0])
 
 
 def identities(column: pa.Array, kind: Scalar) -> tuple[Ints, Mask]:
@@ -279,14 +298,17 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _parsed(column: pa.Array, parse: Callable[[str], float] = _number) -> Floats:
-    """Return the numbers in texts; ``parse`` reads those that do not look like a plain number."""
+def _parsed(
+    column: pa.Array, parse: Callable[[str], float] = _number, ticks: float = 1.0
+) -> Floats:
+    """Return the numbers in texts, in units of ``ticks``; ``parse`` reads those that do not look
+    like a plain number."""
     try:
-        return to_numpy(column.cast(pa.float64()))
+        return to_numpy(column.cast(pa.float64())) / ticks
     except pa.ArrowInvalid:
         pass
     plain = pc.match_substring_regex(column, _PLAIN_NUMBER)
-    values = to_numpy(pc.if_else(plain, column, None).cast(pa.float64())).copy()
+    values = to_numpy(pc.if_else(plain, column, None).cast(pa.float64())) / ticks
     for row in np.flatnonzero(~to_numpy(plain.fill_null(True))).tolist():
         values[row] = parse(column[row].as_py())
     return values

@@ -36,7 +36,6 @@ from streams.decoding.columns import (
     numbers,
     plain,
     ragged,
-    seconds,
     to_numpy,
     typed,
     utf8,
@@ -44,6 +43,7 @@ from streams.decoding.columns import (
     vectors,
 )
 from streams.decoding.images import images, images_of_lists
+from streams.decoding.time_reader import TimeReader
 
 POSITION_BITS = 40
 """The id of an event without one is its position: partition << 40 | offset."""
@@ -94,11 +94,19 @@ class Decoder:
         schema: the features, the task, and the classes if they are stated.
         columns: the columns of ids, times, labels and so on.
         dtype: of a matrix of numbers or vectors: float64, or float32 where all columns are.
+        times: reads the columns of times.
     """
 
-    def __init__(self, schema: Schema, columns: Columns, dtype: Any = np.float64) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        columns: Columns,
+        dtype: Any = np.float64,
+        times: TimeReader = TimeReader(),  # noqa: B008
+    ) -> None:
         self.schema = schema
         self.columns = columns
+        self.times = times
         self.dtype = np.dtype(dtype)
 
     def __call__(
@@ -151,8 +159,8 @@ class Decoder:
         name = self.columns.time
         if name is None:
             return position
-        time = seconds(checks.column(name))
-        checks.reject(~np.isfinite(time), name, "a time (seconds, or ISO 8601)")
+        time = self.times(checks.column(name))
+        checks.reject(~np.isfinite(time), name, self.times.expected)
         return time
 
     def _due(self, checks: _RowChecks) -> Floats | None:
@@ -160,9 +168,9 @@ class Decoder:
         name = self.columns.due
         if name is None:
             return None
-        due = seconds(checks.column(name))
+        due = self.times(checks.column(name))
         wrong = ~np.isfinite(due) & checks.has_value(name)
-        checks.reject(wrong, name, "a time (seconds, or ISO 8601), or nothing")
+        checks.reject(wrong, name, f"{self.times.expected}, or nothing")
         return due
 
     def _key(self, checks: _RowChecks) -> Ints | None:

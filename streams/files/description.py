@@ -25,11 +25,11 @@ from streams.decoding.columns import (
     missing_numbers,
     numbers,
     plain,
-    seconds,
     typed,
     utf8,
     valid,
 )
+from streams.decoding.time_reader import UNITS, TimeReader
 from streams.files.formats.base import File
 from streams.files.formats.csv_file import Csv
 from streams.files.sample import StreamSample
@@ -178,26 +178,29 @@ def _time(sample: StreamSample) -> str:
     name, values = sample.columns.time, sample.times
     if name is None or values is None:
         return "none is stated: the position of an event is its time"
-    read = seconds(values)
+    read = sample.read_times(values)
     finite = read[np.isfinite(read)]
     first = f"the first is {iso(finite[0])}" if len(finite) else "none of the sample can be read"
-    return f"{name}: {time_unit(values)}; {first}"
+    return f"{name}: {time_unit(values, sample.read_times)}; {first}"
 
 
-def time_unit(values: pa.Array) -> str:
-    """Return the unit and the zone of a column of times."""
+def time_unit(values: pa.Array, read: TimeReader) -> str:
+    """Return the unit and the zone of a column of times that ``read`` reads."""
     kind = values.type
+    zone = "UTC, as none is stated" if read.zone is None else read.zone.name
     if pt.is_timestamp(kind):
-        return f"timestamps ({kind.unit}), zone {kind.tz or 'UTC, as none is stated'}"
+        return f"timestamps ({kind.unit}), zone {kind.tz or zone}"
     if pt.is_date(kind):
-        return "dates, at midnight UTC"
+        return f"dates, at midnight, zone {zone}"
     texts = values.drop_null()
+    if read.format is not None:
+        return f"times as {read.format!r}, zone {zone}"
     if not pt.is_string(kind) or not np.isnan(numbers(texts)).all():
-        return "seconds since 1970-01-01T00:00:00Z"
+        return f"{UNITS[read.unit]} since 1970-01-01T00:00:00Z"
     zoned = pc.match_substring_regex(texts, r"(Z|[+-]\d\d:?\d\d)$")
     if pc.all(zoned).as_py():
         return "ISO 8601, each with its zone"
-    return "ISO 8601, in UTC where no zone is stated"
+    return f"ISO 8601, in {'UTC' if read.zone is None else read.zone.name} where no zone is stated"
 
 
 def iso(time: float) -> str:

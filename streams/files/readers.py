@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
+from streams.core.batch import Floats, Ints
 from streams.core.errors import StreamError
 from streams.core.stream import Cursor
-from streams.decoding.columns import plain, seconds
-from streams.files.formats.base import File
+from streams.decoding.columns import plain
+from streams.decoding.time_reader import TimeReader
+from streams.decoding.wrong_times import WINDOW, far_ahead
+from streams.files.formats.base import File, FileBlock
 from streams.files.formats.csv_file import Csv
 from streams.files.formats.parquet_file import Parquet
 
@@ -85,26 +88,53 @@ def natural_key(path: Path) -> tuple[list[str | int], str]:
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], str(path)
 
 
-def seek(files: Sequence[File], column: str, time: float, prefix: str) -> Cursor:
+def seek(
+    files: Sequence[File],
+    column: str,
+    time: float,
+    prefix: str,
+    times: TimeReader,
+    lateness: float,
+) -> Cursor:
     """Return the cursor of the first row whose time is at or after ``time``, or the end of all
-    files.
+    files. A time that is far ahead of those around it is passed over.
 
     Args:
         files: the files; file p is partition p.
         column: the column of times.
         time: in seconds.
         prefix: of the partitions in the cursor.
+        times: reads the column.
+        lateness: seconds by which times may step back.
     """
     cursor: Cursor = {}
     for partition, file in enumerate(files):
         key = f"{prefix}{partition}"
-        with closing(file.read(file.earliest(column, time), 1 << 16, [column])) as blocks:
-            for block in blocks:
-                times = seconds(plain(block.table.column(column)))
-                rows = np.flatnonzero((times >= time) & np.isfinite(times))
+        first = file.earliest(column, time, times)
+        with closing(file.read(first, 1 << 16, [column])) as blocks:
+            for offset, found in _with_following(blocks, column, times):
+                rows = np.flatnonzero((found >= time) & np.isfinite(found))
                 if len(rows):
-                    cursor[key] = int(block.offset[rows[0]])
+                    wrong = far_ahead(found, lateness)
+                    wrong[-WINDOW:] = False  # what follows these is in another file
+                    rows = rows[~wrong[rows]]
+                if len(rows) and rows[0] < len(offset):
+                    cursor[key] = int(offset[rows[0]])
                     return cursor
         assert file.rows is not None
         cursor[key] = file.rows
     return cursor
+
+
+def _with_following(
+    blocks: Iterator[FileBlock], column: str, times: TimeReader
+) -> Iterator[tuple[Ints, Floats]]:
+    """Yield the offsets of each block, and its times with the next ones of its file."""
+    offset: Ints = np.empty(0, np.int64)
+    found: Floats = np.empty(0)
+    for block in blocks:
+        after = times(plain(block.table.column(column)))
+        if len(offset):
+            yield offset, np.append(found, after[:WINDOW])
+        offset, found = block.offset, after
+    yield offset, found

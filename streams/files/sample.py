@@ -14,6 +14,7 @@ from streams.core.batch import DeadLetter
 from streams.core.schema import Schema
 from streams.decoding.columns import plain
 from streams.decoding.decoder import Columns
+from streams.decoding.time_reader import TimeReader
 from streams.files.formats.base import File
 
 NO_COLUMNS = Columns()
@@ -34,6 +35,7 @@ class StreamSample:
         label_files: the files of labels, if labels are in files of their own.
         label_rows: the first rows of the first of these.
         label_columns: their columns.
+        read_times: reads columns of times.
     """
 
     files: Sequence[File]
@@ -46,6 +48,7 @@ class StreamSample:
     label_files: Sequence[File] = ()
     label_rows: pa.RecordBatch | None = None
     label_columns: Columns = NO_COLUMNS
+    read_times: TimeReader = TimeReader()  # noqa: RUF009
 
     @property
     def path(self) -> Path:

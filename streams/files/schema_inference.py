@@ -26,6 +26,7 @@ from streams.decoding.columns import (
 )
 from streams.decoding.decoder import NamedColumn
 from streams.decoding.images import image_bytes, image_shape
+from streams.decoding.time_reader import TimeReader
 from streams.files.formats.base import File, FileBlock
 from streams.files.formats.csv_file import Csv
 
@@ -62,6 +63,15 @@ class SampledRows:
             raise StreamError(
                 f"stream.{role}: {self.file.path} has no column {unknown(column, names)}"
             )
+        return column
+
+    def times(self, role: str, column: str, reader: TimeReader) -> str:
+        """Return ``column``, checked as in ``check``. Raises ``StreamError`` also where its numbers
+        cannot be times as the job states them; names the remedy."""
+        self.check(role, column)
+        why = reader.check(plain(self.values(column)))
+        if why is not None:
+            raise StreamError(f"stream.{role}: {self.file.path}: column {column!r}: {why}")
         return column
 
     def values(self, column: str) -> pa.Array:

@@ -12,29 +12,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
-from streams.core.batch import Array, Batch, ClassName, DeadLetter, Ints, Labels
+from streams.core.batch import Array, Batch, ClassName, Ints, Labels
 from streams.core.description import StreamDescription
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Missing, Schema, Task, with_missing
 from streams.core.settings import Settings
 from streams.core.stream import Cursor, DataIdentity, JsonLayout, Stream
-from streams.core.stream_config import LabelDelay, StreamConfig
-from streams.decoding.columns import first_seen, parse_time
-from streams.decoding.decoder import POSITION_BITS, Columns, Decoder, NamedColumn
+from streams.core.stream_config import LabelDelay
+from streams.decoding.columns import first_seen
+from streams.decoding.decoder import Columns, Decoder, NamedColumn
+from streams.decoding.time_reader import TimeSettings, start_time
 from streams.files.description import describe_files
 from streams.files.files_read import FilesRead
-from streams.files.formats.base import File, FileBlock
+from streams.files.formats.base import File
 from streams.files.formats.csv_file import Csv
 from streams.files.label_order import LabelOrder
 from streams.files.readers import open_files, seek
+from streams.files.row_batches import decoded, read_between
 from streams.files.sample import NO_COLUMNS, StreamSample
 from streams.files.schema_inference import SampledRows, dtype_of
+from streams.files.time_order import TimeOrder, history
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +105,7 @@ class LabelsConfig(Settings):
     time: str
 
 
-class RecordedConfig(StreamConfig):
+class RecordedConfig(TimeSettings):
     """Settings of a stream of files.
 
     Attributes:
@@ -158,8 +162,10 @@ class RecordedConfig(StreamConfig):
 
     @field_validator("start")
     @classmethod
-    def _start(cls, start: float | str | datetime | date | None) -> float | None:
-        return None if start is None else parse_time(start)
+    def _start(
+        cls, start: float | str | datetime | date | None, info: ValidationInfo
+    ) -> float | None:
+        return None if start is None else start_time(start, info)
 
     @model_validator(mode="after")
     def _consistent(self) -> RecordedConfig:
@@ -197,21 +203,24 @@ class FileStream(Stream):
         self.config = config
         self.files = open_files(config.path, folder)
         self._label_files: list[File] = []
+        self._times = config.times()
         label = config.label if isinstance(config.label, LabelConfig) else LabelConfig()
         label = LabelConfig(column=config.label) if isinstance(config.label, str) else label
         sample = SampledRows(self.files[0])
         due = config.label_delay.column
         columns = Columns(
             id=sample.names("id", config.id) if config.id else None,
-            time=sample.check("time", config.time) if config.time else None,
+            time=sample.times("time", config.time, self._times) if config.time else None,
             key=sample.names("key", config.key) if config.key else None,
             segment=sample.names("segment", config.segment) if config.segment else None,
-            due=sample.check("label_delay.column", due) if due else None,
+            due=sample.times("label_delay.column", due, self._times) if due else None,
         )
         if label_files := config.labels:
             self._label_files = open_files(label_files.path, folder, "labels.path")
             task, labels = self._label_columns(label_files, label, columns)
-            self._decode_labels = Decoder(Schema((), task, label.classes), labels)
+            self._decode_labels = Decoder(
+                Schema((), task, label.classes), labels, times=self._times
+            )
         else:
             task, named = sample.task("label", label.column or "", label.task, label.classes)
             columns = replace(columns, label=named)
@@ -230,7 +239,7 @@ class FileStream(Stream):
         self.has_segments = config.segment is not None
         self.id_type = columns.id.type if columns.id else "int"
         self.dtype = np.dtype(dtype_of(self.files, features)).name
-        self._decode = Decoder(self.schema, columns, self.dtype)
+        self._decode = Decoder(self.schema, columns, self.dtype, self._times)
         roles = {"": FilesRead(self.files, self._decode.reads)}
         if self._label_files:
             roles["labels/"] = FilesRead(self._label_files, self._decode_labels.reads)
@@ -269,7 +278,7 @@ class FileStream(Stream):
             StreamSample(
                 files=self.files,
                 rows=block.table,
-                dead=self._decode_block(0, 0, block).dead,
+                dead=decoded(block, self._decode, 0).dead,
                 schema=self.schema,
                 columns=self._decode.columns,
                 config_features=config.features,
@@ -278,6 +287,7 @@ class FileStream(Stream):
                 label_files=label_files,
                 label_rows=SampledRows(label_files[0]).rows if label_files else None,
                 label_columns=self._decode_labels.columns if label_files else NO_COLUMNS,
+                read_times=self._times,
             )
         )
 
@@ -290,13 +300,14 @@ class FileStream(Stream):
         sample.check("labels.id", config.id)
         task, named = sample.task("labels.label", config.label, label.task, label.classes)
         ids = NamedColumn(config.id, events.id.type)
-        return task, Columns(id=ids, time=sample.check("labels.time", config.time), label=named)
+        time = sample.times("labels.time", config.time, self._times)
+        return task, Columns(id=ids, time=time, label=named)
 
     def read(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
         cursor = self._from_start(cursor)
         for prefix, read in self._files_read.items():
             read.begin(_of_role(cursor, prefix), self._start_of(prefix))
-        events = self._events(cursor, block_size)
+        events = self._in_order(cursor, block_size)
         return self._with_labels(events, cursor) if self._label_files else events
 
     def seek(self, time: float) -> Cursor:
@@ -304,9 +315,11 @@ class FileStream(Stream):
         without the row groups whose statistics lie before ``time``."""
         if self.config.time is None:
             raise StreamError("stream.time: seeking by time needs the column that holds the time")
-        cursor = seek(self.files, self.config.time, time, "")
+        how = (self._times, self.config.lateness)
+        cursor = seek(self.files, self.config.time, time, "", *how)
         if self.config.labels:
-            cursor |= seek(self._label_files, self.config.labels.time, time, "labels/")
+            name = self.config.labels.time
+            cursor |= seek(self._label_files, name, time, "labels/", *how)
         return cursor
 
     def place_name(self, partition: int, label: bool) -> str:
@@ -332,13 +345,48 @@ class FileStream(Stream):
         # A cursor made of the rows that were read does not name the files that the start skips.
         return {**self._start, **cursor}
 
+    def _in_order(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
+        """Yield the events from a cursor on, those with a wrong time set apart."""
+        events = self._events(cursor, block_size)
+        if not self.has_time:
+            return events
+        order = self._time_order(self.files, correct=False)
+        return order(chain(self._before(self.files, self._decode, cursor), events), cursor)
+
+    def _labels_in_order(self, cursor: Cursor) -> Iterator[Batch]:
+        """Yield the labels from a cursor on, wrong times corrected by those around them."""
+        files, decode, counted = self._label_files, self._decode_labels, LabelOrder()
+        cursor = {str(p): row for p, row in _of_role(cursor, "labels/").items()}
+        before = map(_with_label, self._before(files, decode, cursor))
+        order = self._time_order(files, correct=True)
+        for labels in order(chain(before, self._labels(cursor)), cursor):
+            counted.add(files[labels.partition[0]].path, labels)
+            yield labels
+        counted.report()
+
+    def _time_order(self, files: Sequence[File], correct: bool) -> TimeOrder:
+        def say(partition: int, offset: int, what: str) -> None:
+            log.warning("%s: row %d: %s", files[partition].path, offset, what)
+
+        return TimeOrder(self.config.lateness, self._times.zone, correct, say)
+
+    def _before(self, files: Sequence[File], decode: Decoder, cursor: Cursor) -> Iterator[Batch]:
+        """Yield rows before a cursor, as many as the verdict on the times after it depends on."""
+
+        def is_open(begin: Cursor) -> bool:
+            zone = self._times.zone
+            first = None if zone is None else next(read_between(files, decode, begin, cursor), None)
+            return zone is not None and first is not None and bool(zone.fold(first.time).any())
+
+        return read_between(files, decode, history(cursor, is_open), cursor)
+
     def _events(self, cursor: Cursor, block_size: int) -> Iterator[Batch]:
         before = 0
         for partition, file in enumerate(self.files):
             start = cursor.get(str(partition), 0)
             trail = self._files_read[""].trail(partition)
             for block in file.read(start, block_size, self._decode.reads, trail):
-                yield self._decode_block(partition, before, block)
+                yield decoded(block, self._decode, partition, before)
             if file.rows is not None and start > file.rows:
                 raise StreamError(
                     f"{file.path} has {file.rows} rows, but reading was to resume at row {start}: "
@@ -346,37 +394,21 @@ class FileStream(Stream):
                 )
             before += file.rows or 0
 
-    def _decode_block(self, partition: int, before: int, block: FileBlock) -> Batch:
-        """Decode rows of a file; ``before`` is the number of rows of the files before it."""
-        partitions = np.full(len(block.offset), partition, np.int32)
-        aside = [_malformed(partition, *row) for row in block.aside]
-        position = (before + block.offset).astype(np.float64)
-        return self._decode(block.table, partitions, block.offset, position, aside)
-
     def _labels(self, cursor: Cursor) -> Iterator[Batch]:
         """Yield the readable rows of the label files."""
-        order = LabelOrder()
         for partition, file in enumerate(self._label_files):
-            start = cursor.get(f"labels/{partition}", 0)
+            start = cursor.get(str(partition), 0)
             trail = self._files_read["labels/"].trail(partition)
             for block in file.read(start, LABEL_BLOCK_ROWS, self._decode_labels.reads, trail):
-                partitions = np.full(len(block.offset), partition, np.int32)
-                aside = [_malformed(partition, *row) for row in block.aside]
-                time = np.zeros(len(partitions))
-                labels = self._decode_labels(block.table, partitions, block.offset, time, aside)
+                labels = decoded(block, self._decode_labels, partition)
                 for bad in labels.dead:
                     log.warning("%s: row %d ignored: %s", file.path, bad.offset, bad.reason)
-                assert labels.y is not None
-                has_label = ~np.isnan(labels.y) if labels.y.dtype.kind == "f" else labels.y >= 0
-                if has_label.any():
-                    labels = labels.take(has_label)
-                    order.add(file.path, labels)
+                if len(labels := _with_label(labels)):
                     yield labels
-        order.report()
 
     def _with_labels(self, events: Iterator[Batch], cursor: Cursor) -> Iterator[Batch]:
         """Yield the events with the labels that become known among them."""
-        labels = self._labels(cursor)
+        labels = self._labels_in_order(cursor)
         waiting = next(labels, None)
         now = newest = -math.inf
         for batch in events:
@@ -449,6 +481,8 @@ def _attach_labels(batch: Batch, due: Sequence[tuple[Batch, Ints]]) -> Batch:
     return replace(batch, arrivals=arrivals, classes=classes)
 
 
-def _malformed(partition: int, offset: int, reason: str, before: int) -> DeadLetter:
-    """Return the dead letter of a row that is not in the table."""
-    return DeadLetter(partition, offset, reason, (partition << POSITION_BITS) + offset, before)
+def _with_label(labels: Batch) -> Batch:
+    """Return the rows of a label file that have a label."""
+    y = labels.y
+    assert y is not None
+    return labels.take(~np.isnan(y) if y.dtype.kind == "f" else y >= 0)

@@ -14,6 +14,8 @@ import pyarrow.types as pt
 
 from streams.decoding.class_names import lookalikes, warning_of
 from streams.decoding.columns import as_text, plain, seconds, typed
+from streams.decoding.time_reader import TimeReader
+from streams.decoding.wrong_times import far_ahead
 from streams.files import column_warnings, leak_warnings
 from streams.files.formats.base import File
 from streams.files.sample import StreamSample
@@ -37,10 +39,12 @@ def _times_in_order(sample: StreamSample) -> Iterator[str]:
     """Warn of rows whose time is before that of an earlier row."""
     if sample.times is None:
         return
-    times = seconds(sample.times)
-    known = np.flatnonzero(np.isfinite(times))
+    times = sample.read_times(sample.times)
+    known = np.flatnonzero(np.isfinite(times) & ~far_ahead(times, 0.0))
     steps = np.diff(times[known])
     back = np.flatnonzero(steps < 0)
+    if sample.read_times.zone is not None:  # the order resolves an hour that comes twice
+        back = back[sample.read_times.zone.fold(times[known[back + 1]]) == 0]
     if len(back):
         row, worst = int(known[back[0] + 1]), -float(steps.min())
         yield (
@@ -56,7 +60,7 @@ def _labels_in_order(sample: StreamSample) -> Iterator[str]:
     name = sample.label_columns.time
     if sample.label_rows is None or name is None:
         return
-    times = seconds(plain(sample.label_rows.column(name)))
+    times = sample.read_times(plain(sample.label_rows.column(name)))
     known = np.flatnonzero(np.isfinite(times))
     back = known[times[known] < np.maximum.accumulate(times[known])]
     if len(back):
@@ -72,17 +76,17 @@ def _parts_in_order(sample: StreamSample) -> Iterator[str]:
     name = sample.columns.time
     if name is None:
         return
-    yield from _in_order(sample.files, name)
+    yield from _in_order(sample.files, name, sample.read_times)
 
 
-def _in_order(files: Sequence[File], name: str) -> Iterator[str]:
+def _in_order(files: Sequence[File], name: str, times: TimeReader) -> Iterator[str]:
     before: tuple[File, float] | None = None
     late = []
     for file in files[:FILES_CHECKED]:
-        first = _first_time(file, name)
+        first = _first_time(file, name, times)
         if before is not None and first < before[1]:
             late.append((before[0], file, before[1] - first))
-        last = file.latest(name) if len(files) > 1 else first
+        last = file.latest(name, times) if len(files) > 1 else first
         before = (file, np.fmax(first, last))
     if late:
         earlier, file, by = late[0]
@@ -93,12 +97,12 @@ def _in_order(files: Sequence[File], name: str) -> Iterator[str]:
         )
 
 
-def _first_time(file: File, name: str) -> float:
+def _first_time(file: File, name: str, times: TimeReader) -> float:
     """Return the time of the first row of a file; NaN where it has none."""
     blocks = file.read(0, 1, [name])
     try:
         for block in blocks:
-            return float(seconds(plain(block.table.column(name)))[0])
+            return float(times(plain(block.table.column(name)))[0])
     finally:
         blocks.close()
     return math.nan

@@ -13,6 +13,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -23,9 +24,9 @@ from streams.core.schema import FeatureKind, Missing
 from streams.core.secrets import check_variables, from_environment, masked
 from streams.core.settings import FormerName, Settings, unknown
 from streams.core.stream_config import DeadLetters, LabelDelay, StreamConfig
-from streams.decoding.columns import parse_time
 from streams.decoding.formats.factory import AnyFormatConfig
 from streams.decoding.formats.json import JsonConfig
+from streams.decoding.time_reader import TimeSettings, start_time
 from streams.files.stream import LabelConfig
 from streams.kafka.record_fields import RecordField
 
@@ -91,7 +92,7 @@ class KafkaDeadLetters(DeadLetters):
     topic: str | None = None
 
 
-class KafkaConfig(StreamConfig):
+class KafkaConfig(TimeSettings):
     """Settings of a stream from Kafka.
 
     Attributes:
@@ -161,7 +162,7 @@ class KafkaConfig(StreamConfig):
     stop: Literal["never", "latest"] = "never"
     linger: PositiveFloat = 0.1
     max_bytes: PositiveInt = 1_000_000
-    max_future_seconds: Annotated[NonNegativeFloat, FormerName("ahead")] = 86_400.0
+    max_future_seconds: Annotated[NonNegativeFloat, FormerName("ahead")] = 600.0
     gaps: Literal["refuse"] | None = None
     assign: Literal["all", "group"] = "all"
     consumers: PositiveInt = 1
@@ -234,10 +235,10 @@ class KafkaConfig(StreamConfig):
 
     @field_validator("start")
     @classmethod
-    def _start(cls, start: float | str | datetime | date) -> float | str:
+    def _start(cls, start: float | str | datetime | date, info: ValidationInfo) -> float | str:
         if start in ("earliest", "latest"):
             return str(start)
-        return parse_time(start, "earliest, latest, or a time")
+        return start_time(start, info, "earliest, latest, or a time")
 
     @field_validator("features")
     @classmethod

@@ -69,6 +69,13 @@ def _named(column: str | None, kind: Scalar = "str") -> NamedColumn | None:
     return None if column is None else NamedColumn(column, kind)
 
 
+def own_time(config: KafkaConfig) -> str | None:
+    """Return the column of a time of their own that events have; None: it is the timestamp of their
+    message."""
+    beside = isinstance(config.time, RecordField) and config.time.source == "timestamp"
+    return None if beside else _column(config.time)
+
+
 def fields_beside(config: KafkaConfig, label: KafkaLabel) -> list[RecordField]:
     """Return the fields of an event that are beside the value."""
     places = (config.id, config.time, config.key, label.record_field)
@@ -97,7 +104,7 @@ def request_columns(config: KafkaConfig, label: KafkaLabel, taken: Set[str]) -> 
         if name in {*taken, *(field.name for field in fields)}:
             name = None
         else:
-            fields.append(Field(str(name), kind))
+            fields.append(Field(str(name), kind, times=config.times()))
         column = getattr(named, role)
         typed = isinstance(column, NamedColumn)
         new = None if name is None else NamedColumn(name, column.type) if typed else name
@@ -112,13 +119,14 @@ def role_fields(config: KafkaConfig, label: KafkaLabel) -> list[Field]:
     if isinstance(config.id, str):
         fields.append(Field(config.id, _id_kind(config)))
     if isinstance(config.time, str):
-        fields.append(Field(config.time, "time"))
+        fields.append(Field(config.time, "time", times=config.times()))
     if isinstance(config.key, str):
         fields.append(Field(config.key, "text"))
     if config.labels is None and label.column is not None:
         fields.append(Field(label.column, _label_kind(label), required=False))
     if config.label_delay.column is not None:
-        fields.append(Field(config.label_delay.column, "time", required=False))
+        column = config.label_delay.column
+        fields.append(Field(column, "time", required=False, times=config.times()))
     return fields
 
 
@@ -149,7 +157,7 @@ def label_reader(
     if isinstance(names.id, str):
         fields.insert(0, Field(names.id, _id_kind(config)))
     if names.time is not None:
-        fields.append(Field(names.time, "time"))
+        fields.append(Field(names.time, "time", times=config.times()))
     columns = Columns(
         id=_named(_column(names.id), config.id_type),
         time=names.time,
@@ -157,7 +165,11 @@ def label_reader(
     )
     return RecordReader(
         make(names.format or config.format, fields, folder),
-        Decoder(Schema((), task_of(label), label.classes), columns),
+        Decoder(
+            Schema((), task_of(label), label.classes),
+            columns,
+            times=config.times(numbers_read=True),
+        ),
         RecordFields(beside),
     )
 

@@ -15,6 +15,8 @@ import numpy as np
 from streams.core.batch import Array, Ints
 from streams.core.errors import StreamError
 from streams.core.stream import Cursor
+from streams.decoding.wrong_times import corrected, far_ahead
+from streams.kafka.record_times import right_stamps
 
 T = TypeVar("T")
 
@@ -72,6 +74,8 @@ class MergedRecords(NamedTuple):
         time: (n,) int64 milliseconds.
         values: n.
         keys, headers: n where the consumer was asked for them.
+        sent: (n,) int64 milliseconds, as in ``RecordTimes``; None: all times are as they are.
+        status: (n,) as in ``RecordTimes``.
     """
 
     label: Array
@@ -81,6 +85,8 @@ class MergedRecords(NamedTuple):
     values: list[bytes | None]
     keys: list[bytes | None] | None = None
     headers: list[Headers] | None = None
+    sent: Ints | None = None
+    status: Array | None = None
 
     def take(self, rows: Ints) -> MergedRecords:
         listed = rows.tolist()
@@ -92,6 +98,8 @@ class MergedRecords(NamedTuple):
             [self.values[row] for row in listed],
             None if self.keys is None else [self.keys[row] for row in listed],
             None if self.headers is None else [self.headers[row] for row in listed],
+            None if self.sent is None else self.sent[rows],
+            None if self.status is None else self.status[rows],
         )
 
     def row_at(self, partition: int, offset: int) -> int:
@@ -144,8 +152,17 @@ class Topics:
         """Return the sort key that orders partitions where timestamps are equal."""
         return not self._numbers[partition[0]][1], self.stream_partition(partition)
 
-    def merge(self, batches: Iterable[RecordBatch]) -> MergedRecords:
-        """Return the records in reading order."""
+    def merge(
+        self, batches: Iterable[RecordBatch], read_at: float | None = None, lateness: float = 0.0
+    ) -> MergedRecords:
+        """Return the records in reading order.
+
+        Args:
+            batches: the records of a block.
+            read_at: the reader's clock when it was read, by which wrong times are put right; None:
+                times are as they are.
+            lateness: seconds by which times may step back.
+        """
         by_partition: dict[TopicPartition, list[RecordBatch]] = {}
         for batch in batches:
             by_partition.setdefault(batch.partition, []).append(batch)
@@ -154,6 +171,12 @@ class Topics:
         if not joined:
             none = np.empty(0, np.int64)
             return MergedRecords(none.astype(np.bool_), none.astype(np.int32), none, none, [])
+        sent = status = None
+        if read_at is not None:
+            times = [right_stamps(batch.time, read_at, lateness) for batch in joined]
+            joined = [b._replace(time=t.time) for b, t in zip(joined, times, strict=True)]
+            sent = np.concatenate([t.sent for t in times])
+            status = np.concatenate([t.status for t in times])
         lengths = [len(batch.values) for batch in joined]
         numbers = np.array([self.stream_partition(p) for p in partitions], np.int32)
         records = MergedRecords(
@@ -164,6 +187,8 @@ class Topics:
             [value for batch in joined for value in batch.values],
             _joined([batch.keys for batch in joined]),
             _joined([batch.headers for batch in joined]),
+            sent,
+            status,
         )
         if len(joined) == 1:
             return records
@@ -228,7 +253,7 @@ class PartitionBuffers:
             (p for p, batches in self._buffers.items() if batches), key=self._topics.rank
         )
         joined = [_concatenate(self._buffers[partition]) for partition in filled]
-        clocks = _clocks(joined)
+        clocks = _clocks([batch._replace(time=_steady(batch.time)) for batch in joined])
         last = [c[-1] for p, c in zip(filled, clocks, strict=True) if p not in complete]
         if last and _have_timestamps(joined):
             clocks = [clock[: np.searchsorted(clock, min(last), "right")] for clock in clocks]
@@ -249,6 +274,15 @@ class PartitionBuffers:
 
 def _have_timestamps(batches: Sequence[RecordBatch]) -> bool:
     return all(batch.time[0] >= 0 for batch in batches)
+
+
+def _steady(time: Ints) -> Ints:
+    """Return timestamps without those that are far ahead of those around them."""
+    seconds = time / 1000.0
+    wrong = far_ahead(seconds, 0.0)
+    return (
+        time if not wrong.any() else np.round(corrected(seconds, wrong) * 1000.0).astype(np.int64)
+    )
 
 
 def _clocks(batches: Sequence[RecordBatch]) -> list[Array]:

@@ -8,13 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streams.core.batch import Array, Batch, DeadLetter, Ints, Labels, reject_rows
+from streams.core.batch import (
+    Array,
+    Batch,
+    DeadLetter,
+    Floats,
+    Ints,
+    Labels,
+    TimeStatus,
+    reject_rows,
+)
 from streams.core.errors import StreamError
 from streams.decoding.decoder import POSITION_BITS, Decoder
 from streams.decoding.formats.factory import Format
+from streams.decoding.time_reader import YEAR_5000, after_5000
 from streams.kafka.record_fields import RecordFields
+from streams.kafka.record_times import right_event_times
 from streams.kafka.records import MergedRecords
 from streams.kafka.tombstones import KeyReader, add_tombstones
+from streams.times import iso
 
 
 class RecordReader(NamedTuple):
@@ -26,7 +38,8 @@ class RecordReader(NamedTuple):
 
 
 class BlockDecoder:
-    """Decodes records to batches; the fate of a record depends on that record alone.
+    """Decodes records to batches; the fate of a record depends on that record alone, and its time
+    on those of its partition in the block.
 
     A record without a value is a tombstone.
 
@@ -38,6 +51,7 @@ class BlockDecoder:
         max_bytes: of a record's value.
         needs_timestamps: whether events are of no use without the timestamp of their record.
         keys: reads keys of records of labels; kept as ``keys``.
+        lateness: seconds by which event time may step back.
     """
 
     def __init__(
@@ -49,6 +63,7 @@ class BlockDecoder:
         max_bytes: int,
         needs_timestamps: bool = False,
         keys: KeyReader | None = None,
+        lateness: float = 0.0,
     ) -> None:
         self.keys = keys
         self.events = events
@@ -57,23 +72,31 @@ class BlockDecoder:
         self._max_future_seconds = max_future_seconds
         self._max_bytes = max_bytes
         self._needs_timestamps = needs_timestamps
+        self._lateness = lateness
 
-    def __call__(self, records: MergedRecords) -> Batch:
+    def __call__(self, records: MergedRecords, read_at: float | None = None) -> Batch:
+        """Return the block of the records; ``read_at`` is the reader's clock when it was read, and
+        ``records`` was merged with it."""
+        batch = self._decode_block(records, read_at)
+        ingestion_time = np.full(len(batch), read_at or 0.0, np.float64)
+        return replace(batch, read_at=read_at, ingestion_time=ingestion_time)
+
+    def _decode_block(self, records: MergedRecords, read_at: float | None) -> Batch:
         if None not in records.values:
-            return self._decode_values(records)[0]
+            return self._decode_values(records, read_at)[0]
         others = np.flatnonzero([value is not None for value in records.values])
-        batch, is_row = self._decode_values(records.take(others))
+        batch, is_row = self._decode_values(records.take(others), read_at)
         rows_before = np.zeros(len(records.values) + 1, np.int64)
         rows_before[others + 1] = is_row
         return add_tombstones(batch, records, np.cumsum(rows_before)[:-1], self.keys)
 
-    def _decode_values(self, records: MergedRecords) -> tuple[Batch, Array]:
+    def _decode_values(self, records: MergedRecords, read_at: float | None) -> tuple[Batch, Array]:
         """Return records that have a value, and which of them are rows of the batch, (n,) bool."""
         label = records.label
         if not label.any():
-            return self._decode_events(records)
+            return self._decode_events(records, read_at)
         rows = np.flatnonzero(~label)
-        events, alive = self._decode_events(records.take(rows))
+        events, alive = self._decode_events(records.take(rows), read_at)
         alive_before = np.zeros(len(rows) + 1, np.int64)  # live events before each event
         np.cumsum(alive, out=alive_before[1:])
         insert_before = alive_before[np.cumsum(~label)[label]]
@@ -82,7 +105,7 @@ class BlockDecoder:
         labels = records.take(np.flatnonzero(label))
         return self._add_labels(events, labels, insert_before), is_row
 
-    def _decode_events(self, records: MergedRecords) -> tuple[Batch, Array]:
+    def _decode_events(self, records: MergedRecords, read_at: float | None) -> tuple[Batch, Array]:
         """Return the events, and which of the records are alive, (n,) bool."""
         if self._needs_timestamps and (records.time < 0).any():
             raise StreamError(
@@ -90,24 +113,51 @@ class BlockDecoder:
                 "event time (stream.time)"
             )
         batch, alive = self._decode(records, self.events, label=False)
-        if self._time_field is None or not len(batch):
-            return batch, alive
-        sent = records.time[alive] / 1000.0
-        too_late = (batch.time > sent + self._max_future_seconds) & (sent >= 0)
-        if too_late.any():
-            reasons = [
-                f"column {self._time_field!r} holds {t:.17g}; expected a time at most "
-                f"{self._max_future_seconds:g} s after that of the message, {at:.3f}"
-                for t, at in zip(
-                    batch.time[too_late].tolist(), sent[too_late].tolist(), strict=True
-                )
-            ]
-            batch = reject_rows(batch, too_late, reasons)
-            alive[np.flatnonzero(alive)[too_late]] = False
-            dead = _with_values(batch.dead, records)
-            dead = sorted(dead, key=lambda d: records.row_at(d.partition, d.offset))
-            batch = replace(batch, dead=tuple(dead))
-        return batch, alive
+        sent: Floats = (records.time if records.sent is None else records.sent)[alive] / 1000.0
+        if self._time_field is not None and len(batch):
+            batch, sent = self._without_future(batch, alive, records, sent)
+        return self._with_right_times(batch, alive, records, sent, read_at), alive
+
+    def _without_future(
+        self, batch: Batch, alive: Array, records: MergedRecords, sent: Floats
+    ) -> tuple[Batch, Floats]:
+        """Return the events whose time is not too far after that of their message, and those times.
+        Mark the others in ``alive``."""
+        future = (batch.time > sent + self._max_future_seconds) & (sent >= 0)
+        if not future.any():
+            return batch, sent
+        reasons = []
+        for time, at in zip(batch.time[future].tolist(), sent[future].tolist(), strict=True):
+            reason = (
+                f"column {self._time_field!r} holds {iso(time)}; expected a time at most "
+                f"{self._max_future_seconds:g} s after that of the message, {iso(at)}"
+            )
+            if time > YEAR_5000 and self.events.decoder.times.unit == "s":
+                reason += f"; it {after_5000(time)}"
+            reasons.append(reason)
+        batch = reject_rows(batch, future, reasons)
+        alive[np.flatnonzero(alive)[future]] = False
+        dead = _with_values(batch.dead, records)
+        dead = sorted(dead, key=lambda d: records.row_at(d.partition, d.offset))
+        return replace(batch, dead=tuple(dead)), sent[~future]
+
+    def _with_right_times(
+        self,
+        batch: Batch,
+        alive: Array,
+        records: MergedRecords,
+        sent: Floats,
+        read_at: float | None,
+    ) -> Batch:
+        """Return the events with their right times, and what is known of each."""
+        if read_at is None:  # a block from before the journal had the reader's clock
+            status = np.full(len(batch), TimeStatus.CONFIRMED, np.int8)
+            return replace(batch, time_status=status)
+        if self._time_field is None:
+            known = np.empty(0, np.int8) if records.status is None else records.status
+            return replace(batch, time_status=known[alive])
+        time, status = right_event_times(batch.time, sent, batch.partition, read_at, self._lateness)
+        return replace(batch, time=time, time_status=status)
 
     def _add_labels(self, events: Batch, records: MergedRecords, insert_before: Ints) -> Batch:
         """Return the events with the labels among them.

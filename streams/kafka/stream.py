@@ -48,6 +48,7 @@ from streams.kafka.message_layout import (
     key_reader,
     label_config,
     label_reader,
+    own_time,
     request_columns,
     role_fields,
     task_of,
@@ -101,7 +102,9 @@ class KafkaStream(LiveStream):
         self.dtype = format_.dtype()
         self.readers = config.consumers
         self.bounded = config.stop == "latest"
-        decoder = Decoder(self.schema, columns(config, label), self.dtype)
+        times = config.times(numbers_read=True)
+        decoder = Decoder(self.schema, columns(config, label), self.dtype, times)
+        self.time_zone = config.time_zone
         events = labels = RecordReader(format_, decoder, RecordFields(fields_beside(config, label)))
         if config.labels is not None:
             labels = label_reader(config, config.labels, label, folder)
@@ -109,11 +112,12 @@ class KafkaStream(LiveStream):
         self.decoder = BlockDecoder(
             events,
             labels,
-            config.time if isinstance(config.time, str) else None,
+            own_time(config),
             config.max_future_seconds,
             config.max_bytes,
             needs_timestamps=config.label_timeout_seconds is not None and config.time is None,
             keys=keys,
+            lateness=config.lateness,
         )
         self._parts = events.beside.parts | labels.beside.parts
         if keys is not None:
@@ -243,7 +247,8 @@ class KafkaStream(LiveStream):
         taken = {field.name for field in format_.fields}
         named, beside = request_columns(self.config, label_config(self.config), taken)
         frames = self.config.format.kind == "frames"
-        return {
+        times = self.config.times()
+        layout: JsonLayout = {
             "cells": "json",
             "nested": not frames,
             "pixels": frames,
@@ -251,6 +256,9 @@ class KafkaStream(LiveStream):
             "fields": [[field.name, field.kind, field.required] for field in [*others, *beside]],
             "columns": named.roles(),
         }
+        if not times.plain:
+            layout["times"] = times.settings
+        return layout
 
     def topic_partition(self, partition: int, label: bool) -> TopicPartition:
         """Return the topic and partition that a partition of the stream stands for."""
@@ -337,7 +345,8 @@ class KafkaStream(LiveStream):
         return {self._topics.topic_partition(key): offset for key, offset in cursor.items()}
 
     def _block(self, batches: Iterable[RecordBatch], read_at: float | None = None) -> Batch:
-        return replace(self.decoder(self._topics.merge(batches)), read_at=read_at)
+        lateness = self.config.lateness
+        return self.decoder(self._topics.merge(batches, read_at, lateness), read_at)
 
     def _connect(self, parts: RecordParts = NO_PARTS) -> Consumer:
         config = self.config

@@ -90,7 +90,8 @@ class JoinById(LabelJoin):
       micro-batch.
     * An event expires after ``label_timeout_events`` later events. With ``label_timeout_seconds``
       it also expires once event time has advanced by more than that plus ``lateness``. Event time
-      is the latest time of the events predicted so far. An event that is already older when it
+      is ``Batch.clock``: where partitions are interleaved, what the slowest live one has reached;
+      else the latest time of the events predicted so far. An event that is already older when it
       arrives expires right after its prediction, unless its label is held.
     * A held label is dropped when ``label_timeout_events`` newer ones are held, or when event time
       has advanced by more than the timeout since its own time (NaN: unknown, so never).
@@ -149,7 +150,8 @@ class JoinById(LabelJoin):
 
     def _ready(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
         n = len(batch)
-        clock = [self._now, *np.fmax.accumulate(np.fmax(batch.time, self._now)).tolist()]
+        times = batch.time if batch.clock is None else batch.clock
+        clock = [self._now, *np.fmax.accumulate(np.fmax(times, self._now)).tolist()]
         start = self._pushed - n
         step = JoinStep(batch.ids.tolist(), chunk.number << _ROW_BITS, start, clock)
         arrivals = batch.arrivals

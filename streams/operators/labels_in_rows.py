@@ -83,7 +83,8 @@ class DelayByEventTime(LabelJoin):
         n = len(batch)
         if not n:
             return None
-        time = np.maximum.accumulate(np.maximum(batch.time, self._now))
+        clock = batch.time if batch.clock is None else batch.clock
+        time = np.maximum.accumulate(np.maximum(clock, self._now))
         self._now = float(time[-1])
         due = batch.due if self.delay is None else batch.time + self.delay
         chunk.due = np.full(n, np.nan) if due is None else due

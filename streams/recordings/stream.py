@@ -24,7 +24,7 @@ from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
 from streams.core.stream import Cursor, JsonLayout, Stream
 from streams.core.stream_config import StreamConfig
-from streams.decoding.columns import parse_time
+from streams.decoding.time_reader import TimeReader
 from streams.operators.pacing import throttle_by_event_time
 from streams.recordings.manifest import Part, RecordingManifest, parts, unreadable
 from streams.recordings.table import blocks_of
@@ -64,7 +64,7 @@ class RecordingConfig(StreamConfig):
     @field_validator("start")
     @classmethod
     def _start(cls, start: float | str | datetime | date | None) -> float | None:
-        return None if start is None else parse_time(start)
+        return None if start is None else TimeReader().parse(start)
 
 
 class RecordingStream(Stream):
@@ -85,6 +85,7 @@ class RecordingStream(Stream):
         self.gapless = manifest.gapless
         self.interleaved_partitions = manifest.interleaved_partitions
         self.id_type = manifest.id_type
+        self.time_zone = manifest.fingerprint.get("stream.time_zone")
         self.dtype = manifest.dtype
         self.parts = parts(self.path)
         self._stop = manifest.cursor if config.stop == "run" and not manifest.finished else None

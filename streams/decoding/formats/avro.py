@@ -6,6 +6,7 @@ import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from streams.decoding.formats.extras import (
     schema_id,
 )
 from streams.decoding.formats.registry import SchemaRegistry
+from streams.decoding.time_reader import PLAIN_TIMES
 
 with warnings.catch_warnings():
     # pydantic warns of the name of a method that it keeps for users of its first version.
@@ -130,6 +132,10 @@ class Avro(Format):
         self._declared, self._names = declared, names
         self._branches = {f.name: self._found(f, declared, names) for f in fields}
         self._ticks = {f.name: self._scale(f) for f in fields if f.kind == "time"}
+        self.fields = tuple(  # a logical type says its unit itself
+            replace(f, times=PLAIN_TIMES) if self._ticks.get(f.name, 1.0) != 1.0 else f
+            for f in fields
+        )
         # Numbers as they are written are read faster than dates and decimals, and never overflow.
         self._schema, _ = self._parsed(_without_logic(stated))
         self._own = Writer(self._schema, None, self._ticks)

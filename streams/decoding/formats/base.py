@@ -15,6 +15,7 @@ from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Schema
 from streams.core.settings import Settings
 from streams.decoding.columns import Mask
+from streams.decoding.time_reader import PLAIN_TIMES, TimeReader
 
 FieldKind = Literal["number", "integer", "boolean", "text", "vector", "image", "time"]
 
@@ -31,6 +32,7 @@ class Field:
         shape: ``(d,)`` of a vector, ``(channels, height, width)`` of an image.
         required: whether a message without a value is bad. Otherwise the cell is null.
         feature: whether it is a feature.
+        times: reads the values of a time.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Field:
     shape: tuple[int, ...] = ()
     required: bool = True
     feature: bool = False
+    times: TimeReader = PLAIN_TIMES
 
     @property
     def expected(self) -> str:
@@ -51,7 +54,7 @@ class Field:
             "integer": "an integer that fits in 64 bits",
             "boolean": "true or false",
             "text": "text",
-            "time": "a time (seconds, or ISO 8601)",
+            "time": self.times.expected,
         }[self.kind]
 
     def refuse(self, value: str) -> str:

@@ -146,6 +146,8 @@ class Frames(Format):
         columns = []
         for field in self.fields:
             array, wrong, x = _column(frames[field.name], field)
+            if field.kind == "time" and not field.times.plain:
+                array = pa.array(field.times(array), from_pandas=True)
             columns.append(array)
             if wrong is not None:
                 for row in np.flatnonzero(wrong & ~refused).tolist():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from streams.decoding.formats.extras import (
     library,
     no_header,
 )
+from streams.decoding.time_reader import PLAIN_TIMES
 
 
 class ProtobufConfig(FormatConfig):
@@ -81,6 +83,10 @@ class Protobuf(Format):
         self._descriptors = library("google.protobuf.descriptor_pb2", "protobuf", "protobuf")
         self._class = self._message_class(folder / config.descriptor)
         self._steps = {field.name: self._found(field) for field in fields}
+        self.fields = tuple(
+            replace(f, times=PLAIN_TIMES) if self._steps[f.name][-1].kind == _TIMESTAMP else f
+            for f in fields
+        )
         self._getters = [_getter(self._steps[field.name]) for field in fields]
 
     def _message_class(self, file: Path) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.decoding.columns import Mask, seconds, utf8
+from streams.decoding.columns import Mask, utf8
 from streams.decoding.formats.base import Field, ParsedRecords, table_of
 
 Values = list[Any]
@@ -147,10 +147,12 @@ def _texts(values: Values, field: Field) -> tuple[pa.Array, Mask]:
 
 
 def _times(values: Values, field: Field) -> tuple[pa.Array, Mask]:
-    texts = [row for row, value in enumerate(values) if type(value) is str]
-    if texts:
-        times = seconds(pa.array([values[row] for row in texts], pa.string())).tolist()
-        values = list(values)
+    read = field.times
+    written = {str, int} if read.format is not None else {str}
+    texts = [row for row, value in enumerate(values) if type(value) in written]
+    if texts or read.ticks != 1.0:
+        times = read(pa.array([str(values[row]) for row in texts], pa.string())).tolist()
+        values = [v / read.ticks if type(v) in _REAL else v for v in values]
         for row, time in zip(texts, times, strict=True):
             values[row] = time
     return _numbers(values, field)

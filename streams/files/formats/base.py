@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from streams.core.batch import Ints
 from streams.core.errors import StreamError
+from streams.decoding.time_reader import TimeReader
 from streams.files.formats.fingerprint import Entry, Fingerprint, Trail
 
 CSV_BLOCK_BYTES = 4 << 20
@@ -140,11 +141,11 @@ class File(ABC):
         with closing(self.read(0, 1, self.types.names)) as blocks:
             return next(blocks, None) is None
 
-    def earliest(self, column: str, time: float) -> int:
+    def earliest(self, column: str, time: float, times: TimeReader) -> int:
         """Return a row before which every time in the column is before ``time``."""
         return 0
 
-    def latest(self, column: str) -> float:
+    def latest(self, column: str, times: TimeReader) -> float:
         """Return the time of the last row; NaN: it cannot be read without the rows before it."""
         return math.nan
 

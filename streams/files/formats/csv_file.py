@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from streams.core.errors import StreamError
-from streams.decoding.columns import seconds
+from streams.decoding.time_reader import TimeReader
 from streams.files.formats.base import (
     CSV_BLOCK_BYTES,
     REMEDY,
@@ -120,7 +120,7 @@ class Csv(File):
                     fingerprint.add_bytes(text)  # the last row goes on: it is another one now
                 yield fingerprint.copy()
 
-    def latest(self, column: str) -> float:
+    def latest(self, column: str, times: TimeReader) -> float:
         if self.path.name.endswith(".gz"):
             return math.nan
         with reading(self.path), self.path.open("rb") as file:
@@ -130,7 +130,7 @@ class Csv(File):
         cells = next(csv.reader([last]), [])
         if len(cells) != len(self.types.names):  # the end of a row of several lines
             return math.nan
-        return float(seconds(pa.array([cells[self.types.names.index(column)]]))[0])
+        return float(times(pa.array([cells[self.types.names.index(column)]]))[0])
 
     def _check_length(self, now: Stat) -> None:
         if now.size < self._stat.size and not self.path.name.endswith(".gz"):

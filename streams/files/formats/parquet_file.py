@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from streams.core.errors import StreamError
-from streams.decoding.columns import plain, seconds
+from streams.decoding.columns import plain
+from streams.decoding.time_reader import TimeReader
 from streams.files.formats.base import REMEDY, File, FileBlock, reading
 from streams.files.formats.fingerprint import (
     Entry,
@@ -96,7 +97,7 @@ class Parquet(File):
             raise StreamError(f"{self.path} has become shorter than {entry['rows']:,} rows")
         return found
 
-    def earliest(self, column: str, time: float) -> int:
+    def earliest(self, column: str, time: float, times: TimeReader) -> int:
         kind = self.types.field(column).type
         if not (pt.is_timestamp(kind) or pt.is_integer(kind) or pt.is_float64(kind)):
             return 0
@@ -107,13 +108,14 @@ class Parquet(File):
             stats = self._meta.row_group(group).column(index).statistics
             if stats is None or not stats.has_min_max:
                 break
-            latest = seconds(pa.array([stats.max], kind))[0]
-            if not latest + 1e-3 < time:  # a timestamp read from statistics may be rounded
+            latest = times(pa.array([stats.max], kind))[0]
+            # A timestamp read from statistics may be rounded; a local one may be an hour later.
+            if not latest + (1e-3 if times.zone is None else 86_400.0) < time:
                 break
             row = end
         return row
 
-    def latest(self, column: str) -> float:
+    def latest(self, column: str, times: TimeReader) -> float:
         for block in self.read(self.rows - 1, 1 << 16, [column]):
-            return float(seconds(plain(block.table.column(column)))[-1])
+            return float(times(plain(block.table.column(column)))[-1])
         return math.nan

@@ -306,7 +306,7 @@ def test_recording_refuses_changed_dead_letter_settings(blocks: int, tmp_path: P
     if not blocks:  # nothing was read yet
         changed.run(1, {"0": 0})
         return
-    what = r"max_bytes: 300 in the recording, 400 in the job; stream\.max_future_seconds: 86400\.0"
+    what = r"max_bytes: 300 in the recording, 400 in the job; stream\.max_future_seconds: 600\.0"
     refused(changed, rf"rec: stream\.{what} in the rec.*Set this back")
     # Nor where no part had been written yet.
     for part in (tmp_path / "rec").glob("part-*"):
@@ -331,7 +331,7 @@ def test_recording_with_former_names_goes_on(tmp_path: Path) -> None:
     job = yaml.safe_load((folder / "job.yaml").read_text())
     job["stream"]["ahead"] = job["stream"].pop("max_future_seconds")
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    refused(Live(tmp_path / "run", begin=False, max_future_seconds=60), "86400.0 in the recording")
+    refused(Live(tmp_path / "run", begin=False, max_future_seconds=60), "600.0 in the recording")
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     again = Live(tmp_path / "run", begin=False)
     again.run(3, {"0": 0})

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.core.batch import Ints
 from streams.core.errors import StreamError
+from streams.decoding.wrong_times import corrected, far_ahead
 from streams.kafka import records as module
 from streams.kafka.records import (
     MergedRecords,
@@ -164,7 +166,6 @@ def test_buffers_take_each_record_once_in_order(
     buffers = PartitionBuffers(TOPICS, PARTITIONS)
     coming = {partition: data.draw(torn(whole)) for partition, whole in batches.items()}
     given: dict[TopicPartition, list[bytes | None]] = {partition: [] for partition in PARTITIONS}
-    clocks = dict.fromkeys(PARTITIONS, -2)  # latest time that was taken of each
     while any(coming.values()) or len(buffers):
         for partition in data.draw(st.lists(st.sampled_from(PARTITIONS), max_size=4)):
             if coming[partition]:
@@ -176,18 +177,22 @@ def test_buffers_take_each_record_once_in_order(
         if not len(buffers):
             continue
         size = data.draw(st.integers(1, 9))
-        certain = min((latest(buffers, partition) for partition in behind), default=99)
+        clock = {p: clock_of(buffers, p) for p in PARTITIONS if p not in buffers.empty}
+        certain = min((int(clock[partition][-1]) for partition in behind), default=99)
         taken = buffers.take(size, {partition for partition in PARTITIONS if not coming[partition]})
         assert 1 <= sum(len(p.values) for p in taken) <= size
         for p in taken:
             given[p.partition] += p.values
-            clocks[p.partition] = max(clocks[p.partition], int(p.time.max()))
-            assert int(p.time.max()) <= certain
+            assert int(clock[p.partition][len(p.values) - 1]) <= certain
     assert given == {partition: whole.values for partition, whole in batches.items()}
 
 
-def latest(buffers: PartitionBuffers, partition: TopicPartition) -> int:
-    return max(int(p.time.max()) for p in buffers._buffers[partition])
+def clock_of(buffers: PartitionBuffers, partition: TopicPartition) -> Ints:
+    """The latest time so far at each buffered record; a wrong time does not count."""
+    time = np.concatenate([p.time for p in buffers._buffers[partition]])
+    seconds = time / 1000.0
+    right = np.round(corrected(seconds, far_ahead(seconds, 0.0)) * 1000.0)
+    return np.maximum.accumulate(right.astype(np.int64))
 
 
 def test_buffers_take_stops_at_partition_behind() -> None:

@@ -183,7 +183,7 @@ def test_read_ranges_gives_each_block_again(
     assert dead[4:] == [(True, 1, 5, b"[]")]
     again = stream(events, library, labels)
     for block in blocks:
-        assert contents(again.read_ranges(ranges_of(block))) == contents(block)
+        assert contents(again.read_ranges(ranges_of(block), block.read_at)) == contents(block)
     whole: Ranges = {name: (0, after) for name, after in end.items()}
     assert sum(len(b) for b in blocks) == len(again.read_ranges(whole))
     assert contents(again.read_ranges(whole)) == contents(
