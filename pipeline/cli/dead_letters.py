@@ -123,8 +123,10 @@ def _check_positions(query: DeadLetterQuery, letters: list[DeadLetterRecord], fi
 def _print_json(query: DeadLetterQuery, request: _Request) -> None:
     letters = query.select(request.file)
     for letter in deque(letters, request.limit) if request.limit else letters:
+        position = query.name_of(letter)
         entry = {
-            "place": query.name_of(letter),
+            "position": position,
+            "place": position,  # its former name
             "id": letter.id,
             "reason": letter.reason,
             "label": letter.label,

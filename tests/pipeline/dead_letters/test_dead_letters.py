@@ -521,7 +521,8 @@ def test_command_lists_and_reinjects(
     assert "not kept" in shown.out
     some = everlearn("dead-letters", folder, "--reason", "MAX_BYTES", "--json", "--limit", 1)
     (entry,) = map(json.loads, some.out.splitlines())
-    assert entry["place"].startswith(f"{topics.events}/")
+    assert entry["position"].startswith(f"{topics.events}/")
+    assert entry["place"] == entry["position"], "the former name stays"
     assert base64.b64decode(entry["value"]) in {event(n + i, pad="x" * 20_000) for i in range(2)}
 
     again = ("dead-letters", folder, "--inject", "--reason", "max_bytes")
