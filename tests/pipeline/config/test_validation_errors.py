@@ -33,7 +33,7 @@ def reported(job: Path, override: str) -> str:
         ("name='a b'", r"name: expected a string that matches ^[A-Za-z0-9][\w.-]*$, got 'a b'"),
         ("evaluate.probes.segments=5", "evaluate.probes.segments: expected a multiple of 2, got 5"),
         ("evaluate=3", "evaluate: expected a mapping, got 3"),
-        ("track={}", "track.uri: missing"),
+        ("stream={kind: recorded, label: class}", "stream.path: missing"),
         ("learner.model.hidden=x", "learner.model.hidden: expected a list, got 'x'"),
         ("learner.model.hidden=[1.5]", "learner.model.hidden.0: expected an integer, got 1.5"),
         (
