@@ -38,6 +38,9 @@ def send_file(kafka: Kafka44, file: Path, topics: Mapping[str, str]) -> None:
 
 
 both = pytest.mark.parametrize("library", ["kafka-python", "confluent-kafka"])
+second_in_soak = pytest.mark.parametrize(
+    "library", ["confluent-kafka", pytest.param("kafka-python", marks=pytest.mark.soak)]
+)
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def send_transactions(kafka: Kafka44, topic: str, size: int, ends: Sequence[bool
         kafka.transaction(topic, rows(range(size * i, size * (i + 1))), commit)
 
 
-@both
+@second_in_soak
 def test_aborted_transactions_are_unread(
     kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
 ) -> None:
@@ -109,7 +112,7 @@ def test_aborted_transactions_are_unread(
     assert done["cursor"] == {"0": 123}  # 30 + 1, 30 + 1, 30 + 1, 30
 
 
-@both
+@second_in_soak
 def test_compacted_topic_gives_the_latest_of_each_key(
     kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
 ) -> None:
@@ -191,7 +194,7 @@ def test_learned_head_is_not_read_again(
     assert cut["state_digest"] == whole["state_digest"]
 
 
-@both
+@second_in_soak
 def test_deleted_records_that_were_not_learned_are_named(
     kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any
 ) -> None:

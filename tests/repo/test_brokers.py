@@ -96,6 +96,7 @@ def test_kafka44_transactions_take_one_offset_more(kafka44: Kafka44, topic: str)
         assert consumer.end_offsets([TopicPartition(topic, 0)]) == {(topic, 0): 7}
 
 
+@pytest.mark.soak
 def test_kafka44_compaction_keeps_the_latest_of_a_key(kafka44: Kafka44, topic: str) -> None:
     kafka44.create(topic, **COMPACTED)
     kafka44.send(topic, [b"1", b"2", b"3"], keys=["a", "b", "a"])

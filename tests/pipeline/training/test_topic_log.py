@@ -30,6 +30,7 @@ from streams.operators.microbatch import rebatch
 TOPICS = Topics(["ev"], "lab")
 PLACES = [TopicPartition("ev", 0), TopicPartition("ev", 1), TopicPartition("lab", 0)]
 BLOCK, SIZE = 7, 4
+READ_AT = 60.0  # seconds of the reader's clock, after all timestamps
 DECODE = KafkaStream(
     KafkaConfig(
         kind="kafka",
@@ -66,7 +67,7 @@ class TopicLog(LiveStream):
         assert all(cursor[key] >= offset for key, offset in first.items())
         return first
 
-    def read_ranges(self, ranges: Ranges) -> Batch:
+    def read_ranges(self, ranges: Ranges, read_at: float | None = None) -> Batch:
         batches = []
         for key, (start, stop) in ranges.items():
             partition = TOPICS.topic_partition(key)
@@ -91,7 +92,7 @@ class TopicLog(LiveStream):
     @staticmethod
     def _block(batches: list[RecordBatch]) -> Batch:
         marks = ReadPositions(TOPICS).add(batches, lambda _: 0)
-        return replace(DECODE(TOPICS.merge(batches)), marks=marks)
+        return replace(DECODE(TOPICS.merge(batches, READ_AT), READ_AT), marks=marks)
 
 
 @st.composite
