@@ -615,7 +615,7 @@ def test_a_stream_that_is_not_what_it_was(everlearn: Everlearn, write_job: Write
     everlearn("run", job, "--run-dir", "run", "--max-events", 320)
     Path("data.csv").write_text(HEAD + rows(100))
     done = everlearn("run", job, "--run-dir", "run", "--resume", code=2)
-    assert "data.csv is shorter than what this run has read of it, 320 rows" in done.line
+    assert "data.csv, of which this run has read 320 rows, is shorter now" in done.line
     Path("data.csv").write_text("a,b,c,label\n1,2,3,yes\n2,3,4,no\n")
     done = everlearn("run", job, "--run-dir", "run", "--resume", code=2)
     assert "column c: not set in the checkpoint, ['numeric'] in the job" in done.err

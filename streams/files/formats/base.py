@@ -96,18 +96,13 @@ class File(ABC):
             StreamError: the file is another one than that which was read.
         """
         found = list(self.fingerprints(entries, columns))
+        read = f"of which this run has read {entries[-1]['rows']:,} rows"
         if len(found) < len(entries):
-            entry = entries[len(found)]
-            raise StreamError(
-                f"{self.path} is shorter than what this run has read of it, "
-                f"{entry['rows']:,} rows: {REMEDY}"
-            )
+            raise StreamError(f"{self.path}, {read}, is shorter now: {REMEDY}")
         for entry, fingerprint in zip(entries, found, strict=True):
             if fingerprint.entry() != entry:
-                raise StreamError(
-                    f"{self.path} has changed before row {entry['rows']:,}, up to which this run "
-                    f"has read it: {REMEDY}"
-                )
+                row = f"{entry['rows']:,}"
+                raise StreamError(f"{self.path}, {read}, has changed before row {row}: {REMEDY}")
         return found
 
     def check_unchanged(self, entry: Entry | None, columns: Sequence[str]) -> None:
