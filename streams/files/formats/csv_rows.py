@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _QUOTE, _LF, _CR = 34, 10, 13
+_BEFORE_QUOTE = np.isin(np.arange(256), np.frombuffer(b',\r\n"', np.uint8))
+"""Which characters may stand before an opening quote; two quotes in a field are one character."""
 _FIELD = rb'(?:"[^"]*(?:""[^"]*)*"[^,\r\n]*|[^",\r\n][^,\r\n]*|)'
 _ROW = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*(?:\r\n|\n|\r)")
 
@@ -20,10 +22,15 @@ def last_row_end(text: bytes) -> int:
     """Return where the last row of the text ends; 0 where none does."""
     if _QUOTE not in text:
         return (text.rfind(b"\n") + 1) or (text.rfind(b"\r") + 1)
-    if not _opens_at_fields(text):
+    quotes = _quotes(text)
+    if quotes is None:
         return _scan(text, None)[1]
-    ends = _newlines(text)
-    return int(ends[-1]) + 1 if len(ends) else 0
+    newline = b"\n" if b"\n" in text else b"\r"
+    end = len(text)
+    while (end := text.rfind(newline, 0, end)) >= 0:
+        if np.searchsorted(quotes, end) % 2 == 0:
+            break
+    return end + 1
 
 
 def row_end(text: bytes, count: int, rows: int | None = None) -> int | None:
@@ -39,47 +46,39 @@ def row_end(text: bytes, count: int, rows: int | None = None) -> int | None:
     """
     if count == 0:
         return 0
-    if rows is not None and _is_plain(text):
-        ends = _filled_line_ends(text)
-        if len(ends) + (not text.endswith((b"\n", b"\r"))) == rows:
-            return int(ends[count - 1]) + 1
+    ends = None if rows is None else _filled_line_ends(text)
+    if ends is not None and len(ends) + (not text.endswith((b"\n", b"\r"))) == rows:
+        return int(ends[count - 1]) + 1
     found, end = _scan(text, count)
     return end if found == count else None
 
 
-def _is_plain(text: bytes) -> bool:
-    """Whether rows end with LF or CRLF alone, and quotes open at the beginning of fields."""
-    if text.count(b"\r") != text.count(b"\r\n"):
-        return False
-    return _QUOTE not in text or _opens_at_fields(text)
-
-
-def _newlines(text: bytes) -> NDArray[np.int64]:
-    """Return the places of LF (of CR, where there is no LF) outside quotes."""
+def _filled_line_ends(text: bytes) -> NDArray[np.int64] | None:
+    """Return the places of the newlines of lines that are not empty; None where rows may also end
+    with CR alone, or a quote is not at the beginning of its field."""
+    if b"\r" in text and text.count(b"\r") != text.count(b"\r\n"):
+        return None
     chars = np.frombuffer(text, np.uint8)
-    ends = np.flatnonzero(chars == (_LF if b"\n" in text else _CR))
+    ends = np.flatnonzero(chars == _LF)
     if _QUOTE in text:
-        quotes = np.flatnonzero(chars == _QUOTE)
+        quotes = _quotes(text)
+        if quotes is None:
+            return None
         ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
-    return ends
-
-
-def _filled_line_ends(text: bytes) -> NDArray[np.int64]:
-    """Return the places of the newlines of lines that are not empty."""
-    ends = _newlines(text)
-    chars = np.frombuffer(text, np.uint8)
     starts = np.concatenate([[0], ends[:-1] + 1])
     empty = (ends == starts) | ((ends == starts + 1) & (chars[starts] == _CR))
     filled: NDArray[np.int64] = ends[~empty]
     return filled
 
 
-def _opens_at_fields(text: bytes) -> bool:
-    """Whether each opening quote is at the beginning of a field, as RFC 4180 has it."""
+def _quotes(text: bytes) -> NDArray[np.int64] | None:
+    """Return the places of all quotes; None where an opening one is not at the beginning of a
+    field, as RFC 4180 has it."""
     chars = np.frombuffer(text, np.uint8)
-    opening = np.flatnonzero(chars == _QUOTE)[::2]
+    quotes: NDArray[np.int64] = np.flatnonzero(chars == _QUOTE)
+    opening = quotes[::2]
     before = chars[opening[opening > 0] - 1]
-    return bool(np.isin(before, np.frombuffer(b',\r\n"', np.uint8)).all())
+    return quotes if _BEFORE_QUOTE[before].all() else None
 
 
 def _scan(text: bytes, count: int | None) -> tuple[int, int]:

@@ -127,8 +127,9 @@ class TableFingerprint(Fingerprint):
         self._columns = {name: _ColumnHash() for name in sorted(columns)}
 
     def add(self, piece: TablePiece) -> None:
-        for name, column in self._columns.items():
-            column.add(piece.table.column(name))
+        names = piece.table.schema.names
+        for array, name in zip(piece.table.columns, names, strict=True):
+            self._columns[name].add(array)
         self.rows = piece.stop
 
     def copy(self) -> TableFingerprint:
@@ -155,6 +156,8 @@ class _ColumnHash:
         self._nulls = xxhash.xxh3_128()
         self._children: list[_ColumnHash] = []
         self._count = 0
+        self._fixed: pa.DataType | None = None  # type of values of ``_width`` bytes each
+        self._width = 0
 
     def copy(self) -> _ColumnHash:
         other = _ColumnHash()
@@ -170,6 +173,12 @@ class _ColumnHash:
 
     def add(self, array: Any) -> None:
         """Add the next values."""
+        if self._fixed is not None and array.type == self._fixed and not array.null_count:
+            start, n = array.offset * self._width, len(array)  # the usual case
+            self._count += n
+            values = memoryview(array.buffers()[1])
+            self._values.update(values[start : start + n * self._width])
+            return
         if pt.is_dictionary(array.type):
             array = array.dictionary_decode()
         if isinstance(array, pa.ExtensionArray):
@@ -206,7 +215,7 @@ class _ColumnHash:
         elif pt.is_fixed_size_list(kind):
             self._add_children([array.flatten()])
         elif pt.is_primitive(kind) or pt.is_decimal(kind) or pt.is_fixed_size_binary(kind):
-            width = kind.bit_width // 8
+            self._fixed, self._width = kind, (width := kind.bit_width // 8)
             start = array.offset * width
             self._values.update(memoryview(array.buffers()[1])[start : start + n * width])
         else:
