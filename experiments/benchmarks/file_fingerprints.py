@@ -81,7 +81,7 @@ def main() -> None:
             with_, without = (min(times) for times in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
             print(
-                f"{path.name:12} {rows / without:11,.0f} rows/s without, {rows / with_:9,.0f} with; "
+                f"{path.name:12} {rows / without:9,.0f} rows/s without, {rows / with_:9,.0f} with; "
                 f"median ratio of times {ratio:.3f}; a checkpoint takes "
                 f"{1e3 * statistics.median(checkpoints):.2f} ms"
             )

@@ -82,6 +82,13 @@ def _find(pattern: str, folder: Path, role: str) -> list[Path]:
     return sorted(paths, key=natural_key)
 
 
+def was_reordered(stated: str | list[str], folder: Path, role: str = "path") -> bool:
+    """Whether files of a folder or pattern were once read in another order, that of their text."""
+    patterns = [stated] if isinstance(stated, str) else stated
+    found = [_find(pattern, folder, role) for pattern in patterns]
+    return any(paths != sorted(paths) for paths in found)
+
+
 def natural_key(path: Path) -> tuple[list[str | int], str]:
     """Return the key that sorts paths as people number them: part-2 is before part-10."""
     pieces = re.split(r"(\d+)", str(path))  # text, digits, text, ...

@@ -34,7 +34,7 @@ from streams.files.files_read import FilesRead
 from streams.files.formats.base import File
 from streams.files.formats.csv_file import Csv
 from streams.files.label_order import LabelOrder
-from streams.files.readers import open_files, seek
+from streams.files.readers import open_files, seek, was_reordered
 from streams.files.row_batches import decoded, read_between
 from streams.files.sample import NO_COLUMNS, StreamSample
 from streams.files.schema_inference import SampledRows, dtype_of
@@ -201,6 +201,7 @@ class FileStream(Stream):
 
     def __init__(self, config: RecordedConfig, folder: Path) -> None:
         self.config = config
+        self._folder = folder
         self.files = open_files(config.path, folder)
         self._label_files: list[File] = []
         self._times = config.times()
@@ -252,6 +253,13 @@ class FileStream(Stream):
         }
 
     def verify_identity(self, identities: Sequence[DataIdentity], cursor: Cursor) -> None:
+        if not identities and len(cursor) > 1 and was_reordered(self.config.path, self._folder):
+            names = ", ".join(self.sources()[:3])
+            raise StreamError(
+                "stream.path: this run was begun when files were read in the order of their text, "
+                f"and not by number ({names}, ...): start another run (another --run-dir; "
+                "--warm-from CHECKPOINT takes over what was learned)"
+            )
         for prefix, read in self._files_read.items():
             known = [identity.get(prefix, {}) for identity in identities]
             read.verify(known, _of_role(cursor, prefix))

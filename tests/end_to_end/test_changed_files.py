@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -170,23 +172,38 @@ def test_a_folder_may_be_moved(
     same(summary(Path("r")), summary(Path("whole")))
 
 
-def test_a_checkpoint_without_fingerprints_is_read(
-    job: Callable[..., Path], everlearn: Everlearn, summary: Summary
-) -> None:
-    import hashlib
-
-    write("d.csv", lines(0, 300))
-    file = job("d.csv")
-    everlearn("run", file, "--run-dir", "r", "--max-events", 160)
-    (newest,) = sorted(Path("r/checkpoints").iterdir())[-1:]
+def without_fingerprints(checkpoints: Path) -> None:
+    """Makes the newest checkpoint one of before fingerprints were kept."""
+    (newest,) = sorted(checkpoints.iterdir())[-1:]
     manifest = json.loads((newest / "manifest.json").read_text())
     for key in ("seal", "identity", "resume"):
         manifest.pop(key, None)
     seal = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     (newest / "manifest.json").write_text(json.dumps(manifest | {"seal": seal}))
+
+
+def test_a_checkpoint_without_fingerprints_is_read(
+    job: Callable[..., Path], everlearn: Everlearn, summary: Summary
+) -> None:
+    write("d.csv", lines(0, 300))
+    file = job("d.csv")
+    everlearn("run", file, "--run-dir", "r", "--max-events", 160)
+    without_fingerprints(Path("r/checkpoints"))
     done = everlearn("run", file, "--run-dir", "r", "--resume")
     assert "the checkpoint is of before fingerprints were kept" in done.err
     assert summary(Path("r"))["events"] == 300
+
+
+@pytest.mark.parametrize(("parts", "code"), [((8, 9), 0), ((9, 10), 2)])
+def test_a_run_in_another_order_of_files_is_refused(
+    job: Callable[..., Path], everlearn: Everlearn, parts: tuple[int, int], code: int
+) -> None:
+    for part in parts:
+        write(f"parts/{part}.csv", lines(100 * part, 100 * part + 100))
+    everlearn("run", job("parts"), "--run-dir", "r", "--max-events", 160)
+    without_fingerprints(Path("r/checkpoints"))
+    done = everlearn("run", job("parts"), "--run-dir", "r", "--resume", code=code)
+    assert ("in the order of their text" in done.err) is (code == 2)
 
 
 def start(file: Path, *more: str) -> subprocess.Popen[str]:
@@ -194,7 +211,7 @@ def start(file: Path, *more: str) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     return subprocess.Popen(
         command, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        env={**__import__("os").environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
 
 
