@@ -346,7 +346,7 @@ def answer(i: int) -> bytes:
 
 POISON: dict[str, tuple[bytes, str]] = {
     "bad JSON": (b'{"id": 1, "a": ', "no JSON: "),
-    "wrong schema": (orjson.dumps({"id": 900, "t": T0, "a": 1}), "column 'b' holds null"),
+    "wrong schema": (orjson.dumps({"id": 900, "t": T0, "q": 1}), "no feature is stated"),
     "wrong type": (event(901, a="high"), "column 'a' holds 'high'; expected a finite number"),
     "too large": (event(902, pad="x" * 20_000), "bytes; expected at most 10,000"),
     "absurd time": (event(903, t=9e15), "expected a time at most 86400 s after"),
