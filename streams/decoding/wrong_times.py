@@ -35,6 +35,11 @@ MIN_STEPS = 8
 Mask = NDArray[np.bool_]
 
 
+_EXTREMES = np.errstate(over="ignore", invalid="ignore")
+"""Differences of times near the largest float64 are infinite: as far apart as can be."""
+
+
+@_EXTREMES
 def far_ahead(time: Floats, lateness: float, latest: Floats | None = None) -> Mask:
     """Return (n,) True for the times that are far ahead of those around them.
 
@@ -72,6 +77,7 @@ def far_ahead(time: Floats, lateness: float, latest: Floats | None = None) -> Ma
     return wrong
 
 
+@_EXTREMES
 def judge_end(
     time: Floats, wrong: Mask, lateness: float, final: bool = True
 ) -> tuple[Mask, Floats]:
@@ -107,6 +113,7 @@ def judge_end(
     return wrong, unsure
 
 
+@_EXTREMES
 def _in_order(time: Floats, lateness: float) -> bool:
     """Return whether no time is earlier than one before it, by more than ``lateness``."""
     with np.errstate(invalid="ignore"):
@@ -161,6 +168,7 @@ def corrected(time: Floats, wrong: Mask) -> Floats:
     return time
 
 
+@_EXTREMES
 def confirmed(time: Floats, lateness: float) -> Mask:
     """Return (n,) True for the times that the rows after them confirm: none of the next
     ``SUPPORT`` is earlier; or the next is not, and the step to the time, if there is one, is no
