@@ -48,8 +48,8 @@ def right_stamps(time: Ints, read_at: float, lateness: float) -> RecordTimes:
         return RecordTimes(time, time, np.full(len(time), TimeStatus.CONFIRMED, np.int8))
     sent = np.minimum(time, int(read_at * 1000))
     right, status = right_times(sent / 1000.0, read_at, lateness)
-    status[sent < time] = TimeStatus.BOUNDED
     wrong = status == TimeStatus.CORRECTED
+    status[(sent < time) & ~wrong] = TimeStatus.BOUNDED
     return RecordTimes(
         np.where(wrong, np.round(right * 1000.0), sent).astype(np.int64), sent, status
     )

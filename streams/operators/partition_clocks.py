@@ -146,7 +146,9 @@ class PartitionClocks(Operator):
         if self.zone is not None:
             batch = self._with_passes(batch, self.zone)
         status = batch.time_status
-        sure = None if status is None else status != TimeStatus.UNCONFIRMED
+        sure = None
+        if status is not None:  # a bounded time may be wrong, and as late as the reader's clock
+            sure = (status == TimeStatus.CONFIRMED) | (status == TimeStatus.CORRECTED)
         latest: Floats = np.empty(len(batch))
         before = {p: (clock.latest, clock.heard) for p, clock in self._clocks.items()}
         for partition in np.unique(batch.partition).tolist():
