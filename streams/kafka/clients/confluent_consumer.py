@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from streams.core.errors import StreamError
 from streams.kafka.clients import timeouts
+from streams.kafka.clients.access import Access
 from streams.kafka.clients.consumer import NO_PARTS, Consumer, OnAssign, RecordParts
 from streams.kafka.clients.errors import (
-    CONFLUENT_FINAL,
     CONFLUENT_RETRIABLE,
     OutOfRangeError,
     confluent_errors,
+    confluent_refusal,
     is_code,
     missing_topic_error,
 )
@@ -59,11 +60,18 @@ class ConfluentConsumer(Consumer):
             if name in reserved:
                 raise StreamError(f"stream.client: {name!r} cannot be set: everlearn sets it")
         del reserved["metadata.broker.list"]  # an alias of the first
-        settings = self._defaults | chosen | reserved | {"error_cb": self._on_error}
+        defaults = dict(self._defaults)
+        self._incremental = chosen.get("group.protocol") == "consumer"
+        if self._incremental:  # KIP-848: the broker's settings hold
+            for name in ("session.timeout.ms", "heartbeat.interval.ms"):
+                del defaults[name]
+        settings = defaults | chosen | reserved | {"error_cb": self._on_error}
+        self._access = Access.of(servers, options)
+        self._group = group
         self._library = library
         self._servers = servers
         self._parts = parts
-        self._refusal = ""  # why a broker refused the connection
+        self._refusal: StreamError | None = None  # why a broker refused the connection
         self._positions: dict[TopicPartition, int] = {}  # of assigned partitions: the next offset
         self._assignments = 0  # counts them
         with self._errors():
@@ -82,6 +90,8 @@ class ConfluentConsumer(Consumer):
             if metadata.error is not None and not self._is(
                 metadata.error, ("UNKNOWN_TOPIC_OR_PART",)
             ):
+                if final := self._refused(metadata.error, topic):
+                    raise final
                 raise self._library.KafkaException(metadata.error)
         if not metadata.partitions:
             raise missing_topic_error(topic, self._servers)
@@ -106,18 +116,34 @@ class ConfluentConsumer(Consumer):
 
     def subscribe(self, topics: Sequence[str], on_assign: OnAssign) -> None:
         def assigned(consumer: Any, partitions: Sequence[Any]) -> None:
-            positions = on_assign([TopicPartition(p.topic, p.partition) for p in partitions])
-            consumer.assign(self._start(positions))
+            new = [TopicPartition(p.topic, p.partition) for p in partitions]
+            if self._incremental:
+                self._replace(consumer, on_assign, {*self._positions, *new})
+            else:
+                consumer.assign(self._start(on_assign(new)))
 
         def revoked(consumer: Any, partitions: Sequence[Any]) -> None:
-            self._start({})
-            on_assign([])
-            consumer.unassign()
+            if self._incremental:
+                gone = {TopicPartition(p.topic, p.partition) for p in partitions}
+                self._replace(consumer, on_assign, {*self._positions} - gone)
+            else:
+                self._start({})
+                on_assign([])
+                consumer.unassign()
 
         with self._errors():
             self._consumer.subscribe(
                 list(topics), on_assign=assigned, on_revoke=revoked, on_lost=revoked
             )
+
+    def _replace(self, consumer: Any, on_assign: OnAssign, partitions: Set[TopicPartition]) -> None:
+        """Read these partitions of the group, each anew from the position of its cursor."""
+        old = [self._library.TopicPartition(*partition) for partition in self._positions]
+        native = self._start(on_assign(sorted(partitions)))
+        if old:
+            consumer.incremental_unassign(old)
+        if native:
+            consumer.incremental_assign(native)
 
     def poll(self, timeout: float, max_records: int) -> list[RecordBatch]:
         by_partition: dict[tuple[str, int], list[Any]] = {}
@@ -222,18 +248,24 @@ class ConfluentConsumer(Consumer):
         elif self._is(error, ("_LOG_TRUNCATION",)):
             position = self._positions.get(partition, record.offset())
             raise OutOfRangeError({partition: position}, is_truncated=True)
+        elif final := self._refused(error, partition.topic or ""):
+            raise final
         elif not self._is(error, CONFLUENT_RETRIABLE):
             raise self._library.KafkaException(error)
 
     def _on_error(self, error: Any) -> None:
         """Note a refused connection; librdkafka calls this for errors of its own threads."""
         log.debug("%s", error)
-        if self._is(error, CONFLUENT_FINAL) or error.fatal():
-            self._refusal = error.str()
+        self._refusal = self._refused(error) or self._refusal
 
     def _native(self, positions: Iterable[tuple[TopicPartition, int]]) -> list[Any]:
         """Return the positions as the library's own partitions."""
         return [self._library.TopicPartition(*partition, at) for partition, at in positions]
+
+    def _refused(self, error: Any, topic: str = "") -> StreamError | None:
+        """Return the error for what a retry cannot fix."""
+        name = self._group if self._is(error, ("GROUP_AUTHORIZATION_FAILED",)) else topic
+        return confluent_refusal(self._library, error, self._access, name=name)
 
     def _is(self, error: Any, names: Sequence[str]) -> bool:
         return is_code(self._library, error, names)
@@ -243,10 +275,12 @@ class ConfluentConsumer(Consumer):
         try:
             yield
         except self._library.KafkaException as error:
-            if self._refusal:
-                raise StreamError(f"stream.client: {self._refusal}") from None
-            with confluent_errors(self._library, self._servers, "stream.servers: "):
+            if self._refusal is not None:
+                raise self._refusal from None
+            with confluent_errors(self._library, self._access, "stream.servers: "):
                 raise error from None
+        except StreamError:
+            raise
         except Exception:
-            with confluent_errors(self._library, self._servers, "stream.servers: "):
+            with confluent_errors(self._library, self._access, "stream.servers: "):
                 raise

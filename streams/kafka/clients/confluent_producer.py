@@ -8,10 +8,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from streams.core.errors import StreamError
+from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients import timeouts
+from streams.kafka.clients.access import Access
 from streams.kafka.clients.errors import (
     CONFLUENT_TOO_LARGE,
     confluent_errors,
+    confluent_refusal,
     is_code,
     missing_topic_error,
     unavailable,
@@ -35,7 +39,9 @@ class ConfluentProducer(Producer):
     def __init__(self, servers: str, options: Mapping[str, Any], bulk: bool = False) -> None:
         self._library = import_confluent()
         self._servers = servers
-        self._options = librdkafka_options(options)
+        self._access = Access.of(servers, options)
+        self._options = librdkafka_options(options) | {"error_cb": self._on_error}
+        self._refusal: StreamError | None = None  # why a broker refused the connection
         self._bulk = bulk
         self._producer: Any = None
         self._enqueued = 0
@@ -46,6 +52,12 @@ class ConfluentProducer(Producer):
         with self._errors(), self._consumer() as consumer:
             listed = consumer.list_topics(topic, timeout=timeouts.BROKER_TIMEOUT_S)
             metadata = listed.topics[topic]
+            if metadata.error is not None:
+                refusal = confluent_refusal(
+                    self._library, metadata.error, self._access, "WRITE", topic
+                )
+                if refusal is not None:
+                    raise refusal
             if metadata.error is not None or not metadata.partitions:
                 raise missing_topic_error(topic, self._servers)
             partitions = [TopicPartition(topic, number) for number in sorted(metadata.partitions)]
@@ -82,7 +94,7 @@ class ConfluentProducer(Producer):
             if error is not None:
                 outcomes[i] = error
 
-        with self._errors():
+        with self._errors(records[0].topic if records else ""):
             try:
                 self._connect()
                 for i, record in enumerate(records):
@@ -215,7 +227,17 @@ class ConfluentProducer(Producer):
             raise unavailable(self._servers)
         return int(bounds[0]), int(bounds[1])
 
+    def _on_error(self, error: Any) -> None:
+        """Note a refused connection; librdkafka calls this for errors of its own threads."""
+        refusal = confluent_refusal(self._library, error, self._access, "WRITE")
+        self._refusal = refusal or self._refusal
+
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        with confluent_errors(self._library, self._servers):
-            yield
+    def _errors(self, topic: str = "") -> Iterator[None]:
+        try:
+            with confluent_errors(self._library, self._access, right="WRITE", topic=topic):
+                yield
+        except BrokerUnavailableError:
+            if self._refusal is not None:
+                raise self._refusal from None
+            raise

@@ -7,14 +7,22 @@ An error that may pass becomes ``BrokerUnavailableError``; one that a retry cann
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
+from streams.kafka.clients import timeouts
+from streams.kafka.clients.access import Access, missing_codec, plain_cause
+from streams.kafka.clients.deadline import within
 from streams.kafka.records import TopicPartition
 
+T = TypeVar("T")
+
+CONNECT_GRACE_S = 2.0
+"""How much longer than its own limit a library may take to connect."""
 KAFKA_PYTHON_FINAL = (
     "SaslAuthenticationFailedError",
     "UnsupportedSaslMechanismError",
@@ -72,14 +80,30 @@ def missing_topic_error(topic: str, servers: str) -> StreamError:
 
 
 @contextmanager
-def kafka_python_errors(library: Any, servers: str, key: str = "") -> Iterator[None]:
+def kafka_python_errors(
+    library: Any, access: Access, key: str = "", right: str = "READ"
+) -> Iterator[None]:
     """Translate what kafka-python raises.
 
-    ``key`` goes in front of the message if the broker is unavailable.
+    Args:
+        library: kafka-python.
+        access: how the client connects.
+        key: goes in front of the message if the broker is unavailable.
+        right: what a client does with a topic: READ or WRITE.
     """
-    errors = library.errors
+    errors, servers = library.errors, access.servers
     try:
         yield
+    except errors.TopicAuthorizationFailedError as error:
+        raise access.topic_refused(_names(error), right) from None
+    except errors.GroupAuthorizationFailedError as error:
+        raise access.group_refused(_names(error)) from None
+    except errors.ClusterAuthorizationFailedError:
+        raise access.cluster_refused() from None
+    except errors.SaslAuthenticationFailedError as error:
+        raise access.unauthenticated(plain_cause(error)) from None
+    except errors.UnsupportedCodecError as error:
+        raise missing_codec(error) from None
     except _classes(errors, KAFKA_PYTHON_FINAL) as error:
         raise StreamError(f"stream.client: {servers}: {one_line(error)}") from None
     except _classes(errors, KAFKA_PYTHON_TOO_LARGE) as error:
@@ -87,28 +111,67 @@ def kafka_python_errors(library: Any, servers: str, key: str = "") -> Iterator[N
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         raise StreamError(f"stream.client: {one_line(error)}") from None
     except (errors.KafkaError, OSError) as error:
-        raise unavailable(servers, one_line(error), key) from None
+        if final := access.diagnosed(one_line(error)):
+            raise final from None
+        raise unavailable(servers, plain_cause(error), key) from None
 
 
 @contextmanager
-def confluent_errors(library: Any, servers: str, key: str = "") -> Iterator[None]:
+def confluent_errors(
+    library: Any, access: Access, key: str = "", right: str = "READ", topic: str = ""
+) -> Iterator[None]:
     """Translate what confluent-kafka raises.
 
-    ``key`` goes in front of the message if the broker is unavailable.
+    Args:
+        library: confluent-kafka.
+        access: how the client connects.
+        key: goes in front of the message if the broker is unavailable.
+        right: what a client does with a topic: READ or WRITE.
+        topic: that it is about, where the library does not say.
     """
+    servers = access.servers
     try:
         yield
     except (library.KafkaException, BufferError) as raised:
         error = raised.args[0]
         if isinstance(error, library.KafkaError):
-            if is_code(library, error, CONFLUENT_FINAL) or error.fatal():
-                raise StreamError(f"stream.client: {servers}: {one_line(error.str())}") from None
+            refused = confluent_refusal(library, error, access, right, topic)
+            if refused is not None:
+                raise refused from None
             if is_code(library, error, CONFLUENT_TOO_LARGE):
                 raise StreamError(f"{servers}: {one_line(error.str())}") from None
             error = error.str()
         raise unavailable(servers, one_line(error), key) from None
     except (ValueError, TypeError, RuntimeError) as error:
         raise StreamError(f"stream.client: {one_line(error)}") from None
+
+
+def confluent_refusal(
+    library: Any, error: Any, access: Access, right: str = "READ", name: str = ""
+) -> StreamError | None:
+    """Return the error for what a retry cannot fix; None: it may pass.
+
+    Args:
+        library: confluent-kafka.
+        error: of librdkafka.
+        access: how the client connects.
+        right: what a client does with a topic.
+        name: of the topic or group, where the error does not say.
+    """
+    text = one_line(error.str())
+    if is_code(library, error, ("TOPIC_AUTHORIZATION_FAILED",)):
+        named = re.search(r"[Tt]opic '?([\w.-]+)'?(?: \[|:| not)", text)
+        return access.topic_refused(name or (named[1] if named else ""), right)
+    if is_code(library, error, ("GROUP_AUTHORIZATION_FAILED",)):
+        return access.group_refused(name)
+    if is_code(library, error, ("CLUSTER_AUTHORIZATION_FAILED",)):
+        return access.cluster_refused()
+    if is_code(library, error, ("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED")):
+        return access.unauthenticated(text)
+    if is_code(library, error, CONFLUENT_FINAL) or error.fatal():
+        final = access.diagnosed(text)
+        return final or StreamError(f"stream.client: {access.servers}: {text}")
+    return None
 
 
 def is_code(library: Any, error: Any, names: Sequence[str]) -> bool:
@@ -135,14 +198,39 @@ def surface_connection_errors() -> Iterator[None]:
         yield
     except Exception as error:
         if capture.messages and type(error).__name__ == "KafkaTimeoutError":
-            cause = capture.messages[-1]
-            if "Sasl" in cause:  # a retry cannot fix it
-                raise ValueError(cause) from None
-            raise OSError(cause) from None
+            telling = [m for m in capture.messages if "Sasl" in m or "broker_version" in m]
+            raise OSError((telling or capture.messages)[-1]) from None
         raise
     finally:
         library.removeHandler(capture)
         library.setLevel(level)
+
+
+def connect_within(create: Callable[[], T]) -> T:
+    """Return a client of kafka-python. Raise ``OSError`` if its library does not return in time.
+
+    The library waits without end for a port that accepts connections and never answers.
+    """
+    limit = timeouts.BROKER_TIMEOUT_S + CONNECT_GRACE_S
+    try:
+        return within(limit, create, _close)
+    except TimeoutError:
+        raise OSError(
+            f"it accepts connections, and has not answered within {limit:g} s: is it Kafka, and "
+            "the port of this security_protocol?"
+        ) from None
+
+
+def _close(client: Any) -> None:
+    client.close()
+
+
+def check_authorized(library: Any, client: Any, topic: str) -> None:
+    """Raise the library's error where a topic is not listed because it may not be seen."""
+    cluster = getattr(client, "_cluster", None) or getattr(client, "_client", None)
+    cluster = getattr(cluster, "cluster", cluster)
+    if topic in getattr(cluster, "unauthorized_topics", ()):
+        raise library.errors.TopicAuthorizationFailedError(topic)
 
 
 class _LogCapture(logging.Handler):
@@ -156,6 +244,12 @@ class _LogCapture(logging.Handler):
         message = one_line(record.getMessage())
         if not message.startswith("Bootstrap"):  # the outcome, not the cause
             self.messages.append(message)
+
+
+def _names(error: BaseException) -> str:
+    """Return the topics or the group that an error of kafka-python names."""
+    named = error.args[0] if error.args else ""
+    return ", ".join(map(str, named)) if isinstance(named, set | list | tuple) else str(named)
 
 
 def _classes(errors: Any, names: Sequence[str]) -> tuple[type[BaseException], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +13,12 @@ import numpy as np
 from streams.core.errors import StreamError
 from streams.core.settings import unknown
 from streams.kafka.clients import timeouts
+from streams.kafka.clients.access import Access
 from streams.kafka.clients.consumer import NO_PARTS, Consumer, OnAssign, RecordParts
 from streams.kafka.clients.errors import (
     OutOfRangeError,
+    check_authorized,
+    connect_within,
     kafka_python_errors,
     missing_topic_error,
     surface_connection_errors,
@@ -25,6 +29,7 @@ from streams.kafka.clients.libraries import (
     import_kafka_python,
     supports_transactions,
 )
+from streams.kafka.clients.oauth import without_oauth
 from streams.kafka.records import RecordBatch, TopicPartition
 
 log = logging.getLogger(__name__)
@@ -47,7 +52,14 @@ class KafkaPythonConsumer(Consumer):
         self, servers: str, group: str, options: Mapping[str, Any], parts: RecordParts = NO_PARTS
     ) -> None:
         kafka = import_kafka_python()
+        self._access = Access.of(servers, options)
+        options = without_oauth(options)
         known = set(kafka.KafkaConsumer.DEFAULT_CONFIG) - self._reserved
+        if "group_protocol" in options:
+            raise StreamError(
+                "stream.client.group_protocol: kafka-python knows the classic protocol alone: "
+                "state library: confluent-kafka, or leave it out"
+            )
         for name in options:
             if name not in known:
                 raise StreamError(f"stream.client: unknown option {unknown(name, sorted(known))}")
@@ -70,19 +82,23 @@ class KafkaPythonConsumer(Consumer):
         self._servers = servers
         self._parts = parts
         with self._errors(), surface_connection_errors():
-            self._consumer = kafka.KafkaConsumer(
+            create = partial(
+                kafka.KafkaConsumer,
                 bootstrap_servers=servers.split(","),
                 group_id=group,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
                 **settings,
             )
+            self._consumer = connect_within(create)
         forbid_topic_creation(self._consumer)
         self._subscribed = False
 
     def partitions_for_topic(self, topic: str) -> list[TopicPartition]:
         with self._errors():
             numbers = self._consumer.partitions_for_topic(topic)
+            if not numbers:
+                check_authorized(self._kafka, self._consumer, topic)
         if not numbers:
             raise missing_topic_error(topic, self._servers)
         return [TopicPartition(topic, number) for number in sorted(numbers)]
@@ -191,7 +207,7 @@ class KafkaPythonConsumer(Consumer):
         except errors.IllegalStateError:  # a mistake of the caller, no trouble with a broker
             raise
         except Exception:
-            with kafka_python_errors(self._kafka, self._servers, "stream.servers: "):
+            with kafka_python_errors(self._kafka, self._access, "stream.servers: "):
                 raise
 
 

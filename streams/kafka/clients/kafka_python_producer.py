@@ -6,17 +6,22 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar
 
 from streams.kafka.clients import timeouts
+from streams.kafka.clients.access import Access
 from streams.kafka.clients.errors import (
     KAFKA_PYTHON_TOO_LARGE,
+    check_authorized,
+    connect_within,
     kafka_python_errors,
     missing_topic_error,
     surface_connection_errors,
     unavailable,
 )
 from streams.kafka.clients.libraries import api_version, import_kafka_python, supports_transactions
+from streams.kafka.clients.oauth import without_oauth
 from streams.kafka.clients.producer import (
     BULK_LINGER_MS,
     MAX_REQUEST_BYTES,
@@ -37,7 +42,8 @@ class KafkaPythonProducer(Producer):
     def __init__(self, servers: str, options: Mapping[str, Any], bulk: bool = False) -> None:
         self._kafka = import_kafka_python()
         self._servers = servers
-        options = dict(options)
+        self._access = Access.of(servers, options)
+        options = without_oauth(options)
         version = api_version(options)
         if version is not None:
             options["api_version"] = version
@@ -52,6 +58,7 @@ class KafkaPythonProducer(Producer):
         with self._errors(), self._consumer() as consumer:
             numbers = consumer.partitions_for_topic(topic)
             if not numbers:
+                check_authorized(self._kafka, consumer, topic)
                 raise missing_topic_error(topic, self._servers)
             native = [self._kafka.TopicPartition(topic, number) for number in sorted(numbers)]
             ends = consumer.end_offsets(native)
@@ -197,11 +204,11 @@ class KafkaPythonProducer(Producer):
             "allow_auto_create_topics": False,
         }
         with surface_connection_errors():
-            return client(**options | settings | always)
+            return connect_within(partial(client, **options | settings | always))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with kafka_python_errors(self._kafka, self._servers):
+        with kafka_python_errors(self._kafka, self._access, right="WRITE"):
             yield
 
 

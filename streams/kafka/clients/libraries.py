@@ -69,5 +69,11 @@ def supports_transactions(version: tuple[int, ...] | None) -> bool:
 
 
 def librdkafka_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options under librdkafka's names: dots for underscores."""
-    return {name.replace("_", "."): value for name, value in options.items()}
+    """Return the options under librdkafka's names: dots for underscores.
+
+    OAuth is by the client credentials of the options, unless they state another method.
+    """
+    named = {name.replace("_", "."): value for name, value in options.items()}
+    if "sasl.oauthbearer.token.endpoint.url" in named:
+        named.setdefault("sasl.oauthbearer.method", "oidc")
+    return named
