@@ -343,7 +343,13 @@ def label_producer(loaded: LoadedJob) -> LabelProducer | NoLabels:
             "topic of their own for them (stream.labels)"
         )
     try:
-        return LabelProducer(KafkaStream(config, loaded.folder))
+        stream = KafkaStream(config, loaded.folder)
+        if stream.decoder.labels.format.needs_schema_id:
+            return NoLabels(
+                "labels begin with the id of their schema: state it to post labels, as "
+                "stream.labels.format.schemas"
+            )
+        return LabelProducer(stream)
     except (
         StreamError
     ) as error:  # a file is not on this machine: predictions are served all the same

@@ -58,6 +58,7 @@ class Journal:
         stop: where the run ends; None where it has no end.
         fingerprint: of the job that began the run.
         topics: the ids of the topics that it read then.
+        schemas: topic to the id of the schema that its messages had then, where a job states none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,6 +67,7 @@ class Journal:
         self.stop: Cursor | None = None
         self.fingerprint: dict[str, Any] = {}
         self.topics: dict[str, str] = {}
+        self.schemas: dict[str, int] = {}
         self._file: IO[bytes] | None = None
         self._next = 0  # number of the next block
         self._end = 0  # bytes of the lines before it
@@ -90,6 +92,7 @@ class Journal:
             self.start, self.stop = first["start"], first["stop"]
             self.fingerprint = first["fingerprint"]
             self.topics = first.get("topics", {})
+            self.schemas = first.get("schemas", {})
         except (KeyError, TypeError):
             raise self._broken(line) from None
         return self.start
@@ -100,6 +103,7 @@ class Journal:
         stop: Cursor | None,
         fingerprint: dict[str, Any] | None = None,
         topics: Mapping[str, str] = MappingProxyType({}),
+        schemas: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Begin a new journal; delete the old one."""
         self.close()
@@ -109,7 +113,9 @@ class Journal:
         self._file = self.path.open("ab")
         self.fingerprint, self.topics = fingerprint or {}, dict(topics)
         line = {"start": start, "stop": stop, "fingerprint": self.fingerprint}
-        self._append(line | ({"topics": self.topics} if topics else {}))
+        self.schemas = dict(schemas)
+        line |= {"topics": self.topics} if topics else {}
+        self._append(line | ({"schemas": self.schemas} if schemas else {}))
         self.sync()
 
     def go_on(self, at: tuple[int, int] | None, stop: Cursor | None = None) -> Iterator[Entry]:

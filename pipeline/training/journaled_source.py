@@ -95,8 +95,10 @@ class JournaledSource(EventSource):
         if not self._resumes:
             stop = self.stream.stop() if self.stream.bounded else None
             start = self.stream.start()
-            self.journal.begin(start, stop, fingerprint, self.stream.topic_ids())
+            topics, schemas = self.stream.topic_ids(), self.stream.find_schema_ids(start)
+            self.journal.begin(start, stop, fingerprint, topics, schemas)
         cursor = self.journal.head()
+        self.stream.use_schema_ids(self.journal.schemas)
         self.fingerprint = self.journal.fingerprint or None
         self._topics = self.journal.topics
         return cursor
@@ -105,6 +107,7 @@ class JournaledSource(EventSource):
         offset, number = position["journal"]
         self._checkpointed, self._resumes = (offset, number), True
         self._topics = position.get("topics", {})
+        self.stream.use_schema_ids(position.get("schemas", {}))
         marks = position.get("marks", {})
         self._marks = {name: ReadMark(*mark) for name, mark in marks.items()}
         self._stop_kept = position.get("stop")
@@ -134,6 +137,7 @@ class JournaledSource(EventSource):
             "journal": self.journal.position(cursor),
             "stop": self.journal.stop,
             "topics": self._topics,
+            "schemas": self.stream.schema_ids,
             "marks": {name: list(mark) for name, mark in self._marks.items()},
         }
         self.journal.sync()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -66,10 +67,22 @@ class LiveStream(Stream):
 
     Attributes:
         bounded: whether it ends at the last message that exists when a run begins.
+        schema_ids: topic to the id of the schema that its messages are read by, where the job
+            states none.
     """
 
     interleaved_partitions = True
     bounded: bool = False
+    schema_ids: Mapping[str, int] = MappingProxyType({})
+
+    def find_schema_ids(self, start: Cursor) -> dict[str, int]:
+        """Return ``schema_ids`` for a new run, by the messages that are there. Raises
+        ``StreamError``."""
+        return {}
+
+    def use_schema_ids(self, ids: Mapping[str, int]) -> None:
+        """Read messages by these ids, which the run keeps from its beginning on."""
+        self.schema_ids = dict(ids)
 
     @abstractmethod
     def start(self) -> Cursor:

@@ -9,6 +9,7 @@ import numpy as np
 
 from streams.core.errors import StreamChangedError, StreamError
 from streams.core.live_stream import BrokerUnavailableError
+from streams.decoding.formats.extras import no_header, schema_id
 from streams.kafka.clients.consumer import Consumer
 from streams.kafka.records import BLOCK_BYTES, RecordBatch, TopicPartition
 
@@ -194,3 +195,31 @@ def _last_offsets(consumer: Consumer, ranges: OffsetRanges) -> dict[TopicPartiti
             consumer.end_offsets([*unread])  # raises if no broker answers
             break
     return last
+
+
+def first_schema_id(
+    consumer: Consumer, topic: str, positions: Mapping[TopicPartition, int], timeout: float
+) -> int:
+    """Return the schema id of the first message of a topic that states one.
+
+    Messages from the positions on come first, else those before them. Raise ``StreamError`` if
+    there is none.
+    """
+    partitions = consumer.partitions_for_topic(topic)
+    first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    for partition in partitions:
+        at = positions.get(partition, first[partition])
+        at = at if at < end[partition] else first[partition]
+        if at >= end[partition]:
+            continue
+        consumer.assign({partition: at})
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and not consumer.at_high_watermark(partition):
+            for batch in consumer.poll(POLL_TIMEOUT_S, MAX_POLL_RECORDS):
+                for value in batch.values:
+                    if value is not None and no_header(value) is None:
+                        return schema_id(value)
+    raise StreamError(
+        f"stream.format: no message of the topic {topic!r} states the id of its schema yet: state "
+        "schemas, as in {1: event.avsc}, or registry"
+    )

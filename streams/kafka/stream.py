@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +57,7 @@ from streams.kafka.range_reader import (
     MAX_SKIP_RECORDS,
     OffsetRanges,
     RangeReader,
+    first_schema_id,
     last_record_ends,
 )
 from streams.kafka.record_fields import RecordFields
@@ -119,6 +120,10 @@ class KafkaStream(LiveStream):
             keys=keys,
             lateness=config.lateness,
         )
+        # Topics of events share a format, and the id of its schema.
+        self._formats = dict.fromkeys(self._topics.names, format_)
+        if config.labels is not None:
+            self._formats[config.labels.topic] = labels.format
         self._parts = events.beside.parts | labels.beside.parts
         if keys is not None:
             self._parts |= keys.beside.parts
@@ -167,6 +172,26 @@ class KafkaStream(LiveStream):
             config = self.config
             self._id_lookup = create_topic_ids(config.library, self._servers, config.options())
         return self._id_lookup(self._topics.names)
+
+    def find_schema_ids(self, start: Cursor) -> dict[str, int]:
+        named = {
+            topic: self._formats[topic]
+            for topic in self._topics.names
+            if self._formats[topic].needs_schema_id
+        }
+        if not named:
+            return {}
+        positions = self._positions(start)
+        with closing(self._connect()) as consumer:
+            return {
+                topic: first_schema_id(consumer, topic, positions, FETCH_TIMEOUT_S)
+                for topic in named
+            }
+
+    def use_schema_ids(self, ids: Mapping[str, int]) -> None:
+        super().use_schema_ids(ids)
+        for topic, id_ in ids.items():
+            self._formats[topic].schema_id = id_
 
     def verify(self, known: Identity, cursor: Cursor) -> Cursor:
         check_topic_ids(known.topics, self.topic_ids())

@@ -6,7 +6,7 @@ import copy
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -55,19 +55,24 @@ class SourceActor:
         self._blocks: Iterator[Batch] = iter(())
         self._number = 0
 
-    def next(self, reading: str, number: int, cursor: Cursor) -> tuple[Batch, Cursor] | None:
+    def next(
+        self, reading: str, number: int, cursor: Cursor, schemas: Mapping[str, int]
+    ) -> tuple[Batch, Cursor] | None:
         """Return a block, and the positions after it; None at the true end of the stream.
 
         Args:
             reading: names the reading.
             number: of the block in the reading.
             cursor: where the reading began.
+            schemas: ``schema_ids`` of the stream of the run.
 
         Raises:
             OutOfStepError: the reader must begin another reading.
             StreamError: the stream cannot be read.
         """
         if number == 0 and reading != self._reading:
+            if isinstance(self._stream, LiveStream):
+                self._stream.use_schema_ids(schemas)
             size = LIVE_BLOCK if isinstance(self._stream, LiveStream) else BLOCK
             blocks = self._stream.read(cursor, block_size(self._rate, size))
             self._blocks = throttle(blocks, self._rate)
@@ -106,11 +111,12 @@ class RemoteBlocks:
         self.on_idle = on_idle
         self.say = say
 
-    def __call__(self, _: BatchReader, cursor: Cursor) -> Iterator[Batch]:
+    def __call__(self, reader: BatchReader, cursor: Cursor) -> Iterator[Batch]:
+        schemas = reader.stream.schema_ids if isinstance(reader.stream, LiveStream) else {}
         deaths, cursor = 0, dict(cursor)
         while True:
             try:
-                for block, after in self._read(cursor):
+                for block, after in self._read(cursor, schemas):
                     if not after and not block.flush:  # a live stream without new events
                         self.on_idle()
                         continue
@@ -161,9 +167,9 @@ class RemoteBlocks:
             except RayError as error:
                 raise StreamError(f"the source does not come up again: {one_line(error)}") from None
 
-    def _read(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+    def _read(self, cursor: Cursor, schemas: Mapping[str, int]) -> Iterator[tuple[Batch, Cursor]]:
         reading = f"{time.time_ns()}"
-        readings = deque(_Reading(source, reading, cursor) for source in self.sources)
+        readings = deque(_Reading(source, reading, cursor, schemas) for source in self.sources)
         while readings:
             for one in readings:
                 one.ask()
@@ -183,15 +189,17 @@ class RemoteBlocks:
 class _Reading:
     """The requests to one source."""
 
-    def __init__(self, source: Any, reading: str, cursor: Cursor) -> None:
+    def __init__(
+        self, source: Any, reading: str, cursor: Cursor, schemas: Mapping[str, int]
+    ) -> None:
         self.pending: deque[Any] = deque()
         self._source = source
-        self._begun = (reading, cursor)
+        self._begun = (reading, cursor, schemas)
         self._number = 0
 
     def ask(self) -> None:
         """Request blocks ahead."""
-        reading, cursor = self._begun
+        reading, *rest = self._begun
         while len(self.pending) < AHEAD:
-            self.pending.append(self._source.next.remote(reading, self._number, cursor))
+            self.pending.append(self._source.next.remote(reading, self._number, *rest))
             self._number += 1

@@ -64,6 +64,14 @@ class Access(NamedTuple):
             "the access list of the broker"
         )
 
+    def hinted(self, cause: str) -> str:
+        """Return the cause of an outage, with a remedy if it may be a wrong protocol."""
+        if not re.search(_HINT, cause):
+            return cause
+        if self.protocol == "PLAINTEXT":
+            return f"{cause}; where the broker wants TLS or SASL, state client.security_protocol"
+        return f"{cause}; is the port one of {self.protocol}?"
+
     def diagnosed(self, cause: str) -> StreamError | None:
         """Return what a failed connection is due to, where its cause says that it is no outage."""
         sasl, tls = self.protocol.startswith("SASL"), self.protocol.endswith("SSL")
@@ -85,6 +93,9 @@ class Access(NamedTuple):
                 "the broker closed the connection: the user or the password is wrong"
             )
         return None
+
+
+_HINT = "socket disconnected|transport failure|RequestTimedOut|timed out"
 
 
 def _plain(cause: str) -> str:

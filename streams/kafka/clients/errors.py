@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -113,7 +114,7 @@ def kafka_python_errors(
     except (errors.KafkaError, OSError) as error:
         if final := access.diagnosed(one_line(error)):
             raise final from None
-        raise unavailable(servers, plain_cause(error), key) from None
+        raise unavailable(servers, access.hinted(plain_cause(error)), key) from None
 
 
 @contextmanager
@@ -141,7 +142,7 @@ def confluent_errors(
             if is_code(library, error, CONFLUENT_TOO_LARGE):
                 raise StreamError(f"{servers}: {one_line(error.str())}") from None
             error = error.str()
-        raise unavailable(servers, one_line(error), key) from None
+        raise unavailable(servers, access.hinted(one_line(error)), key) from None
     except (ValueError, TypeError, RuntimeError) as error:
         raise StreamError(f"stream.client: {one_line(error)}") from None
 
@@ -213,23 +214,31 @@ def connect_within(create: Callable[[], T]) -> T:
     """
     limit = timeouts.BROKER_TIMEOUT_S + CONNECT_GRACE_S
     try:
-        return within(limit, create, _close)
+        client: T = within(limit, create, _close)
     except TimeoutError:
         raise OSError(
             f"it accepts connections, and has not answered within {limit:g} s: is it Kafka, and "
             "the port of this security_protocol?"
         ) from None
+    return client
 
 
 def _close(client: Any) -> None:
     client.close()
 
 
-def check_authorized(library: Any, client: Any, topic: str) -> None:
-    """Raise the library's error where a topic is not listed because it may not be seen."""
-    cluster = getattr(client, "_cluster", None) or getattr(client, "_client", None)
-    cluster = getattr(cluster, "cluster", cluster)
-    if topic in getattr(cluster, "unauthorized_topics", ()):
+def check_authorized(library: Any, consumer: Any, topic: str) -> None:
+    """Raise the library's error where a topic is not listed because it may not be seen.
+
+    The list of topics lacks those; asked for by its name, the broker says that it is one.
+    """
+    cluster = getattr(consumer, "_cluster", None)
+    if cluster is None:  # another version of the library
+        return
+    answer, deadline = cluster.set_topics([topic]), time.monotonic() + timeouts.BROKER_TIMEOUT_S
+    while not answer.is_done and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if topic in cluster.unauthorized_topics:
         raise library.errors.TopicAuthorizationFailedError(topic)
 
 

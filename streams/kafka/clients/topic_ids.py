@@ -11,10 +11,11 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from streams.core.live_stream import BrokerUnavailableError
-from streams.kafka.clients.errors import surface_connection_errors, unavailable
+from streams.kafka.clients.errors import connect_within, surface_connection_errors, unavailable
 from streams.kafka.clients.libraries import (
     api_version,
     confluent_log,
@@ -22,6 +23,7 @@ from streams.kafka.clients.libraries import (
     import_kafka_python,
     librdkafka_options,
 )
+from streams.kafka.clients.oauth import without_oauth
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +119,8 @@ class KafkaPythonTopicIds(TopicIds):
     def _connected(self, kafka: Any) -> Any:
         if self._admin is None:
             known = kafka.KafkaAdminClient.DEFAULT_CONFIG
-            options = {name: value for name, value in self._options.items() if name in known}
+            options = without_oauth(self._options)
+            options = {name: value for name, value in options.items() if name in known}
             always = {
                 "bootstrap_servers": self._servers.split(","),
                 "bootstrap_timeout_ms": int(TIMEOUT_S * 1000),
@@ -126,7 +129,7 @@ class KafkaPythonTopicIds(TopicIds):
             if (version := api_version(options)) is not None:
                 always["api_version"] = version
             with surface_connection_errors():
-                self._admin = kafka.KafkaAdminClient(**options | always)
+                self._admin = connect_within(partial(kafka.KafkaAdminClient, **options | always))
         return self._admin
 
     def close(self) -> None:
