@@ -1,4 +1,4 @@
-"""A token endpoint over HTTP, and tokens that a test broker takes: of OAuth, without a signature."""
+"""A token endpoint of OAuth over HTTP; its tokens are without a signature."""
 
 from __future__ import annotations
 

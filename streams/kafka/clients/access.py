@@ -56,7 +56,9 @@ class Access(NamedTuple):
         return self._unauthorized(f"has no right READ on the consumer group {group!r}")
 
     def cluster_refused(self) -> StreamError:
-        return self._unauthorized("has no right on the cluster, such as IDEMPOTENT_WRITE")
+        return self._unauthorized(
+            "has no right on the cluster: a producer needs WRITE on a topic, or IDEMPOTENT_WRITE"
+        )
 
     def _unauthorized(self, what: str) -> StreamError:
         return StreamError(
@@ -74,6 +76,8 @@ class Access(NamedTuple):
 
     def diagnosed(self, cause: str) -> StreamError | None:
         """Return what a failed connection is due to, where its cause says that it is no outage."""
+        if "ClusterAuthorizationFailed" in cause:
+            return self.cluster_refused()
         sasl, tls = self.protocol.startswith("SASL"), self.protocol.endswith("SSL")
         if re.search("Sasl|SASL authentication|authentication fail", cause):
             return self.unauthenticated(_plain(cause))

@@ -237,7 +237,7 @@ class ConfluentProducer(Producer):
         try:
             with confluent_errors(self._library, self._access, right="WRITE", topic=topic):
                 yield
-        except BrokerUnavailableError:
+        except (BrokerUnavailableError, SystemError):  # of an error in a callback of the library
             if self._refusal is not None:
                 raise self._refusal from None
             raise
