@@ -18,6 +18,7 @@ from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients import timeouts
 from streams.kafka.clients.access import Access, missing_codec, plain_cause
 from streams.kafka.clients.deadline import within
+from streams.kafka.clients.libraries import forbid_topic_creation
 from streams.kafka.records import TopicPartition
 
 T = TypeVar("T")
@@ -235,6 +236,7 @@ def check_authorized(library: Any, consumer: Any, topic: str) -> None:
     cluster = getattr(consumer, "_cluster", None)
     if cluster is None:  # another version of the library
         return
+    forbid_topic_creation(consumer)
     answer, deadline = cluster.set_topics([topic]), time.monotonic() + timeouts.BROKER_TIMEOUT_S
     while not answer.is_done and time.monotonic() < deadline:
         time.sleep(0.02)
