@@ -359,6 +359,6 @@ def test_group_protocol_of_the_broker_shares_partitions(kafka: Kafka44) -> None:
     assert sorted(int(value or b"") for value in read) == [0, 1, 2, 3, 10, 11, 12, 13]
 
 
-def test_group_protocol_of_the_broker_names_the_library_that_has_it() -> None:
+def test_group_protocol_names_the_library_that_has_it() -> None:
     with pytest.raises(StreamError, match="state library: confluent-kafka"):
         create_consumer("kafka-python", "127.0.0.1:9", "g", {"group_protocol": "consumer"})
