@@ -6,7 +6,7 @@ A row is of one of eight kinds (``_what``): an ``event``; a ``label`` that arriv
 a row are null. ``_block``, ``_partition`` and ``_offset`` are its position. ``id`` is that of the
 event, and ``time`` its event time, or when a label became known. Each feature has a column.
 ``label`` is the name of the class, or the target. ``due``, ``key`` and ``segment`` exist if the
-stream has them.
+stream has them; so do ``_key`` and ``_headers``, those of the messages of dead letters.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ WHAT = pa.array(
 )
 _OPTIONAL = tuple(column.name for column in COLUMNS if column.recorded)
 _OWN = ("_what", "_block", "_partition", "_offset", "id", "time", "label", *_OPTIONAL)
-_OWN_LAST = ("_reason", "_value")
+_OWN_LAST = ("_reason", "_value", "_key", "_headers")
+_HEADERS = pa.list_(pa.struct([("name", pa.string()), ("value", pa.large_binary())]))
 
 
 def columns_of(schema: Schema) -> dict[str, str]:
@@ -95,7 +96,7 @@ def table_of(first: int, blocks: Sequence[Batch], schema: Schema) -> pa.Table:
             columns[name] = rows.of_events(pa.array(values))
     columns["_reason"] = rows.of_dead(pa.array([d.reason for d in whole.dead], pa.string()))
     columns["_value"] = rows.of_dead(pa.array([d.value for d in whole.dead], pa.large_binary()))
-    return pa.table(columns)
+    return pa.table(columns | _record_columns(rows, whole.dead))
 
 
 class _TableRows:
@@ -404,19 +405,37 @@ def _tombstones(table: pa.Table, what: Array) -> Tombstones | None:
     )
 
 
+def _record_columns(rows: _TableRows, dead: Sequence[DeadLetter]) -> dict[str, pa.Array]:
+    """Return the columns of keys and headers of dead letters, where there are any."""
+    columns = {}
+    if any(letter.key is not None for letter in dead):
+        columns["_key"] = rows.of_dead(pa.array([d.key for d in dead], pa.large_binary()))
+    if any(letter.headers for letter in dead):
+        headers = [[{"name": n, "value": v} for n, v in d.headers] or None for d in dead]
+        columns["_headers"] = rows.of_dead(pa.array(headers, _HEADERS))
+    return columns
+
+
 def _dead(table: pa.Table, what: Array, is_dead: Array) -> list[DeadLetter]:
     if not is_dead.any():
         return []
     rows = table.select(["_partition", "_offset", "_reason", "id", "_value"])
+    for name in ("_key", "_headers"):
+        none = pa.nulls(len(table))
+        rows = rows.append_column(name, table[name] if name in table.column_names else none)
     columns = [column.to_pylist() for column in rows.filter(pa.array(is_dead)).columns]
     insert_before: list[int] = np.cumsum(what == EVENT)[is_dead].tolist()
     of_labels: list[bool] = (what[is_dead] == DEAD_LABEL).tolist()
     return [
-        DeadLetter(partition, offset, reason, id_, row, value, label)
-        for partition, offset, reason, id_, value, row, label in zip(
+        DeadLetter(partition, offset, reason, id_, row, value, label, key, _headers(headers))
+        for partition, offset, reason, id_, value, key, headers, row, label in zip(
             *columns, insert_before, of_labels, strict=True
         )
     ]
+
+
+def _headers(cells: list[dict[str, Any]] | None) -> tuple[tuple[str, bytes | None], ...]:
+    return tuple((cell["name"], cell["value"]) for cell in cells or ())
 
 
 def _codes(label: pa.Array, schema: Schema) -> tuple[Array, tuple[ClassName, ...]]:
