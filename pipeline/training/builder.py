@@ -198,8 +198,15 @@ def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
 
 
 def state_digest(state: State) -> str:
-    """Return the digest that two exact runs share. Model versions and the objects of opaque
-    learners are not in it, nor are means by which no number was imputed."""
+    """Return the digest that two exact runs share.
+
+    Not in it: model versions, the objects of opaque learners, means by which no number was imputed,
+    and the reader's clock, which only tells when a partition is idle.
+    """
     learner = {k: v for k, v in state["learner"].items() if k not in ("version", "opaque")}
-    operators = {k: v for k, v in state["operators"].items() if v.get("imputed", True)}
+    operators = {
+        i: {k: v for k, v in operator.items() if k != "heard"}
+        for i, operator in state["operators"].items()
+        if operator.get("imputed", True)
+    }
     return digest({**state, "learner": learner, "operators": operators})
