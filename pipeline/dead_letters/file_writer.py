@@ -171,7 +171,7 @@ def reason_kind(reason: str) -> str:
     )
     if column:
         # Without the timestamp of the message.
-        expected = re.sub(r", -?[\d.]+$", "", column["expected"])
+        expected = re.sub(r", -?[\d.:TZ-]+$", "", column["expected"])
         return f"column {column['name']}: {expected}"
     _, separator, expected = reason.rpartition("; expected ")
     if separator:
