@@ -115,17 +115,27 @@ class BlockDecoder:
         batch, alive = self._decode(records, self.events, label=False)
         sent: Floats = (records.time if records.sent is None else records.sent)[alive] / 1000.0
         if self._time_field is not None and len(batch):
-            batch, sent = self._without_future(batch, alive, records, sent)
+            # A clock that is fast in the event is often that of its message too: what counts is
+            # the timestamp by those around it.
+            right = np.minimum(sent, records.time[alive] / 1000.0)
+            future = (batch.time > right + self._max_future_seconds) & (sent >= 0)
+            if future.any():
+                batch = self._without_future(batch, alive, records, right, future)
+                sent = sent[~future]
         return self._with_right_times(batch, alive, records, sent, read_at), alive
 
     def _without_future(
-        self, batch: Batch, alive: Array, records: MergedRecords, sent: Floats
-    ) -> tuple[Batch, Floats]:
-        """Return the events whose time is not too far after that of their message, and those times.
-        Mark the others in ``alive``."""
-        future = (batch.time > sent + self._max_future_seconds) & (sent >= 0)
-        if not future.any():
-            return batch, sent
+        self, batch: Batch, alive: Array, records: MergedRecords, sent: Floats, future: Array
+    ) -> Batch:
+        """Return the events whose time is not too far after that of their message.
+
+        Args:
+            batch: the events.
+            alive: where these are among the records; the others are marked in it.
+            records: the records.
+            sent: the times of the messages.
+            future: the events whose time is too far after.
+        """
         reasons = []
         for time, at in zip(batch.time[future].tolist(), sent[future].tolist(), strict=True):
             reason = (
@@ -139,7 +149,7 @@ class BlockDecoder:
         alive[np.flatnonzero(alive)[future]] = False
         dead = _with_values(batch.dead, records)
         dead = sorted(dead, key=lambda d: records.row_at(d.partition, d.offset))
-        return replace(batch, dead=tuple(dead)), sent[~future]
+        return replace(batch, dead=tuple(dead))
 
     def _with_right_times(
         self,
