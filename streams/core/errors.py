@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 
+REMEDY = (
+    "restore it, or start another run (another --run-dir; --warm-from CHECKPOINT takes over what "
+    "was learned)"
+)
+"""Of data that a run has read and that has changed since."""
+
 
 class StreamError(Exception):
     """The stream cannot be read: the message names the place and the remedy."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from streams.core.errors import StreamError
-from streams.files.formats.base import REMEDY, File
+from streams.core.errors import REMEDY, StreamError
+from streams.files.formats.base import File
 from streams.files.formats.csv_file import Csv
 from streams.files.formats.fingerprint import Entry, Fingerprint, Trail
 

@@ -157,4 +157,4 @@ def parts(folder: Path) -> list[Part]:
 
 def unreadable(path: Path, error: Exception) -> StreamError:
     """Return the error of a part that cannot be read."""
-    return StreamError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")
+    return StreamError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}: restore it")

@@ -7,26 +7,25 @@ consecutive blocks (``table.py``) and is named by the number of the first.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import field_validator
 
 from streams.core.batch import Batch
 from streams.core.description import StreamDescription, describe_schema, with_examples
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, reached, skip_before, truncate_at
-from streams.core.stream import Cursor, JsonLayout, Stream
+from streams.core.stream import Cursor, DataIdentity, JsonLayout, Stream
 from streams.core.stream_config import StreamConfig
 from streams.decoding.time_reader import TimeReader
 from streams.operators.pacing import throttle_by_event_time
-from streams.recordings.manifest import Part, RecordingManifest, parts, unreadable
+from streams.recordings.manifest import Part, RecordingManifest, parts
+from streams.recordings.parts_read import PartsRead
 from streams.recordings.table import blocks_of
 
 SAMPLED_EVENTS = 1_000
@@ -45,6 +44,7 @@ class RecordingConfig(StreamConfig):
     """
 
     runtime_only_keys: ClassVar[frozenset[str]] = StreamConfig.runtime_only_keys | {"speed", "stop"}
+    location_keys: ClassVar[frozenset[str]] = frozenset(("path",))
 
     path: str
     speed: Literal["max"] | float = "max"
@@ -72,6 +72,7 @@ class RecordingStream(Stream):
 
     kind = "recording"
     Config = RecordingConfig
+    has_identity = True
 
     def __init__(self, config: RecordingConfig, folder: Path) -> None:
         self.config = config
@@ -88,6 +89,7 @@ class RecordingStream(Stream):
         self.time_zone = manifest.fingerprint.get("stream.time_zone")
         self.dtype = manifest.dtype
         self.parts = parts(self.path)
+        self._parts_read = PartsRead(self.path)
         self._stop = manifest.cursor if config.stop == "run" and not manifest.finished else None
         self.open_end = self._stop is not None
         self._origin, self._skipped_events = dict(manifest.start), 0
@@ -115,6 +117,18 @@ class RecordingStream(Stream):
 
     def origin(self) -> Cursor:
         return dict(self._origin)
+
+    def identity(self, cursor: Cursor) -> DataIdentity:
+        """Return the fingerprints of the parts up to that in which the cursor is."""
+        read = [
+            any(cursor.get(name, 0) > start for name, (start, _) in part.ranges.items())
+            for part in self.parts
+        ]
+        count = max((i + 1 for i, one in enumerate(read) if one), default=0)
+        return self._parts_read.identity(self.parts[self._first_part(self._origin) : count])
+
+    def verify_identity(self, identities: Sequence[DataIdentity], cursor: Cursor) -> None:
+        self._parts_read.verify(identities, self.parts)
 
     def __len__(self) -> int:
         events = sum(part.events for part in self.parts)
@@ -153,11 +167,9 @@ class RecordingStream(Stream):
     def _from_cursor(self, cursor: Cursor) -> Iterator[Batch]:
         """Yield the blocks from a cursor on. A flush right before the cursor is given once more:
         the reading before this one may not have reached it, and a second one changes nothing."""
-        read = [reached(cursor, part.end) for part in self.parts]
-        first = read.index(False) if False in read else len(read)
         begun = flushed = False
         last_read = None  # what is left of the last block before the cursor: no rows
-        for part in self.parts[max(first - 1, 0) :]:
+        for part in self.parts[self._first_part(cursor) :]:
             unread = all(start >= cursor.get(name, 0) for name, (start, _) in part.ranges.items())
             for block in self._blocks(part):
                 rest = block if unread else skip_before(block, cursor)
@@ -172,8 +184,14 @@ class RecordingStream(Stream):
         if not begun and last_read is not None and flushed:
             yield last_read
 
+    def _first_part(self, cursor: Cursor) -> int:
+        """Return the number of the part that a reading from a cursor opens first: that before the
+        first with unread positions."""
+        read = [reached(cursor, part.end) for part in self.parts]
+        return max((read.index(False) if False in read else len(read)) - 1, 0)
+
     def _blocks(self, part: Part) -> Iterator[Batch]:
-        return blocks_of(_table(part.path), self.schema, part.in_rows)
+        return blocks_of(self._parts_read.table(part), self.schema, part.in_rows)
 
     def _seek(self, time: float) -> tuple[Cursor, int]:
         """Return the cursor of the first event at or after a time, and the events before it."""
@@ -199,11 +217,3 @@ class RecordingStream(Stream):
 def _is_filled(block: Batch) -> bool:
     """Whether a block has any row or side record."""
     return bool(len(block) or block.dead or block.arrivals)
-
-
-def _table(path: Path) -> pa.Table:
-    """Read the table of a part. Raises ``StreamError``."""
-    try:
-        return pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(path, error) from None

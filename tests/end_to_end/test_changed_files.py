@@ -14,9 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+
+from streams.core.batch import Batch
+from streams.recordings.manifest import path_of
+from tests.support.recordings import write_part, write_recording
 
 Everlearn = Callable[..., Any]
 WriteJob = Callable[..., Path]
@@ -266,3 +272,58 @@ def test_a_file_changed_under_a_run_stops_it(job: Callable[..., Path], how: str)
     assert "while it was read" in line
     assert "d.csv" in line
     assert "is kept" in line
+
+
+def block(first: int) -> Batch:
+    """100 events from this one on, with labels."""
+    offset = np.arange(first, first + 100, dtype=np.int64)
+    x = np.stack([offset * 7919 % 13, offset % 5], axis=1).astype(np.float32)
+    y = (x[:, 0] > 6).astype(np.int64)
+    partition = np.zeros(100, np.int32)
+    return Batch(offset, offset.astype(float), x, partition, offset, y=y, classes=(0, 1))
+
+
+@pytest.fixture
+def recording() -> Path:
+    """A recording of 600 events in three parts."""
+    folder = Path("rec")
+    write_recording(folder, [block(first) for first in range(0, 600, 100)], [2], in_rows=True)
+    job = {"name": "live", "stream": {}, "learner": {"kind": "prior"}}
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return folder
+
+
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.soak)])
+def test_recording_changed_before_the_cursor_is_refused(
+    recording: Path, everlearn: Everlearn, summary: Summary, runner: str
+) -> None:
+    to = ("--runner", runner, "--run-dir")
+    everlearn("replay", recording, *to, "whole")
+    everlearn("replay", recording, *to, "run", "--max-events", "320")
+    part = path_of(recording, 0)
+    whole = part.read_bytes()
+    pq.write_table(pq.read_table(part), part, compression="zstd")
+    refused = everlearn("replay", recording, *to, "run", "--resume", code=2)
+    assert f"{part.name}, which this run has read, has changed: restore it" in refused.line
+    assert summary(Path("run"))["events"] == 320
+    part.write_bytes(whole)
+    recording.rename("moved")
+    everlearn("replay", "moved", *to, "run", "--resume")
+    same(summary(Path("run")), summary(Path("whole")))
+
+
+def test_recording_that_grows_is_replayed_on(
+    recording: Path, everlearn: Everlearn, summary: Summary
+) -> None:
+    replay = ("replay", recording, "--run-dir", "run", "--resume-if-begun")
+    everlearn(*replay)
+    write_part(recording, 6, [block(600)], in_rows=True)
+    everlearn(*replay)
+    assert summary(Path("run"))["events"] == 700
+    path_of(recording, 6).unlink()
+    refused = everlearn(*replay, code=2)
+    assert "part-000000000006.parquet, which this run has read, is gone" in refused.line
+    write_part(recording, 6, [block(600)], in_rows=True)
+    without_fingerprints(Path("run/checkpoints"))
+    done = everlearn(*replay)
+    assert "the checkpoint is of before fingerprints were kept" in done.err

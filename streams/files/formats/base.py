@@ -13,16 +13,12 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from streams.core.batch import Ints
-from streams.core.errors import StreamError
+from streams.core.errors import REMEDY, StreamError
 from streams.decoding.time_reader import TimeReader
 from streams.files.formats.fingerprint import Entry, Fingerprint, Trail
 
 CSV_BLOCK_BYTES = 4 << 20
 """Bytes of the longest row of a CSV file."""
-REMEDY = (
-    "restore it, or start another run (another --run-dir; --warm-from CHECKPOINT takes over what "
-    "was learned)"
-)
 
 
 @dataclass(frozen=True, slots=True)

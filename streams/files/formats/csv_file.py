@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from streams.core.errors import StreamError
+from streams.core.errors import REMEDY, StreamError
 from streams.decoding.time_reader import TimeReader
 from streams.files.formats.base import (
     CSV_BLOCK_BYTES,
-    REMEDY,
     File,
     FileBlock,
     Stat,

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from streams.core.errors import StreamError
+from streams.core.errors import REMEDY, StreamError
 from streams.decoding.columns import plain
 from streams.decoding.time_reader import TimeReader
-from streams.files.formats.base import REMEDY, File, FileBlock, reading
+from streams.files.formats.base import File, FileBlock, reading
 from streams.files.formats.fingerprint import (
     Entry,
     Fingerprint,

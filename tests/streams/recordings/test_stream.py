@@ -22,11 +22,12 @@ from streams.core.stream import Cursor
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.microbatch import rebatch
 from streams.operators.pacing import throttle_by_event_time
-from streams.recordings.manifest import Part, RecordingManifest, path_of
+from streams.recordings.manifest import path_of
 from streams.recordings.stream import RecordingConfig, RecordingStream
 from streams.recordings.table import blocks_of, columns_of, table_of
+from tests.support.fuzz import examples
+from tests.support.recordings import NUMBERS, write_part, write_recording
 
-NUMBERS = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
 MIXED = Schema(
     (
         Feature("n", "numeric"),
@@ -232,52 +233,6 @@ def stream_of(things: Sequence[str]) -> list[Batch]:
         at += thing in "ed"
         label_at += thing in "lL"
     return blocks
-
-
-def write_recording(
-    folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], **more: Any
-) -> Path:
-    """A recording with parts of so many blocks, the last of them again and again."""
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*"):
-        old.unlink()
-    about = RecordingManifest(
-        features=tuple((f.name, f.kind, f.shape) for f in NUMBERS.features),
-        task="classification",
-        classes=(),
-        has_ids=True,
-        has_time=True,
-        has_arrivals=True,
-        gapless=True,
-        interleaved_partitions=True,
-        id_type="int",
-        dtype="float32",
-        start={"0": 0, "labels/2": 0},
-        fingerprint={},
-        stream={},
-        module_folder=str(folder),
-        **more,
-    )
-    (folder / "recording.json").write_text(about.to_json())
-    first, sizes = 0, list(sizes)
-    while first < len(blocks):
-        some = blocks[first : first + (sizes.pop(0) if len(sizes) > 1 else sizes[0])]
-        ranges: dict[str, tuple[int, int]] = {}
-        for block in some:
-            for name, (low, high) in ranges_of(block).items():
-                ranges[name] = (ranges.get(name, (low, 0))[0], high)
-        part = Part(
-            path_of(folder, first),
-            (first, first + len(some)),
-            ranges,
-            sum(block.events for block in some),
-            max((float(b.time.max()) for b in some if len(b)), default=-np.inf),
-            False,
-            (0, ""),
-        )
-        pq.write_table(part.with_footer(table_of(first, some, NUMBERS)), part.path)
-        first += len(some)
-    return folder
 
 
 def recording(folder: Path, **settings: Any) -> RecordingStream:
@@ -513,3 +468,62 @@ def test_recording_is_read_from_the_cursor(tmp_path: Path, monkeypatch: pytest.M
     got = read.read({"0": 15, "labels/2": 0}, 10)
     assert [int(i) for block in got for i in block.offset] == [*range(15, 20)]
     assert looked == [12, 14, 16, 18]
+
+
+@pytest.mark.hypothesis
+@examples(0.5)
+@given(THINGS, st.lists(st.integers(1, 3), min_size=1, max_size=9), st.data())
+def test_part_changed_before_the_cursor_is_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+    things: list[str],
+    sizes: list[int],
+    data: st.DataObject,
+) -> None:
+    """Change, write anew, cut or remove any part, or add one, at any micro-batch."""
+    blocks = stream_of(["e", *things])
+    folder = write_recording(tmp_path_factory.getbasetemp() / "changed", blocks, sizes)
+    read = recording(folder)
+    batches = cuts(read.read({}, 4), 3)
+    cursor = cursor_after(batches[: data.draw(st.integers(1, len(batches)))])
+    known = read.identity(cursor)
+    assert recording(folder).identity(cursor) == known  # also where nothing was read
+    part = data.draw(st.sampled_from(read.parts))
+    how = data.draw(st.sampled_from(["flip", "write anew", "cut", "remove", "add"]))
+    whole = part.path.read_bytes()
+    refused = part.path.name in known["parts"]
+    assert refused or all(cursor[name] <= start for name, (start, _) in part.ranges.items())
+    if how == "flip":  # in the values: the footer is at the end
+        part.path.write_bytes(whole[:5] + bytes([whole[5] ^ 1]) + whole[6:])
+    elif how == "write anew":
+        pq.write_table(pq.read_table(part.path), part.path, compression="zstd")
+    elif how == "cut":
+        part.path.write_bytes(whole[: len(whole) // 2])
+        refused = True  # its footer is gone, whether it was read or not
+    elif how == "remove":
+        part.path.unlink()
+        refused |= part != read.parts[-1]
+    else:
+        write_part(folder, read.parts[-1].blocks[1], [replace(events([999]), classes=("a",))])
+        refused = False
+    if not refused:
+        recording(folder).verify_identity([known], cursor)
+        return
+    with pytest.raises(StreamError, match=rf"^[^\n]*{part.path.name}[^\n]*$"):
+        recording(folder).verify_identity([known], cursor)
+
+
+def test_part_changed_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    folder = write_recording(tmp_path / "r", stream_of("eB" * 6), [2])
+    read = recording(folder)
+    known = read.identity({"0": 3, "labels/2": 0})
+    assert list(known["parts"]) == [path_of(folder, 0).name, path_of(folder, 2).name]
+    path = path_of(folder, 2)
+    pq.write_table(pq.read_table(path), path, compression="zstd")
+    with pytest.raises(StreamError, match=r"000002\.parquet, .* has changed: restore it, or start"):
+        list(read.read({}, 10))
+
+
+def test_identity_from_a_time_is_of_the_parts_read(tmp_path: Path) -> None:
+    folder = write_recording(tmp_path / "r", stream_of("eB" * 10), [2])
+    parts = recording(folder, start=6.0).identity({"0": 7, "labels/2": 0})["parts"]
+    assert list(parts) == [path_of(folder, first).name for first in (4, 6)]
