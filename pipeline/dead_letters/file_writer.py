@@ -176,4 +176,7 @@ def reason_kind(reason: str) -> str:
     _, separator, expected = reason.rpartition("; expected ")
     if separator:
         return f"expected {expected}"
+    wrong_time = re.fullmatch(r"time \S+ (is far ahead .*)", reason)
+    if wrong_time:
+        return f"time {wrong_time[1]}"
     return re.sub(r"\s*-?\d+$", "", reason.partition(":")[0])

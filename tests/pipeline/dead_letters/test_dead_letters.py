@@ -121,6 +121,11 @@ def test_read_dead_letters_skips_broken_lines(tmp_path: Path) -> None:
         ),
         ("duplicate id 12: seen before within the last 9 events", "duplicate id"),
         ("time goes back: 1 is 3 s before 4, the latest seen", "time goes back"),
+        (
+            "time 2042-03-01T00:00:00Z is far ahead of those around it",
+            "time is far ahead of those around it",
+        ),
+        ("time 1.7e12 is far ahead of those around it", "time is far ahead of those around it"),
         ("no value", "no value"),
     ],
 )
@@ -349,7 +354,7 @@ POISON: dict[str, tuple[bytes, str]] = {
     "wrong schema": (orjson.dumps({"id": 900, "t": T0, "q": 1}), "no feature is stated"),
     "wrong type": (event(901, a="high"), "column 'a' holds 'high'; expected a finite number"),
     "too large": (event(902, pad="x" * 20_000), "bytes; expected at most 10,000"),
-    "absurd time": (event(903, t=9e15), "expected a time at most 86400 s after"),
+    "absurd time": (event(903, t=9e15), "expected a time at most 600 s after"),
     "no object": (b"[1, 2]", "expected a JSON object"),
     "no text": (b"\xff\xfe\x00", "no JSON: "),
 }
