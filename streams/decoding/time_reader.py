@@ -37,6 +37,8 @@ _TICKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 YEAR_5000 = 95_617_584_000.0
 _IN_PYTHON = ("%f", "%z", "%Z")
 """Directives that Arrow does not read."""
+_DATE_FORMATS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+"""Formats of integers that are dates, by their number of digits."""
 
 
 class TimeReader:
@@ -110,10 +112,10 @@ class TimeReader:
         if not len(values):
             return None
         shown = f"{values[0]:.17g}"
+        if self.unit == "s" and (form := _date_format(values)):
+            return f'{shown}: a date? state stream.time_format: "{form}"'
         if self.unit == "s" and (values > YEAR_5000).all():
             return f"{shown} {after_5000(float(values[0]))}"
-        if self.unit == "s" and _are_dates(values):
-            return f'{shown}: a date? state stream.time_format: "%Y%m%d"'
         if self.unit != "s" and (values > 1e8).all() and (values < 1e10).all():
             return f"{shown} would be in 1970: seconds? leave out stream.time_unit"
         return None
@@ -144,13 +146,18 @@ def after_5000(value: float) -> str:
     return f"would be after the year 5000: {UNITS[unit]}? state stream.time_unit: {unit}"
 
 
-def _are_dates(values: Floats) -> bool:
-    """Return whether all numbers are dates as 20240131, of the years 1900 to 2100."""
-    if not ((values == np.trunc(values)) & (values >= 19_000_101) & (values <= 21_001_231)).all():
-        return False
-    texts = pa.array([f"{value:.0f}" for value in values.tolist()])
-    dates = pc.strptime(texts, format="%Y%m%d", unit="s", error_is_null=True)
-    return bool(dates.null_count == 0)
+def _date_format(values: Floats) -> str | None:
+    """Return the format in which all numbers are dates of the years 1900 to 2100, as 20240131 or,
+    with the time of day, 202401311159 and 20240131115930; None: they are no dates."""
+    for digits, form in _DATE_FORMATS.items():
+        scale = 10.0 ** (digits - 4)
+        if (
+            (values == np.trunc(values)) & (values >= 1900 * scale) & (values < 2101 * scale)
+        ).all():
+            texts = pa.array([f"{value:.0f}" for value in values.tolist()])
+            dates = pc.strptime(texts, format=form, unit="s", error_is_null=True)
+            return form if dates.null_count == 0 else None
+    return None
 
 
 class TimeSettings(StreamConfig):

@@ -50,6 +50,7 @@ def open_files(stated: str | list[str], folder: Path, role: str = "path") -> lis
             raise StreamError(
                 f"{path}: its columns differ from those of {files[0].path}: "
                 + ", ".join(map(repr, sorted(odd)))
+                + ". Give all files the same columns, with empty cells where there is no value"
             )
         files.append(file)
     return files

@@ -148,6 +148,9 @@ def test_integers_that_are_dates_are_refused(runs: Runs) -> None:
     delay = {"label_delay": {"seconds": 864_000}}
     line = runs.refused(path=runs.csv("ymd.csv", numbers), **delay)
     assert "column 'time': 20240101: a date? state stream.time_format: \"%Y%m%d\"" in line
+    for form in ("%Y%m%d%H%M", "%Y%m%d%H%M%S"):  # would be milliseconds after the year 5000 as well
+        line = runs.refused(path=runs.csv("ymdhm.csv", [f"{day:{form}}" for day in days]), **delay)
+        assert f'a date? state stream.time_format: "{form}"' in line
     found = runs.run(path="ymd.csv", time_format="%Y%m%d", **delay)
     iso = runs.run(path=runs.csv("iso.csv", [f"{day:%Y-%m-%d}" for day in days]), **delay)
     assert found["state_digest"] == iso["state_digest"]

@@ -575,7 +575,10 @@ def bad_file(folder: Path, name: str) -> None:
         (
             ["good.parquet", "other.parquet"],
             {},
-            ["other.parquet: its columns differ from those of", "'cost', 'price'"],
+            [
+                "other.parquet: its columns differ from those of",
+                "'cost', 'price'. Give all files the same columns, with empty cells where",
+            ],
         ),
         (
             "good.parquet",
