@@ -32,11 +32,12 @@ def iso(time: float) -> str:
 
 def autumn_night(time: float) -> bool:
     """Return whether a local time may lie in a night in which clocks are set back: one to Sunday,
-    in autumn of either hemisphere, between 0 and 4 o'clock."""
+    in autumn of either hemisphere, between 23 and 4 o'clock."""
     if not _SMALLEST <= time <= _LARGEST or abs(time) < _COUNTER:
         return False
     moment = _EPOCH + timedelta(seconds=math.floor(time))
-    return moment.weekday() == 6 and moment.month in (3, 4, 9, 10, 11) and moment.hour < 4
+    night = moment + timedelta(hours=1)  # in Chile and Lebanon it is 23 o'clock that comes twice
+    return night.weekday() == 6 and night.month in (3, 4, 9, 10, 11) and night.hour < 5
 
 
 class TimeZone:
