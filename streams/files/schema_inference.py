@@ -194,8 +194,9 @@ class SampledRows:
                 "state its kind under features, or list features without it"
             )
         if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
-            if _numeric(kind.value_type) and len(values[0]):
-                return Feature(name, "vector", (len(values[0]),))
+            size = next((len(value) for value in values if len(value)), 0)
+            if _numeric(kind.value_type) and size:
+                return Feature(name, "vector", (size,))
         elif _numeric(kind) or pt.is_boolean(kind) or pt.is_timestamp(kind) or pt.is_date(kind):
             return Feature(name, "numeric")
         elif pt.is_struct(kind) or pt.is_binary(kind) or pt.is_large_binary(kind):

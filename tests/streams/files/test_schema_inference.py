@@ -27,6 +27,12 @@ def parquet(path: Path, columns: dict[str, Any]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
+def test_empty_vectors_before_others_shape_none(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", {"v": [[], [1.0, 2.0], [3.0, 4.0]], "y": ["u", "v", "u"]})
+    (feature,) = recorded(tmp_path, "a.parquet").schema.features
+    assert (feature.kind, feature.shape) == ("vector", (2,))
+
+
 def test_empty_column_is_left_out_of_features(tmp_path: Path) -> None:
     """Also where the job lists it without a kind; a stated kind keeps it."""
     csv(tmp_path / "a.csv", "a,b,y\n1,,u\n2,,v\n")
