@@ -407,5 +407,6 @@ def _show(column: pa.Array, row: int) -> str:
     if isinstance(value, bytes):
         text = utf8(value)
         value = value if text is None else text
-    shown = repr(value)
+    readable = isinstance(value, str | bytes | bool | int | float | list | dict)
+    shown = repr(value) if readable else str(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

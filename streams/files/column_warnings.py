@@ -52,6 +52,8 @@ def empty_columns(sample: StreamSample) -> Iterator[str]:
 def dead_rows(sample: StreamSample) -> Iterator[str]:
     """Warn of rows that are dead, by the column that cannot be read and what is expected there."""
     by_reason: dict[tuple[str, str], list[DeadLetter]] = {}
+    broken = sum(_COLUMN.match(letter.reason) is None for letter in sample.dead)  # are no rows
+    rows = sample.rows.num_rows + broken
     for letter in sample.dead:
         named = _COLUMN.match(letter.reason)
         kind = letter.reason.rpartition("; expected ")[2] if named else ""
@@ -60,7 +62,7 @@ def dead_rows(sample: StreamSample) -> Iterator[str]:
         for_ = f" for their column {column}" if column else ""
         reason = one_line(letters[0].reason)
         yield (
-            f"{len(letters):,} of the first {sample.rows.num_rows:,} rows are dead{for_}, as row "
+            f"{len(letters):,} of the first {rows:,} rows are dead{for_}, as row "
             f"{letters[0].offset}: {reason}{_remedy(reason)}"
         )
 
@@ -73,6 +75,10 @@ def _remedy(reason: str) -> str:
         return ""
     if not _COLUMN.match(reason):
         return ": mend the file"
+    value, _, expected = reason.rpartition("; expected ")
+    if expected.startswith("a time"):
+        stated = "correct" if "(stream.time_format)" in expected else "state"
+        return "" if value.endswith(" null") else f": write it so, or {stated} stream.time_format"
     return ": leave a cell empty where there is no value, or state what the column is in the job"
 
 

@@ -163,3 +163,41 @@ def test_parts_not_in_order_of_time_are_warned_of(tmp_path: Path, suffix: str) -
     config = RecordedConfig(kind="recorded", path=f"p*.{suffix}", label="label", time="t")
     (said,) = FileStream(config, tmp_path).describe().warnings
     assert f"p3.{suffix} begins 495 s before the end of p2.{suffix}" in said
+
+
+def test_times_in_another_format_are_warned_of(tmp_path: Path) -> None:
+    times = rows(lambda i: f"{i % 28 + 1:02}.{i // 28 + 1:02}.2024")
+    said = warnings_of(tmp_path, {"t": times}, time="t")
+    assert "column 't' holds '01.01.2024'" in said
+    assert said.endswith("ISO 8601): write it so, or state stream.time_format")
+    said = warnings_of(tmp_path, {"t": times}, time="t", time_format="%m.%d.%Y")
+    assert said.endswith("(stream.time_format): write it so, or correct stream.time_format")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"), [(pa.time32("s"), "00:00:07"), (pa.duration("s"), "0:00:07")]
+)
+def test_times_of_another_type_are_shown_as_text(
+    tmp_path: Path, kind: pa.DataType, shown: str
+) -> None:
+    said = warnings_of(tmp_path, {"t": pa.array([7] * N, kind)}, "parquet", time="t")
+    assert f"column 't' holds {shown}; expected a time" in said
+
+
+def test_broken_rows_count_among_those_they_are_dead_of(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b,label\n1,2,x\n1,2\n1,2,3,4\n")
+    config = RecordedConfig(kind="recorded", path="a.csv", label="label")
+    (said,) = FileStream(config, tmp_path).describe().warnings
+    assert said.startswith("2 of the first 3 rows are dead, as row 1: the row has 2 fields")
+
+
+@pytest.mark.parametrize("wrong", [0, 50, N - 1])
+def test_wrong_time_of_a_label_blames_no_other_row(tmp_path: Path, wrong: int) -> None:
+    known = rows(lambda i: 1.7e9 + 60 * i)
+    write(tmp_path / "a.csv", {"id": rows(str), "t": known, "noise": NOISE})
+    known = [*known]
+    known[wrong] += 5e9
+    write(tmp_path / "labels.csv", {"id": rows(str), "k": known, "y": LABELS})
+    labels = {"path": "labels.csv", "id": "id", "label": "y", "time": "k"}
+    config = RecordedConfig(kind="recorded", path="a.csv", id="id", time="t", labels=labels)
+    assert FileStream(config, tmp_path).describe().warnings == ()
