@@ -123,9 +123,10 @@ class JournaledSource(EventSource):
         return True
 
     def has_more(self, cursor: Cursor) -> bool:
-        if self.stream.bounded and reached(cursor, self._retry(self.stream.stop)):
+        ended = self.stream.bounded and reached(cursor, self._retry(self.stream.stop))
+        if ended and self.holds(cursor):
             return False
-        self._ended_at = cursor
+        self._ended_at = cursor  # in a stream that was made anew, the reading says so
         return True
 
     def batches(self, cursor: Cursor) -> Iterator[Batch]:

@@ -122,7 +122,7 @@ class Restorer:
         point = resume_point(checkpoint)
         events, state = checkpoint.events, checkpoint.state
         if point is not None and not (stays or finished):
-            if self._holds(point):
+            if self._holds(point, checkpoint):
                 events, state = point.events, point.state
                 self.source.resume(point.source)
             point = None
@@ -137,13 +137,15 @@ class Restorer:
             point=point,
         )
 
-    def _holds(self, point: ResumePoint) -> bool:
-        """Return whether the run can go on from the point before its last micro-batch."""
+    def _holds(self, point: ResumePoint, ended: Checkpoint) -> bool:
+        """Return whether the run can go on from the point before its last micro-batch. Say
+        where it goes on from its end instead."""
         try:
             holds = self.source.holds(Ledger.cursor_of(point.state["ledger"]))
+            goes_on = holds or self.source.holds(Ledger.cursor_of(ended.state["ledger"]))
         except (StreamError, RunStoppedError):  # the reading reports it
             return True
-        if not holds:
+        if goes_on and not holds:  # else the reading says what the stream lacks
             self.say(
                 "the last micro-batch is no longer in the stream, so the run goes on from the end "
                 "that it had come to: the labels that were awaited there are not waited for"

@@ -172,6 +172,30 @@ def test_topic_made_anew_is_refused_on_resume(
     assert summary(Path("run"))["events"] == 40
 
 
+@second_in_soak
+@pytest.mark.parametrize("count", [0, 30, 60])
+def test_finished_run_refuses_a_topic_made_anew(
+    count: int,
+    kafka44: Kafka44,
+    topic: str,
+    job: Callable[..., Path],
+    everlearn: Any,
+    summary: Any,
+) -> None:
+    """The new topic is no longer than what was read of the old one, which says nothing."""
+    kafka44.create(topic)
+    kafka44.send(topic, rows(range(60)))
+    everlearn("run", job(), "--run-dir", "run")
+    kafka44.delete(topic)
+    kafka44.create(topic)
+    kafka44.send(topic, rows(range(1000, 1000 + count)))
+    done = everlearn("run", job(), "--run-dir", "run", "--resume", code=1)
+    assert f"the topic '{topic}' is another one now" in done.line
+    assert "The state after 60 events is kept" in done.line
+    assert "goes on from the end" not in done.err
+    assert summary(Path("run"))["events"] == 60
+
+
 @both
 def test_learned_head_is_not_read_again(
     kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
