@@ -11,6 +11,10 @@ from streams.core.errors import StreamError, one_line
 CODECS = ("snappy", "lz4", "zstd")
 _OBJECT = re.compile(r"<[A-Z]\w+ (?:[^<>]|<-)*>:?\s*")
 """The text of an object of kafka-python."""
+_NAMES = (
+    r"^(Connection lost: |Metadata refresh: failed |\[Error \d+\] (?=Sasl)|(Kafka|Sasl)\w*Error: )+"
+)
+"""The names of its errors, in front of what they say."""
 _CA_OPTIONS = "ssl_cafile, with confluent-kafka ssl_ca_location"
 
 
@@ -105,7 +109,7 @@ _HINT = "socket disconnected|transport failure|RequestTimedOut|timed out"
 def _plain(cause: str) -> str:
     """Return a message without the texts of objects."""
     text = _OBJECT.sub("", one_line(cause))
-    return re.sub(r"^(Connection lost: |Metadata refresh: failed |Kafka\w*Error: )+", "", text)
+    return re.sub(_NAMES, "", text)
 
 
 def plain_cause(error: BaseException | str) -> str:

@@ -200,12 +200,21 @@ def surface_connection_errors() -> Iterator[None]:
         yield
     except Exception as error:
         if capture.messages and type(error).__name__ == "KafkaTimeoutError":
-            telling = [m for m in capture.messages if "Sasl" in m or "broker_version" in m]
-            raise OSError((telling or capture.messages)[-1]) from None
+            raise OSError(_telling(capture.messages)) from None
         raise
     finally:
         library.removeHandler(capture)
         library.setLevel(level)
+
+
+def _telling(messages: Sequence[str]) -> str:
+    """Return the last message of failed attempts to connect that names a cause.
+
+    The last attempt times out where little of the time is left: that says nothing.
+    """
+    causes = [message for message in messages if "RequestTimedOut" not in message]
+    telling = [message for message in causes if "Sasl" in message or "broker_version" in message]
+    return (telling or causes or messages)[-1]
 
 
 def connect_within(create: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -14,7 +15,10 @@ import pytest
 from streams.core.errors import StreamError
 from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients import timeouts
+from streams.kafka.clients.access import Access
+from streams.kafka.clients.errors import kafka_python_errors, surface_connection_errors
 from streams.kafka.clients.factory import create_consumer, create_producer
+from streams.kafka.clients.libraries import import_kafka_python
 from streams.kafka.clients.producer import ProducerRecord
 from streams.kafka.records import TopicPartition
 from tests.support.kafka44 import Kafka44, apache_kafka_44
@@ -149,6 +153,26 @@ def test_sasl_is_spoken_and_a_wrong_password_named(
     if listener == "SASL_PLAINTEXT":
         line = refusal(lambda: client.read(listener, **{**login, "password": "no"}))
         assert f"authentication failed ({mechanism}, user 'writer')" in line
+
+
+def test_connection_error_is_the_refusal_not_the_last_timeout() -> None:
+    """The last attempt of kafka-python has too little time left for an answer."""
+    node = "<KafkaConnection node_id=bootstrap-0 broker_version=(4, 3) (disconnected)>"
+    refused = f"{node}: Connection lost: [Error 58] SaslAuthenticationFailedError: no such user"
+    late = f"{node}: Connection lost: [Error 7] RequestTimedOutError: timed out after 118 ms"
+    access = Access("127.0.0.1:9092", "SASL_PLAINTEXT", "PLAIN", "reader")
+    library = import_kafka_python()
+
+    def connect() -> None:
+        with kafka_python_errors(library, access), surface_connection_errors():
+            for message in (refused, late):
+                logging.getLogger("kafka").error(message)
+            raise library.errors.KafkaTimeoutError("Unable to bootstrap")
+
+    with pytest.raises(StreamError) as raised:
+        connect()
+    line = "127.0.0.1:9092: authentication failed (PLAIN, user 'reader'): no such user"
+    assert str(raised.value) == f"stream.client: {line}"
 
 
 def test_sasl_wrong_password_of_a_producer_is_named(client: Client) -> None:
