@@ -1,4 +1,10 @@
-"""Streams of Parquet and CSV files, with features inferred from their first rows."""
+"""Streams of Parquet and CSV files, with features inferred from their first rows.
+
+- ``stream`` is the stream; ``readers`` opens its files, and ``formats`` reads their blocks.
+- ``sample`` and ``schema_inference`` infer columns; ``row_batches`` makes batches of rows.
+- ``time_order`` sets rows apart whose time is wrong; ``files_read`` keeps fingerprints of files.
+- ``description`` says what is read; ``warnings`` and its neighbours, what looks wrong.
+"""
 
 from __future__ import annotations
 

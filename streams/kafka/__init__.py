@@ -3,6 +3,10 @@
 - ``stream`` is the stream, and ``config`` its settings in a job.
 - ``fetcher`` polls the partitions and hands out blocks; ``range_reader`` reads old ranges again.
 - ``records`` merges partitions into one order; ``records_to_batch`` decodes them.
+- ``message_layout`` and ``record_fields`` find the fields of a message, beside its value too.
+- ``record_times`` bounds times by the clocks of brokers and reader; ``tombstones`` counts records
+  without a value.
+- ``identity`` compares the topics with those that were read; ``description`` says what is read.
 - ``clients`` holds the consumers and producers of both client libraries.
 """
 

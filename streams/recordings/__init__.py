@@ -1,4 +1,8 @@
-"""Recordings: a live run written to Parquet and read back exactly."""
+"""Recordings: a live run written to Parquet and read back exactly.
+
+- ``stream`` reads a recording; ``table`` turns blocks into tables and back.
+- ``manifest`` describes the recording and its parts; ``parts_read`` knows which parts were read.
+"""
 
 from __future__ import annotations
 
