@@ -21,10 +21,10 @@ _LARGEST = 253_402_300_799.0  # the last second of the year 9999
 _SMALLEST = -62_135_596_800.0  # the first of the year 1
 
 
-def iso(time: float) -> str:
-    """Return a time in seconds as ISO 8601 in UTC; a small number (a counter), and one that is no
-    date, as it is."""
-    if abs(time) < _COUNTER or not _SMALLEST <= time <= _LARGEST:
+def iso(time: float, counters: bool = True) -> str:
+    """Return a time in seconds as ISO 8601 in UTC; one outside the years 1 to 9999 as it is. With
+    ``counters`` a small number too, which is most often a counter."""
+    if (counters and abs(time) < _COUNTER) or not _SMALLEST <= time <= _LARGEST:
         return f"{time:.17g}"
     moment = _EPOCH + timedelta(seconds=math.floor(time), microseconds=round(time % 1 * 1e6))
     return moment.isoformat() + "Z"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -34,13 +33,12 @@ from streams.files.formats.base import File
 from streams.files.formats.csv_file import Csv
 from streams.files.sample import StreamSample
 from streams.files.warnings import warnings_of
+from streams.times import iso
 
 CLASSES_SHOWN = 100
 """Classes of the sample, if the job states none."""
 SOURCES_SHOWN = 10
 """Files that are named."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def describe_files(sample: StreamSample) -> StreamDescription:
@@ -180,7 +178,11 @@ def _time(sample: StreamSample) -> str:
         return "none is stated: the position of an event is its time"
     read = sample.read_times(values)
     finite = read[np.isfinite(read)]
-    first = f"the first is {iso(finite[0])}" if len(finite) else "none of the sample can be read"
+    first = (
+        f"the first is {iso(float(finite[0]), counters=False)}"
+        if len(finite)
+        else "none of the sample can be read"
+    )
     return f"{name}: {time_unit(values, sample.read_times)}; {first}"
 
 
@@ -201,14 +203,3 @@ def time_unit(values: pa.Array, read: TimeReader) -> str:
     if pc.all(zoned).as_py():
         return "ISO 8601, each with its zone"
     return f"ISO 8601, in {'UTC' if read.zone is None else read.zone.name} where no zone is stated"
-
-
-def iso(time: float) -> str:
-    """Return epoch seconds as ISO 8601 in UTC; outside the years 1 to 9999 as seconds."""
-    try:
-        when = _EPOCH + timedelta(seconds=float(time))
-    except OverflowError:
-        return f"{time:g} s, outside the years 1 to 9999"
-    return when.isoformat(timespec="milliseconds" if when.microsecond else "seconds").replace(
-        "+00:00", "Z"
-    )
