@@ -114,6 +114,8 @@ class SampledRows:
         self.check(role, column)
         values = plain(self.values(column))
         kind = values.type
+        if pt.is_floating(kind):
+            values = values.filter(pa.array(~missing_numbers(values)))
         task: Task = "classification"
         scalar: Scalar = "str"
         if pt.is_boolean(kind):

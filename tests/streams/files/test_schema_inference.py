@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ def test_empty_column_is_left_out_of_features(tmp_path: Path) -> None:
         assert [feature.name for feature in stream.schema.features] == ["a"]
     stream = recorded(tmp_path, "a.csv", features={"numeric": ["a", "b"]})
     assert [feature.name for feature in stream.schema.features] == ["a", "b"]
+
+
+def test_nan_among_whole_float_labels_leaves_classes(tmp_path: Path) -> None:
+    labels = pa.array([0.0, 1.0, math.nan, None] * 10, pa.float64(), from_pandas=False)
+    parquet(tmp_path / "a.parquet", {"x": [1.5] * 40, "y": labels})
+    stream = recorded(tmp_path, "a.parquet")
+    assert stream.schema.task == "classification"
+    (batch,) = stream.read({}, 100)
+    assert batch.classes == (0, 1)
+    assert (batch.y >= 0).sum() == 20
+    assert [letter.offset for letter in batch.dead] == [*range(2, 40, 4)]
+    assert batch.dead[0].reason == "column 'y' holds nan; expected a class of type int"
 
 
 @pytest.mark.parametrize(
