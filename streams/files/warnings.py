@@ -61,7 +61,7 @@ def _labels_in_order(sample: StreamSample) -> Iterator[str]:
     if sample.label_rows is None or name is None:
         return
     times = sample.read_times(plain(sample.label_rows.column(name)))
-    known = np.flatnonzero(np.isfinite(times) & ~far_ahead(times, 0.0))
+    known = np.flatnonzero(np.isfinite(times))
     back = known[times[known] < np.maximum.accumulate(times[known])]
     if len(back):
         yield (

@@ -189,15 +189,3 @@ def test_broken_rows_count_among_those_they_are_dead_of(tmp_path: Path) -> None:
     config = RecordedConfig(kind="recorded", path="a.csv", label="label")
     (said,) = FileStream(config, tmp_path).describe().warnings
     assert said.startswith("2 of the first 3 rows are dead, as row 1: the row has 2 fields")
-
-
-@pytest.mark.parametrize("wrong", [0, 50, N - 1])
-def test_wrong_time_of_a_label_blames_no_other_row(tmp_path: Path, wrong: int) -> None:
-    known = rows(lambda i: 1.7e9 + 60 * i)
-    write(tmp_path / "a.csv", {"id": rows(str), "t": known, "noise": NOISE})
-    known = [*known]
-    known[wrong] += 5e9
-    write(tmp_path / "labels.csv", {"id": rows(str), "k": known, "y": LABELS})
-    labels = {"path": "labels.csv", "id": "id", "label": "y", "time": "k"}
-    config = RecordedConfig(kind="recorded", path="a.csv", id="id", time="t", labels=labels)
-    assert FileStream(config, tmp_path).describe().warnings == ()
