@@ -30,8 +30,10 @@ from streams.files.formats.fingerprint import (
     Trail,
 )
 
-HASHED_ROWS = 1 << 14
-"""Rows that are read at a time where they are only hashed."""
+READ_ROWS = 1 << 14
+"""Rows that are read and hashed at a time: fewer cost more for each."""
+READ_BYTES = 4 << 20
+"""Bytes, roughly, of the rows that are read at a time, unless a block has more."""
 
 
 class Parquet(File):
@@ -53,22 +55,32 @@ class Parquet(File):
     ) -> Generator[FileBlock]:
         first = bisect_right(self._ends, start)
         at = self._ends[first - 1] if first else 0
+        rows = max(size, min(READ_ROWS, READ_BYTES // self._row_bytes))
+        rows -= rows % size
         with reading(self.path), pq.ParquetFile(self.path, metadata=self._meta) as file:
             while first < len(self._ends):
                 # iter_batches keeps all its row groups in memory until it ends, so it gets no more
-                # of them at a time than make up a block.
-                last = min(bisect_left(self._ends, at + size), len(self._ends) - 1)
+                # of them at a time than make up a batch.
+                last = min(bisect_left(self._ends, at + rows), len(self._ends) - 1)
                 groups = range(first, last + 1)
-                for batch in file.iter_batches(size, groups, columns, use_threads=False):
-                    end = at + batch.num_rows
-                    if end > start:
-                        skip = max(0, start - at)
-                        batch = batch.slice(skip)
-                        if trail is not None:
-                            trail.push(TablePiece(at + skip, end, batch))
-                        yield FileBlock(batch, np.arange(at + skip, end))
-                    at = end
+                for batch in file.iter_batches(rows, groups, columns, use_threads=False):
+                    low, at = max(at, start), at + batch.num_rows
+                    if low >= at:
+                        continue
+                    batch = batch.slice(batch.num_rows - (at - low))
+                    if trail is not None:
+                        trail.push(TablePiece(low, at, batch))
+                    for row in range(low, at, size):
+                        block = batch.slice(row - low, size)
+                        yield FileBlock(block, np.arange(row, row + block.num_rows))
                 first = last + 1
+
+    @property
+    def _row_bytes(self) -> int:
+        """The bytes of a row, all columns included, on average; at least 1."""
+        groups = range(self._meta.num_row_groups)
+        size = sum(self._meta.row_group(g).total_byte_size for g in groups)
+        return max(1, size // max(1, self.rows))
 
     def first_rows(self, columns: Sequence[str], first: int = 0) -> Fingerprint:
         return TableFingerprint(columns, first)
@@ -83,7 +95,7 @@ class Parquet(File):
             if trail is None or entry.get("first", 0) != first:
                 first = entry.get("first", 0)
                 at, trail = first, Trail(partial(self.first_rows, columns, first), deque())
-                blocks = self.read(first, HASHED_ROWS, columns, trail)
+                blocks = self.read(first, READ_ROWS, columns, trail)
             while at < entry["rows"] and (block := next(blocks, None)) is not None:
                 at = int(block.offset[-1]) + 1
             if at < entry["rows"]:
