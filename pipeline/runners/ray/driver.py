@@ -110,12 +110,12 @@ class RayRunner:
         parts = build(self.loaded.on_device("cpu"))
         package = JobPackage.of(self.loaded)
         self._check_tracking()
-        if not resume:
-            progress.announce(describe(self.loaded.job.name, parts.stream, parts.loop.learner))
         self._sources += [f"source-{i}" for i in range(2, parts.stream.readers + 1)]
         warm_from = None if warm_from is None else warm_from.resolve()
         with ExitStack() as stack:
             self._start(stack, parts, package, resume)
+            if not resume:
+                progress.announce(describe(self.loaded.job.name, parts.stream, parts.loop.learner))
             try:
                 summary = self._supervise(warm_from, max_events, progress)
                 return self._close(summary)
