@@ -529,7 +529,7 @@ WRONG_LEARNERS: dict[str, tuple[str, list[str]]] = {
     "a class far away": ("return replace(said, value=said.value + 10**9)", ["class code 10000"]),
     "no numbers": (
         "return replace(said, proba=np.full((len(batch), 2), np.nan))",
-        ["not numbers"],
+        ["predicts the probability nan"],
     ),
     "nothing": ("return None", ["AttributeError", "error.log"]),
     "it writes to its batch": ("batch.x[:] = 0; return said", ["read-only", "error.log"]),

@@ -163,8 +163,14 @@ def test_shapes_of_images(write_job: WriteJob, shape: Any) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("learner.model.hidden=[1000000000000]", "learner.model: mlp cannot be made"),
-        ("learner.model.hidden=[100000000000000000000]", "learner.model: mlp cannot be made"),
+        (
+            "learner.model.hidden=[1000000000000]",
+            "learner.model.hidden.0: expected a number of at most",
+        ),
+        (
+            "learner.model.hidden=[100000000000000000000]",
+            "learner.model.hidden.0: expected a number",
+        ),
         ("learner.model={kind: 'os:getcwd', args: {x: 1}}", "learner.model: os:getcwd cannot be"),
         ("device=meta", "device: 'meta' cannot be used here"),
         ("device=cuda:99", "device: 'cuda:99' cannot be used here"),

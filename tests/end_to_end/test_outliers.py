@@ -69,7 +69,11 @@ def test_a_long_streak_of_dead_events_is_cut_and_resumed(
     y = (a > 0.5).astype(int)
     a[300:15_000] = np.nan
     pq.write_table(pa.table({"a": a, "y": y}), "dead.parquet")
-    limits = {"label_delay": {"events": 20}, "dead_letters": {"share": 1}}
+    limits = {
+        "label_delay": {"events": 20},
+        "dead_letters": {"share": 1},
+        "missing": {"a": "dead"},
+    }
     file = job("dead.parquet", stream=limits)
     everlearn("run", file, "--run-dir", "whole")
     whole = summary(Path("whole"))
