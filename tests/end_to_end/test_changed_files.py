@@ -251,7 +251,9 @@ def test_a_file_changed_under_a_killed_run_is_refused(
     same(summary(Path("r")), summary(Path("whole")))
 
 
-@pytest.mark.parametrize("how", ["replaced", "rewritten", "cut"])
+@pytest.mark.parametrize(
+    "how", ["replaced", *(pytest.param(h, marks=pytest.mark.soak) for h in ("rewritten", "cut"))]
+)
 def test_a_file_changed_under_a_run_stops_it(job: Callable[..., Path], how: str) -> None:
     write("d.csv", lines(0, 3000))
     process = start(job("d.csv"), "--rate", "1500")

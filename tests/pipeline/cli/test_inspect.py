@@ -125,7 +125,7 @@ def test_inspect_topic_samples_and_commits_nothing(
     (warning,) = described["warnings"]
     assert warning.startswith("1 of the first 4 events are dead")
     admin = KafkaAdminClient(bootstrap_servers=broker)
-    assert "live" not in [group[0] for group in admin.list_groups()]
+    assert "live" not in str(admin.list_groups())
     admin.close()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

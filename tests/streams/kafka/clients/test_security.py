@@ -231,7 +231,7 @@ def silent_port() -> Iterator[str]:
         connection.close()
 
 
-@pytest.mark.parametrize("listener", ["PLAINTEXT", "SSL"])
+@pytest.mark.parametrize("listener", ["PLAINTEXT", pytest.param("SSL", marks=pytest.mark.soak)])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_silent_port_is_given_up_within_seconds(
     client: Client, kafka: Kafka44, listener: str
@@ -338,6 +338,7 @@ def test_codec_that_is_not_installed_is_named(
     assert "everlearn[codecs]" in line
 
 
+@pytest.mark.soak
 def test_group_protocol_of_the_broker_shares_partitions(kafka: Kafka44) -> None:
     """Two members by KIP-848 read each partition once, and a third partition's owner changes."""
     kafka.create("shared", 4)
