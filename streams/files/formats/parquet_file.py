@@ -79,7 +79,7 @@ class Parquet(File):
     def _row_bytes(self) -> int:
         """The bytes of a row, all columns included, on average; at least 1."""
         groups = range(self._meta.num_row_groups)
-        size = sum(self._meta.row_group(g).total_byte_size for g in groups)
+        size: int = sum(self._meta.row_group(g).total_byte_size for g in groups)
         return max(1, size // max(1, self.rows))
 
     def first_rows(self, columns: Sequence[str], first: int = 0) -> Fingerprint:
