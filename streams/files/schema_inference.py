@@ -62,6 +62,7 @@ class SampledRows:
         if column not in names:
             raise StreamError(
                 f"stream.{role}: {self.file.path} has no column {unknown(column, names)}"
+                + _delimiter_hint(names)
             )
         return column
 
@@ -247,6 +248,15 @@ def _of_reals(reals: Floats, whole: Scalar) -> tuple[Scalar, Task]:
     distinct = len(np.unique(reals))
     few = distinct <= 2 or distinct <= min(MAX_FLOAT_CLASSES, len(reals) / 2)
     return (whole, "classification") if integral and few else ("float", "regression")
+
+
+def _delimiter_hint(names: Sequence[str]) -> str:
+    """Return a hint for a file of one column whose header has another delimiter than the comma."""
+    if len(names) == 1:
+        for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+            if delimiter in names[0]:
+                return f". Its columns are separated by {name}: write it with commas"
+    return ""
 
 
 def _numeric(kind: pa.DataType) -> bool:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streams.core.errors import StreamError
 from streams.files.stream import FileStream, RecordedConfig
 
 
@@ -141,3 +142,13 @@ def test_text_for_a_missing_number_does_not_count(
     csv(tmp_path / "a.csv", "\n".join(["a,y", *(f"{cell},u" for cell in cells)]) + "\n")
     (feature,) = recorded(tmp_path, "a.csv").schema.features
     assert feature.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")]
+)
+def test_another_delimiter_is_named(tmp_path: Path, delimiter: str, name: str) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("\n".join(delimiter.join(row) for row in (("a", "y"), ("1", "no"))) + "\n")
+    with pytest.raises(StreamError, match=f"separated by {name}: write it with commas"):
+        FileStream(RecordedConfig(kind="recorded", path=str(file), label="y"), tmp_path)
