@@ -60,8 +60,8 @@ class Parquet(File):
         with reading(self.path), pq.ParquetFile(self.path, metadata=self._meta) as file:
             while first < len(self._ends):
                 # iter_batches keeps all its row groups in memory until it ends, so it gets no more
-                # of them at a time than make up a batch.
-                last = min(bisect_left(self._ends, at + rows), len(self._ends) - 1)
+                # of them at a time than make up a block.
+                last = min(bisect_left(self._ends, at + size), len(self._ends) - 1)
                 groups = range(first, last + 1)
                 for batch in file.iter_batches(rows, groups, columns, use_threads=False):
                     low, at = max(at, start), at + batch.num_rows
