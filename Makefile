@@ -6,8 +6,8 @@ STAMP  := $(VENV)/.installed
 # Torch alone takes every core and slows down when another process is busy.
 export OMP_NUM_THREADS ?= 1
 
-# Processes that run tests: one more than cores, as many tests wait for others' processes.
-WORKERS ?= 3
+# Processes that run tests: two more than cores, as many tests wait for others' processes.
+WORKERS ?= 4
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test claims soak shuffle check peers format clean

@@ -472,7 +472,9 @@ def test_no_room_for_a_checkpoint(
     assert summary(Path("run"))["state_digest"] == summary(Path("whole"))["state_digest"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)]
+)
 def test_ctrl_c_writes_a_checkpoint_and_leaves(
     number: signal.Signals,
     write_job: WriteJob,

@@ -473,6 +473,7 @@ def test_two_of_one_name_and_more_than_there_is_room_for(
     until(lambda: cluster.actors() == [], 15)
 
 
+@pytest.mark.soak
 def test_a_stream_that_breaks_off(
     write_job: WriteJob, cluster: Cluster, tmp_path: Path, summary: Callable[[Path], Summary]
 ) -> None:
@@ -606,6 +607,7 @@ def rest(stream: Stream, cursor: Cursor, size: int) -> tuple[list[Any], list[Any
     return sorted(events, key=lambda e: e[1]), labels
 
 
+@pytest.mark.soak
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 20))
 @example(1000, 40, 5)  # the cut lies in a row of dead events
 @example(5000, 97, 0)

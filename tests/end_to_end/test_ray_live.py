@@ -166,6 +166,7 @@ def replayed(place: Place, recording: Path, summary: Callable[[Path], Summary]) 
     return summary(folder)
 
 
+@pytest.mark.soak
 def test_whoever_is_killed_a_live_run_is_its_recording(
     broker: str, place: Place, summary: Callable[[Path], Summary], tmp_path: Path
 ) -> None:

@@ -313,6 +313,7 @@ def test_of_a_run_that_was_begun_warm(
     everlearn("replay", "rec", "--run-dir", "other", "--set", "learner={kind: prior}")
 
 
+@pytest.mark.soak
 def test_killed_at_any_moment(
     write: Any, send: Send, everlearn: Everlearn, summary: Summary
 ) -> None:

@@ -35,6 +35,7 @@ def _data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERLEARN_DATA", str(DATA))
 
 
+@pytest.mark.claims
 @pytest.mark.parametrize("learner", ["finetune", pytest.param("replay", marks=pytest.mark.claims)])
 def test_2000_probes_a_segment_are_within_two_points(
     online_truth: ModuleType, learner: str, tmp_path: Path

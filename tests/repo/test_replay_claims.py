@@ -150,6 +150,7 @@ def presentations(learner: str) -> int:
     return rows
 
 
+@pytest.mark.claims
 @pytest.mark.parametrize(
     "views",
     [4, pytest.param(1, marks=pytest.mark.claims), pytest.param(16, marks=pytest.mark.claims)],

@@ -157,9 +157,9 @@ def test_run_repeats_only_changed_cells(everlearn: Everlearn) -> None:
 @pytest.mark.parametrize(
     ("number", "workers"),
     [
-        pytest.param(signal.SIGKILL, 2, id="SIGKILL-2"),
+        pytest.param(signal.SIGKILL, 2, id="SIGKILL-2", marks=pytest.mark.soak),
         pytest.param(signal.SIGINT, 1, id="SIGINT-1"),
-        pytest.param(signal.SIGKILL, 1, id="SIGKILL-1", marks=pytest.mark.soak),
+        pytest.param(signal.SIGKILL, 1, id="SIGKILL-1"),
         pytest.param(signal.SIGINT, 2, id="SIGINT-2", marks=pytest.mark.soak),
     ],
 )

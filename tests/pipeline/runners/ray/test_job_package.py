@@ -78,7 +78,7 @@ def test_package_module_keeps_its_file_and_lines(home: Path) -> None:
     assert f'File "{home / "mine.py"}", line 12, in fails' in printed
 
 
-@pytest.mark.parametrize("namespace", [False, True])
+@pytest.mark.parametrize("namespace", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_package_holds_whole_packages_and_late_imports(home: Path, namespace: bool) -> None:
     job = (home / "job.yaml").read_text().replace("mine:Mine", "mine.learner:Mine")
     (home / "job.yaml").write_text(job)
@@ -96,12 +96,14 @@ def test_package_holds_whole_packages_and_late_imports(home: Path, namespace: bo
     assert sent(home, later, whole) == ""
 
 
+@pytest.mark.soak
 def test_package_follows_a_linked_module(home: Path, tmp_path: Path) -> None:
     (tmp_path / "shared.py").write_text(LEARNER)
     (home / "mine.py").symlink_to(tmp_path / "shared.py")
     assert sent(home, "import os; os.remove", "import mine") == ""
 
 
+@pytest.mark.soak
 def test_package_holds_a_module_imported_later(home: Path) -> None:
     (home / "mine.py").write_text(f"{LEARNER}\n\ndef later():\n    import mine_too\n")
     (home / "mine_too.py").write_text("import mine_three\n")
