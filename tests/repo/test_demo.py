@@ -38,6 +38,7 @@ def demo(environment: dict[str, str], rate: int) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.claims
 def test_the_demo_is_killed_run_again_and_ends_with_its_table(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
