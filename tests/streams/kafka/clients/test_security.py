@@ -151,8 +151,10 @@ def test_sasl_is_spoken_and_a_wrong_password_named(
         login["ca"] = kafka.said["ca"]
     assert client.read(listener, **login)[0] == b"x"
     if listener == "SASL_PLAINTEXT":
-        line = refusal(lambda: client.read(listener, **{**login, "password": "no"}))
-        assert f"authentication failed ({mechanism}, user 'writer')" in line
+        # kafka-python drops the broker's answer; a busy machine may see its closed connection late.
+        wrong = {**login, "password": "no"}
+        tries = (refusal(lambda: client.read(listener, **wrong)) for _ in range(3))
+        assert any(f"authentication failed ({mechanism}, user 'writer')" in line for line in tries)
 
 
 def test_connection_error_is_the_refusal_not_the_last_timeout() -> None:
