@@ -32,7 +32,7 @@ from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin
 from streams.operators.labels_by_id import JoinById
 from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
-from streams.operators.partition_clocks import IDLE_S, PartitionClocks
+from streams.operators.partition_clocks import IDLE_S, LAST_READ, PartitionClocks
 from streams.operators.standardise import Standardise
 from streams.times import TimeZone
 
@@ -205,7 +205,7 @@ def state_digest(state: State) -> str:
     """
     learner = {k: v for k, v in state["learner"].items() if k not in ("version", "opaque")}
     operators = {
-        i: {k: v for k, v in operator.items() if k != "heard"}
+        i: {k: v for k, v in operator.items() if k != LAST_READ}
         for i, operator in state["operators"].items()
         if operator.get("imputed", True)
     }

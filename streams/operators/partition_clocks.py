@@ -31,6 +31,8 @@ FIRST_EVENTS = 4
 """Events of a partition from which its pace is known."""
 IDLE_S = 60.0
 """Default of ``idle_timeout_seconds``."""
+LAST_READ = "last_read"
+"""The key of the reader's clock in the state: wall clock, so outside the state digest."""
 
 
 @dataclass(slots=True)
@@ -39,14 +41,14 @@ class _Clock:
 
     Attributes:
         latest: the latest time that is believed.
-        heard: the reader's clock when its last event was read.
+        last_read: the reader's clock when its last event was read.
         seen: events so far, as far as ``FIRST_EVENTS``.
         steps: the last steps of the clock; 0 for one of at most ``SLOW_S``.
         ahead: the earliest time of the events in a row that are far ahead, and their number.
     """
 
     latest: float = -np.inf
-    heard: float = -np.inf
+    last_read: float = -np.inf
     seen: int = 0
     steps: list[float] = field(default_factory=lambda: [0.0] * LAST_STEPS)
     ahead: tuple[float, int] = (np.inf, 0)
@@ -150,14 +152,14 @@ class PartitionClocks(Operator):
         if status is not None:  # a bounded time may be wrong, and as late as the reader's clock
             sure = (status == TimeStatus.CONFIRMED) | (status == TimeStatus.CORRECTED)
         latest: Floats = np.empty(len(batch))
-        before = {p: (clock.latest, clock.heard) for p, clock in self._clocks.items()}
+        before = {p: (clock.latest, clock.last_read) for p, clock in self._clocks.items()}
         for partition in np.unique(batch.partition).tolist():
             rows = np.flatnonzero(batch.partition == partition)
             clock = self._clocks.setdefault(partition, _Clock())
             known = None if sure is None else sure[rows]
             latest[rows] = clock.advance(batch.time[rows], known, self.lateness)
             if batch.ingestion_time is not None:
-                clock.heard = float(batch.ingestion_time[rows[-1]])
+                clock.last_read = float(batch.ingestion_time[rows[-1]])
         if status is not None:
             self._count(status)
         batch = replace(batch, clock=self._stream_clock(batch, latest, before))
@@ -198,7 +200,7 @@ class PartitionClocks(Operator):
         Args:
             batch: n rows.
             latest: (n,) what the clock of its partition shows at each row.
-            before: what each clock showed before, and when its partition was heard of.
+            before: what each clock showed before, and the reader's clock then.
         """
         if not self.slowest or batch.ingestion_time is None:
             reached = np.maximum.accumulate(np.maximum(latest, self._reached))
@@ -206,10 +208,10 @@ class PartitionClocks(Operator):
             read_at = batch.ingestion_time
             slowest = np.full(len(batch), np.inf)
             for partition in self._clocks:
-                at, heard = before.get(partition, (-np.inf, -np.inf))
+                at, last_read = before.get(partition, (-np.inf, -np.inf))
                 own = batch.partition == partition
                 clock = np.maximum.accumulate(np.maximum(np.where(own, latest, -np.inf), at))
-                last = np.maximum.accumulate(np.maximum(np.where(own, read_at, -np.inf), heard))
+                last = np.maximum.accumulate(np.maximum(np.where(own, read_at, -np.inf), last_read))
                 live = (read_at - last <= self.idle_s) & (last > -np.inf)
                 slowest = np.where(live, np.minimum(slowest, clock), slowest)
             reached = np.maximum.accumulate(np.maximum(slowest, self._reached))
@@ -234,7 +236,7 @@ class PartitionClocks(Operator):
         if any(self.counts.values()):
             state["counts"] = dict(self.counts)
         if self.slowest:
-            state["heard"] = np.array([clock.heard for clock in clocks], np.float64)
+            state[LAST_READ] = np.array([clock.last_read for clock in clocks], np.float64)
         if self._reached != max((clock.latest for clock in clocks), default=-np.inf):
             state["reached"] = np.array(self._reached)
         return state
@@ -243,13 +245,13 @@ class PartitionClocks(Operator):
         partitions = state["partitions"].tolist()
         n = len(partitions)
         seen = state["seen"].tolist() if "seen" in state else [FIRST_EVENTS] * n
-        heard = state["heard"].tolist() if "heard" in state else [-np.inf] * n
+        last_read = state[LAST_READ].tolist() if LAST_READ in state else [-np.inf] * n
         steps = state["steps"].tolist() if "steps" in state else [[0.0] * LAST_STEPS] * n
         ahead = [(np.inf, 0)] * n
         if "ahead" in state:
             ahead = [*zip(state["ahead"].tolist(), state["ahead_count"].tolist(), strict=True)]
         self._clocks = {
-            partition: _Clock(latest, heard[i], seen[i], list(steps[i]), ahead[i])
+            partition: _Clock(latest, last_read[i], seen[i], list(steps[i]), ahead[i])
             for i, (partition, latest) in enumerate(
                 zip(partitions, state["latest"].tolist(), strict=True)
             )
