@@ -189,7 +189,7 @@ class Kafka44:
         (producer.commit_transaction if commit else producer.abort_transaction)(ANSWER_S)
 
     def compact(self, topic: str, last: tuple[str, str | None], records: int) -> None:
-        """Return when a topic of ``COMPACTED`` settings is compacted to so many records.
+        """Return when a topic of ``COMPACTED`` settings is compacted to this many records.
 
         The newest segment is never compacted: this sends ``last`` (key and value) to begin one.
         """

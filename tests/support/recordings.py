@@ -21,8 +21,15 @@ NUMBERS = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classifica
 def write_recording(
     folder: Path, blocks: Sequence[Batch], sizes: Sequence[int], in_rows: bool = False, **more: Any
 ) -> Path:
-    """A recording with parts of so many blocks, the last of them again and again; ``in_rows``:
-    with labels in the rows of their events."""
+    """Write a recording; return its folder.
+
+    Args:
+        folder: of the recording.
+        blocks: of the stream.
+        sizes: blocks in each part; the last size holds for all parts after.
+        in_rows: whether labels are in the rows of their events.
+        more: of the manifest.
+    """
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*"):
         old.unlink()

@@ -64,7 +64,7 @@ def wait_for(what: Callable[[], Any]) -> Any:
 
 
 def run_folder(folder: str, everlearn: Everlearn, job: Path | dict[str, Any], events: int) -> Path:
-    """The folder of a run of a job, up to so many events."""
+    """The folder of a run of a job, up to this many events."""
     if isinstance(job, dict):
         file = Path("case.yaml")
         file.write_text(yaml.safe_dump({"name": "case", "seed": 1, **job}))
