@@ -88,7 +88,7 @@ def topic(brokers: Any, broker: str) -> str:
 
 
 def messages(servers: str, topic: str, wanted: int) -> list[tuple[int, bytes, bytes]]:
-    """Partition, key and value of all that is there, in order; waits for ``wanted``, and for more."""
+    """Return partition, key and value of all that is there; wait for ``wanted``, and for more."""
     found = []
     with closing(KafkaConsumer(bootstrap_servers=servers)) as consumer:
         consumer.assign([TopicPartition(topic, p) for p in range(4)])
