@@ -154,5 +154,5 @@ class DirectSource(EventSource):
         for block in blocks:
             if self._stopping():
                 raise RunStoppedError
-            if len(block) or block.has_side_records or block.flush:
+            if not block.is_empty or block.flush:
                 yield block

@@ -208,7 +208,7 @@ class Run:
     def _read(self, blocks: Callable[[Cursor], Iterable[Batch]], cursor: Cursor) -> Iterator[Batch]:
         """Read blocks from a cursor on; an empty one means that no event comes just now."""
         for block in blocks(cursor):
-            if not (len(block) or block.dead or block.arrivals is not None or block.flush):
+            if block.is_empty and not block.flush:
                 self.idle()
             yield block
 

@@ -218,6 +218,11 @@ class Batch:
         return len(self.ids)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it has no row and no side record."""
+        return not (len(self) or self.has_side_records)
+
+    @property
     def has_side_records(self) -> bool:
         return bool(self.dead) or self.arrivals is not None or self.tombstones is not None
 

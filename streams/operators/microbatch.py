@@ -42,7 +42,7 @@ def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
                 start += size
             rest = piece[start:]
         if ends:
-            if len(rest) or rest.has_side_records:
+            if not rest.is_empty:
                 yield rest
             rest = None
     if rest is not None:

@@ -173,8 +173,8 @@ class RecordingStream(Stream):
             unread = all(start >= cursor.get(name, 0) for name, (start, _) in part.ranges.items())
             for block in self._blocks(part):
                 rest = block if unread else skip_before(block, cursor)
-                if not begun and not _is_filled(rest):
-                    if _is_filled(block) or block.flush:  # all of it was read before
+                if not begun and rest.is_empty:
+                    if not block.is_empty or block.flush:  # all of it was read before
                         last_read, flushed = rest, block.flush
                     continue
                 if not begun and last_read is not None and flushed and rest is block:
@@ -212,8 +212,3 @@ class RecordingStream(Stream):
         raise StreamError(
             f"stream.start: {time:.17g} s is after the last event of {self.path}, at {latest:.17g}"
         )
-
-
-def _is_filled(block: Batch) -> bool:
-    """Whether a block has any row or side record."""
-    return bool(len(block) or block.dead or block.arrivals)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.batch import Batch, DeadLetter, Labels, Ragged
+from streams.core.batch import Batch, DeadLetter, Labels, Ragged, Tombstones
 from streams.core.errors import StreamError
 from streams.core.live_stream import ranges_of, skip_before
 from streams.core.schema import Feature, Schema
@@ -202,17 +202,19 @@ def test_classes_of_several_types_are_refused() -> None:
         table_of(0, blocks, NUMBERS)
 
 
-# A stream of blocks at random: each event, label, dead one and end in one place.
-THINGS = st.lists(st.sampled_from("eeelddLEB"), max_size=40)
+# A stream of blocks at random: each event, label, dead one, tombstone and end in one place.
+THINGS = st.lists(st.sampled_from("eeelddLtTEB"), max_size=40)
 
 
 def stream_of(things: Sequence[str]) -> list[Batch]:
-    """Blocks of these, in this order: ``e`` event, ``l`` label, ``d`` dead, ``L`` dead label, ``E``
-    the end of a block and of a micro-batch, ``B`` the end of a block."""
+    """Blocks of these, in order: ``e`` event, ``l`` label, ``d`` dead, ``L`` dead label, ``t`` and
+    ``T`` tombstones of these, ``E`` the end of a block and of a micro-batch, ``B`` that of a block.
+    """
     blocks, at, label_at = [], 0, 0
     rows: list[int] = []
     arrived: list[tuple[int, int]] = []
     aside: list[DeadLetter] = []
+    deleted: list[tuple[int, int, bool, int]] = []
     for thing in [*things, "B"]:
         if thing == "e":
             rows.append(at)
@@ -222,16 +224,22 @@ def stream_of(things: Sequence[str]) -> list[Batch]:
             aside.append(dead(at, len(rows)))
         elif thing == "L":
             aside.append(dead(label_at, len(rows), label=True))
-        elif rows or arrived or aside or thing == "E":
+        elif thing in "tT":
+            position = (0, at) if thing == "t" else (2, label_at)
+            deleted.append((*position, thing == "T", len(rows)))
+        elif rows or arrived or aside or deleted or thing == "E":
             block = events(rows, dead=tuple(aside), classes=("a", "b"), flush=thing == "E")
             if arrived:
                 offset, before = map(np.array, zip(*arrived, strict=True))
                 some = labels(offset * 10, offset % 2, before)
                 block = replace(block, arrivals=replace(some, offset=offset))
+            if deleted:
+                columns = map(np.array, zip(*deleted, strict=True))
+                block = replace(block, tombstones=Tombstones(*columns))
             blocks.append(block)
-            rows, arrived, aside = [], [], []
-        at += thing in "ed"
-        label_at += thing in "lL"
+            rows, arrived, aside, deleted = [], [], [], []
+        at += thing in "edt"
+        label_at += thing in "lLT"
     return blocks
 
 
@@ -250,6 +258,10 @@ def records_of(batches: Any) -> list[Any]:
                 beside[a.insert_before[i]].append(("label", int(a.ids[i]), int(a.offset[i]), name))
         for d in batch.dead:
             beside[d.insert_before].append(replace(d, insert_before=0))
+        if (t := batch.tombstones) is not None:
+            for i in range(len(t)):
+                position = (int(t.partition[i]), int(t.offset[i]), bool(t.label[i]))
+                beside[t.insert_before[i]].append(("tombstone", *position))
         for i, some in enumerate(beside):
             found += some
             if i < len(batch):
