@@ -10,19 +10,18 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from learners.base import LearnerError
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 from pipeline.dead_letters.file_writer import DeadLetterLog
 from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
-from pipeline.storage.checkpoints import CheckpointError, Checkpoints, ResumePoint
+from pipeline.storage.checkpoints import Checkpoints, ResumePoint
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import RecordingWriter
 from pipeline.storage.run_folder import RunFolder
@@ -32,14 +31,12 @@ from pipeline.training.callback import Callback, Callbacks, RunContext, Say
 from pipeline.training.checkpoint_schedule import CheckpointSchedule
 from pipeline.training.dead_letters import DeadLetterKeeper
 from pipeline.training.description import describe
-from pipeline.training.errors import RunError
-from pipeline.training.event_fates import LedgerError
+from pipeline.training.errors import RunFailures
 from pipeline.training.event_source import DirectSource, EventSource, RunStoppedError
 from pipeline.training.journaled_source import JournaledSource
 from pipeline.training.resume import Restorer, StartingPoint, fingerprint
 from pipeline.training.versions import versions
 from streams.core.batch import Batch
-from streams.core.errors import StreamChangedError, StreamError, one_line
 from streams.core.live_stream import LiveStream
 from streams.core.state_dict import State, copied
 from streams.core.stream import Cursor, DataIdentity, Stream
@@ -99,6 +96,7 @@ class Run:
         self._dead = DeadLetterLog(folder)
         self._checkpoints = Checkpoints(self.folder.checkpoints, loaded.job.checkpoint.keep, say)
         self._journal = Journal(folder)
+        self._failures = RunFailures(loaded, self.folder, self._checkpoints, self._journal, say)
         self._recorder = (
             None if record is None else RecordingWriter(record, self._journal.path, say)
         )
@@ -147,7 +145,7 @@ class Run:
             try:
                 options = StartOptions(resume, warm_from, max_events)
                 session = self._begin(options, callbacks, blocks, identity)
-                with self._failures():
+                with self._failures.translated():
                     summary = self._run_to_end(session, max_events)
                     summary["metrics"] |= observers.teardown()
             except BaseException:
@@ -158,7 +156,7 @@ class Run:
                 self._release()
             observers.on_summary(summary)
             if self.writes_summary:
-                with self._failures():
+                with self._failures.translated():
                     self.folder.write_summary(summary)
             return summary
 
@@ -355,66 +353,6 @@ class Run:
             "mlflow_run_id": None,
             "resumed_from": session.start.resumed_from,
         }
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn the errors of a run into ``RunError``, which says how to resume."""
-        try:
-            yield
-        except (JobError, RunError):  # of a callback that could not start; of the last checkpoint
-            raise
-        except StreamChangedError as error:
-            raise self._changed(f"{self.loaded.file}: {error}") from None
-        except (
-            StreamError,
-            LearnerError,
-            CheckpointError,
-            LedgerError,
-            TooManyDeadLettersError,
-        ) as error:
-            raise self._failed(f"{self.loaded.file}: {error}") from None
-        except OSError as error:
-            where = error.filename or self.folder.path
-            raise self._failed(f"{error.strerror or one_line(error)}: {where}") from None
-        except (Exception, SystemExit) as error:  # a defect, of ours or of a user's class
-            what = f"{type(error).__name__}: {one_line(error)} (details: {self.folder.log()})"
-            raise self._failed(what) from error
-
-    def _changed(self, what: str) -> RunError:
-        """Return the error for a run that cannot be resumed, and how to go on with its model."""
-        kept = self._kept()
-        if not kept:
-            return RunError(f"{what}. No checkpoint had been written yet: start another run")
-        way = "another run (another --run-dir)"
-        if not self.loaded.learner.opaque:
-            way += f" with --warm-from {kept[-1]}, which keeps the model"
-        return RunError(
-            f"{what}. The state after {int(kept[-1].name)} events is kept; to go on with what the "
-            f"stream holds now, start {way}"
-        )
-
-    def _kept(self) -> list[Path]:
-        """Return the checkpoints on the disk, the newest last."""
-        try:
-            self._checkpoints.wait()
-        except Exception as error:  # the run has failed already; this is only reported
-            self.say(f"checkpoint not written: {one_line(error)}")
-        return self._checkpoints.all()
-
-    def _failed(self, what: str) -> RunError:
-        """Return the error for a run that failed: what failed, and how to resume."""
-        kept = self._kept()
-        if not kept and self._journal.begun:
-            return RunError(
-                f"{what}. No checkpoint had been written yet, but the journal says what was read; "
-                "when mended, go on with the same command and --resume"
-            )
-        if not kept:
-            return RunError(f"{what}. No checkpoint had been written yet: nothing to go on from")
-        return RunError(
-            f"{what}. The state after {int(kept[-1].name)} events is kept; when mended, go on with "
-            "the same command and --resume"
-        )
 
     def _release(self) -> None:
         """Close the files and end the threads of the run."""
