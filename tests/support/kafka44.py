@@ -54,6 +54,30 @@ def missing() -> str:
 
 
 @contextmanager
+def child_process(command: list[str]) -> Iterator[dict[str, Any]]:
+    """Start a program that prints one line of JSON and runs until its standard input closes; yield
+    what it printed. So it cannot outlive this process."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:  # closes the pipes
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"{command[0]} ended: {process.stderr.read()[-2000:]}")
+            yield json.loads(line)
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextmanager
 def apache_kafka_44(folder: Path | None, *flags: str) -> Iterator[Kafka44]:
     """Start a broker, and stop it with the block; skip the test where it cannot be had.
 
@@ -68,25 +92,8 @@ def apache_kafka_44(folder: Path | None, *flags: str) -> Iterator[Kafka44]:
     command = [str(FOLDER / "kafka-server"), "--with-stdin", *flags]
     if folder is not None:
         command += ["--dir", str(folder)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with process:  # closes the pipes
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"kafka-server ended: {process.stderr.read()[-2000:]}")
-            said = json.loads(line)
-            yield Kafka44(said["bootstrap"], said)
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with child_process(command) as said:
+        yield Kafka44(said["bootstrap"], said)
 
 
 @dataclass

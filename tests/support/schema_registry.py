@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,20 +28,8 @@ def schema_registry() -> Iterator[str]:
     if lack := kafka44.missing():  # it needs the same Java, and Kafka's libraries
         pytest.skip(lack)
     pytest.importorskip("authlib", reason="pip install 'everlearn[registry]'")
-    command = [str(FOLDER / "schema-registry"), "--with-stdin"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield json.loads(process.stdout.readline())["url"]
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with kafka44.child_process([str(FOLDER / "schema-registry"), "--with-stdin"]) as said:
+        yield said["url"]
 
 
 def register(url: str, subject: str, schema: Any, references: list[Any] | None = None) -> int:
