@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from streams.files.config import RecordedConfig
 from streams.files.files_read import FilesRead
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.stream import FileStream
 
 TIMES = 15
 CHECKPOINT_ROWS = 100_000

@@ -27,7 +27,7 @@ from streams.core.stream_config import DeadLetters, LabelDelay, StreamConfig
 from streams.decoding.formats.factory import AnyFormatConfig
 from streams.decoding.formats.json import JsonConfig
 from streams.decoding.time_reader import TimeSettings, start_time
-from streams.files.stream import LabelConfig
+from streams.files.config import LabelConfig
 from streams.kafka.record_fields import RecordField
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")

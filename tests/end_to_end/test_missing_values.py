@@ -27,7 +27,8 @@ from pipeline.training.builder import Parts, build, state_digest
 from streams.core.batch import Batch, Ragged
 from streams.core.state_dict import copied
 from streams.core.stream import Stream
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.config import RecordedConfig
+from streams.files.stream import FileStream
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import KafkaStream
 from tests.support.fuzz import examples

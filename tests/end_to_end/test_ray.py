@@ -30,7 +30,8 @@ from experiments.demo.client import Client, elec2_events
 from streams.core.batch import Batch
 from streams.core.live_stream import ranges_of
 from streams.core.stream import Cursor, Stream
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.config import RecordedConfig
+from streams.files.stream import FileStream
 from tests.support.ray_processes import ACTORS, ROOT, Driver, Place, until
 
 pytest.importorskip("ray")

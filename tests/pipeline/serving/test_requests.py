@@ -31,7 +31,8 @@ from pipeline.serving.responses import HTTPError
 from streams.core.batch import Batch, Ragged
 from streams.core.stream import Stream
 from streams.decoding.formats.json import Json
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.config import RecordedConfig
+from streams.files.stream import FileStream
 from streams.integrations.river import RiverStream, RiverStreamConfig
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import KafkaStream

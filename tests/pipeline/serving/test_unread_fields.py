@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline.models.recipe import Recipe
 from pipeline.serving.requests import RequestReader
 from streams.core.stream import Stream
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.config import RecordedConfig
+from streams.files.stream import FileStream
 from streams.integrations.river import RiverStream, RiverStreamConfig
 from streams.kafka.config import KafkaConfig
 from streams.kafka.stream import KafkaStream

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.files.stream import FileStream, RecordedConfig, describe_data
+from streams.files.config import RecordedConfig
+from streams.files.stream import FileStream, describe_data
 from tests.support.fuzz import examples
 
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import streams.files.formats.csv_file
 from streams.core.errors import StreamError
 from streams.core.stream import Cursor, DataIdentity
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.config import RecordedConfig
+from streams.files.stream import FileStream
 from tests.support.fuzz import examples
 
 Row = tuple[int, str, str]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.files.config import RecordedConfig
 from streams.files.readers import natural_key
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.stream import FileStream
 
 NUMBERS = [1, 2, 10, 9, 100, 11]
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from streams.core.errors import StreamError
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.config import RecordedConfig
+from streams.files.stream import FileStream
 
 
 def recorded(folder: Path, path: str, **settings: Any) -> FileStream:

@@ -25,7 +25,8 @@ from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
 from streams.core.schema import Feature
 from streams.core.stream import Cursor
-from streams.files.stream import FileStream, RecordedConfig
+from streams.files.config import RecordedConfig
+from streams.files.stream import FileStream
 from tests.support.fuzz import examples
 
 

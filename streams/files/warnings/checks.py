@@ -16,9 +16,9 @@ from streams.decoding.class_names import lookalikes, warning_of
 from streams.decoding.columns import as_text, plain, seconds, typed
 from streams.decoding.time_reader import TimeReader
 from streams.decoding.wrong_times import far_ahead
-from streams.files import column_warnings, leak_warnings
 from streams.files.formats.base import File
 from streams.files.sample import StreamSample
+from streams.files.warnings import columns, leaks
 
 MANY_CLASSES = 100
 """More different labels than this in the sample look like numbers, or like text."""
@@ -117,11 +117,11 @@ def _spellings(sample: StreamSample) -> Iterator[str]:
 
 def _class_names(sample: StreamSample) -> list[str | int | float | bool] | None:
     """Return the classes in the sample; None: the label is no class."""
-    columns = sample.columns if sample.columns.label is not None else sample.label_columns
-    if sample.label is None or columns.label is None or sample.schema.task == "regression":
+    roles = sample.columns if sample.columns.label is not None else sample.label_columns
+    if sample.label is None or roles.label is None or sample.schema.task == "regression":
         return None
     names: list[str | int | float | bool] = (
-        typed(sample.label[1], columns.label.type).drop_null().unique().to_pylist()
+        typed(sample.label[1], roles.label.type).drop_null().unique().to_pylist()
     )
     return names
 
@@ -157,10 +157,10 @@ CHECKS: tuple[Check, ...] = (
     _labels_in_order,
     _spellings,
     _many_classes,
-    column_warnings.empty_columns,
-    column_warnings.dead_rows,
-    column_warnings.numbers_in_text,
-    column_warnings.image_paths,
-    column_warnings.ids_as_features,
-    leak_warnings.leaks,
+    columns.empty_columns,
+    columns.dead_rows,
+    columns.numbers_in_text,
+    columns.image_paths,
+    columns.ids_as_features,
+    leaks.leaks,
 )
