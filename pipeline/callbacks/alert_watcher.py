@@ -16,7 +16,7 @@ from pipeline.storage.metric_log import Row, read_rows
 from pipeline.storage.run_folder import ALERTS, METRIC_FILES, TRACK_RECORD, write_atomic
 from pipeline.training.callback import Callback, RunContext, Say
 from pipeline.training.loop import Loop
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 
 POLL_S = 0.5

@@ -10,7 +10,7 @@ from functools import partial
 
 from pipeline.training.callback import Callback, RunContext, Say
 from pipeline.training.loop import Loop, StepResult
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream
 from streams.core.stream import Cursor

@@ -27,7 +27,7 @@ from pipeline.storage.metric_log import MetricLog
 from pipeline.storage.run_folder import EVALUATIONS, STABILITY, write_atomic
 from pipeline.training.callback import Callback, RunContext
 from pipeline.training.loop import Loop, StepResult
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 from streams.core.state_dict import leaves, nested, pack
 

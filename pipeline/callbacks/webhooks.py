@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 
 TIMEOUT_S = 5.0

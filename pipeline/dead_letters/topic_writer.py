@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.dead_letters.file_writer import DeadLetterRecord, read_dead_letters
 from pipeline.dead_letters.publisher import IdempotentPublisher, Offsets
 from pipeline.storage.run_folder import write_atomic
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
 from streams.kafka.clients.producer import Producer, ProducerRecord

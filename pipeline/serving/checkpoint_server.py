@@ -27,7 +27,7 @@ from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 from streams.core.state_dict import State
 

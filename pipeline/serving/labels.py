@@ -22,7 +22,7 @@ import numpy as np
 from pipeline.config.job import LoadedJob
 from pipeline.serving.requests import parse_list
 from pipeline.serving.responses import HTTPError, InvalidItemsError, service_unavailable
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
 from streams.decoding.formats import python_values

@@ -30,7 +30,7 @@ from pipeline.config.job import LoadedJob, differences
 from pipeline.config.yaml_file import read_yaml
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.run_folder import FolderLockedError, exclusive_lock, write_atomic
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.batch import Batch, Ragged
 from streams.core.errors import StreamError
 from streams.core.live_stream import LiveStream, ranges_of

@@ -39,7 +39,7 @@ from pipeline.tracking.mlflow_client import (
     shown,
     sqlite_file,
 )
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 
 __all__ = ["Alert", "TrackConfig", "TrackError", "Tracker", "check", "describe", "tags"]

@@ -32,7 +32,7 @@ from pipeline.serving.answers import warm
 from pipeline.serving.app import ModelHolder, create_app
 from pipeline.serving.labels import label_producer
 from pipeline.serving.scoring import PredictionLog
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 from streams.core.errors import one_line
 
 CPUS = 0.1

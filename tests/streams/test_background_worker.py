@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streams.core.background_worker import BackgroundWorker
+from streams.background_worker import BackgroundWorker
 
 
 def wait_until(condition: Callable[[], object]) -> None:
