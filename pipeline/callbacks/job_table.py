@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import yaml
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +35,7 @@ def job_table(description: JobDescription, rows: int | None = None) -> Renderabl
     for column in columns:
         shown.add_row(*map(_plain, _cells(column, description)))
     lines = [_label(description), f"time: {stream.time}" if stream.time else ""]
+    lines.append(_learner(description.learner))
     if more := len(stream.columns) - len(columns):
         lines.insert(0, f"{more:,} more columns: everlearn inspect shows all")
     sampled = f", {stream.sampled:,} rows sampled" if stream.sampled else ""
@@ -67,6 +71,15 @@ def _label(description: JobDescription) -> str:
     return f"label: classification; {len(stream.classes)} classes {where}: {names}" + (
         f", and {more} more" if more > 0 else ""
     )
+
+
+def _learner(settings: Mapping[str, Any]) -> str:
+    """Return the kind of a learner, with the settings that are stated."""
+    if not settings:
+        return ""
+    others = {key: value for key, value in settings.items() if key != "kind"}
+    stated = yaml.safe_dump(others, default_flow_style=True, sort_keys=False, width=sys.maxsize)
+    return f"learner: {settings['kind']}" + (f" {stated.strip()}" if others else "")
 
 
 def _sources(sources: Iterable[str], sampled: str) -> str:

@@ -39,7 +39,7 @@ def inspect(
             from streams.files.stream import describe_data
 
             stream = describe_data(path)
-            description = JobDescription(str(path), stream, {}, stream.warnings)
+            description = JobDescription(str(path), stream, {}, {}, stream.warnings)
         else:
             description = describe_job(jobs.load(path, set_ or []))
         show_description(description, json_)
@@ -50,7 +50,7 @@ def describe_job(loaded: LoadedJob) -> JobDescription:
     from pipeline.training.builder import build
 
     parts = build(loaded.on_device("cpu"))
-    description = describe(loaded.job.name, parts.stream, parts.loop.learner)
+    description = describe(loaded, parts.stream, parts.loop.learner)
     if isinstance(parts.stream, LiveStream):
         return _sampled(description, parts.stream)
     return description

@@ -15,6 +15,7 @@ import learners
 import streams
 from learners.base import Learner, LearnerConfig
 from learners.registry import UnknownKindError, find
+from pipeline.config.defaults import with_defaults
 from pipeline.config.errors import JobError
 from pipeline.config.former_names import current_fingerprint, log_former_names, other_spelling
 from pipeline.config.sections import (
@@ -32,7 +33,7 @@ from streams.core.stream_config import StreamConfig
 
 
 class Job(Settings):
-    """A job.
+    """A job. A file may leave out its name and its learner (``pipeline/config/defaults.py``).
 
     Attributes:
         name: name of the job; the default run folder is ``runs/NAME``.
@@ -62,8 +63,8 @@ class LoadedJob:
         learner: class of the learner.
         file: the job file, as messages name it.
         folder: the folder that relative paths and import paths start from.
-        raw: the plain values of the job, overrides included; ``check`` validates them again on
-            another machine.
+        raw: the plain values of the job, with overrides and with what it left out; ``check``
+            validates them again on another machine.
     """
 
     def __init__(
@@ -129,13 +130,16 @@ def load(file: Path, overrides: Sequence[str] = ()) -> LoadedJob:
     """Read a job file, apply ``key=value`` overrides and validate it. Raises ``JobError``."""
     raw = read_yaml(file)
     if not isinstance(raw, dict):
-        raise JobError(f"{file}: expected a mapping with name, stream and learner")
+        raise JobError(f"{file}: expected a mapping with a stream")
     folder = file.resolve().parent
     add_import_path(folder)
+    if isinstance(raw.get("learner"), str):  # so that --set finds a mapping
+        raw["learner"] = {"kind": raw["learner"]}
     for setting in overrides:
         override(raw, setting)
     loaded = check(raw, file, folder)
-    log_former_names(raw, {"stream": loaded.stream.Config, "learner": loaded.learner.Config})
+    configs = {"stream": loaded.stream.Config, "learner": loaded.learner.Config}
+    log_former_names(loaded.raw, configs)
     return loaded
 
 
@@ -150,13 +154,14 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
     """Validate a job, its stream and its learner by the classes that it names.
 
     Args:
-        raw: the plain values of the job.
+        raw: the plain values of the job; ``with_defaults`` adds what it leaves out.
         file: the job file, as messages name it.
         folder: the folder that relative paths and import paths start from.
 
     Raises ``JobError`` with a line for each problem.
     """
     problems: list[str] = []
+    raw = with_defaults(raw, file)
     data = dict(raw)
     stream = _class(data, "stream", streams.KINDS, Stream, file, problems)
     learner = _class(data, "learner", learners.KINDS, Learner, file, problems)
@@ -201,7 +206,8 @@ def _class(
     spec = data.get(part)
     if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
         value = "nothing" if spec is None else shown(spec)
-        problems.append(f"{file}: {part}: expected a mapping with a kind, got {value}")
+        or_else = " or a path" if part == "stream" else ""
+        problems.append(f"{file}: {part}: expected a mapping with a kind{or_else}, got {value}")
         return None
     try:
         return find(kinds, base, spec["kind"])
@@ -222,7 +228,9 @@ def override(raw: dict[str, Any], setting: str) -> None:
     *parents, last = path.split(".")
     inside = raw
     for parent in parents:
-        inner = inside.setdefault(parent, {})
+        if inside.get(parent) is None:
+            inside[parent] = {}
+        inner = inside[parent]
         if not isinstance(inner, dict):
             raise JobError(f"{place}: {one_line(parent)} is {shown(inner)}, and has no keys in it")
         inside = inner

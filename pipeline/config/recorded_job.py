@@ -63,7 +63,8 @@ def load_recorded_job(
     modules = Path(manifest.module_folder)
     add_import_path(modules)
     loaded = check(raw, file, modules if modules.is_dir() else folder.resolve())
-    log_former_names(raw, {"stream": loaded.stream.Config, "learner": loaded.learner.Config})
+    configs = {"stream": loaded.stream.Config, "learner": loaded.learner.Config}
+    log_former_names(loaded.raw, configs)
     if (
         manifest.warm_from is not None
         and not warm

@@ -36,7 +36,7 @@ class StoredJob:
             raise JobError(f"{folder}: no run here: expected job.yaml and {DEAD_LETTERS}")
         raw = read_yaml(self.file)
         if not isinstance(raw, dict):
-            raise JobError(f"{self.file}: a job is a mapping with name, stream and learner")
+            raise JobError(f"{self.file}: a job is a mapping with a stream")
         for setting in overrides:
             jobs.override(raw, setting)
         self._raw = raw

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from learners.base import Encoding, Learner
+from pipeline.config.job import LoadedJob
 from streams.core.description import StreamDescription, describe_schema
 from streams.core.errors import one_line
 from streams.core.stream import Stream
@@ -19,12 +20,14 @@ class JobDescription:
     Attributes:
         name: of the job, or of the data.
         stream: what is read.
+        learner: the settings that the job, or the default, states of the learner; empty for data.
         encodings: how each feature is encoded; empty where the learner does not say.
         warnings: what looks wrong, each on one line with its remedy.
     """
 
     name: str
     stream: StreamDescription
+    learner: Mapping[str, Any]
     encodings: Mapping[str, Encoding]
     warnings: tuple[str, ...]
 
@@ -34,10 +37,16 @@ class JobDescription:
         for column in stream["columns"]:
             encoding = self.encodings.get(column["name"])
             column["encoding"] = None if encoding is None else encoding.text
-        return {"job": self.name, **stream, "warnings": list(self.warnings)}
+        learner = dict(self.learner) or None
+        return {
+            "job": self.name,
+            "learner": learner,
+            **stream,
+            "warnings": list(self.warnings),
+        }
 
 
-def describe(name: str, stream: Stream, learner: Learner) -> JobDescription:
+def describe(loaded: LoadedJob, stream: Stream, learner: Learner) -> JobDescription:
     """Return the description of a job that is built.
 
     If the stream cannot describe itself, a warning says so: that is no reason to stop a run.
@@ -50,7 +59,8 @@ def describe(name: str, stream: Stream, learner: Learner) -> JobDescription:
         described = replace(described, warnings=(problem,))
     encodings = learner.encodings()
     warnings = (*described.warnings, *_shared_places(described, encodings))
-    return JobDescription(name, described, encodings, warnings)
+    settings = loaded.job.learner.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
+    return JobDescription(loaded.job.name, described, settings, encodings, warnings)
 
 
 def _shared_places(stream: StreamDescription, encodings: Mapping[str, Encoding]) -> tuple[str, ...]:

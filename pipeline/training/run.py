@@ -243,9 +243,7 @@ class Run:
             total=_total(parts.stream, max_events),
             dead_bytes=self._dead.bytes,
             checkpoint_seconds=lambda: self._checkpoints.seconds,
-            describe=cache(
-                partial(describe, self.loaded.job.name, parts.stream, parts.loop.learner)
-            ),
+            describe=cache(partial(describe, self.loaded, parts.stream, parts.loop.learner)),
         )
 
     def _train(self, session: _OpenRun, max_events: int | None) -> tuple[bool, ResumePoint | None]:
