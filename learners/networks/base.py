@@ -21,6 +21,8 @@ from learners.base import (
     Prediction,
 )
 from learners.networks import modules as models
+from learners.networks.class_outputs import ClassOutputs
+from learners.networks.class_weights import ClassWeightConfig
 from learners.networks.column_encoders import Inputs
 from learners.networks.optimizer import LOWER_LR, Adam, FlatOptimizer, OptimizerConfig
 from streams.core.batch import Array, Batch, ClassName
@@ -39,12 +41,14 @@ class NetworkConfig(LearnerConfig):
         optimizer: the optimizer of its weights.
         steps: gradient steps for each micro-batch of revealed labels.
         scale: whether inputs are scaled by the mean and variance of all events seen.
+        class_weight: weights of classes in the loss; None: all events weigh the same.
     """
 
     model: models.ModelConfig = models.Mlp(kind="mlp")
     optimizer: OptimizerConfig = Adam()
     steps: PositiveInt = 1
     scale: bool = True
+    class_weight: ClassWeightConfig | None = None
 
 
 class NetworkLearner(Learner):
@@ -67,6 +71,7 @@ class NetworkLearner(Learner):
         inputs: turns columns into tensors.
         targets: running mean and variance of regression targets.
         optimizer: moves the weights.
+        class_outputs: the loss, probabilities and predicted classes of outputs.
     """
 
     Config = NetworkConfig
@@ -81,6 +86,7 @@ class NetworkLearner(Learner):
         self.config = config
         self.device = device
         self.targets = RunningMoments(())
+        self.class_outputs = ClassOutputs(config, schema, device)
         models.check_device(device)
         try:
             self.inputs = Inputs(schema, config.scale)
@@ -118,8 +124,7 @@ class NetworkLearner(Learner):
         value = np.full(len(rows), -1)
         proba = np.zeros((len(rows), len(self.classes)), np.float32)
         if len(rows) and self.classes:
-            proba = torch.softmax(self._output(rows), 1).numpy()
-            value = proba.argmax(1)
+            value, proba = self.class_outputs.predict(self._output(rows))
         return Prediction(ids, "classification", value, proba, self.classes, self.version)
 
     def encodings(self) -> dict[str, Encoding]:
@@ -192,11 +197,17 @@ class NetworkLearner(Learner):
         out: Tensor = self.net(x)
         return out
 
-    def error(self, out: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-        """Return the cross-entropy, or half the squared error, of (n, outputs) for labels (n,)."""
+    def error(
+        self, out: Tensor, y: Tensor, reduction: str = "mean", codes: Tensor | None = None
+    ) -> Tensor:
+        """Return the cross-entropy, or half the squared error, of (n, outputs) for labels (n,).
+
+        The mean of cross-entropies is weighted by ``class_weight``. ``codes`` (outputs,) are the
+        classes of the outputs where these are not all; then labels are indices of outputs.
+        """
         if self.schema.task == "regression":
             return 0.5 * F.mse_loss(out[:, 0], y, reduction=reduction)
-        return F.cross_entropy(out, y, reduction=reduction)
+        return self.class_outputs.cross_entropy(out, y, reduction, codes)
 
     def loss(self, x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
         """Return the ``error`` of the outputs that ``forward`` returns."""
@@ -216,6 +227,8 @@ class NetworkLearner(Learner):
         self._register_classes(batch.y, batch.classes)
         if self.schema.task == "regression":
             self.targets.update(batch.y)
+        else:
+            self.class_outputs.count(batch.y)
         if not self._modal:
             self.learn(batch)
         else:
@@ -229,6 +242,7 @@ class NetworkLearner(Learner):
         if self.schema.task == "classification" and len(self.classes) > self.net.head.out_features:
             with self._own_random():
                 self.optimizer.grow(len(self.classes))
+            self.class_outputs.register(self.classes)
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -265,12 +279,15 @@ class NetworkLearner(Learner):
         return {**state, "state_version": 2}
 
     def servable(self) -> State:
-        return {
+        state = {
             **self.common_state(),
             "net": models.module_state(self.net),
             "inputs": self.inputs.state(),
             "targets": self.targets.state(),
         }
+        if outputs := self.class_outputs.state():
+            state["class_outputs"] = outputs
+        return state
 
     def load_servable(self, state: State) -> None:
         self._load_network(state)
@@ -287,3 +304,4 @@ class NetworkLearner(Learner):
             self._mark(self.inputs.marked)
         models.load_module(self.net, state["net"])
         self.targets.load(state["targets"])
+        self.class_outputs.load(state.get("class_outputs", {}), self.classes)

@@ -4,7 +4,6 @@ Abrupt Representation Change in Online Continual Learning")."""
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from learners.rehearsal.base import Rehearsal
 from streams.core.batch import Batch
@@ -35,7 +34,7 @@ class ErAce(Rehearsal):
         for old in self.recall(new):
             x = new.x if old is None else torch.cat([new.x, old.x])
             out = self.forward(x)
-            loss = F.cross_entropy(out[: len(new), present], among)
+            loss = self.error(out[: len(new), present], among, codes=present)
             if old is not None:
                 loss = loss + self.error(out[len(new) :], old.y)
             self.optimizer.step(loss)

@@ -26,6 +26,13 @@ from streams.operators.label_join import Revealed
 torch.set_num_threads(1)
 LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}
 CHECKS = [check for _, cls in sorted(LEARNERS.items()) for check in checks_for(cls)]
+UNEQUAL = {"class_weight": "balanced"}
+"""Settings for unequal classes. All network learners have them from their base class."""
+UNEQUAL_CHECKS = [
+    check
+    for check in CHECKS
+    if check.cls.kind in ("replay", "er-ace", "lwf") and check.task == "classification"
+]
 
 
 def test_registry_lists_all_learners() -> None:
@@ -35,6 +42,15 @@ def test_registry_lists_all_learners() -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=str)
 def test_learner_passes_check(check: Check) -> None:
     check()
+
+
+@pytest.mark.parametrize("check", UNEQUAL_CHECKS, ids=str)
+def test_unequal_classes_pass_check(check: Check) -> None:
+    def make(schema: Schema, seed: int) -> Learner:
+        settings = check.cls.example(schema.task) | UNEQUAL
+        return check.cls(check.cls.Config.model_validate(settings), schema, seed)
+
+    check(make)
 
 
 def test_checks_for_follows_declared_capabilities() -> None:
