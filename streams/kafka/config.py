@@ -21,7 +21,6 @@ from pydantic import (
 
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Missing
-from streams.core.secrets import check_variables, from_environment, masked
 from streams.core.settings import FormerName, Settings, unknown
 from streams.core.stream_config import DeadLetters, LabelDelay, StreamConfig
 from streams.decoding.formats.factory import AnyFormatConfig
@@ -29,6 +28,7 @@ from streams.decoding.formats.json import JsonConfig
 from streams.decoding.time_reader import TimeSettings, start_time
 from streams.files.config import LabelConfig
 from streams.kafka.record_fields import RecordField
+from streams.secrets import check_variables, from_environment, masked
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _FILE_OPTIONS = frozenset(

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from pydantic import NonNegativeInt, field_serializer, model_validator
 
 from streams.core.errors import StreamError
-from streams.core.secrets import check_variables, masked, without_user
 from streams.core.settings import unknown
 from streams.decoding.formats import python_values as cells
 from streams.decoding.formats.avro_resolution import Writer, branches, unresolved, writer_logic
@@ -29,6 +28,7 @@ from streams.decoding.formats.extras import (
 )
 from streams.decoding.formats.registry import SchemaRegistry
 from streams.decoding.time_reader import PLAIN_TIMES
+from streams.secrets import check_variables, masked, without_user
 
 with warnings.catch_warnings():
     # pydantic warns of the name of a method that it keeps for users of its first version.

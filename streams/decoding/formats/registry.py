@@ -9,7 +9,7 @@ from typing import Any
 
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import BrokerUnavailableError
-from streams.core.secrets import from_environment, without_user
+from streams.secrets import from_environment, without_user
 
 TIMEOUT_S = 10.0
 """A registry that does not answer for so long is unavailable."""
