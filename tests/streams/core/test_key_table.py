@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streams.core.hashing import mix
 from streams.core.key_table import WAYS, Admitted, CountMinSketch, KeyTable
-from streams.core.state_dict import copied, digest
+from streams.core.state_dict import copied, digest, leaves
 
 RESERVED = -(2**63)
 KEYS = [*range(40), RESERVED, RESERVED + 1, 2**63 - 1]
@@ -244,6 +244,28 @@ def test_counts_of_the_sketch_stop_at_255() -> None:
     for _ in range(4):
         estimates = sketch.add(np.array([3, 4]), np.array([100, 1]))
     assert estimates.tolist() == [255, 4]
+
+
+def test_flood_of_ids_moves_no_recurring_id() -> None:
+    """100,000 ids that come once, beside 400 that come again: table and state stay as large."""
+    table = KeyTable(4096, min_age=5000)
+    recurring = -1 - np.arange(400)
+    rng = np.random.default_rng(3)
+    sizes = []
+    for first in range(0, 100_000, 500):
+        for part in np.split(rng.choice(recurring, 1600), 4):
+            table.observe(part)
+        table.observe(np.arange(first, first + 500))
+        table.advance(500)
+        if first == 5000:
+            rows = table.find(recurring)
+        if first >= 5000:
+            assert table.find(recurring).tolist() == rows.tolist()
+        sizes.append(sum(np.size(leaf) for _, leaf in leaves(table.state())))
+    assert (rows >= 0).all()
+    assert max(sizes) < 3 * 4096 + 4 * 4 * 4096 + 3
+    assert table.memory_bytes() == KeyTable(4096, min_age=5000).memory_bytes() == 8 * 4 * 4096
+    assert len(table) < 400 + 1000, "few ids that came once have a row"
 
 
 @pytest.mark.parametrize(
