@@ -4,25 +4,39 @@ arrives (Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning alg
 Each metric covers the whole stream and a sliding ``window`` of events; accuracy, log-loss and
 errors also have a fading version. The no-change baseline (Žliobaitė et al. 2015) is computed with
 them: on a stream with autocorrelated labels a model must beat it.
+
+The formulas of classification are in ``class_metrics.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
-from streams.core.batch import Array, Ints
+from pipeline.evaluation.class_metrics import (
+    CALIBRATION_BINS,
+    add_confusion,
+    add_tally,
+    calibration_of_histogram,
+    calibration_of_table,
+    calibration_table,
+    histogram_of,
+    of_counts,
+    scores_of,
+)
+from streams.core.batch import Array, ClassName, Ints
 from streams.core.hashing import mix
 from streams.core.schema import Task
 from streams.core.state_dict import State
 from streams.operators.label_join import Outcome, no_labels
 
 _FOLD = 512  # outcomes per block; independent of micro-batches
+_SLACK = 8 * _FOLD
 _BINS = 1024
-_EPS = 1e-15
-_U64 = np.uint64
 
 
 @dataclass(slots=True)
@@ -34,15 +48,21 @@ class _ScoredOutcomes:
     no_change: Array  # the last label known; -1 or NaN: none
     loss: Array  # -ln of the probability given to y; NaN without probabilities
     score: Array  # probability given to class 1; NaN without probabilities
+    brier: Array  # sum over classes of (probability - whether it is y)^2; NaN without probabilities
+    confidence: Array  # probability given to the prediction; NaN without probabilities
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def rows(self, rows: slice) -> _ScoredOutcomes:
+    def rows(self, rows: slice | Array) -> _ScoredOutcomes:
         return _ScoredOutcomes(*(getattr(self, name)[rows] for name in _COLUMNS))
 
     @staticmethod
-    def concat(parts: list[_ScoredOutcomes]) -> _ScoredOutcomes:
+    def concat(parts: Sequence[_ScoredOutcomes]) -> _ScoredOutcomes:
+        """Return the rows of parts, at least one, in order."""
+        parts = [part for part in parts if len(part)] or parts[:1]
+        if len(parts) == 1:
+            return parts[0]
         return _ScoredOutcomes(
             *(np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS)
         )
@@ -50,13 +70,19 @@ class _ScoredOutcomes:
     def state(self) -> State:
         return {name: getattr(self, name) for name in _COLUMNS}
 
+    @staticmethod
+    def of_state(state: State) -> _ScoredOutcomes:
+        """Return the columns of a state; one that an older state lacks is NaN."""
+        unknown = np.full(len(state["y"]), np.nan)
+        return _ScoredOutcomes(*(state.get(name, unknown) for name in _COLUMNS))
 
-_COLUMNS = ("y", "value", "no_change", "loss", "score")
+
+_COLUMNS = ("y", "value", "no_change", "loss", "score", "brier", "confidence")
 
 
 def _empty(task: Task) -> _ScoredOutcomes:
     label = np.int64 if task == "classification" else np.float64
-    dtypes = (label, label, label, np.float64, np.float64)
+    dtypes = (*[label] * 3, *[np.float64] * 4)
     return _ScoredOutcomes(*(np.empty(0, dtype) for dtype in dtypes))
 
 
@@ -76,10 +102,12 @@ class Prequential:
         self.task = task
         self.window = window
         self.fading = fading
+        self._fade = fading ** np.arange(_FOLD - 1, -1, -1)
         self._waiting: list[Outcome] = []
         self._count = 0  # outcomes in _waiting
         self._left = _empty(task)  # folded next
-        self._recent = _empty(task)  # the last ``window`` of those folded
+        self._recent = [_empty(task)]  # the last ``window`` of those folded, or more
+        self._recent_rows = 0  # since it was cut to the window
         self._sums = dict.fromkeys(("scored", "abstained", "nc", "lag"), 0)
         self._tally = np.zeros((3, 0), np.int64)  # by class: labels, predictions, both at once
         self._nc_correct = 0
@@ -87,6 +115,10 @@ class Prequential:
         self._scores = np.zeros((2, _BINS), np.int64)  # histogram of scores by label
         self._errors = np.zeros(4)  # sums of |e|, e^2, and of the same for no-change
         self._faded = np.zeros(5)  # weight, then correct (or |e|, e^2), loss weight, loss
+        # None: an older state did not have it, or there are too many classes for a matrix.
+        self._brier: Array | None = np.zeros(2)  # sum, number
+        self._calibration: Array | None = np.zeros((3, CALIBRATION_BINS))
+        self._confusion: Array | None = np.zeros((0, 0), np.int64)
         self._hash = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -99,6 +131,9 @@ class Prequential:
             with np.errstate(over="ignore", invalid="ignore"):  # an error of 1e300 has no square
                 for start in range(0, whole, _FOLD):
                     self._fold(self._left.rows(slice(start, start + _FOLD)))
+            self._recent_rows += whole
+            if self._recent_rows > self.window + _SLACK:
+                self._cut_window()
             self._left = self._left.rows(slice(whole, None))
             self._count = len(self._left)
 
@@ -116,25 +151,26 @@ class Prequential:
             hashes = mix(np.bitwise_xor(ids, bits), 2)
             self._hash = (self._hash + int(hashes.sum())) % 2**64
             probas = [o.proba for o in outcomes if o.proba is not None]
-            loss = score = np.full(len(y), np.nan)
+            scores = (np.full(len(y), np.nan),) * 4
             if probas:
-                loss, score = _loss_and_score(y, np.concatenate(probas))
-            parts.append(_ScoredOutcomes(y, value, no_change, loss, score))
+                scores = scores_of(y, value, np.concatenate(probas, dtype=np.float64))
+            parts.append(_ScoredOutcomes(y, value, no_change, *scores))
         self._waiting.clear()
         self._left = _ScoredOutcomes.concat(parts)
 
     def _fold(self, block: _ScoredOutcomes) -> None:
-        """Add a block to all sums and to the window."""
-        self._recent = _ScoredOutcomes.concat([self._recent, block]).rows(slice(-self.window, None))
+        """Add a block of at most 512 outcomes to all sums and to the window."""
+        self._recent.append(block)
         answered, known = ~no_labels(block.value), ~no_labels(block.no_change)
-        self._sums["scored"] += int(answered.sum())
-        self._sums["abstained"] += int((~answered).sum())
-        self._sums["nc"] += int(known.sum())
-        y, value = block.y[answered], block.value[answered]
-        fade = self.fading ** np.arange(len(y) - 1, -1, -1)
-        past = self.fading ** len(y)
+        scored = int(np.count_nonzero(answered))
+        self._sums["scored"] += scored
+        self._sums["abstained"] += len(block) - scored
+        self._sums["nc"] += int(np.count_nonzero(known))
+        rows = block if scored == len(block) else block.rows(answered)
+        fade = self._fade[_FOLD - scored :]
+        past = self.fading**scored
         if self.task == "regression":
-            error = value - y
+            error = rows.value - rows.y
             baseline = block.no_change[known] - block.y[known]
             self._errors += [
                 np.abs(error).sum(),
@@ -143,95 +179,147 @@ class Prequential:
                 (baseline * baseline).sum(),
             ]
             added = [fade.sum(), fade @ np.abs(error), fade @ (error * error), 0, 0]
-            self._faded = self._faded * past + added
-            return
-        self._tally = _add_tally(self._tally, y, value)
-        self._nc_correct += int((block.no_change[known] == block.y[known]).sum())
-        loss = block.loss[answered]
-        finite = ~np.isnan(loss)
-        self._loss += [loss[finite].sum(), finite.sum()]
-        scored = answered & ~np.isnan(block.score) & (block.y < 2)
-        if scored.any():
-            bins = np.minimum((block.score[scored] * _BINS).astype(np.int64), _BINS - 1)
-            both = np.bincount(block.y[scored] * _BINS + bins, minlength=2 * _BINS)
-            self._scores += both.reshape(2, _BINS)
-        hit = (y == value).astype(np.float64)
-        losses = fade[finite] @ loss[finite]
-        added = [fade.sum(), fade @ hit, 0, fade[finite].sum(), losses]
+        else:
+            # Where no_change is -1, the label is another.
+            self._nc_correct += int(np.count_nonzero(block.no_change == block.y))
+            added = self._fold_classes(rows, fade)
         self._faded = self._faded * past + added
+
+    def _fold_classes(self, rows: _ScoredOutcomes, fade: Array) -> list[float]:
+        """Add answered rows (m,) to the sums of classification; return what the faded sums gain
+        by them, with weights (m,)."""
+        y, value, loss, score = rows.y, rows.value, rows.loss, rows.score
+        hit = y == value
+        added = [fade.sum(), fade @ hit.astype(np.float64), 0]
+        self._tally = add_tally(self._tally, y, value)
+        if self._confusion is not None:
+            self._confusion = add_confusion(self._confusion, y, value, self._tally.shape[1])
+        binary = ~np.isnan(score) & (y < 2)
+        if binary.any():
+            bins = np.minimum((score[binary] * _BINS).astype(np.int64), _BINS - 1)
+            both = np.bincount(y[binary] * _BINS + bins, minlength=2 * _BINS)
+            self._scores += both.reshape(2, _BINS)
+        if np.isnan(loss).any():
+            finite = ~np.isnan(loss)
+            rows, hit, fade, loss = rows.rows(finite), hit[finite], fade[finite], loss[finite]
+        self._loss += [loss.sum(), len(loss)]
+        if self._brier is not None:
+            self._brier += [rows.brier.sum(), len(loss)]
+        if self._calibration is not None:
+            self._calibration += calibration_table(rows.confidence, hit)
+        return [*added, fade.sum(), fade @ loss]
+
+    def _cut_window(self) -> _ScoredOutcomes:
+        """Keep the last ``window`` outcomes of those folded, and return them."""
+        recent = _ScoredOutcomes.concat(self._recent).rows(slice(-self.window, None))
+        self._recent, self._recent_rows = [recent], 0
+        return recent
+
+    def _whole(self) -> Prequential:
+        """Return a copy in which all outcomes are folded."""
+        whole = Prequential(self.task, self.window, self.fading)
+        whole.load(self.state())
+        if len(whole._left):
+            with np.errstate(over="ignore", invalid="ignore"):
+                whole._fold(whole._left)
+        return whole
 
     def results(self) -> dict[str, float]:
         """Return the metrics by name after the last outcome; undefined ones are left out, and
         those of errors too large for a float64 are infinite."""
-        whole = Prequential(self.task, self.window, self.fading)
-        whole.load(self.state())
+        whole = self._whole()
         with np.errstate(over="ignore", invalid="ignore"):
-            if len(whole._left):
-                whole._fold(whole._left)
-            return whole._regression() if self.task == "regression" else whole._classification()
+            metrics = whole._regression() if self.task == "regression" else whole._classification()
+        return {f"online/{name}": float(value) for name, value in metrics.items()}
+
+    def of_classes(self, names: Sequence[ClassName]) -> dict[str, Any]:
+        """Return the confusion matrix and the calibration curve of the whole stream as JSON values,
+        with the names of the class codes; those that are not known are left out.
+
+        The curve is that of class 1 where there are at most two classes, otherwise that of the
+        predicted class, whose name is None.
+        """
+        whole = self._whole()
+        found: dict[str, Any] = {}
+        k = whole._tally.shape[1]  # 0 for regression
+        if k and whole._confusion is not None:
+            found["confusion"] = {"classes": [*names[:k]], "matrix": whole._confusion.tolist()}
+        curve, of = None, None
+        if k <= 2 and len(names) > 1:
+            curve, of = calibration_of_histogram(whole._scores), names[1]
+        elif k > 2 and whole._calibration is not None:
+            curve = calibration_of_table(whole._calibration)
+        if curve is not None and len(curve.events):
+            values = {name: column.round(6).tolist() for name, column in curve._asdict().items()}
+            found["calibration"] = {"class": of, **values}
+        return found
 
     def _common(self) -> dict[str, float]:
         scored = self._sums["scored"] + self._sums["abstained"]
         return {
-            "online/scored": scored,
-            "online/abstained": self._sums["abstained"],
-            "online/label_lag": self._sums["lag"] / scored if scored else 0.0,
+            "scored": scored,
+            "abstained": self._sums["abstained"],
+            "label_lag": self._sums["lag"] / scored if scored else 0.0,
         }
 
     def _classification(self) -> dict[str, float]:
         metrics = self._common()
-        metrics |= _from_tally(self._tally, "")
-        if self._loss[1]:
-            metrics["online/log_loss"] = self._loss[0] / self._loss[1]
         binary = self._tally.shape[1] <= 2
-        if binary:
-            metrics |= _named("auc", auc_of_histogram(self._scores), "")
+        metrics |= of_counts(self._tally, self._scores, self._brier, self._calibration, binary)
+        if self._loss[1]:
+            metrics["log_loss"] = self._loss[0] / self._loss[1]
         if self._sums["nc"]:
-            metrics["online/no_change_accuracy"] = baseline = self._nc_correct / self._sums["nc"]
-            if "online/accuracy" in metrics and baseline < 1:
-                accuracy = metrics["online/accuracy"]
-                metrics["online/kappa_temporal"] = (accuracy - baseline) / (1 - baseline)
+            metrics["no_change_accuracy"] = baseline = self._nc_correct / self._sums["nc"]
+            if "accuracy" in metrics and baseline < 1:
+                metrics["kappa_temporal"] = (metrics["accuracy"] - baseline) / (1 - baseline)
         if self._faded[0]:
-            metrics["online/accuracy_fading"] = self._faded[1] / self._faded[0]
+            metrics["accuracy_fading"] = self._faded[1] / self._faded[0]
         if self._faded[3]:
-            metrics["online/log_loss_fading"] = self._faded[4] / self._faded[3]
-        recent = self._recent
+            metrics["log_loss_fading"] = self._faded[4] / self._faded[3]
+        return metrics | {f"{k}_window": v for k, v in self._recent_classes(binary).items()}
+
+    def _recent_classes(self, binary: bool) -> dict[str, float]:
+        """Return the metrics of classification of the window."""
+        recent = self._cut_window()
         answered, known = ~no_labels(recent.value), ~no_labels(recent.no_change)
-        metrics |= _from_tally(
-            _add_tally(np.zeros((3, 0), np.int64), recent.y[answered], recent.value[answered]),
-            "_window",
+        y, value = recent.y[answered], recent.value[answered]
+        brier, confidence = recent.brier[answered], recent.confidence[answered]
+        with_brier, confident = ~np.isnan(brier), ~np.isnan(confidence)
+        scored = answered & ~np.isnan(recent.score)
+        metrics = of_counts(
+            add_tally(np.zeros((3, 0), np.int64), y, value),
+            histogram_of(recent.y[scored], recent.score[scored]) if binary else None,
+            np.array([brier[with_brier].sum(), with_brier.sum()]),
+            calibration_table(confidence[confident], (y == value)[confident]),
+            binary,
         )
         losses = recent.loss[answered]
         losses = losses[~np.isnan(losses)]
         if len(losses):
-            metrics["online/log_loss_window"] = losses.mean()
-        if binary:
-            scored = answered & ~np.isnan(recent.score)
-            metrics |= _named("auc", auc(recent.y[scored], recent.score[scored]), "_window")
+            metrics["log_loss"] = losses.mean()
         if known.any():
-            same = recent.no_change[known] == recent.y[known]
-            metrics["online/no_change_accuracy_window"] = same.mean()
-        return {name: float(value) for name, value in metrics.items()}
+            metrics["no_change_accuracy"] = (recent.no_change[known] == recent.y[known]).mean()
+        return metrics
 
     def _regression(self) -> dict[str, float]:
         metrics = self._common()
         n, nc = self._sums["scored"], self._sums["nc"]
         if n:
-            metrics["online/mae"] = self._errors[0] / n
-            metrics["online/rmse"] = np.sqrt(self._errors[1] / n)
-            metrics["online/mae_fading"] = self._faded[1] / self._faded[0]
-            metrics["online/rmse_fading"] = np.sqrt(self._faded[2] / self._faded[0])
+            metrics["mae"] = self._errors[0] / n
+            metrics["rmse"] = np.sqrt(self._errors[1] / n)
+            metrics["mae_fading"] = self._faded[1] / self._faded[0]
+            metrics["rmse_fading"] = np.sqrt(self._faded[2] / self._faded[0])
         if nc:
-            metrics["online/no_change_mae"] = self._errors[2] / nc
-            metrics["online/no_change_rmse"] = np.sqrt(self._errors[3] / nc)
-        recent = self._recent
+            metrics["no_change_mae"] = self._errors[2] / nc
+            metrics["no_change_rmse"] = np.sqrt(self._errors[3] / nc)
+        recent = self._cut_window()
         for name, column in (("", recent.value), ("no_change_", recent.no_change)):
             answered = ~no_labels(column)
             if answered.any():
                 error = column[answered] - recent.y[answered]
-                metrics[f"online/{name}mae_window"] = np.abs(error).mean()
-                metrics[f"online/{name}rmse_window"] = np.sqrt((error * error).mean())
-        return {name: float(value) for name, value in metrics.items()}
+                metrics[f"{name}mae_window"] = np.abs(error).mean()
+                metrics[f"{name}rmse_window"] = np.sqrt((error * error).mean())
+        return metrics
 
     def state(self) -> State:
         self._reduce()
@@ -243,8 +331,11 @@ class Prequential:
             "scores": self._scores,
             "errors": self._errors,
             "faded": self._faded,
+            "brier": self._brier,
+            "calibration": self._calibration,
+            "confusion": self._confusion,
             "left": self._left.state(),
-            "recent": self._recent.state(),
+            "recent": self._cut_window().state(),
             "predictions": f"{self._hash:016x}",
         }
 
@@ -254,83 +345,15 @@ class Prequential:
         self._tally = np.array(state["tally"])
         self._loss, self._scores = np.array(state["loss"]), np.array(state["scores"])
         self._errors, self._faded = np.array(state["errors"]), np.array(state["faded"])
-        self._left = _ScoredOutcomes(**state["left"])
-        self._recent = _ScoredOutcomes(**state["recent"])
+        self._brier, self._calibration, self._confusion = (
+            None if (value := state.get(name)) is None else np.array(value)
+            for name in ("brier", "calibration", "confusion")
+        )
+        self._left = _ScoredOutcomes.of_state(state["left"])
+        self._recent, self._recent_rows = [_ScoredOutcomes.of_state(state["recent"])], 0
         self._hash = int(state["predictions"], 16)
         self._waiting, self._count = [], len(self._left)
 
 
-def _named(name: str, value: float | None, form: str) -> dict[str, float]:
-    return {} if value is None else {f"online/{name}{form}": value}
-
-
 def _width(outcome: Outcome) -> int:
     return -1 if outcome.proba is None else int(outcome.proba.shape[1])
-
-
-def _loss_and_score(y: Array, proba: Array) -> tuple[Array, Array]:
-    """Return loss and score, each (m,) float64, of labels (m,) by probabilities (m, classes).
-
-    A class unknown to the model has probability 0.
-    """
-    m, width = proba.shape
-    known = np.flatnonzero(y < width)
-    of_label = np.zeros(m)
-    of_label[known] = proba[known, y[known]]
-    of_label[np.isnan(proba).any(1)] = np.nan
-    # For any width: concatenated rows have the width of the widest.
-    score = proba[:, 1].astype(np.float64) if width >= 2 else np.zeros(m)
-    return -np.log(np.maximum(of_label, _EPS)), score
-
-
-def _add_tally(tally: Array, y: Array, value: Array) -> Array:
-    """Return a tally (3, k) by class with labels and predictions (m,) added."""
-    if not len(y):
-        return tally
-    k = max(tally.shape[1], int(y.max()) + 1, int(value.max()) + 1)
-    new = np.stack([np.bincount(codes, minlength=k) for codes in (y, value, y[y == value])])
-    new[:, : tally.shape[1]] += tally
-    return new
-
-
-def _from_tally(tally: Array, form: str) -> dict[str, float]:
-    """Return accuracy, balanced accuracy (mean recall over classes seen) and Cohen's kappa."""
-    support, predicted, hits = tally
-    n = int(support.sum())
-    if not n:
-        return {}
-    accuracy = hits.sum() / n
-    seen = support > 0
-    recall = hits[seen] / support[seen]
-    by_chance = ((support / n) * (predicted / n)).sum()
-    kappa = (accuracy - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
-    return {
-        f"online/accuracy{form}": accuracy,
-        f"online/balanced_accuracy{form}": recall.mean(),
-        f"online/kappa{form}": kappa,
-    }
-
-
-def auc(y: Array, score: Array) -> float | None:
-    """Return the area under the ROC curve of binary labels (m,) by scores (m,); ties count half.
-    None with one class only."""
-    positives = int(y.sum())
-    if positives in (0, len(y)):
-        return None
-    _, group, counts = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[group]
-    negatives = len(y) - positives
-    return float((rank[y == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def auc_of_histogram(scores: Array) -> float | None:
-    """Return the same from a histogram (2, bins) of scores by label.
-
-    Scores in one bin are ties: the error is at most half the share of pairs within one bin.
-    """
-    negative, positive = scores
-    pairs = float(negative.sum()) * float(positive.sum())
-    if not pairs:
-        return None
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + negative / 2)).sum() / pairs)

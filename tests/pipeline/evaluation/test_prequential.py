@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pipeline.evaluation.prequential import Prequential, auc, auc_of_histogram
+from pipeline.evaluation.prequential import Prequential
 from streams.core.state_dict import State, copied, digest
 from streams.operators.label_join import Outcome
 
@@ -154,13 +154,187 @@ def test_results_of_regression_by_hand(n: int) -> None:
             )
 
 
+@st.composite
+def outcomes(draw: st.DrawFn) -> Outcome:
+    """Outcomes of some classes, one of them frequent; some without a prediction, some with a NaN
+    among the probabilities."""
+    k, n = draw(st.sampled_from([2, 2, 3, 6])), draw(st.integers(1, 700))
+    rng = np.random.default_rng(draw(st.integers(0, 9999)))
+    share = np.full(k, draw(st.sampled_from([0.001, 0.05, 1.0])))
+    share[draw(st.integers(0, k - 1))] = 1
+    y = rng.choice(k, n, p=share / share.sum())
+    proba = rng.dirichlet(share + 0.1, n) + np.eye(k)[y] * draw(st.sampled_from([0.0, 0.4]))
+    proba /= proba.sum(1, keepdims=True)
+    value = proba.argmax(1)
+    value[rng.random(n) < 0.05] = -1
+    proba[rng.random(n) < draw(st.sampled_from([0.0, 0.05])), rng.integers(0, k)] = np.nan
+    if k > 2:
+        y[0] = value[0] = 2  # more than two classes from the first event on
+    return outcome(np.arange(n), y, value, proba)
+
+
+def expected_calibration_error(hit: Any, confidence: Any) -> float:
+    """The formula of Guo et al. 2017, bin by bin."""
+    error = 0.0
+    for low, high in pairwise(np.linspace(0, 1, 16)):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            error += inside.mean() * abs(hit[inside].mean() - confidence[inside].mean())
+    return error
+
+
+def expected_metrics(y: Any, value: Any, proba: Any) -> dict[str, float]:
+    """The metrics of predictions by scikit-learn, with those left out that it warns of."""
+    found: dict[str, float] = {}
+    binary = proba.shape[1] == 2
+    if len(y):
+        macro = sk.precision_recall_fscore_support(y, value, average="macro", zero_division=0)
+        found |= dict(zip(("macro_precision", "macro_recall", "macro_f1"), macro, strict=False))
+        if len({*y.tolist(), *value.tolist()}) > 1:
+            found["kappa"] = sk.cohen_kappa_score(y, value)
+    if binary and value.any():
+        found["precision"] = sk.precision_score(y, value)
+    if binary and y.any():
+        found["recall"] = sk.recall_score(y, value)
+    if binary and (y.any() or value.any()):
+        found["f1"] = sk.f1_score(y, value)
+    scored = ~np.isnan(proba[:, 1])
+    labels = y[scored]
+    if binary and labels.any():
+        score = proba[scored, 1]
+        found["average_precision"] = sk.average_precision_score(labels, score)
+        if not labels.all():
+            found["auc"] = sk.roc_auc_score(labels, score)
+    whole = ~np.isnan(proba).any(1)
+    if whole.any():
+        y, value, proba = y[whole], value[whole], proba[whole]
+        found["brier"] = sk.brier_score_loss(
+            y, proba[:, 1] if binary else proba, labels=range(proba.shape[1])
+        )
+        confidence = proba[np.arange(len(y)), value]
+        found["calibration_error"] = expected_calibration_error(y == value, confidence)
+    return found
+
+
+@given(outcomes(), st.integers(1, 700))
+@settings(deadline=None, max_examples=30)
+def test_class_metrics_equal_scikit_learn(o: Outcome, size: int) -> None:
+    """Whole stream and window, in any batches. What scikit-learn leaves undefined is left out."""
+    results = after(o, size)
+    assert o.proba is not None
+    names = "macro_precision macro_recall macro_f1 kappa precision recall f1 average_precision"
+    names += " auc brier calibration_error"
+    for form, cut in (("", slice(None)), ("_window", slice(-WINDOW, None))):
+        answered = o.value[cut] >= 0
+        expected = expected_metrics(
+            o.y[cut][answered], o.value[cut][answered], o.proba[cut][answered]
+        )
+        found = {
+            name: results[f"online/{name}{form}"]
+            for name in names.split()
+            if f"online/{name}{form}" in results
+        }
+        if not form:  # by a histogram; the bound is tested with the formula
+            for name in ("auc", "average_precision"):
+                assert (name in found) == (name in expected)
+                found.pop(name, None)
+                expected.pop(name, None)
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+@given(outcomes(), st.integers(1, 700))
+@settings(deadline=None, max_examples=20)
+def test_confusion_matrix_equals_scikit_learn(o: Outcome, size: int) -> None:
+    metrics = Prequential("classification", WINDOW, FADING)
+    for start in range(0, len(o.ids), size):
+        metrics.add(rows(o, slice(start, start + size)))
+    found = metrics.of_classes("abcdef")
+    answered = o.value >= 0
+    y, value = o.y[answered], o.value[answered]
+    if not len(y):
+        assert "confusion" not in found
+        return
+    k = int(max(y.max(), value.max())) + 1
+    assert found["confusion"]["classes"] == list("abcdef"[:k])
+    expected = sk.confusion_matrix(y, value, labels=range(max(2, k)))[:k, :k]
+    assert found["confusion"]["matrix"] == expected.tolist()
+
+
+def test_calibration_curve_is_that_of_the_positive_class() -> None:
+    """Of two classes; of more it is that of the class predicted."""
+    for k, name in ((2, "b"), (3, None)):
+        o = classification_outcome(900, k)
+        assert o.proba is not None
+        metrics = Prequential("classification")
+        metrics.add(o)
+        curve = metrics.of_classes("abc")["calibration"]
+        assert curve["class"] == name
+        answered = o.value >= 0
+        y, value, proba = o.y[answered], o.value[answered], o.proba[answered]
+        score, hit = proba[:, 1], y == 1
+        if k == 3:
+            score, hit = proba[np.arange(len(y)), value], y == value
+        assert sum(curve["events"]) == len(y)
+        frequency = np.average(curve["observed"], weights=curve["events"])
+        assert frequency == pytest.approx(hit.mean(), abs=1e-6)
+        mean = np.average(curve["predicted"], weights=curve["events"])
+        assert mean == pytest.approx(score.mean(), abs=1 / 2048)
+
+
+def test_regression_has_no_figures_of_classes() -> None:
+    metrics = Prequential("regression")
+    metrics.add(regression_outcome(20))
+    assert metrics.of_classes(()) == {}
+
+
+def test_metrics_of_an_older_state_begin_nowhere() -> None:
+    """Sums that a state lacks would miss the events before it, so these metrics stay absent. Those
+    of the window count the events since."""
+    o = classification_outcome(1500, 2)
+    old, new = Prequential("classification", WINDOW), Prequential("classification", WINDOW)
+    old.add(rows(o, slice(0, 600)))
+    new.add(rows(o, slice(0, 600)))
+    state = copied(old.state())
+    for name in ("brier", "calibration", "confusion"):
+        del state[name]
+        for part in ("left", "recent"):
+            state[part].pop({"calibration": "confidence"}.get(name, name), None)
+    old.load(state)
+    for metrics in (old, new):
+        metrics.add(rows(o, slice(600, 700)))
+    results, expected = old.results(), new.results()
+    absent = {"online/brier", "online/calibration_error"}
+    assert results.keys() == expected.keys() - absent
+    since = {f"{name}_window" for name in absent}
+    assert {k: v for k, v in results.items() if k not in since} == {
+        k: v for k, v in expected.items() if k not in absent | since
+    }
+    assert "confusion" not in old.of_classes("ab")
+    assert old.of_classes("ab")["calibration"] == new.of_classes("ab")["calibration"]
+    for metrics in (old, new):
+        metrics.add(rows(o, slice(700, 1500)))
+    results, expected = old.results(), new.results()
+    assert {name: results[name] for name in since} == {name: expected[name] for name in since}
+
+
+def test_confusion_matrix_ends_with_too_many_classes() -> None:
+    metrics = Prequential("classification", WINDOW)
+    y = np.repeat(np.arange(200), 3)
+    for last, known in ((199, True), (200, False), (3, False)):
+        y[-1] = last
+        metrics.add(outcome(np.arange(600), y, y))
+        assert ("confusion" in metrics.of_classes(range(201))) == known  # type: ignore[arg-type]
+        assert metrics.results()["online/macro_f1"] == 1
+    assert metrics.state()["confusion"] is None
+
+
 def test_kappa_temporal_by_hand() -> None:
     results = after(classification_outcome(700, 2))
     accuracy, baseline = results["online/accuracy"], results["online/no_change_accuracy"]
     assert results["online/kappa_temporal"] == pytest.approx((accuracy - baseline) / (1 - baseline))
 
 
-@given(st.lists(st.integers(0, 900), min_size=0, max_size=12), st.sampled_from([2, 5, 0]))
+@given(st.lists(st.integers(0, 900), min_size=0, max_size=12), st.sampled_from([2, 5, 40, 0]))
 @settings(deadline=None, max_examples=40)
 def test_state_is_independent_of_batches(cuts: list[int], k: int) -> None:
     """However the outcomes are cut, and whenever the state was looked at."""
@@ -175,6 +349,7 @@ def test_state_is_independent_of_batches(cuts: list[int], k: int) -> None:
         if number % 3 == 0:
             other.state()
             other.results()
+            other.of_classes(range(40))  # type: ignore[arg-type]
     assert digest(other.state()) == digest(whole.state())
     assert other.results() == whole.results()
 
@@ -254,32 +429,3 @@ def test_many_classes_take_little_memory() -> None:
     metrics.add(outcome(np.arange(2000), y, y))
     assert metrics.results()["online/kappa"] == pytest.approx(1)
     assert metrics.state()["tally"].nbytes < 4_000_000
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=60))
-def test_auc_by_hand(pairs: list[tuple[bool, int]]) -> None:
-    y = np.array([p for p, _ in pairs], np.int64)
-    score = np.array([s / 10 for _, s in pairs])
-    histogram = np.zeros((2, 10), np.int64)
-    np.add.at(histogram, (y, (score * 10).astype(int)), 1)
-    if len(set(y.tolist())) < 2:
-        assert auc(y, score) is None
-        assert auc_of_histogram(histogram) is None
-    else:
-        assert auc(y, score) == pytest.approx(sk.roc_auc_score(y, score))
-        assert auc_of_histogram(histogram) == pytest.approx(sk.roc_auc_score(y, score))
-
-
-@given(st.integers(0, 99))
-@settings(max_examples=30)
-def test_auc_of_histogram_is_within_its_bound(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    y, score = rng.integers(0, 2, 300), rng.beta(2, 5, 300)
-    score[:100] = np.round(score[:100], 1)
-    y[:2] = 0, 1
-    histogram = np.zeros((2, 32), np.int64)
-    np.add.at(histogram, (y, (score * 32).astype(int)), 1)
-    shared = (histogram[0] * histogram[1]).sum() / (histogram[0].sum() * histogram[1].sum())
-    area = auc_of_histogram(histogram)
-    assert area is not None
-    assert abs(area - sk.roc_auc_score(y, score)) <= shared / 2 + 1e-12
