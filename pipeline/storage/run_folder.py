@@ -131,7 +131,7 @@ class RunFolder:
             name: value if value is not None and math.isfinite(value) else None
             for name, value in summary["metrics"].items()
         }
-        content = json.dumps({**summary, "metrics": metrics}, indent=2)
+        content = _json_lines({**summary, "metrics": metrics})
         write_atomic(self.path / SUMMARY, content + "\n")
 
     def summary(self) -> dict[str, Any]:
@@ -150,6 +150,19 @@ class RunFolder:
         except OSError as error:
             return f"{error.strerror}"
         return log
+
+
+def _json_lines(value: Any, margin: str = "") -> str:
+    """Return JSON with a line for each key of an object and each row of a matrix."""
+    inner = margin + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{json.dumps(key)}: {_json_lines(each, inner)}" for key, each in value.items()]
+    elif isinstance(value, list) and any(isinstance(each, list | dict) for each in value):
+        lines = [_json_lines(each, inner) for each in value]
+    else:
+        return json.dumps(value)
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return begin + ",".join(f"\n{inner}{line}" for line in lines) + f"\n{margin}{end}"
 
 
 class FolderLockedError(JobError):

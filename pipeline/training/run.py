@@ -343,6 +343,7 @@ class Run:
                 name: value if math.isfinite(value) else None
                 for name, value in loop.results().items()
             },
+            **loop.metrics.of_classes(session.parts.vocabulary.classes),
             "labels": dict(getattr(loop.join, "counts", {})),
             "times": loop.times(),
             "state_digest": state_digest(state),

@@ -21,6 +21,25 @@ from pipeline.storage.run_folder import (
 )
 
 
+def test_summary_has_a_line_for_each_row_of_a_matrix(tmp_path: Path) -> None:
+    summary = {
+        "metrics": {"a": 0.5, "b": float("inf"), "c": None},
+        "confusion": {"classes": ["[x,\n", 'y"'], "matrix": [[1, 2], [3, 4]]},
+        "cursor": {},
+    }
+    folder = RunFolder(tmp_path)
+    folder.write_summary(summary)
+    assert folder.summary() == summary | {"metrics": {"a": 0.5, "b": None, "c": None}}
+    lines = (tmp_path / "summary.json").read_text().splitlines()
+    assert lines[7:12] == [
+        '    "classes": ["[x,\\n", "y\\""],',
+        '    "matrix": [',
+        "      [1, 2],",
+        "      [3, 4]",
+        "    ]",
+    ]
+
+
 def test_lock_excludes_a_second_run_until_released(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     second = RunFolder(tmp_path / "run")
