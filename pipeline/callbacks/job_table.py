@@ -28,8 +28,8 @@ def job_table(description: JobDescription, rows: int | None = None) -> Renderabl
     """
     stream = description.stream
     shown = Table(title=f"{description.name}: what it reads", title_justify="left")
-    for header in ("column", "taken for", "encoding", "missing", "examples"):
-        right = header == "missing"
+    for header in ("column", "taken for", "encoding", "missing", "distinct", "examples"):
+        right = header in ("missing", "distinct")
         shown.add_column(header, justify="right" if right else "left", overflow="fold")
     columns = stream.columns if rows is None else stream.columns[:rows]
     for column in columns:
@@ -53,6 +53,7 @@ def _cells(column: ColumnDescription, description: JobDescription) -> tuple[str,
         column.use,
         "" if encoding is None else encoding.text,
         missing,
+        "" if column.distinct is None else f"{column.distinct:,}",
         ", ".join(column.examples),
     )
 

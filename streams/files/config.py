@@ -92,8 +92,8 @@ class RecordedConfig(TimeSettings):
             [channels, height, width]). Kinds and shapes that are not stated are inferred from the
             first 1,000 rows of the first file. Numeric: numbers, booleans, times, and text with at
             least 90% numbers. Vector: lists of numbers, as long as the first. Image: bytes or
-            {bytes, path} of a PNG or JPEG, of the shape of the first. Categorical: other text with
-            at most 50 values, each twice on average, or a dictionary. Text: the rest.
+            {bytes, path} of a PNG or JPEG, of the shape of the first. Categorical: a dictionary,
+            and text that repeats or that looks like identifiers (``kind_of_text``). Text: the rest.
         missing: what becomes of a missing value, by the name of its feature
             (``Schema.missing_policy``). Missing is an empty cell, and of numbers also NaN and text
             such as NA. What cannot be read is not missing: its event is dead.

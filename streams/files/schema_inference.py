@@ -29,6 +29,7 @@ from streams.decoding.images import image_bytes, image_shape
 from streams.decoding.time_reader import TimeReader
 from streams.files.formats.base import File, FileBlock
 from streams.files.formats.csv_file import Csv
+from streams.files.text_kinds import kind_of_text
 
 HEAD_ROWS = 1_000
 """First rows of the first file, from which kinds, shapes and the task are inferred."""
@@ -37,8 +38,6 @@ NUMERIC_SHARE = 0.9
 MAX_FLOAT_CLASSES = 20
 """Labels that are whole numbers in a column of real numbers are classes if the sample has at most
 this many values, each twice on average. With more they are a regression target."""
-MAX_CATEGORIES = 50
-"""A categorical column has at most this many values in the sample, each twice on average."""
 
 
 class SampledRows:
@@ -208,22 +207,12 @@ class SampledRows:
                 if shape is not None:
                     return Feature(name, "image", shape)
         elif pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind):
-            return Feature(name, self._text_kind(values))
+            categories = pt.is_dictionary(values.type)
+            return Feature(name, "categorical" if categories else kind_of_text(plain(values)))
         raise StreamError(
             f"{self.file.path}: column {name!r} of type {values.type} cannot be a feature; "
             "list features without it"
         )
-
-    def _text_kind(self, values: pa.Array) -> FeatureKind:
-        """Return the kind of a column of text."""
-        if pt.is_dictionary(values.type):
-            return "categorical"
-        texts = plain(values)
-        present = texts.filter(pa.array(~missing_numbers(texts)))
-        if len(present) and (~np.isnan(numbers(present))).mean() >= NUMERIC_SHARE:
-            return "numeric"
-        distinct = len(texts.unique())
-        return "categorical" if distinct <= min(MAX_CATEGORIES, len(texts) / 2) else "text"
 
 
 def dtype_of(files: Sequence[File], features: Sequence[Feature]) -> type[np.floating[Any]]:

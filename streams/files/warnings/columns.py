@@ -144,7 +144,7 @@ def ids_as_features(sample: StreamSample) -> Iterator[str]:
                 "taken for a feature: state it as stream.id or stream.time, or list "
                 "stream.features without it"
             )
-    for name in sample.of_kind("text"):
+    for name in sample.of_kind("text", "categorical"):
         texts = _texts(sample, name)
         if texts is None or len(texts.unique()) < len(texts):
             continue
@@ -154,7 +154,7 @@ def ids_as_features(sample: StreamSample) -> Iterator[str]:
         elif _share(texts, _ID) >= MOST:
             yield (
                 f"column {name!r} has another code in every row, as {texts[0].as_py()!r}, and is "
-                "taken for text: state it as stream.id, or list stream.features without it"
+                "taken for a feature: state it as stream.id, or list stream.features without it"
             )
 
 

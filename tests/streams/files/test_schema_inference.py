@@ -134,7 +134,8 @@ def test_decimals_are_classes_features_and_times(tmp_path: Path) -> None:
         (["1.5", "NA", "?", "2"], "numeric"),
         (["none", "high", "none", "high"], "categorical"),
         (["?", "?", "-", "-"], "categorical"),
-        (["1", "2", "low", "high"], "text"),
+        (["1", "2", "low", "high"], "categorical"),
+        (["1", "2", "so low", "so high"], "text"),
     ],
 )
 def test_text_for_a_missing_number_does_not_count(

@@ -1,0 +1,62 @@
+"""What a column of text is taken for: numbers, categories or text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streams.core.schema import FeatureKind
+from streams.decoding.columns import Mask, missing_numbers, numbers, to_numpy
+
+SHARE = 0.9
+"""The share of the values, of those that are not missing, that must have a form."""
+FEW_CATEGORIES = 50
+"""A column of at most this many values, each twice on average, is categorical."""
+REPEATS = 4
+"""So is a column of any number of values, if each occurs this many times on average."""
+IDENTIFIER_BYTES = 40
+
+_PADDED = "^-?0[0-9]+$"
+_TOKEN = rf"^[!-~]{{1,{IDENTIFIER_BYTES}}}$"
+_COMPOSED = r"[,;|]|://"
+"""What separates the parts of a list, and marks a URL."""
+
+
+def kind_of_text(values: pa.Array) -> FeatureKind:
+    """Return what a column of text holds, from the values of a sample.
+
+    The first rule that holds decides. ``Values`` are those that are not missing: not empty, and
+    for numbers not ``NA`` and the like.
+
+    1. A value that is an integer with a leading zero (``00123``) makes the column *categorical*.
+    2. At least 90% of the values are numbers: *numeric*.
+    3. The values repeat: at most 50 different ones, each twice on average, or any number, each four
+       times on average: *categorical*.
+    4. At least 90% of the values are identifiers: *categorical*, even if no two are the same. An
+       identifier is one token of at most 40 printable ASCII characters, without a space, as
+       ``N14228``, ``u01234``, a UUID, an address of mail or of a machine. A list (with a comma, a
+       semicolon or a bar) and a URL (with ``://``) are none: their parts tell more than the whole.
+    5. Else *text*: several words in a typical value, or a script without spaces.
+
+    Args:
+        values: n texts; null where there is none.
+    """
+    present = values.filter(pa.array(~missing_numbers(values)))
+    if pc.any(pc.match_substring_regex(present, _PADDED)).as_py():
+        return "categorical"
+    if len(present) and float((~np.isnan(numbers(present))).mean()) >= SHARE:
+        return "numeric"
+    texts = values.drop_null()
+    texts = texts.filter(pc.not_equal(texts, ""))
+    distinct = len(texts.unique())
+    if distinct <= max(min(FEW_CATEGORIES, len(texts) / 2), len(texts) / REPEATS):
+        return "categorical"
+    return "categorical" if float(_identifiers(texts).mean()) >= SHARE else "text"
+
+
+def _identifiers(texts: pa.Array) -> Mask:
+    """Return (n,) True where a text is an identifier."""
+    token = to_numpy(pc.match_substring_regex(texts, _TOKEN))
+    composed = to_numpy(pc.match_substring_regex(texts, _COMPOSED))
+    return np.asarray(token & ~composed)
