@@ -21,9 +21,11 @@ from learners.base import (
     Prediction,
 )
 from learners.networks import modules as models
+from learners.networks.calibration import CalibrationConfig
 from learners.networks.class_outputs import ClassOutputs
 from learners.networks.class_weights import ClassWeightConfig
 from learners.networks.column_encoders import Inputs
+from learners.networks.decision import DecisionConfig
 from learners.networks.optimizer import LOWER_LR, Adam, FlatOptimizer, OptimizerConfig
 from streams.core.batch import Array, Batch, ClassName
 from streams.core.running_moments import RunningMoments
@@ -42,6 +44,8 @@ class NetworkConfig(LearnerConfig):
         steps: gradient steps for each micro-batch of revealed labels.
         scale: whether inputs are scaled by the mean and variance of all events seen.
         class_weight: weights of classes in the loss; None: all events weigh the same.
+        calibration: how probabilities are corrected; None: they are those of the network.
+        decision: the rule that chooses a class; None: ``argmax``.
     """
 
     model: models.ModelConfig = models.Mlp(kind="mlp")
@@ -49,6 +53,8 @@ class NetworkConfig(LearnerConfig):
     steps: PositiveInt = 1
     scale: bool = True
     class_weight: ClassWeightConfig | None = None
+    calibration: CalibrationConfig = None
+    decision: DecisionConfig | None = None
 
 
 class NetworkLearner(Learner):
@@ -224,6 +230,8 @@ class NetworkLearner(Learner):
         if not len(batch):
             return
         assert batch.y is not None
+        if self.class_outputs.evaluates and self.classes:
+            self.class_outputs.evaluate(self._output(self.inputs.rows(batch.x)), batch.y)
         self._register_classes(batch.y, batch.classes)
         if self.schema.task == "regression":
             self.targets.update(batch.y)
@@ -256,11 +264,10 @@ class NetworkLearner(Learner):
             torch.set_rng_state(outside)
 
     def state(self) -> State:
-        return {
-            **NetworkLearner.servable(self),
-            "optimizer": self.optimizer.state(),
-            "rng": self._rng.numpy(),
-        }
+        state = NetworkLearner.servable(self)
+        if "class_outputs" in state:
+            state["class_outputs"] = self.class_outputs.state()
+        return {**state, "optimizer": self.optimizer.state(), "rng": self._rng.numpy()}
 
     def load(self, state: State) -> None:
         self._load_network(state)
@@ -285,9 +292,8 @@ class NetworkLearner(Learner):
             "inputs": self.inputs.state(),
             "targets": self.targets.state(),
         }
-        if outputs := self.class_outputs.state():
-            state["class_outputs"] = outputs
-        return state
+        outputs = self.class_outputs.servable()
+        return {**state, "class_outputs": outputs} if outputs else state
 
     def load_servable(self, state: State) -> None:
         self._load_network(state)

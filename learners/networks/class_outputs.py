@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from learners.base import LearnerError
+from learners.networks.calibration import Temperature
 from learners.networks.class_weights import ClassWeights
-from streams.core.batch import Array, ClassName
+from learners.networks.decision import DecisionConfig, decision_of
+from streams.core.batch import Array, ClassName, Ints
 from streams.core.schema import Schema
 from streams.core.state_dict import State
+
+
+class ClassSettings(Protocol):
+    """The settings of a network learner that are about classes."""
+
+    @property
+    def class_weight(self) -> Literal["balanced"] | dict[str, float] | None: ...
+
+    @property
+    def calibration(self) -> Literal["temperature"] | None: ...
+
+    @property
+    def decision(self) -> DecisionConfig | None: ...
 
 
 class ClassOutputs:
@@ -23,12 +38,16 @@ class ClassOutputs:
     With class weights w the network learns the probabilities of a stream in which class c is w_c
     times as frequent. Those of the stream itself are
 
-        p_c = softmax(out - log w)_c
+        p_c = softmax(out / T - log w)_c
 
     (Saerens, Latinne and Decaestecker 2002, "Adjusting the Outputs of a Classifier to New a Priori
-    Probabilities"; King and Zeng 2001 for two classes). The weights are those of now. The predicted
-    class stays that of the largest w_c * p_c, which is the largest output: weights ask for it. It
-    may differ from the likeliest class.
+    Probabilities"; King and Zeng 2001 for two classes). The weights are those of now. T is the
+    temperature, 1 without calibration. It divides what the network gives, before the correction:
+    outputs that say nothing then give the shares of the classes, at any T.
+
+    The predicted class is what the decision rule chooses by p. Without a rule it is that of the
+    largest w_c * p_c, which is the largest output: weights ask for it. It may differ from the
+    likeliest class.
 
     Args:
         config: settings of the learner.
@@ -39,17 +58,37 @@ class ClassOutputs:
         LearnerError: a setting does not fit the stream.
     """
 
-    def __init__(self, config: Any, schema: Schema, device: str) -> None:
-        if schema.task == "regression" and config.class_weight is not None:
-            raise LearnerError(
-                "learner.class_weight: it weighs classes, but the label of this stream is for "
-                "regression: leave it out"
-            )
+    def __init__(self, config: ClassSettings, schema: Schema, device: str) -> None:
+        if schema.task == "regression":
+            for name in ("class_weight", "calibration", "decision"):
+                if getattr(config, name) is not None:
+                    raise LearnerError(
+                        f"learner.{name}: it is about classes, but the label of this stream is for "
+                        "regression: leave it out"
+                    )
         self._device = device
         self._weights: ClassWeights | None = None
         if config.class_weight is not None:
             self._weights = ClassWeights(config.class_weight, schema.classes)
             self._refresh()
+        self._temperature = None if config.calibration is None else Temperature()
+        self._decision = decision_of(config.decision, schema.classes)
+        self._plain = not self._parts()
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether ``evaluate`` has an effect."""
+        decides = self._decision is not None and self._decision.evaluates
+        return decides or self._temperature is not None
+
+    def _parts(self) -> dict[str, Any]:
+        """Return the parts that are set, by their names in a state."""
+        parts = {
+            "weights": self._weights,
+            "temperature": self._temperature,
+            "decision": self._decision,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _refresh(self) -> None:
         """Take over the weights as they are now."""
@@ -59,13 +98,34 @@ class ClassOutputs:
         self._factors = values.to(torch.float32).to(self._device)
 
     def register(self, classes: tuple[ClassName, ...]) -> None:
-        """Note the classes known by now, one for each output."""
+        """Note the classes known by now, one for each output. Raise ``LearnerError`` where there
+        are more than the decision rule can take."""
         if self._weights is not None:
             self._weights.register(classes)
             self._refresh()
+        if self._decision is not None:
+            self._decision.register(classes)
 
-    def count(self, y: Array) -> None:
-        """Count labels (m,) that the network learns next."""
+    def evaluate(self, out: Tensor, y: Ints) -> None:
+        """Fit calibration and decision to revealed events, before the network learns them.
+
+        Args:
+            out: (n, k) outputs on the CPU, k >= 1.
+            y: (n,) class codes. Events of classes without an output are left out.
+        """
+        known = y < out.shape[1]
+        if not known.all():
+            out, y = out[torch.from_numpy(known)], y[known]
+        if not len(y):
+            return
+        proba = self._probabilities(out)
+        if self._decision is not None and self._decision.evaluates:
+            self._decision.update(proba, y)
+        if self._temperature is not None:
+            self._temperature.update(out.numpy(), y, proba)
+
+    def count(self, y: Ints) -> None:
+        """Count labels (n,) that the network learns next."""
         if self._weights is not None:
             self._weights.update(y)
             self._refresh()
@@ -84,24 +144,35 @@ class ClassOutputs:
         factors = self._factors if codes is None else self._factors[codes]
         return F.cross_entropy(out, y, factors, reduction="sum") / len(y)
 
-    def predict(self, out: Tensor) -> tuple[Array, Array]:
+    def predict(self, out: Tensor) -> tuple[Ints, Array]:
         """Return class codes (n,) and probabilities (n, k) float32 for outputs (n, k) on the CPU.
 
         Pure. There is at least one class.
         """
-        if self._weights is None:
-            proba: Array = torch.softmax(out, 1).numpy()
-            return proba.argmax(1), proba
-        proba = torch.softmax(out - self._logs, 1).numpy()
-        value: Array = out.argmax(1).numpy()
+        proba = self._probabilities(out)
+        if self._decision is not None:
+            return self._decision.choose(proba), proba
+        value: Ints = proba.argmax(1) if self._plain else out.argmax(1).numpy()
         return value, proba
+
+    def _probabilities(self, out: Tensor) -> Array:
+        if self._temperature is not None:
+            out = out * self._temperature.inverse
+        if self._weights is not None:
+            out = out - self._logs
+        proba: Array = torch.softmax(out, 1).numpy()
+        return proba
+
+    def servable(self) -> State:
+        """Return what ``predict`` needs; nothing where nothing is set."""
+        return {name: part.servable() for name, part in self._parts().items()}
 
     def state(self) -> State:
         """Return the state; nothing where nothing is set."""
-        return {} if self._weights is None else {"weights": self._weights.state()}
+        return {name: part.state() for name, part in self._parts().items()}
 
     def load(self, state: State, classes: tuple[ClassName, ...]) -> None:
-        """Load a ``state``. What an older one lacks starts anew."""
-        if self._weights is not None:
-            self._weights.load(state.get("weights", {}), classes)
-            self._refresh()
+        """Load a ``state`` or a ``servable``. What an older one lacks starts anew."""
+        for name, part in self._parts().items():
+            part.load(state.get(name, {}))
+        self.register(classes)

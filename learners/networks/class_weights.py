@@ -104,10 +104,12 @@ class ClassWeights:
         mean = float(weights @ self.counts) / n if n else 1.0
         self.values = weights / mean
 
+    def servable(self) -> State:
+        return self.state()
+
     def state(self) -> State:
         return {"counts": self.counts}
 
-    def load(self, state: State, classes: tuple[ClassName, ...]) -> None:
-        """Load a ``state``, or start anew from the state of a learner without weights."""
+    def load(self, state: State) -> None:
+        """Load a ``state``, or start anew from an empty one. Then ``register`` the classes."""
         self.counts = np.array(state.get("counts", ()), np.int64)
-        self.register(classes)

@@ -101,13 +101,19 @@ def _problem(details: Any, data: Any, prefix: tuple[str, ...]) -> _Problem:
         return _Problem(path, message)
     if kind == "union_tag_invalid" and isinstance(details["input"], dict):
         kinds = [name.strip(" '") for name in details["ctx"]["expected_tags"].split(",")]
-        return _Problem((*path, "kind"), unknown(str(details["ctx"]["tag"]), kinds))
+        return _Problem((*path, _tag_of(details)), unknown(str(details["ctx"]["tag"]), kinds))
     if kind in ("union_tag_invalid", "union_tag_not_found", "model_attributes_type"):
-        return _Problem(path, "", "a mapping with a kind", value, optional)
+        return _Problem(path, "", f"a mapping with a {_tag_of(details)}", value, optional)
     form = _EXPECTED.get(kind)
     if form is None:
         return _Problem(path, "", message.removeprefix("Input should be "), value, optional)
     return _Problem(path, "", form.format(**details.get("ctx", {})), value, optional)
+
+
+def _tag_of(details: Any) -> str:
+    """Return the key that selects a branch of a union, by the function that reads it."""
+    function = details.get("ctx", {}).get("discriminator", "")
+    return "rule" if function == "_rule()" else "kind"
 
 
 def _path(details: Any, data: Any, prefix: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:

@@ -26,7 +26,11 @@ from streams.operators.label_join import Revealed
 torch.set_num_threads(1)
 LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}
 CHECKS = [check for _, cls in sorted(LEARNERS.items()) for check in checks_for(cls)]
-UNEQUAL = {"class_weight": "balanced"}
+UNEQUAL = {
+    "class_weight": "balanced",
+    "calibration": "temperature",
+    "decision": {"rule": "cost", "costs": {"b": {"a": 1.5}}},
+}
 """Settings for unequal classes. All network learners have them from their base class."""
 UNEQUAL_CHECKS = [
     check

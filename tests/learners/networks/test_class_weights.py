@@ -12,50 +12,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.utils.class_weight import compute_class_weight
 
-import learners
-from learners.base import Learner, LearnerError
+from learners.base import LearnerError
 from learners.checks.assertions import saved_and_read
-from learners.networks.base import NetworkConfig, NetworkLearner
+from learners.networks.base import NetworkConfig
 from learners.networks.class_weights import CAP, ClassWeights
-from learners.registry import find
 from learners.rehearsal.er_ace import ErAce
-from streams.core.batch import Array, Batch, ClassName
-from streams.core.schema import Feature, Schema
+from streams.core.schema import Schema
 from streams.core.state_dict import copied, digest
-from streams.operators.label_join import Revealed
+from tests.support.unequal_classes import SCHEMA, events, learn, make, rare
 
 torch.set_num_threads(1)
-FEATURES = (Feature("a", "numeric"), Feature("b", "numeric"))
-SCHEMA = Schema(FEATURES, "classification")
-LINEAR: dict[str, Any] = {
-    "model": {"kind": "mlp", "hidden": []},
-    "optimizer": {"kind": "sgd", "lr": 0.1},
-    "scale": False,
-}
-
-
-def make(schema: Schema = SCHEMA, kind: str = "finetune", **settings: Any) -> NetworkLearner:
-    cls = find(learners.KINDS, Learner, kind)
-    made = cls(cls.Config.model_validate({"kind": kind, **LINEAR, **settings}), schema, 4)
-    assert isinstance(made, NetworkLearner)
-    return made
-
-
-def events(y: Array, classes: tuple[ClassName, ...] = ("no", "yes", "late")) -> Batch:
-    i = np.arange(len(y))
-    x = np.random.default_rng(1).normal(size=(len(y), 2)) + y[:, None]
-    return Batch(i, i * 1.0, x, i.astype(np.int32), i, y.astype(np.int64), classes=classes)
-
-
-def rare(n: int = 800, share: float = 0.05) -> Batch:
-    y = np.random.default_rng(0).random(n) < share
-    y[:2] = False, True
-    return events(y.astype(np.int64))
-
-
-def learn(learner: Learner, batch: Batch, size: int = 16) -> None:
-    for part in batch.micro_batches(size):
-        learner.step(replace(part, y=None), Revealed(part, np.arange(len(part))))
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=50), min_size=1, max_size=6))
@@ -103,19 +69,20 @@ def test_step_follows_the_weighted_loss_by_hand() -> None:
     learner = make(replace(SCHEMA, classes=("no", "yes")), class_weight="balanced")
     torch.manual_seed(4)
     head = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(head.parameters(), 0.1)
     learn(learner, batch, 4)
     counts = np.zeros(2)
     for part in batch.micro_batches(4):
         counts += np.bincount(part.y, minlength=2)
         w = (counts.sum() + 2) / (2 * (counts + 1))
         w /= (w @ counts) / counts.sum()
-        optimizer.zero_grad()
+        head.zero_grad()
         out = head(torch.from_numpy(np.asarray(part.x, np.float32)))
         y = torch.from_numpy(part.y)
         losses = F.cross_entropy(out, y, reduction="none")
         (torch.from_numpy(w[part.y]).float() * losses).mean().backward()
-        optimizer.step()
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter -= 0.1 * parameter.grad
     torch.testing.assert_close(learner.net.head.weight, head.weight)
 
 
