@@ -6,11 +6,13 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.callbacks.job_table import job_table
+from pipeline.evaluation.class_metrics import are_unequal
 from pipeline.training.callback import Callback, RunContext, Say
 from pipeline.training.description import JobDescription
 from pipeline.training.loop import Loop, StepResult
@@ -21,6 +23,9 @@ _HEADLINES = (
     ("online/balanced_accuracy", "balanced accuracy"),
     ("online/kappa", "kappa"),
     ("online/auc", "AUC"),
+    ("online/f1", "F1"),
+    ("online/average_precision", "average precision"),
+    ("online/macro_f1", "macro-F1"),
     ("online/log_loss", "log-loss"),
     ("online/mae", "MAE"),
     ("online/rmse", "RMSE"),
@@ -29,6 +34,7 @@ _HEADLINES = (
     ("stability/mae", "MAE on probes"),
     ("stability/forgetting", "forgetting"),
 )
+_OF_UNEQUAL = ("online/f1", "online/average_precision", "online/macro_f1")
 
 
 COLUMNS_SHOWN = 20
@@ -121,8 +127,9 @@ def table(summary: dict[str, Any]) -> Table:
     shown.add_column(justify="right")
     shown.add_row("events", f"{summary['events']:,}")
     shown.add_row("events/s", f"{summary['events_per_s']:,.0f}")
+    left_out = _left_out(summary)
     for name, title in _HEADLINES:
-        if name in summary["metrics"]:
+        if name in summary["metrics"] and name not in left_out:
             shown.add_row(title, _shown(summary["metrics"][name]))
     fates = {fate: n for fate, n in summary["fates"].items() if n}
     if summary["awaiting"]:
@@ -131,6 +138,15 @@ def table(summary: dict[str, Any]) -> Table:
         shown.add_row(fate, f"{n:,}")
     shown.add_row("state digest", summary["state_digest"][:16])
     return shown
+
+
+def _left_out(summary: dict[str, Any]) -> tuple[str, ...]:
+    """Return the metrics that the table has no room for: the F1 of equal classes, and of two
+    classes macro-F1."""
+    confusion = summary.get("confusion")
+    if confusion is None or not are_unequal(np.array(confusion["matrix"]).sum(1)):
+        return _OF_UNEQUAL
+    return _OF_UNEQUAL[2:] if len(confusion["classes"]) <= 2 else ()
 
 
 def _shown(value: float | None) -> str:

@@ -45,6 +45,16 @@ _ONLINE = (
     ("served", "predictions of the server, scored when their labels arrive"),
     ("segment, probe", "a part of the stream, and its held-out events, which are never learned"),
 )
+_CLASSES = (
+    ("positive class", "of two classes the one with code 1: precision, recall and F1 are of it"),
+    (
+        "precision, recall",
+        "share of the predictions of a class that are right; of its labels found",
+    ),
+    ("F1", "harmonic mean of precision and recall; macro: its mean over classes"),
+    ("average precision", "area under the curve of precision against recall"),
+    ("confidence", "the probability that the model gives to the class it predicts"),
+)
 _STABILITY = (
     ("ACC", "mean accuracy now over all that was learned"),
     ("forgetting", "mean fall of accuracy from the best after learning to now"),
@@ -128,7 +138,8 @@ def _run(folder: Path) -> Page:
     page = Page(str(name), _status(run))
     page.tiles(_tiles(run))
     curves, marks = run.curves, run.marks
-    if figure := charts.online(curves, marks):
+    unequal = run.confusion is not None and run.confusion.unequal
+    if figure := charts.online(curves, marks, unequal):
         page.section(
             "Online",
             "Each event is predicted before it is learned, and scored when its label arrives.",
@@ -137,6 +148,7 @@ def _run(folder: Path) -> Page:
     alerts = sorted({mark.text for mark in marks if mark.kind == "alert"})
     if alerts:
         page.note(f"Alerts start at the dotted lines: {'; '.join(alerts)}.")
+    _classes(page, run)
     _stability(page, run)
     _once_seen(page, run)
     _replay(page, run)
@@ -152,10 +164,32 @@ def _run(folder: Path) -> Page:
     page.section("Job", "The settings of the run, without tracking.")
     page.pairs([(key, str(value)) for key, value in job.items() if value is not None])
     page.glossary(
-        (*_ONLINE, *_STABILITY, *_NETWORK),
+        (*_ONLINE, *(_CLASSES if run.confusion is not None else ()), *_STABILITY, *_NETWORK),
         ("docs/run-a-job.md", "docs/metrics.md", "docs/track.md"),
     )
     return page
+
+
+def _classes(page: Page, run: RunData) -> None:
+    """Add the sections on classes: confusion matrix, scores by class, calibration."""
+    from pipeline.report import class_charts
+
+    if run.confusion is not None:
+        page.section(
+            "Classes",
+            "Events by label and prediction, over the whole stream. The colour is the share of the "
+            "events with that label: on the diagonal it is recall.",
+        )
+        page.figure(class_charts.matrix(run.confusion))
+        columns = ("class", "precision", "recall", "F1", "labels")
+        page.numbers(columns, [("", class_charts.rows(run.confusion))], scrolls=True)
+    if run.calibration is not None:
+        page.section(
+            "Calibration",
+            "Predicted against observed frequencies over the whole stream, with 95% intervals. "
+            "Below the dotted line the predicted probability is too high.",
+        )
+        page.figure(class_charts.calibration(run.calibration))
 
 
 def _stability(page: Page, run: RunData) -> None:
@@ -271,6 +305,7 @@ def _tiles(run: RunData) -> list[Tile]:
             text(form, f"online/{measure}"),
             text(f"no-change baseline {form}", f"online/no_change_{measure}"),
         ),
+        *_rare_tiles(run, text),
         Tile(
             f"served {title}",
             text(form, f"served/{measure}"),
@@ -293,6 +328,16 @@ def _tiles(run: RunData) -> list[Tile]:
         ),
     ]
     return [tile for tile in tiles if tile.value]
+
+
+def _rare_tiles(run: RunData, text: Callable[..., str]) -> list[Tile]:
+    """Return the tile of the score that says more than accuracy where classes are unequal."""
+    if run.confusion is None or not run.confusion.unequal:
+        return []
+    if len(run.confusion.classes) > 2:
+        return [Tile("macro-F1", text("{:z.3f}", "online/macro_f1"), "mean over classes")]
+    precision = text("average precision {:z.3f}", "online/average_precision")
+    return [Tile(f"F1 of {run.confusion.classes[1]}", text("{:z.3f}", "online/f1"), precision)]
 
 
 def _bench(folder: Path) -> Page:

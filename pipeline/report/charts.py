@@ -88,8 +88,16 @@ def paint(evaluations: Sequence[Evaluation], cells: int = CELLS) -> HeatMap:
     return HeatMap(x, y, score, text)
 
 
-def online(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Figure | None:
-    """Draw the online score, the no-change baseline and the served score; None without any."""
+def online(
+    curves: Mapping[str, Curve], marks: Sequence[Mark] = (), unequal: bool = False
+) -> go.Figure | None:
+    """Draw the online score, the no-change baseline and the served score; None without any.
+
+    Args:
+        curves: of the run.
+        marks: of the run.
+        unequal: whether to draw F1 and average precision beside them, for unequal classes.
+    """
     measure = "accuracy" if "online/accuracy_window" in curves else "mae"
     lines = _lines(
         curves,
@@ -98,7 +106,18 @@ def online(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Figure
         (f"online/no_change_{measure}_window", "no-change baseline", GREY, "solid"),
     )
     title = "accuracy" if measure == "accuracy" else "mean absolute error"
-    return side_by_side([(title, lines)], marks, 340) if lines else None
+    panels = [(title, lines)]
+    if unequal:
+        binary = "online/f1_window" in curves
+        rare = _lines(
+            curves,
+            ("online/f1_window", "F1", PURPLE, "solid"),
+            ("online/average_precision_window", "average precision", ORANGE, "solid"),
+            *([] if binary else [("online/macro_f1_window", "macro-F1", PURPLE, "solid")]),
+        )
+        panels.append(("score of the positive class" if binary else "macro-F1", rare))
+    panels = [panel for panel in panels if panel[1]]
+    return side_by_side(panels, marks, 340) if panels else None
 
 
 def stability(curves: Mapping[str, Curve], marks: Sequence[Mark] = ()) -> go.Figure | None:

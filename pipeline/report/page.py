@@ -28,6 +28,9 @@ p { margin: 4px 0 8px; color: #555; max-width: 80ch; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 0 32px;
   align-items: start; }
 .wide { overflow-x: auto; }
+.scrolls { overflow-y: auto; max-height: 560px; width: max-content; max-width: 100%;
+  padding-right: 16px; }
+.scrolls thead th { position: sticky; top: 0; background: #fff; }
 table { border-collapse: collapse; font-size: 13px; margin: 12px 0 0; }
 th, td { padding: 4px 9px; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e6e6;
   overflow-wrap: anywhere; }
@@ -113,26 +116,31 @@ class Page:
         self,
         columns: Sequence[str],
         groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]]],
+        scrolls: bool = False,
     ) -> None:
         """Add a table of numbers.
 
         Args:
             columns: headings, the first for the names of the rows.
-            groups: title and rows of each group. A row is a name, and for each other column a
-                value and a small text below it.
+            groups: title, which may be empty, and rows of each group. A row is a name, and for
+                each other column a value and a small text below it.
+            scrolls: whether a long table scrolls inside a box.
         """
         head = "".join(f"<th>{escape(column)}</th>" for column in columns)
         body = []
         for title, rows in groups:
-            body.append(f'<tr class="group"><th colspan="{len(columns)}">{escape(title)}</th></tr>')
+            if title:
+                head_of_group = f'<th colspan="{len(columns)}">{escape(title)}</th>'
+                body.append(f'<tr class="group">{head_of_group}</tr>')
             for name, cells in rows:
                 numbers = "".join(
                     f"<td>{escape(value)}<small>{escape(small)}</small></td>"
                     for value, small in cells
                 )
                 body.append(f"<tr><th>{escape(name)}</th>{numbers}</tr>")
+        box = "wide scrolls" if scrolls else "wide"
         self._parts.append(
-            f'<div class="wide"><table class="numbers"><thead><tr>{head}</tr></thead>'
+            f'<div class="{box}"><table class="numbers"><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(body)}</tbody></table></div>"
         )
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from pipeline.config.job import flat
 from pipeline.config.sections import Alert
 from pipeline.evaluation.alerts import Alerts
+from pipeline.evaluation.class_metrics import are_unequal
 from pipeline.report.histograms import Histogram, histograms
 from pipeline.storage.metric_log import Row, read_rows
 from pipeline.storage.run_folder import REPLAY_HISTOGRAMS
@@ -99,6 +100,39 @@ class Mark(NamedTuple):
     text: str
 
 
+class ConfusionMatrix(NamedTuple):
+    """The events of a run by label and prediction.
+
+    Attributes:
+        classes: names of the classes.
+        matrix: (k, k) int64, a row for each label and a column for each prediction.
+    """
+
+    classes: tuple[str, ...]
+    matrix: Array
+
+    @property
+    def unequal(self) -> bool:
+        """Whether one class is much more frequent than the others."""
+        return are_unequal(self.matrix.sum(1))
+
+
+class Calibration(NamedTuple):
+    """Predicted against observed frequencies, by bin.
+
+    Attributes:
+        name: the class that was predicted; None: of each prediction its class.
+        predicted: mean probabilities.
+        observed: shares of the predictions that came true.
+        events: numbers of predictions.
+    """
+
+    name: str | None
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    events: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class RunData:
     """The contents of a run folder.
@@ -110,6 +144,8 @@ class RunData:
         evaluations: evaluations in order of events, thinned evenly, with the last.
         marks: marks in order of events.
         histograms: histograms of the replay buffer by name.
+        confusion: its confusion matrix; None: the summary has none.
+        calibration: its calibration curve; None: the summary has none.
     """
 
     job: dict[str, Any]
@@ -118,6 +154,8 @@ class RunData:
     evaluations: list[Evaluation]
     marks: list[Mark]
     histograms: dict[str, Histogram]
+    confusion: ConfusionMatrix | None = None
+    calibration: Calibration | None = None
 
     def last(self, name: str) -> float | None:
         """Return the newest value of a metric, from the rows or the summary; None: no value."""
@@ -185,7 +223,40 @@ def read_run(folder: Path) -> RunData:
     marks += [Mark(at, "drift", "drift") for at in drifts]
     summary = _mapping(json.loads, folder / "summary.json")
     buffer_histograms = histograms(_rows(folder / REPLAY_HISTOGRAMS))
-    return RunData(job, summary, curves, evaluations, sorted(marks), buffer_histograms)
+    return RunData(
+        job,
+        summary,
+        curves,
+        evaluations,
+        sorted(marks),
+        buffer_histograms,
+        _confusion(summary.get("confusion")),
+        _calibration(summary.get("calibration")),
+    )
+
+
+def _confusion(read: Any) -> ConfusionMatrix | None:
+    """Return the confusion matrix of a summary; None if there is none, or it is broken."""
+    try:
+        classes = tuple(str(name) for name in read["classes"])
+        matrix = np.array(read["matrix"], np.int64)
+    except _BROKEN:
+        return None
+    square = matrix.shape == (len(classes), len(classes)) and len(classes)
+    return ConfusionMatrix(classes, matrix) if square and matrix.min() >= 0 else None
+
+
+def _calibration(read: Any) -> Calibration | None:
+    """Return the calibration curve of a summary; None if there is none, or it is broken."""
+    try:
+        name = None if read["class"] is None else str(read["class"])
+        predicted, observed = (tuple(map(float, read[key])) for key in ("predicted", "observed"))
+        events = tuple(int(count) for count in read["events"])
+    except _BROKEN:
+        return None
+    whole = len(predicted) == len(observed) == len(events) > 0 and min(events) > 0
+    shares = all(0 <= share <= 1 for share in (*predicted, *observed))
+    return Calibration(name, predicted, observed, events) if whole and shares else None
 
 
 def read_bench(file: Path) -> list[Result]:

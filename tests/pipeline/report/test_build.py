@@ -165,6 +165,51 @@ def test_page_has_the_buffer_and_once_seen_events(run: Path) -> None:
     assert [heat["y"] for heat in heats] == [[8, 16], [1, 2]]  # the interval first
 
 
+def unequal(run: Path, third: bool = False) -> Path:
+    """Give a run the classes ``no`` and EVIL, of which ``no`` is much more frequent."""
+    matrix = [[70, 10, 0], [5, 15, 0], [0, 1, 2]] if third else [[70, 10], [5, 15]]
+    classes = ["no", EVIL, "third"][: len(matrix)]
+    calibration = {"class": EVIL, "predicted": [0.2], "observed": [0.25], "events": [100]}
+    metrics = {"online/f1": 0.625, "online/average_precision": 0.5, "online/macro_f1": 0.75}
+    summary = {"confusion": {"classes": classes, "matrix": matrix}, "calibration": calibration}
+    (run / "summary.json").write_text(json.dumps({**summary, "events": 3000, "metrics": metrics}))
+    return run
+
+
+def test_page_of_unequal_classes_shows_their_scores(run: Path) -> None:
+    window = {"online/f1_window": 0.5, "online/average_precision_window": 0.75}
+    fill(run / "metrics.jsonl", {4000: window | {"online/accuracy_window": 0.5}})
+    page = Read(write_report(unequal(run)))
+    assert {"Classes", "Calibration"} <= set(page.text("h2"))
+    assert "0.625" in page.text("b")
+    assert {f"F1 of {EVIL}", "average precision 0.500"} <= set(page.text("span"))
+    # Precision, recall and F1: 70 / 75, 70 / 80 and 140 / 155; 15 / 25, 15 / 20 and 30 / 45.
+    cells = [text for text in page.text("td") if text.strip()]
+    assert cells[:4] == ["0.933", "0.875", "0.903", "80"]
+    assert cells[4:8] == ["0.600", "0.750", "0.667", "20"]
+    assert page.trace("F1")["y"] == [0.5]
+    assert page.trace("average precision")["y"] == [0.75]
+    assert page.trace("model")["y"] == [0.25]
+
+
+def test_page_of_many_unequal_classes_shows_macro_f1(run: Path) -> None:
+    fill(run / "metrics.jsonl", {4000: {"online/macro_f1_window": 0.5}})
+    page = Read(write_report(unequal(run, third=True)))
+    assert "macro-F1" in page.text("span")
+    assert "0.750" in page.text("b")
+    assert page.trace("macro-F1")["y"] == [0.5]
+
+
+def test_page_of_equal_classes_shows_accuracy_alone(run: Path) -> None:
+    summary = {"confusion": {"classes": ["a", "b"], "matrix": [[5, 1], [1, 5]]}, "events": 12}
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = Read(write_report(run))
+    assert "Classes" in page.text("h2")
+    assert "Calibration" not in page.text("h2")
+    assert not any("F1" in text for text in page.text("span"))
+    assert [t["name"] for t in page.figures[0]["data"]] == ["learner", "alert"]
+
+
 def test_job_section_leaves_out_secrets(run: Path) -> None:
     page = Read(write_report(run))
     assert page.text("th") == ["name", "seed", "stream.kind"]
@@ -252,6 +297,11 @@ def test_report_of_a_real_run_shows_its_summary(
         f"{ended['metrics']['online/accuracy']:.3f}",
     ]
     assert "learner.buffer.capacity" in page.text("th")
+    assert {"Classes", "Calibration"} <= set(page.text("h2"))
+    matrix = ended["confusion"]["matrix"]
+    assert sum(map(sum, matrix)) == ended["metrics"]["online/scored"]
+    (heat,) = [t for f in page.figures for t in f["data"] if "texttemplate" in t]
+    assert heat["text"] == [[f"{count:,}" for count in row] for row in matrix]
 
 
 def test_report_is_written_into_the_folder_by_default(

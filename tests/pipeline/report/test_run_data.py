@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.report.run_data import (
     EVALUATIONS,
+    Calibration,
     Mark,
     OnceSeenBin,
     SegmentCurve,
@@ -87,6 +88,42 @@ def test_last_falls_back_to_the_summary(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert (run.last("online/accuracy"), run.last("online/kappa")) == (0.25, None)
     assert run.events == 70
+
+
+CONFUSION = {"classes": ["no", True], "matrix": [[7, 1], [1, 1]]}
+CALIBRATION = {"class": "yes", "predicted": [0.25], "observed": [0.5], "events": [4]}
+
+
+def test_read_run_has_the_classes_of_the_summary(tmp_path: Path) -> None:
+    summary = {"confusion": CONFUSION, "calibration": CALIBRATION}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    run = read_run(tmp_path)
+    assert run.confusion is not None
+    assert run.confusion.classes == ("no", "True")
+    assert run.confusion.matrix.tolist() == [[7, 1], [1, 1]]
+    assert run.confusion.unequal
+    assert run.calibration == Calibration("yes", (0.25,), (0.5,), (4,))
+
+
+@pytest.mark.parametrize(
+    ("confusion", "calibration"),
+    [
+        (None, None),
+        (7, [1]),
+        ({"classes": ["a"]}, {"class": None}),
+        (CONFUSION | {"classes": ["a"]}, CALIBRATION | {"observed": []}),
+        (CONFUSION | {"matrix": [[1, 2], [3]]}, CALIBRATION | {"events": [0]}),
+        (CONFUSION | {"matrix": [[1, 2], [3, -1]]}, CALIBRATION | {"predicted": [1.5]}),
+        ({"classes": [], "matrix": []}, CALIBRATION | {"observed": [None]}),
+    ],
+)
+def test_read_run_skips_broken_classes(
+    tmp_path: Path, confusion: object, calibration: object
+) -> None:
+    summary = {"confusion": confusion, "calibration": calibration, "events": 5}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    run = read_run(tmp_path)
+    assert (run.confusion, run.calibration, run.events) == (None, None, 5)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{half", "a: [", b"\xff\xfe\x00"])
