@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 from pipeline.evaluation.once_seen_curve import OnceSeenCurve
 from pipeline.evaluation.retention import Retention
+from pipeline.models.delta import Base
 from pipeline.models.recipe import Recipe, learner_of
 from pipeline.models.snapshot import Snapshot
 from pipeline.storage.metric_log import MetricLog
@@ -53,6 +54,7 @@ class SnapshotQueue(Callback):
         self._waiting: deque[tuple[int, Snapshot]] = deque()  # with their bytes
         self._changed = threading.Condition()
         self._spent = 0.0
+        self._bases: set[Base] = set()  # of the last snapshot
 
     def on_start(self, context: RunContext, loop: Loop) -> None:
         self._due = (loop.events // self.every + 1) * self.every
@@ -88,6 +90,8 @@ class SnapshotQueue(Callback):
         kept = None if loop.once_seen is None else loop.once_seen.kept()
         snapshot = replace(loop.snapshot({}), probes=segments, once_seen=kept, wanted=wanted)
         # The last two segments: the columns of those before are the same as in the last snapshot.
+        # So are the bases of large arrays, but for new ones.
+        bases = set(snapshot.bases.values())
         new = {"state": snapshot.state} | {
             str(i): pack(segment.rows)
             for i, segment in enumerate(segments[-2:])
@@ -96,6 +100,8 @@ class SnapshotQueue(Callback):
         if kept is not None and kept.rows is not None:
             new["once_seen"] = pack(kept.rows)
         size = sum(getattr(leaf, "nbytes", 0) for _, leaf in leaves(new))
+        size += sum(base.array.nbytes for base in bases - self._bases)
+        self._bases = bases
         with self._changed:
             self._waiting.append((size, snapshot))
             while len(self._waiting) > 1 and (
@@ -147,7 +153,7 @@ class Evaluator:
         if events <= max(self._retention.events, self._since.events) or not snapshot.version:
             return
         start = time.perf_counter()
-        self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
+        self._learner.load_servable(self._learner.migrate(snapshot.whole()["learner"]))
         metrics, segments = self._retention.evaluate(self._learner, snapshot.probes, events)
         evaluation: dict[str, Any] = {"events": events, "segments": segments}
         if snapshot.once_seen is not None:

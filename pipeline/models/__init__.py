@@ -2,6 +2,7 @@
 
 - ``recipe`` describes a model as JSON; every checkpoint has it.
 - ``snapshot`` has the state at one moment, and the model that predicts from it.
+- ``delta`` leaves out of snapshots the rows of large arrays that have not changed.
 - ``learner_health`` stops a learner whose numbers are no longer finite.
 """
 

@@ -2,17 +2,20 @@
 
 The *recipe* of a model never changes: which learner with which settings over which columns, and how
 features are scaled before it. It is JSON, and part of every checkpoint. A *snapshot* is what
-changes: the learner's ``servable`` and the scale after one micro-batch.
+changes: the learner's ``servable`` and the scale after one micro-batch. Of a large array it has the
+rows that differ from a base, which it shares with other snapshots (``delta.py``).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from learners.base import Prediction
 from pipeline.evaluation.once_seen import OnceSeenSample
 from pipeline.evaluation.probes import Segment
+from pipeline.models.delta import Base, decoded
 from pipeline.models.recipe import Recipe, learner_of, schema_of
 from streams.core.batch import Batch, ClassName
 from streams.core.state_dict import State
@@ -28,7 +31,8 @@ class Snapshot:
 
     Attributes:
         state: ``learner``, ``standardise`` where features are scaled, and ``impute`` where missing
-            numbers are imputed before the learner; arrays of its own.
+            numbers are imputed before the learner; arrays of its own. ``RowChanges`` stand for
+            arrays that have a base.
         version: how many times the learner had learned.
         events: how many events of the stream had been read.
         metrics: the latest of the run, by name.
@@ -36,6 +40,7 @@ class Snapshot:
         probes: the probes by segment, for their evaluation.
         once_seen: the once-seen events, for the same; None where the job has none.
         wanted: whether its evaluation may not be skipped: a segment has just ended, or the run.
+        bases: of large arrays, by their path in the state.
     """
 
     state: State
@@ -46,6 +51,11 @@ class Snapshot:
     probes: tuple[Segment, ...] = ()
     once_seen: OnceSeenSample | None = None
     wanted: bool = False
+    bases: Mapping[str, Base] = field(default_factory=dict)
+
+    def whole(self) -> State:
+        """Return the state with all rows of all arrays."""
+        return decoded(self.state, self.bases)
 
 
 class InferenceModel:
@@ -63,16 +73,17 @@ class InferenceModel:
         self.metrics = snapshot.metrics
         self.taken = snapshot.taken
         self._learner = learner_of(recipe)
-        self._learner.load_servable(self._learner.migrate(snapshot.state["learner"]))
+        state = snapshot.whole()
+        self._learner.load_servable(self._learner.migrate(state["learner"]))
         self._learner.verify()
         self._operators: list[Operator] = []
         if recipe["standardise"] is not None:
             config = StandardiseConfig.model_validate(recipe["standardise"])
             self._operators.append(Standardise(config, self.schema))
-            self._operators[-1].load(snapshot.state["standardise"])
-        if recipe.get("impute") and "impute" in snapshot.state:
+            self._operators[-1].load(state["standardise"])
+        if recipe.get("impute") and "impute" in state:
             self._operators.append(Impute(self.schema))
-            self._operators[-1].load(snapshot.state["impute"])
+            self._operators[-1].load(state["impute"])
 
     @property
     def classes(self) -> tuple[ClassName, ...]:

@@ -12,11 +12,12 @@ from learners.base import Learner, Prediction
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment
+from pipeline.models.delta import DeltaEncoder
 from pipeline.models.learner_health import LearnerHealth, PlaceName, check_class_codes
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch, DeadLetter
-from streams.core.state_dict import State, copied
+from streams.core.state_dict import State
 from streams.operators.base import Operator
 from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
@@ -77,6 +78,7 @@ class Loop:
         self.probes = probes
         self.once_seen = once_seen
         self._health = LearnerHealth(learner, place_name)
+        self._deltas = DeltaEncoder()  # of all snapshots; no part of the state
         self._settled: list[ScoredRows] = []
         self._seen: list[int] = []  # by the probes, after each of those
         self._scored: list[VersionedOutcome] = []  # since the last result
@@ -177,7 +179,7 @@ class Loop:
         self._health.verify()
 
     def snapshot(self, metrics: dict[str, float]) -> Snapshot:
-        """Return what a server needs of the current model, in arrays of its own.
+        """Return what a server needs of the current model, in arrays that do not change.
 
         Raises:
             NotFiniteError: the model must not be served.
@@ -188,7 +190,9 @@ class Loop:
             for name, cls in _OF_MODEL.items():
                 if isinstance(operator, cls):
                     state[name] = operator.state()
-        return Snapshot(copied(state), self.learner.version, self.events, dict(metrics))
+        changes, bases = self._deltas.encode(state)
+        version, events = self.learner.version, self.events
+        return Snapshot(changes, version, events, dict(metrics), bases=bases)
 
     def finish(self, size: int) -> StepResult:
         """Learn the labels still awaited at the true end of the stream; return what was scored.

@@ -151,6 +151,17 @@ class KeyTable:
         if self._sketch is not None:
             self._sketch.load(state.get("sketch", {}))
 
+    def servable(self) -> State:
+        """Return what ``find`` needs: the (rows,) keys, so that few rows of it change in time."""
+        return {"keys": self._keys.reshape(-1)}
+
+    def load_servable(self, state: State) -> None:
+        """Load what ``servable`` returned, or a whole state. The table then only finds."""
+        if "rows" in state:
+            self.load(state)
+        else:
+            self._keys = np.reshape(state["keys"], (-1, WAYS))
+
     def _set(self, keys: Ints) -> Ints:
         """Return the set of each of (m,) keys: the upper half of a hash, as a share of the sets."""
         sets: Ints = ((mix(keys, 0) >> U64(32)) * self._sets >> U64(32)).view(np.int64)

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 import torch
@@ -44,6 +44,7 @@ from pipeline.models.snapshot import Snapshot
 from pipeline.runners.default_callbacks import callbacks_for
 from pipeline.runners.ray.callbacks import StartTracker, commit_to, label_sender
 from pipeline.runners.ray.job_package import JobPackage
+from pipeline.runners.ray.snapshots import SnapshotFetcher, SnapshotReference, SnapshotSender
 from pipeline.runners.ray.sources import RemoteBlocks
 from pipeline.serving.scoring import PredictionLog, ServedPredictionScorer
 from pipeline.storage.metric_log import MetricLog
@@ -106,7 +107,8 @@ class TrainerActor(MessageOutlet):
         self._publisher = publisher or SnapshotPublisher()
         self._snapshots: SnapshotQueue | None = None
         self._process = uuid.uuid4().hex  # tells its snapshots from those of an earlier process
-        self._newest: tuple[int, Any] = (0, None)
+        self._sender, self._probe_sender = SnapshotSender(), SnapshotSender()
+        self._newest: tuple[int, SnapshotReference | None] = (0, None)
         self._lock = threading.Lock()
 
     def run(
@@ -200,21 +202,21 @@ class TrainerActor(MessageOutlet):
         """Return where the run stands: events, events in all, metrics."""
         return self._status.current
 
-    def next_probe_snapshot(self, timeout: float) -> list[Any] | None:
-        """Return a reference to the next snapshot with probes, each once; None after ``timeout``
-        seconds without one."""
+    def next_probe_snapshot(self, timeout: float) -> SnapshotReference | None:
+        """Return where the next snapshot with probes is, each once; None after ``timeout`` seconds
+        without one."""
         snapshots = self._snapshots
         snapshot = None if snapshots is None else snapshots.next(timeout)
-        return None if snapshot is None else [ray.put(snapshot)]
+        return None if snapshot is None else self._probe_sender.put(snapshot)
 
-    def snapshot(self, mark: str, timeout: float) -> tuple[str, list[Any]] | None:
+    def snapshot(self, mark: str, timeout: float) -> tuple[str, SnapshotReference] | None:
         """Wait for a snapshot newer than the one with ``mark``.
 
         Each is put into the object store once, however many replicas ask.
 
         Returns:
-            The mark of the newest snapshot and a reference to it; None after ``timeout`` seconds
-            without a newer one.
+            The mark of the newest snapshot and where it is; None after ``timeout`` seconds without
+            a newer one.
         """
         process, _, known = mark.partition("/")
         newer = self._publisher.newer(int(known) if process == self._process else 0, timeout)
@@ -222,10 +224,10 @@ class TrainerActor(MessageOutlet):
             return None
         number, snapshot = newer
         with self._lock:
-            if self._newest[0] < number:
-                self._newest = (number, ray.put(snapshot))
-            number, reference = self._newest
-            return f"{self._process}/{number}", [reference]
+            newest, reference = self._newest
+            if reference is None or newest < number:
+                self._newest = newest, reference = number, self._sender.put(snapshot)
+            return f"{self._process}/{newest}", reference
 
 
 class EvaluatorActor(MessageOutlet):
@@ -253,6 +255,7 @@ class EvaluatorActor(MessageOutlet):
         self._scores = ServedPredictionScorer(made["task"], folder / "served.json")
         self._rows: MetricLog | None = None
         self._trainer: Any = None
+        self._fetcher = SnapshotFetcher()
         self._scorer: SnapshotScorer | None = None
         if asks:
             evaluator = Evaluator(made, folder, self.say)
@@ -266,7 +269,7 @@ class EvaluatorActor(MessageOutlet):
             self._trainer = self._trainer or ray.get_actor("trainer", self._namespace)
             next_snapshot = self._trainer.next_probe_snapshot.remote(timeout)
             reference = ray.get(next_snapshot, timeout=timeout + 10)
-            return None if reference is None else cast(Snapshot, ray.get(reference[0], timeout=10))
+            return None if reference is None else self._fetcher.get(reference)
         except (RayError, ValueError):
             self._trainer = None
             time.sleep(timeout)

@@ -28,6 +28,7 @@ from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.runners.ray.job_package import JobPackage
+from pipeline.runners.ray.snapshots import SnapshotFetcher
 from pipeline.serving.answers import warm
 from pipeline.serving.app import ModelHolder, create_app
 from pipeline.serving.labels import label_producer
@@ -71,6 +72,7 @@ class Replica:
         self.app = create_app(self._models, recipe, config, namespace, labels, record)
         self._trainer: Any = None
         self._mark = ""  # of the newest snapshot that was fetched
+        self._snapshots = SnapshotFetcher()
         self._logs: list[PredictionLog] = []
         self._failed_reported = 0
         self._fetcher = BackgroundWorker("fetch", self._fetch)
@@ -85,8 +87,8 @@ class Replica:
             newer = ray.get(self._trainer.snapshot.remote(self._mark, 1.0), timeout=10)
             if newer is None:
                 return
-            self._mark, (reference,) = newer
-            snapshot = ray.get(reference, timeout=10)
+            self._mark, reference = newer
+            snapshot = self._snapshots.get(reference)
         except (RayError, ValueError):  # no trainer just now: the present model is served on
             self._trainer = None
             self._fetcher.wait(RETRY_S)

@@ -188,6 +188,15 @@ def test_least_recent_key_goes_when_its_set_is_full() -> None:
     assert table.observe(new).rows.tolist() == [3, 4]
 
 
+def test_servable_finds_what_the_table_finds() -> None:
+    table = KeyTable(64, admit_after=1)
+    table.observe(np.arange(30))
+    for state in (table.servable(), table.state()):
+        server = KeyTable(64, admit_after=1)
+        server.load_servable(copied(state))
+        assert server.find(np.arange(40)).tolist() == table.find(np.arange(40)).tolist()
+
+
 def test_state_is_as_large_as_what_is_in_use() -> None:
     table = KeyTable(80_000, admit_after=1)
     assert sum(np.size(leaf) for leaf in table.state().values()) == 1
