@@ -4,8 +4,8 @@ An embedding table has far more rows than are learned between two snapshots. So 
 travels once as a *base*, and after that as its rows that differ from the base: a consumer needs the
 base and the newest changes, never a chain of them, and may skip any. Small arrays travel whole.
 
-Changes are found by comparison, bit by bit. That costs about as much as the copy of the array that
-a whole snapshot takes, needs nothing of a learner, and cannot miss a row.
+Changes are found by comparison, bit by bit. That costs two to three copies of the array. It needs
+nothing of a learner, and cannot miss a row.
 """
 
 from __future__ import annotations

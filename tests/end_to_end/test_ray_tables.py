@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,10 @@ import yaml
 
 from pipeline.config.job import load
 from pipeline.training.builder import build
-from tests.support.ray_processes import ROOT, Driver, Place, until
+from tests.support.ray_processes import ROOT, Driver, Place
 
 pytest.importorskip("ray")
 
-EVENTS = 12_000
 LEARNER = """
 import numpy as np
 
@@ -62,13 +61,6 @@ class CountTable(Learner):
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    place = Place()
-    yield place
-    place.close()
-
-
-@pytest.fixture
 def job(write_job: Callable[..., Path], tmp_path: Path) -> Path:
     """A job whose learner has a table of 65,536 rows, in a module beside it."""
     changes = {"stream": {"standardise": None}, "checkpoint": {"every_events": 2000}}
@@ -88,14 +80,15 @@ class Questions:
         rows = pq.read_table(ROOT / "streams" / "data" / "elec2.parquet").slice(0, 20)
         self._events = json.dumps(rows.drop(["class"]).to_pylist()).encode()
 
-    def ask(self, more: int = 0) -> None:
-        """Ask until there are answers of more versions; without, until the run ends."""
-        wanted = len(self.answers) + more if more else EVENTS
-        while self._driver.running() and len(self.answers) < wanted:
+    def ask(self, more: int) -> None:
+        """Ask until there are answers of more versions."""
+        wanted = len(self.answers) + more
+        while len(self.answers) < wanted:
+            assert self._driver.running(), self._driver.err
             try:
                 with urllib.request.urlopen(self._url, self._events, timeout=10) as reply:
                     answer = json.load(reply)
-            except (OSError, urllib.error.URLError):  # it is not up, or has just died
+            except OSError:  # it is not up, or has just died
                 time.sleep(0.1)
                 continue
             version, proba = answer["model_version"], answer["probabilities"]
@@ -103,41 +96,48 @@ class Questions:
             time.sleep(0.02)
 
 
-def local_answers(job: Path) -> tuple[dict[int, list[list[float]]], int]:
+def local_answers(job: Path, events: int) -> dict[int, list[list[float]]]:
     """What a loop in this process predicts for the questions at each version."""
     parts = build(load(job))
     question = next(parts.reader.read({}))[:20]
     learner, answers = parts.loop.learner, {}
     for batch in parts.reader.read({}):
-        if parts.loop.events >= EVENTS:
+        if parts.loop.events >= events:
             break
         parts.loop.step(batch)
-        answers[learner.version] = learner.predict(question).proba.tolist()  # type: ignore[union-attr]
-    return answers, learner.version
+        proba = learner.predict(question).proba
+        assert proba is not None
+        answers[learner.version] = proba.tolist()
+    return answers
 
 
+@pytest.mark.parametrize(
+    "victims", [(), pytest.param(("replica", "trainer"), marks=pytest.mark.soak)], ids=str
+)
 def test_replica_of_a_table_answers_as_the_trainer(
-    job: Path, place: Place, summary: Callable[[Path], dict[str, Any]], tmp_path: Path
+    job: Path,
+    victims: tuple[str, ...],
+    place: Place,
+    summary: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     """Also one that was killed, and after the trainer was."""
     folder = tmp_path / "ray"
-    driver = place.run(job, folder, "--rate", 1500, "--max-events", EVENTS)
-    url = driver.says(r"serving at (http://\S+/predict)")[1]
-    questions = Questions(url, driver)
-    questions.ask(more=5)
-    for name in ("replica", "trainer"):
-        victim = until(lambda name=name: driver.actor(name))
+    driver = place.run(job, folder, "--rate", 300)
+    questions = Questions(driver.says(r"serving at (http://\S+/predict)")[1], driver)
+    questions.ask(more=8)
+    for name in victims:
+        victim = driver.actor(name)
+        assert victim is not None
         victim.kill()
         victim.wait(10)
-        questions.ask(more=5)
-    questions.ask()
-    driver.ends()
-    assert "the trainer died; it goes on from its newest checkpoint" in driver.err
-    wanted, version = local_answers(job)
-    assert len(questions.answers) > 15
-    assert {v: wanted[v] for v in questions.answers if v} == {
-        v: proba for v, proba in questions.answers.items() if v
-    }
+        questions.ask(more=8)
+    driver.process.send_signal(signal.SIGINT)
+    driver.ends(1)  # stopped before the end of the stream
+    assert ("the trainer died" in driver.err) == ("trainer" in victims)
     found = summary(folder)
-    assert found["model_version"] == version
+    wanted = local_answers(job, found["events"])
+    answers = {version: proba for version, proba in questions.answers.items() if version}
+    assert answers == {version: wanted[version] for version in answers}
+    assert max(wanted) == found["model_version"]
     assert found["metrics"]["stability/probes"] > 0
