@@ -144,6 +144,7 @@ class Learner(ABC):
         needs_boundaries: it may read ``segment``.
         handles_missing: it takes NaN for a missing number. For other learners missing numbers are
             replaced by the running mean before.
+        takes_keys: it takes the values of categorical columns as keys (int64 hashes), not as text.
         baseline: it serves as a reference, and need not learn from the features.
         remedy: what to do where its numbers are no longer finite, for the message.
         version: how many times it has learned.
@@ -158,6 +159,7 @@ class Learner(ABC):
     per_event: ClassVar[bool] = False
     opaque: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
+    takes_keys: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     remedy: ClassVar[str] = (
         "mend or leave out that value, or, in a new run, scale and clip the features "

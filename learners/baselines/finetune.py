@@ -12,7 +12,7 @@ class Finetune(NetworkLearner):
     kind = "finetune"
 
     def learn(self, batch: Batch) -> None:
-        rows, y = self.inputs.rows(batch.x), batch.y
+        rows, y = self.inputs.rows(batch), batch.y
         assert y is not None
         x, labels = self.tensor(rows), self.labels(y)
         for _ in range(self.config.steps):

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from learners.base import Learner, LearnerConfig, LearnerError, NotFiniteError, Prediction
 from learners.networks import modules as models
-from learners.networks.column_encoders import Inputs
+from learners.networks.column_inputs import ColumnInputs
+from learners.networks.inputs import Inputs, InputsConfig, MatrixInputs
 from learners.networks.optimizer import LOWER_LR, Adam, OptimizerConfig
 from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Batch
@@ -91,6 +92,7 @@ class AvalancheLearner(Learner):
     handles = frozenset({"classification"})
     opaque = True
     handles_missing = True
+    takes_keys = True
     remedy = LOWER_LR
 
     def __init__(self, config: AvalancheConfig, schema: Schema, seed: int) -> None:
@@ -104,7 +106,7 @@ class AvalancheLearner(Learner):
             )
         try:
             import_avalanche()
-            self.inputs = Inputs(schema, config.scale)
+            self.inputs = _inputs(schema, config.scale)
         except (StreamError, ValueError) as error:
             raise LearnerError(f"learner 'avalanche': {error}") from error
         self._random = OwnRandom(seed)
@@ -129,17 +131,17 @@ class AvalancheLearner(Learner):
         value, proba = np.full(n, -1), np.zeros((n, known), np.float32)
         if n and known:
             with torch.no_grad():
-                out: Tensor = self.strategy.model(self.inputs.tensor(self.inputs.rows(batch.x)))
+                out: Tensor = self.strategy.model(self.inputs.tensor(self.inputs.rows(batch)))
             proba = torch.softmax(out[:, :known], 1).numpy()
             value = proba.argmax(1)
         return Prediction(batch.ids, "classification", value, proba, self.classes, self.version)
 
     def observe(self, batch: Batch) -> None:
-        self.inputs.observe(batch.x)
+        self.inputs.observe(batch)
 
     def learn(self, batch: Batch) -> None:
         assert batch.y is not None
-        x = self.inputs.tensor(self.inputs.rows(batch.x))
+        x = self.inputs.tensor(self.inputs.rows(batch))
         experience = _experience(_dataset(_LabelledRows(x, batch.y.tolist())), self.version)
         with self._within():
             self.strategy.train(experience, eval_streams=[])
@@ -337,6 +339,13 @@ def _compact(memory: Any) -> None:
     if all(len(sample) == 3 for sample in samples):  # some strategies store more of a row
         x = torch.stack([sample[0] for sample in samples])
         memory.buffer = _dataset(_LabelledRows(x, [int(sample[1]) for sample in samples]))
+
+
+def _inputs(schema: Schema, scale: bool) -> Inputs:
+    """Return inputs of numbers alone: a model of Avalanche has no table of embeddings."""
+    if schema.matrix:
+        return MatrixInputs(schema, scale)
+    return ColumnInputs(schema, scale, InputsConfig(), embeddings=False)
 
 
 def _optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from learners.networks.augment import Augmentation, AugmentConfig, augmentation
 from learners.networks.base import NetworkConfig, NetworkLearner
-from learners.networks.column_encoders import Inputs
+from learners.networks.inputs import Inputs, InputsConfig
 from learners.networks.modules import ModelConfig, Net
 from learners.networks.optimizer import FlatOptimizer, OptimizerConfig
 
@@ -18,6 +18,7 @@ __all__ = [
     "Augmentation",
     "FlatOptimizer",
     "Inputs",
+    "InputsConfig",
     "ModelConfig",
     "Net",
     "NetworkConfig",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from learners.base import (
@@ -24,8 +24,10 @@ from learners.networks import modules as models
 from learners.networks.calibration import CalibrationConfig
 from learners.networks.class_outputs import ClassOutputs
 from learners.networks.class_weights import ClassWeightConfig
-from learners.networks.column_encoders import Inputs
+from learners.networks.column_inputs import ColumnInputs
 from learners.networks.decision import DecisionConfig
+from learners.networks.encoders import Rows
+from learners.networks.inputs import Inputs, InputsConfig, MatrixInputs
 from learners.networks.optimizer import LOWER_LR, Adam, FlatOptimizer, OptimizerConfig
 from streams.core.batch import Array, Batch, ClassName
 from streams.core.running_moments import RunningMoments
@@ -46,6 +48,7 @@ class NetworkConfig(LearnerConfig):
         class_weight: weights of classes in the loss; None: all events weigh the same.
         calibration: how probabilities are corrected; None: they are those of the network.
         decision: the rule that chooses a class; None: ``argmax``.
+        inputs: how columns of several kinds reach the network.
     """
 
     model: models.ModelConfig = models.Mlp(kind="mlp")
@@ -55,6 +58,7 @@ class NetworkConfig(LearnerConfig):
     class_weight: ClassWeightConfig | None = None
     calibration: CalibrationConfig = None
     decision: DecisionConfig | None = None
+    inputs: InputsConfig = Field(default_factory=InputsConfig)
 
 
 class NetworkLearner(Learner):
@@ -82,6 +86,7 @@ class NetworkLearner(Learner):
 
     Config = NetworkConfig
     handles_missing = True
+    takes_keys = True
     state_version = 2
     remedy = LOWER_LR
 
@@ -95,11 +100,12 @@ class NetworkLearner(Learner):
         self.class_outputs = ClassOutputs(config, schema, device)
         models.check_device(device)
         try:
-            self.inputs = Inputs(schema, config.scale)
+            self.inputs = inputs_of(config, schema)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 outputs = len(self.classes) if schema.task == "classification" else 1
-                self.net = models.build(config.model, self.inputs.shape, outputs, device)
+                layout = self._columns(config.inputs)
+                self.net = models.build(config.model, self.inputs.shape, outputs, device, layout)
                 self._rng = torch.get_rng_state()
         except ValueError as error:
             raise LearnerError(f"learner.model: {error}") from None
@@ -109,6 +115,13 @@ class NetworkLearner(Learner):
         # A user's module has no first layer that could grow: there, missing numbers are imputed and
         # not marked.
         self._marks = isinstance(config.model, models.Mlp)
+
+    def _columns(self, config: InputsConfig) -> models.Columns | None:
+        inputs = self.inputs
+        if not isinstance(inputs, ColumnInputs):
+            return None
+        table = (inputs.codes, config.dimension, inputs.table_rows, inputs.table_drawn)
+        return models.Columns(*table, wide=config.wide is not False)
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
@@ -120,17 +133,17 @@ class NetworkLearner(Learner):
         }
 
     def predict(self, batch: Batch) -> Prediction:
-        ids, rows = batch.ids, self.inputs.rows(batch.x)
+        ids, n = batch.ids, len(batch)
         if self.schema.task == "regression":
-            value = np.full(len(rows), np.nan)
-            if len(rows) and self.targets.count:
-                scaled = self._output(rows)[:, 0].numpy().astype(np.float64)
+            value = np.full(n, np.nan)
+            if n and self.targets.count:
+                scaled = self._output(batch)[:, 0].numpy().astype(np.float64)
                 value = scaled * self.targets.std() + self.targets.mean
             return Prediction(ids, "regression", value, None, (), self.version)
-        value = np.full(len(rows), -1)
-        proba = np.zeros((len(rows), len(self.classes)), np.float32)
-        if len(rows) and self.classes:
-            value, proba = self.class_outputs.predict(self._output(rows))
+        value = np.full(n, -1)
+        proba = np.zeros((n, len(self.classes)), np.float32)
+        if n and self.classes:
+            value, proba = self.class_outputs.predict(self._output(batch))
         return Prediction(ids, "classification", value, proba, self.classes, self.version)
 
     def encodings(self) -> dict[str, Encoding]:
@@ -147,9 +160,11 @@ class NetworkLearner(Learner):
             )
 
     def observe(self, batch: Batch) -> None:
-        missing = self.inputs.observe(batch.x)
+        missing, new = self.inputs.observe(batch)
         if missing and self._marks:
             self._mark([*self.inputs.marked, *missing])
+        if new is not None:
+            self.optimizer.start_rows(new.rows, new.prior)
 
     def _mark(self, columns: list[int]) -> None:
         """Give these columns of a row an indicator each, beside the row itself."""
@@ -160,9 +175,9 @@ class NetworkLearner(Learner):
         if self.inputs.observes:  # otherwise it would select rows for nothing
             super()._observe(batch)
 
-    def _output(self, rows: Array) -> Tensor:
+    def _output(self, batch: Batch) -> Tensor:
         with torch.inference_mode():
-            out: Tensor = self.net(self.tensor(rows)).cpu()
+            out: Tensor = self.net(self.tensor(self.inputs.rows(batch))).cpu()
         return out
 
     def activations(self, batch: Batch) -> list[Array]:
@@ -171,8 +186,8 @@ class NetworkLearner(Learner):
         A body without activation modules gives its own output. A body without weights gives an
         empty list.
         """
-        rows, body = self.inputs.rows(batch.x), self.net.body
-        if not len(rows) or not any(True for _ in body.parameters()):
+        body = self.net.body
+        if not len(batch) or not any(True for _ in body.parameters()):
             return []
         outputs: list[Array] = []
 
@@ -183,7 +198,7 @@ class NetworkLearner(Learner):
         hooks = [module.register_forward_hook(keep) for module in watched or (body,)]
         try:
             with torch.inference_mode():
-                body(self.tensor(rows))
+                body(self.net.encode(self.tensor(self.inputs.rows(batch))))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -192,8 +207,8 @@ class NetworkLearner(Learner):
     def weight_vector(self) -> Array:
         return models.array_of(self.optimizer.weights)
 
-    def tensor(self, rows: Array) -> Tensor:
-        """Return rows (n, *shape) as the network takes them: float32, scaled as of now."""
+    def tensor(self, rows: Rows) -> Tensor:
+        """Return rows as the network takes them: (n, *shape) float32, encoded as of now."""
         return self.inputs.tensor(rows).to(self.device)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -231,7 +246,7 @@ class NetworkLearner(Learner):
             return
         assert batch.y is not None
         if self.class_outputs.evaluates and self.classes:
-            self.class_outputs.evaluate(self._output(self.inputs.rows(batch.x)), batch.y)
+            self.class_outputs.evaluate(self._output(batch), batch.y)
         self._register_classes(batch.y, batch.classes)
         if self.schema.task == "regression":
             self.targets.update(batch.y)
@@ -311,3 +326,10 @@ class NetworkLearner(Learner):
         models.load_module(self.net, state["net"])
         self.targets.load(state["targets"])
         self.class_outputs.load(state.get("class_outputs", {}), self.classes)
+
+
+def inputs_of(config: NetworkConfig, schema: Schema) -> Inputs:
+    """Return the inputs of a network for these features. Raises ``ValueError``."""
+    if config.inputs.as_columns(schema):
+        return ColumnInputs(schema, config.scale, config.inputs)
+    return MatrixInputs(schema, config.scale)

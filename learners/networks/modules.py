@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +13,15 @@ from pydantic import Discriminator, Field, PositiveInt, Tag
 from torch import Tensor, nn
 
 from learners.base import LearnerError
+from learners.networks.embedding_table import EmbeddingTable
 from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Array
 from streams.core.errors import one_line
 from streams.core.settings import Settings
 from streams.core.state_dict import State
 
+TABLE = "embeddings"
+"""The name of the embeddings in the state of a network."""
 MOST_UNITS = 1_000_000
 """Units of a layer; no machine has the memory for many more."""
 
@@ -126,6 +129,14 @@ class GrowingHead(nn.Linear):
             super().reset_parameters()
 
 
+class ZeroHead(GrowingHead):
+    """A linear layer whose weights start at zero."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class Net(nn.Module):
     """A body, and a linear head with one output for each class, or one for a target."""
 
@@ -134,9 +145,75 @@ class Net(nn.Module):
         self.body = body
         self.head = GrowingHead(features, outputs)
 
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the rows that the body takes, of rows (n, *shape) of the inputs."""
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.body(x))
         return out
+
+    def heads(self) -> dict[str, GrowingHead]:
+        """Return the layers that have one output for each class, by name."""
+        return {"head": self.head}
+
+
+class Columns(NamedTuple):
+    """What the rows of a ``ColumnNet`` hold.
+
+    Attributes:
+        codes: how many numbers at the end of a row are codes of embeddings.
+        dimension: of an embedding.
+        table_rows: the rows of the table that codes name.
+        drawn: how many of them are drawn at random at the start.
+        wide: whether a linear model is added to the outputs.
+    """
+
+    codes: int
+    dimension: int
+    table_rows: int
+    drawn: int
+    wide: bool
+
+
+class ColumnNet(Net):
+    """A network over numbers and embeddings, and a linear model of the same inputs beside it
+    (Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems").
+
+    A row of its inputs ends with codes, which name rows of a table of embeddings. The outputs of
+    the linear model, whose weights start at zero, are added to those of the network.
+
+    Args:
+        body: maps numbers and embeddings to features.
+        features: how many the body gives.
+        outputs: one for each class, or one for a target.
+        width: of what the body takes.
+        columns: what the rows hold.
+    """
+
+    def __init__(
+        self, body: nn.Module, features: int, outputs: int, width: int, columns: Columns
+    ) -> None:
+        super().__init__(body, features, outputs)
+        self.codes = columns.codes
+        self.table = None
+        if columns.codes:
+            self.table = EmbeddingTable(columns.table_rows, columns.dimension, columns.drawn)
+        self.wide = ZeroHead(width, outputs) if columns.wide else None
+
+    def encode(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            return x
+        dense, codes = x[:, : -self.codes], x[:, -self.codes :]
+        return torch.cat([dense, self.table(codes.long())], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encode(x)
+        out: Tensor = self.head(self.body(x))
+        return out if self.wide is None else out + self.wide(x)
+
+    def heads(self) -> dict[str, GrowingHead]:
+        return super().heads() | ({} if self.wide is None else {"wide": self.wide})
 
 
 def check_device(device: str) -> None:
@@ -148,7 +225,11 @@ def check_device(device: str) -> None:
 
 
 def build(
-    config: Mlp | Conv | UserModule, shape: tuple[int, ...], outputs: int, device: str
+    config: Mlp | Conv | UserModule,
+    shape: tuple[int, ...],
+    outputs: int,
+    device: str,
+    columns: Columns | None = None,
 ) -> Net:
     """Return a new network, with weights drawn from torch's global generator.
 
@@ -157,10 +238,25 @@ def build(
         shape: of one row.
         outputs: of the head.
         device: the torch device.
+        columns: what rows of several kinds of columns hold; None: rows are of one kind.
 
     Raises:
         ValueError: the body cannot be made, or does not map (n, *shape) to (n, features).
     """
+    if columns is not None:
+        (numbers,) = shape
+        shape = (numbers - columns.codes + columns.codes * columns.dimension,)
+    body, features = _body(config, shape)
+    try:
+        if columns is None:
+            return Net(body, features, outputs).to(device)
+        return ColumnNet(body, features, outputs, shape[0], columns).to(device)
+    except Exception as error:
+        raise ValueError(f"{config.kind} cannot be put on {device}: {one_line(error)}") from error
+
+
+def _body(config: Mlp | Conv | UserModule, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    """Return the body for rows of this shape, and how many features it gives."""
     try:
         body = config.body(shape)
         body.eval()
@@ -179,25 +275,22 @@ def build(
             f"{config.kind} maps 2 rows {shape} to {given}; the head needs one vector of features "
             "for each row"
         )
-    try:
-        return Net(body, out.shape[1], outputs).to(device)
-    except Exception as error:
-        raise ValueError(f"{config.kind} cannot be put on {device}: {one_line(error)}") from error
+    return body, out.shape[1]
 
 
 def grow(net: Net, outputs: int, drawn: bool = True) -> None:
-    """Give the head ``outputs`` outputs. The weights of old outputs stay.
+    """Give the heads ``outputs`` outputs. The weights of old outputs stay.
 
     Those of new outputs are drawn from torch's global generator, or left open to be loaded where
     ``drawn`` is false.
     """
-    old = net.head
-    make = GrowingHead if drawn else partial(nn.utils.skip_init, GrowingHead)
-    new = make(old.in_features, outputs).to(old.weight.device)
-    with torch.no_grad():
-        for before, after in zip(old.parameters(), new.parameters(), strict=True):
-            after[: len(before)] = before[:outputs]
-    net.head = new
+    for name, old in net.heads().items():
+        make = type(old) if drawn else partial(nn.utils.skip_init, type(old))
+        new = make(old.in_features, outputs).to(old.weight.device)
+        with torch.no_grad():
+            for before, after in zip(old.parameters(), new.parameters(), strict=True):
+                after[: len(before)] = before[:outputs]
+        setattr(net, name, new)
 
 
 def grow_inputs(net: Net, inputs: int) -> None:
@@ -224,13 +317,19 @@ def first_layer(net: Net) -> nn.Linear:
 
 
 def module_state(module: nn.Module) -> State:
-    """Return parameters and buffers by name, as arrays."""
-    return {name: array_of(tensor) for name, tensor in module.state_dict().items()}
+    """Return parameters and buffers by name, as arrays; of a table of embeddings, the rows in
+    use."""
+    state: State = {name: array_of(tensor) for name, tensor in module.state_dict().items()}
+    table = getattr(module, "table", None)
+    return state if table is None else {**state, TABLE: table.state()}
 
 
 def load_module(module: nn.Module, state: State) -> None:
     """Load parameters and buffers that ``module_state`` returned."""
-    module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in state.items()})
+    arrays = {name: a for name, a in state.items() if name != TABLE}
+    module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
+    if TABLE in state:
+        module.table.load(state[TABLE])  # type: ignore[operator,union-attr]
 
 
 def array_of(tensor: Tensor) -> Array:

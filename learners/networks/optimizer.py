@@ -14,6 +14,8 @@ from torch import Tensor
 
 from learners.base import LearnerError
 from learners.networks import modules as models
+from learners.networks.embedding_table import RowOptimizer
+from streams.core.batch import Ints
 from streams.core.settings import Settings
 from streams.core.state_dict import State
 
@@ -128,6 +130,8 @@ class FlatOptimizer:
     def __init__(self, config: Adam | Sgd, net: models.Net) -> None:
         self._config = config
         self._net = net
+        table = getattr(net, "table", None)
+        self._rows = None if table is None else RowOptimizer(config, table)
         self.per_weight_state: dict[str, Tensor] = {}
         self._bind()
 
@@ -178,6 +182,8 @@ class FlatOptimizer:
     def step(self, loss: Tensor) -> None:
         """Take one step down the gradient of a loss."""
         self._config.move(self._pieces, self._gradients(loss), self._state_pieces)
+        if self._rows is not None:
+            self._rows.step()
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Return the gradient of a loss, as long as ``weights``. The next call may overwrite it."""
@@ -198,26 +204,36 @@ class FlatOptimizer:
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
 
     def move(self, gradient: Tensor) -> None:
-        """Take one step down a gradient, which may be overwritten."""
+        """Take one step down a gradient that ``gradient`` returned; it may be overwritten."""
         state = {name: [value] for name, value in self._state.items()}
         self._config.move([self.weights], [gradient], state)
+        if self._rows is not None:
+            self._rows.step()
 
     @contextmanager
     def lookahead(self, loss: Tensor) -> Iterator[None]:
         """Move the weights by a plain gradient step of the learning rate within the block.
 
-        Afterwards weights and optimizer are as before.
+        Afterwards weights and optimizer are as before. Embeddings are not moved.
         """
         before = self.weights.clone()
         self.weights.add_(self.gradient(loss), alpha=-self._config.lr)
+        if self._rows is not None:
+            self._rows.discard()
         try:
             yield
         finally:
             self.weights.copy_(before)
 
     def finite(self) -> bool:
-        """Return whether every weight is finite."""
-        return bool(torch.isfinite(self.weights).all())
+        """Return whether every weight and every embedding is finite."""
+        finite = bool(torch.isfinite(self.weights).all())
+        return finite and (self._rows is None or self._rows.finite())
+
+    def start_rows(self, rows: Ints, prior: Ints) -> None:
+        """Let embeddings (m,) start as copies of others (m,), with a fresh optimizer state."""
+        assert self._rows is not None
+        self._rows.start(rows, prior)
 
     def grow(self, outputs: int, drawn: bool = True) -> None:
         """Give the head of the network ``outputs`` outputs.
@@ -242,7 +258,8 @@ class FlatOptimizer:
 
     def state(self) -> State:
         """Return the state by name: a scalar, or one array for each parameter by its index."""
-        return {
+        rows: State = {} if self._rows is None else {models.TABLE: self._rows.state()}
+        return rows | {
             name: {str(i): models.array_of(part) for i, part in enumerate(self._split(value))}
             if value.ndim
             else models.array_of(value)
@@ -260,3 +277,5 @@ class FlatOptimizer:
                 known = torch.from_numpy(np.array(state[name][str(i)]))
                 shared = tuple(map(slice, map(min, part.shape, known.shape)))
                 part[shared] = known[shared]
+        if self._rows is not None:
+            self._rows.load(state[models.TABLE])

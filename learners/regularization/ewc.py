@@ -72,7 +72,7 @@ class Ewc(Segmented):
 
     def learn_part(self, part: Batch) -> None:
         assert part.y is not None
-        x, y = self.tensor(self.inputs.rows(part.x)), self.labels(part.y)
+        x, y = self.tensor(self.inputs.rows(part)), self.labels(part.y)
         state = self.optimizer.per_weight_state
         for _ in range(self.config.steps):
             gradient = self.optimizer.gradient(self.loss(x, y))

@@ -62,7 +62,7 @@ class Lwf(Segmented):
 
     def learn_part(self, part: Batch) -> None:
         assert part.y is not None
-        x, y = self.tensor(self.inputs.rows(part.x)), self.labels(part.y)
+        x, y = self.tensor(self.inputs.rows(part)), self.labels(part.y)
         target = self._teacher_probabilities(x)
         for _ in range(self.config.steps):
             out = self.forward(x)

@@ -17,6 +17,8 @@ from learners.base import BufferSummary, LearnerError
 from learners.networks import modules as models
 from learners.networks.augment import Augmentation, AugmentConfig, augmentation
 from learners.networks.base import NetworkConfig, NetworkLearner
+from learners.networks.column_inputs import ColumnInputs
+from learners.networks.encoders import Rows
 from learners.rehearsal.buffer_config import BufferConfig
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Schema, Task
@@ -53,7 +55,7 @@ class Examples:
 
     x: Tensor
     y: Tensor
-    columns: dict[str, Array]
+    columns: Rows
     slots: Ints | None = None
 
     def __len__(self) -> int:
@@ -111,9 +113,13 @@ class Rehearsal(NetworkLearner):
         if config is None:
             return None
         try:
-            return augmentation(config, self.inputs.shape, self.inputs.image, self.device)
+            shape = self.inputs.shape
+            if isinstance(self.inputs, ColumnInputs):
+                shape = (self.inputs.dense,)
+            views = augmentation(config, shape, self.inputs.image, self.device)
         except ValueError as error:
             raise LearnerError(f"learner.{setting}: {error}") from None
+        return _before_codes(views, self.inputs.codes) if self.inputs.codes else views
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
@@ -124,10 +130,10 @@ class Rehearsal(NetworkLearner):
         return super().forward(x if self.augment is None else self.augment(x, self.random))
 
     def examples(self, batch: Batch) -> Examples:
-        """Return the new events of a batch, with the rows to store as column ``x``."""
+        """Return the new events of a batch, with the rows to store as columns."""
         assert batch.y is not None
-        rows = self.inputs.rows(batch.x)
-        return Examples(self.tensor(rows), self.labels(batch.y), {"x": rows})
+        rows = self.inputs.rows(batch)
+        return Examples(self.tensor(rows), self.labels(batch.y), rows)
 
     def recall(self, new: Examples) -> Iterator[Examples | None]:
         """Yield, for each of ``steps`` gradient steps, the events to replay beside ``new``.
@@ -167,16 +173,16 @@ class Rehearsal(NetworkLearner):
         outcome = RecallOutcome(models.array_of(loss), models.array_of(correct))
         self.buffer.update(old.slots, outcome)
 
-    def remember(self, batch: Batch, rows: Array, **columns: Array) -> None:
+    def remember(self, batch: Batch, rows: Rows, **columns: Array) -> None:
         """Offer new events to the buffer, except those that ``never_buffer`` excludes.
 
         Args:
             batch: m events with labels.
-            rows: (m, *shape) as ``inputs.rows`` returns them.
+            rows: of the m events, as ``inputs.rows`` returns them.
             columns: (m, ...) each: what else is stored of them.
         """
         assert batch.y is not None
-        stored = {"x": rows, "y": batch.y, **columns}
+        stored = {**rows, "y": batch.y, **columns}
         ids = batch.ids
         if self.never_buffer is not None and (excluded := self.never_buffer(ids)).any():
             ids = ids[~excluded]
@@ -187,7 +193,7 @@ class Rehearsal(NetworkLearner):
         if not len(sample.slots):
             return None
         columns = sample.columns
-        return Examples(self.tensor(columns["x"]), self.labels(columns["y"]), columns, sample.slots)
+        return Examples(self.tensor(columns), self.labels(columns["y"]), columns, sample.slots)
 
     def _choose(self, sample: Sample, new: Examples, size: int) -> Sample:
         """Return the candidates that score highest by the recall rule, at most ``size``.
@@ -200,7 +206,7 @@ class Rehearsal(NetworkLearner):
         criterion = self.buffer.recall.criterion
         if criterion is None:
             return sample
-        x, y = self.tensor(sample.columns["x"]), self.labels(sample.columns["y"])
+        x, y = self.tensor(sample.columns), self.labels(sample.columns["y"])
         score = self._losses(x, y)
         if criterion == "interference":
             # In evaluation mode: batch norm must not learn from a step that is undone.
@@ -263,6 +269,15 @@ class Rehearsal(NetworkLearner):
             "buffer": {**state["buffer"], "recall": {**recall, **intervals}},
             "random": _generator(0).bit_generator.state,
         }
+
+
+def _before_codes(views: Augmentation, codes: int) -> Augmentation:
+    """Return views that change the numbers of a row, and not the codes at its end."""
+
+    def drawn(x: Tensor, rng: np.random.Generator) -> Tensor:
+        return torch.cat([views(x[:, :-codes], rng), x[:, -codes:]], 1)
+
+    return drawn
 
 
 def _generator(seed: int) -> np.random.Generator:

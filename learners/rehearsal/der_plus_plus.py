@@ -72,7 +72,7 @@ class DerPlusPlus(Rehearsal):
         assert first is not None
         logits = _padded(models.array_of(first))
         self.buffer.widen("logits", logits.shape[1])
-        self.remember(batch, new.columns["x"], logits=logits)
+        self.remember(batch, new.columns, logits=logits)
 
     def _update_recall_once(
         self, dark: Examples | None, out_dark: Tensor, old: Examples | None, out_old: Tensor

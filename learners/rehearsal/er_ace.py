@@ -39,4 +39,4 @@ class ErAce(Rehearsal):
                 loss = loss + self.error(out[len(new) :], old.y)
             self.optimizer.step(loss)
             self.update_recall(old, out[len(new) :])
-        self.remember(batch, new.columns["x"])
+        self.remember(batch, new.columns)

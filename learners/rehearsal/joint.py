@@ -60,7 +60,7 @@ class Joint(Rehearsal):
     def learn(self, batch: Batch) -> None:
         """Store the new events, then take ``steps`` gradient steps."""
         new = self.examples(batch)
-        self.remember(batch, new.columns["x"])
+        self.remember(batch, new.columns)
         excluded = np.zeros(len(batch), bool)
         if self.never_buffer is not None:
             excluded = self.never_buffer(batch.ids)

@@ -23,4 +23,4 @@ class Replay(Rehearsal):
             out = self.forward(x)
             self.optimizer.step(self.error(out, y))
             self.update_recall(old, out[len(new) :])
-        self.remember(batch, new.columns["x"])
+        self.remember(batch, new.columns)

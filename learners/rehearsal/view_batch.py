@@ -90,7 +90,7 @@ class ViewBatch(Rehearsal):
                 loss = loss + self.ssl * self._distance(out, event, first)
             self.optimizer.step(loss)
             self.update_recall(old, out[first[len(turn) :]])
-        self.remember(batch, new.columns["x"])
+        self.remember(batch, new.columns)
 
     def forward(self, x: Tensor) -> Tensor:
         return NetworkLearner.forward(self, x)  # the inputs are views already

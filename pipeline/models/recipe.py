@@ -38,9 +38,14 @@ def recipe_of(
         "id_type": stream.id_type,
         "task": schema.task,
         "classes": list(schema.classes),
-        "features": [[f.name, f.kind, list(f.shape), f.missing] for f in schema.features],
+        "features": [_as_json(feature) for feature in schema.features],
         "json_layout": stream.json_layout(),
     }
+
+
+def _as_json(feature: Feature) -> list[Any]:
+    unit = [True] if feature.unit else []
+    return [feature.name, feature.kind, list(feature.shape), feature.missing, *unit]
 
 
 def needs_imputed(learner: Learner) -> bool:
@@ -62,8 +67,8 @@ def layout_of(recipe: Recipe) -> JsonLayout:
 def schema_of(recipe: Recipe) -> Schema:
     """Return the schema of the events that a model takes."""
     features = (
-        Feature(name, kind, tuple(shape), *missing)  # an older recipe does not state the last
-        for name, kind, shape, *missing in recipe["features"]
+        Feature(name, kind, tuple(shape), *rest)  # an older recipe does not state the last
+        for name, kind, shape, *rest in recipe["features"]
     )
     return Schema(tuple(features), recipe["task"], tuple(recipe["classes"]))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from streams.core.batch import Batch
 from streams.core.stream import Cursor, Stream
+from streams.operators.hash_categories import HashCategories
 from streams.operators.holdout import HoldOut
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.microbatch import rebatch
@@ -15,22 +16,31 @@ BLOCK = 4096
 
 
 class BatchReader:
-    """Read blocks of a stream, number their classes, mark probes and cut them into micro-batches.
+    """Read the micro-batches of a stream.
+
+    Blocks are read, their classes numbered, their categories hashed, and their probes marked.
 
     Args:
         stream: the stream.
         size: events in a micro-batch.
         vocabulary: numbers the classes.
         hold_out: marks the probes; None where there are none.
+        hash_categories: hashes the categories, for a learner that takes keys; else None.
     """
 
     def __init__(
-        self, stream: Stream, size: int, vocabulary: LabelEncoder, hold_out: HoldOut | None = None
+        self,
+        stream: Stream,
+        size: int,
+        vocabulary: LabelEncoder,
+        hold_out: HoldOut | None = None,
+        hash_categories: HashCategories | None = None,
     ) -> None:
         self.stream = stream
         self.size = size
         self.vocabulary = vocabulary
         self.hold_out = hold_out
+        self.hash_categories = hash_categories
 
     def blocks(self, cursor: Cursor, size: int = BLOCK) -> Iterator[Batch]:
         """Read blocks from a cursor on. This part may run elsewhere, and ahead of the learner."""
@@ -44,6 +54,8 @@ class BatchReader:
         """Return the micro-batches of blocks; they do not depend on where blocks end."""
         if self.stream.schema.task == "classification":
             blocks = map(self.vocabulary.apply, blocks)
+        if self.hash_categories is not None:
+            blocks = map(self.hash_categories.apply, blocks)
         if self.hold_out is not None:
             blocks = map(self.hold_out.apply, blocks)
         return rebatch(blocks, self.size)

@@ -36,12 +36,15 @@ class Feature:
         shape: ``()`` for numeric, categorical and text, ``(d,)`` for a vector and
             ``(channels, height, width)`` for an image.
         missing: what becomes of a missing value; None: the default (``Schema.missing_policy``).
+        unit: whether its numbers are about of unit scale already, and a learner need not scale
+            them.
     """
 
     name: str
     kind: FeatureKind
     shape: tuple[int, ...] = ()
     missing: Missing | None = None
+    unit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,7 @@ def test_growing_head_keeps_weights_and_state(optimizer: dict[str, Any]) -> None
             assert value.any()
             assert np.array_equal(grown[: len(value)], value)
             assert not grown[len(value) :].any()
-    x = learner.tensor(learner.inputs.rows(batch.x))
+    x = learner.tensor(learner.inputs.rows(batch))
     with torch.no_grad():
         body = learner.net.body(x)
         weight, bias = (torch.from_numpy(before["net"][f"head.{n}"]) for n in ("weight", "bias"))
@@ -284,7 +284,7 @@ def test_activations_return_each_hidden_layer() -> None:
     first, second = learner.activations(batch)
     body = learner.net.body
     with torch.no_grad():
-        x = learner.tensor(learner.inputs.rows(batch.x))
+        x = learner.tensor(learner.inputs.rows(batch))
         torch.testing.assert_close(torch.from_numpy(first), torch.tanh(body[0](x)))
         torch.testing.assert_close(torch.from_numpy(second), body(x))
     assert learner.activations(batch[:0]) == []
@@ -306,7 +306,7 @@ def test_activations_of_a_user_module() -> None:
     run(noisy, batch)
     (hidden,) = noisy.activations(batch)
     with torch.no_grad():  # as in use: no dropout, and the statistics of before
-        x = noisy.tensor(noisy.inputs.rows(batch.x))
+        x = noisy.tensor(noisy.inputs.rows(batch))
         torch.testing.assert_close(torch.from_numpy(hidden), noisy.net.body(x))
     model = {"kind": "my_nets:Plain", "args": {"in_features": 6, "out_features": 5}}
     plain = make(TABLE, model=model)

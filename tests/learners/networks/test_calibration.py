@@ -83,7 +83,7 @@ def test_temperature_is_fitted_before_learning() -> None:
     assert temperature is not None
     expected = Temperature()
     expected.load(copied(temperature.state()))
-    out = learner._output(learner.inputs.rows(batch.x[160:176])).numpy()
+    out = learner._output(batch[160:176]).numpy()
     expected.update(out, batch.y[160:176], softmax(out * expected.inverse))
     learn(learner, batch[160:176])
     assert temperature.state() == expected.state()
@@ -97,7 +97,7 @@ def test_probabilities_are_divided_and_the_class_stays() -> None:
     parts = learner.class_outputs
     assert parts._temperature is not None
     assert parts._weights is not None
-    out = learner._output(learner.inputs.rows(batch.x)).numpy()
+    out = learner._output(batch).numpy()
     scaled = out * parts._temperature.inverse - np.log(parts._weights.values)
     prediction = learner.predict(batch)
     np.testing.assert_allclose(prediction.proba, softmax(scaled), atol=1e-6)

@@ -108,7 +108,7 @@ def test_probabilities_are_those_of_the_stream() -> None:
     weights = learner.class_outputs._weights
     assert weights is not None
     with torch.no_grad():
-        softmax = torch.softmax(learner.net(learner.tensor(learner.inputs.rows(batch.x))), 1)
+        softmax = torch.softmax(learner.net(learner.tensor(learner.inputs.rows(batch))), 1)
     weighted = prediction.proba * weights.values
     np.testing.assert_allclose(weighted / weighted.sum(1, keepdims=True), softmax, atol=1e-6)
     assert np.array_equal(prediction.value, weighted.argmax(1))

@@ -13,7 +13,8 @@ import torch
 from learners.baselines.finetune import Finetune
 from learners.checks.case import LearnerRun
 from learners.networks.base import NetworkLearner
-from learners.networks.column_encoders import Inputs
+from learners.networks.column_inputs import ColumnInputs
+from learners.networks.inputs import InputsConfig, MatrixInputs
 from learners.regularization.ewc import Ewc
 from learners.regularization.lwf import Lwf
 from learners.rehearsal.replay import Replay
@@ -47,35 +48,40 @@ def gappy(n: int = 200, share: float = 0.3, seed: int = 0) -> Batch:
 
 
 def test_inputs_missing_number_is_the_mean_and_marked() -> None:
-    inputs = Inputs(TABLE)
+    inputs = MatrixInputs(TABLE)
     rows = np.array([[1, 5, 0], [3, NAN, 0], [5, 9, 0]], np.float64)
-    assert inputs.observe(rows) == [1]
-    tensor = inputs.tensor(inputs.rows(rows)).numpy()
+    batch = batch_of(rows)
+    assert inputs.observe(batch).missing == [1]
+    tensor = inputs.tensor(inputs.rows(batch)).numpy()
     assert tensor.shape == (3, 3)
     assert tensor[1].tolist() == [0, 0, 0]
     inputs.marked = [1]
-    assert inputs.observe(rows) == []
-    assert inputs.tensor(inputs.rows(rows)).numpy()[:, 3].tolist() == [0, 1, 0]
+    assert inputs.observe(batch).missing == []
+    assert inputs.tensor(inputs.rows(batch)).numpy()[:, 3].tolist() == [0, 1, 0]
     assert np.isnan(rows[1, 1]), "the rows to store keep their gaps"
 
 
 def test_inputs_unscaled_missing_number_is_the_mean() -> None:
-    inputs = Inputs(TABLE, scale=False)
+    inputs = MatrixInputs(TABLE, scale=False)
     rows = np.array([[1, 5, 0], [3, NAN, 0], [5, 9, 0]], np.float64)
-    inputs.observe(rows[:1])
+    inputs.observe(batch_of(rows[:1]))
     assert inputs.state()["count"] == 0.0, "without gaps nothing is kept"
-    inputs.observe(rows)
-    assert inputs.tensor(rows).numpy().tolist() == [[1, 5, 0], [3, 7, 0], [5, 9, 0]]
+    inputs.observe(batch_of(rows))
+    assert inputs.tensor({"x": rows}).numpy().tolist() == [[1, 5, 0], [3, 7, 0], [5, 9, 0]]
 
 
-def test_inputs_mixed_columns_mark_numbers_alone() -> None:
+@pytest.mark.parametrize("bins", [0, 4])
+def test_inputs_mixed_columns_tell_missing_numbers(bins: int) -> None:
     schema = Schema((Feature("c", "categorical"), Feature("n", "numeric")), "classification")
-    inputs = Inputs(schema)
-    x = {"c": Ragged.of_text(["a", "b"]), "n": np.array([2.0, NAN])}
-    inputs.marked = inputs.observe(x)
-    tensor = inputs.tensor(inputs.rows(x)).numpy()
+    inputs = ColumnInputs(schema, True, InputsConfig(bins=bins))
+    x = {"c": Ragged.of_text(["a", "a"]), "n": np.array([2.0, NAN])}
+    batch = replace(batch_of(np.zeros((2, 1))), x=x)
+    inputs.observe(batch)
+    tensor = inputs.tensor(inputs.rows(batch)).numpy()
     assert np.isfinite(tensor).all()
-    assert tensor[:, -1].tolist() == [0, 1]
+    differ = np.flatnonzero(tensor[0] != tensor[1])
+    assert differ.tolist() == [1], "the indicator, or the code of the bin"
+    assert tensor[1, 1] == (bins or 1)
 
 
 @pytest.mark.parametrize("hidden", [[], [16], [16, 16]])
@@ -87,7 +93,7 @@ def test_network_first_gap_changes_no_output(hidden: list[int]) -> None:
     whole = replace(gappy(20, share=0, seed=3), y=None)
     first = ours.predict(whole)
     gap = batch_of(np.array([[1, NAN, 2.0]]))
-    ours._mark(ours.inputs.observe(gap.x))
+    ours._mark(ours.inputs.observe(gap).missing)
     ours.inputs.moments.load(before["inputs"])  # the scale alone moves them
     np.testing.assert_allclose(ours.predict(whole).proba, first.proba, atol=1e-7)  # type: ignore[arg-type]
     assert ours.inputs.marked == [1]
@@ -140,7 +146,7 @@ def test_network_of_a_user_gets_the_mean_alone(
 
 @pytest.mark.parametrize("scale", [True, False])
 def test_inputs_huge_numbers_beside_gaps_stay_finite(scale: bool) -> None:
-    inputs = Inputs(TABLE, scale)
+    inputs = MatrixInputs(TABLE, scale)
     rows = np.array([[1.7e308, NAN, -1.7e308], [1.7e308, 1e300, -1.7e308]])
-    inputs.marked = inputs.observe(rows)
-    assert np.isfinite(inputs.tensor(rows).numpy()).all()
+    inputs.marked = inputs.observe(batch_of(rows)).missing
+    assert np.isfinite(inputs.tensor({"x": rows}).numpy()).all()

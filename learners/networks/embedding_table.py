@@ -1,0 +1,162 @@
+"""A table of embeddings of which a step moves only the rows that it read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streams.core.batch import Ints
+from streams.core.state_dict import State
+
+
+class EmbeddingTable(nn.Module):
+    """Embeddings (rows, dimension) float32, read by their codes.
+
+    Rows that a loss was computed from while gradients are recorded are remembered, until
+    ``take_gradients`` returns their gradients. The table is not among the parameters of a network:
+    a step would otherwise cost as much as the whole table has rows.
+
+    Args:
+        rows: of the table.
+        dimension: of an embedding.
+        drawn: how many rows, from the first on, are drawn at random; the others are zero until
+            ``start`` gives them to a value.
+
+    Attributes:
+        weight: the embeddings.
+    """
+
+    weight: Tensor
+
+    def __init__(self, rows: int, dimension: int, drawn: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+        # Pages of zeros that are never written cost no memory.
+        weight = torch.from_numpy(np.zeros((rows, dimension), np.float32))
+        weight[:drawn].normal_(0, INITIAL_STD)
+        self.register_buffer("weight", weight, persistent=False)
+        self._read: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Return the embeddings (n, places * dimension) of codes (n, places) int64."""
+        weight = self.weight
+        if torch.is_grad_enabled():
+            rows, codes = torch.unique(codes, return_inverse=True)
+            weight = weight.index_select(0, rows).requires_grad_()
+            self._read.append((rows, weight))
+        return F.embedding(codes, weight).flatten(1)
+
+    def take_gradients(self) -> tuple[Tensor, Tensor] | None:
+        """Return the rows (m,) that were read since the last call, each once, and their gradients
+        (m, dimension); None where no row was read."""
+        read, self._read = self._read, []
+        parts = [(rows, values.grad) for rows, values in read if values.grad is not None]
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return None
+        rows, index = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
+        gradients = torch.cat([gradient for _, gradient in parts])
+        return rows, torch.zeros(len(rows), self.dimension).to(gradients).index_add_(
+            0, index, gradients
+        )
+
+    def start(self, rows: Ints, prior: Ints) -> None:
+        """Let rows (m,) start as copies of the rows ``prior`` (m,)."""
+        device = self.weight.device
+        self.weight[torch.from_numpy(rows).to(device)] = self.weight[
+            torch.from_numpy(prior).to(device)
+        ]
+
+    def state(self) -> State:
+        """Return the rows that are not zero."""
+        return sparse_state(self.weight)
+
+    def load(self, state: State) -> None:
+        """Restore what ``state`` returned."""
+        load_sparse(self.weight, state)
+
+
+INITIAL_STD = 0.1
+"""Standard deviation of the first embeddings."""
+
+
+class RowOptimizer:
+    """Move the rows of a table that a loss was computed from.
+
+    The optimizer state of a row is as old as its last step, as in ``torch.optim.SparseAdam``. So a
+    step costs what its rows cost, whatever the size of the table.
+
+    Args:
+        config: the optimizer and its settings, as those of ``FlatOptimizer``.
+        table: whose rows are moved.
+    """
+
+    def __init__(self, config: Any, table: EmbeddingTable) -> None:
+        self._config = config
+        self._table = table
+        self._state: dict[str, Tensor] = config.fresh(table.weight)
+
+    def step(self) -> None:
+        """Move the rows that were read by one step down their gradients."""
+        taken = self._table.take_gradients()
+        if taken is None:
+            return
+        rows, gradients = taken
+        weight = self._table.weight.index_select(0, rows)
+        pieces = {
+            name: [value.index_select(0, rows) if value.ndim else value]
+            for name, value in self._state.items()
+        }
+        self._config.move([weight], [gradients.contiguous()], pieces)
+        self._table.weight.index_copy_(0, rows, weight)
+        for name, (piece,) in pieces.items():
+            if piece.ndim:
+                self._state[name].index_copy_(0, rows, piece)
+
+    def finite(self) -> bool:
+        """Return whether every embedding is finite."""
+        return bool(torch.isfinite(self._table.weight).all())
+
+    def discard(self) -> None:
+        """Forget the gradients of a loss that is not to be followed."""
+        self._table.take_gradients()
+
+    def start(self, rows: Ints, prior: Ints) -> None:
+        """Let rows (m,) start as copies of ``prior`` (m,), with a fresh optimizer state."""
+        self._table.start(rows, prior)
+        for value in self._state.values():
+            if value.ndim:
+                value[torch.from_numpy(rows).to(value.device)] = 0
+
+    def state(self) -> State:
+        """Return the state by name: a scalar, or the rows that are not zero."""
+        return {
+            name: sparse_state(value) if value.ndim else value.cpu().numpy()
+            for name, value in self._state.items()
+        }
+
+    def load(self, state: State) -> None:
+        """Restore what ``state`` returned."""
+        for name, value in self._state.items():
+            if value.ndim:
+                load_sparse(value, state[name])
+            else:
+                value.copy_(torch.from_numpy(np.array(state[name])))
+
+
+def sparse_state(table: Tensor) -> State:
+    """Return the rows (m, ...) of a table that are not zero, and which they are (m,)."""
+    values = table.cpu().numpy()
+    rows = np.flatnonzero(values.any(axis=1))
+    return {"rows": rows, "values": values[rows]}
+
+
+def load_sparse(table: Tensor, state: State) -> None:
+    """Restore a table of which ``sparse_state`` was taken."""
+    table.zero_()
+    table[torch.from_numpy(np.array(state["rows"]))] = torch.from_numpy(np.array(state["values"]))

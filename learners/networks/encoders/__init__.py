@@ -1,0 +1,26 @@
+"""Encoders: how the columns of each kind reach a network.
+
+``ColumnEncoder`` is the interface. ``Numbers``, ``Categories`` and ``Indicators``, ``Texts``,
+``Vectors``, ``UnitVectors`` and ``Images`` encode the columns of one kind each.
+"""
+
+from __future__ import annotations
+
+from learners.networks.encoders.base import ColumnEncoder, NewValues, Rows
+from learners.networks.encoders.categories import Categories, Indicators
+from learners.networks.encoders.numbers import Numbers
+from learners.networks.encoders.texts import Texts
+from learners.networks.encoders.vectors import Images, UnitVectors, Vectors
+
+__all__ = [
+    "Categories",
+    "ColumnEncoder",
+    "Images",
+    "Indicators",
+    "NewValues",
+    "Numbers",
+    "Rows",
+    "Texts",
+    "UnitVectors",
+    "Vectors",
+]

@@ -1,0 +1,95 @@
+"""Numbers, each beside the quantile bin that it lies in."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from learners.base import Encoding
+from learners.networks.encoders.base import ColumnEncoder, NewValues, Rows
+from streams.core.batch import Array, Batch
+from streams.core.quantile_bins import QuantileBins
+from streams.core.running_moments import RunningMoments
+from streams.core.schema import Feature
+from streams.core.state_dict import State
+
+_MAX = float(np.finfo(np.float32).max)
+
+
+class Numbers(ColumnEncoder):
+    """Scaled numbers, and the embedding of the quantile bin of each.
+
+    A bin lets a network, and the linear part beside it, learn any step of a number, as a tree
+    does. A missing number counts as the running mean, and has a bin of its own. Without bins it has
+    an indicator.
+
+    Args:
+        features: of kind numeric.
+        scale: whether numbers are scaled by their running mean and deviation.
+        bins: how many quantile bins a number has; 0: none.
+    """
+
+    name = "numbers"
+
+    def __init__(self, features: tuple[Feature, ...], scale: bool, bins: int) -> None:
+        super().__init__(features)
+        k = len(features)
+        self.scale = scale
+        self.moments = RunningMoments((k,))
+        self.bins = QuantileBins(k, bins) if bins else None
+        if self.bins is None:
+            self.width = 2 * k
+        else:
+            self.width, self.places = k, k
+            self.table_rows = k * (bins + 1)
+            self._first = np.arange(k) * (bins + 1)  # of the rows of each number
+
+    def rows(self, batch: Batch) -> dict[str, Array]:
+        return {self.name: self._numbers(batch)}
+
+    def _numbers(self, batch: Batch) -> Array:
+        """Return (n, k) float64: large numbers that vary little lose nothing when scaled."""
+        x = batch.x
+        if isinstance(x, np.ndarray):
+            return np.asarray(x.reshape(len(x), -1), np.float64, order="C")
+        numbers = np.empty((len(batch), len(self.features)))
+        for j, feature in enumerate(self.features):
+            numbers[:, j] = np.asarray(x[feature.name])
+        return numbers
+
+    def observe(self, batch: Batch) -> NewValues | None:
+        numbers = self._numbers(batch)
+        self.moments.update(numbers)
+        if self.bins is not None:
+            self.bins.observe(numbers)
+        return None
+
+    def dense(self, rows: Rows, out: Array) -> None:
+        numbers, k = rows[self.name], len(self.features)
+        missing = np.isnan(numbers)
+        if self.scale:
+            out[:, :k] = np.where(missing, 0, self.moments.scale(numbers))
+        else:
+            known = np.where(missing, self.moments.mean, numbers)
+            out[:, :k] = np.minimum(np.maximum(known, -_MAX), _MAX)
+        if self.bins is None:
+            out[:, k:] = missing
+
+    def codes(self, rows: Rows) -> Array:
+        if self.bins is None:
+            return super().codes(rows)
+        return self.bins.codes(rows[self.name]) + self._first
+
+    def encoding(self, feature: Feature) -> Encoding:
+        how = "scaled by its running mean and deviation" if self.scale else "as it is"
+        if self.bins is None:
+            return Encoding(how)
+        return Encoding(f"{how}, and the embedding of 1 of {self.bins.bins} quantile bins")
+
+    def state(self) -> State:
+        bins = {} if self.bins is None else {"bins": self.bins.state()}
+        return {**self.moments.state(), **bins}
+
+    def load(self, state: State) -> None:
+        self.moments.load(state)
+        if self.bins is not None:
+            self.bins.load(state["bins"])

@@ -1,0 +1,99 @@
+"""Vectors and images beside other columns."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from learners.base import Encoding
+from learners.networks.encoders.base import ColumnEncoder, NewValues, Rows
+from streams.core.batch import Array, Batch
+from streams.core.running_moments import RunningMoments
+from streams.core.schema import Feature
+from streams.core.state_dict import State
+
+_WHITE = np.float32(255)
+
+
+class Vectors(ColumnEncoder):
+    """Each number of a vector, scaled by its running mean and deviation.
+
+    Args:
+        features: of kind vector.
+        scale: whether they are scaled; else they are clipped to the range of float32.
+    """
+
+    name = "vectors"
+
+    def __init__(self, features: tuple[Feature, ...], scale: bool) -> None:
+        super().__init__(features)
+        self.width = sum(math.prod(feature.shape) for feature in features)
+        self.moments = RunningMoments((self.width,)) if scale else None
+
+    def rows(self, batch: Batch) -> dict[str, Array]:
+        columns = [_flat(batch, feature) for feature in self.features]
+        return {self.name: columns[0] if len(columns) == 1 else np.concatenate(columns, 1)}
+
+    def observe(self, batch: Batch) -> NewValues | None:
+        if self.moments is not None:
+            self.moments.update(self.rows(batch)[self.name])
+        return None
+
+    def dense(self, rows: Rows, out: Array) -> None:
+        numbers = rows[self.name]
+        out[:] = _clipped(numbers) if self.moments is None else self.moments.scale(numbers)
+
+    def encoding(self, feature: Feature) -> Encoding:
+        how = "as it is" if self.moments is None else "scaled by its running mean and deviation"
+        return Encoding(f"each number {how}")
+
+    def state(self) -> State:
+        return {} if self.moments is None else self.moments.state()
+
+    def load(self, state: State) -> None:
+        if self.moments is not None:
+            self.moments.load(state)
+
+
+class UnitVectors(Vectors):
+    """Vectors that are about of unit scale already, as aggregates are."""
+
+    name = "unit_vectors"
+
+    def __init__(self, features: tuple[Feature, ...]) -> None:
+        super().__init__(features, scale=False)
+
+
+class Images(ColumnEncoder):
+    """The pixels of images as one row of numbers from 0 to 1."""
+
+    name = "pixels"
+
+    def __init__(self, features: tuple[Feature, ...]) -> None:
+        super().__init__(features)
+        self.width = sum(math.prod(feature.shape) for feature in features)
+
+    def rows(self, batch: Batch) -> dict[str, Array]:
+        columns = [_flat(batch, feature) for feature in self.features]
+        return {self.name: columns[0] if len(columns) == 1 else np.concatenate(columns, 1)}
+
+    def dense(self, rows: Rows, out: Array) -> None:
+        np.divide(rows[self.name], _WHITE, out=out, dtype=np.float32)
+
+    def encoding(self, feature: Feature) -> Encoding:
+        return Encoding("pixels from 0 to 1")
+
+
+def _flat(batch: Batch, feature: Feature) -> Array:
+    """Return a column (n, *shape) as (n, numbers), in C order."""
+    assert not isinstance(batch.x, np.ndarray)
+    column = np.asarray(batch.x[feature.name])
+    return np.ascontiguousarray(column).reshape(len(batch), -1)
+
+
+_MAX = float(np.finfo(np.float32).max)
+
+
+def _clipped(numbers: Array) -> Array:
+    return np.minimum(np.maximum(numbers, -_MAX), _MAX) if numbers.itemsize > 4 else numbers
