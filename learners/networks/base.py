@@ -116,12 +116,12 @@ class NetworkLearner(Learner):
         # not marked.
         self._marks = isinstance(config.model, models.Mlp)
 
-    def _columns(self, config: InputsConfig) -> models.Columns | None:
+    def _columns(self, config: InputsConfig) -> models.ColumnLayout | None:
         inputs = self.inputs
         if not isinstance(inputs, ColumnInputs):
             return None
         table = (inputs.codes, config.dimension, inputs.table_rows, inputs.table_drawn)
-        return models.Columns(*table, wide=config.wide is not False)
+        return models.ColumnLayout(*table, wide=config.wide is not False)
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:

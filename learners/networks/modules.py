@@ -158,7 +158,7 @@ class Net(nn.Module):
         return {"head": self.head}
 
 
-class Columns(NamedTuple):
+class ColumnLayout(NamedTuple):
     """What the rows of a ``ColumnNet`` hold.
 
     Attributes:
@@ -192,7 +192,7 @@ class ColumnNet(Net):
     """
 
     def __init__(
-        self, body: nn.Module, features: int, outputs: int, width: int, columns: Columns
+        self, body: nn.Module, features: int, outputs: int, width: int, columns: ColumnLayout
     ) -> None:
         super().__init__(body, features, outputs)
         self.codes = columns.codes
@@ -229,7 +229,7 @@ def build(
     shape: tuple[int, ...],
     outputs: int,
     device: str,
-    columns: Columns | None = None,
+    columns: ColumnLayout | None = None,
 ) -> Net:
     """Return a new network, with weights drawn from torch's global generator.
 
