@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from streams.core.batch import Batch
+from streams.core.hashing import hash_categories
 from streams.core.stream import Cursor, Stream
-from streams.operators.hash_categories import HashCategories
 from streams.operators.holdout import HoldOut
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.microbatch import rebatch
@@ -25,7 +25,7 @@ class BatchReader:
         size: events in a micro-batch.
         vocabulary: numbers the classes.
         hold_out: marks the probes; None where there are none.
-        hash_categories: hashes the categories, for a learner that takes keys; else None.
+        hashed: the categorical columns whose values become keys, for a learner that takes keys.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class BatchReader:
         size: int,
         vocabulary: LabelEncoder,
         hold_out: HoldOut | None = None,
-        hash_categories: HashCategories | None = None,
+        hashed: Sequence[str] = (),
     ) -> None:
         self.stream = stream
         self.size = size
         self.vocabulary = vocabulary
         self.hold_out = hold_out
-        self.hash_categories = hash_categories
+        self.hashed = hashed
 
     def blocks(self, cursor: Cursor, size: int = BLOCK) -> Iterator[Batch]:
         """Read blocks from a cursor on. This part may run elsewhere, and ahead of the learner."""
@@ -54,8 +54,8 @@ class BatchReader:
         """Return the micro-batches of blocks; they do not depend on where blocks end."""
         if self.stream.schema.task == "classification":
             blocks = map(self.vocabulary.apply, blocks)
-        if self.hash_categories is not None:
-            blocks = map(self.hash_categories.apply, blocks)
+        if self.hashed:
+            blocks = (hash_categories(block, self.hashed) for block in blocks)
         if self.hold_out is not None:
             blocks = map(self.hold_out.apply, blocks)
         return rebatch(blocks, self.size)

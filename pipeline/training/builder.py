@@ -26,7 +26,6 @@ from streams.core.stream_config import StreamConfig
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
-from streams.operators.hash_categories import HashCategories
 from streams.operators.holdout import HoldOut
 from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
@@ -79,7 +78,8 @@ def build(loaded: LoadedJob) -> Parts:
         _check_alerts(job)
         probes, once = job.evaluate.probes, job.evaluate.once_seen
         hold_out = HoldOut(probes.share, job.seed) if probes.share else None
-        hashed = HashCategories(schema) if learner.takes_keys else None
+        categories = [f.name for f in schema.features if f.kind == "categorical"]
+        hashed = categories if learner.takes_keys else []
         reader = BatchReader(stream, job.stream.batch_size, vocabulary, hold_out, hashed)
         once_seen = OnceSeen(once, job.seed) if once.share else None
         if once_seen is not None:

@@ -1,7 +1,7 @@
 """The steps between a stream and a learner, from blocks to labelled events.
 
-``rebatch``, ``LabelEncoder`` and ``HashCategories`` work on blocks; an ``Operator`` transforms
-micro-batches; a label join holds events until their labels are known.
+``rebatch`` and ``LabelEncoder`` work on blocks; an ``Operator`` transforms micro-batches; a label
+join holds events until their labels are known.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
-from streams.operators.hash_categories import HashCategories
 from streams.operators.holdout import HoldOut
 from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
@@ -25,7 +24,6 @@ __all__ = [
     "DelayByEvents",
     "DropDuplicates",
     "DropLate",
-    "HashCategories",
     "HoldOut",
     "Impute",
     "JoinById",

@@ -18,9 +18,9 @@ from learners.networks.inputs import InputsConfig
 from learners.networks.modules import ColumnNet
 from learners.registry import find
 from streams.core.batch import Array, Batch, Ragged
+from streams.core.hashing import hash_categories
 from streams.core.schema import Feature, Schema, Task
 from streams.core.state_dict import copied, digest
-from streams.operators.hash_categories import HashCategories
 
 torch.set_num_threads(1)
 
@@ -138,7 +138,7 @@ def test_keys_of_a_block_predict_as_its_texts() -> None:
     batch = stream()
     LearnerRun(ours).feed(batch)
     asked = replace(stream(40, seed=9), y=None)
-    hashed = HashCategories(columns).apply(asked)
+    hashed = hash_categories(asked, ["c", "d"])
     assert not isinstance(hashed.x, np.ndarray)
     assert np.asarray(hashed.x["c"]).dtype == np.int64
     np.testing.assert_array_equal(ours.predict(hashed).proba, ours.predict(asked).proba)
