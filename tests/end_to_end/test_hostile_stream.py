@@ -48,7 +48,6 @@ VERSIONS = {
         *(("a", NULLABLE["a"]), ("id", "long")),
     ],
 }
-LIBRARIES = ("confluent-kafka", "kafka-python")
 
 
 class Message(NamedTuple):
@@ -242,20 +241,30 @@ def job(tmp_path: Path, broker: str) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def run(
+    everlearn: Callable[..., Any], summary: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> Callable[..., dict[str, Any]]:
+    """Runs a command without Ray in a run folder of this test, and returns its summary."""
+
+    def command(name: str, what: Path, folder: str, *flags: object) -> dict[str, Any]:
+        everlearn(name, what, "--run-dir", tmp_path / folder, "--runner", "local", *flags)
+        return summary(tmp_path / folder)
+
+    return command
+
+
+@pytest.fixture(params=["confluent-kafka", "kafka-python"])
+def file(request: pytest.FixtureRequest, hostile: str, job: Callable[..., Path]) -> Path:
+    """A job on the hostile topics, for each library."""
+    return job(hostile, library=request.param)
+
+
 def test_hostile_events_leave_honest_ones_alone(
-    hostile: str,
-    honest: str,
-    job: Callable[..., Path],
-    everlearn: Callable[..., Any],
-    summary: Callable[[Path], dict[str, Any]],
-    tmp_path: Path,
+    hostile: str, honest: str, job: Callable[..., Path], run: Callable[..., dict[str, Any]]
 ) -> None:
     """An event-by-event learner predicts, and scores, the same as without the hostile ones."""
-    found = {}
-    for topic in (hostile, honest):
-        everlearn("run", job(topic, PER_EVENT), "--run-dir", tmp_path / topic, "--runner", "local")
-        found[topic] = summary(tmp_path / topic)
-    among, alone = found[hostile], found[honest]
+    among, alone = (run("run", job(topic, PER_EVENT), topic) for topic in (hostile, honest))
     assert alone["fates"]["learned"] == HONEST + 2, alone
     assert among["fates"]["learned"] == alone["fates"]["learned"]
     assert alone["fates"]["dead"] == 0
@@ -278,69 +287,39 @@ def digest(summary: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def reference(
-    hostile: str,
-    job: Callable[..., Path],
-    everlearn: Callable[..., Any],
-    summary: Callable[[Path], dict[str, Any]],
-    tmp_path: Path,
+    hostile: str, job: Callable[..., Path], run: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
-    everlearn("run", job(hostile), "--run-dir", tmp_path / "whole", "--runner", "local")
-    return digest(summary(tmp_path / "whole"))
+    return digest(run("run", job(hostile), "whole"))
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
 def test_hostile_stream_recorded_and_replayed_gives_one_state(
-    library: str,
-    hostile: str,
-    job: Callable[..., Path],
-    everlearn: Callable[..., Any],
-    summary: Callable[[Path], dict[str, Any]],
-    reference: dict[str, Any],
-    tmp_path: Path,
+    file: Path, run: Callable[..., dict[str, Any]], reference: dict[str, Any], tmp_path: Path
 ) -> None:
-    file, recording = job(hostile, library=library), tmp_path / "recording"
-    everlearn("record", file, "--to", recording, "--run-dir", tmp_path / "run", "--runner", "local")
-    assert digest(summary(tmp_path / "run")) == reference
-    everlearn("replay", recording, "--run-dir", tmp_path / "again", "--runner", "local")
-    assert digest(summary(tmp_path / "again")) == reference
+    recording = tmp_path / "recording"
+    assert digest(run("record", file, "run", "--to", recording)) == reference
+    assert digest(run("replay", recording, "again")) == reference
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
 def test_hostile_stream_cut_and_resumed_gives_one_state(
-    library: str,
-    hostile: str,
-    job: Callable[..., Path],
-    everlearn: Callable[..., Any],
-    summary: Callable[[Path], dict[str, Any]],
-    reference: dict[str, Any],
-    tmp_path: Path,
+    file: Path, run: Callable[..., dict[str, Any]], reference: dict[str, Any]
 ) -> None:
-    file, folder = job(hostile, library=library), tmp_path / "cut"
-    everlearn("run", file, "--run-dir", folder, "--runner", "local", "--max-events", 160)
+    run("run", file, "cut", "--max-events", 160)
     for events in (496, 1008, 10**9):
-        more = ("--resume", "--max-events", events)
-        everlearn("run", file, "--run-dir", folder, "--runner", "local", *more)
-    assert digest(summary(folder)) == reference
+        done = run("run", file, "cut", "--resume", "--max-events", events)
+    assert digest(done) == reference
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("library", LIBRARIES)
 def test_hostile_stream_killed_and_resumed_gives_one_state(
-    library: str,
-    hostile: str,
-    job: Callable[..., Path],
-    everlearn: Callable[..., Any],
-    summary: Callable[[Path], dict[str, Any]],
-    reference: dict[str, Any],
-    tmp_path: Path,
+    file: Path, run: Callable[..., dict[str, Any]], reference: dict[str, Any], tmp_path: Path
 ) -> None:
-    file, folder, chance = job(hostile, library=library), tmp_path / "killed", random.Random(3)
+    folder, chance = tmp_path / "killed", random.Random(3)
     kills = 0
     for attempt in range(12):
         shown = [*(["--resume"] if (folder / "journal.jsonl").exists() else [])]
-        run = [sys.executable, "-m", "pipeline", "run", str(file), "--run-dir", str(folder)]
+        command = [sys.executable, "-m", "pipeline", "run", str(file), "--run-dir", str(folder)]
         process = subprocess.Popen(
-            [*run, "--runner", "local", *shown],
+            [*command, "--runner", "local", *shown],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -356,8 +335,7 @@ def test_hostile_stream_killed_and_resumed_gives_one_state(
         if kills == 4:
             break
     assert kills >= 2
-    everlearn("run", file, "--run-dir", folder, "--runner", "local", "--resume")
-    assert digest(summary(folder)) == reference
+    assert digest(run("run", file, "killed", "--resume")) == reference
 
 
 def size(folder: Path) -> int:
@@ -368,17 +346,13 @@ def size(folder: Path) -> int:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("library", LIBRARIES)
 def test_hostile_stream_on_ray_gives_one_state(
-    library: str,
-    hostile: str,
-    job: Callable[..., Path],
+    file: Path,
     summary: Callable[[Path], dict[str, Any]],
     reference: dict[str, Any],
     place: Place,
     tmp_path: Path,
 ) -> None:
-    file = job(hostile, library=library)
     place.run(file, tmp_path / "ray").ends()
     assert digest(summary(tmp_path / "ray")) == reference
     shutil.rmtree(tmp_path / "ray")

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -87,6 +87,53 @@ def job(tmp_path: Path, kafka44: Kafka44, topic: str, library: str) -> Callable[
     return write
 
 
+class RunOutcome(NamedTuple):
+    """What a run did: all messages, the last of them, and the summary in its folder."""
+
+    err: str
+    line: str
+    summary: dict[str, Any]
+
+
+@pytest.fixture
+def command(everlearn: Callable[..., Any]) -> Callable[..., RunOutcome]:
+    """Runs a command in a run folder, and expects the exit status ``code``."""
+
+    def run_command(
+        name: str, what: Path, folder: str, *flags: object, code: int = 0
+    ) -> RunOutcome:
+        done = everlearn(name, what, "--run-dir", folder, *flags, code=code)
+        summary = Path(folder) / "summary.json"
+        content = json.loads(summary.read_text()) if summary.exists() else {}
+        return RunOutcome(done.err, done.line, content)
+
+    return run_command
+
+
+@pytest.fixture
+def run(job: Callable[..., Path], command: Callable[..., RunOutcome]) -> Callable[..., RunOutcome]:
+    """Runs the job in the folder ``run``, or another; ``stream`` are settings of its stream."""
+
+    def run_job(*flags: object, folder: str = "run", code: int = 0, **stream: Any) -> RunOutcome:
+        return command("run", job(**stream), folder, *flags, code=code)
+
+    return run_job
+
+
+@pytest.fixture
+def run_case(
+    command: Callable[..., RunOutcome], kafka44: Kafka44, topic: str
+) -> Callable[..., RunOutcome]:
+    """Runs the job of a case on the topic, in the folder ``run``."""
+
+    def run_job(case: Path, *flags: object, code: int = 0) -> RunOutcome:
+        servers, name = f"stream.servers={kafka44.servers}", f"stream.topic={topic}"
+        flags = ("--set", servers, "--set", name, *flags)
+        return command("run", case / "job.yaml", "run", *flags, code=code)
+
+    return run_job
+
+
 def rows(ids: Sequence[int]) -> Iterator[str]:
     """Events of these ids."""
     for i in ids:
@@ -102,74 +149,64 @@ def send_transactions(kafka: Kafka44, topic: str, size: int, ends: Sequence[bool
 
 @second_in_soak
 def test_aborted_transactions_are_unread(
-    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
+    kafka44: Kafka44, topic: str, run: Callable[..., RunOutcome]
 ) -> None:
     kafka44.create(topic)
     send_transactions(kafka44, topic, 30, [True, True, False, True, False])
-    everlearn("run", job(), "--run-dir", "run")
-    done = summary(Path("run"))
+    done = run().summary
     assert (done["finished"], done["events"], done["fates"]["learned"]) == (True, 90, 90)
     assert done["cursor"] == {"0": 123}  # 30 + 1, 30 + 1, 30 + 1, 30
 
 
 @second_in_soak
 def test_compacted_topic_gives_the_latest_of_each_key(
-    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
+    kafka44: Kafka44, topic: str, run: Callable[..., RunOutcome]
 ) -> None:
     kafka44.create(topic, **COMPACTED)
     kafka44.send(topic, rows(range(200)), keys=[str(i % 50) for i in range(200)])
     kafka44.compact(topic, ("last", next(rows([200]))), records=51)
-    everlearn("run", job(), "--run-dir", "run")
-    assert summary(Path("run"))["fates"]["learned"] == 51
+    assert run().summary["fates"]["learned"] == 51
 
 
 @pytest.mark.parametrize("gaps", ["refuse", True])
 def test_gaps_refuse_stops_and_true_is_the_default(
-    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, gaps: Any, caplog: Any
+    kafka44: Kafka44, topic: str, run: Callable[..., RunOutcome], gaps: Any, caplog: Any
 ) -> None:
     kafka44.create(topic)
     send_transactions(kafka44, topic, 5, [True, True])
-    done = everlearn("run", job(gaps=gaps), "--run-dir", "run", code=int(gaps == "refuse"))
+    done = run(gaps=gaps, code=int(gaps == "refuse"))
     refused = "partition 0: positions 5 to 5 were passed over" in done.err
     assert refused == (gaps == "refuse")
     assert ("gaps: true and false have no effect" in caplog.text) == (gaps is True)
 
 
-def run_case(everlearn: Any, folder: Path, kafka: Kafka44, topic: str, *flags: str, code: int = 0):
-    """Run the job of a case, in the run folder ``run``."""
-    servers, topic = f"stream.servers={kafka.servers}", f"stream.topic={topic}"
-    command = ["run", folder / "job.yaml", "--run-dir", "run", "--set", servers, "--set", topic]
-    return everlearn(*command, *flags, code=code)
-
-
 def test_retention_that_cut_a_learned_head_lets_a_run_resume(
-    kafka44: Kafka44, topic: str, everlearn: Any, summary: Any
+    kafka44: Kafka44, topic: str, run_case: Callable[..., RunOutcome]
 ) -> None:
     folder = case("retention-cut-a-learned-head")
     kafka44.create(topic)
     send_file(kafka44, folder / "messages.jsonl", {"head": topic})
-    run_case(everlearn, folder, kafka44, topic, "--max-events", "20")
+    run_case(folder, "--max-events", "20")
     kafka44.delete_records(topic, 10)
-    run_case(everlearn, folder, kafka44, topic, "--resume")
-    done = summary(Path("run"))
+    done = run_case(folder, "--resume").summary
     assert (done["events"], done["fates"]["learned"]) == (60, 60)
 
 
 def test_topic_made_anew_is_refused_on_resume(
-    kafka44: Kafka44, topic: str, everlearn: Any, summary: Any
+    kafka44: Kafka44, topic: str, run_case: Callable[..., RunOutcome]
 ) -> None:
     folder = case("topic-made-anew")
     kafka44.create(topic)
     send_file(kafka44, folder / "first.jsonl", {"anew": topic})
-    run_case(everlearn, folder, kafka44, topic, "--max-events", "40")
+    run_case(folder, "--max-events", "40")
     kafka44.delete(topic)
     kafka44.create(topic)
     send_file(kafka44, folder / "second.jsonl", {"anew": topic})
-    done = run_case(everlearn, folder, kafka44, topic, "--resume", "--max-events", "60", code=1)
+    done = run_case(folder, "--resume", "--max-events", "60", code=1)
     assert f"the topic '{topic}' is another one now" in done.line
     assert "The state after 40 events is kept" in done.line
     assert "--resume" not in done.line
-    assert summary(Path("run"))["events"] == 40
+    assert done.summary["events"] == 40
 
 
 @second_in_soak
@@ -178,27 +215,25 @@ def test_finished_run_refuses_a_topic_made_anew(
     count: int,
     kafka44: Kafka44,
     topic: str,
-    job: Callable[..., Path],
-    everlearn: Any,
-    summary: Any,
+    run: Callable[..., RunOutcome],
 ) -> None:
     """The new topic is no longer than what was read of the old one, which says nothing."""
     kafka44.create(topic)
     kafka44.send(topic, rows(range(60)))
-    everlearn("run", job(), "--run-dir", "run")
+    run()
     kafka44.delete(topic)
     kafka44.create(topic)
     kafka44.send(topic, rows(range(1000, 1000 + count)))
-    done = everlearn("run", job(), "--run-dir", "run", "--resume", code=1)
+    done = run("--resume", code=1)
     assert f"the topic '{topic}' is another one now" in done.line
     assert "The state after 60 events is kept" in done.line
     assert "goes on from the end" not in done.err
-    assert summary(Path("run"))["events"] == 60
+    assert done.summary["events"] == 60
 
 
 @both
 def test_learned_head_is_not_read_again(
-    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
+    kafka44: Kafka44, topic: str, run: Callable[..., RunOutcome]
 ) -> None:
     """Two partitions make the block of which the first records are deleted."""
     kafka44.create(topic, 2)
@@ -208,25 +243,24 @@ def test_learned_head_is_not_read_again(
         stamps = [start + 100 * i for i in ids]
         kafka44.send(topic, rows(ids), partition=partition, timestamp_ms=stamps)
     for folder in ("whole", "cut"):
-        everlearn("run", job(), "--run-dir", folder, "--max-events", "512")
-    everlearn("run", job(), "--run-dir", "whole", "--resume")
+        run("--max-events", 512, folder=folder)
+    whole = run("--resume", folder="whole").summary
     kafka44.delete_records(topic, 256)
     kafka44.delete_records(topic, 200, partition=1)
-    everlearn("run", job(), "--run-dir", "cut", "--resume")
-    whole, cut = summary(Path("whole")), summary(Path("cut"))
+    cut = run("--resume", folder="cut").summary
     assert cut["events"] == 1200
     assert cut["state_digest"] == whole["state_digest"]
 
 
 @second_in_soak
 def test_deleted_records_that_were_not_learned_are_named(
-    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any
+    kafka44: Kafka44, topic: str, run: Callable[..., RunOutcome]
 ) -> None:
     kafka44.create(topic)
     kafka44.send(topic, rows(range(900)))
-    everlearn("run", job(), "--run-dir", "run", "--max-events", "512")
+    run("--max-events", 512)
     kafka44.delete_records(topic, 600)
-    done = everlearn("run", job(), "--run-dir", "run", "--resume", code=1)
+    done = run("--resume", code=1)
     assert f"were deleted, by retention or by hand: 88 offsets ({topic}/0: 512 to 599)" in done.line
     assert "start another run (another --run-dir) with --warm-from run/checkpoints/" in done.line
     assert "--resume" not in done.line
@@ -234,7 +268,7 @@ def test_deleted_records_that_were_not_learned_are_named(
 
 @both
 def test_topic_made_anew_stops_a_run(
-    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any
+    kafka44: Kafka44, topic: str, run: Callable[..., RunOutcome]
 ) -> None:
     """The new topic is longer than the old one was read, so no offset tells."""
     kafka44.create(topic)
@@ -250,7 +284,7 @@ def test_topic_made_anew_stops_a_run(
 
     other = threading.Thread(target=make_anew)
     other.start()
-    done = everlearn("run", job(stop="never"), "--run-dir", "run", "--max-events", "900", code=1)
+    done = run("--max-events", 900, stop="never", code=1)
     other.join()
     assert f"the topic '{topic}' is another one now" in done.line
     assert "--resume" not in done.line
@@ -258,43 +292,39 @@ def test_topic_made_anew_stops_a_run(
 
 @both
 def test_consumer_makes_no_topic(
-    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any
+    kafka44: Kafka44, topic: str, run: Callable[..., RunOutcome]
 ) -> None:
-    done = everlearn("run", job(), "--run-dir", "run", code=2)
+    done = run(code=2)
     assert f"there is no topic '{topic}'" in done.line
     assert topic not in kafka44.admin.list_topics(timeout=10).topics
 
 
 def test_record_tells_where_brokers_have_no_topic_ids(
-    kafka44: Kafka44, topic: str, job: Callable[..., Path], everlearn: Any, summary: Any
+    kafka44: Kafka44, topic: str, run: Callable[..., RunOutcome]
 ) -> None:
     """kafka-python asks for none of a broker that is said to be older than Kafka 2.8."""
-    old = {"library": "kafka-python", "client": {"api_version": [2, 0]}}
+    old = {"library": "kafka-python", "client": {"api_version": [2, 0]}, "stop": "never"}
     kafka44.create(topic)
     kafka44.send(topic, rows(range(400)))
-    everlearn("run", job(**old, stop="never"), "--run-dir", "run", "--max-events", "400")
-    everlearn(
-        "run", job(**old, stop="never"), "--run-dir", "run", "--resume", "--max-events", "400"
-    )
+    run("--max-events", 400, **old)
+    run("--resume", "--max-events", 400, **old)
     kafka44.delete(topic)
     kafka44.create(topic)
     kafka44.send(topic, rows(range(10_000, 10_900)))
-    resume = ["--run-dir", "run", "--resume", "--max-events", "900"]
-    done = everlearn("run", job(**old, stop="never"), *resume, code=1)
+    done = run("--resume", "--max-events", 900, **old, code=1)
     assert f"{topic}/0 holds another record at offset 399" in done.line
-    assert summary(Path("run"))["events"] == 400
+    assert done.summary["events"] == 400
 
 
 def test_tombstones_are_counted_apart_and_stop_nothing(
-    kafka44: Kafka44, topic: str, everlearn: Any, summary: Any
+    kafka44: Kafka44, topic: str, run_case: Callable[..., RunOutcome]
 ) -> None:
     folder = case("tombstones")
     kafka44.create(topic)
     send_file(kafka44, folder / "messages.jsonl", {"tomb": topic})
     lines = (folder / "messages.jsonl").read_text().splitlines()
     deleted = sum(json.loads(line)["value"] is None for line in lines)
-    run_case(everlearn, folder, kafka44, topic)
-    done = summary(Path("run"))
+    done = run_case(folder).summary
     assert done["tombstones"] == {"events": deleted, "labels": 0}
     assert done["events"] == done["fates"]["learned"] == len(lines) - deleted
     assert done["fates"]["dead"] == 0
@@ -325,8 +355,7 @@ def test_tombstone_withdraws_a_label_that_is_not_learned(
     kafka44: Kafka44,
     topic: str,
     job: Callable[..., Path],
-    everlearn: Any,
-    summary: Any,
+    command: Callable[..., RunOutcome],
     name_of: Callable[[int], str],
 ) -> None:
     kafka44.create(topic)
@@ -334,13 +363,11 @@ def test_tombstone_withdraws_a_label_that_is_not_learned(
     send_labels_and_tombstones(kafka44, topic, f"{topic}-labels", name_of)
     about = {"topic": f"{topic}-labels", "id": "id", "label": "y"}
     file = job(labels=about, label={"classes": ["no", "yes"]}, batch_size=8)
-    everlearn("record", file, "--run-dir", "run", "--to", "recording")
-    done = summary(Path("run"))
+    done = command("record", file, "run", "--to", "recording").summary
     assert done["fates"] | {"learned": 32, "unlabelled": 8} == done["fates"]
     assert done["labels"]["withdrawn"] == 8
     assert done["tombstones"] == {"events": 40, "labels": 18}
     assert (done["fates"]["dead"], done["events"]) == (0, 40)
-    everlearn("replay", "recording", "--run-dir", "again")
-    again = summary(Path("again"))
+    again = command("replay", Path("recording"), "again").summary
     assert again["state_digest"] == done["state_digest"]
     assert again["tombstones"] == done["tombstones"]
