@@ -345,7 +345,7 @@ def _inputs(schema: Schema, scale: bool) -> Inputs:
     """Return inputs of numbers alone: a model of Avalanche has no table of embeddings."""
     if schema.matrix:
         return MatrixInputs(schema, scale)
-    return ColumnInputs(schema, scale, InputsConfig(), embeddings=False)
+    return ColumnInputs(schema, scale, InputsConfig(), embedded=False)
 
 
 def _optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

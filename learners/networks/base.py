@@ -120,8 +120,8 @@ class NetworkLearner(Learner):
         inputs = self.inputs
         if not isinstance(inputs, ColumnInputs):
             return None
-        table = (inputs.codes, config.dimension, inputs.table_rows, inputs.table_drawn)
-        return models.ColumnLayout(*table, wide=config.wide is not False)
+        sizes = (inputs.codes, config.dimension, inputs.embeddings, inputs.embeddings_drawn)
+        return models.ColumnLayout(*sizes, wide=config.wide is not False)
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class NetworkLearner(Learner):
         if missing and self._marks:
             self._mark([*self.inputs.marked, *missing])
         if new is not None:
-            self.optimizer.start_rows(new.rows, new.prior)
+            self.optimizer.start_rows(new.codes, new.prior)
 
     def _mark(self, columns: list[int]) -> None:
         """Give these columns of a row an indicator each, beside the row itself."""

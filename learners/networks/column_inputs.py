@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,8 +20,10 @@ from learners.networks.encoders import (
     UnitVectors,
     Vectors,
 )
-from learners.networks.inputs import Inputs, InputsConfig, Observed
-from streams.core.batch import Array, Batch
+from learners.networks.inputs import Inputs, InputsConfig, NewValues, Observed
+from streams.core.batch import Array, Batch, Ints
+from streams.core.hashing import mix
+from streams.core.key_table import KeyTable
 from streams.core.schema import Feature, FeatureKind, Schema
 from streams.core.settings import unknown
 from streams.core.state_dict import State
@@ -29,74 +33,114 @@ BINS = 16
 INDICATORS = 32
 """Hashed places of a categorical column for networks without embeddings."""
 
+_NONE = np.empty(0, np.int64)
+
 
 class ColumnInputs(Inputs):
     """Encode numbers, categories, texts, times, vectors and images beside each other.
 
-    A row of a tensor holds the numbers of all encoders, and then the codes of values that have an
-    embedding: rows of one table that all encoders share. Codes are whole numbers below 2**24, which
-    float32 holds exactly; so one tensor is all that learners move, join and store.
+    A row of a tensor holds the numbers of all encoders, and then the codes of embeddings, which all
+    lie in one table. Codes are whole numbers below 2**24, which float32 holds exactly; so one
+    tensor is all that learners move, join and store.
+
+    The embeddings of values without end are in the last ``rows`` of that table. A value gets one
+    once it has been seen ``admit_after`` times. It starts as a copy of the prior one, by which the
+    value went until then. Where there is no room, a new value takes the embedding of the one not
+    seen for longest, but of none seen within the last ``min_age`` events (Liu et al. 2022,
+    "Monolith: Real Time Recommendation System With Collisionless Embedding Table").
 
     Args:
         schema: the features.
         scale: whether numbers and vectors are scaled by their running mean and deviation.
         config: settings.
-        embeddings: whether the network has a table of embeddings. Without one, categories become
-            hashed indicators, and numbers have no bins.
+        embedded: whether the network has embeddings. Without them, categories become hashed
+            indicators, and numbers have no bins.
 
     Raises:
         ValueError: a cross names a column that is not categorical.
 
     Attributes:
         dense: how many numbers a row has before its codes.
-        table_rows: the rows of the embedding table that codes name.
-        table_drawn: how many of them are drawn at random at the start.
+        embeddings: how many embeddings codes name.
+        embeddings_drawn: how many of them are drawn at random at the start.
     """
 
     observes = True
 
     def __init__(
-        self, schema: Schema, scale: bool, config: InputsConfig, embeddings: bool = True
+        self, schema: Schema, scale: bool, config: InputsConfig, embedded: bool = True
     ) -> None:
         self.marked = []
-        self._encoders = list(_encoders(schema, scale, config, embeddings))
+        self._encoders = list(_encoders(schema, scale, config, embedded))
         self.dense = sum(encoder.width for encoder in self._encoders)
         self.codes = sum(encoder.places for encoder in self._encoders)
         self.shape = (self.dense + self.codes,)
-        self.table_rows = sum(encoder.table_rows for encoder in self._encoders)
-        self.table_drawn = self.table_rows - sum(
-            encoder.table.rows for encoder in self._encoders if isinstance(encoder, Categories)
-        )
+        self.embeddings_drawn = sum(encoder.embeddings for encoder in self._encoders)
+        self._table: KeyTable | None = None
+        if self.codes:
+            self._table = KeyTable(config.rows, config.admit_after, config.min_age)
+        rows = 0 if self._table is None else self._table.rows
+        self.embeddings = self.embeddings_drawn + rows
+        self._salts = mix(np.arange(self.codes), 0x63).view(np.int64)
 
     def rows(self, batch: Batch) -> Rows:
-        rows: dict[str, Array] = {}
-        for encoder in self._encoders:
-            rows |= encoder.rows(batch)
-        return rows
+        return _rows(self._encoders, batch)
 
     def tensor(self, rows: Rows) -> Tensor:
         n = len(next(iter(rows.values())))
         out = np.empty((n, self.dense + self.codes), np.float32)
-        column, place, first = 0, self.dense, 0
+        column = 0
         for encoder in self._encoders:
             if encoder.width:
                 encoder.dense(rows, out[:, column : column + encoder.width])
                 column += encoder.width
-            if encoder.places:
-                out[:, place : place + encoder.places] = encoder.codes(rows) + first
-                place += encoder.places
-                first += encoder.table_rows
+        if self._table is not None:
+            codes, keyed, keys = self._codes(rows, n)
+            if len(keyed):
+                found = self._table.find(keys)
+                known = found + self.embeddings_drawn
+                codes[:, keyed] = np.where(found < 0, codes[:, keyed], known)
+            out[:, self.dense :] = codes
         return torch.from_numpy(out)
 
-    def observe(self, batch: Batch) -> Observed:
-        new, first = None, 0
+    def _codes(self, rows: Rows, n: int) -> tuple[Ints, Ints, Ints]:
+        """Return the codes (n, codes) of values that are not known, the places (k,) that have keys,
+        and the keys (n, k), which differ from place to place."""
+        codes = np.empty((n, self.codes), np.int64)
+        keyed: list[Ints] = []
+        keys: list[Ints] = []
+        place, first = 0, 0
         for encoder in self._encoders:
-            values = encoder.observe(batch)
-            if values is not None:
-                assert new is None, "one encoder alone has values without end"
-                new = values._replace(rows=values.rows + first, prior=values.prior + first)
-            first += encoder.table_rows
-        return Observed([], new)
+            if encoder.places:
+                codes[:, place : place + encoder.places] = encoder.codes(rows) + first
+                if len(own := encoder.keyed()):
+                    keyed.append(own + place)
+                    keys.append(encoder.keys(rows))
+            place += encoder.places
+            first += encoder.embeddings
+        if not keyed:
+            return codes, _NONE, _NONE
+        places = np.concatenate(keyed)
+        mixed = np.concatenate(keys, 1) ^ self._salts[places]
+        return codes, places, mix(mixed, 0x6B).view(np.int64)
+
+    def observe(self, batch: Batch) -> Observed:
+        rows = _rows([e for e in self._encoders if e.observes or e.places], batch)
+        for encoder in self._encoders:
+            if encoder.observes:
+                encoder.observe(rows)
+        if self._table is None:
+            return Observed([])
+        codes, keyed, keys = self._codes(rows, len(batch))
+        admitted = self._table.observe(keys.ravel())
+        self._table.advance(len(batch))
+        if not len(admitted.rows):
+            return Observed([])
+        flat = keys.ravel()
+        order = np.argsort(flat, kind="stable")
+        first = order[np.searchsorted(flat[order], admitted.keys)]  # where each key stands
+        prior = codes[:, keyed].ravel()[first]
+        return Observed([], NewValues(admitted.rows + self.embeddings_drawn, prior))
 
     def encodings(self) -> dict[str, Encoding]:
         return {
@@ -106,7 +150,8 @@ class ColumnInputs(Inputs):
         }
 
     def state(self) -> State:
-        return {encoder.name: encoder.state() for encoder in self._encoders}
+        table = {} if self._table is None else {"table": self._table.state()}
+        return table | {encoder.name: encoder.state() for encoder in self._encoders}
 
     def load(self, state: State) -> None:
         for encoder in self._encoders:
@@ -116,10 +161,19 @@ class ColumnInputs(Inputs):
                     "learn anew, or resume with the everlearn that wrote it"
                 )
             encoder.load(state[encoder.name])
+        if self._table is not None:
+            self._table.load(state["table"])
+
+
+def _rows(encoders: Iterable[ColumnEncoder], batch: Batch) -> Rows:
+    rows: dict[str, Array] = {}
+    for encoder in encoders:
+        rows |= encoder.rows(batch)
+    return rows
 
 
 def _encoders(
-    schema: Schema, scale: bool, config: InputsConfig, embeddings: bool
+    schema: Schema, scale: bool, config: InputsConfig, embedded: bool
 ) -> list[ColumnEncoder]:
     """Return the encoders of all kinds of columns that the schema has."""
     kinds: dict[FeatureKind, tuple[Feature, ...]] = {}
@@ -128,7 +182,7 @@ def _encoders(
     encoders: list[ColumnEncoder] = []
     if numeric := kinds.get("numeric"):
         bins = BINS if config.bins is None else config.bins
-        encoders.append(Numbers(numeric, scale, bins if embeddings else 0))
+        encoders.append(Numbers(numeric, scale, bins if embedded else 0))
     vectors = kinds.get("vector", ())
     if scaled := tuple(f for f in vectors if not f.unit):
         encoders.append(Vectors(scaled, scale))
@@ -140,9 +194,8 @@ def _encoders(
         encoders.append(Texts(texts, config.text_places))
     categories = kinds.get("categorical", ())
     crosses = _crosses(config, categories)
-    if categories and embeddings:
-        memory = (config.rows, config.admit_after, config.min_age)
-        encoders.append(Categories(categories, crosses, *memory))
+    if categories and embedded:
+        encoders.append(Categories(categories, crosses))
     elif categories:
         encoders.append(Indicators(categories, INDICATORS))
     return encoders

@@ -11,8 +11,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from learners.base import Encoding
-from learners.networks.encoders import NewValues, Rows
-from streams.core.batch import Array, Batch
+from learners.networks.encoders import Rows
+from streams.core.batch import Array, Batch, Ints
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema
 from streams.core.settings import Settings
@@ -31,12 +31,11 @@ class InputsConfig(Settings):
             none. None: 16 beside other kinds of columns, none in a table of numbers alone.
         wide: whether a linear model of all inputs is added to the outputs of the network. None: it
             is beside other kinds of columns, and not in a table of numbers alone.
-        rows: of the embedding table for the values of all categorical columns together. It bounds
-            the memory.
+        rows: embeddings for the values of all columns together. It bounds the memory.
         dimension: of an embedding.
         admit_after: how often a value is seen before it has an embedding of its own.
-        min_age: in a full table a value gives up its row to a new one only after this many events
-            without it.
+        min_age: where there is no room, a value gives up its embedding to a new one only after this
+            many events without it.
         crosses: lists of categorical columns whose combinations are values too.
         text_places: hashed places of a text column.
     """
@@ -64,6 +63,18 @@ class InputsConfig(Settings):
         linear part are asked for.
         """
         return not schema.matrix or bool(self.bins or self.wide)
+
+
+class NewValues(NamedTuple):
+    """Values that have got an embedding of their own.
+
+    Attributes:
+        codes: (m,) int64, their codes.
+        prior: (m,) int64, the codes that they had before: their embeddings start as copies.
+    """
+
+    codes: Ints
+    prior: Ints
 
 
 class Observed(NamedTuple):

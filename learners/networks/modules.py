@@ -164,14 +164,14 @@ class ColumnLayout(NamedTuple):
     Attributes:
         codes: how many numbers at the end of a row are codes of embeddings.
         dimension: of an embedding.
-        table_rows: the rows of the table that codes name.
+        embeddings: how many embeddings codes name.
         drawn: how many of them are drawn at random at the start.
         wide: whether a linear model is added to the outputs.
     """
 
     codes: int
     dimension: int
-    table_rows: int
+    embeddings: int
     drawn: int
     wide: bool
 
@@ -198,7 +198,7 @@ class ColumnNet(Net):
         self.codes = columns.codes
         self.table = None
         if columns.codes:
-            self.table = EmbeddingTable(columns.table_rows, columns.dimension, columns.drawn)
+            self.table = EmbeddingTable(columns.embeddings, columns.dimension, columns.drawn)
         self.wide = ZeroHead(width, outputs) if columns.wide else None
 
     def encode(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Discriminator, Field, PositiveFloat, Tag
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 from torch import Tensor
 
 from learners.base import LearnerError
@@ -31,10 +31,19 @@ vector costs more than moving one vector saves."""
 
 
 class Adam(Settings):
-    """Adam (Kingma and Ba 2015); ``weight_decay`` is decoupled (Loshchilov and Hutter 2019)."""
+    """Adam (Kingma and Ba 2015); ``weight_decay`` is decoupled (Loshchilov and Hutter 2019).
+
+    Attributes:
+        lr: the learning rate.
+        lr_start: the rate of the first step. Then it falls to ``lr`` by inverse time: step t has
+            the rate ``lr + (lr_start - lr) / (1 + t / lr_steps)``. None: it is ``lr`` throughout.
+        lr_steps: steps after which the rate is half-way between the two.
+    """
 
     kind: Literal["adam"] = "adam"
     lr: PositiveFloat = 1e-3
+    lr_start: PositiveFloat | None = None
+    lr_steps: PositiveInt = 100
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
 
@@ -53,6 +62,9 @@ class Adam(Settings):
         kernel costs a small network more than the kernel does.
         """
         (step,) = state["step"]
+        rate = self.lr
+        if self.lr_start is not None:
+            rate += (self.lr_start - self.lr) / (1 + step.item() / self.lr_steps)
         step.add_(1)
         torch._fused_adamw_(
             weights,
@@ -61,7 +73,7 @@ class Adam(Settings):
             state["exp_avg_sq"],
             [],
             [step] * len(weights),
-            lr=self.lr,
+            lr=rate,
             beta1=self.betas[0],
             beta2=self.betas[1],
             weight_decay=self.weight_decay,

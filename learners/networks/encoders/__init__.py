@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from learners.networks.encoders.base import ColumnEncoder, NewValues, Rows
+from learners.networks.encoders.base import ColumnEncoder, Rows
 from learners.networks.encoders.categories import Categories, Indicators
 from learners.networks.encoders.numbers import Numbers
 from learners.networks.encoders.texts import Texts
@@ -17,7 +17,6 @@ __all__ = [
     "ColumnEncoder",
     "Images",
     "Indicators",
-    "NewValues",
     "Numbers",
     "Rows",
     "Texts",

@@ -5,22 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from learners.base import Encoding
-from learners.networks.encoders.base import ColumnEncoder, NewValues, Rows
-from streams.core.batch import Array, Batch
+from learners.networks.encoders.base import ColumnEncoder, Rows
+from streams.core.batch import Array, Batch, Ints
 from streams.core.quantile_bins import QuantileBins
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature
 from streams.core.state_dict import State
 
 _MAX = float(np.finfo(np.float32).max)
+_MOST = 2.0**53
+"""From here on every float64 is a whole number."""
 
 
 class Numbers(ColumnEncoder):
-    """Scaled numbers, and the embedding of the quantile bin of each.
+    """Scaled numbers, and the quantile bin of each as its code.
 
     A bin lets a network, and the linear part beside it, learn any step of a number, as a tree
     does. A missing number counts as the running mean, and has a bin of its own. Without bins it has
     an indicator.
+
+    A column whose first numbers are all integers has its exact numbers as keys: in numbers of
+    places, of hours or of flights, neighbours may have little in common.
 
     Args:
         features: of kind numeric.
@@ -29,6 +34,7 @@ class Numbers(ColumnEncoder):
     """
 
     name = "numbers"
+    observes = True
 
     def __init__(self, features: tuple[Feature, ...], scale: bool, bins: int) -> None:
         super().__init__(features)
@@ -36,32 +42,35 @@ class Numbers(ColumnEncoder):
         self.scale = scale
         self.moments = RunningMoments((k,))
         self.bins = QuantileBins(k, bins) if bins else None
+        self._whole = np.ones(k, np.bool_)  # all numbers were, as long as the bins were not known
+        self._keyed = np.empty(0, np.int64)
         if self.bins is None:
             self.width = 2 * k
         else:
             self.width, self.places = k, k
-            self.table_rows = k * (bins + 1)
-            self._first = np.arange(k) * (bins + 1)  # of the rows of each number
+            self.embeddings = k * (bins + 1)
+            self._first = np.arange(k) * (bins + 1)  # of the codes of each number
 
     def rows(self, batch: Batch) -> dict[str, Array]:
-        return {self.name: self._numbers(batch)}
-
-    def _numbers(self, batch: Batch) -> Array:
         """Return (n, k) float64: large numbers that vary little lose nothing when scaled."""
         x = batch.x
         if isinstance(x, np.ndarray):
-            return np.asarray(x.reshape(len(x), -1), np.float64, order="C")
+            return {self.name: np.asarray(x.reshape(len(x), -1), np.float64, order="C")}
         numbers = np.empty((len(batch), len(self.features)))
         for j, feature in enumerate(self.features):
             numbers[:, j] = np.asarray(x[feature.name])
-        return numbers
+        return {self.name: numbers}
 
-    def observe(self, batch: Batch) -> NewValues | None:
-        numbers = self._numbers(batch)
+    def observe(self, rows: Rows) -> None:
+        numbers = rows[self.name]
         self.moments.update(numbers)
-        if self.bins is not None:
-            self.bins.observe(numbers)
-        return None
+        if self.bins is None or self.bins.known.all():
+            return
+        waiting = ~self.bins.known
+        whole = (np.trunc(numbers) == numbers) & (np.abs(numbers) < _MOST) | np.isnan(numbers)
+        self._whole &= whole.all(0) | ~waiting
+        self.bins.observe(numbers)
+        self._keyed = np.flatnonzero(self._whole & self.bins.known)
 
     def dense(self, rows: Rows, out: Array) -> None:
         numbers, k = rows[self.name], len(self.features)
@@ -79,6 +88,13 @@ class Numbers(ColumnEncoder):
             return super().codes(rows)
         return self.bins.codes(rows[self.name]) + self._first
 
+    def keyed(self) -> Ints:
+        return self._keyed
+
+    def keys(self, rows: Rows) -> Ints:
+        numbers = rows[self.name][:, self._keyed] + 0.0  # so that -0 is 0
+        return numbers.view(np.int64)
+
     def encoding(self, feature: Feature) -> Encoding:
         how = "scaled by its running mean and deviation" if self.scale else "as it is"
         if self.bins is None:
@@ -86,10 +102,13 @@ class Numbers(ColumnEncoder):
         return Encoding(f"{how}, and the embedding of 1 of {self.bins.bins} quantile bins")
 
     def state(self) -> State:
-        bins = {} if self.bins is None else {"bins": self.bins.state()}
-        return {**self.moments.state(), **bins}
+        if self.bins is None:
+            return self.moments.state()
+        return {**self.moments.state(), "bins": self.bins.state(), "whole": self._whole}
 
     def load(self, state: State) -> None:
         self.moments.load(state)
         if self.bins is not None:
             self.bins.load(state["bins"])
+            self._whole = np.array(state["whole"])
+            self._keyed = np.flatnonzero(self._whole & self.bins.known)

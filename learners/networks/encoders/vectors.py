@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from learners.base import Encoding
-from learners.networks.encoders.base import ColumnEncoder, NewValues, Rows
+from learners.networks.encoders.base import ColumnEncoder, Rows
 from streams.core.batch import Array, Batch
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature
@@ -25,6 +25,7 @@ class Vectors(ColumnEncoder):
     """
 
     name = "vectors"
+    observes = True
 
     def __init__(self, features: tuple[Feature, ...], scale: bool) -> None:
         super().__init__(features)
@@ -35,10 +36,9 @@ class Vectors(ColumnEncoder):
         columns = [_flat(batch, feature) for feature in self.features]
         return {self.name: columns[0] if len(columns) == 1 else np.concatenate(columns, 1)}
 
-    def observe(self, batch: Batch) -> NewValues | None:
+    def observe(self, rows: Rows) -> None:
         if self.moments is not None:
-            self.moments.update(self.rows(batch)[self.name])
-        return None
+            self.moments.update(rows[self.name])
 
     def dense(self, rows: Rows, out: Array) -> None:
         numbers = rows[self.name]
@@ -60,6 +60,7 @@ class UnitVectors(Vectors):
     """Vectors that are about of unit scale already, as aggregates are."""
 
     name = "unit_vectors"
+    observes = False
 
     def __init__(self, features: tuple[Feature, ...]) -> None:
         super().__init__(features, scale=False)

@@ -88,7 +88,7 @@ def test_row_holds_numbers_then_codes() -> None:
     codes = tensor[:, inputs.dense :]
     assert (codes == codes.astype(int)).all()
     assert codes.min() >= 0
-    assert codes.max() < inputs.table_rows == 5 + 2 + 16
+    assert codes.max() < inputs.embeddings == 5 + 2 + 16
 
 
 def test_first_value_has_the_prior_row_of_its_column() -> None:

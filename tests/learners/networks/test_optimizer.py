@@ -127,3 +127,17 @@ def test_per_weight_state_grows_and_is_saved(hidden: tuple[int, ...]) -> None:
     heir.grow(4)
     heir.load(descent.state())
     assert torch.equal(heir.per_weight_state["mine"], descent.per_weight_state["mine"])
+
+
+def test_rate_falls_from_its_start_by_inverse_time() -> None:
+    """With a constant gradient each step of Adam is the rate itself."""
+    network = net(SMALL)
+    optimizer = FlatOptimizer(Adam(lr=0.001, lr_start=0.009, lr_steps=10), network)
+    steps = []
+    for _ in range(31):
+        before = optimizer.weights.clone()
+        optimizer.move(torch.ones_like(optimizer.weights))
+        steps.append(float((before - optimizer.weights).mean()))
+    assert steps[0] == pytest.approx(0.009, rel=1e-3)
+    assert steps[10] == pytest.approx(0.005, rel=1e-3)
+    assert steps[30] == pytest.approx(0.003, rel=1e-3)
