@@ -8,7 +8,8 @@ from typing import Any
 _SETTINGS: dict[str, Any] = {
     "kind": "replay",
     "model": {"kind": "mlp", "hidden": [128, 128]},
-    "optimizer": {"kind": "adam", "lr": 0.001},
+    "optimizer": {"kind": "adam", "lr": 0.001, "lr_start": 0.005},
+    "inputs": {"bins": 16, "wide": True},
     "steps": 1,
     "replay_size": 32,
     "buffer": {"capacity": 20_000, "admission": "reservoir"},

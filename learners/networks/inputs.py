@@ -59,10 +59,11 @@ class InputsConfig(Settings):
     def as_columns(self, schema: Schema) -> bool:
         """Return whether each kind of column has an encoder of its own.
 
-        A table of numbers alone, a single vector and a single image are one array, unless bins or a
-        linear part are asked for.
+        A single vector and a single image are one array; so is a table of numbers alone, unless
+        bins or a linear part are asked for.
         """
-        return not schema.matrix or bool(self.bins or self.wide)
+        numbers = schema.features[0].kind == "numeric"
+        return not schema.matrix or (numbers and bool(self.bins or self.wide))
 
 
 class NewValues(NamedTuple):

@@ -11,6 +11,9 @@ from streams.core.state_dict import State
 _SHARE = 5
 """One in five of the first ``after`` rows must have a number of a column, or it waits for more."""
 
+_MOST = 2.0**53
+"""From here on every float64 is a whole number."""
+
 
 class QuantileBins:
     """Bins of numeric columns, with edges that never move once they are known.
@@ -31,6 +34,7 @@ class QuantileBins:
 
     Attributes:
         known: (columns,) bool, the columns whose edges are known.
+        whole: (columns,) bool, those of them whose first numbers were all integers.
     """
 
     def __init__(self, columns: int, bins: int = 16, after: int = 500) -> None:
@@ -39,6 +43,7 @@ class QuantileBins:
         self.bins = bins
         self.after = after
         self.known: NDArray[np.bool_] = np.zeros(columns, np.bool_)
+        self.whole: NDArray[np.bool_] = np.zeros(columns, np.bool_)
         self._edges: Floats = np.full((bins - 1, columns), np.inf)
         self._least = max(after // _SHARE, 1)  # numbers that give edges
         self._rows = 0  # observed so far, up to ``after``
@@ -83,6 +88,9 @@ class QuantileBins:
             edges = _edges(sample, self.bins)
             self._edges[: len(edges), column] = edges
             self.known[column] = True
+            self.whole[column] = bool(
+                ((np.trunc(sample) == sample) & (np.abs(sample) < _MOST)).all()
+            )
             del self._late[column]
 
     def memory_bytes(self) -> int:
@@ -94,6 +102,7 @@ class QuantileBins:
         return {
             "edges": self._edges,
             "known": self.known,
+            "whole": self.whole,
             "rows": self._rows,
             "sample": self._sample,
             "late": {str(column): sample for column, sample in self._late.items()},
@@ -101,6 +110,7 @@ class QuantileBins:
 
     def load(self, state: State) -> None:
         self._edges, self.known = np.array(state["edges"]), np.array(state["known"])
+        self.whole = np.array(state["whole"])
         self._rows, self._sample = state["rows"], state["sample"]
         self._late = {int(column): sample for column, sample in state["late"].items()}
 

@@ -13,8 +13,6 @@ from streams.core.schema import Feature
 from streams.core.state_dict import State
 
 _MAX = float(np.finfo(np.float32).max)
-_MOST = 2.0**53
-"""From here on every float64 is a whole number."""
 
 
 class Numbers(ColumnEncoder):
@@ -42,7 +40,6 @@ class Numbers(ColumnEncoder):
         self.scale = scale
         self.moments = RunningMoments((k,))
         self.bins = QuantileBins(k, bins) if bins else None
-        self._whole = np.ones(k, np.bool_)  # all numbers were, as long as the bins were not known
         self._keyed = np.empty(0, np.int64)
         if self.bins is None:
             self.width = 2 * k
@@ -64,13 +61,9 @@ class Numbers(ColumnEncoder):
     def observe(self, rows: Rows) -> None:
         numbers = rows[self.name]
         self.moments.update(numbers)
-        if self.bins is None or self.bins.known.all():
-            return
-        waiting = ~self.bins.known
-        whole = (np.trunc(numbers) == numbers) & (np.abs(numbers) < _MOST) | np.isnan(numbers)
-        self._whole &= whole.all(0) | ~waiting
-        self.bins.observe(numbers)
-        self._keyed = np.flatnonzero(self._whole & self.bins.known)
+        if self.bins is not None and not self.bins.known.all():
+            self.bins.observe(numbers)
+            self._keyed = np.flatnonzero(self.bins.whole)
 
     def dense(self, rows: Rows, out: Array) -> None:
         numbers, k = rows[self.name], len(self.features)
@@ -104,11 +97,10 @@ class Numbers(ColumnEncoder):
     def state(self) -> State:
         if self.bins is None:
             return self.moments.state()
-        return {**self.moments.state(), "bins": self.bins.state(), "whole": self._whole}
+        return {**self.moments.state(), "bins": self.bins.state()}
 
     def load(self, state: State) -> None:
         self.moments.load(state)
         if self.bins is not None:
             self.bins.load(state["bins"])
-            self._whole = np.array(state["whole"])
-            self._keyed = np.flatnonzero(self._whole & self.bins.known)
+            self._keyed = np.flatnonzero(self.bins.whole)

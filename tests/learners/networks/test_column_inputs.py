@@ -244,3 +244,23 @@ def test_views_change_no_code() -> None:
     views = ours.augment(x, ours.random)  # type: ignore[attr-defined]
     assert torch.equal(views[:, -2:], x[:, -2:])
     assert not torch.equal(views[:, :-2], x[:, :-2])
+
+
+def test_exact_integer_is_a_value_once_it_recurs() -> None:
+    """Bins are known after 500 events; then an integer that comes again has its own embedding."""
+    numbers = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
+    inputs = ColumnInputs(numbers, True, InputsConfig(bins=4, rows=64))
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.integers(1000, size=520).astype(float), rng.random(520)], 1)
+    x[500:, 0] = np.repeat(np.arange(5000, 5010), 2)
+    at = np.arange(520)
+    batch = Batch(at, at * 1.0, x, np.zeros(520, np.int32), at)
+    for start in (*range(0, 500, 50), 500):
+        inputs.observe(batch[start : start + 50])
+    codes = inputs.tensor(inputs.rows(batch[500:])).numpy()[:, inputs.dense :]
+    assert len(np.unique(codes[:, 0])) == 10, "each of the ten integers"
+    assert codes[:, 0].min() >= inputs.embeddings_drawn
+    assert codes[:, 1].max() < inputs.embeddings_drawn, "real numbers have bins alone"
+    unseen = Batch(at[:1], at[:1] * 1.0, np.array([[7777.0, 0.5]]), np.zeros(1, np.int32), at[:1])
+    code = inputs.tensor(inputs.rows(unseen)).numpy()[0, inputs.dense]
+    assert code == 3, "an integer that is not known has its bin"

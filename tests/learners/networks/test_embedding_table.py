@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learners.networks.embedding_table import EmbeddingTable, RowOptimizer
+from learners.networks.embedding_table import EMBEDDING_RATE, EmbeddingTable, RowOptimizer
 from learners.networks.optimizer import Adam, Sgd
 from streams.core.state_dict import copied, digest
 
@@ -34,7 +34,7 @@ def test_rows_move_as_those_of_sparse_adam(calls: int) -> None:
     ours = table()
     theirs = torch.nn.Embedding.from_pretrained(ours.weight.clone(), freeze=False, sparse=True)
     optimizer, reference = RowOptimizer(Adam(lr=0.01), ours), None
-    reference = torch.optim.SparseAdam(theirs.parameters(), lr=0.01)
+    reference = torch.optim.SparseAdam(theirs.parameters(), lr=0.01 * EMBEDDING_RATE)
     for step in range(5):
         drawn = [codes(10 * step + call) for call in range(calls)]
         sum(loss_of(ours(c)) for c in drawn).backward()  # type: ignore[union-attr]
