@@ -21,8 +21,8 @@ from streams.core.batch import Batch, ClassName
 from streams.core.state_dict import State
 from streams.core.stream_config import StandardiseConfig
 from streams.operators.base import Operator
-from streams.operators.impute import Impute
-from streams.operators.standardise import Standardise
+from streams.operators.features.impute import Impute
+from streams.operators.features.standardise import Standardise
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,14 @@ from streams.core.stream_config import StreamConfig
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
+from streams.operators.features.impute import Impute
+from streams.operators.features.standardise import Standardise
 from streams.operators.holdout import HoldOut
-from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin
 from streams.operators.labels_by_id import JoinById
 from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
 from streams.operators.partition_clocks import IDLE_S, LAST_READ, PartitionClocks
-from streams.operators.standardise import Standardise
 from streams.times import TimeZone
 
 

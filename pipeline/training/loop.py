@@ -19,11 +19,11 @@ from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch, DeadLetter
 from streams.core.state_dict import State
 from streams.operators.base import Operator
-from streams.operators.impute import Impute
+from streams.operators.features.impute import Impute
+from streams.operators.features.standardise import Standardise
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin, Outcome, Revealed, ScoredRows, outcome_of
 from streams.operators.partition_clocks import PartitionClocks
-from streams.operators.standardise import Standardise
 
 _SCORED_AT_ONCE = 16  # micro-batches; scoring them one by one costs several times as much
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
+from streams.operators.features.impute import Impute
+from streams.operators.features.standardise import Standardise
 from streams.operators.holdout import HoldOut
-from streams.operators.impute import Impute
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin, LabelledProbes, PushedBatch, Revealed
 from streams.operators.labels_by_id import JoinById
 from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
 from streams.operators.microbatch import rebatch
 from streams.operators.outcomes import Outcome, ScoredRows, outcome_of
-from streams.operators.standardise import Standardise
 
 __all__ = [
     "DelayByEventTime",

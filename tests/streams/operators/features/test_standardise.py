@@ -13,7 +13,7 @@ from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
 from streams.core.stream_config import StandardiseConfig
-from streams.operators.standardise import Standardise
+from streams.operators.features.standardise import Standardise
 
 NUMBERS = Schema(tuple(Feature(name, "numeric") for name in "abc"), "classification")
 MIXED = Schema(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
-from streams.operators.impute import Impute
+from streams.operators.features.impute import Impute
 
 SCHEMA = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
 
