@@ -207,7 +207,7 @@ class RequestReader:
         ids[rows], good[rows] = identities(pa.array(texts, pa.string()), self._id_type)
         if self._id_type == "int" and self._unsigned:
             for row, value in zip(rows, values, strict=True):
-                if type(value) is int and value >= 2**63:
+                if type(value) is int and 2**63 <= value < 2**64:
                     ids[row], good[row] = value - 2**64, True
         return np.where(good, ids, -1), good
 

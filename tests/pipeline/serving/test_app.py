@@ -484,6 +484,7 @@ NAMED = st.fixed_dictionaries({"n": CELLS, "c": CELLS, "t": CELLS}, optional={"i
 
 @settings(max_examples=200)
 @given(st.lists(NAMED, min_size=1, max_size=6), st.sampled_from(["int", "str"]))
+@example([{"n": 1, "c": "", "t": "", "id": 2**65}], "int")
 def test_reader_event_is_independent_of_the_others(events: list[dict[str, Any]], ids: str) -> None:
     reader = RequestReader({**MIXED, "id_type": ids})
 
