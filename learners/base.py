@@ -145,6 +145,8 @@ class Learner(ABC):
         handles_missing: it takes NaN for a missing number. For other learners missing numbers are
             replaced by the running mean before.
         takes_keys: it takes the values of categorical columns as keys (int64 hashes), not as text.
+        takes_aggregates: unless a job says otherwise, aggregates of the events before are among its
+            features where the stream has columns of several kinds.
         baseline: it serves as a reference, and need not learn from the features.
         remedy: what to do where its numbers are no longer finite, for the message.
         version: how many times it has learned.
@@ -160,6 +162,7 @@ class Learner(ABC):
     opaque: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
     takes_keys: ClassVar[bool] = False
+    takes_aggregates: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     remedy: ClassVar[str] = (
         "mend or leave out that value, or, in a new run, scale and clip the features "

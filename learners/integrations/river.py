@@ -9,6 +9,7 @@ import math
 import pickle
 import pkgutil
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from learners.base import Learner, LearnerConfig, LearnerError, NotFiniteError, Prediction
 from learners.integrations.river_numbers import beyond_limits
 from learners.registry import UnknownKindError, load_object
-from streams.core.batch import Array, Batch, ClassName, Features, Ragged
+from streams.core.batch import Array, Batch, ClassName, Column, Features, Ragged
 from streams.core.errors import one_line
 from streams.core.schema import Schema, Task
 from streams.core.settings import unknown
@@ -80,8 +81,8 @@ class RiverLearner(Learner):
                 f"learner.model: {name} is not a {wanted.__name__.lower()} of river, and the label "
                 f"of this stream is for {schema.task}"
             )
-        unfit = [f.name for f in schema.features if f.kind in ("image", "vector")]
-        if unfit and (len(schema.features) > 1 or schema.features[0].kind == "image"):
+        unfit = [f.name for f in schema.features if f.kind == "image"]
+        if unfit:
             raise LearnerError(f"learner 'river' takes numbers and texts, not feature {unfit[0]!r}")
         try:
             pickle.dumps(self.model, protocol=5)
@@ -167,16 +168,20 @@ class RiverLearner(Learner):
         Raises:
             LearnerError: the stream has texts, and the model does not take them.
         """
-        kinds = {feature.name: feature.kind for feature in self.schema.features}
-        if {"categorical", "text"}.isdisjoint(kinds.values()):
+        features = self.schema.features
+        texts = [f.name for f in features if f.kind in ("categorical", "text")]
+        if not texts:
             return
-        event = {name: 1.0 if kind == "numeric" else "a" for name, kind in kinds.items()}
+        event: dict[str, Any] = {}
+        for feature in features:
+            numbers = _names_of(feature.name, math.prod(feature.shape)) if feature.shape else []
+            event |= dict.fromkeys(numbers or [feature.name], 1.0)
+        event |= dict.fromkeys(texts, "a")
         model, y = copy.deepcopy(self.model), True if self.binary else 1
         try:
             model.predict_one(event)
             model.learn_one(event, y)
         except Exception as error:  # a model may raise anything
-            texts = [name for name, kind in kinds.items() if kind != "numeric"]
             raise LearnerError(
                 f"learner.model: it takes no texts, as of feature {texts[0]!r} "
                 f"({one_line(error)}): "
@@ -222,12 +227,14 @@ class RiverLearner(Learner):
             if x.ndim == 1:
                 x = x[:, None]
             if len(names) != x.shape[1]:
-                names = [f"{names[0]}_{i}" for i in range(x.shape[1])]
+                names = _names_of(names[0], x.shape[1])
             events = [dict(zip(names, row, strict=True)) for row in x.tolist()]
             gaps = self._missing is not None and bool(np.isnan(x).any())
         else:
-            columns = [c.texts() if isinstance(c, Ragged) else c.tolist() for c in x.values()]
-            events = [dict(zip(x, row, strict=True)) for row in zip(*columns, strict=True)]
+            columns = _columns(x)
+            events = [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ]
             gaps = self._missing is not None
         if not gaps:
             return events
@@ -269,6 +276,25 @@ class RiverLearner(Learner):
         """Load a pickle. Use it only for checkpoints of one's own with a verified checksum."""
         self.load_common(state)
         self.model = pickle.loads(state["opaque"].tobytes())
+
+
+def _names_of(vector: str, size: int) -> list[str]:
+    """Return the names of the numbers of a vector."""
+    return [f"{vector}_{i}" for i in range(size)]
+
+
+def _columns(x: Mapping[str, Column]) -> dict[str, list[Any]]:
+    """Return the values of each column by its name, and of each number of a vector."""
+    columns: dict[str, list[Any]] = {}
+    for name, column in x.items():
+        if isinstance(column, Ragged):
+            columns[name] = column.texts()
+        elif column.ndim > 1:
+            numbers = _names_of(name, column.shape[1])
+            columns |= dict(zip(numbers, column.T.tolist(), strict=True))
+        else:
+            columns[name] = column.tolist()
+    return columns
 
 
 def _overflow(error: ArithmeticError) -> NotFiniteError:

@@ -87,6 +87,7 @@ class NetworkLearner(Learner):
     Config = NetworkConfig
     handles_missing = True
     takes_keys = True
+    takes_aggregates = True
     state_version = 2
     remedy = LOWER_LR
 

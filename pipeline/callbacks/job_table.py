@@ -35,6 +35,7 @@ def job_table(description: JobDescription, rows: int | None = None) -> Renderabl
     for column in columns:
         shown.add_row(*map(_plain, _cells(column, description)))
     lines = [_label(description), f"time: {stream.time}" if stream.time else ""]
+    lines += [f"aggregates: {line}" for line in description.aggregates]
     lines.append(_learner(description.learner))
     if more := len(stream.columns) - len(columns):
         lines.insert(0, f"{more:,} more columns: everlearn inspect shows all")

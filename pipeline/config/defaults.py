@@ -20,6 +20,7 @@ def with_defaults(raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
     - ``stream.kind``: ``recorded`` with a path, ``kafka`` with servers or a topic.
     - ``learner``: the default learner. A learner without a kind is the default one with other
       settings; a text is a kind.
+    - ``stream.aggregates``: ``auto`` with the default learner.
 
     What cannot be filled in stays as it is, for the validation to name.
     """
@@ -39,7 +40,15 @@ def with_defaults(raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
         data["learner"] = default_settings()
     elif isinstance(learner, dict) and "kind" not in learner:
         data["learner"] = changed(default_settings(), learner)
+    if data["learner"] is not learner and not isinstance(learner, str):
+        _add_aggregates(data)
     return data
+
+
+def _add_aggregates(data: dict[str, Any]) -> None:
+    """Let the stream of a default learner have aggregates, also where it has only numbers."""
+    if isinstance(data.get("stream"), dict):
+        data["stream"] = {"aggregates": "auto", **data["stream"]}
 
 
 def name_of(file: Path) -> str:

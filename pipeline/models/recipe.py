@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import learners
 from learners.base import Learner, LearnerError
 from learners.registry import UnknownKindError, find
 from streams.core.schema import Feature, Schema
+from streams.core.state_dict import State
 from streams.core.stream import JsonLayout, Stream
 from streams.core.stream_config import StandardiseConfig
+from streams.operators.base import Operator
+from streams.operators.features.aggregates import Aggregates
+from streams.operators.features.impute import Impute
+from streams.operators.features.standardise import Standardise
 
 Recipe = dict[str, Any]
+
+_OF_MODEL: dict[str, tuple[type[Operator], str]] = {
+    "aggregates": (Aggregates, "aggregates"),
+    "standardise": (Standardise, "m2"),
+    "impute": (Impute, "imputed"),
+}
+"""The operators that a model needs, in their order: their class, by their name in a snapshot, and a
+key that only their state has."""
 
 
 def recipe_of(
@@ -19,6 +33,7 @@ def recipe_of(
     settings: dict[str, Any],
     standardise: StandardiseConfig | None,
     stream: Stream,
+    aggregates: Aggregates | None = None,
 ) -> Recipe:
     """Return all that makes the model of a run but its state, as JSON.
 
@@ -27,11 +42,13 @@ def recipe_of(
         settings: of the learner, as JSON.
         standardise: how features are scaled before it; None where they are not.
         stream: says how features, numbers and ids are read.
+        aggregates: the operator that adds aggregates to the features; None: there is none.
     """
     schema = stream.schema
     return {
         "learner": settings,
         "seed": learner.seed,
+        "aggregates": None if aggregates is None else aggregates.settings(),
         "standardise": None if standardise is None else standardise.model_dump(mode="json"),
         "impute": needs_imputed(learner),
         "dtype": stream.dtype,
@@ -73,6 +90,55 @@ def schema_of(recipe: Recipe) -> Schema:
     return Schema(tuple(features), recipe["task"], tuple(recipe["classes"]))
 
 
+def aggregates_of(recipe: Recipe) -> Aggregates | None:
+    """Return the operator of a recipe that adds aggregates to the features, if it has one."""
+    settings = recipe.get("aggregates")
+    return None if settings is None else Aggregates.of_settings(settings, schema_of(recipe))
+
+
+def operators_of(recipe: Recipe, state: State) -> list[Operator]:
+    """Return the operators between an event and the learner of a recipe.
+
+    Args:
+        recipe: of the model.
+        state: of the model, as in a snapshot.
+    """
+    operators: list[Operator] = []
+    schema = schema_of(recipe)
+    if (aggregates := aggregates_of(recipe)) is not None:
+        aggregates.load(state["aggregates"])
+        operators.append(aggregates)
+        schema = aggregates.schema(schema)
+    if recipe["standardise"] is not None:
+        config = StandardiseConfig.model_validate(recipe["standardise"])
+        operators.append(Standardise(config, schema))
+        operators[-1].load(state["standardise"])
+    if recipe.get("impute") and "impute" in state:
+        operators.append(Impute(schema))
+        operators[-1].load(state["impute"])
+    return operators
+
+
+def states_of(operators: Sequence[Operator]) -> State:
+    """Return the states of those operators of a run that its model needs, by their names."""
+    return {
+        name: operator.state()
+        for operator in operators
+        for name, (cls, _) in _OF_MODEL.items()
+        if isinstance(operator, cls)
+    }
+
+
+def model_states(operators: State) -> State:
+    """Return from the states of all operators of a run those that ``states_of`` returns."""
+    return {
+        name: state
+        for state in operators.values()
+        for name, (_, key) in _OF_MODEL.items()
+        if key in state
+    }
+
+
 def learner_of(recipe: Recipe) -> Learner:
     """Return the learner of a recipe, which has learned nothing yet.
 
@@ -84,4 +150,7 @@ def learner_of(recipe: Recipe) -> Learner:
         cls = find(learners.KINDS, Learner, settings["kind"])  # type: ignore[type-abstract]
     except UnknownKindError as error:
         raise LearnerError(f"learner.kind: {error}") from None
-    return cls(cls.Config.model_validate(settings), schema_of(recipe), recipe["seed"])
+    schema = schema_of(recipe)
+    if (aggregates := aggregates_of(recipe)) is not None:
+        schema = aggregates.schema(schema)
+    return cls(cls.Config.model_validate(settings), schema, recipe["seed"])

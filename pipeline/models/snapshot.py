@@ -1,9 +1,10 @@
 """Snapshots of a run's model, and the model that predicts from one.
 
-The *recipe* of a model never changes: which learner with which settings over which columns, and how
-features are scaled before it. It is JSON, and part of every checkpoint. A *snapshot* is what
-changes: the learner's ``servable`` and the scale after one micro-batch. Of a large array it has the
-rows that differ from a base, which it shares with other snapshots (``delta.py``).
+The *recipe* of a model never changes: which learner with which settings over which columns, and
+what operators do to features before it. It is JSON, and part of every checkpoint. A *snapshot* is
+what changes: the learner's ``servable`` and the state of those operators after one micro-batch. Of
+a large array it has the rows that differ from a base, which it shares with other snapshots
+(``delta.py``).
 """
 
 from __future__ import annotations
@@ -16,13 +17,9 @@ from learners.base import Prediction
 from pipeline.evaluation.once_seen import OnceSeenSample
 from pipeline.evaluation.probes import Segment
 from pipeline.models.delta import Base, decoded
-from pipeline.models.recipe import Recipe, learner_of, schema_of
+from pipeline.models.recipe import Recipe, learner_of, operators_of, schema_of
 from streams.core.batch import Batch, ClassName
 from streams.core.state_dict import State
-from streams.core.stream_config import StandardiseConfig
-from streams.operators.base import Operator
-from streams.operators.features.impute import Impute
-from streams.operators.features.standardise import Standardise
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +27,9 @@ class Snapshot:
     """The state of a model at one moment of a run.
 
     Attributes:
-        state: ``learner``, ``standardise`` where features are scaled, and ``impute`` where missing
-            numbers are imputed before the learner; arrays of its own. ``RowChanges`` stand for
-            arrays that have a base.
+        state: ``learner``, and of the operators before it ``aggregates``, ``standardise`` and
+            ``impute`` where there are such; arrays of its own. ``RowChanges`` stand for arrays that
+            have a base.
         version: how many times the learner had learned.
         events: how many events of the stream had been read.
         metrics: the latest of the run, by name.
@@ -76,14 +73,7 @@ class InferenceModel:
         state = snapshot.whole()
         self._learner.load_servable(self._learner.migrate(state["learner"]))
         self._learner.verify()
-        self._operators: list[Operator] = []
-        if recipe["standardise"] is not None:
-            config = StandardiseConfig.model_validate(recipe["standardise"])
-            self._operators.append(Standardise(config, self.schema))
-            self._operators[-1].load(state["standardise"])
-        if recipe.get("impute") and "impute" in state:
-            self._operators.append(Impute(self.schema))
-            self._operators[-1].load(state["impute"])
+        self._operators = operators_of(recipe, state)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:

@@ -22,14 +22,13 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline.config.sections import ServeConfig
-from pipeline.models.recipe import Recipe
+from pipeline.models.recipe import Recipe, model_states
 from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder
 from streams.background_worker import BackgroundWorker
 from streams.core.errors import one_line
-from streams.core.state_dict import State
 
 if TYPE_CHECKING:
     import uvicorn
@@ -62,13 +61,7 @@ class _CheckpointId(NamedTuple):
 
 def snapshot(checkpoint: Checkpoint, taken: float, metrics: dict[str, float]) -> Snapshot:
     """Return what a server needs of a checkpoint."""
-    state: State = {"learner": checkpoint.state["learner"]}
-    recipe, operators = checkpoint.about["recipe"], checkpoint.state["operators"]
-    last = [operators[key] for key in sorted(operators, key=int)]
-    if recipe.get("impute"):
-        state["impute"] = last.pop()
-    if recipe["standardise"] is not None:
-        state["standardise"] = last[-1]
+    state = {"learner": checkpoint.state["learner"], **model_states(checkpoint.state["operators"])}
     return Snapshot(state, state["learner"]["version"], checkpoint.events, metrics, taken)
 
 

@@ -20,12 +20,14 @@ from pipeline.models.snapshot import Snapshot
 from pipeline.training.batch_reader import BatchReader
 from pipeline.training.loop import Loop
 from streams.core.errors import StreamError, one_line
+from streams.core.schema import Schema
 from streams.core.state_dict import State, digest
 from streams.core.stream import Stream
-from streams.core.stream_config import StreamConfig
+from streams.core.stream_config import AggregateConfig, StreamConfig
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
+from streams.operators.features.aggregates import KEYS, Aggregates, auto_aggregates
 from streams.operators.features.impute import Impute
 from streams.operators.features.standardise import Standardise
 from streams.operators.holdout import HoldOut
@@ -69,10 +71,13 @@ def build(loaded: LoadedJob) -> Parts:
         stream = loaded.stream(job.stream, loaded.folder)
         stream.group = job.name
         schema = stream.schema
+    with _job_errors(loaded.file, "stream.aggregates"):
+        aggregates = _aggregates(loaded, stream)
+        learned = schema if aggregates is None else aggregates.schema(schema)
     with _job_errors(loaded.file, f"learner.kind {job.learner.kind}"):
-        learner = _learner(loaded, stream)
+        learner = _learner(loaded, learned)
     with _job_errors(loaded.file, "operators"):
-        operators = _operators(job.stream, stream, learner)
+        operators = _operators(job.stream, stream, learner, aggregates)
         vocabulary = LabelEncoder(schema.classes)
         _check_fit(job, stream, learner)
         _check_alerts(job)
@@ -95,7 +100,7 @@ def build(loaded: LoadedJob) -> Parts:
             stream.place_name,
         )
     settings = job.learner.model_dump(mode="json", serialize_as_any=True)
-    made = recipe_of(learner, settings, job.stream.standardise, stream)
+    made = recipe_of(learner, settings, job.stream.standardise, stream, aggregates)
     return Parts(stream, vocabulary, reader, loop, made)
 
 
@@ -112,7 +117,49 @@ def _job_errors(file: Path, step: str) -> Iterator[None]:
         raise JobError(f"{file}: {step}: {name}: {first}") from error
 
 
-def _operators(config: StreamConfig, stream: Stream, learner: Learner) -> list[Operator]:
+def aggregates_of_job(loaded: LoadedJob, stream: Stream) -> tuple[AggregateConfig, ...]:
+    """Return the aggregates that a job adds to its features.
+
+    A job that states nothing has the automatic ones where its learner takes them and its stream has
+    columns of several kinds.
+
+    Raises:
+        StreamError: the stream has not what the job states of them.
+    """
+    config, schema = loaded.job.stream, stream.schema
+    stated = config.aggregates
+    if stated is None:
+        takes = loaded.learner.takes_aggregates and not schema.matrix
+        return auto_aggregates(schema) if takes else ()
+    if isinstance(stated, str):
+        return auto_aggregates(schema) if stated == "auto" else ()
+    label = getattr(config, "label", None)
+    for i, aggregate in enumerate(stated):
+        if label in aggregate.by:
+            raise StreamError(
+                f"stream.aggregates.{i}.by: {label!r} is the label, which is not known when an "
+                "event is predicted: state mean: label by another column"
+            )
+        if aggregate.since_last and not stream.has_time:
+            raise StreamError(
+                f"stream.aggregates.{i}.since_last: the events of this stream have no time: state "
+                "the column of their time (stream.time), or leave it out"
+            )
+    return stated
+
+
+def _aggregates(loaded: LoadedJob, stream: Stream) -> Aggregates | None:
+    """Return the operator that adds aggregates to the features; None: there are none."""
+    configs = aggregates_of_job(loaded, stream)
+    if not configs:
+        return None
+    keys = loaded.job.stream.aggregate_keys or KEYS
+    return Aggregates(configs, stream.schema, keys, stream.class_count_hint)
+
+
+def _operators(
+    config: StreamConfig, stream: Stream, learner: Learner, aggregates: Aggregates | None
+) -> list[Operator]:
     operators: list[Operator] = []
     if stream.has_ids:
         operators.append(DropDuplicates(config.id_window))
@@ -121,13 +168,17 @@ def _operators(config: StreamConfig, stream: Stream, learner: Learner) -> list[O
     elif stream.has_time:
         stated = getattr(config, "time_zone", None) is not None
         operators.append(DropLate(config.lateness, stated))
+    schema = stream.schema
+    if aggregates is not None:
+        operators.append(aggregates)
+        schema = aggregates.schema(schema)
     if config.standardise is not None:
         try:
-            operators.append(Standardise(config.standardise, stream.schema))
+            operators.append(Standardise(config.standardise, schema))
         except ValueError as error:
             raise StreamError(str(error)) from None
     if needs_imputed(learner):
-        operators.append(Impute(stream.schema))
+        operators.append(Impute(schema))
     by_time = config.label_delay.events is None or config.label_timeout_seconds is not None
     if by_time and stream.interleaved_partitions and not stream.has_time:
         operators.append(_clocks(config, stream))  # last: states of before had none
@@ -171,8 +222,8 @@ def _check_alerts(job: Job) -> None:
             raise LearnerError(f"track.alerts.{i}.metric: {wrong}")
 
 
-def _learner(loaded: LoadedJob, stream: Stream) -> Learner:
-    job, schema = loaded.job, stream.schema
+def _learner(loaded: LoadedJob, schema: Schema) -> Learner:
+    job = loaded.job
     if "device" in signature(loaded.learner).parameters:
         return loaded.learner(job.learner, schema, job.seed, device=job.device)  # type: ignore[call-arg]
     if job.device != "cpu":

@@ -8,9 +8,11 @@ from typing import Any
 
 from learners.base import Encoding, Learner
 from pipeline.config.job import LoadedJob
+from pipeline.training.builder import aggregates_of_job
 from streams.core.description import StreamDescription, describe_schema
 from streams.core.errors import one_line
 from streams.core.stream import Stream
+from streams.operators.features.aggregates import describe_aggregates
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class JobDescription:
         learner: the settings that the job, or the default, states of the learner; empty for data.
         encodings: how each feature is encoded; empty where the learner does not say.
         warnings: what looks wrong, each on one line with its remedy.
+        aggregates: what the job adds to the features, each on one line.
     """
 
     name: str
@@ -30,6 +33,7 @@ class JobDescription:
     learner: Mapping[str, Any]
     encodings: Mapping[str, Encoding]
     warnings: tuple[str, ...]
+    aggregates: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the description as plain values."""
@@ -42,6 +46,7 @@ class JobDescription:
             "job": self.name,
             "learner": learner,
             **stream,
+            "aggregates": list(self.aggregates),
             "warnings": list(self.warnings),
         }
 
@@ -60,7 +65,8 @@ def describe(loaded: LoadedJob, stream: Stream, learner: Learner) -> JobDescript
     encodings = learner.encodings()
     warnings = (*described.warnings, *_shared_places(described, encodings))
     settings = loaded.job.learner.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
-    return JobDescription(loaded.job.name, described, settings, encodings, warnings)
+    aggregates = describe_aggregates(aggregates_of_job(loaded, stream), stream.schema)
+    return JobDescription(loaded.job.name, described, settings, encodings, warnings, aggregates)
 
 
 def _shared_places(stream: StreamDescription, encodings: Mapping[str, Encoding]) -> tuple[str, ...]:

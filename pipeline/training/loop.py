@@ -14,13 +14,12 @@ from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment
 from pipeline.models.delta import DeltaEncoder
 from pipeline.models.learner_health import LearnerHealth, PlaceName, check_class_codes
+from pipeline.models.recipe import states_of
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.event_fates import Ledger
 from streams.core.batch import Batch, DeadLetter
 from streams.core.state_dict import State
 from streams.operators.base import Operator
-from streams.operators.features.impute import Impute
-from streams.operators.features.standardise import Standardise
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin, Outcome, Revealed, ScoredRows, outcome_of
 from streams.operators.partition_clocks import PartitionClocks
@@ -116,6 +115,9 @@ class Loop:
 
     def _learn(self, batch: Batch, revealed: Revealed) -> Prediction:
         prediction = self._health.step(self._question(batch), revealed)
+        if len(revealed):
+            for operator in self.operators:
+                operator.learn(revealed.batch)
         if self.once_seen is not None:
             self.once_seen.learned(revealed.batch, self.learner.version)
             if revealed.corrected is not None:
@@ -185,11 +187,7 @@ class Loop:
             NotFiniteError: the model must not be served.
         """
         self._health.verify()
-        state: State = {"learner": self.learner.servable()}
-        for operator in self.operators:
-            for name, cls in _OF_MODEL.items():
-                if isinstance(operator, cls):
-                    state[name] = operator.state()
+        state = {"learner": self.learner.servable(), **states_of(self.operators)}
         changes, bases = self._deltas.encode(state)
         version, events = self.learner.version, self.events
         return Snapshot(changes, version, events, dict(metrics), bases=bases)
@@ -243,9 +241,6 @@ class Loop:
         if self.once_seen is not None:
             self.once_seen.load(state["once_seen"], vocabulary.classes)
 
-
-_OF_MODEL: dict[str, type[Operator]] = {"standardise": Standardise, "impute": Impute}
-"""The operators that a model needs too, by their names in a snapshot."""
 
 _NO_BATCH = Batch(
     np.empty(0, np.int64),

@@ -155,6 +155,7 @@ COLUMNS = (
     ColumnSpec("key", recorded=True),
     ColumnSpec("segment", shown="with boundaries", recorded=True),
     ColumnSpec("probe"),
+    ColumnSpec("label_keys", shown="with the label"),
 )
 """All columns of a ``Batch`` but ``x``, with their rules. Slices, concatenations, states
 and recordings follow from this table: a new column needs a line here and a field in ``Batch``."""
@@ -182,6 +183,8 @@ class Batch:
         segment: (n,) int64 or None, the task or concept. It is for evaluation: a learner sees it
             only if its class declares that it needs task boundaries.
         probe: (n,) bool or None. True rows are predicted and scored, never learned or observed.
+        label_keys: (n, k) int64 or None, the keys that the label of the row counts for once it is
+            known (``streams/operators/features/aggregates.py``).
         classes: names of the class codes that the stream has shown so far.
         arrivals: labels that arrive among these rows, or None.
         dead: events and labels that were rejected among these rows.
@@ -205,6 +208,7 @@ class Batch:
     key: Ints | None = None
     segment: Ints | None = None
     probe: NDArray[np.bool_] | None = None
+    label_keys: Ints | None = None
     classes: tuple[ClassName, ...] = ()
     arrivals: Labels | None = None
     dead: tuple[DeadLetter, ...] = ()

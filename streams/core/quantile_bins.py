@@ -60,38 +60,48 @@ class QuantileBins:
             codes[missing] = self.bins
         return codes
 
-    def observe(self, rows: Array) -> None:
-        """Take the next (n, columns) rows of the stream, where edges are still to be found."""
-        if self._rows < self.after:
-            first = rows[: self.after - self._rows].astype(np.float64)
-            self._sample = np.concatenate([self._sample, first])
-            self._rows = len(self._sample)
-            if self._rows < self.after:
-                return
-            sample, rows = self._sample, rows[len(first) :]
-            self._sample = np.empty((0, self.columns))
-            for column in range(self.columns):
-                self._late[column] = np.empty(0)
-                numbers = sample[:, column]
-                self._take(column, numbers[~np.isnan(numbers)], len(sample))
-        for column in list(self._late):
-            numbers = rows[:, column]
-            present = ~np.isnan(numbers)
-            if present.any():
-                self._take(column, numbers[present], self._least)
+    def observe(self, rows: Array) -> Ints:
+        """Take the next (n, columns) rows of the stream, where edges are still to be found.
 
-    def _take(self, column: int, numbers: Array, most: int) -> None:
-        """Add numbers to the sample of a column, up to ``most``; find its edges if they suffice."""
-        sample = np.concatenate([self._late[column], numbers])[:most]
-        self._late[column] = sample
-        if len(sample) >= self._least:
-            edges = _edges(sample, self.bins)
-            self._edges[: len(edges), column] = edges
-            self.known[column] = True
-            self.whole[column] = bool(
-                ((np.trunc(sample) == sample) & (np.abs(sample) < _MOST)).all()
-            )
-            del self._late[column]
+        Returns:
+            (columns,) how many of the rows it took until the edges of a column were known: 0 where
+            they were known before, n where they are not known.
+        """
+        taken = np.where(self.known, 0, len(rows))
+        start = 0
+        if self._rows < self.after:
+            start = min(self.after - self._rows, len(rows))
+            self._sample = np.concatenate([self._sample, rows[:start].astype(np.float64)])
+            self._rows += start
+            if self._rows < self.after:
+                return taken
+            for column, numbers in enumerate(self._sample.T):
+                self._late[column] = numbers[~np.isnan(numbers)]
+                if self._find(column):
+                    taken[column] = start
+            self._sample = np.empty((0, self.columns))
+        for column in list(self._late):
+            present = np.flatnonzero(~np.isnan(rows[start:, column]))
+            wanted = present[: self._least - len(self._late[column])] + start
+            if len(wanted):
+                numbers = rows[wanted, column].astype(np.float64)
+                self._late[column] = np.concatenate([self._late[column], numbers])
+                if self._find(column):
+                    taken[column] = wanted[-1] + 1
+        return taken
+
+    def _find(self, column: int) -> bool:
+        """Find the edges of a column, if its sample suffices; return whether it does."""
+        sample = self._late[column]
+        if len(sample) < self._least:
+            return False
+        edges = _edges(sample, self.bins)
+        self._edges[: len(edges), column] = edges
+        self.known[column] = True
+        whole = (np.trunc(sample) == sample) & (np.abs(sample) < _MOST)
+        self.whole[column] = bool(whole.all())
+        del self._late[column]
+        return True
 
     def memory_bytes(self) -> int:
         """Return the bytes of the edges and samples."""

@@ -68,6 +68,7 @@ class Stream(ABC):
         has_identity: whether it can say what it has read, and recognise it.
         time_zone: the zone of times whose hour may come twice, where their order must still say
             which it is; None: times are certain.
+        class_count_hint: how many classes a sample of the stream has; 0: that is not known.
         id_type: the type of the ids by which others name events, in labels and requests.
         dtype: of a matrix of numbers or vectors, ``float64`` or ``float32``.
         readers: actors that read it at once, each its share of the partitions.
@@ -87,6 +88,7 @@ class Stream(ABC):
     open_end: bool = False
     has_identity: bool = False
     time_zone: str | None = None
+    class_count_hint: int = 0
     id_type: Scalar = "int"
     dtype: str = "float64"
     readers: int = 1

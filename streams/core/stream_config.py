@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -10,6 +10,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -61,6 +62,50 @@ class StandardiseConfig(Settings):
     half_life: PositiveFloat | None = None
 
 
+Scale = Annotated[float, Field(gt=1)] | None
+
+
+class AggregateConfig(Settings):
+    """Fading aggregates of the events that have the same value in a column, or in several.
+
+    At least one of ``mean``, ``count`` and ``since_last`` is stated.
+
+    Attributes:
+        by: the column, or up to four: texts, categories, or numbers in bins by quantiles.
+        mean: ``label``, for the mean of the labels that are known by then, or a numeric column.
+        count: whether to count the events before.
+        since_last: whether to give the seconds of event time since the event before.
+        scales: over how many labels (a label mean) or events (other aggregates) of the stream the
+            weight of one fades to a third; null: it does not fade. By default 100, 1,000 and null.
+    """
+
+    by: Annotated[tuple[str, ...], Field(min_length=1, max_length=4)]
+    mean: str | None = None
+    count: bool = False
+    since_last: bool = False
+    scales: Annotated[tuple[Scale, ...] | None, Field(min_length=1, max_length=8)] = None
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _list_of_columns(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _something(self) -> AggregateConfig:
+        fading = self.mean is not None or self.count
+        if not fading and not self.since_last:
+            raise ValueError("state at least one of mean, count: true and since_last: true")
+        if self.scales is not None and not fading:
+            raise ValueError("scales: they are for mean and count")
+        for name, values in (("by", self.by), ("scales", self.scales or ())):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: one is stated twice")
+        return self
+
+
+Aggregates = Annotated[tuple[AggregateConfig, ...], Field(min_length=1)] | Literal["auto", "none"]
+
+
 class StreamConfig(Settings):
     """Settings that every stream has, under ``stream:`` in a job.
 
@@ -81,6 +126,10 @@ class StreamConfig(Settings):
             ``label_timeout_seconds`` goes by the slowest of them; one without events for this many
             seconds of the reader's clock (60 by default) does not count.
         standardise: scale numeric features by their running mean and standard deviation.
+        aggregates: what is kept of the events before, by the values of their columns, as one more
+            feature. ``auto``: label means by every category and number. ``none``: nothing. Unless
+            stated, networks over columns of several kinds have ``auto``, and others ``none``.
+        aggregate_keys: the most values of columns that aggregates are kept for, 65,536 by default.
         dead_letters: the limit of dead letters: by default a run fails when half are dead.
     """
 
@@ -98,4 +147,6 @@ class StreamConfig(Settings):
     label_timeout_seconds: Annotated[PositiveFloat | None, FormerName("within")] = None
     idle_timeout_seconds: PositiveFloat | None = None
     standardise: StandardiseConfig | None = None
+    aggregates: Aggregates | None = None
+    aggregate_keys: PositiveInt | None = None
     dead_letters: DeadLetters = DeadLetters()

@@ -140,6 +140,10 @@ class SampledRows:
             return "classification", NamedColumn(column, _type_of(classes))
         return stated or task, NamedColumn(column, scalar)
 
+    def classes(self, column: str) -> int:
+        """Return how many classes the labels of the sample are of."""
+        return len(plain(self.values(column)).unique())
+
     def features(self, stated: Any, taken: set[str | None]) -> tuple[Feature, ...]:
         """Return the features that a job states, or all columns that are not taken.
 

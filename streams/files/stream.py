@@ -87,6 +87,7 @@ class FileStream(Stream):
             raise StreamError(f"stream.features: {leak.pop()!r} is the label; take it out")
         features = with_missing(features, config.missing)
         self.schema = Schema(features, task, label.classes)
+        self.class_count_hint = self._classes_in_sample(sample, label)
         self.has_ids = config.id is not None
         self.has_time = config.time is not None
         self.has_arrivals = config.labels is not None
@@ -151,6 +152,14 @@ class FileStream(Stream):
                 read_times=self._times,
             )
         )
+
+    def _classes_in_sample(self, sample: SampledRows, label: LabelConfig) -> int:
+        """Return how many classes the sample has; 0 of a regression."""
+        if self.schema.task == "regression":
+            return 0
+        if self.config.labels is not None:
+            return SampledRows(self._label_files[0]).classes(self.config.labels.label)
+        return sample.classes(label.column or "")
 
     def _label_columns(
         self, config: LabelsConfig, label: LabelConfig, events: Columns

@@ -20,6 +20,12 @@ class Operator(ABC):
         changing the state. An operator that leaves features alone returns the batch itself."""
         return batch
 
+    def learn(self, batch: Batch) -> None:  # noqa: B027 (most operators need no label)
+        """Learn from m >= 1 events whose ``y`` is known, as ``apply`` returned them.
+
+        Called after each micro-batch with the events that the learner has just learned.
+        """
+
     @abstractmethod
     def state(self) -> State:
         """Return all that the operator remembers."""

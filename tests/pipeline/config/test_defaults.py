@@ -49,10 +49,20 @@ def test_a_job_of_path_and_label_runs(
 
 def test_the_default_learner_is_the_same_as_written_out(job: Path) -> None:
     bare = load(job)
-    job.write_text(yaml.safe_dump({"stream": STREAM, "learner": default_settings()}))
+    stream = {**STREAM, "aggregates": "auto"}
+    job.write_text(yaml.safe_dump({"stream": stream, "learner": default_settings()}))
     written = load(job)
     assert bare.fingerprint() == written.fingerprint()
     assert bare.raw["learner"] == default_settings()
+
+
+@pytest.mark.parametrize("learner", [None, {"steps": 2}, "finetune", {"kind": "finetune"}])
+def test_aggregates_are_automatic_with_the_default_learner(job: Path, learner: Any) -> None:
+    job.write_text(yaml.safe_dump({"stream": STREAM, "learner": learner}))
+    default = learner is None or ("kind" not in learner and learner != "finetune")
+    assert load(job).job.stream.aggregates == ("auto" if default else None)
+    job.write_text(yaml.safe_dump({"stream": {**STREAM, "aggregates": "none"}, "learner": learner}))
+    assert load(job).job.stream.aggregates == "none"
 
 
 def test_the_job_is_the_same_on_another_machine(job: Path) -> None:

@@ -18,10 +18,11 @@ import learners
 from learners.base import Learner, LearnerError, Prediction
 from learners.registry import find
 from pipeline.config.job import load
-from pipeline.models.recipe import schema_of
+from pipeline.models.recipe import model_states, schema_of, states_of
 from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.training.builder import Parts, build
 from streams.core.batch import Batch
+from streams.core.state_dict import digest
 
 LEARNERS = {kind: find(learners.KINDS, Learner, kind) for kind in learners.KINDS}  # type: ignore[type-abstract]
 SIZE, STOP, N = 16, 96, 192
@@ -34,7 +35,7 @@ CASES = [
 ]
 
 
-def parts_of(kind: str, task: Any, scaled: bool) -> Parts:
+def parts_of(kind: str, task: Any, scaled: bool, aggregates: Any = None) -> Parts:
     """A built job over N events. No label becomes known from event ``STOP`` to the micro-batch
     after it, so that a learner that interleaves has learned nothing within it either."""
     cls = LEARNERS[kind]
@@ -47,9 +48,13 @@ def parts_of(kind: str, task: Any, scaled: bool) -> Parts:
     time = np.arange(N) * 60.0
     time[STOP:] -= 59.9 + 59.99 * np.minimum(np.arange(N - STOP), SIZE - 1)
     columns = {f"x{i}": x[:, i] for i in range(4)} | {"t": time, "y": y}
+    if aggregates is not None:
+        columns["c"] = np.array(["u", "v", "w"])[rng.integers(0, 3, N)]
     pq.write_table(pa.table(columns), "data.parquet")
     stream = {"kind": "recorded", "path": "data.parquet", "label": "y", "time": "t"}
     stream |= {"batch_size": SIZE, "label_delay": {"seconds": 1000}}
+    if aggregates is not None:
+        stream["aggregates"] = aggregates
     if scaled:
         stream["standardise"] = {"half_life": 30}
     job = {"name": "case", "seed": 3, "stream": stream, "learner": cls.example(task)}
@@ -101,6 +106,39 @@ def test_inference_model_predicts_as_the_loop_and_is_frozen(
     assert same(InferenceModel(made, snapshot).answer(question), asked)
     whole = Snapshot({**snapshot.state, "learner": parts.loop.learner.state()}, 0, 0)
     assert InferenceModel(made, whole).answer(question).version == parts.loop.learner.version
+
+
+OF_LABELS = [{"by": "c", "mean": "label"}, {"by": ["c", "x0"], "mean": "label", "scales": [20]}]
+OF_EVENTS = [{"by": "c", "count": True, "mean": "x1", "since_last": True}]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("aggregates", [OF_LABELS, OF_EVENTS, "auto"])
+def test_aggregates_are_served_as_they_are_learned(
+    aggregates: Any, task: Any, scaled: bool
+) -> None:
+    """Counts also know the events before of their own micro-batch: the first row is compared."""
+    parts = parts_of("finetune", task, scaled, aggregates)
+    batches = parts.reader.read({})
+    said(parts, batches, STOP // SIZE)
+    model = InferenceModel(json.loads(json.dumps(parts.recipe)), parts.snapshot({}))
+    asked = model.answer(next(parts.reader.read({"0": STOP})))
+    predicted = said(parts, batches)[0]
+    rows = 1 if aggregates is OF_EVENTS else SIZE
+    assert asked.value[:rows].tobytes() == predicted.value[:rows].tobytes()
+    learner = parts.loop.learner
+    assert [f.name for f in learner.schema.features][-1] == "aggregates"
+    assert [f.name for f in model.schema.features] == ["x0", "x1", "x2", "x3", "c"]
+
+
+def test_a_checkpoint_gives_the_states_of_the_model() -> None:
+    parts = parts_of("finetune", "classification", True, OF_LABELS)
+    said(parts, parts.reader.read({}), 3)
+    names = ["aggregates", "standardise"]
+    for found in (model_states(parts.state()["operators"]), states_of(parts.loop.operators)):
+        assert list(found) == names
+    assert digest(found) == digest(model_states(parts.state()["operators"]))
 
 
 def test_inference_model_describes_itself() -> None:

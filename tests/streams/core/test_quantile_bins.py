@@ -68,6 +68,18 @@ def test_a_column_that_begins_late_gets_bins_later() -> None:
     assert made.codes(np.array([[0.0, 9.0]])).tolist() == [[0, 3]]
 
 
+def test_observe_returns_how_many_rows_it_took() -> None:
+    rows = np.array([[i, np.nan, np.nan if i < 7 else i] for i in range(20)], float)
+    made = QuantileBins(3, 4, 10)
+    assert made.observe(rows[:6]).tolist() == [6, 6, 6]
+    assert made.observe(rows[6:]).tolist() == [4, 14, 4]
+    assert made.observe(rows).tolist() == [0, 20, 0]
+    late = QuantileBins(1, 4, 10)
+    assert late.observe(np.array([[np.nan]] * 12 + [[3.0], [np.nan], [4.0], [5.0]])).tolist() == [
+        15
+    ]
+
+
 def test_edges_stay_where_they_are() -> None:
     rows = np.random.default_rng(2).normal(size=(100, 2))
     made = fitted(rows, after=100)

@@ -1,0 +1,183 @@
+"""Fading means of labels by key, at several time scales at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from streams.core.batch import Array, Floats, Ints
+from streams.core.key_table import KeyTable
+from streams.core.running_moments import RunningMoments
+from streams.core.state_dict import State
+
+PRIOR = 10.0
+"""Labels that the overall rate counts as, in the mean of a key (m of an m-estimate: Cestnik 1990;
+Micci-Barreca 2001, "A preprocessing scheme for high-cardinality categorical attributes")."""
+GAIN = 3.0
+"""Differences of rates are small; times this, they vary about as much as scaled numbers do."""
+_LIMIT = 10.0  # of a difference of means, in standard deviations of the labels
+_OUTLIER = 100.0  # standard deviations from the mean at which a label is winsorised
+
+
+def decay_logs(scales: Sequence[float | None]) -> Floats:
+    """Return (s,) the logarithm of the weight that one step of the clock leaves."""
+    return np.array([0.0 if scale is None else np.log1p(-1 / scale) for scale in scales])
+
+
+class LabelMeans:
+    """Sums of labels and counts, by key and for the whole stream, which fade with every label.
+
+    At each scale a key has S, the sum of its labels, and K, their count. With every label of the
+    *stream*, both are multiplied by 1 - 1/scale; without a scale they do not fade. So a key that
+    has not come for long is forgotten, however rare it is. A key has one feature at each scale, for
+    each tracked class:
+
+        3 * ((S + 10 p) / (K + 10) - p),
+
+    where p is the overall rate at that scale, (S + 2/c) / (K + 2) of the whole stream, and c the
+    number of classes. The features of the stream are the log-odds of p less those of 1/c. In a
+    regression the label takes the place of the class, p is the overall mean, and differences are in
+    standard deviations of the labels, not times 3.
+
+    A key without a row in the table has the features of a key without labels. State fades lazily:
+    a row is brought up to date when it is read, so work does not depend on the size of the table.
+
+    Args:
+        keys: keys of one event.
+        scales: in labels of the stream; None: no fading.
+        classes: codes of the tracked classes; None: a regression.
+        rows: of the table.
+        expected: the number of classes.
+    """
+
+    def __init__(
+        self,
+        keys: int,
+        scales: Sequence[float | None],
+        classes: Ints | None,
+        rows: int,
+        expected: int = 2,
+    ) -> None:
+        self.keys = keys
+        self._scales = len(scales)
+        self._classes = classes
+        self._expected = expected
+        self._sums = 1 if classes is None else len(classes)  # of labels, at one scale
+        self.cells = self._scales * (self._sums + 1)
+        self._logs = np.tile(decay_logs(scales), self._sums + 1)[:, None]
+        self._cell = np.arange(self.cells)[:, None]
+        self._table = KeyTable(rows, admit_after=1)
+        # A row is K at each scale, then S at each scale for each class. The last row has no key: a
+        # key without a row reads zeros there.
+        self._values = np.zeros((self._table.rows + 1) * self.cells)
+        self._clock = np.zeros(self._table.rows + 1)
+        self._total = np.zeros(self.cells)
+        self._labels = 0  # learned so far
+        self._moments = RunningMoments(())
+
+    @property
+    def width(self) -> int:
+        """The number of features of one event: those of its keys, then those of the stream."""
+        return (self.keys + 1) * self._scales * self._sums
+
+    def features(self, keys: Ints) -> Floats:
+        """Return (n, width) float32 for the (n, keys) keys of n events. Pure.
+
+        For each key come the rates of each class, at each scale.
+        """
+        n = len(keys)
+        values, _ = self._read(self._table.find(keys.reshape(-1)))
+        rate, overall = self._overall()
+        count, means = values[: self._scales], values[self._scales :]
+        shrunk = count + PRIOR
+        for start in range(0, len(means), self._scales):  # each class
+            part = means[start : start + self._scales]
+            part -= rate[start : start + self._scales, None] * count
+            part /= shrunk
+        if self._classes is not None:
+            means *= GAIN
+        else:
+            means /= self._moments.std()
+            np.clip(means, -_LIMIT, _LIMIT, out=means)
+        both = np.empty((n, self.keys + 1, len(overall)), np.float32)
+        both[:, :-1] = means.T.reshape(n, self.keys, len(overall))
+        both[:, -1] = overall
+        return both.reshape(n, self.width)
+
+    def _read(self, rows: Ints) -> tuple[Floats, Ints]:
+        """Return (cells, m) what rows (m,) hold as of now, and (cells, m) where."""
+        index = rows * self.cells + self._cell
+        values = self._values.take(index)
+        values *= np.exp((self._labels - self._clock.take(rows)) * self._logs)
+        return values, index
+
+    def _overall(self) -> tuple[Floats, Floats]:
+        """Return the overall rate or mean at each scale for each class, and its feature."""
+        count, sums = np.tile(self._total[: self._scales], self._sums), self._total[self._scales :]
+        if self._classes is not None:
+            rate = (sums + 2 / self._expected) / (count + 2)
+            return rate, np.log(rate / (1 - rate) * (self._expected - 1))
+        mean = (sums + PRIOR * self._moments.mean) / (count + PRIOR)
+        scaled = (mean - self._moments.mean) / self._moments.std()
+        return mean, np.clip(scaled, -_LIMIT, _LIMIT)
+
+    def learn(self, keys: Ints, y: Array) -> None:
+        """Add m >= 1 labels (m,) of events with (m, keys) keys, in order."""
+        m = len(y)
+        added = np.exp(np.arange(m - 1, -1, -1.0) * self._logs)  # (cells, m)
+        added[self._scales :] *= np.repeat(self._targets(y), self._scales, axis=0)
+        self._labels += m
+        self._total *= np.exp(m * self._logs[:, 0])
+        self._total += added.sum(1)
+        self._table.advance(m)
+        flat = keys.reshape(-1)
+        new = self._table.observe(flat).rows
+        if len(new):
+            self._values.reshape(-1, self.cells)[new] = 0
+        rows = self._table.find(flat)
+        values, index = self._read(rows)
+        self._values[index] = values  # the same for equal rows
+        self._clock[rows] = self._labels
+        added = np.repeat(added, self.keys, axis=1)
+        np.add.at(self._values, index.reshape(-1), added.reshape(-1))
+        self._values[-self.cells :] = 0
+
+    def _targets(self, y: Array) -> Floats:
+        """Return (sums, m) what the labels add to the sums."""
+        if self._classes is not None:
+            return np.asarray(y == self._classes[:, None], np.float64)
+        self._moments.update(y)
+        reach = _OUTLIER * self._moments.std()
+        low, high = self._moments.mean - reach, self._moments.mean + reach
+        targets = np.empty((1, len(y)))
+        np.clip(y, low, high, out=targets[0])
+        return targets
+
+    def memory_bytes(self) -> int:
+        """Return the bytes of the table and of its sums."""
+        return self._table.memory_bytes() + self._values.nbytes + self._clock.nbytes
+
+    def state(self) -> State:
+        """Return the occupied rows, and the sums of the stream."""
+        table = self._table.state()
+        moments = {} if self._classes is not None else {"moments": self._moments.state()}
+        return {
+            "table": table,
+            "values": self._values.reshape(-1, self.cells)[table["rows"]],
+            "label_clock": self._clock[table["rows"]],
+            "total": self._total,
+            "labels": self._labels,
+            **moments,
+        }
+
+    def load(self, state: State) -> None:
+        rows = state["table"]["rows"]
+        self._table.load(state["table"])
+        self._values.fill(0)
+        self._clock.fill(0)
+        self._values.reshape(-1, self.cells)[rows] = state["values"]
+        self._clock[rows] = state["label_clock"]
+        self._total, self._labels = np.array(state["total"]), state["labels"]
+        if self._classes is None:
+            self._moments.load(state["moments"])
