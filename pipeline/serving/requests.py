@@ -231,7 +231,8 @@ class RequestReader:
             if feature.name in self.required:
                 inner["required"].append(name)
             elif "type" in value:
-                value["type"] = [value["type"], "null"]
+                kinds = value["type"]
+                value["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "null"]
             else:
                 value["oneOf"].append({"type": "null"})
             inner["properties"][name] = value
@@ -265,6 +266,8 @@ def _json_schema(feature: Feature, pixels: bool) -> dict[str, Any]:
         for size in reversed(feature.shape):
             values = {"type": "array", "items": values, "minItems": size, "maxItems": size}
         return {"oneOf": [values, encoded]}
+    if feature.kind == "categorical":
+        return {"type": ["string", "number", "boolean"]}
     return {"type": "string"}
 
 

@@ -27,6 +27,7 @@ from streams.core.batch import (
     Ints,
 )
 from streams.core.schema import MISSING_CATEGORY, Feature, Scalar, Schema
+from streams.decoding.categories import EXPECTED, categories, missing_categories
 from streams.decoding.class_names import difference, shown, spelling
 from streams.decoding.columns import (
     Mask,
@@ -219,10 +220,13 @@ class Decoder:
             return x
         if feature.kind == "image":
             return self._image(feature, column, checks)
-        text = as_text(column)
+        is_category = feature.kind == "categorical"
+        text = categories(column) if is_category else as_text(column)
         if text.null_count:
             missing = self._may_miss(feature, checks)
-            checks.reject(~valid(text) & ~missing, name, "text")
+            if is_category and self.schema.missing_policy(feature) != "dead":
+                missing |= missing_categories(column) & valid(column)
+            checks.reject(~valid(text) & ~missing, name, EXPECTED if is_category else "text")
             if self.schema.missing_policy(feature) == "category":
                 text = pc.if_else(pa.array(missing), MISSING_CATEGORY, text)
         return ragged(text)

@@ -87,6 +87,7 @@ _FITS: dict[str, set[str]] = {
     "integer": {"int", "long"},
     "boolean": {"boolean"},
     "text": {"string", "enum"},
+    "category": _NUMBERS | {"string", "enum", "boolean"},
     "image": {"bytes", "fixed"},
     "time": _NUMBERS | {"string"},
     "vector": {"array"},

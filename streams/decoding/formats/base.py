@@ -14,10 +14,11 @@ import pyarrow as pa
 from streams.core.errors import StreamError
 from streams.core.schema import FeatureKind, Schema
 from streams.core.settings import Settings
+from streams.decoding.categories import EXPECTED
 from streams.decoding.columns import Mask
 from streams.decoding.time_reader import PLAIN_TIMES, TimeReader
 
-FieldKind = Literal["number", "integer", "boolean", "text", "vector", "image", "time"]
+FieldKind = Literal["number", "integer", "boolean", "text", "category", "vector", "image", "time"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,9 @@ class Field:
     Attributes:
         name: the name of the column, and the path of its value in a message.
         kind: the kind of its values. The columns hold: number and time (seconds), real numbers;
-            integer, integers that fit in 64 bits; boolean; text; vector, lists of ``shape``; image,
-            the bytes of a PNG or JPEG, or lists of pixels.
+            integer, integers that fit in 64 bits; boolean; text; category, texts and what counts as
+            one (``categories``); vector, lists of ``shape``; image, the bytes of a PNG or JPEG, or
+            lists of pixels.
         shape: ``(d,)`` of a vector, ``(channels, height, width)`` of an image.
         required: whether a message without a value is bad. Otherwise the cell is null.
         feature: whether it is a feature.
@@ -54,6 +56,7 @@ class Field:
             "integer": "an integer that fits in 64 bits",
             "boolean": "true or false",
             "text": "text",
+            "category": EXPECTED,
             "time": self.times.expected,
         }[self.kind]
 
@@ -64,7 +67,7 @@ class Field:
 
 _FIELD_KINDS: dict[FeatureKind, FieldKind] = {
     "numeric": "number",
-    "categorical": "text",
+    "categorical": "category",
     "text": "text",
     "vector": "vector",
     "image": "image",

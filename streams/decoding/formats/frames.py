@@ -73,6 +73,7 @@ _FITS: dict[str, tuple[str, ...]] = {
     "image": ("u",),
     "time": ("i", "u", "f"),
     "text": (),
+    "category": ("i", "u", "b", "f"),
 }
 
 

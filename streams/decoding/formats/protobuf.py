@@ -50,6 +50,7 @@ _FITS: dict[str, set[str]] = {
     "integer": _INTEGERS | {"TYPE_ENUM"},
     "boolean": {"TYPE_BOOL"},
     "text": {"TYPE_STRING"},
+    "category": _REALS | _INTEGERS | {"TYPE_STRING", "TYPE_BOOL", "TYPE_ENUM"},
     "image": {"TYPE_BYTES"},
     "time": _REALS | _INTEGERS | {"TYPE_STRING", _TIMESTAMP},
     "vector": _REALS | _INTEGERS,

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streams.decoding.categories import categories
 from streams.decoding.columns import Mask, utf8
 from streams.decoding.formats.base import Field, ParsedRecords, table_of
 
@@ -98,7 +99,7 @@ def column(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
     if field.required:
         return array, odd
     null = np.fromiter((value is None for value in values), np.bool_, len(values))
-    if field.kind == "number":  # NaN stands for a missing number, as in Parquet
+    if field.kind in ("number", "category"):  # NaN stands for a missing number, as in Parquet
         null |= np.fromiter((value != value for value in values), np.bool_, len(values))
     return pc.if_else(pa.array(odd), pa.scalar(None, array.type), array), odd & ~null
 
@@ -146,6 +147,32 @@ def _texts(values: Values, field: Field) -> tuple[pa.Array, Mask]:
     return pa.array(values, pa.string()), odd
 
 
+def _categories(values: Values, field: Field) -> tuple[pa.Array, Mask]:
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        return _texts(values, field)
+    odd = np.array([type(v) not in _CATEGORIES or v != v for v in values], np.bool_)
+    texts: Values = [
+        None if bad or type(v) is float else v if type(v) is str else _CATEGORIES[type(v)](v)
+        for v, bad in zip(values, odd, strict=True)
+    ]
+    reals = [row for row, v in enumerate(values) if type(v) is float and not odd[row]]
+    if reals:
+        names = categories(pa.array([values[row] for row in reals], pa.float64()))
+        for row, name in zip(reals, names.to_pylist(), strict=True):
+            texts[row] = name
+    return pa.array(texts, pa.string()), odd
+
+
+_CATEGORIES: dict[type, Callable[[Any], str]] = {
+    str: str,
+    int: str,
+    bool: lambda truth: "true" if truth else "false",
+    float: str,
+}
+"""The types of categories, and the text of each but real numbers."""
+
+
 def _times(values: Values, field: Field) -> tuple[pa.Array, Mask]:
     read = field.times
     written = {str, int} if read.format is not None else {str}
@@ -184,6 +211,7 @@ _READERS: dict[str, Callable[[Values, Field], tuple[pa.Array, Mask]]] = {
     "integer": _integers,
     "boolean": _booleans,
     "text": _texts,
+    "category": _categories,
     "vector": _vectors,
     "image": _images,
     "time": _times,
