@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from functools import cache
 
@@ -44,11 +45,15 @@ def bag(column: Ragged, places: int = 1024) -> Array:
 
 
 def scaled(counts: Array) -> Array:
-    """Return counts (n, places) as float32, the words and the n-grams of each row of length 1."""
+    """Return counts (n, places) as float32, each half of a row of the length sqrt(places / 2).
+
+    Then a place is 1 by its root mean square, as a number that is scaled. Of length 1, texts would
+    move a network so little that it learns several times as slowly.
+    """
     n, places = counts.shape
     parts = counts.reshape(n, 2, places // 2).astype(np.float32)
     length = np.sqrt(np.einsum("ijk,ijk->ij", parts, parts))[:, :, None]
-    parts /= np.maximum(length, np.float32(1e-12))
+    parts *= np.float32(math.sqrt(places // 2)) / np.maximum(length, np.float32(1e-12))
     return parts.reshape(n, places)
 
 
