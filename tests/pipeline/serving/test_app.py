@@ -625,7 +625,7 @@ def test_docs_name_the_columns_of_events() -> None:
     event = content["schema"]["items"]
     assert event["required"] == []
     assert event["properties"]["n"] == {"type": ["number", "null"]}
-    assert event["properties"]["c"] == {"type": ["string", "null"]}
+    assert event["properties"]["c"] == {"type": ["string", "number", "boolean", "null"]}
     assert event["properties"]["v"]["maxItems"] == 2
     assert "id" in event["properties"]
     (shown,) = content["example"]

@@ -20,6 +20,7 @@ from streams.core.schema import (
     Schema,
     with_missing,
 )
+from streams.decoding.categories import EXPECTED
 from streams.decoding.columns import column_of, missing_numbers
 from streams.decoding.decoder import Columns, Decoder
 from streams.decoding.formats.avro import Avro, AvroConfig
@@ -127,7 +128,7 @@ def test_number_wrong_is_not_missing(cell: str, policy: Missing) -> None:
 
 
 def test_text_no_utf8_is_not_missing() -> None:
-    for kind, expected in (("numeric", "a finite number"), ("categorical", "text")):
+    for kind, expected in (("numeric", "a finite number"), ("categorical", EXPECTED)):
         batch = decode((Feature("f", kind),), f=[b"1", b"\xff"])  # type: ignore[arg-type]
         assert [d.reason for d in batch.dead] == [rf"column 'f' holds b'\xff'; expected {expected}"]
 
@@ -191,11 +192,11 @@ def test_json_null_and_left_out_are_missing() -> None:
     null = b'{"n": null, "c": null, "t": null, "v": null, "z": null, "d": 5}'
     for gaps in (null, b'{"d": 5}'):  # of the others one is stated
         check_mixed(read(format_, [whole, gaps, b'{"n": 1}']))
-    _, bad = format_.read([b'{"d": 5, "n": "1"}', b'{"d": 5, "v": [1]}', b'{"d": 5, "c": 1}'])
+    _, bad = format_.read([b'{"d": 5, "n": "1"}', b'{"d": 5, "v": [1]}', b'{"d": 5, "c": [1]}'])
     assert [reason.split(";")[0] for _, reason in bad] == [
         "column 'n' holds '1'",
         "column 'v' holds [1]",
-        "column 'c' holds 1",
+        "column 'c' holds [1]",
     ]
 
 
