@@ -85,7 +85,7 @@ class DeltaEncoder:
         changes: State = {}
         bases: dict[str, Base] = {}
         for path, leaf in leaves(state):
-            if isinstance(leaf, np.ndarray) and leaf.nbytes >= self._large:
+            if isinstance(leaf, np.ndarray) and leaf.ndim and leaf.nbytes >= self._large:
                 changes[path], bases[path] = self._encode(path, leaf)
             else:
                 small[path] = leaf

@@ -18,6 +18,7 @@ import learners
 from learners.base import Learner, LearnerError, Prediction
 from learners.registry import find
 from pipeline.config.job import load
+from pipeline.models.delta import DeltaEncoder
 from pipeline.models.recipe import model_states, schema_of, states_of
 from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.training.builder import Parts, build
@@ -139,6 +140,23 @@ def test_a_checkpoint_gives_the_states_of_the_model() -> None:
     for found in (model_states(parts.state()["operators"]), states_of(parts.loop.operators)):
         assert list(found) == names
     assert digest(found) == digest(model_states(parts.state()["operators"]))
+
+
+@pytest.mark.parametrize("kind", ["prior", "replay"])
+def test_snapshot_of_changed_rows_is_the_whole_model(kind: str) -> None:
+    """Where every array has a base, and arrays grow, as with a class that is new."""
+    parts = parts_of(kind, "classification", True)
+    parts.loop._deltas = DeltaEncoder(large=1)
+    taken, wanted = [], []
+    for batch in parts.reader.read({}):
+        parts.loop.step(batch)
+        taken.append(parts.snapshot({}))
+        wanted.append(digest(parts.loop.learner.servable()))
+    assert [digest(snapshot.whole()["learner"]) for snapshot in taken] == wanted
+    question = next(parts.reader.read({"0": STOP}))
+    asked = InferenceModel(parts.recipe, taken[-1]).answer(question)
+    whole = Snapshot(taken[-1].whole(), taken[-1].version, taken[-1].events)
+    assert same(asked, InferenceModel(parts.recipe, whole).answer(question))
 
 
 def test_inference_model_describes_itself() -> None:
