@@ -280,10 +280,16 @@ class NetworkLearner(Learner):
             torch.set_rng_state(outside)
 
     def state(self) -> State:
-        state = NetworkLearner.servable(self)
-        if "class_outputs" in state:
-            state["class_outputs"] = self.class_outputs.state()
-        return {**state, "optimizer": self.optimizer.state(), "rng": self._rng.numpy()}
+        state = {
+            **self.common_state(),
+            "net": models.module_state(self.net),
+            "inputs": self.inputs.state(),
+            "targets": self.targets.state(),
+            "optimizer": self.optimizer.state(),
+            "rng": self._rng.numpy(),
+        }
+        outputs = self.class_outputs.state()
+        return {**state, "class_outputs": outputs} if outputs else state
 
     def load(self, state: State) -> None:
         self._load_network(state)
@@ -304,8 +310,8 @@ class NetworkLearner(Learner):
     def servable(self) -> State:
         state = {
             **self.common_state(),
-            "net": models.module_state(self.net),
-            "inputs": self.inputs.state(),
+            "net": models.servable_module(self.net),
+            "inputs": self.inputs.servable(),
             "targets": self.targets.state(),
         }
         outputs = self.class_outputs.servable()

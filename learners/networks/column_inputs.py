@@ -153,6 +153,10 @@ class ColumnInputs(Inputs):
         table = {} if self._table is None else {"table": self._table.state()}
         return table | {encoder.name: encoder.state() for encoder in self._encoders}
 
+    def servable(self) -> State:
+        table = {} if self._table is None else {"table": self._table.servable()}
+        return table | {encoder.name: encoder.state() for encoder in self._encoders}
+
     def load(self, state: State) -> None:
         for encoder in self._encoders:
             if encoder.name not in state:

@@ -76,9 +76,17 @@ class EmbeddingTable(nn.Module):
         """Return the rows that are not zero."""
         return sparse_state(self.weight)
 
+    def servable(self) -> State:
+        """Return all rows, in a view of the table: snapshots find the few that have changed."""
+        return {"weight": self.weight.cpu().numpy()}
+
     def load(self, state: State) -> None:
-        """Restore what ``state`` returned."""
-        load_sparse(self.weight, state)
+        """Restore what ``state`` or ``servable`` returned."""
+        if "weight" in state:
+            own = torch.from_numpy(np.array(state["weight"]))  # Ray's arrays are read-only
+            self.weight = own.to(self.weight.device)
+        else:
+            load_sparse(self.weight, state)
 
 
 INITIAL_STD = 0.05

@@ -131,9 +131,13 @@ class Inputs(ABC):
     def state(self) -> State:
         """Return what it has learned."""
 
+    def servable(self) -> State:
+        """Return what a server needs to encode as of now. By default that is the state."""
+        return self.state()
+
     @abstractmethod
     def load(self, state: State) -> None:
-        """Restore what ``state`` returned."""
+        """Restore what ``state`` or ``servable`` returned."""
 
 
 class MatrixInputs(Inputs):

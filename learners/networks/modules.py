@@ -319,13 +319,22 @@ def first_layer(net: Net) -> nn.Linear:
 def module_state(module: nn.Module) -> State:
     """Return parameters and buffers by name, as arrays; of a table of embeddings, the rows in
     use."""
-    state: State = {name: array_of(tensor) for name, tensor in module.state_dict().items()}
-    table = getattr(module, "table", None)
+    state, table = _parameters(module), getattr(module, "table", None)
     return state if table is None else {**state, TABLE: table.state()}
 
 
+def servable_module(module: nn.Module) -> State:
+    """Return the same, with all rows of a table of embeddings."""
+    state, table = _parameters(module), getattr(module, "table", None)
+    return state if table is None else {**state, TABLE: table.servable()}
+
+
+def _parameters(module: nn.Module) -> State:
+    return {name: array_of(tensor) for name, tensor in module.state_dict().items()}
+
+
 def load_module(module: nn.Module, state: State) -> None:
-    """Load parameters and buffers that ``module_state`` returned."""
+    """Load parameters and buffers that ``module_state`` or ``servable_module`` returned."""
     arrays = {name: a for name, a in state.items() if name != TABLE}
     module.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
     if TABLE in state:

@@ -143,7 +143,11 @@ class KeyTable:
         return {**state, "sketch": sketch} if sketch else state
 
     def load(self, state: State) -> None:
-        self._keys.fill(_FREE)
+        """Restore what ``state`` returned; or what ``servable`` did: the table then only finds."""
+        if "rows" not in state:
+            self._keys = np.reshape(state["keys"], (-1, WAYS))
+            return
+        self._keys = np.full(self._seen.shape, _FREE)  # that before it may be a servable's
         self._seen.fill(_NEVER)
         self._keys.reshape(-1)[state["rows"]] = state["keys"]
         self._seen.reshape(-1)[state["rows"]] = state["seen"]
@@ -152,15 +156,8 @@ class KeyTable:
             self._sketch.load(state.get("sketch", {}))
 
     def servable(self) -> State:
-        """Return what ``find`` needs: the (rows,) keys, so that few rows of it change in time."""
+        """Return what ``find`` needs: the key of each row, in a view of the table (rows,)."""
         return {"keys": self._keys.reshape(-1)}
-
-    def load_servable(self, state: State) -> None:
-        """Load what ``servable`` returned, or a whole state. The table then only finds."""
-        if "rows" in state:
-            self.load(state)
-        else:
-            self._keys = np.reshape(state["keys"], (-1, WAYS))
 
     def _set(self, keys: Ints) -> Ints:
         """Return the set of each of (m,) keys: the upper half of a hash, as a share of the sets."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learners.baselines.finetune import Finetune
 from pipeline.models.delta import LARGE, Base, DeltaEncoder, RowChanges, changed_rows, decoded
+from streams.core.batch import Batch
+from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State, copied, digest, leaves
+from streams.operators.label_join import Revealed
 
 TABLES = {
     "floats": ((40, 3), np.float32),
@@ -24,7 +30,7 @@ def steps(draw: st.DrawFn) -> list[State]:
     """A model's state after each step. Tables change in rows and in shape, and come and go."""
     tables = {name: np.zeros(*about) for name, about in TABLES.items()}
     states: list[State] = []
-    for version in range(draw(st.integers(1, 8))):
+    for version in range(draw(st.integers(1, 5))):
         for name in draw(st.lists(st.sampled_from(sorted(TABLES)), max_size=4)):
             table = tables[name]
             if draw(st.integers(0, 9)) == 0:
@@ -69,6 +75,41 @@ def test_snapshot_is_as_large_as_the_rows_that_changed() -> None:
         changes, bases = encoder.encode({"table": table})
         assert bases == {"table": base}, "no new base"
         assert nbytes(changes) == 1000 * (4 + 8 * 4) < table.nbytes / 50
+
+
+def test_snapshot_of_a_network_carries_the_rows_it_learned() -> None:
+    """2,000 values in a table of 65,536 embeddings, and 500 events between snapshots."""
+
+    def network() -> Finetune:
+        config = Finetune.Config.model_validate({"kind": "finetune", "inputs": {"dimension": 8}})
+        return Finetune(config, Schema((Feature("c", "categorical"),), "classification"), 0)
+
+    def events(first: int, n: int) -> Batch:
+        category = np.random.default_rng(first).integers(2000, size=n)
+        at = np.arange(first, first + n)
+        x = {"c": category}
+        return Batch(at, at * 1.0, x, at * 0, at, category % 2, classes=("even", "odd"))
+
+    def learn(batch: Batch) -> None:
+        for part in batch.micro_batches(100):
+            ours.step(part, Revealed(part, np.arange(len(part))))
+
+    ours, encoder = network(), DeltaEncoder()
+    learn(events(0, 5000))
+    _, first = encoder.encode(ours.servable())
+    for start in range(5000, 7000, 500):
+        learn(events(start, 500))
+        state, bases = encoder.encode(ours.servable())
+        assert bases == first
+    whole = sum(base.array.nbytes for base in bases.values())
+    assert len(bases) == 2
+    assert nbytes(state) < whole / 20
+    server = network()
+    for base in bases.values():
+        base.array.flags.writeable = False  # as they come out of the object store of Ray
+    server.load_servable(decoded(state, bases))
+    asked = replace(events(9000, 64), y=None)
+    assert np.array_equal(server.predict(asked).proba, ours.predict(asked).proba)
 
 
 def test_new_base_comes_once_changes_add_up_to_one() -> None:

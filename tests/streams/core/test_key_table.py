@@ -193,7 +193,7 @@ def test_servable_finds_what_the_table_finds() -> None:
     table.observe(np.arange(30))
     for state in (table.servable(), table.state()):
         server = KeyTable(64, admit_after=1)
-        server.load_servable(copied(state))
+        server.load(copied(state))
         assert server.find(np.arange(40)).tolist() == table.find(np.arange(40)).tolist()
 
 
