@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -217,7 +218,7 @@ def expected_metrics(y: Any, value: Any, proba: Any) -> dict[str, float]:
 
 
 @given(outcomes(), st.integers(1, 700))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 def test_class_metrics_equal_scikit_learn(o: Outcome, size: int) -> None:
     """Whole stream and window, in any batches. What scikit-learn leaves undefined is left out."""
     results = after(o, size)
@@ -352,6 +353,37 @@ def test_state_is_independent_of_batches(cuts: list[int], k: int) -> None:
             other.of_classes(range(40))  # type: ignore[arg-type]
     assert digest(other.state()) == digest(whole.state())
     assert other.results() == whole.results()
+
+
+def test_state_is_independent_of_batches_of_two_precisions() -> None:
+    """And the probabilities of the caller stay as they are."""
+    parts = []
+    for start in range(0, 400, 50):
+        part = rows(classification_outcome(400, 3), slice(start, start + 50))
+        assert part.proba is not None
+        proba = part.proba.astype(np.float32 if start % 100 else np.float64)
+        proba.flags.writeable = False
+        parts.append(outcome(part.ids, part.y, part.value, proba))
+    together, apart = Prequential("classification"), Prequential("classification")
+    for part in parts:
+        together.add(part)
+        apart.add(part)
+        apart.state()
+    assert digest(together.state()) == digest(apart.state())
+
+
+def test_memory_is_bounded_by_the_window() -> None:
+    o = classification_outcome(512, 2)
+    metrics = Prequential("classification", WINDOW)
+    tracemalloc.start()
+    try:
+        for blocks in (20, 120):
+            for _ in range(blocks):
+                metrics.add(o)
+            size = tracemalloc.get_traced_memory()[0]
+            assert size < 1_000_000, blocks
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
