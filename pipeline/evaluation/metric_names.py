@@ -22,6 +22,9 @@ _ONLINE = (
 )
 _SERVED = (
     "requests failed scored late accuracy accuracy_window mae mae_window "
+    "precision precision_window recall recall_window f1 f1_window "
+    "macro_precision macro_precision_window macro_recall macro_recall_window "
+    "macro_f1 macro_f1_window "
     "model_age_p50_s model_age_p99_s answer_p50_s answer_p99_s"
 )
 _STABILITY = (

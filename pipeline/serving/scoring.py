@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.evaluation.class_metrics import add_tally, of_positive_class, of_tally
 from pipeline.storage.run_folder import write_atomic
 from streams.core.batch import Array, Ints
 from streams.core.schema import Task
@@ -65,7 +66,7 @@ class PredictionLog(NamedTuple):
 
 
 class ServedPredictionScorer:
-    """Accuracy (or mean absolute error) of served predictions; ages and latencies.
+    """Accuracy and F1 (or mean absolute error) of served predictions; ages and latencies.
 
     Totals are in a small file, so that counting continues after a killed process.
     """
@@ -79,13 +80,14 @@ class ServedPredictionScorer:
         self._labels: deque[tuple[Ints, Array, Ints]] = deque()  # of these, in order of arrival
         self._age: deque[float] = deque(maxlen=RECENT)
         self._seconds: deque[float] = deque(maxlen=RECENT)
-        self._window: deque[float] = deque(maxlen=1000)
-        self._totals = {
+        self._window: deque[tuple[float, float]] = deque(maxlen=1000)  # labels and predictions
+        self._totals: dict[str, Any] = {
             "requests": 0,
             "failed": 0,
             "scored": 0,
             "late": 0,
             "gain": 0.0,
+            "tally": [[], [], []],  # of ``class_metrics``
         }
         with suppress(OSError, ValueError, TypeError):  # there is no file in the first run
             self._totals |= json.loads(file.read_text())
@@ -130,16 +132,30 @@ class ServedPredictionScorer:
         rows = np.flatnonzero(np.isin(ids, np.fromiter(predicted, np.int64, len(predicted))))
         self._done.update(ids[rows].tolist())
         columns = (column[rows].tolist() for column in (ids, y, before))
+        scored: list[tuple[float, float]] = []
         for i, label, last in zip(*columns, strict=True):
             # NaN: this is a second label of the event, or its first prediction has met its label.
             value, version = self._predicted.pop(i, (math.nan, 0))
             if version > last:
                 self._totals["late"] += 1
             elif value == value and (self.task == "regression" or value >= 0):
-                score = abs(value - label) if self.task == "regression" else float(value == label)
-                self._window.append(score)
-                self._totals["scored"] += 1
-                self._totals["gain"] += score
+                scored.append((label, value))
+        if scored:
+            self._window.extend(scored)
+            self._count(*np.array(scored).T)
+
+    def _count(self, y: Array, value: Array) -> None:
+        """Add labels and predictions (m,) to the totals."""
+        totals = self._totals
+        totals["scored"] += len(y)
+        totals["gain"] += float(self._gains(y, value).sum())
+        if self.task == "classification":
+            tally = np.array(totals["tally"], np.int64)
+            totals["tally"] = add_tally(tally, y.astype(np.int64), value.astype(np.int64)).tolist()
+
+    def _gains(self, y: Array, value: Array) -> Array:
+        """Return the absolute errors (m,), or whether each prediction is correct."""
+        return np.asarray(np.abs(value - y) if self.task == "regression" else value == y)
 
     def results(self) -> dict[str, float]:
         """Return metrics by name, without those that are not known yet."""
@@ -150,8 +166,11 @@ class ServedPredictionScorer:
         name = "served/mae" if self.task == "regression" else "served/accuracy"
         if totals["scored"]:
             metrics[name] = totals["gain"] / totals["scored"]
+        y, value = np.array(self._window).reshape(-1, 2).T
         if self._window:
-            metrics[f"{name}_window"] = float(np.mean(self._window))
+            metrics[f"{name}_window"] = float(self._gains(y, value).mean())
+        if self.task == "classification":
+            metrics |= self._of_classes(y.astype(np.int64), value.astype(np.int64))
         for title, column in (("model_age", self._age), ("answer", self._seconds)):
             if column:
                 p50, p99 = np.percentile(np.array(column), (50, 99))
@@ -161,6 +180,20 @@ class ServedPredictionScorer:
                 }
         if self._age:
             metrics["system/freshness_s"] = float(self._age[-1])
+        return metrics
+
+    def _of_classes(self, y: Array, value: Array) -> dict[str, float]:
+        """Return the scores of classes, in all and of the last labels and predictions (m,)."""
+        whole = np.array(self._totals["tally"], np.int64)
+        tallies = {"_window": add_tally(np.zeros((3, 0), np.int64), y, value)}
+        if whole[0].sum() == self._totals["scored"]:  # not of an older file, which had no tally
+            tallies[""] = whole
+        binary = whole.shape[1] <= 2
+        metrics: dict[str, float] = {}
+        for form, tally in tallies.items():
+            scores = {n: v for n, v in of_tally(tally).items() if n.startswith("macro_")}
+            scores |= of_positive_class(tally) if binary else {}
+            metrics |= {f"served/{name}{form}": float(score) for name, score in scores.items()}
         return metrics
 
     def keep(self) -> None:

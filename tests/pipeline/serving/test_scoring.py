@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn import metrics as sk
 
+from pipeline.evaluation.metric_names import unknown_metric
 from pipeline.serving import scoring as module
 from pipeline.serving.scoring import PredictionLog, ServedPredictionScorer
+
+SCORES = ("precision", "recall", "f1")
 
 
 def ints(*values: int) -> np.ndarray:
@@ -73,6 +78,51 @@ def test_scorer_null_prediction_is_not_scored(scores: ServedPredictionScorer) ->
     scores.labelled(ints(1), ints(0), ints(4))
     assert scores.results()["served/scored"] == 0
     assert "served/accuracy" not in scores.results()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_scorer_scores_classes_as_scikit_learn(
+    scores: ServedPredictionScorer, tmp_path: Path, classes: int
+) -> None:
+    """In all, also after a restart, and of the last 1,000."""
+    rng = np.random.default_rng(classes)
+    y, value = rng.integers(0, classes, (2, 1200))
+    ids = np.arange(1200)
+    answered(scores, ids, value, version=1)
+    scores.labelled(ids[:700], y[:700], np.full(700, 4))
+    scores.labelled(ids[700:], y[700:], np.full(500, 4))
+    scores.keep()
+    results = scores.results()
+    for form, cut in (("", slice(None)), ("_window", slice(-1000, None))):
+        for average in ("macro", "binary"):
+            names = [f"served/{'macro_' * (average == 'macro')}{n}{form}" for n in SCORES]
+            if average == "binary" and classes > 2:
+                assert not results.keys() & set(names)
+                continue
+            expected = sk.precision_recall_fscore_support(y[cut], value[cut], average=average)[:3]
+            assert [results[name] for name in names] == pytest.approx(expected)
+        assert results[f"served/accuracy{form}"] == (y[cut] == value[cut]).mean()
+        assert not [name for name in results if unknown_metric(name)]
+    restarted = ServedPredictionScorer("classification", tmp_path / "served.json")
+    answered(restarted, ints(5000), ints(0), version=1)
+    restarted.labelled(ints(5000), ints(0), ints(4))
+    f1 = sk.f1_score([*y, 0], [*value, 0], average="macro")
+    assert restarted.results()["served/macro_f1"] == pytest.approx(f1)
+
+
+def test_scorer_of_an_older_file_has_no_total_of_classes(
+    scores: ServedPredictionScorer, tmp_path: Path
+) -> None:
+    """The totals of classes would miss what was scored before."""
+    old = {"requests": 3, "failed": 0, "scored": 3, "late": 0, "gain": 2.0}
+    (tmp_path / "served.json").write_text(json.dumps(old))
+    scores = ServedPredictionScorer("classification", tmp_path / "served.json")
+    answered(scores, ints(1, 2), ints(1, 1), version=1)
+    scores.labelled(ints(1, 2), ints(1, 0), ints(4, 4))
+    results = scores.results()
+    assert results["served/accuracy"] == pytest.approx(3 / 5)
+    assert results["served/precision_window"] == 0.5
+    assert not {"served/f1", "served/macro_f1"} & results.keys()
 
 
 def test_scorer_targets_give_absolute_errors(tmp_path: Path) -> None:
