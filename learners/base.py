@@ -312,7 +312,8 @@ class Learner(ABC):
         """Return what a server needs to predict as the learner does now.
 
         By default that is the whole state. Leave out what serves only learning, as a buffer or an
-        optimizer.
+        optimizer. Return a table of many rows as an array in which rows keep their places:
+        snapshots then carry the few that have changed. Arrays may be views.
         """
         return self.state()
 

@@ -120,9 +120,9 @@ def operators_of(recipe: Recipe, state: State) -> list[Operator]:
 
 
 def states_of(operators: Sequence[Operator]) -> State:
-    """Return the states of those operators of a run that its model needs, by their names."""
+    """Return what the model of a run needs of its operators, by their names."""
     return {
-        name: operator.state()
+        name: operator.servable()
         for operator in operators
         for name, (cls, _) in _OF_MODEL.items()
         if isinstance(operator, cls)
@@ -130,7 +130,7 @@ def states_of(operators: Sequence[Operator]) -> State:
 
 
 def model_states(operators: State) -> State:
-    """Return from the states of all operators of a run those that ``states_of`` returns."""
+    """Return from the states of all operators of a run those of the operators of its model."""
     return {
         name: state
         for state in operators.values()

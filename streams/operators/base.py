@@ -30,6 +30,14 @@ class Operator(ABC):
     def state(self) -> State:
         """Return all that the operator remembers."""
 
+    def servable(self) -> State:
+        """Return what ``view`` needs. By default that is the state.
+
+        A table of many rows is best returned as a view of itself, in which rows keep their places:
+        snapshots then carry the few that have changed.
+        """
+        return self.state()
+
     @abstractmethod
     def load(self, state: State) -> None:
-        """Restore what ``state`` returned."""
+        """Restore what ``state`` returned; or what ``servable`` did, to ``view`` alone."""

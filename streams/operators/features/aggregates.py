@@ -173,6 +173,13 @@ class Aggregates(Operator):
             "events": {} if self._events is None else self._events.state(),
         }
 
+    def servable(self) -> State:
+        return {
+            "aggregates": self._keys.state(),
+            "labels": {} if self._labels is None else self._labels.servable(),
+            "events": {} if self._events is None else self._events.servable(),
+        }
+
     def load(self, state: State) -> None:
         self._keys.load(state["aggregates"])
         if self._labels is not None:

@@ -232,9 +232,14 @@ class EventAggregates:
     def state(self) -> State:
         """Return the occupied rows, and the moments of the stream."""
         table = self._table.state()
-        rows = table["rows"]
+        return {"table": table, **self._sums_of(table["rows"])}
+
+    def servable(self) -> State:
+        """Return what ``view`` needs: all rows, in views, and the moments of the stream."""
+        return {"table": self._table.servable(), **self._sums_of(slice(None))}
+
+    def _sums_of(self, rows: Ints | slice) -> State:
         return {
-            "table": table,
             "values": self._values[rows],
             "event_clock": self._clock[rows],
             "last": self._last[rows],
@@ -245,7 +250,8 @@ class EventAggregates:
         }
 
     def load(self, state: State) -> None:
-        rows = state["table"]["rows"]
+        """Restore what ``state`` returned; or what ``servable`` did, for ``view`` alone."""
+        rows = state["table"].get("rows", slice(None))
         self._table.load(state["table"])
         self._values.fill(0)
         self._clock.fill(0)

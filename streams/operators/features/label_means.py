@@ -161,22 +161,29 @@ class LabelMeans:
     def state(self) -> State:
         """Return the occupied rows, and the sums of the stream."""
         table = self._table.state()
+        return {"table": table, **self._sums_of(table["rows"])}
+
+    def servable(self) -> State:
+        """Return what ``features`` needs: all rows, in views, and the sums of the stream."""
+        return {"table": self._table.servable(), **self._sums_of(slice(None))}
+
+    def _sums_of(self, rows: Ints | slice) -> State:
         moments = {} if self._classes is not None else {"moments": self._moments.state()}
         return {
-            "table": table,
-            "values": self._values.reshape(-1, self.cells)[table["rows"]],
-            "label_clock": self._clock[table["rows"]],
+            "values": self._values.reshape(-1, self.cells)[rows],
+            "label_clock": self._clock[rows],
             "total": self._total,
             "labels": self._labels,
             **moments,
         }
 
     def load(self, state: State) -> None:
-        rows = state["table"]["rows"]
+        """Restore what ``state`` returned; or what ``servable`` did, for ``features`` alone."""
         self._table.load(state["table"])
-        self._values.fill(0)
-        self._clock.fill(0)
-        self._values.reshape(-1, self.cells)[rows] = state["values"]
+        rows = state["table"].get("rows", slice(None))
+        values = np.zeros((self._table.rows + 1, self.cells))
+        values[rows] = state["values"]
+        self._values, self._clock = values.reshape(-1), np.zeros(len(values))
         self._clock[rows] = state["label_clock"]
         self._total, self._labels = np.array(state["total"]), state["labels"]
         if self._classes is None:

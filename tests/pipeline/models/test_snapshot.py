@@ -137,26 +137,34 @@ def test_a_checkpoint_gives_the_states_of_the_model() -> None:
     parts = parts_of("finetune", "classification", True, OF_LABELS)
     said(parts, parts.reader.read({}), 3)
     names = ["aggregates", "standardise"]
+    question, answers = next(parts.reader.read({"0": STOP})), []
     for found in (model_states(parts.state()["operators"]), states_of(parts.loop.operators)):
         assert list(found) == names
-    assert digest(found) == digest(model_states(parts.state()["operators"]))
+        whole = {**found, "learner": parts.loop.learner.servable()}
+        model = InferenceModel(parts.recipe, Snapshot(whole, parts.loop.learner.version, 0))
+        answers.append(model.answer(question))
+    assert same(*answers)
 
 
-@pytest.mark.parametrize("kind", ["prior", "replay"])
-def test_snapshot_of_changed_rows_is_the_whole_model(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "aggregates"),
+    [("prior", None), ("replay", None), ("finetune", OF_LABELS), ("finetune", OF_EVENTS)],
+)
+def test_snapshot_of_changed_rows_is_the_whole_model(kind: str, aggregates: Any) -> None:
     """Where every array has a base, and arrays grow, as with a class that is new."""
-    parts = parts_of(kind, "classification", True)
+    parts = parts_of(kind, "classification", True, aggregates)
     parts.loop._deltas = DeltaEncoder(large=1)
     taken, wanted = [], []
     for batch in parts.reader.read({}):
         parts.loop.step(batch)
         taken.append(parts.snapshot({}))
-        wanted.append(digest(parts.loop.learner.servable()))
-    assert [digest(snapshot.whole()["learner"]) for snapshot in taken] == wanted
+        whole = {"learner": parts.loop.learner.servable(), **states_of(parts.loop.operators)}
+        wanted.append(digest(whole))
+    assert [digest(snapshot.whole()) for snapshot in taken] == wanted
     question = next(parts.reader.read({"0": STOP}))
     asked = InferenceModel(parts.recipe, taken[-1]).answer(question)
-    whole = Snapshot(taken[-1].whole(), taken[-1].version, taken[-1].events)
-    assert same(asked, InferenceModel(parts.recipe, whole).answer(question))
+    copy = Snapshot(taken[-1].whole(), taken[-1].version, taken[-1].events)
+    assert same(asked, InferenceModel(parts.recipe, copy).answer(question))
 
 
 def test_inference_model_describes_itself() -> None:

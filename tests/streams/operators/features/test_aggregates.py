@@ -284,6 +284,12 @@ def test_view_is_pure_and_what_the_next_event_gets() -> None:
     asked: Any = operator.view(late).x
     assert list(asked) == [*(f.name for f in FEATURES), "aggregates"]
     assert digest(operator.state()) == before
+    for state in (operator.servable(), operator.state()):
+        server = Aggregates(aggregates, SCHEMA)
+        server.load(state)
+        served: Any = server.view(late).x
+        np.testing.assert_array_equal(served["aggregates"], asked["aggregates"])
+    assert digest(operator.state()) == before
     got: Any = operator.apply(late[:1]).x
     np.testing.assert_array_equal(asked["aggregates"][:1], got["aggregates"])
 
