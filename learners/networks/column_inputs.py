@@ -17,6 +17,7 @@ from learners.networks.encoders import (
     Numbers,
     Rows,
     Texts,
+    Times,
     UnitVectors,
     Vectors,
 )
@@ -196,6 +197,8 @@ def _encoders(
         encoders.append(Images(images))
     if texts := kinds.get("text"):
         encoders.append(Texts(texts, config.text_places))
+    if times := kinds.get("time"):
+        encoders.append(Times(times, embedded))
     categories = kinds.get("categorical", ())
     crosses = _crosses(config, categories)
     if categories and embedded:

@@ -61,8 +61,10 @@ def recipe_of(
 
 
 def _as_json(feature: Feature) -> list[Any]:
-    unit = [True] if feature.unit else []
-    return [feature.name, feature.kind, list(feature.shape), feature.missing, *unit]
+    last: list[Any] = [feature.unit] if feature.unit or feature.zone else []
+    if feature.zone:
+        last.append(feature.zone)
+    return [feature.name, feature.kind, list(feature.shape), feature.missing, *last]
 
 
 def needs_imputed(learner: Learner) -> bool:

@@ -107,11 +107,13 @@ class RequestReader:
             self._expected_id = self._id_field.expected
         # Columns of unsigned integers are names in two's complement, as ``identities`` has them.
         self._unsigned = layout["cells"] != "text"
-        fields = fields_of(self.schema)
+        times = TimeReader(**layout.get("times", {}))
+        fields = fields_of(self.schema, times)
         self.required = [field.name for field in fields if field.required]
         # Ids and keys have been checked by the format, and ids are read here.
         columns = replace(Columns.of_roles(layout.get("columns", {})), id=None, key=None)
-        times = TimeReader(**layout.get("times", {}))
+        if columns.time in names:  # as a feature it may be missing
+            columns = replace(columns, time=None)
         others = [
             Field(name, kind, (), needed, times=times)
             for name, kind, needed in layout.get("fields", [])
@@ -119,7 +121,9 @@ class RequestReader:
         kind = {"json": Json if self._nested else JsonArrays, "typed": JsonTyped, "text": JsonText}
         self._format = kind[layout["cells"]](JsonConfig(kind="json"), [*fields, *others], Path())
         self._defaults = {field.name: _DEFAULTS[field.kind] for field in others if field.required}
-        self._decode = Decoder(self.schema, columns, recipe["dtype"])
+        # Cells of text are read by the decoder. Other times are seconds by then.
+        seconds = TimeReader(**times.settings, numbers_read=layout["cells"] != "text")
+        self._decode = Decoder(self.schema, columns, recipe["dtype"], seconds)
         self._known = {field.name for field in self._format.fields} | {self.id_key}
         self._left_out = LeftOut(
             [field.name for field in fields], self._known, self._format.states, self._nested
@@ -255,6 +259,8 @@ def _json_schema(feature: Feature, pixels: bool) -> dict[str, Any]:
     """Return the JSON schema of a value of the feature."""
     if feature.kind == "numeric":
         return {"type": "number"}
+    if feature.kind == "time":
+        return {"type": ["number", "string"], "description": "a time"}
     if feature.kind == "vector":
         (d,) = feature.shape
         return {"type": "array", "items": {"type": "number"}, "minItems": d, "maxItems": d}
@@ -272,7 +278,7 @@ def _json_schema(feature: Feature, pixels: bool) -> dict[str, Any]:
 
 
 def _example(feature: Feature, pixels: bool) -> Any:
-    if feature.kind == "numeric":
+    if feature.kind in ("numeric", "time"):
         return 0.0
     if feature.kind == "vector":
         return [0.0] * feature.shape[0]

@@ -351,7 +351,12 @@ def _about(
         name: general["dead_letters"][name] for name in DeadLetters.model_fields
     }
     return RecordingManifest(
-        features=tuple((f.name, f.kind, f.shape, f.missing) for f in schema.features),
+        features=tuple(
+            (f.name, f.kind, f.shape, f.missing, f.unit, f.zone)
+            if f.zone
+            else (f.name, f.kind, f.shape, f.missing)
+            for f in schema.features
+        ),
         task=schema.task,
         classes=schema.classes,
         has_ids=stream.has_ids,

@@ -9,7 +9,7 @@ from typing import Literal
 from streams.core.errors import StreamError
 from streams.core.settings import unknown
 
-FeatureKind = Literal["numeric", "categorical", "text", "vector", "image"]
+FeatureKind = Literal["numeric", "categorical", "text", "time", "vector", "image"]
 Task = Literal["classification", "regression"]
 Missing = Literal["dead", "zero", "mean", "category"]
 
@@ -20,6 +20,7 @@ _POLICIES: dict[FeatureKind, tuple[Missing, ...]] = {
     "numeric": ("mean", "zero", "dead"),
     "categorical": ("category", "dead"),
     "text": ("zero", "category", "dead"),
+    "time": ("category", "dead"),
     "vector": ("zero", "dead"),
     "image": ("zero", "dead"),
 }
@@ -33,11 +34,12 @@ class Feature:
     Attributes:
         name: its name.
         kind: its kind.
-        shape: ``()`` for numeric, categorical and text, ``(d,)`` for a vector and
+        shape: ``()`` for numeric, categorical, text and time, ``(d,)`` for a vector and
             ``(channels, height, width)`` for an image.
         missing: what becomes of a missing value; None: the default (``Schema.missing_policy``).
         unit: whether its numbers are about of unit scale already, and a learner need not scale
             them.
+        zone: the time zone whose days count, of a time; None: UTC.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Feature:
     shape: tuple[int, ...] = ()
     missing: Missing | None = None
     unit: bool = False
+    zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ class Schema:
         - ``dead``: the event is a dead letter.
         - ``zero``: a number counts as 0, a text as the empty text, a vector and an image as zeros.
         - ``mean``: a number is NaN in ``Batch.x``. The learner imputes it.
-        - ``category``: a category or a text counts as ``MISSING_CATEGORY``.
+        - ``category``: a category or a text counts as ``MISSING_CATEGORY``. A time is NaN in
+          ``Batch.x``, which a network marks.
 
         Unless stated, the first that suits the kind. An event that lacks its only vector or image
         is dead.
@@ -94,9 +98,15 @@ class Schema:
         return "dead" if alone else _POLICIES[feature.kind][0]
 
     @property
+    def has_times(self) -> bool:
+        """Whether a feature is a time."""
+        return any(feature.kind == "time" for feature in self.features)
+
+    @property
     def may_miss_numbers(self) -> bool:
-        """Whether numbers of ``Batch.x`` may be NaN."""
-        return any(self.missing_policy(feature) == "mean" for feature in self.features)
+        """Whether numbers, or times, of ``Batch.x`` may be NaN."""
+        policies = ((feature.kind, self.missing_policy(feature)) for feature in self.features)
+        return any(p == "mean" or (kind == "time" and p == "category") for kind, p in policies)
 
 
 def with_missing(
@@ -121,6 +131,11 @@ def with_missing(
                 f"{feature.kind}: use {' or '.join(map(repr, suited))}"
             )
     return tuple(replace(f, missing=stated.get(f.name, f.missing)) for f in features)
+
+
+def with_zone(features: Iterable[Feature], zone: str | None) -> tuple[Feature, ...]:
+    """Return the features, times among them with the time zone that ``stream.time_zone`` states."""
+    return tuple(replace(f, zone=zone) if f.kind == "time" else f for f in features)
 
 
 Scalar = Literal["str", "int", "float", "bool"]

@@ -108,6 +108,7 @@ class Decoder:
         self.schema = schema
         self.columns = columns
         self.times = times
+        self.feature_times = times.for_features()
         self.dtype = np.dtype(dtype)
 
     def __call__(
@@ -212,6 +213,9 @@ class Decoder:
         if feature.kind == "numeric":
             values = numbers(column).astype(np.float64, copy=False)
             return self._imputed_or_rejected(feature, values, checks)
+        if feature.kind == "time":
+            times, expected = self.feature_times(column), self.feature_times.expected
+            return self._imputed_or_rejected(feature, times, checks, expected)
         if feature.kind == "vector":
             (d,) = feature.shape
             x, good = vectors(column, d, self.dtype)
@@ -237,8 +241,15 @@ class Decoder:
             return np.zeros(checks.rows, np.bool_)
         return ~checks.has_value(feature.name)
 
-    def _imputed_or_rejected(self, feature: Feature, values: Array, checks: _RowChecks) -> Array:
-        """Return (m,) numbers: 0 or NaN where they are missing. Reject what is no finite number."""
+    def _imputed_or_rejected(
+        self,
+        feature: Feature,
+        values: Array,
+        checks: _RowChecks,
+        expected: str = "a finite number",
+    ) -> Array:
+        """Return (m,) numbers: 0 or NaN where they are missing. Reject what is no finite number:
+        another value than is ``expected``."""
         odd = ~np.isfinite(values)
         if not odd.any():
             return values
@@ -249,7 +260,7 @@ class Decoder:
             missing = odd & missing_numbers(column)
             # Text that is not UTF-8 is null in the column, and yet it is not missing.
             missing &= valid(column) | ~checks.has_value(feature.name)
-        checks.reject(odd & ~missing, feature.name, "a finite number")
+        checks.reject(odd & ~missing, feature.name, expected)
         return np.where(missing, 0.0 if policy == "zero" else np.nan, values)
 
     def _image(self, feature: Feature, column: pa.Array, checks: _RowChecks) -> Array:

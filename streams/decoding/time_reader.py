@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import date, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,14 @@ _DATE_FORMATS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 """Formats of integers that are dates, by their number of digits."""
 
 
+class TimeValues(TypedDict):
+    """The unit, the zone and the format of a ``TimeReader``, as they are stated."""
+
+    unit: TimeUnit | None
+    zone: str | None
+    format: str | None
+
+
 class TimeReader:
     """Reads times. Numbers are in the unit; times without an offset are those of the zone.
 
@@ -49,6 +57,7 @@ class TimeReader:
         zone: of times that state no offset; None: UTC.
         format: of texts and of integers, as of ``strptime``; None: ISO 8601, or a number.
         numbers_read: numbers in columns are seconds, as a format has read them.
+        or_iso: texts that are not of the format may be ISO 8601.
     """
 
     def __init__(
@@ -57,20 +66,28 @@ class TimeReader:
         zone: str | None = None,
         format: str | None = None,
         numbers_read: bool = False,
+        or_iso: bool = False,
     ) -> None:
-        self.settings = {"unit": unit, "zone": zone, "format": format}
+        self.settings: TimeValues = {"unit": unit, "zone": zone, "format": format}
         self.unit: TimeUnit = unit or "s"
         self.zone = None if zone is None else TimeZone(zone)
         self.format = format
         self._numbers_read = numbers_read
+        self._or_iso = or_iso
         self.ticks = _TICKS[self.unit]
         self._to_utc = as_utc if self.zone is None else self.zone.to_utc
+
+    def for_features(self) -> TimeReader:
+        """Return what reads columns of times that are features: as those of the stream, and also
+        ISO 8601 where the stream has another format."""
+        return TimeReader(**self.settings, numbers_read=self._numbers_read, or_iso=True)
 
     @property
     def expected(self) -> str:
         """What a value must be, for the reason of a dead letter."""
         if self.format is not None:
-            return f"a time as {self.format!r} (stream.time_format)"
+            other = ", or ISO 8601" if self._or_iso else ""
+            return f"a time as {self.format!r} (stream.time_format){other}"
         return f"a time ({UNITS[self.unit]}, or ISO 8601)"
 
     def __call__(self, column: pa.Array) -> Floats:
@@ -80,7 +97,8 @@ class TimeReader:
         if self._numbers_read and not pt.is_string(kind):
             return seconds(column)
         if self.format is not None and (pt.is_string(kind) or pt.is_integer(kind)):
-            return self._formatted(as_text(column), self.format)
+            time = self._formatted(as_text(column), self.format)
+            return self._iso_too(column, time) if self._or_iso else time
         return seconds(column, self.ticks, self._to_utc)
 
     @property
@@ -119,6 +137,15 @@ class TimeReader:
         if self.unit != "s" and (values > 1e8).all() and (values < 1e10).all():
             return f"{shown} would be in 1970: seconds? leave out stream.time_unit"
         return None
+
+    def _iso_too(self, column: pa.Array, time: Floats) -> Floats:
+        """Return times with those of the texts that the format has not read."""
+        if not pt.is_string(column.type):
+            return time
+        rest = np.isnan(time) & valid(column)
+        if rest.any():
+            time[rest] = seconds(column.filter(pa.array(rest)), self.ticks, self._to_utc)
+        return time
 
     def _formatted(self, column: pa.Array, form: str) -> Floats:
         """Return the times of texts of a format."""

@@ -90,10 +90,12 @@ class RecordedConfig(TimeSettings):
         segment: column of the task or concept, for evaluation only (empty: -1).
         features: None (all other columns), names, or kind to names (image: also name to
             [channels, height, width]). Kinds and shapes that are not stated are inferred from the
-            first 1,000 rows of the first file. Numeric: numbers, booleans, times, and text with at
-            least 90% numbers. Vector: lists of numbers, as long as the first. Image: bytes or
-            {bytes, path} of a PNG or JPEG, of the shape of the first. Categorical: a dictionary,
-            and text that repeats or that looks like identifiers (``kind_of_text``). Text: the rest.
+            first 1,000 rows of the first file. Numeric: numbers, booleans, and text with at least
+            90% numbers. Time: timestamps, dates, and text with at least 90% ISO 8601; numbers only
+            where it is stated. Times are read as those of ``time``, which may be a feature too.
+            Vector: lists of numbers, as long as the first. Image: bytes or {bytes, path} of a PNG
+            or JPEG, of the shape of the first. Categorical: a dictionary, and text that repeats or
+            that looks like identifiers (``kind_of_text``). Text: the rest.
         missing: what becomes of a missing value, by the name of its feature
             (``Schema.missing_policy``). Missing is an empty cell, and of numbers also NaN and text
             such as NA. What cannot be read is not missing: its event is dead.

@@ -85,7 +85,8 @@ def _columns(sample: StreamSample) -> tuple[ColumnDescription, ...]:
             uses.setdefault(named.column, []).append(use)
     for use, name in (("time", columns.time), ("label time", columns.due)):
         if name is not None:
-            uses.setdefault(name, []).append(use)
+            named_so = uses.setdefault(name, [])
+            named_so.append("event time" if use in named_so else use)
     csv = isinstance(sample.files[0], Csv)
     described = [
         _column(name, ", ".join(uses.get(name, [NOT_USED])), sample.rows.column(name), csv)
@@ -113,7 +114,7 @@ def _columns(sample: StreamSample) -> tuple[ColumnDescription, ...]:
 def _column(name: str, use: str, cells: pa.Array, csv: bool) -> ColumnDescription:
     values = cells.drop_null()
     shown = plain(values) if csv else values
-    empty = missing_numbers(plain(cells)) if use == "numeric" else ~valid(cells)
+    empty = missing_numbers(plain(cells)) if use in ("numeric", "time") else ~valid(cells)
     missing = float(empty.mean()) if len(cells) else 0.0
     distinct = _distinct(shown)
     return ColumnDescription(

@@ -203,7 +203,9 @@ class SampledRows:
             size = next((len(value) for value in values if len(value)), 0)
             if _numeric(kind.value_type) and size:
                 return Feature(name, "vector", (size,))
-        elif _numeric(kind) or pt.is_boolean(kind) or pt.is_timestamp(kind) or pt.is_date(kind):
+        elif pt.is_timestamp(kind) or pt.is_date(kind):
+            return Feature(name, "time")
+        elif _numeric(kind) or pt.is_boolean(kind):
             return Feature(name, "numeric")
         elif pt.is_struct(kind) or pt.is_binary(kind) or pt.is_large_binary(kind):
             for data in image_bytes(values):

@@ -20,7 +20,7 @@ import numpy as np
 from streams.core.batch import Array, Batch, Ints, Labels
 from streams.core.description import StreamDescription
 from streams.core.errors import StreamError
-from streams.core.schema import Schema, Task, with_missing
+from streams.core.schema import Schema, Task, with_missing, with_zone
 from streams.core.stream import Cursor, DataIdentity, JsonLayout, Stream
 from streams.decoding.columns import first_seen
 from streams.decoding.decoder import Columns, Decoder, NamedColumn
@@ -85,7 +85,10 @@ class FileStream(Stream):
         )
         if leak := label_columns.intersection(feature.name for feature in features):
             raise StreamError(f"stream.features: {leak.pop()!r} is the label; take it out")
-        features = with_missing(features, config.missing)
+        for feature in features:
+            if feature.kind == "time":
+                sample.times("features.time", feature.name, self._times.for_features())
+        features = with_zone(with_missing(features, config.missing), config.time_zone)
         self.schema = Schema(features, task, label.classes)
         self.class_count_hint = self._classes_in_sample(sample, label)
         self.has_ids = config.id is not None
@@ -131,7 +134,10 @@ class FileStream(Stream):
         if any(feature.name == own for feature in self.schema.features):
             own = None
         cells: Literal["text", "typed"] = "text" if text else "typed"
-        return {"cells": cells, "nested": False, "pixels": True, "id": own}
+        layout: JsonLayout = {"cells": cells, "nested": False, "pixels": True, "id": own}
+        if self.schema.has_times and not self._times.plain:
+            layout["times"] = {**self._times.settings}
+        return layout
 
     def describe(self) -> StreamDescription:
         config, label_files = self.config, self._label_files

@@ -1,4 +1,4 @@
-"""What a column of text is taken for: numbers, categories or text."""
+"""What a column of text is taken for: times, numbers, categories or text."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ REPEATS = 4
 IDENTIFIER_BYTES = 40
 
 _PADDED = "^-?0[0-9]+$"
+_ISO_TIME = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?$"
+)
 _TOKEN = rf"^[!-~]{{1,{IDENTIFIER_BYTES}}}$"
 _COMPOSED = r"[,;|]|://"
 """What separates the parts of a list, and marks a URL."""
@@ -29,20 +33,23 @@ def kind_of_text(values: pa.Array) -> FeatureKind:
     The first rule that holds decides. ``Values`` are those that are not missing: not empty, and
     for numbers not ``NA`` and the like.
 
-    1. A value that is an integer with a leading zero (``00123``) makes the column *categorical*.
-    2. At least 90% of the values are numbers: *numeric*.
-    3. The values repeat: at most 50 different ones, each twice on average, or any number, each four
+    1. At least 90% of the values are dates or times of ISO 8601 (``2024-05-01T12:00:00Z``): *time*.
+    2. A value that is an integer with a leading zero (``00123``) makes the column *categorical*.
+    3. At least 90% of the values are numbers: *numeric*.
+    4. The values repeat: at most 50 different ones, each twice on average, or any number, each four
        times on average: *categorical*.
-    4. At least 90% of the values are identifiers: *categorical*, even if no two are the same. An
+    5. At least 90% of the values are identifiers: *categorical*, even if no two are the same. An
        identifier is one token of at most 40 printable ASCII characters, without a space, as
        ``N14228``, ``u01234``, a UUID, an address of mail or of a machine. A list (with a comma, a
        semicolon or a bar) and a URL (with ``://``) are none: their parts tell more than the whole.
-    5. Else *text*: several words in a typical value, or a script without spaces.
+    6. Else *text*: several words in a typical value, or a script without spaces.
 
     Args:
         values: n texts; null where there is none.
     """
     present = values.filter(pa.array(~missing_numbers(values)))
+    if len(present) and _share(present, _ISO_TIME) >= SHARE:
+        return "time"
     if pc.any(pc.match_substring_regex(present, _PADDED)).as_py():
         return "categorical"
     if len(present) and float((~np.isnan(numbers(present))).mean()) >= SHARE:
@@ -53,6 +60,10 @@ def kind_of_text(values: pa.Array) -> FeatureKind:
     if distinct <= max(min(FEW_CATEGORIES, len(texts) / 2), len(texts) / REPEATS):
         return "categorical"
     return "categorical" if float(_identifiers(texts).mean()) >= SHARE else "text"
+
+
+def _share(texts: pa.Array, pattern: str) -> float:
+    return float(to_numpy(pc.match_substring_regex(texts, pattern)).mean())
 
 
 def _identifiers(texts: pa.Array) -> Mask:

@@ -11,6 +11,7 @@ from typing import Any
 from streams.core.errors import StreamError
 from streams.core.schema import Feature, FeatureKind, Scalar, Schema, Task
 from streams.decoding.decoder import Columns, Decoder, NamedColumn
+from streams.decoding.formats.base import fields_of
 from streams.decoding.formats.factory import Field, FieldKind, make
 from streams.kafka.config import KafkaConfig, KafkaLabel, KafkaLabels
 from streams.kafka.record_fields import RecordField, RecordFields
@@ -127,6 +128,20 @@ def role_fields(config: KafkaConfig, label: KafkaLabel) -> list[Field]:
     if config.label_delay.column is not None:
         column = config.label_delay.column
         fields.append(Field(column, "time", required=False, times=config.times()))
+    return fields
+
+
+def event_fields(config: KafkaConfig, schema: Schema, label: KafkaLabel) -> list[Field]:
+    """Return the fields of an event. The field of event time may be a feature as well.
+
+    Raises:
+        StreamError: a field is named twice.
+    """
+    features, roles = fields_of(schema, config.times()), role_fields(config, label)
+    times = {field.name for field in features if field.kind == "time"} & {_column(config.time)}
+    fields = [replace(f, required=True) if f.name in times else f for f in features]
+    fields += [field for field in roles if field.kind != "time" or field.name not in times]
+    check_unique(fields)
     return fields
 
 

@@ -26,10 +26,9 @@ from streams.core.live_stream import (
     Ranges,
     check_topic_ids,
 )
-from streams.core.schema import Schema, with_missing
+from streams.core.schema import Schema, with_missing, with_zone
 from streams.core.stream import Cursor, JsonLayout
 from streams.decoding.decoder import Decoder
-from streams.decoding.formats.base import fields_of
 from streams.decoding.formats.factory import make
 from streams.kafka.clients.consumer import ALL_PARTS, NO_PARTS, Consumer, RecordParts
 from streams.kafka.clients.errors import OutOfRangeError
@@ -41,8 +40,8 @@ from streams.kafka.description import describe_topics
 from streams.kafka.fetcher import IDLE_POLL_S, Fetcher, partitions_of
 from streams.kafka.identity import ReadPositions, out_of_range_error, verify
 from streams.kafka.message_layout import (
-    check_unique,
     columns,
+    event_fields,
     features_of,
     fields_beside,
     key_reader,
@@ -50,7 +49,6 @@ from streams.kafka.message_layout import (
     label_reader,
     own_time,
     request_columns,
-    role_fields,
     task_of,
 )
 from streams.kafka.range_reader import (
@@ -90,10 +88,9 @@ class KafkaStream(LiveStream):
         self._topics = topics_from(config)
         label = label_config(config)
         features = with_missing(features_of(config.features), config.missing)
+        features = with_zone(features, config.time_zone)
         self.schema = Schema(features, task_of(label), label.classes)
-        fields = [*fields_of(self.schema), *role_fields(config, label)]
-        check_unique(fields)
-        format_ = make(config.format, fields, folder)
+        format_ = make(config.format, event_fields(config, self.schema, label), folder)
         self.has_ids = config.id is not None
         self.has_time = config.time is not None
         self.has_arrivals = config.labels is not None
@@ -282,7 +279,7 @@ class KafkaStream(LiveStream):
             "columns": named.roles(),
         }
         if not times.plain:
-            layout["times"] = times.settings
+            layout["times"] = {**times.settings}
         return layout
 
     def topic_partition(self, partition: int, label: bool) -> TopicPartition:

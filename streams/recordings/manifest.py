@@ -43,6 +43,7 @@ class RecordingManifest(Settings):
     version: Literal[1] = 1
     features: tuple[
         tuple[str, FeatureKind, tuple[int, ...], Missing | None]
+        | tuple[str, FeatureKind, tuple[int, ...], Missing | None, bool, str | None]
         | tuple[str, FeatureKind, tuple[int, ...]],
         ...,
     ]

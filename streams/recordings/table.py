@@ -362,7 +362,7 @@ def _x(events: pa.Table, schema: Schema) -> Features:
 def _column(column: pa.Array, feature: Feature) -> Column:
     if feature.shape:
         return _numpy(column.flatten()).reshape(-1, *feature.shape)
-    if feature.kind == "numeric":
+    if feature.kind in ("numeric", "time"):
         return _numpy(column)
     bounds = np.zeros(1, np.int64)
     _, offsets, values = column.buffers()

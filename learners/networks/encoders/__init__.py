@@ -1,7 +1,7 @@
 """Encoders: how the columns of each kind reach a network.
 
 ``ColumnEncoder`` is the interface. ``Numbers``, ``Categories`` and ``Indicators``, ``Texts``,
-``Vectors``, ``UnitVectors`` and ``Images`` encode the columns of one kind each.
+``Times``, ``Vectors``, ``UnitVectors`` and ``Images`` encode the columns of one kind each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from learners.networks.encoders.base import ColumnEncoder, Rows
 from learners.networks.encoders.categories import Categories, Indicators
 from learners.networks.encoders.numbers import Numbers
 from learners.networks.encoders.texts import Texts
+from learners.networks.encoders.times import Times
 from learners.networks.encoders.vectors import Images, UnitVectors, Vectors
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Numbers",
     "Rows",
     "Texts",
+    "Times",
     "UnitVectors",
     "Vectors",
 ]

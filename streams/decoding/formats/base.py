@@ -69,15 +69,22 @@ _FIELD_KINDS: dict[FeatureKind, FieldKind] = {
     "numeric": "number",
     "categorical": "category",
     "text": "text",
+    "time": "time",
     "vector": "vector",
     "image": "image",
 }
 
 
-def fields_of(schema: Schema) -> list[Field]:
-    """Return the field of each feature; it is required where a missing value is a dead letter."""
+def fields_of(schema: Schema, times: TimeReader = PLAIN_TIMES) -> list[Field]:
+    """Return the field of each feature; it is required where a missing value is a dead letter.
+
+    Args:
+        schema: the features.
+        times: reads the times of the stream.
+    """
+    read = times.for_features()
     return [
-        Field(f.name, _FIELD_KINDS[f.kind], f.shape, schema.missing_policy(f) == "dead", True)
+        Field(f.name, _FIELD_KINDS[f.kind], f.shape, schema.missing_policy(f) == "dead", True, read)
         for f in schema.features
     ]
 

@@ -74,7 +74,7 @@ class JsonTyped(JsonArrays):
             x = _vectors(values, d)
             infinite = np.logical_not(np.isfinite(x).all(axis=1))
             return _lists(x, d, missing), infinite & ~missing
-        if field.kind == "category":
+        if field.kind in ("category", "time"):
             return cells.column(field, values)
         text = _texts(values)
         return text, ~valid(text) & ~missing

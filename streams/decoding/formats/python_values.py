@@ -99,7 +99,7 @@ def column(field: Field, values: Values) -> tuple[pa.Array, Mask | None]:
     if field.required:
         return array, odd
     null = np.fromiter((value is None for value in values), np.bool_, len(values))
-    if field.kind in ("number", "category"):  # NaN stands for a missing number, as in Parquet
+    if field.kind in ("number", "category", "time"):  # NaN stands for a missing one
         null |= np.fromiter((value != value for value in values), np.bool_, len(values))
     return pc.if_else(pa.array(odd), pa.scalar(None, array.type), array), odd & ~null
 

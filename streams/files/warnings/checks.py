@@ -162,5 +162,6 @@ CHECKS: tuple[Check, ...] = (
     columns.numbers_in_text,
     columns.image_paths,
     columns.ids_as_features,
+    columns.unstated_time,
     leaks.leaks,
 )

@@ -135,8 +135,8 @@ def ids_as_features(sample: StreamSample) -> Iterator[str]:
         values = sample.values(name)
         if len(values) < ENOUGH_ROWS or values.null_count:
             continue
-        if pt.is_timestamp(values.type) or pt.is_date(values.type) or _is_epoch(values):
-            remedy = "state it as stream.time, or list stream.features without it"
+        if _is_epoch(values):
+            remedy = "state it as stream.time, or as time under stream.features"
             yield f"column {name!r} holds times, and is taken for a number: {remedy}"
         elif _rises(values):
             yield (
@@ -149,12 +149,27 @@ def ids_as_features(sample: StreamSample) -> Iterator[str]:
         if texts is None or len(texts.unique()) < len(texts):
             continue
         if np.isfinite(seconds(texts)).mean() >= MOST:
-            remedy = "state it as stream.time, or list stream.features without it"
+            remedy = "state it as stream.time, or as time under stream.features"
             yield f"column {name!r} holds times, and is taken for text: {remedy}"
         elif _share(texts, _ID) >= MOST:
             yield (
                 f"column {name!r} has another code in every row, as {texts[0].as_py()!r}, and is "
                 "taken for a feature: state it as stream.id, or list stream.features without it"
+            )
+
+
+def unstated_time(sample: StreamSample) -> Iterator[str]:
+    """Warn of times in order, where the job does not say when events happened."""
+    if sample.features_stated or sample.columns.time is not None:
+        return
+    for name in sample.of_kind("time"):
+        times = sample.read_times.for_features()(sample.values(name))
+        if len(times) < ENOUGH_ROWS or not np.isfinite(times).all():
+            continue
+        if (np.diff(times) >= 0).all() and times[0] < times[-1]:
+            yield (
+                f"column {name!r} holds times that never go back, and is taken for a feature: "
+                "state it as stream.time if events happened then"
             )
 
 

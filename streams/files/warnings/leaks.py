@@ -86,7 +86,7 @@ def _how_it_tells(feature: Feature, values: pa.Array, codes: Array) -> str | Non
     """Return how a feature determines the class in all rows; None: it does not."""
     if 0 < values.null_count < len(values) and _is_function(valid(values).astype(int), codes, 1):
         return "has a value in exactly the rows of some classes"
-    if feature.kind == "numeric":
+    if feature.kind in ("numeric", "time"):
         x = numbers(values).astype(np.float64)
         if not np.isfinite(x).all():
             return None

@@ -15,8 +15,8 @@ _HUGE = 1e100  # numbers are clipped here, so that sums stay finite
 
 
 class Impute(Operator):
-    """Replaces NaN in numeric features by the mean of all numbers of the feature before it; by 0
-    before the first.
+    """Replaces NaN in numeric features and times by the mean of all numbers of the feature before
+    it; by 0 before the first.
 
     Means advance event by event, so they are the same at any size of micro-batches. An event waits
     for its label in its imputed form: a learner learns exactly what was predicted from. Probes are
@@ -27,7 +27,7 @@ class Impute(Operator):
     """
 
     def __init__(self, schema: Schema) -> None:
-        self._names = [f.name for f in schema.features if f.kind == "numeric"]
+        self._names = [f.name for f in schema.features if f.kind in ("numeric", "time")]
         self._sum = np.zeros(len(self._names))
         self._count = np.zeros(len(self._names))
         self.imputed = 0

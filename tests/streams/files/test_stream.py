@@ -417,7 +417,7 @@ def png(channels: int) -> bytes:
         ([1.0, 2.0], Feature("f", "numeric")),
         ([1, None], Feature("f", "numeric")),
         ([True, False], Feature("f", "numeric")),
-        ([date(2020, 1, 1)] * 2, Feature("f", "numeric")),
+        ([date(2020, 1, 1)] * 2, Feature("f", "time")),
         (["1"] * 9 + ["x"], Feature("f", "numeric")),
         (["1"] * 8 + ["x"] * 2, Feature("f", "categorical")),
         (["r", "g"] * 5, Feature("f", "categorical")),

@@ -32,6 +32,14 @@ def letters(count: int) -> str:
     return "".join(CHANCE.choices(string.ascii_letters, k=count))
 
 
+TIMES = {
+    "days": rows(lambda i: f"2024-05-{i % 28 + 1:02}"),
+    "moments": rows(lambda i: f"2024-05-01T{i % 24:02}:{i % 60:02}:00Z"),
+    "spaced": rows(lambda i: f"2024-05-01 {i % 24:02}:00:00.25"),
+    "offsets": rows(lambda i: f"2024-05-01T00:00+0{i % 9}:00"),
+    "with gaps": rows(lambda i: f"2024-05-01T{i % 24:02}:00" if i % 2 else None),
+    "one in twenty is none": rows(lambda i: "soon" if i % 20 == 0 else "2024-05-01"),
+}
 IDENTIFIERS = {
     "tail numbers": rows(lambda i: f"N{14228 + 7 * i}"),
     "users": rows(lambda i: f"u{i:05}"),
@@ -41,6 +49,8 @@ IDENTIFIERS = {
     "machines": rows(lambda i: f"10.0.{i % 7}.{i}"),
     "mail": rows(lambda i: f"{letters(6)}@example.org"),
     "paths": rows(lambda i: f"/cart/item/{i}"),
+    "dates of no order": rows(lambda i: f"{i % 28 + 1:02}.{i % 12 + 1:02}.20{i % 100:02}"),
+    "hours": rows(lambda i: f"{i % 24:02}:{i * 7 % 60:02}"),
     "seats": rows(lambda i: f"{i % 90}{'ABCDEF'[i % 6]}x{i}"),
     "surnames": rows(lambda i: letters(7).capitalize()),
     "one in ten is none": rows(lambda i: "of two words" if i % 10 == 0 else f"u{i}"),
@@ -85,6 +95,7 @@ TEXTS = {
     "fifty-one, each twice and less": [f"town {i % 51}" for i in range(102)],
 }
 CASES = [
+    *((name, "time", values) for name, values in TIMES.items()),
     *((name, "categorical", values) for name, values in {**IDENTIFIERS}.items()),
     *((name, "categorical", values) for name, values in {**REPEATED, **PADDED}.items()),
     *((name, "numeric", values) for name, values in NUMBERS.items()),
