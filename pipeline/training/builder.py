@@ -27,7 +27,12 @@ from streams.core.stream_config import AggregateConfig, StreamConfig
 from streams.operators.base import Operator
 from streams.operators.drop_duplicates import DropDuplicates
 from streams.operators.drop_late import DropLate
-from streams.operators.features.aggregates import KEYS, Aggregates, auto_aggregates
+from streams.operators.features.aggregates import (
+    KEYS,
+    MAX_CLASSES,
+    Aggregates,
+    auto_aggregates,
+)
 from streams.operators.features.impute import Impute
 from streams.operators.features.standardise import Standardise
 from streams.operators.holdout import HoldOut
@@ -121,7 +126,7 @@ def aggregates_of_job(loaded: LoadedJob, stream: Stream) -> tuple[AggregateConfi
     """Return the aggregates that a job adds to its features.
 
     A job that states nothing has the automatic ones where its learner takes them and its stream has
-    columns of several kinds.
+    columns of several kinds. Of more than eight classes there are no automatic ones.
 
     Raises:
         StreamError: the stream has not what the job states of them.
@@ -129,10 +134,10 @@ def aggregates_of_job(loaded: LoadedJob, stream: Stream) -> tuple[AggregateConfi
     config, schema = loaded.job.stream, stream.schema
     stated = config.aggregates
     if stated is None:
-        takes = loaded.learner.takes_aggregates and not schema.matrix
-        return auto_aggregates(schema) if takes else ()
+        stated = "auto" if loaded.learner.takes_aggregates and not schema.matrix else "none"
     if isinstance(stated, str):
-        return auto_aggregates(schema) if stated == "auto" else ()
+        classes = len(schema.classes) or stream.class_count_hint
+        return auto_aggregates(schema) if stated == "auto" and classes <= MAX_CLASSES else ()
     label = getattr(config, "label", None)
     for i, aggregate in enumerate(stated):
         if label in aggregate.by:

@@ -1,10 +1,12 @@
-"""The keys of events in a table of aggregates: hashes of the values of one or more columns."""
+"""The keys of events in tables of aggregates: hashes of the values of one or more columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streams.core.batch import Array, Column, Floats, Ints
 from streams.core.hashing import category_keys, mix
@@ -14,77 +16,130 @@ from streams.core.state_dict import State
 
 BINS = 16
 """Bins of a number; a missing one has another."""
+NO_KEY = 0
+"""Where an event has no second key."""
+
+Combinations = Sequence[tuple[str, ...]]
+
+
+class EventKeys(NamedTuple):
+    """The keys of n events.
+
+    Attributes:
+        labels: (n, k + e) of label means: by bins; then, of the combinations with a number, by the
+            number itself, or ``NO_KEY``.
+        events: (n, m) of other aggregates.
+    """
+
+    labels: Ints
+    events: Ints
 
 
 class AggregateKeys:
-    """Give each event one key for each combination of columns.
+    """Give each event a key for each combination of columns.
 
     A category has a hash of its value, a number its bin (``QuantileBins``). Before the edges of a
     column are known, all its numbers have one key, which no bin has later. A missing value is a
-    value. Keys do not depend on how the stream is cut into batches.
+    value.
+
+    A column whose first numbers were all integers may hold the ids of something. There a label mean
+    has a second key, of the number itself, and other aggregates have that alone.
+
+    Keys do not depend on how the stream is cut into batches.
 
     Args:
         schema: the features.
-        by: the columns of each key.
+        labels: the combinations of columns of label means.
+        events: those of other aggregates.
+
+    Attributes:
+        bins: of the numbers.
+        numeric: which combinations of label means have a number.
     """
 
-    def __init__(self, schema: Schema, by: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, schema: Schema, labels: Combinations, events: Combinations) -> None:
         kinds = {feature.name: feature.kind for feature in schema.features}
-        names = list(dict.fromkeys(name for columns in by for name in columns))
+        names = list(dict.fromkeys(name for columns in (*labels, *events) for name in columns))
         self._numeric = [name for name in names if kinds[name] == "numeric"]
         self._others = [name for name in names if kinds[name] != "numeric"]
         self.bins = QuantileBins(len(self._numeric), BINS)
-        place = {name: i for i, name in enumerate([*self._others, *self._numeric])}
-        self._first = np.array([place[columns[0]] for columns in by], np.int64)
-        self._more = [
-            (
-                np.array([i for i, c in enumerate(by) if len(c) > depth], np.int64),
-                np.array([place[c[depth]] for c in by if len(c) > depth], np.int64),
-            )
-            for depth in range(1, max(map(len, by), default=0))
-        ]
-        self._salts = mix(np.arange(len(by)), 1).view(np.int64)
+        self.numeric = [i for i, by in enumerate(labels) if {*by} & {*self._numeric}]
+        self._labels, self._events = labels, events
+        self._place = {name: i for i, name in enumerate([*self._others, *self._numeric])}
+        self._of_labels = _Mixer(labels, self._place, range(len(labels)))
+        self._of_events = _Mixer(events, self._place, range(len(events)))
+        self._whole: NDArray[np.bool_] = self.bins.whole.copy()  # as ``_of_integers`` knows it
+        self._of_integers, self._second = self._integers()
 
-    def apply(self, x: Mapping[str, Column], n: int, probe: Array | None) -> Ints:
-        """Return (n, len(by)) int64, the keys of the next n events of the stream.
+    def apply(self, x: Mapping[str, Column], n: int, probe: Array | None) -> EventKeys:
+        """Return the keys of the next n events of the stream.
 
         Args:
             x: columns of n events.
             n: their number.
             probe: (n,) events that leave nothing; None: there are none.
         """
-        if not len(self._numeric) or self.bins.known.all():
+        if not self._numeric or self.bins.known.all():
             return self.view(x, n)
         numbers = self._numbers(x)
         counts = np.ones(n, np.bool_) if probe is None else ~probe
         taken = self.bins.observe(numbers[counts])
         before = np.cumsum(counts) - counts
-        unknown = (before[:, None] < taken) | ~self.bins.known
-        codes = self.bins.codes(numbers)
-        codes[unknown & (codes < BINS)] = 0
-        return self._mix(x, n, codes + unknown * (BINS + 1))
+        return self._keys(x, n, numbers, (before[:, None] < taken) | ~self.bins.known)
 
-    def view(self, x: Mapping[str, Column], n: int) -> Ints:
-        """Return (n, len(by)) int64, the keys of n events that come now. Pure."""
-        codes = None
-        if self._numeric:
-            codes = self.bins.codes(self._numbers(x))
-            if not self.bins.known.all():
-                codes[:, ~self.bins.known] += BINS + 1
-        return self._mix(x, n, codes)
+    def view(self, x: Mapping[str, Column], n: int) -> EventKeys:
+        """Return the keys of n events that come now. Pure."""
+        known = self.bins.known
+        unknown = None if known.all() else np.broadcast_to(~known, (n, len(known)))
+        return self._keys(x, n, self._numbers(x) if self._numeric else None, unknown)
 
-    def _mix(self, x: Mapping[str, Column], n: int, codes: Ints | None) -> Ints:
-        """Return the keys of events with these columns and (n, numeric columns) codes."""
-        values = np.empty((n, len(self._others) + len(self._numeric)), np.int64)
+    def _keys(
+        self,
+        x: Mapping[str, Column],
+        n: int,
+        numbers: Floats | None,
+        unknown: NDArray[np.bool_] | None,
+    ) -> EventKeys:
+        """Return the keys of events with these columns.
+
+        Args:
+            x: columns of n events.
+            n: their number.
+            numbers: (n, numeric columns); None: there are none.
+            unknown: (n, numeric columns) where edges were not known; None: nowhere.
+        """
+        values = np.empty((n, len(self._place)), np.int64)
         for j, name in enumerate(self._others):
             values[:, j] = category_keys(x[name])
-        if codes is not None:
-            values[:, len(self._others) :] = codes
-        keys = values.take(self._first, 1)
-        for rows, columns in self._more:
-            keys[:, rows] = mix(keys[:, rows], 2).view(np.int64) ^ values.take(columns, 1)
-        keys ^= self._salts
-        return mix(keys, 0).view(np.int64)
+        if numbers is None:
+            return EventKeys(self._of_labels(values), self._of_events(values))
+        codes = self.bins.codes(numbers)
+        if unknown is not None:
+            codes[unknown & (codes < BINS)] = 0
+            codes += unknown * (BINS + 1)
+        values[:, len(self._others) :] = codes
+        first = self._of_labels(values)
+        second = np.full((n, len(self.numeric)), NO_KEY)
+        if self.bins.whole.any():
+            if (self.bins.whole != self._whole).any():
+                self._whole = self.bins.whole.copy()
+                self._of_integers, self._second = self._integers()
+            exact = ~np.isnan(numbers) & self._whole
+            if unknown is not None:
+                exact &= ~unknown
+            bits = mix((numbers + 0.0).view(np.int64), 3).view(np.int64)  # no zero is negative
+            np.copyto(values[:, len(self._others) :], bits, where=exact)
+            second[:, self._second] = self._of_integers(values)
+            if unknown is not None:
+                second[(unknown & self._whole).any(1)] = NO_KEY
+        return EventKeys(np.concatenate([first, second], axis=1), self._of_events(values))
+
+    def _integers(self) -> tuple[_Mixer, list[int]]:
+        """Return what mixes the second keys of label means, and the columns that they go to."""
+        names = {name for name, whole in zip(self._numeric, self._whole, strict=True) if whole}
+        of = [i for i in self.numeric if names & {*self._labels[i]}]
+        mixer = _Mixer([self._labels[i] for i in of], self._place, of)
+        return mixer, [self.numeric.index(i) for i in of]
 
     def _numbers(self, x: Mapping[str, Column]) -> Floats:
         return np.stack([np.asarray(x[name], np.float64) for name in self._numeric], axis=1)
@@ -94,3 +149,32 @@ class AggregateKeys:
 
     def load(self, state: State) -> None:
         self.bins.load(state)
+
+
+class _Mixer:
+    """Mix the values of columns into keys, one for each combination of columns.
+
+    Args:
+        combinations: the columns of each key.
+        place: the place of each column among the values.
+        numbers: one for each combination; of different ones no value has the same key.
+    """
+
+    def __init__(
+        self, combinations: Combinations, place: Mapping[str, int], numbers: Sequence[int]
+    ) -> None:
+        self._first = np.array([place[by[0]] for by in combinations], np.int64)
+        self._more: list[tuple[Ints, Ints]] = []
+        for depth in range(1, max(map(len, combinations), default=0)):
+            longer = [(i, place[by[depth]]) for i, by in enumerate(combinations) if len(by) > depth]
+            keys, columns = zip(*longer, strict=True)
+            self._more.append((np.array(keys), np.array(columns)))
+        self._salts = mix(np.asarray(numbers, np.int64), 1).view(np.int64)
+
+    def __call__(self, values: Ints) -> Ints:
+        """Return (n, combinations) keys for the (n, columns) values."""
+        keys = values.take(self._first, 1)
+        for rows, columns in self._more:
+            keys[:, rows] = mix(keys[:, rows], 2).view(np.int64) ^ values.take(columns, 1)
+        keys ^= self._salts
+        return mix(keys, 0).view(np.int64)

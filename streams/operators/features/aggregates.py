@@ -70,8 +70,7 @@ class Aggregates(Operator):
         self._settings = {"keys": keys, "classes": classes}
         means = [c for c in aggregates if c.mean == LABEL]
         events = _of_events(aggregates)
-        self._keys = AggregateKeys(schema, [c.by for c in (*means, *(c for c, _ in events))])
-        self._split = len(means)
+        self._keys = AggregateKeys(schema, [c.by for c in means], [c.by for c, _ in events])
         expected = max(len(schema.classes) or classes, 2)
         codes = tracked_classes(schema, expected)
         self._labels: LabelMeans | None = None
@@ -79,7 +78,7 @@ class Aggregates(Operator):
         picks: list[list[int]] = [[], []]
         if means:
             scales = _union(means)
-            self._labels = LabelMeans(len(means), scales, codes, keys, expected)
+            self._labels = LabelMeans(len(means), self._keys.numeric, scales, codes, keys, expected)
             sums = 1 if codes is None else len(codes)
             picks[0] = _label_columns(means, scales, sums)
         if events:
@@ -112,12 +111,12 @@ class Aggregates(Operator):
         keys = self._keys.apply(x, n, batch.probe)
         parts = []
         if self._labels is not None:
-            parts.append(self._labels.features(keys[:, : self._split]))
+            parts.append(self._labels.features(keys.labels))
         if self._events is not None:
             numbers = self._stack(x, n)
-            seen = self._events.apply(keys[:, self._split :], numbers, batch.time, batch.probe)
+            seen = self._events.apply(keys.events, numbers, batch.time, batch.probe)
             parts.append(seen.reshape(n, math.prod(seen.shape[1:])))
-        label_keys = keys[:, : self._split] if self._split else None
+        label_keys = None if self._labels is None else keys.labels
         return replace(batch, x=self._with(x, parts), label_keys=label_keys)
 
     def view(self, batch: Batch) -> Batch:
@@ -125,9 +124,9 @@ class Aggregates(Operator):
         keys = self._keys.view(x, n)
         parts = []
         if self._labels is not None:
-            parts.append(self._labels.features(keys[:, : self._split]))
+            parts.append(self._labels.features(keys.labels))
         if self._events is not None:
-            seen = self._events.view(keys[:, self._split :], batch.time)
+            seen = self._events.view(keys.events, batch.time)
             parts.append(seen.reshape(n, math.prod(seen.shape[1:])))
         return replace(batch, x=self._with(x, parts))
 

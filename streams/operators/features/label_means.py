@@ -10,6 +10,7 @@ from streams.core.batch import Array, Floats, Ints
 from streams.core.key_table import KeyTable
 from streams.core.running_moments import RunningMoments
 from streams.core.state_dict import State
+from streams.operators.features.aggregate_keys import NO_KEY
 
 PRIOR = 10.0
 """Labels that the overall rate counts as, in the mean of a key (m of an m-estimate: Cestnik 1990;
@@ -36,15 +37,20 @@ class LabelMeans:
         3 * ((S + 10 p) / (K + 10) - p),
 
     where p is the overall rate at that scale, (S + 2/c) / (K + 2) of the whole stream, and c the
-    number of classes. The features of the stream are the log-odds of p less those of 1/c. In a
-    regression the label takes the place of the class, p is the overall mean, and differences are in
-    standard deviations of the labels, not times 3.
+    number of classes. The features of the stream are 3 * (p - 1/c). In a regression the label takes
+    the place of the class, p is the overall mean, and differences are in standard deviations of the
+    labels, not times 3.
 
-    A key without a row in the table has the features of a key without labels. State fades lazily:
+    Some keys have a second one, which is more exact: of an integer itself, beside its bin. A label
+    counts for both. The second one is read once it has a row, which it gets with its second label.
+    So ids are told apart, and numbers that come once take no room.
+
+    A key without a row in its table has the features of a key without labels. State fades lazily:
     a row is brought up to date when it is read, so work does not depend on the size of the table.
 
     Args:
         keys: keys of one event.
+        exact: which of them have a second one.
         scales: in labels of the stream; None: no fading.
         classes: codes of the tracked classes; None: a regression.
         rows: of the table.
@@ -54,12 +60,14 @@ class LabelMeans:
     def __init__(
         self,
         keys: int,
+        exact: Sequence[int],
         scales: Sequence[float | None],
         classes: Ints | None,
         rows: int,
         expected: int = 2,
     ) -> None:
         self.keys = keys
+        self._with_exact = np.array(exact, np.int64)
         self._scales = len(scales)
         self._classes = classes
         self._expected = expected
@@ -68,10 +76,13 @@ class LabelMeans:
         self._logs = np.tile(decay_logs(scales), self._sums + 1)[:, None]
         self._cell = np.arange(self.cells)[:, None]
         self._table = KeyTable(rows, admit_after=1)
-        # A row is K at each scale, then S at each scale for each class. The last row has no key: a
-        # key without a row reads zeros there.
-        self._values = np.zeros((self._table.rows + 1) * self.cells)
-        self._clock = np.zeros(self._table.rows + 1)
+        self._exact = KeyTable(rows, admit_after=2) if exact else None
+        # A row is K at each scale, then S at each scale for each class. First come the rows of the
+        # table, then those of the exact one. The last row has no key: a key without a row reads
+        # zeros there.
+        total = self._table.rows + (0 if self._exact is None else self._exact.rows) + 1
+        self._values = np.zeros(total * self.cells)
+        self._clock = np.zeros(total)
         self._total = np.zeros(self.cells)
         self._labels = 0  # learned so far
         self._moments = RunningMoments(())
@@ -82,12 +93,19 @@ class LabelMeans:
         return (self.keys + 1) * self._scales * self._sums
 
     def features(self, keys: Ints) -> Floats:
-        """Return (n, width) float32 for the (n, keys) keys of n events. Pure.
+        """Return (n, width) float32 for the keys of n events: the first ones, then the second ones
+        (``EventKeys.labels``). Pure.
 
         For each key come the rates of each class, at each scale.
         """
         n = len(keys)
-        values, _ = self._read(self._table.find(keys.reshape(-1)))
+        rows = self._table.find(keys[:, : self.keys])
+        used = self._used(keys)
+        if self._exact is not None and len(used):
+            exact = self._exact.find(keys[:, self.keys + used])
+            places = self._with_exact[used]
+            rows[:, places] = np.where(exact < 0, rows[:, places], exact + self._table.rows)
+        values, _ = self._read(rows.reshape(-1))
         rate, overall = self._overall()
         count, means = values[: self._scales], values[self._scales :]
         shrunk = count + PRIOR
@@ -105,6 +123,10 @@ class LabelMeans:
         both[:, -1] = overall
         return both.reshape(n, self.width)
 
+    def _used(self, keys: Ints) -> Ints:
+        """Return which second keys any of the events has."""
+        return np.flatnonzero((keys[:, self.keys :] != NO_KEY).any(0))
+
     def _read(self, rows: Ints) -> tuple[Floats, Ints]:
         """Return (cells, m) what rows (m,) hold as of now, and (cells, m) where."""
         index = rows * self.cells + self._cell
@@ -117,31 +139,48 @@ class LabelMeans:
         count, sums = np.tile(self._total[: self._scales], self._sums), self._total[self._scales :]
         if self._classes is not None:
             rate = (sums + 2 / self._expected) / (count + 2)
-            return rate, np.log(rate / (1 - rate) * (self._expected - 1))
+            return rate, GAIN * (rate - 1 / self._expected)
         mean = (sums + PRIOR * self._moments.mean) / (count + PRIOR)
         scaled = (mean - self._moments.mean) / self._moments.std()
         return mean, np.clip(scaled, -_LIMIT, _LIMIT)
 
     def learn(self, keys: Ints, y: Array) -> None:
-        """Add m >= 1 labels (m,) of events with (m, keys) keys, in order."""
+        """Add m >= 1 labels (m,) of events with these keys, in order."""
         m = len(y)
         added = np.exp(np.arange(m - 1, -1, -1.0) * self._logs)  # (cells, m)
         added[self._scales :] *= np.repeat(self._targets(y), self._scales, axis=0)
         self._labels += m
         self._total *= np.exp(m * self._logs[:, 0])
         self._total += added.sum(1)
-        self._table.advance(m)
-        flat = keys.reshape(-1)
-        new = self._table.observe(flat).rows
-        if len(new):
-            self._values.reshape(-1, self.cells)[new] = 0
-        rows = self._table.find(flat)
-        values, index = self._read(rows)
+        rows = self._observe(self._table, 0, keys[:, : self.keys], m)
+        if self._exact is not None and len(used := self._used(keys)):
+            second = keys[:, self.keys + used]
+            exact = self._observe(self._exact, self._table.rows, second, m)
+            rows = np.concatenate([rows, exact], axis=1)
+        flat = rows.reshape(-1)
+        values, index = self._read(flat)
         self._values[index] = values  # the same for equal rows
-        self._clock[rows] = self._labels
-        added = np.repeat(added, self.keys, axis=1)
+        self._clock[flat] = self._labels
+        added = np.repeat(added, rows.shape[1], axis=1)
         np.add.at(self._values, index.reshape(-1), added.reshape(-1))
         self._values[-self.cells :] = 0
+
+    def _observe(self, table: KeyTable, offset: int, keys: Ints, labels: int) -> Ints:
+        """Count the (m, k) keys in a table; return their rows, -1 for none.
+
+        Args:
+            table: has the keys.
+            offset: number of rows before those of the table.
+            keys: of m events.
+            labels: m.
+        """
+        table.advance(labels)
+        flat = keys.reshape(-1)
+        new = table.observe(flat if offset == 0 else flat[flat != NO_KEY]).rows
+        if len(new):
+            self._values.reshape(-1, self.cells)[new + offset] = 0
+        rows = table.find(keys)
+        return rows if offset == 0 else np.where(rows < 0, rows, rows + offset)
 
     def _targets(self, y: Array) -> Floats:
         """Return (sums, m) what the labels add to the sums."""
@@ -155,17 +194,21 @@ class LabelMeans:
         return targets
 
     def memory_bytes(self) -> int:
-        """Return the bytes of the table and of its sums."""
-        return self._table.memory_bytes() + self._values.nbytes + self._clock.nbytes
+        """Return the bytes of the tables and of the sums."""
+        exact = 0 if self._exact is None else self._exact.memory_bytes()
+        return self._table.memory_bytes() + exact + self._values.nbytes + self._clock.nbytes
 
     def state(self) -> State:
         """Return the occupied rows, and the sums of the stream."""
         table = self._table.state()
-        return {"table": table, **self._sums_of(table["rows"])}
+        exact = {} if self._exact is None else self._exact.state()
+        rows = self._occupied(table, exact)
+        return {"table": table, "exact": exact, **self._sums_of(rows)}
 
     def servable(self) -> State:
         """Return what ``features`` needs: all rows, in views, and the sums of the stream."""
-        return {"table": self._table.servable(), **self._sums_of(slice(None))}
+        exact = {} if self._exact is None else self._exact.servable()
+        return {"table": self._table.servable(), "exact": exact, **self._sums_of(slice(None))}
 
     def _sums_of(self, rows: Ints | slice) -> State:
         moments = {} if self._classes is not None else {"moments": self._moments.state()}
@@ -179,12 +222,20 @@ class LabelMeans:
 
     def load(self, state: State) -> None:
         """Restore what ``state`` returned; or what ``servable`` did, for ``features`` alone."""
-        self._table.load(state["table"])
-        rows = state["table"].get("rows", slice(None))
-        values = np.zeros((self._table.rows + 1, self.cells))
+        table, exact = state["table"], state["exact"]
+        self._table.load(table)
+        if self._exact is not None:
+            self._exact.load(exact)
+        rows = self._occupied(table, exact) if "rows" in table else slice(None)
+        values = np.zeros((len(self._clock), self.cells))
         values[rows] = state["values"]
         self._values, self._clock = values.reshape(-1), np.zeros(len(values))
         self._clock[rows] = state["label_clock"]
         self._total, self._labels = np.array(state["total"]), state["labels"]
         if self._classes is None:
             self._moments.load(state["moments"])
+
+    def _occupied(self, table: State, exact: State) -> Ints:
+        """Return the rows with a key, by the states of the tables."""
+        rows: Ints = table["rows"].astype(np.int64)
+        return np.concatenate([rows, exact["rows"] + self._table.rows]) if exact else rows

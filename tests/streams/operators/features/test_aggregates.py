@@ -114,7 +114,7 @@ def simulated_means(batch: Batch, size: int, delay: int) -> Any:
                 ones, all_ = sum(w * label for w, label in mine), sum(w for w, _ in mine)
                 p = rates[scale]
                 row.append(3 * ((ones + 10 * p) / (all_ + 10) - p))
-        rows.append([*row, *(math.log(p / (1 - p)) for p in rates.values())])
+        rows.append([*row, *(3 * (p - 0.5) for p in rates.values())])
     return np.array(rows)
 
 
@@ -216,6 +216,53 @@ def test_numbers_as_keys_are_binned() -> None:
     assert (later[y[-400:] == 1] > 0.5).mean() > 0.9
     assert (later[y[-400:] == 0] < -0.5).mean() > 0.9
     assert np.abs(given[:500, 0]).max() < 0.2  # of all numbers together
+
+
+IDS = Schema((Feature("id", "numeric"), Feature("hour", "numeric")), "classification")
+
+
+def ids(n: int, several: int = 40) -> Batch:
+    """Events of integer ids, of which the even ones have label 1."""
+    rng = np.random.default_rng(3)
+    at, id_ = np.arange(n), rng.integers(0, several, n)
+    x = np.stack([id_, rng.integers(0, 2, n)], axis=1).astype(np.float64)
+    return Batch(at, at / 1.0, x, np.zeros(n, np.int32), at, y=1 - id_ % 2)
+
+
+@pytest.mark.parametrize("by", ["id", ["hour", "id"]])
+def test_integers_are_told_apart_from_their_second_label_on(by: Any) -> None:
+    """In a bin odd and even ids are mixed. A number that is new has what its bin has."""
+    operator = Aggregates((stated(by=by, mean="label", scales=[None]),), IDS)
+    batch = ids(3200)
+    assert batch.y is not None
+    given = run(operator, batch, 32, 0)[:, 0]
+    later, y = given[-400:], batch.y[-400:]
+    assert (later[y == 1] > 0.4).all()
+    assert (later[y == 0] < -0.4).all()
+    new = replace(batch[:1], x=np.array([[17.5, 0.0]]))
+    assert 0 < abs(operator.view(new).x["aggregates"][0, 0]) < 0.6  # type: ignore[index]
+    state = operator.state()["labels"]
+    assert len(state["exact"]["rows"]) == (40 if by == "id" else 80)
+
+
+def test_integers_that_come_once_take_no_room() -> None:
+    operator = Aggregates((stated(by="id", mean="label"),), IDS, keys=4096)
+    batch = ids(4000)
+    x = np.stack([np.arange(4000.0), np.zeros(4000)], axis=1)
+    run(operator, replace(batch, x=x), 32, 0)
+    state = operator.state()["labels"]
+    assert len(state["exact"]["rows"]) < 100
+    assert len(state["values"]) < 120
+
+
+def test_counts_by_an_integer_are_of_the_integer() -> None:
+    batch = ids(900)
+    operator = Aggregates((stated(by="id", count=True, scales=[None]),), IDS)
+    given = run(operator, batch, 32, 0)[:, 0]
+    counts = np.expm1(given * 5).round()
+    x: Any = batch.x
+    for i in (500, 700, 899):  # bins are known from 500 on, and counts begin anew
+        assert counts[i] == (x[500:i, 0] == x[i, 0]).sum()
 
 
 def test_matrix_becomes_columns() -> None:
