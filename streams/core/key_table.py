@@ -89,17 +89,27 @@ class KeyTable:
 
         A key that comes several times counts as often.
         """
+        return self.observe_and_find(keys)[0]
+
+    def observe_and_find(self, keys: Ints) -> tuple[Admitted, Ints]:
+        """As ``observe``. Return also what ``find`` returns for the (m,) keys afterwards."""
         keys = _legal(keys)
-        rows = self._find(keys, self._set(keys))
+        sets = self._set(keys)
+        rows = self._find(keys, sets)
         absent = rows < 0
         if not absent.any():
             self._seen.reshape(-1)[rows] = self._clock
-            return _NONE
+            return _NONE, rows
         self._seen.reshape(-1)[rows[~absent]] = self._clock
         new, counts = np.unique(keys[absent], return_counts=True)
         if self._sketch is not None:
             new = new[self._sketch.add(new, counts) >= self.admit_after]
-        return self._admit(new) if len(new) else _NONE
+        if not len(new):
+            return _NONE, rows
+        admitted = self._admit(new)
+        # A key of this call keeps its row: it was seen now.
+        rows[absent] = self._find(keys[absent], sets[absent])
+        return admitted, rows
 
     def _admit(self, new: Ints) -> Admitted:
         """Give rows to different keys that have none, as far as their sets have rows to give."""

@@ -43,7 +43,7 @@ class LabelMeans:
 
     Some keys have a second one, which is more exact: of an integer itself, beside its bin. A label
     counts for both. The second one is read once it has a row, which it gets with its second label.
-    So ids are told apart, and numbers that come once take no room.
+    So each id has a mean of its own, and numbers that come once take no room.
 
     A key without a row in its table has the features of a key without labels. State fades lazily:
     a row is brought up to date when it is read, so work does not depend on the size of the table.
@@ -176,11 +176,13 @@ class LabelMeans:
         """
         table.advance(labels)
         flat = keys.reshape(-1)
-        new = table.observe(flat if offset == 0 else flat[flat != NO_KEY]).rows
-        if len(new):
-            self._values.reshape(-1, self.cells)[new + offset] = 0
-        rows = table.find(keys)
-        return rows if offset == 0 else np.where(rows < 0, rows, rows + offset)
+        some = flat != NO_KEY
+        admitted, found = table.observe_and_find(flat[some])
+        if len(admitted.rows):
+            self._values.reshape(-1, self.cells)[admitted.rows + offset] = 0
+        rows = np.full(len(flat), -1)
+        rows[some] = np.where(found < 0, -1, found + offset)
+        return rows.reshape(keys.shape)
 
     def _targets(self, y: Array) -> Floats:
         """Return (sums, m) what the labels add to the sums."""

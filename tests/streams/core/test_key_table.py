@@ -284,3 +284,18 @@ def test_flood_of_ids_moves_no_recurring_id() -> None:
 def test_bad_argument_is_refused(arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KeyTable(*arguments)
+
+
+def test_observe_and_find_is_observe_then_find() -> None:
+    rng = np.random.default_rng(5)
+    one, two = KeyTable(64, 2, min_age=20), KeyTable(64, 2, min_age=20)
+    for _ in range(60):
+        keys = rng.integers(0, 200, 40)
+        admitted, rows = one.observe_and_find(keys)
+        other = two.observe(keys)
+        np.testing.assert_array_equal(admitted.rows, other.rows)
+        np.testing.assert_array_equal(rows, two.find(keys))
+        for table in (one, two):
+            table.advance(7)
+    assert (rows >= 0).any()
+    assert (rows < 0).any()
