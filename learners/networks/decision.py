@@ -45,7 +45,7 @@ class F1Decision(Settings):
     """Predict the positive class from the probability on that has given the largest F1 of late.
 
     Attributes:
-        positive: the name of the positive class; None: the one with fewer labels so far.
+        positive: the name of the positive class; None: the second one, as in the metrics.
         window: about as many events count; older ones fade.
     """
 
@@ -149,10 +149,8 @@ class BestF1(Decision):
         self._fading = 1 - 1 / config.window
         if config.positive is not None:
             check_names("learner.decision.positive", {config.positive}, classes)
-        self._positive = 1
         self._threshold: float | None = None  # on the log-odds of the positive class
         self._histogram = np.zeros((2, _BINS))  # by label and log-odds of class 1
-        self._labels = np.zeros(2, np.int64)
         self.register(classes)
 
     def register(self, classes: tuple[ClassName, ...]) -> None:
@@ -161,38 +159,24 @@ class BestF1(Decision):
                 f"learner.decision.rule: 'f1' is for two classes, and the stream has "
                 f"{len(classes)} or more: use 'cost' or 'argmax'"
             )
-        self._names = [class_text(name) for name in classes]
+        first = [class_text(name) for name in classes[:1]]
+        self._positive = 0 if first == [self._config.positive] else 1
 
     def choose(self, proba: Array) -> Ints:
         if self._threshold is None or proba.shape[1] < 2:
             likeliest: Ints = proba.argmax(1)
             return likeliest
-        reached = self._log_odds(proba, self._positive) >= self._threshold
+        reached = _log_odds(proba, self._positive) >= self._threshold
         return np.where(reached, self._positive, 1 - self._positive)
-
-    def _log_odds(self, proba: Array, positive: int) -> Array:
-        with np.errstate(divide="ignore"):
-            logs = np.log(proba.astype(np.float64))
-        # Within the bins: the threshold of the first is reached by all events.
-        odds: Array = np.clip(logs[:, positive] - logs[:, 1 - positive], -_REACH, _REACH)
-        return odds
 
     def update(self, proba: Array, y: Ints) -> None:
         if proba.shape[1] < 2:
             return
-        bins = np.floor((self._log_odds(proba, 1) + _REACH) / _WIDTH).astype(np.int64)
+        bins = np.floor((_log_odds(proba, 1) + _REACH) / _WIDTH).astype(np.int64)
         places = y * _BINS + np.minimum(bins, _BINS - 1)
         self._histogram *= self._fading ** len(y)
         self._histogram += np.bincount(places, minlength=2 * _BINS).reshape(2, _BINS)
-        self._labels += np.bincount(y, minlength=2)
-        self._positive = self._positive_class()
         self._threshold = self._best_threshold()
-
-    def _positive_class(self) -> int:
-        """Return the code of the positive class: the stated one, or the rarer so far."""
-        if self._config.positive is not None:
-            return int(self._config.positive != self._names[0])
-        return int(self._labels[1] <= self._labels[0])
 
     def _best_threshold(self) -> float | None:
         histogram = self._histogram if self._positive else self._histogram[::-1, ::-1]
@@ -206,16 +190,25 @@ class BestF1(Decision):
         return -_REACH + _WIDTH * ((first + last) // 2)  # the start of a bin
 
     def servable(self) -> State:
-        return {"positive": self._positive, "threshold": self._threshold}
+        return {"threshold": self._threshold}
 
     def state(self) -> State:
-        return {**self.servable(), "histogram": self._histogram, "labels": self._labels}
+        return {**self.servable(), "histogram": self._histogram}
 
     def load(self, state: State) -> None:
-        self._positive = state.get("positive", 1)
         self._threshold = state.get("threshold")
         self._histogram = np.array(state.get("histogram", np.zeros((2, _BINS))))
-        self._labels = np.array(state.get("labels", np.zeros(2, np.int64)))
+
+
+def _log_odds(proba: Array, code: int) -> Array:
+    """Return the log-odds (n,) of a class of two from probabilities (n, 2).
+
+    They lie within the bins, so that all events reach the threshold of the first bin.
+    """
+    with np.errstate(divide="ignore"):
+        logs = np.log(proba.astype(np.float64))
+    odds: Array = np.clip(logs[:, code] - logs[:, 1 - code], -_REACH, _REACH)
+    return odds
 
 
 def decision_of(
