@@ -14,6 +14,8 @@ from streams.core.state_dict import State
 
 CAP = 100.0
 """Largest balanced weight. One event of a rare class counts at most as much as 100 others."""
+EXTRA = 10
+"""Labels that each class has for balanced weights, beside those learned."""
 
 
 def class_text(name: Any) -> Any:
@@ -50,7 +52,7 @@ class ClassWeights:
     """Weigh each class, by its share of the labels learned so far or by stated weights.
 
     Balanced weights are those of scikit-learn, n / (k * n_c) for n labels of k classes, n_c of them
-    of class c. Here each class has one label more than was learned, and a weight is at most
+    of class c. Here each class has ``EXTRA`` labels more than were learned, and a weight is at most
     ``CAP``: the first labels, and a class that has just appeared, have weights of a moderate size.
 
     All weights are divided by their mean over the labels learned, so that this mean is 1. A
@@ -97,7 +99,8 @@ class ClassWeights:
     def _weigh(self) -> None:
         n, k = int(self.counts.sum()), len(self.counts)
         if self._stated is None:
-            weights = np.minimum((n + k) / (max(k, 1) * (self.counts + 1)), CAP)
+            share = (self.counts + EXTRA) / (n + EXTRA * k)
+            weights = np.minimum(1 / (k * share), CAP)
         else:
             stated = self._stated
             weights = np.array([stated.get(class_text(c), 1.0) for c in self._classes])
