@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -111,14 +112,15 @@ class ClassOutputs:
 
         Args:
             out: (n, k) outputs on the CPU, k >= 1.
-            y: (n,) class codes. Events of classes without an output are left out.
+            y: (n,) class codes. Events of classes without an output are left out, and those whose
+                outputs are not finite: a diverged network is reported elsewhere.
         """
-        known = y < out.shape[1]
-        if not known.all():
-            out, y = out[torch.from_numpy(known)], y[known]
+        proba = self._probabilities(out)
+        usable = (y < out.shape[1]) & np.isfinite(proba).all(1)
+        if not usable.all():
+            out, y, proba = out[torch.from_numpy(usable)], y[usable], proba[usable]
         if not len(y):
             return
-        proba = self._probabilities(out)
         if self._decision is not None and self._decision.evaluates:
             self._decision.update(proba, y)
         if self._temperature is not None:

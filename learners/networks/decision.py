@@ -54,10 +54,9 @@ class F1Decision(Settings):
     window: PositiveInt = 5000
 
 
-def _rule(decision: Any) -> str:
-    if isinstance(decision, dict):
-        return str(decision.get("rule", ""))
-    return str(getattr(decision, "rule", ""))
+def _rule(decision: Any) -> str | None:
+    rule = decision.get("rule") if isinstance(decision, dict) else getattr(decision, "rule", None)
+    return None if rule is None else str(rule)
 
 
 DecisionConfig = Annotated[

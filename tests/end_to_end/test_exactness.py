@@ -157,6 +157,27 @@ def test_stopping_at_max_events_leaves_no_trace(
     assert cut["fates"] == whole["fates"]
 
 
+def test_unequal_classes_resume_to_the_same_bytes(
+    write_job: Callable[..., Path],
+    everlearn: Callable[..., Any],
+    summary: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    job = write_job(
+        learner={
+            "class_weight": "balanced",
+            "calibration": "temperature",
+            "decision": {"rule": "f1"},
+        }
+    )
+    everlearn("run", job, "--run-dir", tmp_path / "whole", "--max-events", 4000)
+    everlearn("run", job, "--run-dir", tmp_path / "cut", "--max-events", 1700)
+    everlearn("run", job, "--run-dir", tmp_path / "cut", "--max-events", 4000, "--resume")
+    whole, cut = summary(tmp_path / "whole"), summary(tmp_path / "cut")
+    assert cut["state_digest"] == whole["state_digest"]
+    assert online(cut) == online(whole)
+
+
 def test_another_seed_or_another_stream_gives_another_digest(
     write_job: Callable[..., Path],
     everlearn: Callable[..., Any],

@@ -144,6 +144,13 @@ def test_decision_leaves_training_and_probabilities(rule: dict[str, Any]) -> Non
     assert predicted[1] > predicted[0]
 
 
+def test_outputs_that_are_not_finite_are_left_out() -> None:
+    learner = make(replace(SCHEMA, classes=("no", "yes")), decision={"rule": "f1"})
+    before = copied(learner.class_outputs.state())
+    learner.class_outputs.evaluate(torch.full((3, 2), torch.nan), np.array([0, 1, 0]))
+    assert digest(learner.class_outputs.state()) == digest(before)
+
+
 def test_threshold_continues_from_a_state() -> None:
     batch = rare(1200)
     whole, donor, heir = (make(decision={"rule": "f1"}) for _ in range(3))
@@ -168,6 +175,7 @@ def test_threshold_continues_from_a_state() -> None:
         "serves_as_it_predicts",
         "ignores_probes",
         "sees_no_label_early",
+        "shows_that_it_is_not_finite",
     ],
 )
 def test_f1_passes_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

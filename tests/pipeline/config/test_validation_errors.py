@@ -40,6 +40,18 @@ def reported(job: Path, override: str) -> str:
             "learner.optimizer={kind: adams}",
             "learner.optimizer.kind: 'adams': did you mean 'adam'? There are: adam, sgd",
         ),
+        (
+            "learner.decision={rule: best}",
+            "learner.decision.rule: 'best': did you mean 'cost'? There are: argmax, cost, f1",
+        ),
+        (
+            "learner.decision={window: 9}",
+            "learner.decision: expected a mapping with a rule, got {'window': 9}",
+        ),
+        (
+            "learner.class_weight=balance",
+            "learner.class_weight: expected 'balanced' or a mapping, got 'balance'",
+        ),
     ],
 )
 def test_describe_errors_names_path_and_expectation(
