@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,20 @@ INDICATORS = 32
 """Hashed places of a categorical column for networks without embeddings."""
 
 _NONE = np.empty(0, np.int64)
+
+
+class Coded(NamedTuple):
+    """The codes of n events, as of values that have no embedding of their own.
+
+    Attributes:
+        codes: (n, codes) int64.
+        keyed: (k,) the places that have keys.
+        keys: (n, k) int64; those of different places differ.
+    """
+
+    codes: Ints
+    keyed: Ints
+    keys: Ints
 
 
 class ColumnInputs(Inputs):
@@ -82,10 +96,18 @@ class ColumnInputs(Inputs):
             self._table = KeyTable(config.rows, config.admit_after, config.min_age)
         rows = 0 if self._table is None else self._table.rows
         self.embeddings = self.embeddings_drawn + rows
+        # Events are observed just after they are predicted, and encoded once for both.
+        self._last: tuple[Batch, Rows] | None = None
+        self._last_coded: tuple[Rows, Coded] | None = None
         self._salts = mix(np.arange(self.codes), 0x63).view(np.int64)
 
     def rows(self, batch: Batch) -> Rows:
-        return _rows(self._encoders, batch)
+        if self._last is None or self._last[0] is not batch:
+            rows: dict[str, Array] = {}
+            for encoder in self._encoders:
+                rows |= encoder.rows(batch)
+            self._last = batch, rows
+        return self._last[1]
 
     def tensor(self, rows: Rows) -> Tensor:
         n = len(next(iter(rows.values())))
@@ -96,17 +118,19 @@ class ColumnInputs(Inputs):
                 encoder.dense(rows, out[:, column : column + encoder.width])
                 column += encoder.width
         if self._table is not None:
-            codes, keyed, keys = self._codes(rows, n)
-            if len(keyed):
-                found = self._table.find(keys)
+            coded = self._coded(rows, n)
+            out[:, self.dense :] = coded.codes
+            if len(coded.keyed):
+                found = self._table.find(coded.keys)
                 known = found + self.embeddings_drawn
-                codes[:, keyed] = np.where(found < 0, codes[:, keyed], known)
-            out[:, self.dense :] = codes
+                prior = coded.codes[:, coded.keyed]
+                out[:, self.dense + coded.keyed] = np.where(found < 0, prior, known)
         return torch.from_numpy(out)
 
-    def _codes(self, rows: Rows, n: int) -> tuple[Ints, Ints, Ints]:
-        """Return the codes (n, codes) of values that are not known, the places (k,) that have keys,
-        and the keys (n, k), which differ from place to place."""
+    def _coded(self, rows: Rows, n: int) -> Coded:
+        """Return the codes and keys of n events."""
+        if self._last_coded is not None and self._last_coded[0] is rows:
+            return self._last_coded[1]
         codes = np.empty((n, self.codes), np.int64)
         keyed: list[Ints] = []
         keys: list[Ints] = []
@@ -119,29 +143,32 @@ class ColumnInputs(Inputs):
                     keys.append(encoder.keys(rows))
             place += encoder.places
             first += encoder.embeddings
-        if not keyed:
-            return codes, _NONE, _NONE
-        places = np.concatenate(keyed)
-        mixed = np.concatenate(keys, 1) ^ self._salts[places]
-        return codes, places, mix(mixed, 0x6B).view(np.int64)
+        coded = Coded(codes, _NONE, _NONE)
+        if keyed:
+            places = np.concatenate(keyed)
+            mixed = mix(np.concatenate(keys, 1) ^ self._salts[places], 0x6B).view(np.int64)
+            coded = Coded(codes, places, mixed)
+        if self._last is not None and self._last[1] is rows:
+            self._last_coded = rows, coded
+        return coded
 
     def observe(self, batch: Batch) -> Observed:
-        rows = _rows([e for e in self._encoders if e.observes or e.places], batch)
+        rows = self.rows(batch)
+        new = None
+        if self._table is not None:
+            codes, keyed, keys = self._coded(rows, len(batch))
+            flat = keys.ravel()
+            admitted = self._table.observe(flat)
+            self._table.advance(len(batch))
+            if len(admitted.rows):
+                order = np.argsort(flat, kind="stable")
+                first = order[np.searchsorted(flat[order], admitted.keys)]  # where each key stands
+                prior = codes[:, keyed].ravel()[first]
+                new = NewValues(admitted.rows + self.embeddings_drawn, prior)
         for encoder in self._encoders:
-            if encoder.observes:
-                encoder.observe(rows)
-        if self._table is None:
-            return Observed([])
-        codes, keyed, keys = self._codes(rows, len(batch))
-        admitted = self._table.observe(keys.ravel())
-        self._table.advance(len(batch))
-        if not len(admitted.rows):
-            return Observed([])
-        flat = keys.ravel()
-        order = np.argsort(flat, kind="stable")
-        first = order[np.searchsorted(flat[order], admitted.keys)]  # where each key stands
-        prior = codes[:, keyed].ravel()[first]
-        return Observed([], NewValues(admitted.rows + self.embeddings_drawn, prior))
+            encoder.observe(rows)
+        self._last = self._last_coded = None
+        return Observed([], new)
 
     def encodings(self) -> dict[str, Encoding]:
         return {
@@ -168,13 +195,6 @@ class ColumnInputs(Inputs):
             encoder.load(state[encoder.name])
         if self._table is not None:
             self._table.load(state["table"])
-
-
-def _rows(encoders: Iterable[ColumnEncoder], batch: Batch) -> Rows:
-    rows: dict[str, Array] = {}
-    for encoder in encoders:
-        rows |= encoder.rows(batch)
-    return rows
 
 
 def _encoders(

@@ -30,14 +30,12 @@ class ColumnEncoder(ABC):
 
     Attributes:
         name: the key under which its state and its rows are stored.
-        observes: whether ``observe`` has an effect.
         width: the numbers that it gives for an event.
         places: the codes that it gives for an event.
         embeddings: how many embeddings its codes name: ``0..embeddings - 1``.
     """
 
     name: ClassVar[str]
-    observes: ClassVar[bool] = False
     width: int = 0
     places: int = 0
     embeddings: int = 0

@@ -32,7 +32,6 @@ class Numbers(ColumnEncoder):
     """
 
     name = "numbers"
-    observes = True
 
     def __init__(self, features: tuple[Feature, ...], scale: bool, bins: int) -> None:
         super().__init__(features)

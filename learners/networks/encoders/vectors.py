@@ -25,7 +25,6 @@ class Vectors(ColumnEncoder):
     """
 
     name = "vectors"
-    observes = True
 
     def __init__(self, features: tuple[Feature, ...], scale: bool) -> None:
         super().__init__(features)
@@ -60,7 +59,6 @@ class UnitVectors(Vectors):
     """Vectors that are about of unit scale already, as aggregates are."""
 
     name = "unit_vectors"
-    observes = False
 
     def __init__(self, features: tuple[Feature, ...]) -> None:
         super().__init__(features, scale=False)
