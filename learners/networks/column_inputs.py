@@ -35,6 +35,7 @@ INDICATORS = 32
 """Hashed places of a categorical column for networks without embeddings."""
 
 _NONE = np.empty(0, np.int64)
+_NO_KEYS = np.empty((0, 0), np.int64)
 
 
 class Coded(NamedTuple):
@@ -44,11 +45,13 @@ class Coded(NamedTuple):
         codes: (n, codes) int64.
         keyed: (k,) the places that have keys.
         keys: (n, k) int64; those of different places differ.
+        found: (n, k) int64, the rows of the keys in the table; -1 where a key has none.
     """
 
     codes: Ints
     keyed: Ints
     keys: Ints
+    found: Ints
 
 
 class ColumnInputs(Inputs):
@@ -118,16 +121,14 @@ class ColumnInputs(Inputs):
                 encoder.dense(rows, out[:, column : column + encoder.width])
                 column += encoder.width
         if self._table is not None:
-            coded = self._coded(rows, n)
-            out[:, self.dense :] = coded.codes
-            if len(coded.keyed):
-                found = self._table.find(coded.keys)
+            codes, keyed, _, found = self._coded(self._table, rows, n)
+            out[:, self.dense :] = codes
+            if len(keyed):
                 known = found + self.embeddings_drawn
-                prior = coded.codes[:, coded.keyed]
-                out[:, self.dense + coded.keyed] = np.where(found < 0, prior, known)
+                out[:, self.dense + keyed] = np.where(found < 0, codes[:, keyed], known)
         return torch.from_numpy(out)
 
-    def _coded(self, rows: Rows, n: int) -> Coded:
+    def _coded(self, table: KeyTable, rows: Rows, n: int) -> Coded:
         """Return the codes and keys of n events."""
         if self._last_coded is not None and self._last_coded[0] is rows:
             return self._last_coded[1]
@@ -143,11 +144,11 @@ class ColumnInputs(Inputs):
                     keys.append(encoder.keys(rows))
             place += encoder.places
             first += encoder.embeddings
-        coded = Coded(codes, _NONE, _NONE)
+        coded = Coded(codes, _NONE, _NO_KEYS, _NO_KEYS)
         if keyed:
             places = np.concatenate(keyed)
             mixed = mix(np.concatenate(keys, 1) ^ self._salts[places], 0x6B).view(np.int64)
-            coded = Coded(codes, places, mixed)
+            coded = Coded(codes, places, mixed, table.find(mixed))
         if self._last is not None and self._last[1] is rows:
             self._last_coded = rows, coded
         return coded
@@ -156,9 +157,9 @@ class ColumnInputs(Inputs):
         rows = self.rows(batch)
         new = None
         if self._table is not None:
-            codes, keyed, keys = self._coded(rows, len(batch))
+            codes, keyed, keys, found = self._coded(self._table, rows, len(batch))
             flat = keys.ravel()
-            admitted = self._table.observe(flat)
+            admitted = self._table.observe(flat, found.ravel())
             self._table.advance(len(batch))
             if len(admitted.rows):
                 order = np.argsort(flat, kind="stable")

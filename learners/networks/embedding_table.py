@@ -40,15 +40,28 @@ class EmbeddingTable(nn.Module):
         weight[:drawn].normal_(0, INITIAL_STD)
         self.register_buffer("weight", weight, persistent=False)
         self._read: list[tuple[Tensor, Tensor]] = []
+        self._place = np.zeros(rows, np.int64)  # scratch
 
     def forward(self, codes: Tensor) -> Tensor:
         """Return the embeddings (n, places * dimension) of codes (n, places) int64."""
         weight = self.weight
         if torch.is_grad_enabled():
-            rows, codes = torch.unique(codes, return_inverse=True)
+            rows, codes = self._once_each(codes)
             weight = weight.index_select(0, rows).requires_grad_()
             self._read.append((rows, weight))
         return F.embedding(codes, weight).flatten(1)
+
+    def _once_each(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows (m,) that codes of any shape name, each once, and the codes as indices of
+        these. Without a sort it takes a tenth of the time of ``torch.unique``."""
+        flat = codes.cpu().numpy().reshape(-1)
+        place = np.arange(len(flat))
+        self._place[flat] = place  # of equal codes, that of the last
+        place_of = self._place[flat]
+        chosen = place_of == place
+        index = (np.cumsum(chosen) - 1)[place_of].reshape(codes.shape)
+        device = codes.device
+        return torch.from_numpy(flat[chosen]).to(device), torch.from_numpy(index).to(device)
 
     def take_gradients(self) -> tuple[Tensor, Tensor] | None:
         """Return the rows (m,) that were read since the last call, each once, and their gradients
@@ -59,7 +72,7 @@ class EmbeddingTable(nn.Module):
             return parts[0]
         if not parts:
             return None
-        rows, index = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
+        rows, index = self._once_each(torch.cat([rows for rows, _ in parts]))
         gradients = torch.cat([gradient for _, gradient in parts])
         return rows, torch.zeros(len(rows), self.dimension).to(gradients).index_add_(
             0, index, gradients

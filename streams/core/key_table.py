@@ -84,18 +84,19 @@ class KeyTable:
         flat = _legal(keys.reshape(-1))
         return self._find(flat, self._set(flat)).reshape(keys.shape)
 
-    def observe(self, keys: Ints) -> Admitted:
+    def observe(self, keys: Ints, rows: Ints | None = None) -> Admitted:
         """Count (m,) occurrences of keys, refresh their rows, and give rows to new keys.
 
-        A key that comes several times counts as often.
+        A key that comes several times counts as often. ``rows`` (m,) are those that ``find`` has
+        returned for the keys, where it was asked since the last call.
         """
-        return self.observe_and_find(keys)[0]
+        return self.observe_and_find(keys, rows)[0]
 
-    def observe_and_find(self, keys: Ints) -> tuple[Admitted, Ints]:
+    def observe_and_find(self, keys: Ints, rows: Ints | None = None) -> tuple[Admitted, Ints]:
         """As ``observe``. Return also what ``find`` returns for the (m,) keys afterwards."""
         keys = _legal(keys)
-        sets = self._set(keys)
-        rows = self._find(keys, sets)
+        if rows is None:
+            rows = self._find(keys, self._set(keys))
         absent = rows < 0
         if not absent.any():
             self._seen.reshape(-1)[rows] = self._clock
@@ -108,7 +109,9 @@ class KeyTable:
             return _NONE, rows
         admitted = self._admit(new)
         # A key of this call keeps its row: it was seen now.
-        rows[absent] = self._find(keys[absent], sets[absent])
+        late = keys[absent]
+        rows = rows.copy()
+        rows[absent] = self._find(late, self._set(late))
         return admitted, rows
 
     def _admit(self, new: Ints) -> Admitted:
