@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -42,31 +41,60 @@ class RehearsalConfig(NetworkConfig):
     augment: AugmentConfig | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Examples:
     """Events as the network takes them.
 
-    Attributes:
-        x: (n, *shape) float32, scaled.
+    Args:
+        encode: turns columns into inputs, when these are first asked for.
         y: (n,) class codes, or scaled targets.
-        columns: the stored columns of each event, by name: (n, ...).
+        columns: the columns of each event that are stored, by name: (n, ...).
         slots: (n,) int64, where they lie in the buffer; None for new events.
     """
 
-    x: Tensor
-    y: Tensor
-    columns: Rows
-    slots: Ints | None = None
+    def __init__(
+        self,
+        encode: Callable[[Rows], Tensor],
+        y: Tensor,
+        columns: Rows,
+        slots: Ints | None = None,
+    ) -> None:
+        self._encode = encode
+        self._x: Tensor | None = None
+        self.y = y
+        self.columns = columns
+        self.slots = slots
+
+    @property
+    def x(self) -> Tensor:
+        """The inputs (n, *shape) float32."""
+        if self._x is None:
+            self._x = self._encode(self.columns)
+        return self._x
+
+    def encode_with(self, others: Examples, names: Iterable[str]) -> None:
+        """Encode these and other examples at once, by the columns of these names."""
+        both = {n: np.concatenate([self.columns[n], others.columns[n]]) for n in names}
+        self._x, others._x = torch.split(self._encode(both), [len(self), len(others)])
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
     def take(self, rows: Ints) -> Examples:
         """Return the examples at ``rows`` (m,), of events from the buffer."""
         assert self.slots is not None
         index = torch.from_numpy(rows).to(self.x.device)
         columns = {name: column[rows] for name, column in self.columns.items()}
-        return Examples(self.x[index], self.y[index], columns, self.slots[rows])
+        taken = Examples(self._encode, self.y[index], columns, self.slots[rows])
+        taken._x = self.x[index]
+        return taken
+
+    def part(self, rows: slice) -> Examples:
+        """Return the examples at these rows, as views."""
+        assert self.slots is not None
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        part = Examples(self._encode, self.y[rows], columns, self.slots[rows])
+        part._x = self.x[rows]
+        return part
 
 
 class Rehearsal(NetworkLearner):
@@ -133,7 +161,7 @@ class Rehearsal(NetworkLearner):
         """Return the new events of a batch, with the rows to store as columns."""
         assert batch.y is not None
         rows = self.inputs.rows(batch)
-        return Examples(self.tensor(rows), self.labels(batch.y), rows)
+        return Examples(self.tensor, self.labels(batch.y), rows)
 
     def recall(self, new: Examples) -> Iterator[Examples | None]:
         """Yield, for each of ``steps`` gradient steps, the events to replay beside ``new``.
@@ -151,10 +179,12 @@ class Rehearsal(NetworkLearner):
         else:
             sample = self.buffer.sample(size, self.steps, self.replay_size)
             whole, start = self._examples(sample), 0
+            if whole is not None:
+                new.encode_with(whole, new.columns)
             for drawn in sample.sizes:
                 part = slice(start, start + drawn)
                 start += drawn
-                yield _rows(whole, part) if whole and drawn else None
+                yield whole.part(part) if whole and drawn else None
 
     def update_recall(self, old: Examples | None, out: Tensor) -> None:
         """Pass the outcome of recalled events to the recall rule, if it uses outcomes.
@@ -193,7 +223,7 @@ class Rehearsal(NetworkLearner):
         if not len(sample.slots):
             return None
         columns = sample.columns
-        return Examples(self.tensor(columns), self.labels(columns["y"]), columns, sample.slots)
+        return Examples(self.tensor, self.labels(columns["y"]), columns, sample.slots)
 
     def _choose(self, sample: Sample, new: Examples, size: int) -> Sample:
         """Return the candidates that score highest by the recall rule, at most ``size``.
@@ -283,13 +313,3 @@ def _before_codes(views: Augmentation, codes: int) -> Augmentation:
 def _generator(seed: int) -> np.random.Generator:
     """Return the third child generator of the seed. The buffer uses the first two."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(2,))))
-
-
-def _rows(examples: Examples, part: slice) -> Examples:
-    assert examples.slots is not None
-    return Examples(
-        examples.x[part],
-        examples.y[part],
-        {name: column[part] for name, column in examples.columns.items()},
-        examples.slots[part],
-    )
