@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from learners.default import default_settings
+from learners.default import MICRO_BATCH, default_batch_size, default_settings
 
 STREAM_KINDS = {"path": "recorded", "servers": "kafka", "topic": "kafka"}
 """The kind of a stream that states none, by a key that it has."""
@@ -20,7 +20,8 @@ def with_defaults(raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
     - ``stream.kind``: ``recorded`` with a path, ``kafka`` with servers or a topic.
     - ``learner``: the default learner. A learner without a kind is the default one with other
       settings; a text is a kind.
-    - ``stream.aggregates``: ``auto`` with the default learner.
+    - With the default learner: ``stream.aggregates`` is ``auto``, and ``stream.batch_size`` as many
+      events as labels are late, from 32 to 128.
 
     What cannot be filled in stays as it is, for the validation to name.
     """
@@ -36,19 +37,24 @@ def with_defaults(raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
     learner = data.get("learner")
     if isinstance(learner, str):
         data["learner"] = {"kind": learner}
-    elif learner is None:
-        data["learner"] = default_settings()
-    elif isinstance(learner, dict) and "kind" not in learner:
-        data["learner"] = changed(default_settings(), learner)
-    if data["learner"] is not learner and not isinstance(learner, str):
-        _add_aggregates(data)
+    elif learner is None or (isinstance(learner, dict) and "kind" not in learner):
+        size = _add_to_stream(data)
+        data["learner"] = changed(default_settings(size), learner or {})
     return data
 
 
-def _add_aggregates(data: dict[str, Any]) -> None:
-    """Let the stream of a default learner have aggregates, also where it has only numbers."""
-    if isinstance(data.get("stream"), dict):
-        data["stream"] = {"aggregates": "auto", **data["stream"]}
+def _add_to_stream(data: dict[str, Any]) -> int:
+    """Let the stream of a default learner have aggregates, also where it has only numbers, and a
+    size of micro-batches that suits it. Return that size."""
+    stream = data.get("stream")
+    if not isinstance(stream, dict):
+        return MICRO_BATCH
+    delay = stream.get("label_delay")
+    events = delay.get("events") if isinstance(delay, dict) else None
+    size = default_batch_size(events if type(events) is int else None)
+    data["stream"] = {"aggregates": "auto", "batch_size": size, **stream}
+    stated = data["stream"]["batch_size"]
+    return stated if type(stated) is int and stated > 0 else size
 
 
 def name_of(file: Path) -> str:
