@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from learners.base import (
@@ -48,7 +48,7 @@ class NetworkConfig(LearnerConfig):
         class_weight: weights of classes in the loss; None: all events weigh the same.
         calibration: how probabilities are corrected; None: they are those of the network.
         decision: the rule that chooses a class; None: ``argmax``.
-        inputs: how columns of several kinds reach the network.
+        inputs: how columns of several kinds reach the network; None: all defaults.
     """
 
     model: models.ModelConfig = models.Mlp(kind="mlp")
@@ -58,7 +58,7 @@ class NetworkConfig(LearnerConfig):
     class_weight: ClassWeightConfig | None = None
     calibration: CalibrationConfig = None
     decision: DecisionConfig | None = None
-    inputs: InputsConfig = Field(default_factory=InputsConfig)
+    inputs: InputsConfig | None = None
 
 
 class NetworkLearner(Learner):
@@ -105,7 +105,7 @@ class NetworkLearner(Learner):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 outputs = len(self.classes) if schema.task == "classification" else 1
-                layout = self._columns(config.inputs)
+                layout = self._columns(config.inputs or InputsConfig())
                 self.net = models.build(config.model, self.inputs.shape, outputs, device, layout)
                 self._rng = torch.get_rng_state()
         except ValueError as error:
@@ -337,6 +337,7 @@ class NetworkLearner(Learner):
 
 def inputs_of(config: NetworkConfig, schema: Schema) -> Inputs:
     """Return the inputs of a network for these features. Raises ``ValueError``."""
-    if config.inputs.as_columns(schema):
-        return ColumnInputs(schema, config.scale, config.inputs)
+    settings = config.inputs or InputsConfig()
+    if settings.as_columns(schema):
+        return ColumnInputs(schema, config.scale, settings)
     return MatrixInputs(schema, config.scale)

@@ -37,13 +37,13 @@ class Adam(Settings):
         lr: the learning rate.
         lr_start: the rate of the first step. Then it falls to ``lr`` by inverse time: step t has
             the rate ``lr + (lr_start - lr) / (1 + t / lr_steps)``. None: it is ``lr`` throughout.
-        lr_steps: steps after which the rate is half-way between the two.
+        lr_steps: steps after which the rate is half-way between the two; None: 100.
     """
 
     kind: Literal["adam"] = "adam"
     lr: PositiveFloat = 1e-3
     lr_start: PositiveFloat | None = None
-    lr_steps: PositiveInt = 100
+    lr_steps: PositiveInt | None = None
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
 
@@ -64,7 +64,7 @@ class Adam(Settings):
         (step,) = state["step"]
         rate = self.lr
         if self.lr_start is not None:
-            rate += (self.lr_start - self.lr) / (1 + step.item() / self.lr_steps)
+            rate += (self.lr_start - self.lr) / (1 + step.item() / (self.lr_steps or 100))
         step.add_(1)
         torch._fused_adamw_(
             weights,

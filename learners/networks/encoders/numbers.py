@@ -88,10 +88,11 @@ class Numbers(ColumnEncoder):
         return numbers.view(np.int64)
 
     def encoding(self, feature: Feature) -> Encoding:
-        how = "scaled by its running mean and deviation" if self.scale else "as it is"
         if self.bins is None:
-            return Encoding(how)
-        return Encoding(f"{how}, and the embedding of 1 of {self.bins.bins} quantile bins")
+            return Encoding(
+                "scaled by its running mean and deviation" if self.scale else "as it is"
+            )
+        return Encoding(f"{'scaled' if self.scale else 'as it is'}, {self.bins.bins} bins")
 
     def state(self) -> State:
         if self.bins is None:

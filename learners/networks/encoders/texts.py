@@ -37,7 +37,7 @@ class Texts(ColumnEncoder):
             out[:, start : start + places] = scaled(counts[:, start : start + places])
 
     def encoding(self, feature: Feature) -> Encoding:
-        return Encoding(f"words and character n-grams in {self._hashed:,} hashed places")
+        return Encoding(f"words, n-grams: {self._hashed:,} places")
 
 
 def _ragged(column: Array | Ragged) -> Ragged:

@@ -51,7 +51,7 @@ def test_inspect_job_shows_every_column(job: Path, everlearn: Everlearn) -> None
         for cells in [[cell.strip() for cell in line.strip("│").split("│")]]
     }
     assert list(rows) == ["id", "when", "kind", "size", "note", "due", "label"]
-    assert rows["kind"] == ["categorical", "1 of 32 hashed places", "0.0%", "a, b"]
+    assert rows["kind"] == ["categorical", "an embedding for each value", "0.0%", "2", "a, b"]
     assert rows["size"][0] == "numeric"
     assert rows["size"][2] == "25.0% (mean)"
     assert rows["due"][0] == "not used"
