@@ -89,9 +89,8 @@ class Numbers(ColumnEncoder):
 
     def encoding(self, feature: Feature) -> Encoding:
         if self.bins is None:
-            return Encoding(
-                "scaled by its running mean and deviation" if self.scale else "as it is"
-            )
+            how = "scaled by its running mean and deviation" if self.scale else "as it is"
+            return Encoding(how)
         return Encoding(f"{'scaled' if self.scale else 'as it is'}, {self.bins.bins} bins")
 
     def state(self) -> State:
