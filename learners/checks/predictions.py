@@ -149,7 +149,7 @@ def accepts_any_layout(case: Case) -> None:
 
 
 def accepts_or_refuses_columns(case: Case) -> None:
-    """Text, categories, vectors and images are learned, or refused in one line."""
+    """Text, categories, times, vectors and images are learned, or refused in one line."""
     n = 48
     rng = np.random.default_rng(0)
     words = ["", "red", "green leaf", "blue", "grün"]
@@ -160,6 +160,7 @@ def accepts_or_refuses_columns(case: Case) -> None:
             [("n", "numeric", ()), ("c", "categorical", ()), ("t", "text", ())],
             {"n": number, "c": text, "t": text},
         ),
+        ([("n", "numeric", ()), ("w", "time", ())], {"n": number, "w": 1e9 + 1e7 * number}),
         ([("t", "text", ())], {"t": text}),
         ([("n", "numeric", ())], number[:, None]),
         ([("v", "vector", (4,))], rng.normal(size=(n, 4)).astype(np.float32)),

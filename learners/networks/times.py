@@ -47,22 +47,30 @@ def encode_times(column: Floats, event_time: Floats, zone: TimeZone | None = Non
         event_time: (n,) float64 seconds of the events; the last number is 0 where that is no time.
         zone: whose days and weeks count; None: UTC.
     """
-    with np.errstate(invalid="ignore"):
-        known = (column >= SMALLEST) & (column <= LARGEST)
-    time = np.where(known, column, 0.0)
-    local = time if zone is None else zone.to_local(time)
-    day, week = np.mod(local, DAY), np.mod(local - _MONDAY, WEEK)
-    angles = np.stack([day / DAY, week / WEEK, _of_year(local)]) * (2 * np.pi)
-    numbers = np.zeros((len(column), NUMBERS), np.float32)
-    numbers[:, 0:6:2] = np.sin(angles).T
-    numbers[:, 1:6:2] = np.cos(angles).T
     with np.errstate(invalid="ignore", over="ignore"):
+        known = (column >= SMALLEST) & (column <= LARGEST)
+        whole = bool(known.all())
+        time = column if whole else np.where(known, column, 0.0)
         ago = event_time - time
-        ago = np.where(np.isfinite(ago), np.sign(ago) * np.log1p(np.abs(ago)) / _LOG_YEAR, 0.0)
-    numbers[:, 6] = ago
-    numbers[~known] = 0
-    codes = np.stack([day // 3600, week // DAY], axis=1).astype(np.int64)
-    codes[~known] = [size - 1 for size in CODES]
+        since = np.copysign(np.log1p(np.abs(ago)), ago) / _LOG_YEAR
+    local = time if zone is None else zone.to_local(time)
+    days = local / DAY
+    shares = np.empty((len(column), 3))
+    shares[:, 0] = days - np.floor(days)
+    weeks = (local - _MONDAY) / WEEK
+    shares[:, 1] = weeks - np.floor(weeks)
+    shares[:, 2] = _of_year(local)
+    codes = np.stack(
+        [np.mod(local, DAY) // 3600, np.mod(local - _MONDAY, WEEK) // DAY], axis=1
+    ).astype(np.int64)
+    shares *= 2 * np.pi
+    numbers = np.empty((len(column), NUMBERS), np.float32)
+    np.sin(shares, out=numbers[:, 0:6:2], casting="same_kind")
+    np.cos(shares, out=numbers[:, 1:6:2], casting="same_kind")
+    numbers[:, 6] = np.where(np.isfinite(since), since, 0.0)
+    if not whole:
+        numbers[~known] = 0
+        codes[~known] = [size - 1 for size in CODES]
     return EncodedTimes(numbers, codes)
 
 

@@ -45,6 +45,17 @@ def written_job(stream: str, learner: str = "no-change") -> Path:
     return file
 
 
+def test_text_without_spaces_is_learned(
+    everlearn: Everlearn, summary: Summary, case: Callable[[str], Path]
+) -> None:
+    """By the network of the case, and by the default learner."""
+    job = case("text-without-spaces")
+    for learner, least in (((), 0.95), (("--set", "learner=null"), 0.99)):
+        folder = job.parent / f"run-{len(learner)}"
+        everlearn("run", job, "--run-dir", folder, "--set", "evaluate.window=200", *learner)
+        assert summary(folder)["metrics"]["online/accuracy_window"] >= least
+
+
 # Runs of which most events die
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from learners.base import Encoding
 from learners.networks.encoders.base import ColumnEncoder, Rows
-from learners.networks.times import CODES, NUMBERS, EncodedTimes, encode_times
+from learners.networks.times import CODES, NUMBERS, encode_times
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature
 from streams.times import TimeZone
@@ -33,30 +33,30 @@ class Times(ColumnEncoder):
             self._first = np.cumsum([0, *CODES * k])[:-1]  # of the codes of each place
 
     def rows(self, batch: Batch) -> dict[str, Array]:
-        """Return (n, k + 1) float64: the times, and the event time."""
+        """Return (n, width + codes) float32. It is encoded already: no encoding changes with time,
+        and a row is read several times."""
         assert not isinstance(batch.x, np.ndarray)
-        columns = [np.asarray(batch.x[f.name], np.float64) for f in self.features]
-        return {self.name: np.stack([*columns, batch.time], axis=1)}
+        k = len(self.features)
+        rows = np.empty((len(batch), self.width + k * len(CODES)), np.float32)
+        for j, (feature, zone) in enumerate(zip(self.features, self._zones, strict=True)):
+            column = np.asarray(batch.x[feature.name], np.float64)
+            numbers, codes = encode_times(column, batch.time, zone)
+            start = j * (NUMBERS + 1)
+            rows[:, start : start + NUMBERS] = numbers
+            rows[:, start + NUMBERS] = np.isnan(column)
+            start = self.width + j * len(CODES)
+            rows[:, start : start + len(CODES)] = codes
+        return {self.name: rows}
 
     def dense(self, rows: Rows, out: Array) -> None:
-        for j, (encoded, time) in enumerate(self._encoded(rows)):
-            start = j * (NUMBERS + 1)
-            out[:, start : start + NUMBERS] = encoded.numbers
-            out[:, start + NUMBERS] = np.isnan(time)
+        out[:] = rows[self.name][:, : self.width]
 
     def codes(self, rows: Rows) -> Array:
         if not self.places:
             return super().codes(rows)
-        codes: Array = np.concatenate([e.codes for e, _ in self._encoded(rows)], 1)
+        codes: Array = rows[self.name][:, self.width :].astype(np.int64)
         codes += self._first
         return codes
-
-    def _encoded(self, rows: Rows) -> list[tuple[EncodedTimes, Array]]:
-        times = rows[self.name]
-        return [
-            (encode_times(times[:, j], times[:, -1], zone), times[:, j])
-            for j, zone in enumerate(self._zones)
-        ]
 
     def encoding(self, feature: Feature) -> Encoding:
         hours = ", embeddings of hour and weekday" if self.places else ""
