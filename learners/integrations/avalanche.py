@@ -349,8 +349,15 @@ def _inputs(schema: Schema, scale: bool) -> Inputs:
 
 
 def _optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer. Raise ``LearnerError`` for settings that torch's own have not."""
+    settings = config.model_dump(exclude={"kind", "lr_start", "lr_steps"})
+    if isinstance(config, Adam) and (config.lr_start or config.lr_steps):
+        raise LearnerError(
+            "learner.optimizer.lr_start: a strategy of Avalanche has one learning rate: leave out "
+            "lr_start and lr_steps"
+        )
     make = torch.optim.AdamW if isinstance(config, Adam) else torch.optim.SGD
-    return make(model.parameters(), **config.model_dump(exclude={"kind"}))
+    return make(model.parameters(), **settings)
 
 
 def _make(where: str, path: str, args: dict[str, Any], offered: dict[str, Any]) -> Any:

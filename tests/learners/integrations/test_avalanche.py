@@ -213,6 +213,7 @@ def test_outputs_limit_the_classes() -> None:
         ({"model": {"kind": "own_parts:Narrow"}}, r"maps 2 rows \(4,\) to \(2, 1\); one output"),
         ({"model": {"args": {"hidden_layers": "x"}}}, r"learner.model: .* cannot be made: TypeErr"),
         ({"model": {"args": {"input_size": 5}}}, r"cannot take rows \(4,\)"),
+        ({"optimizer": {"lr_start": 0.1}}, "lr_start: a strategy of Avalanche has one"),
     ],
 )
 def test_impossible_settings_raise_one_line(settings: dict[str, Any], says: str) -> None:
