@@ -103,6 +103,30 @@ def test_killed_three_times_and_resumed_gives_the_same_bytes(
     same(whole, broken)
 
 
+AGGREGATES = (
+    "[{by: [period, vicprice], mean: label, scales: [100, null]}, {by: nswprice, mean: label}, "
+    "{by: period, count: true, mean: transfer}]"
+)
+
+
+def test_aggregates_are_the_same_after_kills_and_resumes(
+    job: Path,
+    everlearn: Callable[..., Any],
+    summary: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    settings = ("--set", "learner.steps=1", "--set", f"stream.aggregates={AGGREGATES}")
+    settings += ("--max-events", "12000")
+    everlearn("run", job, "--run-dir", tmp_path / "whole", *settings)
+    everlearn("run", job, "--run-dir", tmp_path / "none", *settings[:2], *settings[4:])
+    whole = summary(tmp_path / "whole")
+    broken, moments = killed_run(job, tmp_path / "broken", 3, 2, *settings)
+    assert moments
+    for name in ("state_digest", "fates", "cursor"):
+        assert broken[name] == whole[name]
+    assert online(broken) == online(whole) != online(summary(tmp_path / "none"))
+
+
 def same(whole: dict[str, Any], broken: dict[str, Any]) -> None:
     assert broken["resumed_from"]
     assert broken["state_digest"] == whole["state_digest"]

@@ -41,8 +41,9 @@ Summary = dict[str, Any]
 
 @pytest.fixture
 def job(write_job: WriteJob) -> Path:
-    """A job with all that there is: probes, once-seen events, tracking and serving."""
+    """A job with all that there is: probes, once-seen events, aggregates, tracking and serving."""
     return write_job(
+        stream={"aggregates": [{"by": "period", "mean": "label", "count": True}]},
         checkpoint={"every_events": 1000},
         evaluate={"probes": {"share": 0.05}, "once_seen": {"share": 0.05}},
         track={"uri": "sqlite:///mlflow.db", "every_events": 500},
