@@ -174,6 +174,8 @@ class _Mixer:
     def __call__(self, values: Ints) -> Ints:
         """Return (n, combinations) keys for the (n, columns) values."""
         keys = values.take(self._first, 1)
+        if not keys.shape[1]:
+            return keys
         for rows, columns in self._more:
             keys[:, rows] = mix(keys[:, rows], 2).view(np.int64) ^ values.take(columns, 1)
         keys ^= self._salts
