@@ -17,6 +17,7 @@ from streams.core.state_dict import State
 _BINS = 512
 _REACH = 16.0  # log-odds that the bins cover, either way; beyond, events are in the last bin
 _WIDTH = 2 * _REACH / _BINS
+_MIN_WINDOW = 64.0  # events, also at the start
 _MIN_POSITIVES = 10.0  # in the window, before a threshold is chosen by them
 
 Costs = Annotated[dict[str, float], ByClassName]
@@ -134,8 +135,9 @@ class BestF1(Decision):
 
     The threshold is the one that would have given the largest F1 = 2 TP / (2 TP + FP + FN) on
     recent events, each predicted before it was learned. They are counted in 512 bins of log-odds,
-    and fade. A tie is resolved by the middle of the first stretch of equals. Until ten positive
-    events are in the window, the likelier class is chosen.
+    and fade. The window is at most half of the events so far: what a network gave before it had
+    learned says nothing of its threshold. A tie is resolved by the middle of the first stretch of
+    equals. Until ten positive events are in the window, the likelier class is chosen.
 
     Raises:
         LearnerError: there are more than two classes, or ``positive`` is not one of those stated.
@@ -145,11 +147,11 @@ class BestF1(Decision):
 
     def __init__(self, config: F1Decision, classes: tuple[ClassName, ...]) -> None:
         self._config = config
-        self._fading = 1 - 1 / config.window
         if config.positive is not None:
             check_names("learner.decision.positive", {config.positive}, classes)
         self._threshold: float | None = None  # on the log-odds of the positive class
         self._histogram = np.zeros((2, _BINS))  # by label and log-odds of class 1
+        self._events = 0
         self.register(classes)
 
     def register(self, classes: tuple[ClassName, ...]) -> None:
@@ -173,7 +175,9 @@ class BestF1(Decision):
             return
         bins = np.floor((_log_odds(proba, 1) + _REACH) / _WIDTH).astype(np.int64)
         places = y * _BINS + np.minimum(bins, _BINS - 1)
-        self._histogram *= self._fading ** len(y)
+        window = min(self._config.window, max(self._events / 2, _MIN_WINDOW))
+        self._events += len(y)
+        self._histogram *= (1 - 1 / window) ** len(y)
         self._histogram += np.bincount(places, minlength=2 * _BINS).reshape(2, _BINS)
         self._threshold = self._best_threshold()
 
@@ -192,11 +196,12 @@ class BestF1(Decision):
         return {"threshold": self._threshold}
 
     def state(self) -> State:
-        return {**self.servable(), "histogram": self._histogram}
+        return {**self.servable(), "histogram": self._histogram, "events": self._events}
 
     def load(self, state: State) -> None:
         self._threshold = state.get("threshold")
         self._histogram = np.array(state.get("histogram", np.zeros((2, _BINS))))
+        self._events = state.get("events", 0)
 
 
 def _log_odds(proba: Array, code: int) -> Array:

@@ -108,6 +108,16 @@ def test_second_class_is_positive_unless_stated() -> None:
         assert (rule.choose(two(p)) == expected).all()
 
 
+def test_window_is_half_of_the_events_at_the_start() -> None:
+    """After n events in all the last n / 2 weigh most: the start is soon forgotten."""
+    rule = best_f1(window=10**9)
+    for _ in range(100):
+        rule.update(two(np.full(32, 0.3)), np.zeros(32, np.int64))
+    faded = rule.state()["histogram"].sum()
+    assert faded == pytest.approx(3200 / 3, rel=0.1)  # of a fading of 2 / n
+    assert rule.state()["events"] == 3200
+
+
 def test_threshold_follows_a_change() -> None:
     """Old events fade: the threshold moves to where the scores of late lie."""
     rule = best_f1(window=500)
