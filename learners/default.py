@@ -49,6 +49,6 @@ def default_batch_size(delay: int | None) -> int:
     micro-batch of up to that many events loses little, and costs much less for each event.
 
     Args:
-        delay: of the labels, in events; None: not known.
+        delay: of the labels, in events; None: they are late, but by how many events is not known.
     """
-    return MICRO_BATCH if delay is None else min(max(delay, MICRO_BATCH), LARGEST)
+    return 2 * MICRO_BATCH if delay is None else min(max(delay, MICRO_BATCH), LARGEST)

@@ -49,12 +49,19 @@ def _add_to_stream(data: dict[str, Any]) -> int:
     stream = data.get("stream")
     if not isinstance(stream, dict):
         return MICRO_BATCH
-    delay = stream.get("label_delay")
-    events = delay.get("events") if isinstance(delay, dict) else None
-    size = default_batch_size(events if type(events) is int else None)
+    size = default_batch_size(_delay(stream))
     data["stream"] = {"aggregates": "auto", "batch_size": size, **stream}
     stated = data["stream"]["batch_size"]
     return stated if type(stated) is int and stated > 0 else size
+
+
+def _delay(stream: Mapping[str, Any]) -> int | None:
+    """Return how many events labels are late; None where that is not known."""
+    delay = stream.get("label_delay")
+    if not delay:
+        return None if stream.get("labels") else 0
+    events = delay.get("events") if isinstance(delay, dict) else None
+    return events if type(events) is int else None
 
 
 def name_of(file: Path) -> str:

@@ -192,3 +192,25 @@ def _png(rng: np.random.Generator) -> bytes:
     out = io.BytesIO()
     image.fromarray(rng.integers(0, 255, (4, 4), np.uint8)).save(out, "PNG")
     return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("stream", "size"),
+    [
+        ({}, 32),
+        ({"label_delay": {"events": 0}}, 32),
+        ({"label_delay": {"events": 48}}, 48),
+        ({"label_delay": {"events": 5000}}, 128),
+        ({"label_delay": {"seconds": 3600}}, 64),
+        ({"labels": {"path": "labels.csv"}}, 64),
+        ({"label_delay": {"events": 5000}, "batch_size": 8}, 8),
+    ],
+)
+def test_micro_batch_is_as_long_as_labels_are_late(stream: dict[str, Any], size: int) -> None:
+    """The rates of the learner grow with its root; an explicit learner has the usual size."""
+    raw = {"stream": {**STREAM, **stream}}
+    data = with_defaults(raw, Path("taxi.yaml"))
+    assert data["stream"]["batch_size"] == size
+    assert data["learner"]["optimizer"]["lr"] == pytest.approx(0.001 * (size / 32) ** 0.5, rel=0.05)
+    explicit = with_defaults({**raw, "learner": {"kind": "replay"}}, Path("taxi.yaml"))
+    assert explicit["stream"].get("batch_size") == stream.get("batch_size")
