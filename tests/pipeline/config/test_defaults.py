@@ -198,11 +198,12 @@ def _png(rng: np.random.Generator) -> bytes:
     ("stream", "size"),
     [
         ({}, 32),
+        ({"label_delay": None}, 32),
         ({"label_delay": {"events": 0}}, 32),
         ({"label_delay": {"events": 48}}, 48),
         ({"label_delay": {"events": 5000}}, 128),
         ({"label_delay": {"seconds": 3600}}, 64),
-        ({"labels": {"path": "labels.csv"}}, 64),
+        ({"labels": {"path": "labels.csv"}, "label_delay": None}, 64),
         ({"label_delay": {"events": 5000}, "batch_size": 8}, 8),
     ],
 )
