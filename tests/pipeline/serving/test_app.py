@@ -113,9 +113,13 @@ def going_on(folder: Path, job: Path) -> tuple[Parts, list[Batch], list[Predicti
         return heard[-1]
 
     learner.step = hearing  # type: ignore[method-assign]
-    batches = list(parts.reader.read(parts.loop.ledger.cursor()))[:4]
-    for batch in batches:
+    cursor = parts.loop.ledger.cursor()
+    block = next(parts.stream.read(cursor, 4096))
+    batches = []
+    for batch in list(parts.reader.read(cursor))[:4]:
         parts.loop.step(batch)
+        batches.append(block[: len(batch)])  # categories are texts here, and keys in the loop
+        block = block[len(batch) :]
     return parts, batches, heard
 
 
