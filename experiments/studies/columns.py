@@ -8,7 +8,9 @@ the fare). Any other table is named by ``--table FILE LABEL DELAY``.
 
 Every learner gets the same events in the same order, and each label ``DELAY`` events late. A run is
 a process of its own with one thread, and one run follows the other. everlearn runs the job that
-``learner:`` is left out of. The others are written here as their users write them:
+``learner:`` is left out of; once more without aggregates of labels, and once more with
+micro-batches of 32 events (without settings they are as long as labels are late, up to 128). The
+others are written here as their users write them:
 
 * river's logistic regression, event by event, on scaled numbers and one-hot categories, with a
   category for each missing number, at three learning rates;
@@ -139,12 +141,16 @@ class Table(NamedTuple):
             yield dict(zip(self.names, [*known, *texts], strict=True))
 
 
-def everlearn(task: Task, table: Table, seed: int) -> Floats:
-    """Return the probabilities of a job that names a file, a label and its delay, and no more."""
-    stream = {
+def everlearn(settings: dict[str, Any], task: Task, table: Table, seed: int) -> Floats:
+    """Return the probabilities of a job that names a file, a label and its delay, and no more.
+
+    ``settings`` are added to its stream.
+    """
+    stream: dict[str, Any] = {
         "path": str(task.file.resolve()),
         "label": task.label,
         "label_delay": {"events": task.delay},
+        **settings,
     }
     if task.time:
         stream["time"] = task.time
@@ -226,7 +232,9 @@ def codes_in_order(column: NDArray[np.str_], most: int = 254) -> Floats:
 
 
 LEARNERS: dict[str, Callable[[Task, Table, int], Floats]] = {
-    "everlearn, no settings": everlearn,
+    "everlearn, no settings": partial(everlearn, {}),
+    "everlearn, no aggregates": partial(everlearn, {"aggregates": "none"}),
+    "everlearn, micro-batches of 32": partial(everlearn, {"batch_size": 32}),
     **{f"{ONE_HOT}, rate {rate}": partial(one_hot, rate) for rate in (0.01, 0.03, 0.1)},
     "river, adaptive random forest of 10": forest,
     "scikit-learn, boosted trees every 500 labels": boosted_trees,
@@ -310,7 +318,11 @@ def main() -> None:
     parser.add_argument("--taxi", type=Path, metavar="FILE", help="the sample of taxi trips")
     parser.add_argument("--table", nargs=3, metavar=("FILE", "LABEL", "DELAY"), help="any other")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--without", action="append", default=[], metavar="TEXT")
     arguments = parser.parse_args()
+    for text in arguments.without:
+        for name in [name for name in LEARNERS if text in name]:
+            del LEARNERS[name]
     tasks = {"Elec2, labels 48 events late": Task(ELEC2, "class", 48)}
     if arguments.taxi:
         taxi = Task(arguments.taxi, "big_tip", 100, "trip_start_timestamp")
