@@ -128,3 +128,30 @@ def test_a_river_learner_learns_from_aggregates(
     accuracy = {n: summary(tmp_path / n)["metrics"]["online/accuracy"] for n in ("with", "without")}
     assert accuracy["with"] > 0.8
     assert accuracy["without"] < 0.65
+
+
+@pytest.mark.parametrize(("classes", "rates"), [(2, 1), (3, 3), (8, 8), (9, 0)])
+@pytest.mark.parametrize("apart", [False, True])
+def test_classes_of_the_sample_are_tracked(
+    tmp_path: Path, classes: int, rates: int, apart: bool
+) -> None:
+    """Labels in the rows, and in a file of their own."""
+    stream: dict[str, Any] = {"path": "log.csv", "id": "id", "label": "y"}
+    (tmp_path / "log.csv").write_text(
+        "id,c,y\n" + "".join(f"{i},{'ab'[i % 2]},l{i % classes}\n" for i in range(90))
+    )
+    if apart:
+        labels = "".join(f"{i},l{i % classes},{i}\n" for i in range(90))
+        (tmp_path / "labels.csv").write_text("id,y,at\n" + labels)
+        own = {"path": "labels.csv", "id": "id", "label": "y", "time": "at"}
+        stream = {"path": "log.csv", "id": "id", "time": "id", "labels": own}
+        stream["features"] = {"categorical": ["c"]}
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump({"stream": stream}))
+    parts = build(load(file))
+    assert parts.stream.class_count_hint == classes
+    last = parts.loop.learner.schema.features[-1]
+    keys = 1  # c
+    width = 3 * rates * (keys + 1)
+    assert last.name == ("aggregates" if rates else "c")
+    assert not rates or last.shape == (width,)
