@@ -11,6 +11,7 @@ from streams.core.batch import Array, Batch, Column, Ints, Ragged
 
 U64 = np.uint64
 
+_STEP = 0xD1342543DE82EF95  # from seed to seed
 _ODD = U64(
     0xA0761D6478BD642F
 )  # of wyhash: no word of text differs from another by a multiple of it
@@ -19,10 +20,13 @@ _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], U64)
 
 def mix(ids: Ints, seed: int) -> Array:
     """Return (n,) uint64 hashes of ids under a seed (splitmix64, Steele, Lea and Flood 2014)."""
-    z = ids.view(U64) + U64((seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64)
-    z = (z ^ (z >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> U64(27))) * U64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> U64(31)))
+    z = np.asarray(ids.view(U64) + U64((seed * _STEP + 0x9E3779B97F4A7C15) % 2**64))
+    z ^= z >> U64(30)
+    z *= U64(0xBF58476D1CE4E5B9)
+    z ^= z >> U64(27)
+    z *= U64(0x94D049BB133111EB)
+    z ^= z >> U64(31)
+    return z
 
 
 def hash_texts(column: Ragged) -> Ints:

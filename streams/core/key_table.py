@@ -97,19 +97,19 @@ class KeyTable:
         keys = _legal(keys)
         if rows is None:
             rows = self._find(keys, self._set(keys))
-        absent = rows < 0
-        if not absent.any():
+        absent = np.flatnonzero(rows < 0)
+        if not len(absent):
             self._seen.reshape(-1)[rows] = self._clock
             return _NONE, rows
-        self._seen.reshape(-1)[rows[~absent]] = self._clock
-        new, counts = np.unique(keys[absent], return_counts=True)
+        self._seen.reshape(-1)[rows[rows >= 0]] = self._clock
+        late = keys[absent]
+        new, counts = np.unique(late, return_counts=True)
         if self._sketch is not None:
             new = new[self._sketch.add(new, counts) >= self.admit_after]
         if not len(new):
             return _NONE, rows
         admitted = self._admit(new)
         # A key of this call keeps its row: it was seen now.
-        late = keys[absent]
         rows = rows.copy()
         rows[absent] = self._find(late, self._set(late))
         return admitted, rows
@@ -174,13 +174,19 @@ class KeyTable:
 
     def _set(self, keys: Ints) -> Ints:
         """Return the set of each of (m,) keys: the upper half of a hash, as a share of the sets."""
-        sets: Ints = ((mix(keys, 0) >> U64(32)) * self._sets >> U64(32)).view(np.int64)
-        return sets
+        sets = mix(keys, 0)
+        sets >>= U64(32)
+        sets *= self._sets
+        sets >>= U64(32)
+        return sets.view(np.int64)
 
     def _find(self, keys: Ints, sets: Ints) -> Ints:
         match = self._keys.take(sets, 0) == keys[:, None]
         word = match.view("<u8")[:, 0]
-        rows: Ints = sets * WAYS + (word * _WAY >> U64(61)).view(np.int64)
+        way = word * _WAY
+        way >>= U64(61)
+        rows: Ints = sets * WAYS
+        rows += way.view(np.int64)
         rows[word == 0] = -1
         return rows
 
@@ -209,15 +215,16 @@ class CountMinSketch:
         """Count each of (m,) different keys as often as ``counts``. Return (m,) new estimates."""
         hashes = mix(keys, 1)
         step = (hashes >> U64(32)) | U64(1)
-        place = hashes + np.arange(self.HASHES, dtype=U64)[:, None] * step
+        place = hashes + _HASH * step
         place &= U64(self._width - 1)
-        index = place.view(np.int64) + np.arange(self.HASHES)[:, None] * self._width
+        place += _HASH * U64(self._width)
+        index = place.view(np.int64)
         cells = self._counts.reshape(-1)
-        estimates: Ints = np.minimum(cells[index].min(axis=0) + counts, 255)
+        estimates: Ints = np.minimum(np.minimum.reduce(cells.take(index)) + counts, 255)
         # Flat, and of one length: ufunc.at of NumPy 2.4 reads past values that it broadcasts.
-        raised = np.tile(estimates.astype(np.uint8), self.HASHES)
+        raised = np.concatenate([estimates.astype(np.uint8)] * self.HASHES)
         np.maximum.at(cells, index.reshape(-1), raised)
-        self._added += int(counts.sum())
+        self._added += int(np.add.reduce(counts))
         while self._added >= self._limit:
             self._counts >>= 1
             self._added //= 2
@@ -235,10 +242,13 @@ class CountMinSketch:
         self._added = state.get("added", 0)
 
 
+_HASH = np.arange(CountMinSketch.HASHES, dtype=U64)[:, None]
+
+
 def _legal(keys: Ints) -> Ints:
     """Return the keys, with another one in place of the one that marks a free row."""
     reserved = keys == _FREE
-    return np.where(reserved, _FREE + 1, keys) if reserved.any() else keys
+    return np.where(reserved, _FREE + 1, keys) if np.count_nonzero(reserved) else keys
 
 
 __all__ = ["Admitted", "CountMinSketch", "KeyTable"]

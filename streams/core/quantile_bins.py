@@ -53,8 +53,10 @@ class QuantileBins:
     def codes(self, rows: Array) -> Ints:
         """Return (n, columns) int64, the bin of each of the (n, columns) numbers; ``bins`` for NaN.
         Pure."""
-        reached = self._edges[:, None] <= rows
-        codes: Ints = np.add.reduce(reached.view(np.uint8), 0, dtype=np.uint8).astype(np.int64)
+        # Long rows of numbers cost a fraction of what short ones do.
+        reached = self._edges[:, :, None] <= np.ascontiguousarray(rows.T)
+        counts = np.add.reduce(reached.view(np.uint8), 0, dtype=np.uint8)
+        codes: Ints = counts.T.astype(np.int64, order="C")
         missing = np.isnan(rows)
         if np.count_nonzero(missing):
             codes[missing] = self.bins

@@ -45,9 +45,12 @@ class RunningMoments:
 
     def update(self, rows: Array) -> None:
         """Add (n, *shape) rows, n >= 1."""
+        if isinstance(self.count, np.ndarray):
+            self._update_columns(rows)
+            return
         n = len(rows)
         mean, m2 = _moments(_bounded(rows))
-        if isinstance(self.count, np.ndarray) or np.isnan(mean).any():
+        if np.isnan(mean).any():
             self._update_columns(rows)
             return
         delta = mean - self.mean

@@ -73,7 +73,7 @@ class LabelMeans:
         self._expected = expected
         self._sums = 1 if classes is None else len(classes)  # of labels, at one scale
         self.cells = self._scales * (self._sums + 1)
-        self._logs = np.tile(decay_logs(scales), self._sums + 1)[:, None]
+        self._logs = decay_logs(scales)[:, None]
         self._cell = np.arange(self.cells)[:, None]
         self._table = KeyTable(rows, admit_after=1)
         self._exact = KeyTable(rows, admit_after=2) if exact else None
@@ -81,7 +81,7 @@ class LabelMeans:
         # table, then those of the exact one. The last row has no key: a key without a row reads
         # zeros there.
         total = self._table.rows + (0 if self._exact is None else self._exact.rows) + 1
-        self._values = np.zeros(total * self.cells)
+        self._values = np.zeros((total, self.cells))
         self._clock = np.zeros(total)
         self._total = np.zeros(self.cells)
         self._labels = 0  # learned so far
@@ -102,10 +102,10 @@ class LabelMeans:
         rows = self._table.find(keys[:, : self.keys])
         used = self._used(keys)
         if self._exact is not None and len(used):
-            exact = self._exact.find(keys[:, self.keys + used])
+            exact = self._exact.find(keys.take(self.keys + used, 1))
             places = self._with_exact[used]
             rows[:, places] = np.where(exact < 0, rows[:, places], exact + self._table.rows)
-        values, _ = self._read(rows.reshape(-1))
+        values = self._read(rows.reshape(-1))
         rate, overall = self._overall()
         count, means = values[: self._scales], values[self._scales :]
         shrunk = count + PRIOR
@@ -127,12 +127,12 @@ class LabelMeans:
         """Return which second keys any of the events has."""
         return np.flatnonzero((keys[:, self.keys :] != NO_KEY).any(0))
 
-    def _read(self, rows: Ints) -> tuple[Floats, Ints]:
-        """Return (cells, m) what rows (m,) hold as of now, and (cells, m) where."""
-        index = rows * self.cells + self._cell
-        values = self._values.take(index)
-        values *= np.exp((self._labels - self._clock.take(rows)) * self._logs)
-        return values, index
+    def _read(self, rows: Ints) -> Floats:
+        """Return (cells, m) what rows (m,) hold as of now."""
+        values = np.ascontiguousarray(self._values.take(rows, 0).T)
+        kinds = values.reshape(self._sums + 1, self._scales, len(rows))
+        kinds *= np.exp((self._labels - self._clock.take(rows)) * self._logs)
+        return values
 
     def _overall(self) -> tuple[Floats, Floats]:
         """Return the overall rate or mean at each scale for each class, and its feature."""
@@ -147,23 +147,24 @@ class LabelMeans:
     def learn(self, keys: Ints, y: Array) -> None:
         """Add m >= 1 labels (m,) of events with these keys, in order."""
         m = len(y)
-        added = np.exp(np.arange(m - 1, -1, -1.0) * self._logs)  # (cells, m)
-        added[self._scales :] *= np.repeat(self._targets(y), self._scales, axis=0)
+        weights = np.exp(np.arange(m - 1, -1, -1.0) * self._logs)  # (scales, m)
+        sums = self._targets(y)[:, None] * weights
+        added = np.concatenate([weights, sums.reshape(-1, m)])  # (cells, m)
         self._labels += m
-        self._total *= np.exp(m * self._logs[:, 0])
+        self._total *= np.tile(np.exp(m * self._logs[:, 0]), self._sums + 1)
         self._total += added.sum(1)
         rows = self._observe(self._table, 0, keys[:, : self.keys], m)
         if self._exact is not None and len(used := self._used(keys)):
-            second = keys[:, self.keys + used]
+            second = keys.take(self.keys + used, 1)
             exact = self._observe(self._exact, self._table.rows, second, m)
             rows = np.concatenate([rows, exact], axis=1)
         flat = rows.reshape(-1)
-        values, index = self._read(flat)
-        self._values[index] = values  # the same for equal rows
+        self._values[flat] = self._read(flat).T  # the same for equal rows
         self._clock[flat] = self._labels
+        index = flat * self.cells + self._cell
         added = np.repeat(added, rows.shape[1], axis=1)
-        np.add.at(self._values, index.reshape(-1), added.reshape(-1))
-        self._values[-self.cells :] = 0
+        np.add.at(self._values.reshape(-1), index.reshape(-1), added.reshape(-1))
+        self._values[-1] = 0
 
     def _observe(self, table: KeyTable, offset: int, keys: Ints, labels: int) -> Ints:
         """Count the (m, k) keys in a table; return their rows, -1 for none.
@@ -176,10 +177,10 @@ class LabelMeans:
         """
         table.advance(labels)
         flat = keys.reshape(-1)
-        some = flat != NO_KEY
-        admitted, found = table.observe_and_find(flat[some])
+        some = np.flatnonzero(flat != NO_KEY)
+        admitted, found = table.observe_and_find(flat.take(some))
         if len(admitted.rows):
-            self._values.reshape(-1, self.cells)[admitted.rows + offset] = 0
+            self._values[admitted.rows + offset] = 0
         rows = np.full(len(flat), -1)
         rows[some] = np.where(found < 0, -1, found + offset)
         return rows.reshape(keys.shape)
@@ -215,7 +216,7 @@ class LabelMeans:
     def _sums_of(self, rows: Ints | slice) -> State:
         moments = {} if self._classes is not None else {"moments": self._moments.state()}
         return {
-            "values": self._values.reshape(-1, self.cells)[rows],
+            "values": self._values[rows],
             "label_clock": self._clock[rows],
             "total": self._total,
             "labels": self._labels,
@@ -229,9 +230,9 @@ class LabelMeans:
         if self._exact is not None:
             self._exact.load(exact)
         rows = self._occupied(table, exact) if "rows" in table else slice(None)
-        values = np.zeros((len(self._clock), self.cells))
-        values[rows] = state["values"]
-        self._values, self._clock = values.reshape(-1), np.zeros(len(values))
+        self._values = np.zeros(self._values.shape)
+        self._values[rows] = state["values"]
+        self._clock = np.zeros(self._clock.shape)
         self._clock[rows] = state["label_clock"]
         self._total, self._labels = np.array(state["total"]), state["labels"]
         if self._classes is None:
