@@ -42,10 +42,10 @@ class Coded(NamedTuple):
     """The codes of n events, as of values that have no embedding of their own.
 
     Attributes:
-        codes: (n, codes) int64.
+        codes: (codes, n) int64.
         keyed: (k,) the places that have keys.
-        keys: (n, k) int64; those of different places differ.
-        found: (n, k) int64, the rows of the keys in the table; -1 where a key has none.
+        keys: (k, n) int64; those of different places differ.
+        found: (k, n) int64, the rows of the keys in the table; -1 where a key has none.
     """
 
     codes: Ints
@@ -122,32 +122,34 @@ class ColumnInputs(Inputs):
                 column += encoder.width
         if self._table is not None:
             codes, keyed, _, found = self._coded(self._table, rows, n)
-            out[:, self.dense :] = codes
             if len(keyed):
                 known = found + self.embeddings_drawn
-                out[:, self.dense + keyed] = np.where(found < 0, codes[:, keyed], known)
+                codes = codes.copy()
+                codes[keyed] = np.where(found < 0, codes[keyed], known)
+            out[:, self.dense :] = codes.T
         return torch.from_numpy(out)
 
     def _coded(self, table: KeyTable, rows: Rows, n: int) -> Coded:
         """Return the codes and keys of n events."""
         if self._last_coded is not None and self._last_coded[0] is rows:
             return self._last_coded[1]
-        codes = np.empty((n, self.codes), np.int64)
+        codes = np.empty((self.codes, n), np.int64)
         keyed: list[Ints] = []
         keys: list[Ints] = []
         place, first = 0, 0
         for encoder in self._encoders:
             if encoder.places:
-                codes[:, place : place + encoder.places] = encoder.codes(rows) + first
+                codes[place : place + encoder.places] = encoder.codes(rows).T + first
                 if len(own := encoder.keyed()):
                     keyed.append(own + place)
-                    keys.append(encoder.keys(rows))
+                    keys.append(encoder.keys(rows).T)
             place += encoder.places
             first += encoder.embeddings
         coded = Coded(codes, _NONE, _NO_KEYS, _NO_KEYS)
         if keyed:
             places = np.concatenate(keyed)
-            mixed = mix(np.concatenate(keys, 1) ^ self._salts[places], 0x6B).view(np.int64)
+            salted = np.concatenate(keys) ^ self._salts[places][:, None]
+            mixed = mix(salted, 0x6B).view(np.int64)
             coded = Coded(codes, places, mixed, table.find(mixed))
         if self._last is not None and self._last[1] is rows:
             self._last_coded = rows, coded
@@ -164,7 +166,7 @@ class ColumnInputs(Inputs):
             if len(admitted.rows):
                 order = np.argsort(flat, kind="stable")
                 first = order[np.searchsorted(flat[order], admitted.keys)]  # where each key stands
-                prior = codes[:, keyed].ravel()[first]
+                prior = codes[keyed].ravel()[first]
                 new = NewValues(admitted.rows + self.embeddings_drawn, prior)
         for encoder in self._encoders:
             encoder.observe(rows)

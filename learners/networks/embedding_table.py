@@ -41,11 +41,15 @@ class EmbeddingTable(nn.Module):
         self._read: list[tuple[Tensor, Tensor]] = []
         self._place = np.zeros(rows, np.int64)  # scratch
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """Return the embeddings (n, places * dimension) of codes (n, places) int64."""
+    def forward(self, codes: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """Return the embeddings (n, places * dimension) of codes (n, places) int64.
+
+        Numbers (n, k), which have no gradient, come before them.
+        """
         n, places = codes.shape
-        codes = codes.flatten()
-        values = self.weight.index_select(0, codes).view(n, places * self.dimension)
+        values = self.weight.index_select(0, codes.flatten()).view(n, places * self.dimension)
+        if numbers is not None:
+            values = torch.cat([numbers, values], 1)
         if torch.is_grad_enabled():
             # A leaf of its own: the gradient of a gather costs more than all the rest of a step.
             self._read.append((codes, values.requires_grad_()))
@@ -55,11 +59,15 @@ class EmbeddingTable(nn.Module):
         """Return the rows (m,) that were read since the last call, each once, and their gradients
         (m, dimension); None where no row was read."""
         read, self._read = self._read, []
-        parts = [(codes, values.grad) for codes, values in read if values.grad is not None]
+        parts = [
+            (codes, values.grad[:, -codes.shape[1] * self.dimension :])
+            for codes, values in read
+            if values.grad is not None
+        ]
         if not parts:
             return None
-        codes = torch.cat([codes for codes, _ in parts])
-        gradients = torch.cat([gradient.view(-1, self.dimension) for _, gradient in parts])
+        codes = torch.cat([codes.flatten() for codes, _ in parts])
+        gradients = torch.cat([gradient.reshape(-1, self.dimension) for _, gradient in parts])
         rows, index = self._once_each(codes)
         sums = gradients.new_zeros((len(rows), self.dimension))
         return rows, sums.index_add_(0, index, gradients)
@@ -72,18 +80,17 @@ class EmbeddingTable(nn.Module):
         flat = codes.cpu().numpy()
         place = np.arange(len(flat))
         self._place[flat] = place  # of equal codes, that of the last
-        place_of = self._place[flat]
-        chosen = place_of == place
-        index = (np.cumsum(chosen) - 1)[place_of]
+        rows = flat.take(np.flatnonzero(self._place.take(flat) == place))
+        self._place[rows] = place[: len(rows)]
+        index = self._place.take(flat)
         device = codes.device
-        return torch.from_numpy(flat[chosen]).to(device), torch.from_numpy(index).to(device)
+        return torch.from_numpy(rows).to(device), torch.from_numpy(index).to(device)
 
     def start(self, rows: Ints, prior: Ints) -> None:
         """Let rows (m,) start as copies of the rows ``prior`` (m,)."""
         device = self.weight.device
-        self.weight[torch.from_numpy(rows).to(device)] = self.weight[
-            torch.from_numpy(prior).to(device)
-        ]
+        copies = self.weight.index_select(0, torch.from_numpy(prior).to(device))
+        self.weight.index_copy_(0, torch.from_numpy(rows).to(device), copies)
 
     def state(self) -> State:
         """Return the rows that are not zero."""
@@ -154,7 +161,7 @@ class RowOptimizer:
         self._table.start(rows, prior)
         for value in self._state.values():
             if value.ndim:
-                value[torch.from_numpy(rows).to(value.device)] = 0
+                value.index_fill_(0, torch.from_numpy(rows).to(value.device), 0)
 
     def state(self) -> State:
         """Return the state by name: a scalar, or the rows that are not zero."""

@@ -205,7 +205,8 @@ class ColumnNet(Net):
         if self.table is None:
             return x
         dense, codes = x[:, : -self.codes], x[:, -self.codes :]
-        return torch.cat([dense, self.table(codes.long())], 1)
+        rows: Tensor = self.table(codes.long(), dense)
+        return rows
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.encode(x)

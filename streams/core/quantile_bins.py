@@ -56,7 +56,7 @@ class QuantileBins:
         # Long rows of numbers cost a fraction of what short ones do.
         reached = self._edges[:, :, None] <= np.ascontiguousarray(rows.T)
         counts = np.add.reduce(reached.view(np.uint8), 0, dtype=np.uint8)
-        codes: Ints = counts.T.astype(np.int64, order="C")
+        codes: Ints = counts.T.astype(np.int64)
         missing = np.isnan(rows)
         if np.count_nonzero(missing):
             codes[missing] = self.bins

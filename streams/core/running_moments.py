@@ -78,7 +78,7 @@ class RunningMoments:
         rows = _bounded(rows)
         known = ~np.isnan(rows)
         n = np.add.reduce(known, 0, dtype=np.float64)
-        count = np.broadcast_to(self.count, self.mean.shape)
+        count = self.count
         mean, m2 = _known_moments(rows, known, n)
         delta = np.where(n, mean - self.mean, 0.0)
         square = delta * delta

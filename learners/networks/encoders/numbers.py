@@ -52,10 +52,8 @@ class Numbers(ColumnEncoder):
         x = batch.x
         if isinstance(x, np.ndarray):
             return {self.name: np.asarray(x.reshape(len(x), -1), np.float64, order="C")}
-        numbers = np.empty((len(batch), len(self.features)))
-        for j, feature in enumerate(self.features):
-            numbers[:, j] = np.asarray(x[feature.name])
-        return {self.name: numbers}
+        numbers = np.array([x[feature.name] for feature in self.features], np.float64)
+        return {self.name: np.ascontiguousarray(numbers.T)}
 
     def observe(self, rows: Rows) -> None:
         numbers = rows[self.name]
@@ -84,7 +82,7 @@ class Numbers(ColumnEncoder):
         return self._keyed
 
     def keys(self, rows: Rows) -> Ints:
-        numbers = rows[self.name][:, self._keyed] + 0.0  # so that -0 is 0
+        numbers = rows[self.name].take(self._keyed, 1) + 0.0  # so that -0 is 0
         return numbers.view(np.int64)
 
     def encoding(self, feature: Feature) -> Encoding:

@@ -142,7 +142,7 @@ class AggregateKeys:
         return mixer, [self.numeric.index(i) for i in of]
 
     def _numbers(self, x: Mapping[str, Column]) -> Floats:
-        return np.stack([np.asarray(x[name], np.float64) for name in self._numeric], axis=1)
+        return np.array([x[name] for name in self._numeric], np.float64).T
 
     def state(self) -> State:
         return self.bins.state()

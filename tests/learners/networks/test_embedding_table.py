@@ -56,6 +56,19 @@ def test_rows_that_were_not_read_stay(config: Any) -> None:
     assert not torch.equal(ours.weight[:10], before[:10])
 
 
+def test_numbers_before_embeddings_change_no_gradient() -> None:
+    ours, weights = table(), torch.randn(16, 3 * DIMENSION)
+    (ours(codes(0)) * weights).sum().backward()
+    alone = ours.take_gradients()
+    numbers = torch.randn(16, 5)
+    both = ours(codes(0), numbers)
+    assert torch.equal(both[:, :5], numbers)
+    (both * torch.cat([torch.randn(16, 5), weights], 1)).sum().backward()
+    beside = ours.take_gradients()
+    assert alone is not None and beside is not None
+    assert all(torch.equal(a, b) for a, b in zip(alone, beside, strict=True))
+
+
 def test_without_gradients_nothing_is_remembered() -> None:
     ours = table()
     with torch.no_grad():
