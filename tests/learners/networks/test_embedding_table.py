@@ -65,7 +65,8 @@ def test_numbers_before_embeddings_change_no_gradient() -> None:
     assert torch.equal(both[:, :5], numbers)
     (both * torch.cat([torch.randn(16, 5), weights], 1)).sum().backward()
     beside = ours.take_gradients()
-    assert alone is not None and beside is not None
+    assert alone is not None
+    assert beside is not None
     assert all(torch.equal(a, b) for a, b in zip(alone, beside, strict=True))
 
 
