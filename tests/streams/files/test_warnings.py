@@ -99,11 +99,20 @@ def test_odd_column_has_one_warning(
         rows(lambda i: LABELS[i] if i % 10 else "c"),
         rows(lambda i: i // 2),
         rows(lambda i: i * 0.5),
+        rows(lambda i: f"{i % 40:05}"),  # codes, all of them numbers
     ],
 )
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_plain_column_has_no_warning(tmp_path: Path, values: Sequence[Any], suffix: str) -> None:
     assert warnings_of(tmp_path, {"plain": values}, suffix) == ""
+
+
+def test_numbers_stated_as_categories_have_no_warning(tmp_path: Path) -> None:
+    shops = rows(lambda i: f"{i % 9}" if i % 4 else "web")
+    stated = {"categorical": ["shop"], "numeric": ["noise"]}
+    assert "of its values are numbers" in warnings_of(tmp_path, {"shop": shops})
+    assert warnings_of(tmp_path, {"shop": shops}, features=stated) == ""
+    assert warnings_of(tmp_path, {"shop": [s.strip("web") for s in shops]}, features=stated) == ""
 
 
 @pytest.mark.parametrize("name", ["label_at", "label_reason", "Label Code", "label2"])
