@@ -102,6 +102,9 @@ class NetworkLearner(Learner):
         models.check_device(device)
         try:
             self.inputs = inputs_of(config, schema)
+        except ValueError as error:
+            raise LearnerError(f"learner.{error}") from None
+        try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 outputs = len(self.classes) if schema.task == "classification" else 1
@@ -336,7 +339,11 @@ class NetworkLearner(Learner):
 
 
 def inputs_of(config: NetworkConfig, schema: Schema) -> Inputs:
-    """Return the inputs of a network for these features. Raises ``ValueError``."""
+    """Return the inputs of a network for these features.
+
+    Raises:
+        ValueError: a setting does not suit the features; the message begins with its place.
+    """
     settings = config.inputs or InputsConfig()
     if settings.as_columns(schema):
         return ColumnInputs(schema, config.scale, settings)

@@ -236,10 +236,11 @@ def _crosses(config: InputsConfig, categories: tuple[Feature, ...]) -> tuple[tup
     names = [feature.name for feature in categories]
     for i, cross in enumerate(config.crosses):
         if len(set(cross)) < 2:
-            raise ValueError(f"inputs.crosses.{i}: two or more columns are wanted")
+            raise ValueError(f"inputs.crosses.{i}: state two or more different columns")
         for name in cross:
             if name not in names:
                 raise ValueError(
-                    f"inputs.crosses.{i}: there is no categorical column {unknown(name, names)}"
+                    f"inputs.crosses.{i}: there is no categorical column {unknown(name, names)}; "
+                    "state a column as categorical under stream.features to cross it"
                 )
     return config.crosses

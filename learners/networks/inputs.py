@@ -60,10 +60,12 @@ class InputsConfig(Settings):
         """Return whether each kind of column has an encoder of its own.
 
         A single vector and a single image are one array; so is a table of numbers alone, unless
-        bins or a linear part are asked for.
+        bins or a linear part are asked for. Crosses are of columns, and refused where there are
+        none.
         """
         numbers = schema.features[0].kind == "numeric"
-        return not schema.matrix or (numbers and bool(self.bins or self.wide))
+        asked = numbers and bool(self.bins or self.wide)
+        return not schema.matrix or asked or bool(self.crosses)
 
 
 class NewValues(NamedTuple):

@@ -126,10 +126,13 @@ def test_cross_tells_combinations_apart() -> None:
 
 
 def test_cross_needs_two_categorical_columns() -> None:
-    with pytest.raises(LearnerError, match=r"crosses\.0: there is no categorical column 'n'"):
+    with pytest.raises(LearnerError, match=r"^learner\.inputs\.crosses\.0: there is no"):
         learner("replay", schema(), inputs={"crosses": [["c", "n"]]})
-    with pytest.raises(LearnerError, match="two or more"):
+    with pytest.raises(LearnerError, match="two or more different"):
         learner("replay", schema(), inputs={"crosses": [["c", "c"]]})
+    for name in ("n", "v"):  # tables that are one array
+        with pytest.raises(LearnerError, match="there is no categorical column 'c'"):
+            learner("replay", schema("classification", name), inputs={"crosses": [["c", "d"]]})
 
 
 def test_keys_of_a_block_predict_as_its_texts() -> None:
