@@ -14,6 +14,7 @@ from learners.base import LearnerError
 from learners.checks.case import LearnerRun
 from learners.networks.base import NetworkLearner
 from learners.networks.column_inputs import ColumnInputs
+from learners.networks.embedding_table import EmbeddingTable
 from learners.networks.inputs import InputsConfig
 from learners.networks.modules import ColumnNet
 from learners.registry import find
@@ -267,3 +268,20 @@ def test_exact_integer_is_a_value_once_it_recurs() -> None:
     unseen = Batch(at[:1], at[:1] * 1.0, np.array([[7777.0, 0.5]]), np.zeros(1, np.int32), at[:1])
     code = inputs.tensor(inputs.rows(unseen)).numpy()[0, inputs.dense]
     assert code == 3, "an integer that is not known has its bin"
+
+
+def test_bytes_are_those_that_the_docs_state() -> None:
+    """docs/columns.md: of the table of embeddings, and of an event in the buffer."""
+    replay = learner("replay", schema(), inputs={"rows": 1024})
+    assert isinstance(replay.inputs, ColumnInputs)
+    table, embeddings = replay.inputs._table, replay.net.table
+    assert table is not None
+    assert isinstance(embeddings, EmbeddingTable)
+    r, d, drawn = table.rows, 8, replay.inputs.embeddings_drawn
+    assert table.memory_bytes() == 16 * r + 16 * r
+    assert embeddings.weight.nbytes == 4 * d * (r + drawn)
+    rows = replay.inputs.rows(stream())
+    bytes_of = {name: array[0].nbytes for name, array in rows.items()}
+    assert bytes_of["numbers"] == 8
+    assert bytes_of["keys"] == 2 * 8
+    assert bytes_of["bags"] == 1024
