@@ -224,8 +224,10 @@ def _encoders(
         encoders.append(Times(times, embedded))
     categories = kinds.get("categorical", ())
     crosses = _crosses(config, categories)
-    if categories and embedded:
-        encoders.append(Categories(categories, crosses))
+    if categories and embedded and config.categories != "indicators":
+        encoders.append(Categories(categories, crosses, config.rows))
+    elif crosses:
+        raise ValueError("inputs.crosses: indicators have none: let categories have embeddings")
     elif categories:
         encoders.append(Indicators(categories, INDICATORS))
     return encoders

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ class InputsConfig(Settings):
             none. None: 16 beside other kinds of columns, none in a table of numbers alone.
         wide: whether a linear model of all inputs is added to the outputs of the network. None: it
             is beside other kinds of columns, and not in a table of numbers alone.
+        categories: how a network gets the values of categorical columns: as ``embeddings``, or as
+            32 hashed ``indicators`` for each column, which suit columns of a few values. None: as
+            embeddings.
         rows: embeddings for the values of all columns together. It bounds the memory.
         dimension: of an embedding.
         admit_after: how often a value is seen before it has an embedding of its own.
@@ -42,6 +45,7 @@ class InputsConfig(Settings):
 
     bins: NonNegativeInt | None = Field(None, le=255)
     wide: bool | None = None
+    categories: Literal["embeddings", "indicators"] | None = None
     rows: PositiveInt = Field(65_536, le=_MAX_ROWS)
     dimension: PositiveInt = Field(8, le=1024)
     admit_after: PositiveInt = Field(2, le=255)

@@ -78,7 +78,7 @@ def _shared_places(stream: StreamDescription, encodings: Mapping[str, Encoding])
         if places is not None and column.distinct is not None and column.distinct > places:
             lines.append(
                 f"column {column.name!r} is categorical with {column.distinct} values in the "
-                f"sample, and a network keeps {places} hashed places for it, so several values "
-                "share one: use fewer values, or state it as text under stream.features"
+                f"sample, and a network has {places:,} places for them, so it cannot tell all "
+                "apart: use embeddings (learner.inputs.categories), or more (learner.inputs.rows)"
             )
     return tuple(lines)

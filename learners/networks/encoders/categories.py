@@ -24,8 +24,11 @@ class Categories(ColumnEncoder):
 
     name = "keys"
 
-    def __init__(self, features: tuple[Feature, ...], crosses: tuple[tuple[str, ...], ...]) -> None:
+    def __init__(
+        self, features: tuple[Feature, ...], crosses: tuple[tuple[str, ...], ...], rows: int
+    ) -> None:
         super().__init__(features)
+        self._most = rows
         names = [feature.name for feature in features]
         self._crosses = [[names.index(name) for name in cross] for cross in crosses]
         self.places = self.embeddings = len(names) + len(crosses)
@@ -52,7 +55,7 @@ class Categories(ColumnEncoder):
         return rows[self.name]
 
     def encoding(self, feature: Feature) -> Encoding:
-        return Encoding("an embedding for each value")
+        return Encoding("an embedding for each value", self._most)
 
 
 class Indicators(ColumnEncoder):

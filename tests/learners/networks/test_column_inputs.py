@@ -136,6 +136,20 @@ def test_cross_needs_two_categorical_columns() -> None:
             learner("replay", schema("classification", name), inputs={"crosses": [["c", "d"]]})
 
 
+def test_indicators_tell_few_values_apart() -> None:
+    settings: dict[str, Any] = {"inputs": {"categories": "indicators"}, "steps": 4}
+    ours = learner("replay", schema("classification", "n", "c"), **settings)
+    assert ours.inputs.shape == (1 + 32 + 1,)
+    assert ours.inputs.encodings()["c"].places == 32
+    run = LearnerRun(ours).feed(some(stream(600, values=6), "n", "c"))
+    y = stream(600, values=6).y
+    assert y is not None
+    assert (run.values()[-200:] == y[-200:]).mean() > 0.95
+    crosses = {"categories": "indicators", "crosses": [["c", "d"]]}
+    with pytest.raises(LearnerError, match="indicators have none"):
+        learner("replay", schema(), inputs=crosses)
+
+
 def test_keys_of_a_block_predict_as_its_texts() -> None:
     columns = schema()
     ours = learner("replay", columns)
