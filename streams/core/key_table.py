@@ -103,7 +103,7 @@ class KeyTable:
             return _NONE, rows
         self._seen.reshape(-1)[rows[rows >= 0]] = self._clock
         late = keys[absent]
-        new, counts = np.unique(late, return_counts=True)
+        new, counts = _counted(late)
         if self._sketch is not None:
             new = new[self._sketch.add(new, counts) >= self.admit_after]
         if not len(new):
@@ -243,6 +243,16 @@ class CountMinSketch:
 
 
 _HASH = np.arange(CountMinSketch.HASHES, dtype=U64)[:, None]
+
+
+def _counted(keys: Ints) -> tuple[Ints, Ints]:
+    """Return each of the keys (m,) once, in order, and how often it is there: as ``np.unique``, in
+    half the time for a few keys."""
+    ordered = np.sort(keys)
+    start = np.ones(len(keys) + 1, np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=start[1:-1])
+    bounds = np.flatnonzero(start)
+    return ordered[bounds[:-1]], bounds[1:] - bounds[:-1]
 
 
 def _legal(keys: Ints) -> Ints:

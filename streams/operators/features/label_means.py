@@ -162,8 +162,9 @@ class LabelMeans:
         self._values[flat] = self._read(flat).T  # the same for equal rows
         self._clock[flat] = self._labels
         index = flat * self.cells + self._cell
-        added = np.repeat(added, rows.shape[1], axis=1)
-        np.add.at(self._values.reshape(-1), index.reshape(-1), added.reshape(-1))
+        each = np.empty((self.cells, *rows.shape))
+        each[:] = added[:, :, None]
+        np.add.at(self._values.reshape(-1), index.reshape(-1), each.reshape(-1))
         self._values[-1] = 0
 
     def _observe(self, table: KeyTable, offset: int, keys: Ints, labels: int) -> Ints:
