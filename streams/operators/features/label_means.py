@@ -153,10 +153,12 @@ class LabelMeans:
         self._labels += m
         self._total *= np.tile(np.exp(m * self._logs[:, 0]), self._sums + 1)
         self._total += added.sum(1)
-        rows = self._observe(self._table, 0, keys[:, : self.keys], m)
+        rows = self._observe(self._table, 0, keys[:, : self.keys].reshape(-1), m).reshape(m, -1)
         if self._exact is not None and len(used := self._used(keys)):
             second = keys.take(self.keys + used, 1)
-            exact = self._observe(self._exact, self._table.rows, second, m)
+            some = np.flatnonzero(second != NO_KEY)
+            exact = np.full(second.shape, -1)
+            exact.put(some, self._observe(self._exact, self._table.rows, second.take(some), m))
             rows = np.concatenate([rows, exact], axis=1)
         flat = rows.reshape(-1)
         self._values[flat] = self._read(flat).T  # the same for equal rows
@@ -168,23 +170,19 @@ class LabelMeans:
         self._values[-1] = 0
 
     def _observe(self, table: KeyTable, offset: int, keys: Ints, labels: int) -> Ints:
-        """Count the (m, k) keys in a table; return their rows, -1 for none.
+        """Count the (k,) keys of some labels in a table; return their rows, -1 for none.
 
         Args:
             table: has the keys.
             offset: number of rows before those of the table.
-            keys: of m events.
-            labels: m.
+            keys: of the labels.
+            labels: how many.
         """
         table.advance(labels)
-        flat = keys.reshape(-1)
-        some = np.flatnonzero(flat != NO_KEY)
-        admitted, found = table.observe_and_find(flat.take(some))
+        admitted, found = table.observe_and_find(keys)
         if len(admitted.rows):
             self._values[admitted.rows + offset] = 0
-        rows = np.full(len(flat), -1)
-        rows[some] = np.where(found < 0, -1, found + offset)
-        return rows.reshape(keys.shape)
+        return np.where(found < 0, -1, found + offset)
 
     def _targets(self, y: Array) -> Floats:
         """Return (sums, m) what the labels add to the sums."""
