@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +100,8 @@ class ColumnInputs(Inputs):
             self._table = KeyTable(config.rows, config.admit_after, config.min_age)
         rows = 0 if self._table is None else self._table.rows
         self.embeddings = self.embeddings_drawn + rows
+        self._dates = schema.has_times
+        self._now = np.nan  # the latest event time, where columns of times need it
         # Events are observed just after they are predicted, and encoded once for both.
         self._last: tuple[Batch, Rows] | None = None
         self._last_coded: tuple[Rows, Coded] | None = None
@@ -107,10 +110,19 @@ class ColumnInputs(Inputs):
     def rows(self, batch: Batch) -> Rows:
         if self._last is None or self._last[0] is not batch:
             rows: dict[str, Array] = {}
+            dated = self._dated(batch) if self._dates else batch
             for encoder in self._encoders:
-                rows |= encoder.rows(batch)
+                rows |= encoder.rows(dated)
             self._last = batch, rows
         return self._last[1]
+
+    def _dated(self, batch: Batch) -> Batch:
+        """Return the events, those without a time as of the latest event time: those of requests
+        may have none."""
+        missing = np.isnan(batch.time)
+        if not missing.any():
+            return batch
+        return replace(batch, time=np.where(missing, self._now, batch.time))
 
     def tensor(self, rows: Rows) -> Tensor:
         n = len(next(iter(rows.values())))
@@ -170,6 +182,8 @@ class ColumnInputs(Inputs):
                 new = NewValues(admitted.rows + self.embeddings_drawn, prior)
         for encoder in self._encoders:
             encoder.observe(rows)
+        if self._dates:
+            self._now = float(np.fmax(self._now, batch.time.max()))
         self._last = self._last_coded = None
         return Observed([], new)
 
@@ -182,13 +196,18 @@ class ColumnInputs(Inputs):
 
     def state(self) -> State:
         table = {} if self._table is None else {"table": self._table.state()}
-        return table | {encoder.name: encoder.state() for encoder in self._encoders}
+        return table | self._state_of_encoders()
 
     def servable(self) -> State:
         table = {} if self._table is None else {"table": self._table.servable()}
-        return table | {encoder.name: encoder.state() for encoder in self._encoders}
+        return table | self._state_of_encoders()
+
+    def _state_of_encoders(self) -> State:
+        now = {"now": np.array(self._now)} if self._dates else {}
+        return now | {encoder.name: encoder.state() for encoder in self._encoders}
 
     def load(self, state: State) -> None:
+        self._last = self._last_coded = None
         for encoder in self._encoders:
             if encoder.name not in state:
                 raise LearnerError(
@@ -198,6 +217,8 @@ class ColumnInputs(Inputs):
             encoder.load(state[encoder.name])
         if self._table is not None:
             self._table.load(state["table"])
+        if self._dates:
+            self._now = float(state["now"])
 
 
 def _encoders(

@@ -17,7 +17,8 @@ as in the stream. Fields that the stream does not read are ignored, as in a mess
 refused where it names no feature, or leaves one out and has an unread field of nearly its name
 (``left_out.py``). A request may leave out what a message must have besides the features: id, time
 and key. What it does state must be readable, or the event is dead in the stream too. Limits of
-a stream that need the message itself are not checked: its size and its age.
+a stream that need the message itself are not checked: its size and its age. The time of an event
+without one is NaN: to a model that is the time of the latest event.
 
 The id of an event is that of the stream's own field, else that of ``id``. Where the stream has no
 ids, it is the position, which only the server reads.
@@ -42,7 +43,7 @@ from starlette.requests import Request
 from pipeline.models.recipe import Recipe, layout_of, schema_of
 from pipeline.serving.left_out import LeftOut
 from pipeline.serving.responses import MAX_DETAILS, HTTPError, InvalidItemsError
-from streams.core.batch import Batch, Ints
+from streams.core.batch import Batch, Floats, Ints
 from streams.core.errors import StreamError, one_line
 from streams.core.schema import Feature
 from streams.decoding.columns import Mask, identities, valid
@@ -55,6 +56,8 @@ from streams.decoding.time_reader import TimeReader
 
 _DEFAULTS: dict[str, Any] = {"integer": 0, "text": "", "time": 0.0}
 """What an id, a key or a time counts as while an event that leaves it out is decoded."""
+_TEXT_TIME = "1970-01-01T00:00:00Z"
+"""The same of a time where cells are text."""
 
 
 class InvalidEventsError(InvalidItemsError):
@@ -112,6 +115,7 @@ class RequestReader:
         self.required = [field.name for field in fields if field.required]
         # Ids and keys have been checked by the format, and ids are read here.
         columns = replace(Columns.of_roles(layout.get("columns", {})), id=None, key=None)
+        self._time = columns.time
         if columns.time in names:  # as a feature it may be missing
             columns = replace(columns, time=None)
         others = [
@@ -120,9 +124,12 @@ class RequestReader:
         ]
         kind = {"json": Json if self._nested else JsonArrays, "typed": JsonTyped, "text": JsonText}
         self._format = kind[layout["cells"]](JsonConfig(kind="json"), [*fields, *others], Path())
-        self._defaults = {field.name: _DEFAULTS[field.kind] for field in others if field.required}
+        defaults = _DEFAULTS | ({"time": _TEXT_TIME} if layout["cells"] == "text" else {})
+        self._defaults = {field.name: defaults[field.kind] for field in others if field.required}
         # Cells of text are read by the decoder. Other times are seconds by then.
         seconds = TimeReader(**times.settings, numbers_read=layout["cells"] != "text")
+        if layout["cells"] == "text":
+            seconds = seconds.for_features()  # ISO 8601 is read too
         self._decode = Decoder(self.schema, columns, recipe["dtype"], seconds)
         self._known = {field.name for field in self._format.fields} | {self.id_key}
         self._left_out = LeftOut(
@@ -158,8 +165,26 @@ class RequestReader:
             hints = {row: hint for row in first if (hint := self._hint(events[row]))}
             raise InvalidEventsError(reasons, hints, n)
         named = np.array([value is not None for value in stated], np.bool_)
-        batch = replace(batch, ids=ids, y=None, due=None, segment=None, classes=self.schema.classes)
+        batch = replace(
+            batch,
+            ids=ids,
+            time=self._times(batch, events),
+            y=None,
+            due=None,
+            segment=None,
+            classes=self.schema.classes,
+        )
         return PredictRequest(batch, stated, named)
+
+    def _times(self, batch: Batch, events: Sequence[dict[str, Any]]) -> Floats:
+        """Return (n,) the event times of n events; NaN where there is none."""
+        if self._time is None:
+            return np.full(len(batch), np.nan)
+        if not isinstance(batch.x, np.ndarray) and self._time in batch.x:
+            return np.asarray(batch.x[self._time], np.float64)
+        (values,) = self._format.values_of([Field(self._time, "time")], events)
+        stated = np.fromiter((value is not None for value in values), np.bool_, len(batch))
+        return np.where(stated, batch.time, np.nan)
 
     def _gaps(self, table: pa.RecordBatch) -> Mask:
         """Return (m,) True where a row of the table lacks a feature."""

@@ -135,7 +135,11 @@ class FileStream(Stream):
             own = None
         cells: Literal["text", "typed"] = "text" if text else "typed"
         layout: JsonLayout = {"cells": cells, "nested": False, "pixels": True, "id": own}
-        if self.schema.has_times and not self._times.plain:
+        if (time := self.config.time) is not None:
+            layout["columns"] = {"time": time}
+            features = {feature.name for feature in self.schema.features}
+            layout["fields"] = [] if time in features else [[time, "time", True]]
+        if (time is not None or self.schema.has_times) and not self._times.plain:
             layout["times"] = {**self._times.settings}
         return layout
 

@@ -105,12 +105,12 @@ class EventAggregates:
 
     def view(self, keys: Ints, time: Floats) -> Floats:
         """Return the features of n events that come now, as ``apply`` does. Pure. A time before
-        that of the latest event counts as that."""
+        that of the latest event counts as that, and so does none (NaN)."""
         rows = self._table.find(keys)
         values = self._values[rows]
         values *= np.exp((self._events - self._clock[rows])[:, :, None] * self._logs)[..., None]
         overall = _mean_and_deviation(*self._moments)
-        time = np.maximum(time, self._now)[:, None]
+        time = np.fmax(time, self._now)[:, None]
         return self._features(values, self._last[rows], time, *overall)
 
     def _features(

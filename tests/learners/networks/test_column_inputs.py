@@ -299,3 +299,15 @@ def test_bytes_are_those_that_the_docs_state() -> None:
     assert bytes_of["numbers"] == 8
     assert bytes_of["keys"] == 2 * 8
     assert bytes_of["bags"] == 1024
+
+
+def test_load_forgets_what_was_encoded() -> None:
+    """The last batch is encoded anew by what was loaded."""
+    config = InputsConfig(rows=16, text_places=64, admit_after=1)
+    columns, batch = schema(), stream(8)
+    learned = ColumnInputs(columns, True, config)
+    learned.observe(batch)
+    inputs = ColumnInputs(columns, True, config)
+    inputs.tensor(inputs.rows(batch))
+    inputs.load(learned.state())
+    assert torch.equal(inputs.tensor(inputs.rows(batch)), learned.tensor(learned.rows(batch)))

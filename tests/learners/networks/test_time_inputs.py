@@ -78,3 +78,21 @@ def test_encodings_name_the_zone() -> None:
         "place in day, week and year (America/New_York), time to the event, embeddings of hour and "
         "weekday"
     )
+
+
+def test_event_without_a_time_comes_at_the_latest() -> None:
+    """As an event of a request may. That time is in the state."""
+    columns, batch = schema(), stream()
+    inputs = ColumnInputs(columns, True, InputsConfig(rows=16))
+    nowhere = replace(batch, time=np.full(len(batch), np.nan))
+    assert np.isfinite(inputs.tensor(inputs.rows(nowhere)).numpy()).all()
+    inputs.observe(batch[:30])
+    inputs.observe(batch[10:20])  # an event may be late
+    other = ColumnInputs(columns, True, InputsConfig(rows=16))
+    other.load(inputs.servable())
+    latest = replace(batch, time=np.full(len(batch), batch.time[29]))
+    expected = inputs.rows(latest)["times"]
+    for of in (inputs, other):
+        assert np.array_equal(of.rows(replace(nowhere))["times"], expected)
+    some = replace(batch, time=np.where(batch.ids < 5, np.nan, batch.time))
+    assert np.array_equal(inputs.rows(some)["times"][5:], inputs.rows(batch)["times"][5:])

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import csv
 
 from pipeline.models.recipe import Recipe
 from pipeline.serving.left_out import LeftOut
@@ -318,6 +319,31 @@ def test_reader_parquet_vector_is_read_by_its_type(value: Any) -> None:
     else:
         assert reason is not None
         assert reason.endswith("expected a vector of 2 finite numbers")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("feature", [False, True])
+def test_reader_file_time_is_that_of_the_event(form: str, feature: bool) -> None:
+    """As in the file, also where it is a feature too. An event without one has none."""
+    table = pa.table({"at": ["01.05.2024 12:00"], "x": [1.5], "y": ["a"]})
+    if form == "csv":
+        csv.write_csv(table, "data.csv")
+    else:
+        pq.write_table(table, "data.parquet")
+    features: Any = {"numeric": ["x"]} | ({"time": ["at"]} if feature else {})
+    zone = {"time_format": "%d.%m.%Y %H:%M", "time_zone": "Europe/Vienna"}
+    config = recorded(path=f"data.{form}", time="at", features=features, **zone)
+    reader = RequestReader(recipe_of(FileStream(config, Path())))
+    request = reader.read([{"x": 1, "at": "01.05.2024 12:00"}, {"x": 1}, {"x": 1, "at": None}])
+    np.testing.assert_equal(request.batch.time, [1714557600.0, np.nan, np.nan])
+    with pytest.raises(InvalidEventsError, match="1 of 1") as refused:
+        reader.read([{"x": 1, "at": "soon"}])
+    assert "column 'at' holds 'soon'; expected a time" in refused.value.details[0]["reason"]
+
+
+def test_reader_of_a_stream_without_times_gives_none() -> None:
+    reader = RequestReader(recipe_of(STREAMS["numbers"]))
+    assert np.isnan(reader.read([{"n": 1, "deep": {"er": {"n": 2}}}]).batch.time).all()
 
 
 def test_reader_file_id_column_names_the_event() -> None:

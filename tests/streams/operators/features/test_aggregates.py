@@ -341,6 +341,15 @@ def test_view_is_pure_and_what_the_next_event_gets() -> None:
     np.testing.assert_array_equal(asked["aggregates"][:1], got["aggregates"])
 
 
+def test_view_of_an_event_without_a_time_is_of_the_latest() -> None:
+    batch = events(640)
+    operator = Aggregates((*LABEL_MEANS, *OF_EVENTS), SCHEMA)
+    run(operator, batch[:600], 32, 0)
+    latest, none = (replace(batch[600:], time=np.full(40, t)) for t in (batch.time[599], np.nan))
+    asked: Any = [operator.view(events).x for events in (latest, none)]
+    np.testing.assert_array_equal(asked[0]["aggregates"], asked[1]["aggregates"])
+
+
 def test_no_rows_and_only_probes() -> None:
     batch = events(64)
     operator = Aggregates((*LABEL_MEANS, *OF_EVENTS), SCHEMA)
