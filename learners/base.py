@@ -338,6 +338,13 @@ class Learner(ABC):
         """Return how each feature reaches the model, by name; empty where that is not known."""
         return {}
 
+    def warnings(self, classes: tuple[ClassName, ...]) -> tuple[str, ...]:
+        """Return what looks wrong in the settings, a line each, where a sample has these classes.
+
+        It is called once, before the first event.
+        """
+        return ()
+
     def activations(self, batch: Batch) -> list[Array]:
         """Return the outputs of each hidden layer for the n events of a batch, in order. Pure.
 

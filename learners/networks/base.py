@@ -22,7 +22,7 @@ from learners.base import (
 )
 from learners.networks import modules as models
 from learners.networks.calibration import CalibrationConfig
-from learners.networks.class_outputs import ClassOutputs
+from learners.networks.class_outputs import ClassOutputs, unseen_classes
 from learners.networks.class_weights import ClassWeightConfig
 from learners.networks.column_inputs import ColumnInputs
 from learners.networks.decision import DecisionConfig
@@ -152,6 +152,9 @@ class NetworkLearner(Learner):
 
     def encodings(self) -> dict[str, Encoding]:
         return self.inputs.encodings()
+
+    def warnings(self, classes: tuple[ClassName, ...]) -> tuple[str, ...]:
+        return unseen_classes(self.config, classes)
 
     @property
     def gradient_steps(self) -> int:

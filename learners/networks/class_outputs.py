@@ -11,7 +11,7 @@ from torch import Tensor
 
 from learners.base import LearnerError
 from learners.networks.calibration import Temperature
-from learners.networks.class_weights import ClassWeights
+from learners.networks.class_weights import ClassWeights, class_text
 from learners.networks.decision import DecisionConfig, decision_of
 from streams.core.batch import Array, ClassName, Ints
 from streams.core.schema import Schema
@@ -29,6 +29,24 @@ class ClassSettings(Protocol):
 
     @property
     def decision(self) -> DecisionConfig | None: ...
+
+
+def unseen_classes(config: ClassSettings, classes: tuple[ClassName, ...]) -> tuple[str, ...]:
+    """Return a warning for each class that a setting names and a sample with classes lacks."""
+    named: dict[str, set[str]] = {}
+    if isinstance(config.class_weight, dict):
+        named["class_weight"] = set(config.class_weight)
+    if config.decision is not None:
+        named["decision"] = config.decision.class_names()
+    known = [class_text(name) for name in classes]
+    return tuple(
+        f"learner.{setting} names the class {name!r}, which is not in the sample: it has "
+        f"{', '.join(map(repr, known))}; check its spelling, or state all classes under "
+        "stream.label.classes"
+        for setting, names in named.items()
+        for name in sorted(names.difference(known))
+        if known
+    )
 
 
 class ClassOutputs:

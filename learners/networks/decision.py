@@ -28,6 +28,10 @@ class ArgmaxDecision(Settings):
 
     rule: Literal["argmax"]
 
+    def class_names(self) -> set[str]:
+        """Return the names of the classes that are stated."""
+        return set()
+
 
 class CostDecision(Settings):
     """Predict the class of the least expected cost.
@@ -41,6 +45,11 @@ class CostDecision(Settings):
     rule: Literal["cost"]
     costs: Annotated[dict[str, NonNegativeFloat | Costs], ByClassName]
 
+    def class_names(self) -> set[str]:
+        """Return the names of the classes that are stated."""
+        inner = [set(row) for row in self.costs.values() if isinstance(row, dict)]
+        return set(self.costs).union(*inner)
+
 
 class F1Decision(Settings):
     """Predict the positive class from the probability on that has given the largest F1 of late.
@@ -53,6 +62,10 @@ class F1Decision(Settings):
     rule: Literal["f1"]
     positive: Annotated[str, BeforeValidator(class_text)] | None = None
     window: PositiveInt = 5000
+
+    def class_names(self) -> set[str]:
+        """Return the names of the classes that are stated."""
+        return set() if self.positive is None else {self.positive}
 
 
 def _rule(decision: Any) -> str | None:
@@ -104,10 +117,7 @@ class LeastCost(Decision):
 
     def __init__(self, config: CostDecision, classes: tuple[ClassName, ...]) -> None:
         self._stated = config.costs
-        names = set(config.costs)
-        for row in config.costs.values():
-            names |= set(row) if isinstance(row, dict) else set()
-        check_names("learner.decision.costs", names, classes)
+        check_names("learner.decision.costs", config.class_names(), classes)
         self.register(classes)
 
     def register(self, classes: tuple[ClassName, ...]) -> None:

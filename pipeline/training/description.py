@@ -63,7 +63,11 @@ def describe(loaded: LoadedJob, stream: Stream, learner: Learner) -> JobDescript
         problem = f"the columns cannot be described: {type(error).__name__}: {one_line(error)}"
         described = replace(described, warnings=(problem,))
     encodings = learner.encodings()
-    warnings = (*described.warnings, *_shared_places(described, encodings))
+    warnings = (
+        *described.warnings,
+        *_shared_places(described, encodings),
+        *learner.warnings(described.classes),
+    )
     settings = loaded.job.learner.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
     aggregates = describe_aggregates(aggregates_of_job(loaded, stream), stream.schema)
     return JobDescription(loaded.job.name, described, settings, encodings, warnings, aggregates)
@@ -79,6 +83,7 @@ def _shared_places(stream: StreamDescription, encodings: Mapping[str, Encoding])
             lines.append(
                 f"column {column.name!r} is categorical with {column.distinct} values in the "
                 f"sample, and a network has {places:,} places for them, so it cannot tell all "
-                "apart: use embeddings (learner.inputs.categories), or more (learner.inputs.rows)"
+                "apart: use a network with embeddings (learner.inputs.categories), or with more of "
+                "them (learner.inputs.rows)"
             )
     return tuple(lines)

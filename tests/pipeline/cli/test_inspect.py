@@ -134,3 +134,24 @@ def test_inspect_topic_samples_and_commits_nothing(
     away = everlearn("inspect", job)
     assert "no message was sampled" in away.err
     assert "│ kind" in away.out
+
+
+@pytest.mark.parametrize(
+    ("setting", "place", "names"),
+    [
+        ("class_weight={yess: 5, no: 2}", "class_weight", "yess"),
+        ("decision={rule: cost, costs: {yes: {none: 3}}}", "decision", "none"),
+        ("decision={rule: f1, positive: maybe}", "decision", "maybe"),
+        ("class_weight={yes: 5}", "", ""),
+        ("class_weight=balanced", "", ""),
+        ("decision={rule: argmax}", "", ""),
+    ],
+)
+def test_class_that_the_sample_lacks_is_warned_of(
+    job: Path, everlearn: Everlearn, setting: str, place: str, names: str
+) -> None:
+    said = everlearn("inspect", job, "--json", "--set", f"learner.{setting}").out
+    warned = [line for line in json.loads(said)["warnings"] if "names the class" in line]
+    assert len(warned) == bool(place)
+    if place:
+        assert warned[0].startswith(f"learner.{place} names the class {names!r}, which is not in")
