@@ -30,6 +30,8 @@ _EXPECTED = {
     "literal_error": "{expected}",
     "tuple_type": "a list",
     "list_type": "a list",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }

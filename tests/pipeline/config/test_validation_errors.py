@@ -37,6 +37,10 @@ def reported(job: Path, override: str) -> str:
         ("learner.model.hidden=x", "learner.model.hidden: expected a list, got 'x'"),
         ("learner.model.hidden=[1.5]", "learner.model.hidden.0: expected an integer, got 1.5"),
         (
+            "stream.aggregates=[]",
+            "stream.aggregates: expected a list of at least 1 or 'auto' or 'none', got []",
+        ),
+        (
             "learner.optimizer={kind: adams}",
             "learner.optimizer.kind: 'adams': did you mean 'adam'? There are: adam, sgd",
         ),
