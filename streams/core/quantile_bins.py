@@ -58,7 +58,8 @@ class QuantileBins:
         reached = self._edges[:, :, None] <= numbers
         codes = np.add.reduce(reached.view(np.uint8), 0, dtype=np.uint8)
         codes[np.isnan(numbers)] = self.bins
-        return codes.T.astype(np.int64)
+        bins: Ints = codes.T.astype(np.int64)
+        return bins
 
     def observe(self, rows: Array) -> Ints:
         """Take the next (n, columns) rows of the stream, where edges are still to be found.
