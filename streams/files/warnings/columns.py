@@ -28,6 +28,7 @@ _NUMBER_FORMS = {
 }
 """Ways to write a number that is read as text."""
 _EPOCH_RANGE = (631_152_000, 4_102_444_800)
+_YEAR = 366 * 86_400.0
 _COLUMN = re.compile(r"column ('.*?'|\".*?\") holds ")
 _UNIT = re.compile(r"[^\d.,'+\s-]+")
 _IMAGE = r"(?i)\.(png|jpe?g|gif|webp|bmp|tiff?)$"
@@ -143,7 +144,7 @@ def ids_as_features(sample: StreamSample) -> Iterator[str]:
         values = sample.values(name)
         if len(values) < ENOUGH_ROWS or values.null_count:
             continue
-        if _is_epoch(values):
+        if _is_epoch(values) or _near(values, sample):
             remedy = "state it as stream.time, or as time under stream.features"
             yield f"column {name!r} holds times, and is taken for a number: {remedy}"
         elif _rises(values):
@@ -188,6 +189,15 @@ def _is_epoch(values: pa.Array) -> bool:
         return False
     first, last = _EPOCH_RANGE
     return any(first <= times[0] / unit <= times[-1] / unit <= last for unit in (1, 1e3))
+
+
+def _near(values: pa.Array, sample: StreamSample) -> bool:
+    """Whether numbers are seconds since 1970 within a year of the time of their events."""
+    if sample.times is None or len(sample.times) != len(values):
+        return False
+    events = sample.read_times(sample.times)
+    ago = np.abs(numbers(values).astype(np.float64) - events)
+    return bool(events.min() >= _EPOCH_RANGE[0] and ago.max() <= _YEAR)
 
 
 def _rises(values: pa.Array) -> bool:

@@ -155,6 +155,18 @@ def test_regression_feature_equal_to_label_is_warned_of(tmp_path: Path) -> None:
     assert "is equal to the label" in warnings_of(tmp_path, {"odd": values, "label": values})
 
 
+def test_numbers_near_the_time_of_events_are_warned_of(tmp_path: Path) -> None:
+    times = rows(lambda i: 1709280000 + 600 * i)
+    booked = [at - CHANCE.randrange(30 * 86400) for at in times]
+    said = warnings_of(tmp_path, {"t": times, "booked": booked}, time="t")
+    assert "column 'booked' holds times, and is taken for a number" in said
+    assert said.count("\n") == 0
+    assert warnings_of(tmp_path, {"t": times, "phone": [2 * at for at in booked]}, time="t") == ""
+    counted = rows(lambda i: i)
+    some = [CHANCE.randrange(1000) for _ in counted]
+    assert warnings_of(tmp_path, {"t": counted, "count": some}, time="t") == ""
+
+
 def test_rows_not_in_order_of_time_are_warned_of(tmp_path: Path) -> None:
     times = rows(lambda i: 1.7e9 + 60 * i)
     assert warnings_of(tmp_path, {"t": times}, time="t") == ""
