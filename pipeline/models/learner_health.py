@@ -129,12 +129,18 @@ class LearnerHealth:
         columns = dict(batch.x) if isinstance(batch.x, dict) else {"": batch.x}
         if batch.y is not None and batch.y.dtype.kind == "f":
             columns["the label"] = batch.y
-        names = [feature.name for feature in self._learner.schema.features]
+        features = self._learner.schema.features
+        names = [feature.name for feature in features]
+        # Keys of categories are hashes, and times are large.
+        others = {f.name for f in features if f.kind in ("categorical", "text", "time")}
         largest = _Number(-1.0, "")
         for name, column in columns.items():
-            if not isinstance(column, np.ndarray) or column.dtype.kind not in "fiu":
-                continue  # text
+            if name in others or not isinstance(column, np.ndarray):
+                continue
+            if column.dtype.kind not in "fiu":
+                continue
             rows = np.abs(column.reshape(len(batch), -1).astype(np.float64, copy=False))
+            rows = np.where(np.isnan(rows), -1.0, rows)  # missing
             row, place = divmod(int(rows.argmax()), rows.shape[1])
             if rows[row, place] > largest.magnitude:
                 shown = name or (names[place] if len(names) == rows.shape[1] else names[0])

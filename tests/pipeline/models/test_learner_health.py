@@ -114,6 +114,18 @@ def test_run_huge_row_is_named_and_last_finite_model_served(
     assert everlearn("run", file, "--run-dir", "run", "--resume", code=1).line.endswith(line[-80:])
 
 
+def test_largest_number_is_no_category_and_no_time(everlearn: Everlearn) -> None:
+    """Keys of categories and times are larger than it, and a number beside it is missing."""
+    rows = ["a,c,w,y", *(f"{i % 9},n{i % 5},2024-05-01T12:00:00Z,{i % 3}.5" for i in range(N))]
+    rows[20], rows[30] = ",n0,2024-05-01T12:00:00Z,0.5", "-4321.5,n1,2024-05-01T12:00:00Z,0.5"
+    Path("t.csv").write_text("\n".join(rows) + "\n")
+    optimizer = {"kind": "sgd", "lr": 1e30}
+    job({"kind": "finetune", "optimizer": optimizer}, stream={"batch_size": 64})
+    done = everlearn("run", "job.yaml", code=1)
+    assert "the training diverged" in done.line
+    assert "the largest number of late is a = -4321.5 in t.csv/29" in done.line
+
+
 @pytest.mark.parametrize(
     ("learner", "word"),
     [
