@@ -108,12 +108,20 @@ class RecordingStream(Stream):
 
     def json_layout(self) -> JsonLayout:
         """Return the layout of the live stream, as far as the recording knows it: it has no other
-        fields than the features and the id."""
+        fields than the features, the id and the time."""
         live = self.manifest.fingerprint
         frames = live.get("stream.format.kind") == "frames"
         beside = live.get("stream.id.from") and (live.get("stream.id.name") or "id")
         own = live.get("stream.id", beside)
-        return {"cells": "json", "nested": not frames, "pixels": frames, "id": own}
+        layout: JsonLayout = {"cells": "json", "nested": not frames, "pixels": frames, "id": own}
+        if (time := live.get("stream.time")) is not None:
+            layout["columns"] = {"time": time}
+            features = {feature[0] for feature in self.manifest.features}
+            layout["fields"] = [] if time in features else [[time, "time", True]]
+        times = {name: live.get(f"stream.time_{name}") for name in ("unit", "zone", "format")}
+        if any(times.values()):
+            layout["times"] = times
+        return layout
 
     def origin(self) -> Cursor:
         return dict(self._origin)

@@ -522,6 +522,28 @@ def test_recording_layout_is_that_of_the_live_stream(format_: str, nested: bool)
     assert layout == {"cells": "json", "nested": nested, "pixels": not nested, "id": "uid"}
 
 
+@pytest.mark.parametrize("feature", [False, True])
+def test_recording_reads_times_as_the_live_stream(feature: bool) -> None:
+    features: Any = {"numeric": ["n"], "time": ["w", "at"] if feature else ["w"]}
+    changes = {"features": features, "time": "at", "time_unit": "ms", "time_zone": "Europe/Vienna"}
+    live = kafka(**changes)
+    recording = object.__new__(RecordingStream)
+    recording.manifest = RecordingManifest.model_construct(
+        fingerprint={f"stream.{key}": value for key, value in changes.items()},
+        features=tuple((f.name, f.kind, f.shape, f.missing) for f in live.schema.features),
+    )
+    event = {"n": 1, "w": 1714557600000, "at": "2024-05-01T12:00:01"}
+    recipe = recipe_of(live)
+    read = [
+        RequestReader({**recipe, "json_layout": stream.json_layout()}).read([event]).batch
+        for stream in (live, recording)
+    ]
+    assert same_features(*read)
+    assert read[0].time.tolist() == read[1].time.tolist() == [1714557601.0]
+    assert isinstance(read[1].x, dict)
+    assert np.asarray(read[1].x["w"]).tolist() == [1714557600.0]
+
+
 def test_reader_without_pillow_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     reader = RequestReader(recipe_of(STREAMS["image"]))
