@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import warnings
 from collections.abc import Callable
@@ -176,6 +177,7 @@ def _execute(load: Callable[[], jobs.LoadedJob], options: RunOptions) -> None:
         if resume:
             _announce_resume(folder)
         runner = _runner(options, loaded, folder)
+        gc.freeze()  # what was imported stays: a full collection would look at all of it
         with stopping_on_signals(runner, say), LiveProgress(stderr_console(), say) as progress:
             warm_from = None if resume else options.warm_from
             summary = runner.run(resume, warm_from, options.max_events, progress)
