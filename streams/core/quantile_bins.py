@@ -81,14 +81,13 @@ class QuantileBins:
                 if self._find(column):
                     taken[column] = start
             self._sample = np.empty((0, self.columns))
-        for column in list(self._late):
-            present = np.flatnonzero(~np.isnan(rows[start:, column]))
-            wanted = present[: self._least - len(self._late[column])] + start
-            if len(wanted):
-                numbers = rows[wanted, column].astype(np.float64)
-                self._late[column] = np.concatenate([self._late[column], numbers])
-                if self._find(column):
-                    taken[column] = wanted[-1] + 1
+        present = ~np.isnan(rows[start:])
+        for column in np.flatnonzero(present.any(0) & ~self.known).tolist():
+            late = self._late[column]
+            wanted = np.flatnonzero(present[:, column])[: self._least - len(late)] + start
+            self._late[column] = np.concatenate([late, rows[wanted, column].astype(np.float64)])
+            if self._find(column):
+                taken[column] = wanted[-1] + 1
         return taken
 
     def _find(self, column: int) -> bool:
