@@ -167,7 +167,7 @@ class Batch:
 
     Attributes:
         ids: (n,) int64. The event's own id, or its position where it has none.
-        time: (n,) float64, seconds of event time.
+        time: (n,) float64, seconds of event time; NaN for an event of a request that states none.
         x: array (n, ...), or a mapping of column name to an array (n, ...) or ``Ragged``.
         partition: (n,) int32, the part of the stream (a file, a Kafka partition).
         offset: (n,) int64, the position in its partition. Reading resumes at the next one.
