@@ -122,7 +122,7 @@ def event_id(value: bytes | None, sent: float) -> int:
     for name in ("a", "b"):
         if found.get(name) is not None and not is_number(found[name]):
             raise Bad(name)
-    if found.get("c") is not None and type(found["c"]) is not str:
+    if found.get("c") is not None and type(found["c"]) not in (str, bool, int, float):
         raise Bad("c")
     vector = found.get("v")
     if vector is None:
