@@ -111,9 +111,8 @@ def local_answers(job: Path, events: int) -> dict[int, list[list[float]]]:
     return answers
 
 
-@pytest.mark.parametrize(
-    "victims", [(), pytest.param(("replica", "trainer"), marks=pytest.mark.soak)], ids=str
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("victims", [(), ("replica", "trainer")], ids=str)
 def test_replica_of_a_table_answers_as_the_trainer(
     job: Path,
     victims: tuple[str, ...],
