@@ -3,8 +3,8 @@
     python experiments/benchmarks/endless_ids.py [--millions 10]
 
 A job without settings learns a table with an id that never comes again, a shop of 5,000 that do,
-and a number. The label hangs on the shop. After each million of events the script prints the memory
-of the process and of the learner's state, and the accuracy in that million.
+and a number. The label depends on the shop. After each million of events the script prints the
+memory of the process and of the learner's state, and the accuracy in that million.
 
 The last million is timed beside the first: a new job takes its first million in turn with the last
 million of the old one, 250 micro-batches each. So a change of the machine's speed affects both

@@ -12,9 +12,8 @@ from streams.core.batch import Array, Batch, Column, Ints, Ragged
 U64 = np.uint64
 
 _STEP = 0xD1342543DE82EF95  # from seed to seed
-_ODD = U64(
-    0xA0761D6478BD642F
-)  # of wyhash: no word of text differs from another by a multiple of it
+# The multiplier of wyhash. No two words of text differ by a multiple of it.
+_ODD = U64(0xA0761D6478BD642F)
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], U64)
 
 

@@ -40,7 +40,7 @@ class KeyTable:
 
     The rows are divided into sets of eight, as in a set-associative cache, and a hash of the key
     chooses its set. So a lookup compares eight keys, and some keys stay out of a full set while
-    other sets have room: twice as many rows as keys leave out about 2 % of them.
+    other sets have room: twice as many rows as keys leave out 0.8 % of them.
 
     A key gets a row once it has come ``admit_after`` times. Until then its occurrences are counted
     in a ``CountMinSketch``, which forgets with time (TinyLFU: Einziger, Friedman and Manes 2017).

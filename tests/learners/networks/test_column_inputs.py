@@ -43,7 +43,7 @@ def schema(task: Task = "classification", *kinds: str) -> Schema:
 
 
 def stream(n: int = 200, seed: int = 0, values: int = 20, task: Task = "classification") -> Batch:
-    """Events of all kinds of columns; the label is told by the category alone."""
+    """Events of all kinds of columns; the label depends on the category alone."""
     rng = np.random.default_rng(seed)
     category = rng.integers(values, size=n)
     x = {
