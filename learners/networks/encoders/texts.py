@@ -6,7 +6,7 @@ import numpy as np
 
 from learners.base import Encoding
 from learners.networks.encoders.base import ColumnEncoder, Rows
-from learners.networks.text import bag, scaled
+from learners.networks.encoders.text_bags import bag, scaled
 from streams.core.batch import Array, Batch, Ragged
 from streams.core.schema import Feature
 

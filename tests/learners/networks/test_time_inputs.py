@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from learners.networks.column_inputs import ColumnInputs
+from learners.networks.encoders.time_codes import CODES, NUMBERS, encode_times
 from learners.networks.inputs import InputsConfig
-from learners.networks.times import CODES, NUMBERS, encode_times
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature, Schema, with_zone
 from streams.times import TimeZone

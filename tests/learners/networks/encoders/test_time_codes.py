@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learners.networks.times import CODES, NUMBERS, encode_times
+from learners.networks.encoders.time_codes import CODES, NUMBERS, encode_times
 from streams.times import TimeZone
 
 moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31)).map(

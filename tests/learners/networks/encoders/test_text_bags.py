@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learners.networks.text import bag, scaled
+from learners.networks.encoders.text_bags import bag, scaled
 from streams.core.batch import Array, Ragged
 
 PLACES = 64
