@@ -345,6 +345,21 @@ class Learner(ABC):
         """
         return ()
 
+    def current_warnings(self) -> tuple[str, ...]:
+        """Return what looks wrong in what was learned so far, a line each.
+
+        It is called after each micro-batch, and must cost little. A run says each line once, so a
+        line has no numbers that change.
+        """
+        return ()
+
+    def metrics(self) -> dict[str, float]:
+        """Return statistics by name, which a run logs as ``learner/NAME``. Pure.
+
+        They are read with each row of metrics and each snapshot, and must cost little.
+        """
+        return {}
+
     def activations(self, batch: Batch) -> list[Array]:
         """Return the outputs of each hidden layer for the n events of a batch, in order. Pure.
 

@@ -38,6 +38,7 @@ _SYSTEM = (
 )
 _OTHERS = "retention/once_seen replay/stored"
 _PATTERNS = (
+    r"learner/\w+",  # a learner may publish statistics of its own
     r"retention/after_\d+[km]?(_low|_high|_count)?",
     r"replay/\w+_(mean|p\d+)",  # a policy of recall may publish values of its own
     r"system/seconds_since_last_message/.+",  # a topic, or one of its partitions

@@ -8,6 +8,7 @@ from pipeline.callbacks.alert_watcher import AlertWatcher
 from pipeline.callbacks.class_spellings import ClassSpellings
 from pipeline.callbacks.consumer_lag import ConsumerLag
 from pipeline.callbacks.dead_letter_forwarder import DeadLetterForwarder
+from pipeline.callbacks.learner_warnings import LearnerWarnings
 from pipeline.callbacks.metric_writer import MetricWriter
 from pipeline.config.job import Job
 from pipeline.training.callback import Callback
@@ -32,7 +33,8 @@ def callbacks_for(
         serving: feeds the servers of the model.
     """
     lag = ConsumerLag()
-    callbacks = [commits, DeadLetterForwarder(), lag, ClassSpellings(), status]
+    callbacks: list[Callback] = [commits, DeadLetterForwarder(), lag]
+    callbacks += [ClassSpellings(), LearnerWarnings(), status]
     if tracker is not None:
         callbacks.append(tracker)
     if job.track is not None:

@@ -161,7 +161,8 @@ class Loop:
     def results(self) -> dict[str, float]:
         """Return the current metrics by name."""
         self.score()
-        return self.metrics.results()
+        learner = {f"learner/{name}": value for name, value in self.learner.metrics().items()}
+        return self.metrics.results() | learner
 
     def times(self) -> dict[str, int]:
         """Return the number of times that were put right, of each kind; none for a stream whose
