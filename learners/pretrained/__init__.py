@@ -1,0 +1,1 @@
+"""Learners over frozen, pretrained encoders, and the encoders themselves."""
