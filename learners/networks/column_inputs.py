@@ -168,6 +168,9 @@ class ColumnInputs(Inputs):
         return coded
 
     def observe(self, batch: Batch) -> Observed:
+        if self.fixed:
+            self._note_time(batch)
+            return Observed([])
         rows = self.rows(batch)
         new = None
         if self._table is not None:
@@ -182,10 +185,13 @@ class ColumnInputs(Inputs):
                 new = NewValues(admitted.rows + self.embeddings_drawn, prior)
         for encoder in self._encoders:
             encoder.observe(rows)
-        if self._dates:
-            self._now = float(np.fmax(self._now, batch.time.max()))
+        self._note_time(batch)
         self._last = self._last_coded = None
         return Observed([], new)
+
+    def _note_time(self, batch: Batch) -> None:
+        if self._dates:
+            self._now = float(np.fmax(self._now, batch.time.max()))
 
     def encodings(self) -> dict[str, Encoding]:
         return {

@@ -109,6 +109,7 @@ class Inputs(ABC):
         codes: how many numbers at the end of a row are codes of embeddings.
         marked: the columns that have an indicator of missing numbers behind the row.
         observes: whether ``observe`` has an effect.
+        fixed: whether scales and values stay as they are; ``observe`` then learns none.
     """
 
     shape: tuple[int, ...]
@@ -116,6 +117,7 @@ class Inputs(ABC):
     codes: int = 0
     marked: list[int]
     observes: bool
+    fixed: bool = False
 
     @abstractmethod
     def rows(self, batch: Batch) -> Rows:
@@ -196,6 +198,8 @@ class MatrixInputs(Inputs):
 
         Without ``scale`` they are needed, and kept, from the first missing number on.
         """
+        if self.fixed:
+            return Observed([])
         numbers = self.rows(batch)["x"]
         missing: list[int] = []
         if self._gaps and (gaps := np.isnan(numbers)).any():

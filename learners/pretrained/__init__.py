@@ -1,1 +1,5 @@
-"""Learners over frozen, pretrained encoders, and the encoders themselves."""
+"""Learners over frozen, pretrained encoders, and the encoders themselves.
+
+- ``rows`` turns the columns of events into the rows of numbers that learners take.
+- ``feature_maps`` maps rows to random features.
+"""
