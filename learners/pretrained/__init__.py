@@ -1,5 +1,6 @@
 """Learners over frozen, pretrained encoders, and the encoders themselves.
 
+- ``encoders`` holds the frozen encoders.
 - ``rows`` turns the columns of events into the rows of numbers that learners take.
 - ``feature_maps`` maps rows to random features.
 """
