@@ -7,7 +7,8 @@ Each method is one file. A job names it by its kind (``KINDS``) or by an import 
 - ``registry`` finds a class by kind or import path.
 - ``checks`` tests whether a class keeps the contract: ``check_learner`` and ``checks_for``.
 - ``networks`` holds what learners that train one network share.
-- ``baselines``, ``rehearsal``, ``regularization`` and ``integrations`` hold the methods.
+- ``baselines``, ``rehearsal``, ``regularization``, ``pretrained`` and ``integrations`` hold the
+  methods.
 
 ``import learners`` loads none of these modules: a name is imported when it is first used.
 """
@@ -38,6 +39,7 @@ KINDS: dict[str, str] = {
     "lwf": "learners.regularization.lwf:Lwf",
     "no-change": "learners.baselines.no_change:NoChange",
     "prior": "learners.baselines.prior:Prior",
+    "prototype": "learners.pretrained.closed_form.prototype:Prototype",
     "replay": "learners.rehearsal.replay:Replay",
     "river": "learners.integrations.river:RiverLearner",
     "view-batch": "learners.rehearsal.view_batch:ViewBatch",

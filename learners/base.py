@@ -147,6 +147,9 @@ class Learner(ABC):
         takes_keys: it takes the values of categorical columns as keys (int64 hashes), not as text.
         takes_aggregates: unless a job says otherwise, aggregates of the events before are among its
             features where the stream has columns of several kinds.
+        unlearns: ``unlearn`` removes what it has learned of events.
+        forgets_classes: ``forget_class`` removes what it has learned of a class.
+        merges: ``merge`` adds what another learner has learned.
         baseline: it serves as a reference, and need not learn from the features.
         remedy: what to do where its numbers are no longer finite, for the message.
         version: how many times it has learned.
@@ -163,6 +166,9 @@ class Learner(ABC):
     needs_boundaries: ClassVar[bool] = False
     takes_keys: ClassVar[bool] = False
     takes_aggregates: ClassVar[bool] = False
+    unlearns: ClassVar[bool] = False
+    forgets_classes: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     remedy: ClassVar[str] = (
         "mend or leave out that value, or, in a new run, scale and clip the features "
@@ -209,6 +215,35 @@ class Learner(ABC):
 
     def correct(self, ids: Ints, y: Array) -> None:  # noqa: B027 (only for stored labels)
         """Correct the stored labels of events ``ids`` (m,) to ``y`` (m,). Learn nothing twice."""
+
+    def unlearn(self, batch: Batch) -> None:
+        """Remove what was learned of events with labels, as if they had never been learned.
+
+        Raises:
+            LearnerError: the learner cannot, or it has not learned these events.
+        """
+        raise LearnerError(f"learner {self.kind!r} cannot unlearn events")
+
+    def forget_class(self, name: ClassName) -> None:
+        """Remove what was learned of a class, as if none of its events had been learned.
+
+        The class keeps its code. It is not predicted until it is learned again.
+
+        Raises:
+            LearnerError: the learner cannot, or it knows no such class.
+        """
+        raise LearnerError(f"learner {self.kind!r} cannot forget a class")
+
+    def merge(self, other: Learner) -> None:
+        """Add what another learner has learned, as if this one had learned it too.
+
+        Both have the same settings, and learned different events from one start. Classes are joined
+        by name. The other one does not change.
+
+        Raises:
+            LearnerError: the learner cannot, or not with this one.
+        """
+        raise LearnerError(f"learner {self.kind!r} cannot merge")
 
     def verify(self) -> None:  # noqa: B027 (most learners have nothing to verify)
         """Verify the state before it is saved or served.

@@ -1,6 +1,7 @@
 """Learners over frozen, pretrained encoders, and the encoders themselves.
 
 - ``encoders`` holds the frozen encoders.
+- ``closed_form`` holds learners that are solved from sums over rows.
 - ``rows`` turns the columns of events into the rows of numbers that learners take.
 - ``feature_maps`` maps rows to random features.
 """
