@@ -40,6 +40,7 @@ KINDS: dict[str, str] = {
     "no-change": "learners.baselines.no_change:NoChange",
     "prior": "learners.baselines.prior:Prior",
     "prototype": "learners.pretrained.closed_form.prototype:Prototype",
+    "ranpac": "learners.pretrained.closed_form.ranpac:Ranpac",
     "replay": "learners.rehearsal.replay:Replay",
     "river": "learners.integrations.river:RiverLearner",
     "view-batch": "learners.rehearsal.view_batch:ViewBatch",

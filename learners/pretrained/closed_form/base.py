@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -60,6 +60,12 @@ class ClosedFormConfig(LearnerConfig):
         """Closed forms weigh all events alike."""
         return None
 
+    def of_classes(self, task: Task) -> Self:
+        """Return the settings for a task. Targets have no calibration unless it is stated."""
+        if task == "classification" or "calibration" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"calibration": None})
+
 
 class ClosedFormLearner(Learner):
     """Keep sums over the rows learned, and predict with weights that are solved from the sums.
@@ -109,7 +115,7 @@ class ClosedFormLearner(Learner):
     def __init__(self, config: ClosedFormConfig, schema: Schema, seed: int) -> None:
         super().__init__(config, schema, seed)
         self.config = config
-        self.class_outputs = ClassOutputs(config, schema, "cpu")
+        self.class_outputs = ClassOutputs(config.of_classes(schema.task), schema, "cpu")
         self.rows = FeatureRows(schema, config.scale, config.warm_up)
         self.features: RandomFeatures | None = None
         self.statistics = self._no_sums()
@@ -305,6 +311,11 @@ class ClosedFormLearner(Learner):
             raise LearnerError(
                 f"learner {self.kind!r} merges only with a learner of the same scale: let both "
                 "start from one state that has seen warm_up events, or set scale to false"
+            )
+        if self._features_state() != other._features_state():
+            raise LearnerError(
+                f"learner {self.kind!r} merges only with a learner of the same random features: "
+                "let both start from one state, or with one seed and a stated bandwidth"
             )
         codes = np.zeros(0, np.int64)
         if self.schema.task == "classification":
