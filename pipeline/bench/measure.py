@@ -19,8 +19,8 @@ from pipeline.evaluation.buffer_stats import BufferStats
 from pipeline.evaluation.plasticity import plasticity
 from pipeline.evaluation.transfer_and_forgetting import Curves
 from pipeline.storage.metric_log import MetricLog
-from pipeline.training.batch_reader import BLOCK
 from pipeline.training.builder import Parts, state_digest
+from pipeline.training.reading.batch_reader import BLOCK
 from streams.core.batch import Array, Batch, ClassName, Ints
 
 POINTS = 10

@@ -50,7 +50,7 @@ def describe_job(loaded: LoadedJob) -> JobDescription:
     from pipeline.training.builder import build
 
     parts = build(loaded.on_device("cpu"))
-    description = describe(loaded, parts.stream, parts.loop.learner)
+    description = describe(loaded, parts)
     if isinstance(parts.stream, LiveStream):
         return _sampled(description, parts.stream)
     return description

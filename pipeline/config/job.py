@@ -16,10 +16,12 @@ import streams
 from learners.base import Learner, LearnerConfig
 from learners.registry import UnknownKindError, find
 from pipeline.config.defaults import with_defaults
+from pipeline.config.encoder_settings import check_encoders
 from pipeline.config.errors import JobError
 from pipeline.config.former_names import current_fingerprint, log_former_names, other_spelling
 from pipeline.config.sections import (
     CheckpointConfig,
+    EncodersConfig,
     EvaluateConfig,
     ServeConfig,
     TrackConfig,
@@ -40,6 +42,7 @@ class Job(Settings):
         seed: seed of every random generator of the run.
         device: torch device on which networks are trained.
         threads: number of threads of torch; more than one seldom helps small models.
+        encoders: where the encoders of the stream's columns run; a number is that of ``workers``.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -48,6 +51,7 @@ class Job(Settings):
     threads: PositiveInt = Field(1, le=1024)
     stream: StreamConfig
     learner: LearnerConfig
+    encoders: EncodersConfig = EncodersConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig | None = None
@@ -99,9 +103,11 @@ class LoadedJob:
 
     def fingerprint(self) -> dict[str, Any]:
         """Every key that shapes the state, flat, with its value; defaults spelt out."""
-        beside = {"name", "checkpoint", "track", "serve"}
+        beside = {"name", "checkpoint", "track", "serve", "encoders"}
         found = flat(self.job.model_dump(mode="json", exclude=beside, serialize_as_any=True))
         del found["evaluate.probes.every_events"]  # when they are asked about leaves no trace
+        if self.job.stream.encoder is None:  # as in jobs of before there were any
+            del found["stream.encoder"]
         for name in self.job.stream.runtime_only_keys:
             for key in [k for k in found if f"{k}.".startswith(f"stream.{name}.")]:
                 del found[key]
@@ -175,6 +181,9 @@ def check(raw: dict[str, Any], file: Path, folder: Path) -> LoadedJob:
                 problems += describe_errors(error, file, written, (part,))
             except Exception as error:  # the validators of a user's class may raise anything
                 problems.append(f"{file}: {part}: {type(error).__name__}: {one_line(error)}")
+    if isinstance(data.get("stream"), StreamConfig) and data["stream"].encoder is not None:
+        encoder = check_encoders(data["stream"].encoder, file, problems)
+        data["stream"] = data["stream"].model_copy(update={"encoder": encoder})
     parts = {k: v for k, v in data.items() if k not in ("stream", "learner")}
     base = {"stream": StreamConfig(kind="?"), "learner": LearnerConfig(kind="?")}
     try:

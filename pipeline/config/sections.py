@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -275,3 +278,37 @@ class CheckpointConfig(Settings):
 
     every_events: PositiveInt = 5000
     keep: PositiveInt = 3
+
+
+class FeatureCacheConfig(Settings):
+    """Where the vectors of encoders are kept, so that a value is encoded once.
+
+    Attributes:
+        folder: of a cache on the disk, which runs and processes share, relative to that of the job
+            file; None: vectors are kept in memory alone.
+        memory_mb: the most megabytes of vectors in memory, of each process that encodes.
+        disk_mb: the most megabytes of vectors in the folder.
+    """
+
+    folder: str | None = None
+    memory_mb: NonNegativeInt = 256
+    disk_mb: PositiveInt = 4096
+
+
+class EncodersConfig(Settings):
+    """Where and how the encoders of ``stream.encoder`` run; nothing of it shapes the state.
+
+    Attributes:
+        workers: threads that encode, or actors on Ray.
+        gpus: GPUs of each; 0: none. On Ray it may be a share of one.
+        cache: of their vectors.
+    """
+
+    workers: PositiveInt = Field(1, le=1024)
+    gpus: NonNegativeFloat = 0.0
+    cache: FeatureCacheConfig = FeatureCacheConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _workers_alone(cls, data: Any) -> Any:
+        return {"workers": data} if type(data) is int else data

@@ -7,6 +7,7 @@ from typing import Any
 
 import learners
 from learners.base import Learner, LearnerError
+from learners.pretrained.encoders.columns import EncodedColumns
 from learners.registry import UnknownKindError, find
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State
@@ -34,6 +35,7 @@ def recipe_of(
     standardise: StandardiseConfig | None,
     stream: Stream,
     aggregates: Aggregates | None = None,
+    encoded: EncodedColumns | None = None,
 ) -> Recipe:
     """Return all that makes the model of a run but its state, as JSON.
 
@@ -43,11 +45,13 @@ def recipe_of(
         standardise: how features are scaled before it; None where they are not.
         stream: says how features, numbers and ids are read.
         aggregates: the operator that adds aggregates to the features; None: there is none.
+        encoded: the columns that encoders turn into vectors; None: there are none.
     """
     schema = stream.schema
     return {
         "learner": settings,
         "seed": learner.seed,
+        "encoders": None if encoded is None else encoded.settings(),
         "aggregates": None if aggregates is None else aggregates.settings(),
         "standardise": None if standardise is None else standardise.model_dump(mode="json"),
         "impute": needs_imputed(learner),
@@ -84,7 +88,7 @@ def layout_of(recipe: Recipe) -> JsonLayout:
 
 
 def schema_of(recipe: Recipe) -> Schema:
-    """Return the schema of the events that a model takes."""
+    """Return the schema of the events that a model takes: those of a request."""
     features = (
         Feature(name, kind, tuple(shape), *rest)  # an older recipe does not state the last
         for name, kind, shape, *rest in recipe["features"]
@@ -92,10 +96,22 @@ def schema_of(recipe: Recipe) -> Schema:
     return Schema(tuple(features), recipe["task"], tuple(recipe["classes"]))
 
 
+def encoded_columns_of(recipe: Recipe) -> EncodedColumns | None:
+    """Return the columns that encoders turn into vectors before the operators, if there are any."""
+    settings = recipe.get("encoders")
+    return None if settings is None else EncodedColumns.of_settings(settings, schema_of(recipe))
+
+
+def encoded_schema_of(recipe: Recipe) -> Schema:
+    """Return the schema of the events that the operators take."""
+    encoded = encoded_columns_of(recipe)
+    return schema_of(recipe) if encoded is None else encoded.schema
+
+
 def aggregates_of(recipe: Recipe) -> Aggregates | None:
     """Return the operator of a recipe that adds aggregates to the features, if it has one."""
     settings = recipe.get("aggregates")
-    return None if settings is None else Aggregates.of_settings(settings, schema_of(recipe))
+    return None if settings is None else Aggregates.of_settings(settings, encoded_schema_of(recipe))
 
 
 def operators_of(recipe: Recipe, state: State) -> list[Operator]:
@@ -106,7 +122,7 @@ def operators_of(recipe: Recipe, state: State) -> list[Operator]:
         state: of the model, as in a snapshot.
     """
     operators: list[Operator] = []
-    schema = schema_of(recipe)
+    schema = encoded_schema_of(recipe)
     if (aggregates := aggregates_of(recipe)) is not None:
         aggregates.load(state["aggregates"])
         operators.append(aggregates)
@@ -152,7 +168,7 @@ def learner_of(recipe: Recipe) -> Learner:
         cls = find(learners.KINDS, Learner, settings["kind"])  # type: ignore[type-abstract]
     except UnknownKindError as error:
         raise LearnerError(f"learner.kind: {error}") from None
-    schema = schema_of(recipe)
+    schema = encoded_schema_of(recipe)
     if (aggregates := aggregates_of(recipe)) is not None:
         schema = aggregates.schema(schema)
     return cls(cls.Config.model_validate(settings), schema, recipe["seed"])

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from learners.base import Prediction
+from learners.pretrained.encoders.columns import ColumnEncoders
 from pipeline.evaluation.once_seen import OnceSeenSample
 from pipeline.evaluation.probes import Segment
 from pipeline.models.delta import Base, decoded
@@ -58,12 +59,20 @@ class Snapshot:
 class InferenceModel:
     """A model as of one snapshot: it predicts, and never learns.
 
+    Args:
+        recipe: of the model.
+        snapshot: of its state.
+        encoders: of the columns that the recipe says are encoded; None where it says none. The
+            models of later snapshots share them.
+
     Raises:
         LearnerError: the learner of the recipe cannot be made here.
         NotFiniteError: the state of the snapshot is not finite, and must not be served.
     """
 
-    def __init__(self, recipe: Recipe, snapshot: Snapshot) -> None:
+    def __init__(
+        self, recipe: Recipe, snapshot: Snapshot, encoders: ColumnEncoders | None = None
+    ) -> None:
         self.schema = schema_of(recipe)
         self.version = snapshot.version
         self.events = snapshot.events
@@ -73,6 +82,7 @@ class InferenceModel:
         state = snapshot.whole()
         self._learner.load_servable(self._learner.migrate(state["learner"]))
         self._learner.verify()
+        self._encoders = encoders
         self._operators = operators_of(recipe, state)
 
     @property
@@ -82,6 +92,8 @@ class InferenceModel:
 
     def answer(self, batch: Batch) -> Prediction:
         """Return what the training loop would have predicted for these events at that moment."""
+        if self._encoders is not None:
+            batch = self._encoders.apply(batch)
         for operator in self._operators:
             batch = operator.view(batch)
         return self._learner.predict(batch)

@@ -13,9 +13,9 @@ from pipeline.config.job import LoadedJob
 from pipeline.report.build import attach_report
 from pipeline.runners.default_callbacks import callbacks_for
 from pipeline.tracking.callback import MlflowCallback
-from pipeline.training.batch_reader import BLOCK, BatchReader
 from pipeline.training.callback import Say
 from pipeline.training.errors import RunError
+from pipeline.training.reading.batch_reader import BLOCK, BatchReader
 from pipeline.training.run import Run
 from streams.core.batch import Batch
 from streams.core.stream import Cursor

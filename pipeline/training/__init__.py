@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.training.batch_reader import BatchReader
     from pipeline.training.builder import Parts, build, state_digest
     from pipeline.training.callback import Callback, Callbacks, RunContext
     from pipeline.training.checkpoint_schedule import CheckpointSchedule
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.training.event_source import DirectSource, EventSource
     from pipeline.training.journaled_source import JournaledSource
     from pipeline.training.loop import Loop, StepResult
+    from pipeline.training.reading.batch_reader import BatchReader
     from pipeline.training.run import Run
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "BatchReader": "pipeline.training.batch_reader",
+    "BatchReader": "pipeline.training.reading.batch_reader",
     "Callback": "pipeline.training.callback",
     "Callbacks": "pipeline.training.callback",
     "CheckpointSchedule": "pipeline.training.checkpoint_schedule",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from learners.base import NEEDS_SEGMENTS, Learner, LearnerError
+from learners.pretrained.encoders.columns import EncodedColumns
 from pipeline.config.errors import JobError
 from pipeline.config.job import Job, LoadedJob
 from pipeline.evaluation.metric_names import unknown_metric
@@ -17,8 +18,10 @@ from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
 from pipeline.models.recipe import Recipe, needs_imputed, recipe_of
 from pipeline.models.snapshot import Snapshot
-from pipeline.training.batch_reader import BatchReader
 from pipeline.training.loop import Loop
+from pipeline.training.reading.batch_reader import BatchReader
+from pipeline.training.reading.encode_ahead import ColumnEncoding, EncodeAhead
+from pipeline.training.reading.local_encoding import local_encoding
 from streams.core.errors import StreamError, one_line
 from streams.core.schema import Schema
 from streams.core.state_dict import State, digest
@@ -53,6 +56,11 @@ class Parts(NamedTuple):
     loop: Loop
     recipe: Recipe
 
+    @property
+    def encoded(self) -> EncodedColumns | None:
+        """The columns that encoders turn into vectors; None: there are none."""
+        return None if self.reader.encode is None else self.reader.encode.columns
+
     def state(self) -> State:
         """Return all that a resumed run needs: the loop's state, and the classes known at its
         cursor."""
@@ -69,20 +77,31 @@ class Parts(NamedTuple):
         self.loop.load(state, self.vocabulary)
 
 
-def build(loaded: LoadedJob) -> Parts:
-    """Build stream, operators, label join, learner and metrics of a job. Raise ``JobError``."""
+def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
+    """Build stream, encoders, operators, label join, learner and metrics of a job.
+
+    Args:
+        loaded: the job.
+        encoding: where columns are encoded; None: in this process.
+
+    Raises:
+        JobError: the job cannot be built.
+    """
     job = loaded.job
     with _job_errors(loaded.file, f"stream.kind {job.stream.kind}"):
         stream = loaded.stream(job.stream, loaded.folder)
         stream.group = job.name
-        schema = stream.schema
+    with _job_errors(loaded.file, "stream.encoder"):
+        encoding = encoding or local_encoding(loaded, stream.schema)
+        encode = None if encoding is None else EncodeAhead(encoding)
+        schema = stream.schema if encode is None else encode.columns.schema
     with _job_errors(loaded.file, "stream.aggregates"):
-        aggregates = _aggregates(loaded, stream)
+        aggregates = _aggregates(loaded, stream, schema)
         learned = schema if aggregates is None else aggregates.schema(schema)
     with _job_errors(loaded.file, f"learner.kind {job.learner.kind}"):
         learner = _learner(loaded, learned)
     with _job_errors(loaded.file, "operators"):
-        operators = _operators(job.stream, stream, learner, aggregates)
+        operators = _operators(job.stream, stream, schema, learner, aggregates)
         vocabulary = LabelEncoder(schema.classes)
         _check_fit(job, stream, learner)
         _check_alerts(job)
@@ -90,7 +109,7 @@ def build(loaded: LoadedJob) -> Parts:
         hold_out = HoldOut(probes.share, job.seed) if probes.share else None
         categories = [f.name for f in schema.features if f.kind == "categorical"]
         hashed = categories if learner.takes_keys else []
-        reader = BatchReader(stream, job.stream.batch_size, vocabulary, hold_out, hashed)
+        reader = BatchReader(stream, job.stream.batch_size, vocabulary, hold_out, hashed, encode)
         once_seen = OnceSeen(once, job.seed) if once.share else None
         if once_seen is not None:
             learner.never_buffer = once_seen.holds
@@ -105,7 +124,8 @@ def build(loaded: LoadedJob) -> Parts:
             stream.place_name,
         )
     settings = job.learner.model_dump(mode="json", serialize_as_any=True)
-    made = recipe_of(learner, settings, job.stream.standardise, stream, aggregates)
+    columns = None if encode is None else encode.columns
+    made = recipe_of(learner, settings, job.stream.standardise, stream, aggregates, columns)
     return Parts(stream, vocabulary, reader, loop, made)
 
 
@@ -122,8 +142,10 @@ def _job_errors(file: Path, step: str) -> Iterator[None]:
         raise JobError(f"{file}: {step}: {name}: {first}") from error
 
 
-def aggregates_of_job(loaded: LoadedJob, stream: Stream) -> tuple[AggregateConfig, ...]:
-    """Return the aggregates that a job adds to its features.
+def aggregates_of_job(
+    loaded: LoadedJob, stream: Stream, schema: Schema
+) -> tuple[AggregateConfig, ...]:
+    """Return the aggregates that a job adds to its features, which have a schema.
 
     A job that states nothing has the automatic ones where its learner takes them and its stream has
     columns of several kinds. Of more than eight classes there are no automatic ones.
@@ -131,7 +153,7 @@ def aggregates_of_job(loaded: LoadedJob, stream: Stream) -> tuple[AggregateConfi
     Raises:
         StreamError: the stream has not what the job states of them.
     """
-    config, schema = loaded.job.stream, stream.schema
+    config = loaded.job.stream
     stated = config.aggregates
     if stated is None:
         stated = "auto" if loaded.learner.takes_aggregates and not schema.matrix else "none"
@@ -153,17 +175,21 @@ def aggregates_of_job(loaded: LoadedJob, stream: Stream) -> tuple[AggregateConfi
     return stated
 
 
-def _aggregates(loaded: LoadedJob, stream: Stream) -> Aggregates | None:
+def _aggregates(loaded: LoadedJob, stream: Stream, schema: Schema) -> Aggregates | None:
     """Return the operator that adds aggregates to the features; None: there are none."""
-    configs = aggregates_of_job(loaded, stream)
+    configs = aggregates_of_job(loaded, stream, schema)
     if not configs:
         return None
     keys = loaded.job.stream.aggregate_keys or KEYS
-    return Aggregates(configs, stream.schema, keys, stream.class_count_hint)
+    return Aggregates(configs, schema, keys, stream.class_count_hint)
 
 
 def _operators(
-    config: StreamConfig, stream: Stream, learner: Learner, aggregates: Aggregates | None
+    config: StreamConfig,
+    stream: Stream,
+    schema: Schema,
+    learner: Learner,
+    aggregates: Aggregates | None,
 ) -> list[Operator]:
     operators: list[Operator] = []
     if stream.has_ids:
@@ -173,7 +199,6 @@ def _operators(
     elif stream.has_time:
         stated = getattr(config, "time_zone", None) is not None
         operators.append(DropLate(config.lateness, stated))
-    schema = stream.schema
     if aggregates is not None:
         operators.append(aggregates)
         schema = aggregates.schema(schema)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from learners.base import Encoding, Learner
+from learners.base import Encoding
+from learners.pretrained.encoders.columns import EncodedColumns
 from pipeline.config.job import LoadedJob
-from pipeline.training.builder import aggregates_of_job
+from pipeline.training.builder import Parts, aggregates_of_job
 from streams.core.description import StreamDescription, describe_schema
 from streams.core.errors import one_line
-from streams.core.stream import Stream
 from streams.operators.features.aggregates import describe_aggregates
 
 
@@ -51,26 +51,40 @@ class JobDescription:
         }
 
 
-def describe(loaded: LoadedJob, stream: Stream, learner: Learner) -> JobDescription:
+def describe(loaded: LoadedJob, parts: Parts) -> JobDescription:
     """Return the description of a job that is built.
 
     If the stream cannot describe itself, a warning says so: that is no reason to stop a run.
     """
+    stream, learner = parts.stream, parts.loop.learner
     try:
         described = stream.describe()
     except Exception as error:  # of a user's class, which may raise anything
         described = describe_schema(stream.kind, stream.schema)
         problem = f"the columns cannot be described: {type(error).__name__}: {one_line(error)}"
         described = replace(described, warnings=(problem,))
-    encodings = learner.encodings()
+    encodings = _with_encoders(learner.encodings(), parts.encoded)
     warnings = (
         *described.warnings,
         *_shared_places(described, encodings),
         *learner.warnings(described.classes),
     )
     settings = loaded.job.learner.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
-    aggregates = describe_aggregates(aggregates_of_job(loaded, stream), stream.schema)
+    schema = stream.schema if parts.encoded is None else parts.encoded.schema
+    aggregates = describe_aggregates(aggregates_of_job(loaded, stream, schema), schema)
     return JobDescription(loaded.job.name, described, settings, encodings, warnings, aggregates)
+
+
+def _with_encoders(
+    encodings: Mapping[str, Encoding], encoded: EncodedColumns | None
+) -> dict[str, Encoding]:
+    """Return how each feature is encoded, with the frozen encoder that it goes through first."""
+    whole = dict(encodings)
+    for name, column in ({} if encoded is None else encoded.columns).items():
+        first = f"{column.encoder['kind']}: {column.dimension:,} numbers"
+        then = encodings.get(name)
+        whole[name] = Encoding(first if then is None else f"{first}, {then.text}")
+    return whole
 
 
 def _shared_places(stream: StreamDescription, encodings: Mapping[str, Encoding]) -> tuple[str, ...]:

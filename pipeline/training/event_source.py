@@ -135,7 +135,8 @@ class DirectSource(EventSource):
         self.stream.verify_identity(known, cursor)
 
     def has_more(self, cursor: Cursor) -> bool:
-        return any(True for _ in self._until_stopped(self._read(cursor)))
+        blocks = self._until_stopped(self._read(cursor))
+        return any(not block.is_empty or block.flush for block in blocks)
 
     def batches(self, cursor: Cursor) -> Iterator[Batch]:
         return self._cut(self._until_stopped(self._read(cursor)))
@@ -150,9 +151,8 @@ class DirectSource(EventSource):
         pass
 
     def _until_stopped(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
-        """Skip empty blocks: with these a stream that waits lets the run be stopped."""
+        """Pass blocks on until the run is to stop; a stream that waits gives empty ones."""
         for block in blocks:
             if self._stopping():
                 raise RunStoppedError
-            if not block.is_empty or block.flush:
-                yield block
+            yield block

@@ -24,9 +24,8 @@ from pipeline.training.event_fates import Ledger
 from pipeline.training.event_source import EventSource, RunStoppedError
 from pipeline.training.versions import versions
 from streams.core.errors import StreamError
-from streams.core.stream import Stream
 
-_LEARNER_KEYS = ("learner.", "column", "label")
+_LEARNER_KEYS = ("learner.", "column", "encoder of ", "label")
 """Keys of a fingerprint that the state of a learner depends on."""
 
 
@@ -103,7 +102,7 @@ class Restorer:
         its first checkpoint."""
         self.dead.open(0)
         try:
-            cursor = self.source.begin(fingerprint(self.loaded, self.parts.stream))
+            cursor = self.source.begin(fingerprint(self.loaded, self.parts))
         except StreamError as error:
             raise JobError(f"{self.loaded.file}: {error}") from None
         self.parts.loop.ledger.begin(cursor)
@@ -175,7 +174,7 @@ class Restorer:
         lie elsewhere."""
         keys = self.loaded.job.stream.location_keys
         elsewhere = set() if located else {f"stream.{key}" for key in keys}
-        ours = fingerprint(self.loaded, self.parts.stream)
+        ours = fingerprint(self.loaded, self.parts)
         changed = differences(
             {key: value for key, value in kept.items() if key not in elsewhere},
             {key: value for key, value in ours.items() if key not in elsewhere},
@@ -209,7 +208,7 @@ class Restorer:
             {key: value for key, value in keys.items() if key.startswith(_LEARNER_KEYS)}
             for keys in (
                 checkpoint.about["fingerprint"],
-                fingerprint(self.loaded, self.parts.stream),
+                fingerprint(self.loaded, self.parts),
             )
         )
         changed = differences(theirs, ours)
@@ -227,9 +226,12 @@ class Restorer:
         self.say(f"warm start from {checkpoint.path}: as learned from {checkpoint.events:,} events")
 
 
-def fingerprint(loaded: LoadedJob, stream: Stream) -> dict[str, Any]:
-    """Return what the state depends on: the job's fingerprint, and the columns of its stream."""
-    schema = stream.schema
+def fingerprint(loaded: LoadedJob, parts: Parts) -> dict[str, Any]:
+    """Return what the state depends on: the job's fingerprint, the columns of its stream, and the
+    encoders of these."""
+    schema = parts.stream.schema
+    encoded = {} if parts.encoded is None else parts.encoded.fingerprints()
+    encoders = {f"encoder of {name}": value for name, value in encoded.items()}
     columns = {f"column {f.name}": [f.kind, *f.shape] for f in schema.features}
     order = [feature.name for feature in schema.features]
-    return {**loaded.fingerprint(), **columns, "columns": order, "label": schema.task}
+    return {**loaded.fingerprint(), **columns, **encoders, "columns": order, "label": schema.task}

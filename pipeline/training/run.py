@@ -25,7 +25,6 @@ from pipeline.storage.checkpoints import Checkpoints, ResumePoint
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import RecordingWriter
 from pipeline.storage.run_folder import RunFolder
-from pipeline.training.batch_reader import BatchReader
 from pipeline.training.builder import Parts, build, state_digest
 from pipeline.training.callback import Callback, Callbacks, RunContext, Say
 from pipeline.training.checkpoint_schedule import CheckpointSchedule
@@ -34,6 +33,7 @@ from pipeline.training.description import describe
 from pipeline.training.errors import RunFailures
 from pipeline.training.event_source import DirectSource, EventSource, RunStoppedError
 from pipeline.training.journaled_source import JournaledSource
+from pipeline.training.reading.batch_reader import BatchReader
 from pipeline.training.resume import Restorer, StartingPoint, fingerprint
 from pipeline.training.versions import versions
 from streams.core.batch import Batch
@@ -243,7 +243,7 @@ class Run:
             total=_total(parts.stream, max_events),
             dead_bytes=self._dead.bytes,
             checkpoint_seconds=lambda: self._checkpoints.seconds,
-            describe=cache(partial(describe, self.loaded, parts.stream, parts.loop.learner)),
+            describe=cache(partial(describe, self.loaded, parts)),
         )
 
     def _train(self, session: _OpenRun, max_events: int | None) -> tuple[bool, ResumePoint | None]:
@@ -301,7 +301,7 @@ class Run:
         cursor = parts.loop.ledger.cursor()
         about = {
             "job": self.loaded.job.name,
-            "fingerprint": fingerprint(self.loaded, parts.stream),
+            "fingerprint": fingerprint(self.loaded, parts),
             "versions": versions(),
             "recipe": parts.recipe,
             "modules": str(self.loaded.folder),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -130,6 +130,9 @@ class StreamConfig(Settings):
             feature. ``auto``: label means by every category and number. ``none``: nothing. Unless
             stated, networks over columns of several kinds have ``auto``, and others ``none``.
         aggregate_keys: the most values of columns that aggregates are kept for, 65,536 by default.
+        encoder: the frozen encoder whose vectors stand for a column of text or images: its name, or
+            a mapping with its ``kind`` and settings, for all columns of a suitable kind; or a
+            mapping of column to such a name or mapping.
         dead_letters: the limit of dead letters: by default a run fails when half are dead.
     """
 
@@ -149,4 +152,15 @@ class StreamConfig(Settings):
     standardise: StandardiseConfig | None = None
     aggregates: Aggregates | None = None
     aggregate_keys: PositiveInt | None = None
+    encoder: dict[str, Any] | None = None
     dead_letters: DeadLetters = DeadLetters()
+
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _written_out(cls, value: Any) -> Any:
+        """Return ``{kind: NAME}`` for a name, alone or of a column."""
+        if isinstance(value, str):
+            return {"kind": value}
+        if not isinstance(value, dict) or isinstance(value.get("kind"), str):
+            return value
+        return {k: {"kind": v} if isinstance(v, str) else v for k, v in value.items()}

@@ -115,7 +115,7 @@ class RayRunner:
         with ExitStack() as stack:
             self._start(stack, parts, package, resume)
             if not resume:
-                progress.announce(describe(self.loaded, parts.stream, parts.loop.learner))
+                progress.announce(describe(self.loaded, parts))
             try:
                 summary = self._supervise(warm_from, max_events, progress)
                 return self._close(summary)

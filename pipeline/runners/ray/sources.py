@@ -14,8 +14,8 @@ import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from pipeline.runners.ray.job_package import JobPackage
-from pipeline.training.batch_reader import BLOCK, BatchReader
 from pipeline.training.journaled_source import OutOfStepError
+from pipeline.training.reading.batch_reader import BLOCK, BatchReader
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
 from streams.core.live_stream import LiveStream, ranges_of

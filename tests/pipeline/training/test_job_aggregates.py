@@ -62,7 +62,7 @@ def test_aggregates_by_learner_and_columns(
 ) -> None:
     loaded = load(job(aggregates, learner, mixed))
     parts = build(loaded)
-    given = aggregates_of_job(loaded, parts.stream)
+    given = aggregates_of_job(loaded, parts.stream, parts.stream.schema)
     assert [config.by for config in given] == [(name,) for name in by]
     assert (parts.recipe["aggregates"] is None) == (not by)
     names = [feature.name for feature in parts.loop.learner.schema.features]
@@ -99,7 +99,7 @@ def test_a_description_names_the_aggregates(job: Callable[..., Path]) -> None:
     ]
     loaded = load(job(stated, time="t"))
     parts = build(loaded)
-    described = describe(loaded, parts.stream, parts.loop.learner)
+    described = describe(loaded, parts)
     assert described.aggregates == (
         "label mean by user and a (in bins) over 100, 1,000 and all labels",
         "mean of a by user over 50 events",

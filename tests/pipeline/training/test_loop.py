@@ -12,9 +12,9 @@ import pytest
 
 from learners.base import Learner, LearnerConfig, Prediction
 from pipeline.evaluation.prequential import Prequential
-from pipeline.training.batch_reader import BatchReader
 from pipeline.training.event_fates import LedgerError
 from pipeline.training.loop import Loop
+from pipeline.training.reading.batch_reader import BatchReader
 from streams.core.batch import Batch, DeadLetter, Labels
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State, copied, digest

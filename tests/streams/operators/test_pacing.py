@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.training.batch_reader import BLOCK
+from pipeline.training.reading.batch_reader import BLOCK
 from streams.core.batch import Batch
 from streams.operators.pacing import block_size, throttle
 from streams.testing import Event, ManualClock, TestStream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pipeline.training.reading.encode_ahead import EncodeAhead
 from streams.core.batch import Batch
 from streams.core.hashing import hash_categories
 from streams.core.stream import Cursor, Stream
@@ -18,7 +19,8 @@ BLOCK = 4096
 class BatchReader:
     """Read the micro-batches of a stream.
 
-    Blocks are read, their classes numbered, their categories hashed, and their probes marked.
+    Blocks are read, their columns encoded, their classes numbered, their categories hashed, and
+    their probes marked.
 
     Args:
         stream: the stream.
@@ -26,6 +28,7 @@ class BatchReader:
         vocabulary: numbers the classes.
         hold_out: marks the probes; None where there are none.
         hashed: the categorical columns whose values become keys, for a learner that takes keys.
+        encode: encodes columns of blocks; None where none is encoded.
     """
 
     def __init__(
@@ -35,12 +38,14 @@ class BatchReader:
         vocabulary: LabelEncoder,
         hold_out: HoldOut | None = None,
         hashed: Sequence[str] = (),
+        encode: EncodeAhead | None = None,
     ) -> None:
         self.stream = stream
         self.size = size
         self.vocabulary = vocabulary
         self.hold_out = hold_out
         self.hashed = hashed
+        self.encode = encode
 
     def blocks(self, cursor: Cursor, size: int = BLOCK) -> Iterator[Batch]:
         """Read blocks from a cursor on. This part may run elsewhere, and ahead of the learner."""
@@ -51,7 +56,13 @@ class BatchReader:
         return self.batches(self.blocks(cursor))
 
     def batches(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
-        """Return the micro-batches of blocks; they do not depend on where blocks end."""
+        """Return the micro-batches of blocks; they do not depend on where blocks end.
+
+        Empty blocks, with which a stream says that nothing has come, are left out.
+        """
+        if self.encode is not None:
+            blocks = self.encode(blocks)
+        blocks = (block for block in blocks if not block.is_empty or block.flush)
         if self.stream.schema.task == "classification":
             blocks = map(self.vocabulary.apply, blocks)
         if self.hashed:
