@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.schema import Schema, Task
 from streams.core.settings import Settings
-from streams.core.state_dict import State, leaves
+from streams.core.state_dict import State, bytes_of
 from streams.operators.label_join import Revealed
 
 
@@ -436,10 +435,7 @@ class Learner(ABC):
 
     def memory_bytes(self) -> int:
         """Return the bytes of the state: of its arrays, and of the rest as JSON."""
-        return sum(
-            leaf.nbytes if isinstance(leaf, np.ndarray | np.generic) else len(json.dumps(leaf))
-            for _, leaf in leaves(self.state())
-        )
+        return bytes_of(self.state())
 
 
 def _concatenate(predictions: list[Prediction]) -> Prediction:

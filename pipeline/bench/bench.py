@@ -29,13 +29,11 @@ RESULTS = "results.json"
 COLUMNS = (
     ("acc", "ACC"),
     ("forgetting", "forgetting"),
-    ("bwt", "BWT"),
     ("fwt", "FWT"),
     ("aaa", "AAA"),
     ("wc_acc", "WC-ACC"),
-    ("learning_accuracy", "learning"),
 )
-"""Metrics of the table with their column titles; the results contain all metrics."""
+"""Metrics of the table in percent, with their column titles; the results contain all metrics."""
 
 Results = list[dict[str, Any]]
 
@@ -238,12 +236,22 @@ def _table(scenario: str, results: Results) -> Table:
         for key, title in COLUMNS
         if any(math.isfinite(_value(result, key)) for result in results)
     ]
-    for _, title in columns:
+    for title in [*(title for _, title in columns), "log-loss", "state", "CPU s"]:
         table.add_column(title, justify="right", no_wrap=True)
     for learner, runs in _group(results, "learner").items():
         numbers = [spread([_value(result, key) for result in runs]) for key, _ in columns]
-        table.add_row(learner, *numbers)
+        table.add_row(learner, *numbers, *_costs(runs))
     return table
+
+
+def _costs(runs: Results) -> tuple[str, str, str]:
+    """Return the mean log-loss, the largest state and the mean CPU seconds of a learner."""
+    losses = [_value(result, "test_log_loss") for result in runs]
+    return (
+        f"{mean(losses):.3f}" if all(map(math.isfinite, losses)) else "",
+        _bytes(max(result["state_bytes"] for result in runs)),
+        f"{mean(result['cpu_seconds'] for result in runs):.1f}",
+    )
 
 
 def budgets(results: Results) -> list[str]:

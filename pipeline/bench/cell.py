@@ -33,7 +33,7 @@ from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
 from streams.scenarios.catalog import SCENARIOS
 
-FORMAT = 1
+FORMAT = 2
 """Format of ``result.json``; a cell with another format runs again."""
 BATCH = 10
 """Events in a micro-batch, as in the literature on online continual learning."""

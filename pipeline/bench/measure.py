@@ -15,13 +15,16 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
+from learners.base import Prediction
 from pipeline.evaluation.buffer_stats import BufferStats
+from pipeline.evaluation.class_metrics import FLOOR
 from pipeline.evaluation.plasticity import plasticity
 from pipeline.evaluation.transfer_and_forgetting import Curves
 from pipeline.storage.metric_log import MetricLog
 from pipeline.training.builder import Parts, state_digest
 from pipeline.training.reading.batch_reader import BLOCK
 from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.state_dict import bytes_of
 
 POINTS = 10
 """Default number of evaluations in a phase of the stream."""
@@ -93,6 +96,26 @@ def measure(parts: Parts, budget: Budget, folder: Path, progress: Progress) -> d
         return _Measurement(parts, budget, online, stability).run(progress)
 
 
+class _Stopwatch:
+    """Time of learning, without evaluations.
+
+    Attributes:
+        seconds: elapsed.
+        cpu_seconds: of all threads of this process.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = 0.0
+        self._then = (0.0, 0.0)
+
+    def start(self) -> None:
+        self._then = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self._then[0]
+        self.cpu_seconds += time.process_time() - self._then[1]
+
+
 class _Measurement:
     """The state of one pass over the stream."""
 
@@ -115,7 +138,8 @@ class _Measurement:
         self.accuracy: list[list[float | None]] = []
         self.begun = 0  # number of tasks in order that have begun
         self.task = self.order[0]  # the current one
-        self.seconds = 0.0  # time of learning, without evaluations
+        self.stopwatch = _Stopwatch()
+        self.loss = np.full(len(self.tests), np.nan)  # log-loss by task, at the last evaluation
         self.online, self.stability = online, stability
         self.buffer_stats = BufferStats(self.loop.learner)
 
@@ -127,18 +151,18 @@ class _Measurement:
             self.curves.begin(first, known if known < self.begun else None)
             self.begun, self.task = max(self.begun, known + 1), task
             due = (start // self.every + 1) * self.every
-            then = time.perf_counter()
+            self.stopwatch.start()
             for batch in self._batches(stop):
                 self.loop.step(batch)
                 if due <= self.loop.events < stop:
                     due = (self.loop.events // self.every + 1) * self.every
-                    self.seconds += time.perf_counter() - then
+                    self.stopwatch.stop()
                     self._evaluate(ended=False)
                     progress(self.loop.events, self.total)
-                    then = time.perf_counter()
+                    self.stopwatch.start()
             if stop == self.total:
                 self.loop.finish(self.parts.reader.size)
-            self.seconds += time.perf_counter() - then
+            self.stopwatch.stop()
             self._evaluate(ended=True)
             progress(self.loop.events, self.total)
         self.loop.verify()
@@ -158,7 +182,7 @@ class _Measurement:
         return self.parts.reader.batches(blocks())
 
     def _accuracies(self) -> Array:
-        """Return the accuracy on each task now, (tasks,).
+        """Return the accuracy on each task now, (tasks,); store the log-loss on each task.
 
         Future tasks are NaN, except in a domain-incremental stream.
         """
@@ -169,8 +193,9 @@ class _Measurement:
             test = self.tests[task]
             y = np.array([codes.get(name, -2) for name in test.names])[test.y]
             question = self._transform(test.question)
-            values = [learner.predict(part).value for part in question.micro_batches(_BATCH)]
-            accuracy[task] = float(np.mean(np.concatenate(values) == y))
+            parts = [learner.predict(part) for part in question.micro_batches(_BATCH)]
+            accuracy[task] = float(np.mean(np.concatenate([part.value for part in parts]) == y))
+            self.loss[task] = _log_loss(parts, y)
         return accuracy
 
     def _begun(self) -> list[int]:
@@ -191,7 +216,7 @@ class _Measurement:
         self.events.append(events)
         begun = np.isin(np.arange(len(accuracy)), self._begun())
         self.accuracy.append(_jsonable(np.where(begun, accuracy, np.nan)))
-        system = {"system/events_per_s": events / max(self.seconds, 1e-9)}
+        system = {"system/events_per_s": events / max(self.stopwatch.seconds, 1e-9)}
         memory, _ = self.buffer_stats.read()
         self.online.write(events, {**self.loop.results(), **memory, **system})
         self.network = self._network()
@@ -204,6 +229,7 @@ class _Measurement:
 
     def _result(self) -> dict[str, Any]:
         learner, loop = self.loop.learner, self.loop
+        loss = float(np.mean(self.loss))
         continual = self.curves.results().named() | self.network
         matrix = np.full((len(self.curves.matrix), len(self.tests)), np.nan)
         matrix[:, self.order] = self.curves.matrix
@@ -211,15 +237,18 @@ class _Measurement:
             "metrics": {
                 **{name.split("/")[1]: value for name, value in continual.items()},
                 **{name.replace("/", "_"): value for name, value in loop.results().items()},
+                **({"test_log_loss": loss} if math.isfinite(loss) else {}),
             },
             "matrix": [_jsonable(row) for row in matrix],
             "evaluations": {"events": self.events, "accuracy": self.accuracy},
             "events": loop.events,
             "gradient_steps": learner.gradient_steps,
             "buffer_bytes": learner.buffer_bytes,
-            "memory_bytes": learner.memory_bytes(),
+            "state_bytes": learner.memory_bytes()
+            + sum(bytes_of(operator.state()) for operator in loop.operators),
             "state_digest": None if learner.opaque else state_digest(self.parts.state()),
-            "seconds": round(self.seconds, 3),
+            "seconds": round(self.stopwatch.seconds, 3),
+            "cpu_seconds": round(self.stopwatch.cpu_seconds, 3),
         }
 
 
@@ -236,6 +265,21 @@ def _test(test: Batch, most: int | None, segments: bool) -> _TaskTest:
         test.x.flags.writeable = False
     question = replace(test, y=None, segment=test.segment if segments else None, classes=())
     return _TaskTest(question, test.y, test.classes)
+
+
+def _log_loss(predictions: Sequence[Prediction], y: Ints) -> float:
+    """Return the mean of -ln of the probability of each label, at least ``FLOOR``; NaN where the
+    learner gives no probabilities. A label that the learner does not know has probability 0."""
+    losses = []
+    for prediction in predictions:
+        labels, y = y[: len(prediction)], y[len(prediction) :]
+        if prediction.proba is None:
+            return math.nan
+        known = (labels >= 0) & (labels < prediction.proba.shape[1])
+        of_label = np.zeros(len(labels))
+        of_label[known] = prediction.proba[known, labels[known]]
+        losses.append(-np.log(np.maximum(of_label, FLOOR)))
+    return float(np.mean(np.concatenate(losses)))
 
 
 def _jsonable(values: Array) -> list[float | None]:

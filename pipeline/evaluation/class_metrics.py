@@ -22,7 +22,7 @@ MOST_CLASSES = 200
 _EDGES = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
 _CURVE_BINS = 16  # divides the bins of the histogram
 _UNEQUAL = 3.0
-_EPS = 1e-15
+FLOOR = 1e-15
 
 
 class CalibrationCurve(NamedTuple):
@@ -264,7 +264,7 @@ def scores_of(y: Array, value: Array, proba: Array) -> tuple[Array, Array, Array
     brier[y >= width] += 1
     missing = np.isnan(brier)
     of_label[missing] = of_value[missing] = np.nan
-    return -np.log(np.maximum(of_label, _EPS)), score, brier, of_value
+    return -np.log(np.maximum(of_label, FLOOR)), score, brier, of_value
 
 
 def _probability_of(codes: Array, proba: Array) -> Array:

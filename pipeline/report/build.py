@@ -27,12 +27,17 @@ _COLUMNS = (
     ("min_acc", "min-ACC"),
     ("wc_acc", "WC-ACC"),
     ("learning_accuracy", "learned at"),
+    ("test_log_loss", "log-loss"),
     ("seconds", "seconds"),
+    ("cpu_seconds", "CPU seconds"),
+    ("state_bytes", "state (MB)"),
     ("buffer_bytes", "buffer (MB)"),
     ("gradient_steps", "gradient steps"),
 )
 _FORMATS = {  # scale and format, where not three decimals
     "seconds": (1.0, "{:,.1f}"),
+    "cpu_seconds": (1.0, "{:,.1f}"),
+    "state_bytes": (1e-6, "{:,.2f}"),
     "buffer_bytes": (1e-6, "{:,.2f}"),
     "gradient_steps": (1.0, "{:,.0f}"),
 }

@@ -184,7 +184,8 @@ class Result:
     """One learner on one scenario with one seed.
 
     Attributes:
-        metrics: finite values by name, with ``seconds``, ``buffer_bytes``, ``gradient_steps``.
+        metrics: finite values by name, with ``seconds``, ``cpu_seconds``, ``state_bytes``,
+            ``buffer_bytes``, ``gradient_steps``.
         matrix: (phases, tasks) accuracy at the end of each phase, NaN where unknown.
         events: (m,) events seen at each evaluation.
         accuracy: (m, tasks) at each evaluation, NaN where unknown.
@@ -270,11 +271,14 @@ def read_bench(file: Path) -> list[Result]:
     return [result for entry in read if (result := _result(entry)) is not None]
 
 
+_COSTS = ("seconds", "cpu_seconds", "state_bytes", "buffer_bytes", "gradient_steps")
+
+
 def _result(entry: Any) -> Result | None:
     """Return a result of ``results.json``, or None if it is broken."""
     try:
         metrics = dict(entry["metrics"])
-        for name in ("seconds", "buffer_bytes", "gradient_steps"):
+        for name in _COSTS:
             metrics[name] = entry.get(name)
         evaluations = entry.get("evaluations") or {}
         events = np.array([_number(value) for value in evaluations.get("events") or []])

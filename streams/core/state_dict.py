@@ -58,6 +58,14 @@ def digest(state: State) -> str:
     return sha.hexdigest()
 
 
+def bytes_of(state: State) -> int:
+    """Return the bytes of the arrays of a state, and of the rest as JSON."""
+    return sum(
+        leaf.nbytes if isinstance(leaf, np.ndarray | np.generic) else len(json.dumps(leaf))
+        for _, leaf in leaves(state)
+    )
+
+
 def copied(state: State) -> State:
     """Return a deep copy, with arrays and lists of its own."""
     return {

@@ -38,6 +38,8 @@ class Dataset:
         classes: names of the classes in the order of their codes.
         citation: the work to cite.
         note: a remark for figures.
+        validation: published rows for tuning and their codes, which are in neither of the others;
+            None: there are none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Dataset:
     classes: tuple[str, ...]
     citation: str
     note: str = ""
+    validation: tuple[Array | Ragged, Ints] | None = None
 
 
 def load(name: str) -> Dataset:
@@ -60,6 +63,18 @@ def load(name: str) -> Dataset:
     if name not in DATASETS:
         raise StreamError(f"unknown data set {unknown(name, DATASETS)}")
     return DATASETS[name]()
+
+
+def published_validation(data: Dataset) -> Dataset:
+    """Return the data set with its published validation rows as its test rows; its own test rows
+    are left out. Raises ``StreamError`` if none were published."""
+    if data.validation is None:
+        raise StreamError(
+            f"stream.validation: no validation rows of {data.name!r} were published; state the "
+            "share of the training rows to test on, such as 0.1"
+        )
+    test_x, test_y = data.validation
+    return replace(data, test_x=test_x, test_y=test_y)
 
 
 def split_validation(data: Dataset, share: float) -> Dataset:
@@ -253,22 +268,25 @@ def _clinc150() -> Dataset:
         data = json.loads(_gunzip(file) if file.suffix == ".gz" else file.read_bytes())
         classes = tuple(chain.from_iterable(data["domains"].values()))
         codes = {intent: code for code, intent in enumerate(classes)}
-        splits = data["train"] + data["val"], data["test"]
-        texts = [Ragged.of_text(text for text, _ in rows) for rows in splits]
-        y = [np.array([codes[intent] for _, intent in rows], np.int64) for rows in splits]
+        train, test, validation = (
+            (
+                Ragged.of_text(text for text, _ in data[split]),
+                np.array([codes[intent] for _, intent in data[split]], np.int64),
+            )
+            for split in ("train", "test", "val")
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(file, f"{type(error).__name__}: {error}") from None
     return Dataset(
         "clinc150",
         Feature("text", "text"),
-        texts[0],
-        y[0],
-        texts[1],
-        y[1],
+        *train,
+        *test,
         classes,
         "S. Larson et al., An Evaluation Dataset for Intent Classification and Out-of-Scope "
         "Prediction, EMNLP 2019",
-        "trained on the published training and validation rows; out-of-scope rows left out",
+        "out-of-scope rows left out",
+        validation,
     )
 
 

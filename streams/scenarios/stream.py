@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -15,7 +15,12 @@ from streams.core.settings import unknown
 from streams.core.stream import Cursor, Stream
 from streams.core.stream_config import StreamConfig
 from streams.scenarios.catalog import SCENARIOS
-from streams.scenarios.datasets import DATASETS, load, split_validation
+from streams.scenarios.datasets import (
+    DATASETS,
+    load,
+    published_validation,
+    split_validation,
+)
 from streams.scenarios.layouts import Tasks, make_plan
 
 
@@ -35,7 +40,8 @@ class ScenarioConfig(StreamConfig):
         known_classes: whether all classes are known from the start, or are found in the stream.
         boundaries: whether events have their task as ``segment``, for evaluation.
         validation: test on this share of the training rows, the last ones of each class, which are
-            then not in the stream; None: on the test rows. For tuning without the test rows.
+            then not in the stream; ``published``: on the validation rows of the data set; None: on
+            the test rows. For tuning without the test rows.
     """
 
     name: str | None = None
@@ -46,7 +52,7 @@ class ScenarioConfig(StreamConfig):
     seed: int = Field(0, ge=0, lt=2**63)
     known_classes: bool = True
     boundaries: bool = True
-    validation: float | None = Field(None, gt=0, lt=1)
+    validation: Annotated[float, Field(gt=0, lt=1)] | Literal["published"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +100,9 @@ class ScenarioStream(Stream):
         self.config = config
         self.has_segments = config.boundaries
         self.data = load(config.dataset)
-        if config.validation is not None:
+        if config.validation == "published":
+            self.data = published_validation(self.data)
+        elif config.validation is not None:
             self.data = split_validation(self.data, config.validation)
         self.plan = make_plan(
             self.data, config.tasks, config.seed, config.events, config.label_noise

@@ -62,7 +62,8 @@ def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def results(out: Path | str) -> Any:
     """Return the results of a bench without their durations."""
     cells = json.loads((Path(out) / "results.json").read_text())
-    assert all(result.pop("seconds") > 0 for result in cells)
+    for key in ("seconds", "cpu_seconds"):
+        assert all(result.pop(key) > 0 for result in cells)
     return cells
 
 
@@ -288,7 +289,12 @@ def test_run_shows_two_bars_on_a_terminal_only() -> None:
 
 
 def result(learner: str, seed: int, steps: int = 0, size: int = 0, **metrics: float) -> Any:
-    counts = {"gradient_steps": steps, "buffer_bytes": size}
+    counts = {
+        "gradient_steps": steps,
+        "buffer_bytes": size,
+        "state_bytes": 1000 + size,
+        "cpu_seconds": 1.5,
+    }
     return {"scenario": "s", "learner": learner, "seed": seed, "metrics": metrics, **counts}
 
 
@@ -311,6 +317,7 @@ def printed(cells: list[Any], width: int = 80) -> list[str]:
 
 def test_tables_fit_a_terminal() -> None:
     keys = ("acc", "forgetting", "bwt", "fwt", "aaa", "wc_acc", "learning_accuracy")
+    keys += ("test_log_loss",)
     names = ["replay", "finetune", "twelve-chars", "no-change"]
     cells = [
         result(name, seed, **{key: (-1 if key == "bwt" else 1) * value for key in keys})
@@ -319,24 +326,31 @@ def test_tables_fit_a_terminal() -> None:
     ]
     lines = printed(cells)
     assert lines[0] == "s, in %, 2 seeds"
-    header = "learner ACC forgetting BWT FWT AAA WC-ACC learning"
+    header = "learner ACC forgetting FWT AAA WC-ACC log-loss state CPU s"
     assert lines[1].split() == header.split()
     assert len(lines) == 3 + len(names)
     for name, line in zip(names, lines[3:], strict=True):
-        assert line.split() == [name, "67.2±46", "67.2±46", "-67.2±46", *["67.2±46"] * 4]
+        assert line.split() == [name, *["67.2±46"] * 5, "0.672", "1.0", "kB", "1.5"]
     assert max(map(len, lines)) <= 80
 
 
 def test_tables_fold_a_long_name_and_cut_no_number() -> None:
-    keys = ("acc", "forgetting", "bwt", "fwt", "aaa", "wc_acc", "learning_accuracy")
+    keys = ("acc", "forgetting", "fwt", "aaa", "wc_acc")
     name = "replay:buffer.admission=class-balanced"
     lines = printed([result(name, 0, **dict.fromkeys(keys, 0.5))])
     assert "".join(line.split()[0] for line in lines[3:]) == name
-    assert lines[3].split()[1:] == ["50.0"] * 7
+    assert lines[3].split()[1:] == [*["50.0"] * 5, "1.0", "kB", "1.5"]
 
 
 def test_tables_leave_out_an_empty_column() -> None:
-    assert printed([result("a", 0, acc=0.5, fwt=float("nan"))])[1].split() == ["learner", "ACC"]
+    header = printed([result("a", 0, acc=0.5, fwt=float("nan"))])[1]
+    assert header.split() == ["learner", "ACC", "log-loss", "state", "CPU", "s"]
+
+
+def test_tables_state_the_largest_state_and_mean_time() -> None:
+    cells = [result("a", seed, size=2000 * seed, test_log_loss=seed / 4) for seed in (0, 1)]
+    cells[1]["cpu_seconds"] = 2.5
+    assert printed(cells)[3].split() == ["a", "0.125", "3.0", "kB", "2.0"]
 
 
 def test_budgets_list_equal_values_once() -> None:

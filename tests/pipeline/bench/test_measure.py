@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import pipeline.bench.measure
-from learners.base import Learner
+from learners.base import Learner, Prediction
 from learners.networks.optimizer import FlatOptimizer
 from pipeline.bench.cell import Cell, job_of, run_cell
-from pipeline.bench.measure import Budget
+from pipeline.bench.measure import Budget, _log_loss
 from streams.core.batch import Batch
 from streams.scenarios.stream import ScenarioConfig, ScenarioStream
 
@@ -103,6 +103,13 @@ def plain(learner: Learner, stream: ScenarioStream, size: int) -> np.ndarray[Any
     return np.array(rows)
 
 
+def log_loss(learner: Learner, test: Batch) -> float:
+    proba = learner.predict(test).proba
+    assert proba is not None
+    assert test.y is not None
+    return float(-np.log(proba[np.arange(len(test)), test.y]).mean())
+
+
 def right(learner: Learner, test: Batch) -> float:
     return float((learner.predict(test).value == test.y).mean())
 
@@ -113,7 +120,8 @@ def test_measure_matches_a_plain_loop(tmp_path: Path, learner: str, size: int) -
     result = measure_cell(tmp_path, "split-digits", learner, f"stream.batch_size={size}", seed=3)
     loaded = job_of(Cell("split-digits", learner, 3), [f"stream.batch_size={size}"])
     stream = ScenarioStream(ScenarioConfig(kind="scenario", name="split-digits", seed=3), Path())
-    a = plain(loaded.learner(loaded.job.learner, stream.schema, 3), stream, size)
+    own = loaded.learner(loaded.job.learner, stream.schema, 3)
+    a = plain(own, stream, size)
     k = 5
     for i in range(k):
         assert result["matrix"][i] == [*a[i, : i + 1], *[None] * (k - i - 1)]
@@ -125,6 +133,10 @@ def test_measure_matches_a_plain_loop(tmp_path: Path, learner: str, size: int) -
     assert metrics["learning_accuracy"] == pytest.approx(a.diagonal().mean(), abs=1e-12)
     assert "fwt" not in metrics
     assert result["evaluations"]["accuracy"][-1] == a[-1].tolist()
+    losses = [log_loss(own, stream.task_test(task)) for task in range(k)]
+    assert metrics["test_log_loss"] == pytest.approx(sum(losses) / k, rel=1e-5)
+    assert own.memory_bytes() <= result["state_bytes"] < own.memory_bytes() + 1000
+    assert result["cpu_seconds"] > 0
 
 
 @pytest.mark.parametrize("block", [100, 4096])
@@ -181,6 +193,21 @@ def test_measure_counts_no_prediction_as_abstained(
     assert result["metrics"]["online_abstained"] == 1343
     assert "online_accuracy" not in result["metrics"]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_log_loss_of_a_label_the_learner_lacks_is_bounded() -> None:
+    proba = np.array([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]])
+    predictions = [
+        Prediction(np.arange(n), "classification", np.zeros(n, np.int64), rows, ("a", "b"), 1)
+        for rows in (proba[:2], proba[2:])
+        for n in [len(rows)]
+    ]
+    lost = -np.log(1e-15)
+    found = _log_loss(predictions, np.array([0, 1, -2]))
+    assert found == pytest.approx((-np.log(0.5) - np.log(0.75) + lost) / 3)
+    assert _log_loss(predictions, np.array([0, 1, 5])) == pytest.approx(found)
+    silent = replace(predictions[0], proba=None)
+    assert np.isnan(_log_loss([silent], np.array([0, 1])))
 
 
 def test_measure_matches_new_classes_by_name(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def bench(tmp_path: Path) -> Path:
             "matrix": [[acc, None], [0.5, acc]],
             "evaluations": {"events": [10, 20], "accuracy": [[acc, None], [0.5, acc]]},
             "seconds": 2.0,
-            "memory_bytes": 1,
+            "cpu_seconds": 3.0,
+            "state_bytes": 2_500_000,
             "buffer_bytes": 1_500_000,
             "gradient_steps": 4000,
             "events": 20,
@@ -221,8 +222,8 @@ def test_table_of_a_bench_by_hand(bench: Path) -> None:
     page = Read(write_report(bench))
     cells = [text.strip() for text in page.text("td", "small")]
     # Mean and sample deviation of 0.6 and 0.8: 0.7 and 0.141; there is no FWT.
-    row = ["2", "0.700", "± 0.141", "0.300", "± 0.141", "-", "-", "-", "-", "-", "-"]
-    row += ["2.0", "± 0.0", "1.50", "± 0.00", "4,000", "± 0"]
+    row = ["2", "0.700", "± 0.141", "0.300", "± 0.141", *["-"] * 7, "2.0", "± 0.0", "3.0", "± 0.0"]
+    row += ["2.50", "± 0.00", "1.50", "± 0.00", "4,000", "± 0"]
     assert cells[: len(row)] == row
     assert cells[len(row) : len(row) + 3] == ["1", "0.250", "0.750"]
     assert page.text("h2") == ["Results", f"split {EVIL}"]

@@ -199,7 +199,7 @@ def test_read_bench_results(tmp_path: Path) -> None:
         "matrix": [[0.9], [0.5, None]],
         "evaluations": {"events": [10, 20, 30], "accuracy": [[0.1, None], [0.2, 0.4]]},
         "seconds": 2.5,
-        "memory_bytes": 10,
+        "state_bytes": 10,
         "buffer_bytes": 2000000,
         "gradient_steps": 40,
         "events": 30,
@@ -211,7 +211,7 @@ def test_read_bench_results(tmp_path: Path) -> None:
     first, second = read_bench(file)
     assert (first.scenario, first.learner, first.seed) == ("split", "replay", 3)
     expected = {"acc": 0.5, "seconds": 2.5, "buffer_bytes": 2e6, "gradient_steps": 40.0}
-    assert first.metrics == expected
+    assert first.metrics == expected | {"state_bytes": 10}
     np.testing.assert_array_equal(first.matrix, [[0.9, np.nan], [0.5, np.nan]])
     np.testing.assert_array_equal(first.events, [10, 20])
     np.testing.assert_array_equal(first.accuracy, [[0.1, np.nan], [0.2, 0.4]])

@@ -132,7 +132,7 @@ def test_cifar_10(published: None, cache: Path, monkeypatch: pytest.MonkeyPatch)
 def test_clinc150(published: None) -> None:
     data = load("clinc150")
     assert isinstance(data.train_x, Ragged)
-    assert counts(data) == ([120] * 150, [30] * 150)
+    assert counts(data) == ([100] * 150, [30] * 150)
     assert data.feature.kind == "text"
     texts, label = data.train_x.texts(), data.classes.index("translate")
     first = "what expression would i use to say i love you if i were an italian"
@@ -363,7 +363,7 @@ def test_the_published_file_is_taken(
     (folder / "data_full.json").write_bytes(raw)
     monkeypatch.delenv("EVERLEARN_DATA")
     monkeypatch.setitem(ORIGINS, "clinc150", replace(ORIGINS["clinc150"], address=address))
-    assert len(load("clinc150").train_y) == 18_000
+    assert len(load("clinc150").train_y) == 15_000
     monkeypatch.setitem(ORIGINS, "clinc150", replace(ORIGINS["clinc150"], address=NOWHERE))
     assert len(load("clinc150").test_y) == 4500
 

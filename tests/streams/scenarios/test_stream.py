@@ -243,6 +243,21 @@ def test_validation_rows_are_not_in_the_stream(
     assert sum(len(test.y) for test in tuned.plan.tests) == len(tuned.data.test_y)
 
 
+def test_published_validation_replaces_the_test_rows(published: None) -> None:
+    whole, tuned = load("clinc150"), scenario(name="clinc150", validation="published")
+    assert whole.validation is not None
+    assert isinstance(tuned.data.test_x, Ragged)
+    assert isinstance(whole.test_x, Ragged)
+    assert len(tuned) == len(whole.train_y)
+    assert np.bincount(tuned.data.test_y).tolist() == [20] * 150
+    assert not {*tuned.data.test_x.texts()} & {*whole.test_x.texts()}
+
+
+def test_published_validation_needs_published_rows() -> None:
+    with pytest.raises(StreamError, match="validation: no validation rows of 'digits' were publ"):
+        scenario(name="split-digits", validation="published")
+
+
 @pytest.mark.parametrize(
     ("share", "left"), [(0.999, "none to learn from"), (0.0001, "none to test on")]
 )
@@ -279,7 +294,7 @@ SIZES = {
     "split-digits": 1_343,
     "permuted-digits": 6_715,
     "outdoor": 2_800,
-    "clinc150": 18_000,
+    "clinc150": 15_000,
     "blurry-mnist": 60_000,
     "power-law-mnist": 44_017,
     "sudden-drift-mnist": 20_000,
