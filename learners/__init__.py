@@ -43,6 +43,7 @@ KINDS: dict[str, str] = {
     "ranpac": "learners.pretrained.closed_form.ranpac:Ranpac",
     "replay": "learners.rehearsal.replay:Replay",
     "river": "learners.integrations.river:RiverLearner",
+    "slda": "learners.pretrained.closed_form.slda:Slda",
     "view-batch": "learners.rehearsal.view_batch:ViewBatch",
 }
 """The import path of each kind of learner that a job may name."""

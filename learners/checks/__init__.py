@@ -15,7 +15,8 @@ A check that fails raises an ``AssertionError`` that states the broken promise.
 
 - ``suite`` selects the checks for a class and runs them.
 - ``case`` makes small streams and leads a learner through them.
-- ``predictions``, ``missing``, ``state``, ``labels`` and ``classes`` hold the checks, by subject.
+- ``predictions``, ``missing``, ``state``, ``labels``, ``classes`` and ``sums`` hold the checks, by
+  subject.
 - ``assertions`` holds what they compare.
 """
 

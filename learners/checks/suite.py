@@ -41,6 +41,12 @@ from learners.checks.state import (
     state_can_be_saved,
     uses_no_global_randomness,
 )
+from learners.checks.sums import (
+    forgets_classes,
+    merges_with_another,
+    refuses_what_it_does_not_declare,
+    unlearns_events,
+)
 from streams.core.schema import Task
 
 Promise = Callable[[Case], None]
@@ -62,6 +68,7 @@ _FOR_ALL: tuple[Promise, ...] = (
     learns_only_revealed_labels,
     accepts_corrections,
     accepts_or_refuses_columns,
+    refuses_what_it_does_not_declare,
 )
 
 
@@ -112,5 +119,8 @@ def _promises(cls: type[Learner], task: Task) -> list[Promise]:
     promises += [] if cls.needs_boundaries else [reads_no_segment]
     promises += [] if cls.opaque else [ignores_probes, memory_is_bounded]
     promises += [accepts_missing_numbers] if cls.handles_missing else []
+    promises += [unlearns_events] if cls.unlearns else []
+    promises += [forgets_classes] if cls.forgets_classes and task == "classification" else []
+    promises += [merges_with_another] if cls.merges else []
     promises += [] if cls.baseline else [learns]
     return promises

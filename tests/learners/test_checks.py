@@ -16,9 +16,10 @@ from learners.baselines.prior import Prior
 from learners.checks import Check, check_learner, checks_for
 from learners.integrations.river import RiverLearner
 from learners.networks.base import NetworkLearner
+from learners.pretrained.closed_form.prototype import Prototype
 from learners.registry import find
 from learners.rehearsal.replay import Replay
-from streams.core.batch import Array, Batch, Ints
+from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.schema import Schema
 from streams.core.state_dict import State
 from streams.operators.label_join import Revealed
@@ -350,6 +351,30 @@ class LosesItsState(Prior):
         return {**super().state(), "sums": self.sums}
 
 
+class KeepsUnlearned(Prototype):
+    def unlearn(self, batch: Batch) -> None:
+        self.version += 1
+
+
+class KeepsForgotten(Prototype):
+    def forget_class(self, name: ClassName) -> None:
+        self._codes((name,))
+
+
+class MergesByCode(Prototype):
+    """Class i of the other learner counts as class i here, whatever its name."""
+
+    def _codes(self, names: tuple[ClassName, ...]) -> Ints:
+        return np.arange(len(names))
+
+
+class ForgetsSilently(Prior):
+    """It does nothing where it cannot do what it is asked for."""
+
+    def forget_class(self, name: ClassName) -> None:
+        self.version += 1
+
+
 BROKEN: list[tuple[type[Learner], str]] = [
     (ForgetsVersion, "predictions_fit"),
     (WrongIds, "predictions_fit"),
@@ -390,6 +415,10 @@ BROKEN: list[tuple[type[Learner], str]] = [
     (Unmoved, "learns"),
     (TakesAnything, "refuses_other_tasks"),
     (TakesAThird, "refuses_a_third_class"),
+    (KeepsUnlearned, "unlearns_events"),
+    (KeepsForgotten, "forgets_classes"),
+    (MergesByCode, "merges_with_another"),
+    (ForgetsSilently, "refuses_what_it_does_not_declare"),
 ]
 
 

@@ -1,0 +1,84 @@
+"""Streaming linear discriminant analysis: class means and one shared covariance."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
+from learners.pretrained.closed_form.covariance import oas_share, solve_shrunk
+from learners.pretrained.closed_form.gram import GramSums
+from learners.pretrained.closed_form.linear import linear_scores, linear_weights
+from streams.core.batch import Array
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class SldaConfig(ClosedFormConfig):
+    """Settings of ``slda``.
+
+    Attributes:
+        shrinkage: how far the covariance is shrunk towards a multiple of the identity: a share from
+            0 to 1; or ``oas``, the share that follows from the covariance and the number of rows.
+        class_prior: ``equal``; or ``counts``, by the events of each class so far.
+    """
+
+    shrinkage: Share | Literal["oas"] = "oas"
+    class_prior: Literal["equal", "counts"] = "equal"
+
+
+class Slda(ClosedFormLearner):
+    """Predict the likeliest class of Gaussians that share one covariance.
+
+    This is Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant
+    Analysis". For class means m_c, the mean m of all rows and d numbers in a row,
+
+        S = sum over rows of (x - m_c)(x - m_c)' / n
+        P = (1 - e) S + e * trace(S) / d * I
+        w_c = P^-1 (m_c - m),    score_c = w_c' x - w_c' (m_c + m) / 2 + log prior_c
+
+    S is that of all rows at once, up to rounding: it follows from the sums of products of all rows
+    and the sums of each class. There, S moves by the deviations from means of the time, which gives
+    nearly the same. There, e is 1e-4 and is not relative to the variance of the rows, and the prior
+    is equal.
+
+    Scores without the prior are divided by sqrt(d), from where the temperature starts, as in
+    ``prototype``.
+    """
+
+    kind = "slda"
+    Config = SldaConfig
+    handles = frozenset({"classification", "binary"})
+    statistics: GramSums
+    config: SldaConfig
+
+    def new_statistics(self, width: int) -> GramSums:
+        return GramSums(width, targets=False)
+
+    def fit(self) -> dict[str, Array]:
+        sums = self.statistics
+        means = sums.cross / np.maximum(sums.counts, 1)[:, None]
+        covariance = sums.gram()
+        covariance -= means.T @ sums.cross
+        covariance /= sums.rows
+        share = self.config.shrinkage
+        if share == "oas":
+            share = oas_share(covariance, sums.rows)
+        centre = sums.totals / sums.rows
+        w = solve_shrunk(covariance, share, (means - centre).T).T
+        w /= math.sqrt(len(centre))
+        b = -0.5 * np.einsum("kd,kd->k", w, means + centre)
+        return linear_weights(w, b + self._log_prior())
+
+    def _log_prior(self) -> Array:
+        counts = self.statistics.counts
+        if self.config.class_prior == "equal":
+            return np.zeros(len(counts))
+        prior: Array = np.log(np.maximum(counts, 1) / counts.sum())
+        return prior
+
+    def scores(self, x: Array) -> Array:
+        return linear_scores(self.weights, x)
