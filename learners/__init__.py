@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 KINDS: dict[str, str] = {
     "avalanche": "learners.integrations.avalanche:AvalancheLearner",
     "der++": "learners.rehearsal.der_plus_plus:DerPlusPlus",
+    "dkvb": "learners.pretrained.bottleneck.learner:DiscreteBottleneck",
     "er-ace": "learners.rehearsal.er_ace:ErAce",
     "ewc": "learners.regularization.ewc:Ewc",
     "finetune": "learners.baselines.finetune:Finetune",

@@ -2,6 +2,7 @@
 
 - ``encoders`` holds the frozen encoders.
 - ``closed_form`` holds learners that are solved from sums over rows.
+- ``bottleneck`` holds the discrete key-value bottleneck.
 - ``rows`` turns the columns of events into the rows of numbers that learners take.
 - ``feature_maps`` maps rows to random features.
 """
