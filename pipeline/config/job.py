@@ -88,8 +88,10 @@ class LoadedJob:
         self.raw = raw
 
     def on_device(self, device: str) -> LoadedJob:
-        """Return the same job for another device."""
-        job = self.job.model_copy(update={"device": device})
+        """Return the same job for another device, also of its encoders."""
+        gpus = 0.0 if device == "cpu" else self.job.encoders.gpus
+        encoders = self.job.encoders.model_copy(update={"gpus": gpus})
+        job = self.job.model_copy(update={"device": device, "encoders": encoders})
         return LoadedJob(job, self.stream, self.learner, self.file, self.folder, self.raw)
 
     def text(self) -> str:

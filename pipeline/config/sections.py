@@ -312,3 +312,8 @@ class EncodersConfig(Settings):
     @classmethod
     def _workers_alone(cls, data: Any) -> Any:
         return {"workers": data} if type(data) is int else data
+
+    @property
+    def device(self) -> str:
+        """The device of torch on which encoders work."""
+        return "cuda" if self.gpus else "cpu"

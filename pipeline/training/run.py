@@ -34,6 +34,7 @@ from pipeline.training.errors import RunFailures
 from pipeline.training.event_source import DirectSource, EventSource, RunStoppedError
 from pipeline.training.journaled_source import JournaledSource
 from pipeline.training.reading.batch_reader import BatchReader
+from pipeline.training.reading.encode_ahead import ColumnEncoding
 from pipeline.training.resume import Restorer, StartingPoint, fingerprint
 from pipeline.training.versions import versions
 from streams.core.batch import Batch
@@ -117,6 +118,7 @@ class Run:
         callbacks: Sequence[Callback] = (),
         blocks: ReadBlocksOf = BatchReader.blocks,
         identity: Callable[[Cursor], DataIdentity] | None = None,
+        encoding: ColumnEncoding | None = None,
     ) -> dict[str, Any]:
         """Run to the end of the stream, to ``max_events`` events in all, or until ``stop``.
 
@@ -130,6 +132,7 @@ class Run:
             callbacks: observe the run.
             blocks: reads blocks of the stream.
             identity: returns what these have read before a cursor; None: the stream does.
+            encoding: encodes columns elsewhere; None: where columns are encoded, it is here.
 
         Returns:
             The summary.
@@ -144,7 +147,7 @@ class Run:
             self.folder.check(resume)
             try:
                 options = StartOptions(resume, warm_from, max_events)
-                session = self._begin(options, callbacks, blocks, identity)
+                session = self._begin(options, callbacks, blocks, identity, encoding)
                 with self._failures.translated():
                     summary = self._run_to_end(session, max_events)
                     summary["metrics"] |= observers.teardown()
@@ -166,9 +169,10 @@ class Run:
         callbacks: Sequence[Callback],
         blocks: ReadBlocksOf,
         identity: Callable[[Cursor], DataIdentity] | None,
+        encoding: ColumnEncoding | None,
     ) -> _OpenRun:
         """Build the job and bring it back to where it stood."""
-        parts = build(self.loaded)
+        parts = build(self.loaded, encoding)
         source = self._source(parts, blocks, identity)
         dead_letters = self.loaded.job.stream.dead_letters
         limit = DeadLetterLimit(dead_letters, parts.stream.place_name)

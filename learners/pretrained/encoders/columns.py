@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,6 +15,9 @@ from learners.pretrained.encoders.registry import encoder_class, load_encoder
 from streams.core.batch import Array, Batch, Column
 from streams.core.schema import Feature, Schema
 from streams.core.settings import unknown
+
+_Loaded = dict[tuple[Any, ...], Encoder]
+"""Encoders by all that makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,9 @@ class ColumnEncoders:
         self._encoders = dict(encoders)
 
     @classmethod
-    def load(cls, stated: Mapping[str, Any], schema: Schema, seed: int) -> ColumnEncoders:
+    def load(
+        cls, stated: Mapping[str, Any], schema: Schema, seed: int, device: str = "cpu"
+    ) -> ColumnEncoders:
         """Load the encoders that a job states.
 
         Args:
@@ -106,32 +112,43 @@ class ColumnEncoders:
                 column, by its name.
             schema: of the stream.
             seed: of random weights.
+            device: of torch.
 
         Raises:
             LearnerError: a column does not suit its encoder, or an encoder cannot be loaded.
         """
         features = {feature.name: feature for feature in schema.features}
         encoders: dict[str, Encoder] = {}
+        shared: _Loaded = {}
         columns: dict[str, EncodedColumn] = {}
         for name, settings in _by_column(stated, features).items():
             place = "stream.encoder" if name not in stated else f"stream.encoder.{name}"
-            encoder = encoders[name] = _load(settings, features[name], seed, place)
+            encoder = encoders[name] = _load(shared, settings, features[name], seed, device, place)
             facts = encoder.dimension, encoder.unit, encoder.fingerprint
             columns[name] = EncodedColumn(dict(settings), seed, *facts)
         return cls(EncodedColumns(schema, columns), encoders)
 
     @classmethod
-    def load_known(cls, columns: EncodedColumns, raw: Schema) -> ColumnEncoders:
+    def load_known(
+        cls, columns: EncodedColumns, raw: Schema, device: str = "cpu"
+    ) -> ColumnEncoders:
         """Load the encoders of a model.
+
+        Args:
+            columns: what they make of the columns.
+            raw: the schema of the stream.
+            device: of torch.
 
         Raises:
             LearnerError: an encoder cannot be loaded, or is not the one of the model.
         """
         features = {feature.name: feature for feature in raw.features}
-        encoders = {}
+        encoders: dict[str, Encoder] = {}
+        shared: _Loaded = {}
         for name, column in columns.columns.items():
             place = f"encoder of {name!r}"
-            encoder = encoders[name] = _load(column.encoder, features[name], column.seed, place)
+            about = column.encoder, features[name], column.seed, device
+            encoder = encoders[name] = _load(shared, *about, place)
             if encoder.fingerprint != column.fingerprint:
                 raise LearnerError(
                     f"{place}: {encoder.kind} has the fingerprint {encoder.fingerprint} here, and "
@@ -171,11 +188,26 @@ def _by_column(
     return suitable
 
 
-def _load(settings: Mapping[str, Any], feature: Feature, seed: int, place: str) -> Encoder:
-    try:
-        return load_encoder(settings, feature, seed)
-    except LearnerError as error:
-        raise LearnerError(f"{place}: {error}") from None
+def _load(
+    shared: _Loaded,
+    settings: Mapping[str, Any],
+    feature: Feature,
+    seed: int,
+    device: str,
+    place: str,
+) -> Encoder:
+    """Return an encoder: the one that was loaded for another column of the same kind and shape, if
+    their settings are equal."""
+    key = (json.dumps(settings, sort_keys=True), seed, feature.kind, feature.shape, feature.unit)
+    if key not in shared:
+        try:
+            encoder = load_encoder(settings, feature, seed)
+            if device != "cpu":
+                encoder.move_to(device)
+        except LearnerError as error:
+            raise LearnerError(f"{place}: {error}") from None
+        shared[key] = encoder
+    return shared[key]
 
 
 def _vector(feature: Feature, column: EncodedColumn) -> Feature:

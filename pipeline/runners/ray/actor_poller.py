@@ -20,7 +20,7 @@ class ActorPoller:
     """Fetch the messages of the actors and the status of the trainer, without waiting for any.
 
     Args:
-        actors: the actors by name; sources are not polled.
+        actors: the actors by name; sources and encoders are not polled.
         say: takes the messages.
         progress: shows where the trainer stands.
         serves: whether predictions are served, and their scores to be written.
@@ -29,7 +29,7 @@ class ActorPoller:
     def __init__(
         self, actors: dict[str, Any], say: Say, progress: LiveProgress, serves: bool
     ) -> None:
-        self._actors = {k: v for k, v in actors.items() if not k.startswith("source")}
+        self._actors = {k: v for k, v in actors.items() if not k.startswith(("source", "encoder"))}
         self._say = say
         self._progress = progress
         self._serves = serves

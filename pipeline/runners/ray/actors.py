@@ -31,6 +31,7 @@ import ray
 import torch
 from ray.exceptions import RayError
 
+from learners.pretrained.encoders.columns import EncodedColumns
 from pipeline.callbacks.label_feed import LabelFeed
 from pipeline.callbacks.offset_commits import OffsetCommits
 from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, SnapshotScorer
@@ -43,6 +44,7 @@ from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import Snapshot
 from pipeline.runners.default_callbacks import callbacks_for
 from pipeline.runners.ray.callbacks import StartTracker, commit_to, label_sender
+from pipeline.runners.ray.encoders import RemoteEncoding
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.runners.ray.snapshots import SnapshotFetcher, SnapshotReference, SnapshotSender
 from pipeline.runners.ray.sources import RemoteBlocks
@@ -119,6 +121,7 @@ class TrainerActor(MessageOutlet):
         warm_from: Path | None,
         max_events: int | None,
         record: Path | None = None,
+        encoding: tuple[EncodedColumns | None, Sequence[Any]] = (None, ()),
     ) -> dict[str, Any]:
         """Run the job, as ``Run.run``, on blocks of the sources, from the newest checkpoint on.
 
@@ -129,7 +132,8 @@ class TrainerActor(MessageOutlet):
             running = self._running = self._running or Future()
         if first:
             try:
-                summary = self._execute(sources, evaluator, tracker, warm_from, max_events, record)
+                options = warm_from, max_events, record, encoding
+                summary = self._execute(sources, evaluator, tracker, *options)
                 running.set_result(summary)
             except BaseException as error:
                 running.set_exception(error)
@@ -142,20 +146,24 @@ class TrainerActor(MessageOutlet):
         tracker: Any | None,
         warm_from: Path | None,
         max_events: int | None,
-        record: Path | None = None,
+        record: Path | None,
+        encoding: tuple[EncodedColumns | None, Sequence[Any]],
     ) -> dict[str, Any]:
         self._check_folder()
         loaded = self._package.unpack()
         gc.freeze()  # garbage collections then skip all that is loaded by now
         callbacks = self._callbacks(loaded.job, sources, evaluator, tracker)
         blocks = RemoteBlocks(sources, self._on_idle, self.say)
+        encoded, encoders = encoding
+        remote = None if encoded is None else RemoteEncoding(encoded, encoders, self._on_idle)
+        reading = blocks, blocks.identity, remote
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         while True:
             run = Run(loaded, self._folder, self.say, "ray", record, writes_summary=False)
             self._run = run
             run.stopping = self._stopping
             try:
-                return run.run(True, warm_from, max_events, callbacks, blocks, blocks.identity)
+                return run.run(True, warm_from, max_events, callbacks, *reading)
             except FolderLockedError:
                 if time.monotonic() > deadline:
                     raise

@@ -19,13 +19,14 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
+from learners.pretrained.encoders.columns import EncodedColumns
 from pipeline.callbacks.alert_watcher import check_last_rows
 from pipeline.callbacks.probe_evaluator import FINISH_S
 from pipeline.callbacks.progress import LiveProgress
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 from pipeline.report.build import attach_report
-from pipeline.runners.ray import actors, replicas
+from pipeline.runners.ray import actors, encoders, replicas
 from pipeline.runners.ray.actor_poller import ActorPoller
 from pipeline.runners.ray.connection import free_port, ray_session
 from pipeline.runners.ray.folder_claim import claim_folder
@@ -48,7 +49,7 @@ DEATHS = 3
 """How often the trainer may die without a new checkpoint before the run fails."""
 PATIENCE_S = 15.0
 """Seconds without room in the cluster after which the wait is reported."""
-CPUS = {"trainer": 1.0, "source": 0.5, "evaluator": 0.1, "tracker": 0.1}
+CPUS = {"trainer": 1.0, "source": 0.5, "encoder": 1.0, "evaluator": 0.1, "tracker": 0.1}
 """CPUs that each actor asks of the scheduler."""
 
 
@@ -87,6 +88,7 @@ class RayRunner:
         self.stopping = False
         self._stop_sent = False  # to the trainer
         self._sources = ["source"]
+        self._encoders: list[str] = []
         self._actors: dict[str, Any] = {}
 
     def stop(self) -> None:
@@ -111,13 +113,15 @@ class RayRunner:
         package = JobPackage.of(self.loaded)
         self._check_tracking()
         self._sources += [f"source-{i}" for i in range(2, parts.stream.readers + 1)]
+        if parts.encoded is not None:
+            self._encoders = [f"encoder-{i + 1}" for i in range(self.loaded.job.encoders.workers)]
         warm_from = None if warm_from is None else warm_from.resolve()
         with ExitStack() as stack:
             self._start(stack, parts, package, resume)
             if not resume:
                 progress.announce(describe(self.loaded, parts))
             try:
-                summary = self._supervise(warm_from, max_events, progress)
+                summary = self._supervise(parts.encoded, warm_from, max_events, progress)
                 return self._close(summary)
             except JobError:  # nothing was begun
                 raise
@@ -181,12 +185,11 @@ class RayRunner:
 
     def _cpus(self) -> float:
         """Return the CPUs that all actors together ask for."""
-        job = self.loaded.job
-        needed = {"trainer": True, "source": True, "tracker": self._tracks}
-        needed["evaluator"] = self._evaluates
-        cpus = sum(CPUS[name] for name in CPUS if needed[name])
-        cpus += CPUS["source"] * (len(self._sources) - 1)
-        return cpus + (0 if job.serve is None else replicas.CPUS * job.serve.replicas)
+        names = ["trainer", *self._sources, *self._encoders]
+        names += [*["tracker"] * self._tracks, *["evaluator"] * self._evaluates]
+        serve = self.loaded.job.serve
+        replicated = 0 if serve is None else replicas.CPUS * serve.replicas
+        return replicated + sum(CPUS[name.partition("-")[0]] for name in names)
 
     def _start_actors(self, parts: Parts, package: JobPackage, token: str) -> None:
         job, folder = self.loaded.job, self.folder.path
@@ -194,6 +197,10 @@ class RayRunner:
         start = self._start_actor
         for name in self._sources:
             start(name, SourceActor, package, self.rate)
+        for name in self._encoders:
+            about = (package, parts.encoded, parts.stream.schema)
+            restarts = {"max_task_retries": encoders.DEATHS, "num_gpus": job.encoders.gpus}
+            start(name, encoders.EncoderActor, *about, **restarts)
         start("trainer", self.trainer, package, folder, token, max_concurrency=64, **gpus)
         if self._evaluates:
             # Labels that wait for a slow evaluator must not fill the object store.
@@ -239,13 +246,18 @@ class RayRunner:
                 self.say(f"waiting for the cluster to have room for the {name}")
 
     def _supervise(
-        self, warm_from: Path | None, max_events: int | None, progress: LiveProgress
+        self,
+        encoded: EncodedColumns | None,
+        warm_from: Path | None,
+        max_events: int | None,
+        progress: LiveProgress,
     ) -> dict[str, Any]:
         """Let the trainer run to its end, however often it dies on the way."""
         trainer = self._actors["trainer"]
         others = [self._actors.get(name) for name in ("evaluator", "tracker")]
         sources = [self._actors[name] for name in self._sources]
-        arguments = (sources, *others, warm_from, max_events, self.record)
+        encoding = (encoded, [self._actors[name] for name in self._encoders])
+        arguments = (sources, *others, warm_from, max_events, self.record, encoding)
         checkpoints = Checkpoints(self.folder.checkpoints, 1, self.say)
         running = trainer.run.remote(*arguments)
         serves = self.loaded.job.serve is not None

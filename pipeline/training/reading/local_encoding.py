@@ -57,5 +57,5 @@ def local_encoding(loaded: LoadedJob, schema: Schema) -> LocalEncoding | None:
     job = loaded.job
     if job.stream.encoder is None:
         return None
-    encoders = ColumnEncoders.load(job.stream.encoder, schema, job.seed)
+    encoders = ColumnEncoders.load(job.stream.encoder, schema, job.seed, job.encoders.device)
     return LocalEncoding(encoders, job.encoders.workers)
