@@ -203,6 +203,11 @@ class Buffer:
         labels[slots] = new
         return len(slots)
 
+    @property
+    def columns(self) -> dict[str, Array]:
+        """The stored rows by slot, as views (len(self), ...); empty before the first ``add``."""
+        return {name: column[: len(self)] for name, column in self._store.columns.items()}
+
     def memory_bytes(self) -> int:
         """Return the bytes at full capacity, of the columns and of the rules."""
         rules = self.admission.memory_bytes() + self.recall.memory_bytes()

@@ -61,10 +61,8 @@ class ClosedFormConfig(LearnerConfig):
         return None
 
     def of_classes(self, task: Task) -> Self:
-        """Return the settings for a task. Targets have no calibration unless it is stated."""
-        if task == "classification" or "calibration" in self.model_fields_set:
-            return self
-        return self.model_copy(update={"calibration": None})
+        """Return the settings for a task. The calibration is only for classes."""
+        return self if task == "classification" else self.model_copy(update={"calibration": None})
 
 
 class ClosedFormLearner(Learner):
@@ -208,12 +206,16 @@ class ClosedFormLearner(Learner):
         if self.schema.task == "classification":
             self._evaluate(x, y)
             self._grow()
-        self.statistics.add(x, y)
+        self.add_rows(batch.ids, x, y)
         if not self._settled:
-            self._keep(raw, y)
+            self._keep(batch.ids, raw, y)
         self._since_solve += len(y)
         if self._due():
             self._solve()
+
+    def add_rows(self, ids: Ints, x: Array, y: Array) -> None:
+        """Add rows (m, width) with ids (m,) and labels (m,) to the statistics."""
+        self.statistics.add(x, y)
 
     def _evaluate(self, x: Array, y: Array) -> None:
         """Fit temperature and decision to revealed events, before they are learned."""
@@ -240,9 +242,9 @@ class ClosedFormLearner(Learner):
         """Whether an event has the same row from now on."""
         return self.rows.fixed and (self.features is None or self.features.fitted)
 
-    def _keep(self, raw: Rows, y: Array) -> None:
+    def _keep(self, ids: Ints, raw: Rows, y: Array) -> None:
         """Keep labelled rows until rows are settled."""
-        new = {**raw, "y": y}
+        new = {**raw, "y": y, "ids": ids}
         old = self._kept or {name: column[:0] for name, column in new.items()}
         self._kept = {name: np.concatenate([old[name], new[name]]) for name in new}
         kept = len(self._kept["y"])
@@ -260,7 +262,7 @@ class ClosedFormLearner(Learner):
         features = self.features
         if features is not None and self.rows.fixed and len(self._kept["y"]) >= SAMPLE:
             features.fit(self.rows.encode(self._kept))
-        self.statistics.add(self._encode(self._kept), self._kept["y"])
+        self.add_rows(self._kept["ids"], self._encode(self._kept), self._kept["y"])
         self._solve()
         if self._settled:
             self._kept = {}

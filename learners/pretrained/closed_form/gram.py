@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import LearnerError
-from learners.pretrained.closed_form.statistics import ClassRows, Statistics, grown
+from learners.pretrained.closed_form.statistics import ClassRows, Statistics, counts_without, grown
 from streams.core.batch import Array, Ints
 from streams.core.state_dict import State
 
@@ -100,13 +99,7 @@ class GramSums(Statistics):
         self.cross[part.codes] += sign * part.sums
 
     def subtract(self, x: Array, y: Array) -> None:
-        left = self.counts.copy()
-        np.subtract.at(left, np.zeros(len(y), np.int64) if self.targets else y, 1)
-        if (left < 0).any():
-            raise LearnerError(
-                "the batch has more events of a class than were learned: unlearn only events that "
-                "this learner has learned"
-            )
+        counts_without(self.counts, np.zeros(len(y), np.int64) if self.targets else y)
         self._add_labels(x, y, -1)
         self._multiply()
         rows = x.astype(np.float64)

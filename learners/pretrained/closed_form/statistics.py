@@ -107,13 +107,8 @@ class ClassSums(Statistics):
         self.squares[part.codes] += part.squares
 
     def subtract(self, x: Array, y: Array) -> None:
+        self.counts = counts_without(self.counts, y)
         part = ClassRows(x, y)
-        if (part.counts > self.counts[part.codes]).any():
-            raise LearnerError(
-                "the batch has more events of a class than were learned: unlearn only events that "
-                "this learner has learned"
-            )
-        self.counts[part.codes] -= part.counts
         self.sums[part.codes] -= part.sums
         self.squares[part.codes] -= part.squares
         for code in part.codes[self.counts[part.codes] == 0].tolist():
@@ -163,6 +158,21 @@ class ClassRows:
     def squares(self) -> Array:
         """Sums of |x|**2 of each class (c,)."""
         return np.bincount(self.place, np.einsum("md,md->m", self.x, self.x), len(self.codes))
+
+
+def counts_without(counts: Ints, codes: Ints) -> Ints:
+    """Return the counts (k,) of classes without rows of the classes ``codes`` (m,).
+
+    Raises:
+        LearnerError: that is more rows of a class than were counted.
+    """
+    left = counts - np.bincount(codes, minlength=len(counts))
+    if (left < 0).any():
+        raise LearnerError(
+            "the batch has more events of a class than were learned: unlearn only events that this "
+            "learner has learned"
+        )
+    return left
 
 
 def grown(array: Array, length: int) -> Array:

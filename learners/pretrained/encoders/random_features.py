@@ -36,7 +36,6 @@ class RandomFeatureEncoder(Encoder):
 
     kind = "random-features"
     kinds = frozenset({"vector", "image"})
-    costly = False
     Config = RandomFeatureConfig
     unit = True
 

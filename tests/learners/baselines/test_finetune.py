@@ -1,10 +1,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 
 from learners.baselines.finetune import Finetune
+from learners.baselines.linear_probe import LinearProbe
+from learners.networks.modules import Mlp
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.operators.label_join import Revealed
@@ -39,3 +43,11 @@ def test_finetune_steps_on_new_events_alone() -> None:
     assert torch.equal(learner.net.head.weight, head.weight)
     assert torch.equal(learner.net.head.bias, head.bias)
     assert learner.version == 5
+
+
+def test_linear_probe_is_linear() -> None:
+    probe = LinearProbe.Config.model_validate({"kind": "linear-probe"})
+    assert probe.model == Mlp(kind="mlp", hidden=())
+    for model in ({"kind": "mlp", "hidden": [8]}, {"kind": "conv"}):
+        with pytest.raises(ValidationError, match="no hidden layers"):
+            LinearProbe.Config.model_validate({"kind": "linear-probe", "model": model})
