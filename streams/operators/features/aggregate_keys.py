@@ -16,6 +16,8 @@ from streams.core.state_dict import State
 
 BINS = 16
 """Bins of a number; a missing one has another."""
+CODES = 2 * (BINS + 1)
+"""Codes of a number: its bins, and those while edges are not known."""
 NO_KEY = 0
 """Where an event has no second key."""
 
@@ -26,8 +28,9 @@ class EventKeys(NamedTuple):
     """The keys of n events.
 
     Attributes:
-        labels: (n, k + e) of label means: by bins; then, of the combinations with a number, by the
-            number itself, or ``NO_KEY``.
+        labels: (n, k + e) of label means: of a number alone the code of its bin, of other
+            combinations a hash; then, of those with a number, a hash of the number itself, or
+            ``NO_KEY``.
         events: (n, m) of other aggregates.
     """
 
@@ -55,6 +58,7 @@ class AggregateKeys:
     Attributes:
         bins: of the numbers.
         numeric: which combinations of label means have a number.
+        coded: which are of a number alone: their keys are codes.
     """
 
     def __init__(self, schema: Schema, labels: Combinations, events: Combinations) -> None:
@@ -66,7 +70,10 @@ class AggregateKeys:
         self.numeric = [i for i, by in enumerate(labels) if {*by} & {*self._numeric}]
         self._labels, self._events = labels, events
         self._place = {name: i for i, name in enumerate([*self._others, *self._numeric])}
-        self._of_labels = _Mixer(labels, self._place, range(len(labels)))
+        self.coded = [i for i, by in enumerate(labels) if len(by) == 1 and i in self.numeric]
+        self._codes = np.array([self._place[labels[i][0]] for i in self.coded], np.int64)
+        self._hashed = [i for i in range(len(labels)) if i not in self.coded]
+        self._of_labels = _Mixer([labels[i] for i in self._hashed], self._place, self._hashed)
         self._of_events = _Mixer(events, self._place, range(len(events)))
         self._whole: NDArray[np.bool_] = self.bins.whole.copy()  # as ``_of_integers`` knows it
         self._of_integers, self._second = self._integers()
@@ -111,35 +118,40 @@ class AggregateKeys:
         values = np.empty((n, len(self._place)), np.int64)
         for j, name in enumerate(self._others):
             values[:, j] = category_keys(x[name])
+        keys = np.full((n, len(self._labels) + len(self.numeric)), NO_KEY)
         if numbers is None:
-            return EventKeys(self._of_labels(values), self._of_events(values))
+            keys[:, self._hashed] = self._of_labels(values)
+            return EventKeys(keys, self._of_events(values))
         codes = self.bins.codes(numbers)
         if unknown is not None:
             codes[unknown & (codes < BINS)] = 0
             codes += unknown * (BINS + 1)
         values[:, len(self._others) :] = codes
-        first = self._of_labels(values)
-        second = np.full((n, len(self.numeric)), NO_KEY)
+        keys[:, self._hashed] = self._of_labels(values)
+        keys[:, self.coded] = values.take(self._codes, 1)
         if self.bins.whole.any():
             if (self.bins.whole != self._whole).any():
                 self._whole = self.bins.whole.copy()
                 self._of_integers, self._second = self._integers()
-            exact = ~np.isnan(numbers) & self._whole
+            whole = np.flatnonzero(self._whole)
+            exact = numbers.take(whole, 1) + 0.0  # no zero is negative
+            counts = ~np.isnan(exact)
             if unknown is not None:
-                exact &= ~unknown
-            bits = mix((numbers + 0.0).view(np.int64), 3).view(np.int64)  # no zero is negative
-            np.copyto(values[:, len(self._others) :], bits, where=exact)
-            second[:, self._second] = self._of_integers(values)
+                counts &= ~unknown.take(whole, 1)
+            bits = mix(exact.view(np.int64), 3).view(np.int64)
+            places = whole + len(self._others)
+            values[:, places] = np.where(counts, bits, values.take(places, 1))
+            keys[:, self._second] = self._of_integers(values)
             if unknown is not None:
-                second[(unknown & self._whole).any(1)] = NO_KEY
-        return EventKeys(np.concatenate([first, second], axis=1), self._of_events(values))
+                keys[(unknown & self._whole).any(1), len(self._labels) :] = NO_KEY
+        return EventKeys(keys, self._of_events(values))
 
     def _integers(self) -> tuple[_Mixer, list[int]]:
-        """Return what mixes the second keys of label means, and the columns that they go to."""
+        """Return what mixes the second keys of label means, and the places that they go to."""
         names = {name for name, whole in zip(self._numeric, self._whole, strict=True) if whole}
         of = [i for i in self.numeric if names & {*self._labels[i]}]
         mixer = _Mixer([self._labels[i] for i in of], self._place, of)
-        return mixer, [self.numeric.index(i) for i in of]
+        return mixer, [len(self._labels) + self.numeric.index(i) for i in of]
 
     def _numbers(self, x: Mapping[str, Column]) -> Floats:
         return np.array([x[name] for name in self._numeric], np.float64).T

@@ -16,7 +16,7 @@ from streams.core.settings import unknown
 from streams.core.state_dict import State
 from streams.core.stream_config import AggregateConfig
 from streams.operators.base import Operator
-from streams.operators.features.aggregate_keys import AggregateKeys
+from streams.operators.features.aggregate_keys import CODES, AggregateKeys
 from streams.operators.features.event_aggregates import EventAggregates
 from streams.operators.features.label_means import LabelMeans
 
@@ -78,7 +78,10 @@ class Aggregates(Operator):
         picks: list[list[int]] = [[], []]
         if means:
             scales = _union(means)
-            self._labels = LabelMeans(len(means), self._keys.numeric, scales, codes, keys, expected)
+            of = self._keys
+            self._labels = LabelMeans(
+                len(means), of.coded, CODES, of.numeric, scales, codes, keys, expected
+            )
             sums = 1 if codes is None else len(codes)
             picks[0] = _label_columns(means, scales, sums)
         if events:
@@ -182,6 +185,11 @@ class Aggregates(Operator):
     def load(self, state: State) -> None:
         self._keys.load(state["aggregates"])
         if self._labels is not None:
+            if "landmark" not in state["labels"]:
+                raise StreamError(
+                    "the state is of an everlearn that kept label means in another way: learn "
+                    "anew, or resume with the everlearn that wrote it"
+                )
             self._labels.load(state["labels"])
         if self._events is not None:
             self._events.load(state["events"])

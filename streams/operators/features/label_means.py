@@ -18,6 +18,8 @@ Micci-Barreca 2001, "A preprocessing scheme for high-cardinality categorical att
 GAIN = 3.0
 """Differences of rates are small; times this, they vary about as much as scaled numbers do."""
 _LIMIT = 10.0  # of a difference of means, in standard deviations of the labels
+_GROWTH = 100.0  # weights grow by this power of e before all sums are divided by as much
+_ENDLESS = 2**62
 _OUTLIER = 100.0  # standard deviations from the mean at which a label is winsorised
 
 
@@ -41,25 +43,33 @@ class LabelMeans:
     the place of the class, p is the overall mean, and differences are in standard deviations of the
     labels, not times 3.
 
-    Some keys have a second one, which is more exact: of an integer itself, beside its bin. A label
-    counts for both. The second one is read once it has a row, which it gets with its second label.
-    So each id has a mean of its own, and numbers that come once take no room.
+    Stored sums do not fade. Instead each label weighs 1 / (1 - 1/scale) times as much as the one
+    before, and what is read is divided by the weight of the last one (forward decay; Cormode,
+    Shkapenyuk, Srivastava and Xu 2009). Before weights become too large, all sums are divided.
 
-    A key without a row in its table has the features of a key without labels. State fades lazily:
-    a row is brought up to date when it is read, so work does not depend on the size of the table.
+    A key is a small code or a hash. Codes, as of bins, have rows of their own; hashes share a
+    table. Some keys have a second one, which is more exact: of an integer itself, beside its bin. A
+    label counts for both. The second one is read once it has a row, which it gets with its second
+    label. So each id has a mean of its own, and numbers that come once take no room.
+
+    A key without a row in its table has the features of a key without labels.
 
     Args:
         keys: keys of one event.
-        exact: which of them have a second one.
+        coded: which of them are codes, below ``codes``; the others are hashes.
+        codes: how many codes such a key may have.
+        exact: which keys have a second one, a hash.
         scales: in labels of the stream; None: no fading.
         classes: codes of the tracked classes; None: a regression.
-        rows: of the table.
+        rows: of a table.
         expected: the number of classes.
     """
 
     def __init__(
         self,
         keys: int,
+        coded: Sequence[int],
+        codes: int,
         exact: Sequence[int],
         scales: Sequence[float | None],
         classes: Ints | None,
@@ -67,24 +77,30 @@ class LabelMeans:
         expected: int = 2,
     ) -> None:
         self.keys = keys
+        self._coded = np.array(coded, np.int64)
+        self._hashed = np.setdiff1d(np.arange(keys), self._coded)
         self._with_exact = np.array(exact, np.int64)
         self._scales = len(scales)
         self._classes = classes
         self._expected = expected
         self._sums = 1 if classes is None else len(classes)  # of labels, at one scale
         self.cells = self._scales * (self._sums + 1)
-        self._logs = decay_logs(scales)[:, None]
+        self._logs = decay_logs(scales)
+        fastest = -float(self._logs.min())
+        self._span = max(int(_GROWTH / fastest), 1) if fastest else _ENDLESS  # in labels
         self._cell = np.arange(self.cells)[:, None]
-        self._table = KeyTable(rows, admit_after=1)
+        self._table = KeyTable(rows, admit_after=1) if len(self._hashed) else None
         self._exact = KeyTable(rows, admit_after=2) if exact else None
         # A row is K at each scale, then S at each scale for each class. First come the rows of the
-        # table, then those of the exact one. The last row has no key: a key without a row reads
-        # zeros there.
-        total = self._table.rows + (0 if self._exact is None else self._exact.rows) + 1
-        self._values = np.zeros((total, self.cells))
-        self._clock = np.zeros(total)
-        self._total = np.zeros(self.cells)
+        # table, those of the exact one, and those of codes. Then comes the row of the stream. The
+        # last row has no key: a key without a row reads zeros there.
+        self._first_exact = 0 if self._table is None else self._table.rows
+        self._first_code = self._first_exact + (0 if self._exact is None else self._exact.rows)
+        self._code_rows = self._first_code + codes * np.arange(len(coded))
+        self._stream = self._first_code + codes * len(coded)
+        self._values = np.zeros((self._stream + 2, self.cells))
         self._labels = 0  # learned so far
+        self._landmark = 0  # the label that weighs 1 in the sums
         self._moments = RunningMoments(())
 
     @property
@@ -99,16 +115,19 @@ class LabelMeans:
         For each key come the rates of each class, at each scale.
         """
         n = len(keys)
-        rows = self._table.find(keys[:, : self.keys])
-        used = self._used(keys)
-        if self._exact is not None and len(used):
+        rows = np.empty((n, self.keys), np.int64)
+        rows[:, self._coded] = self._rows_of_codes(keys)
+        if self._table is not None:
+            rows[:, self._hashed] = self._table.find(keys.take(self._hashed, 1))
+        if self._exact is not None and len(used := self._used(keys)):
             exact = self._exact.find(keys.take(self.keys + used, 1))
             places = self._with_exact[used]
-            rows[:, places] = np.where(exact < 0, rows[:, places], exact + self._table.rows)
-        values = self._read(rows.reshape(-1))
-        rate, overall = self._overall()
+            rows[:, places] = np.where(exact < 0, rows[:, places], exact + self._first_exact)
+        values = np.ascontiguousarray(self._values.take(rows.reshape(-1), 0).T)
+        fade = np.exp((self._labels - self._landmark) * self._logs)
+        rate, overall = self._overall(np.tile(fade, self._sums + 1) * self._values[self._stream])
         count, means = values[: self._scales], values[self._scales :]
-        shrunk = count + PRIOR
+        shrunk = count + (PRIOR / fade)[:, None]
         for start in range(0, len(means), self._scales):  # each class
             part = means[start : start + self._scales]
             part -= rate[start : start + self._scales, None] * count
@@ -123,20 +142,17 @@ class LabelMeans:
         both[:, -1] = overall
         return both.reshape(n, self.width)
 
+    def _rows_of_codes(self, keys: Ints) -> Ints:
+        return keys.take(self._coded, 1) + self._code_rows
+
     def _used(self, keys: Ints) -> Ints:
         """Return which second keys any of the events has."""
         return np.flatnonzero((keys[:, self.keys :] != NO_KEY).any(0))
 
-    def _read(self, rows: Ints) -> Floats:
-        """Return (cells, m) what rows (m,) hold as of now."""
-        values = np.ascontiguousarray(self._values.take(rows, 0).T)
-        kinds = values.reshape(self._sums + 1, self._scales, len(rows))
-        kinds *= np.exp((self._labels - self._clock.take(rows)) * self._logs)
-        return values
-
-    def _overall(self) -> tuple[Floats, Floats]:
-        """Return the overall rate or mean at each scale for each class, and its feature."""
-        count, sums = np.tile(self._total[: self._scales], self._sums), self._total[self._scales :]
+    def _overall(self, stream: Floats) -> tuple[Floats, Floats]:
+        """Return the overall rate or mean at each scale for each class, and its feature, for what
+        the stream has (cells,) as of now."""
+        count, sums = np.tile(stream[: self._scales], self._sums), stream[self._scales :]
         if self._classes is not None:
             rate = (sums + 2 / self._expected) / (count + 2)
             return rate, GAIN * (rate - 1 / self._expected)
@@ -146,43 +162,63 @@ class LabelMeans:
 
     def learn(self, keys: Ints, y: Array) -> None:
         """Add m >= 1 labels (m,) of events with these keys, in order."""
-        m = len(y)
-        weights = np.exp(np.arange(m - 1, -1, -1.0) * self._logs)  # (scales, m)
-        sums = self._targets(y)[:, None] * weights
-        added = np.concatenate([weights, sums.reshape(-1, m)])  # (cells, m)
+        rows, targets = self._observe(keys), self._targets(y)
+        for start in range(0, len(y), self._span):  # so that no weight is too large
+            part = slice(start, start + self._span)
+            self._add(rows[part], targets[:, part])
+
+    def _add(self, rows: Ints, targets: Floats) -> None:
+        """Add (sums, m) what m labels add to the sums of their rows (m, keys)."""
+        m = len(rows)
+        if self._labels + m - self._landmark > 2 * self._span:
+            self._move_landmark()
+        number = np.arange(1.0, m + 1) + (self._labels - self._landmark)
+        weights = np.exp(-self._logs[:, None] * number)  # (scales, m)
+        added = np.concatenate([weights, (targets[:, None] * weights).reshape(-1, m)])
         self._labels += m
-        self._total *= np.tile(np.exp(m * self._logs[:, 0]), self._sums + 1)
-        self._total += added.sum(1)
-        rows = self._observe(self._table, 0, keys[:, : self.keys].reshape(-1), m).reshape(m, -1)
-        if self._exact is not None and len(used := self._used(keys)):
-            second = keys.take(self.keys + used, 1)
-            some = np.flatnonzero(second != NO_KEY)
-            exact = np.full(second.shape, -1)
-            exact.put(some, self._observe(self._exact, self._table.rows, second.take(some), m))
-            rows = np.concatenate([rows, exact], axis=1)
-        flat = rows.reshape(-1)
-        self._values[flat] = self._read(flat).T  # the same for equal rows
-        self._clock[flat] = self._labels
-        index = flat * self.cells + self._cell
+        index = rows.reshape(-1) * self.cells + self._cell
         each = np.empty((self.cells, *rows.shape))
         each[:] = added[:, :, None]
         np.add.at(self._values.reshape(-1), index.reshape(-1), each.reshape(-1))
         self._values[-1] = 0
 
-    def _observe(self, table: KeyTable, offset: int, keys: Ints, labels: int) -> Ints:
+    def _move_landmark(self) -> None:
+        """Let the last label weigh 1 in the sums."""
+        fade = np.exp((self._labels - self._landmark) * self._logs)
+        rows = np.flatnonzero(self._values.any(1))  # pages that were never written stay so
+        self._values[rows] *= np.tile(fade, self._sums + 1)
+        self._landmark = self._labels
+
+    def _observe(self, keys: Ints) -> Ints:
+        """Count the keys of m labels. Return (m, ...) the rows that each label counts for, -1 for
+        none."""
+        m = len(keys)
+        parts = [np.full((m, 1), self._stream), self._rows_of_codes(keys)]
+        if self._table is not None:
+            hashed = keys.take(self._hashed, 1)
+            found = self._observe_in(self._table, 0, hashed.reshape(-1), m)
+            parts.append(found.reshape(hashed.shape))
+        if self._exact is not None and len(used := self._used(keys)):
+            second = keys.take(self.keys + used, 1)
+            exact = np.full(second.shape, -1)
+            some = np.flatnonzero(second != NO_KEY)
+            exact.put(some, self._observe_in(self._exact, self._first_exact, second.take(some), m))
+            parts.append(exact)
+        return np.concatenate(parts, axis=1)
+
+    def _observe_in(self, table: KeyTable, first: int, keys: Ints, labels: int) -> Ints:
         """Count the (k,) keys of some labels in a table; return their rows, -1 for none.
 
         Args:
             table: has the keys.
-            offset: number of rows before those of the table.
+            first: number of rows before those of the table.
             keys: of the labels.
             labels: how many.
         """
         table.advance(labels)
         admitted, found = table.observe_and_find(keys)
-        if len(admitted.rows):
-            self._values[admitted.rows + offset] = 0
-        return np.where(found < 0, -1, found + offset)
+        self._values[admitted.rows + first] = 0
+        return np.where(found < 0, -1, found + first)
 
     def _targets(self, y: Array) -> Floats:
         """Return (sums, m) what the labels add to the sums."""
@@ -197,47 +233,47 @@ class LabelMeans:
 
     def memory_bytes(self) -> int:
         """Return the bytes of the tables and of the sums."""
-        exact = 0 if self._exact is None else self._exact.memory_bytes()
-        return self._table.memory_bytes() + exact + self._values.nbytes + self._clock.nbytes
+        return self._values.nbytes + sum(table.memory_bytes() for table in self._tables().values())
+
+    def _tables(self) -> dict[str, KeyTable]:
+        """Return the tables, by their names in a state."""
+        tables = {"table": self._table, "exact": self._exact}
+        return {name: table for name, table in tables.items() if table is not None}
 
     def state(self) -> State:
         """Return the occupied rows, and the sums of the stream."""
-        table = self._table.state()
-        exact = {} if self._exact is None else self._exact.state()
-        rows = self._occupied(table, exact)
-        return {"table": table, "exact": exact, **self._sums_of(rows)}
+        tables = {name: table.state() for name, table in self._tables().items()}
+        return {**tables, **self._sums_of(self._occupied(tables))}
 
     def servable(self) -> State:
         """Return what ``features`` needs: all rows, in views, and the sums of the stream."""
-        exact = {} if self._exact is None else self._exact.servable()
-        return {"table": self._table.servable(), "exact": exact, **self._sums_of(slice(None))}
+        tables = {name: table.servable() for name, table in self._tables().items()}
+        return {**tables, **self._sums_of(slice(None))}
 
     def _sums_of(self, rows: Ints | slice) -> State:
         moments = {} if self._classes is not None else {"moments": self._moments.state()}
         return {
             "values": self._values[rows],
-            "label_clock": self._clock[rows],
-            "total": self._total,
             "labels": self._labels,
+            "landmark": self._landmark,
             **moments,
         }
 
     def load(self, state: State) -> None:
         """Restore what ``state`` returned; or what ``servable`` did, for ``features`` alone."""
-        table, exact = state["table"], state["exact"]
-        self._table.load(table)
-        if self._exact is not None:
-            self._exact.load(exact)
-        rows = self._occupied(table, exact) if "rows" in table else slice(None)
+        for name, table in self._tables().items():
+            table.load(state[name])
+        values = state["values"]
         self._values = np.zeros(self._values.shape)
-        self._values[rows] = state["values"]
-        self._clock = np.zeros(self._clock.shape)
-        self._clock[rows] = state["label_clock"]
-        self._total, self._labels = np.array(state["total"]), state["labels"]
+        whole = len(values) == len(self._values)
+        self._values[slice(None) if whole else self._occupied(state)] = values
+        self._labels, self._landmark = state["labels"], state["landmark"]
         if self._classes is None:
             self._moments.load(state["moments"])
 
-    def _occupied(self, table: State, exact: State) -> Ints:
-        """Return the rows with a key, by the states of the tables."""
-        rows: Ints = table["rows"].astype(np.int64)
-        return np.concatenate([rows, exact["rows"] + self._table.rows]) if exact else rows
+    def _occupied(self, tables: State) -> Ints:
+        """Return the rows with a key, by the states of the tables, and those of codes and of the
+        stream."""
+        first = {"table": 0, "exact": self._first_exact}
+        rows = [tables[name]["rows"].astype(np.int64) + first[name] for name in self._tables()]
+        return np.concatenate([*rows, np.arange(self._first_code, self._stream + 1)])

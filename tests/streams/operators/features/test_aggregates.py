@@ -369,8 +369,16 @@ def test_keys_without_room_are_as_unknown_ones() -> None:
     assert operator.memory_bytes() == size
     assert np.isfinite(given).all()
     state = operator.state()
-    assert len(state["labels"]["values"]) <= 64
+    assert len(state["labels"]["values"]) <= 64 + 1  # and the sums of the stream
     assert len(state["events"]["values"]) <= 64
+
+
+def test_a_state_of_sums_that_fade_is_refused() -> None:
+    operator = Aggregates(LABEL_MEANS, SCHEMA)
+    state = operator.state()
+    del state["labels"]["landmark"]
+    with pytest.raises(StreamError, match="learn anew"):
+        operator.load(state)
 
 
 @pytest.mark.parametrize(
