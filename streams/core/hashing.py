@@ -14,17 +14,19 @@ U64 = np.uint64
 _STEP = 0xD1342543DE82EF95  # from seed to seed
 # The multiplier of wyhash. No two words of text differ by a multiple of it.
 _ODD = U64(0xA0761D6478BD642F)
+_30, _27, _31 = U64(30), U64(27), U64(31)  # shifts and factors of splitmix64
+_FIRST, _SECOND = U64(0xBF58476D1CE4E5B9), U64(0x94D049BB133111EB)
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], U64)
 
 
 def mix(ids: Ints, seed: int) -> Array:
     """Return (n,) uint64 hashes of ids under a seed (splitmix64, Steele, Lea and Flood 2014)."""
     z = np.asarray(ids.view(U64) + U64((seed * _STEP + 0x9E3779B97F4A7C15) % 2**64))
-    z ^= z >> U64(30)
-    z *= U64(0xBF58476D1CE4E5B9)
-    z ^= z >> U64(27)
-    z *= U64(0x94D049BB133111EB)
-    z ^= z >> U64(31)
+    z ^= z >> _30
+    z *= _FIRST
+    z ^= z >> _27
+    z *= _SECOND
+    z ^= z >> _31
     return z
 
 

@@ -18,6 +18,8 @@ _NEVER = np.iinfo(np.int64).min  # when a free row was last seen
 # A comparison of eight ways is eight bytes, of which one at most is 1. Times this, the upper three
 # bits of such a word are the number of that byte.
 _WAY = U64(sum(way << (61 - 8 * way) for way in range(WAYS)))
+_61, _32 = U64(61), U64(32)
+_GOLDEN = U64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio
 
 
 class Admitted(NamedTuple):
@@ -173,18 +175,22 @@ class KeyTable:
         return {"keys": self._keys.reshape(-1)}
 
     def _set(self, keys: Ints) -> Ints:
-        """Return the set of each of (m,) keys: the upper half of a hash, as a share of the sets."""
-        sets = mix(keys, 0)
-        sets >>= U64(32)
+        """Return the set of each of (m,) keys: the upper half of a hash, as a share of the sets.
+
+        The hash is a product (Knuth 1998, "The Art of Computer Programming" 3, 6.4), which spreads
+        hashes as well as numbers in a row.
+        """
+        sets: Ints = keys.view(U64) * _GOLDEN
+        sets >>= _32
         sets *= self._sets
-        sets >>= U64(32)
+        sets >>= _32
         return sets.view(np.int64)
 
     def _find(self, keys: Ints, sets: Ints) -> Ints:
         match = self._keys.take(sets, 0) == keys[:, None]
         word = match.view("<u8")[:, 0]
         way = word * _WAY
-        way >>= U64(61)
+        way >>= _61
         rows: Ints = sets * WAYS
         rows += way.view(np.int64)
         rows[word == 0] = -1

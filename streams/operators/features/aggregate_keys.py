@@ -138,9 +138,8 @@ class AggregateKeys:
             counts = ~np.isnan(exact)
             if unknown is not None:
                 counts &= ~unknown.take(whole, 1)
-            bits = mix(exact.view(np.int64), 3).view(np.int64)
             places = whole + len(self._others)
-            values[:, places] = np.where(counts, bits, values.take(places, 1))
+            values[:, places] = np.where(counts, exact.view(np.int64), values.take(places, 1))
             keys[:, self._second] = self._of_integers(values)
             if unknown is not None:
                 keys[(unknown & self._whole).any(1), len(self._labels) :] = NO_KEY
