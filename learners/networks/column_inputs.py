@@ -35,22 +35,21 @@ BINS = 16
 INDICATORS = 32
 """Hashed places of a categorical column for networks without embeddings."""
 
-_NONE = np.empty(0, np.int64)
 _NO_KEYS = np.empty((0, 0), np.int64)
 
 
 class Coded(NamedTuple):
-    """The codes of n events, as of values that have no embedding of their own.
+    """The codes of n events.
 
     Attributes:
         codes: (codes, n) int64.
-        keyed: (k,) the places that have keys.
+        prior: (k, n) int64, the codes of the places that have keys, where a key has no embedding.
         keys: (k, n) int64; those of different places differ.
         found: (k, n) int64, the rows of the keys in the table; -1 where a key has none.
     """
 
     codes: Ints
-    keyed: Ints
+    prior: Ints
     keys: Ints
     found: Ints
 
@@ -133,12 +132,7 @@ class ColumnInputs(Inputs):
                 encoder.dense(rows, out[:, column : column + encoder.width])
                 column += encoder.width
         if self._table is not None:
-            codes, keyed, _, found = self._coded(self._table, rows, n)
-            if len(keyed):
-                known = found + self.embeddings_drawn
-                codes = codes.copy()
-                codes[keyed] = np.where(found < 0, codes[keyed], known)
-            out[:, self.dense :] = codes.T
+            out[:, self.dense :] = self._coded(self._table, rows, n).codes.T
         return torch.from_numpy(out)
 
     def _coded(self, table: KeyTable, rows: Rows, n: int) -> Coded:
@@ -157,12 +151,14 @@ class ColumnInputs(Inputs):
                     keys.append(encoder.keys(rows).T)
             place += encoder.places
             first += encoder.embeddings
-        coded = Coded(codes, _NONE, _NO_KEYS, _NO_KEYS)
+        coded = Coded(codes, _NO_KEYS, _NO_KEYS, _NO_KEYS)
         if keyed:
             places = np.concatenate(keyed)
             salted = np.concatenate(keys) ^ self._salts[places][:, None]
             mixed = mix(salted, 0x6B).view(np.int64)
-            coded = Coded(codes, places, mixed, table.find(mixed))
+            prior, found = codes.take(places, 0), table.find(mixed)
+            codes[places] = np.where(found < 0, prior, found + self.embeddings_drawn)
+            coded = Coded(codes, prior, mixed, found)
         if self._last is not None and self._last[1] is rows:
             self._last_coded = rows, coded
         return coded
@@ -174,15 +170,14 @@ class ColumnInputs(Inputs):
         rows = self.rows(batch)
         new = None
         if self._table is not None:
-            codes, keyed, keys, found = self._coded(self._table, rows, len(batch))
+            _, prior, keys, found = self._coded(self._table, rows, len(batch))
             flat = keys.ravel()
             admitted = self._table.observe(flat, found.ravel())
             self._table.advance(len(batch))
             if len(admitted.rows):
                 order = np.argsort(flat, kind="stable")
                 first = order[np.searchsorted(flat[order], admitted.keys)]  # where each key stands
-                prior = codes[keyed].ravel()[first]
-                new = NewValues(admitted.rows + self.embeddings_drawn, prior)
+                new = NewValues(admitted.rows + self.embeddings_drawn, prior.ravel()[first])
         for encoder in self._encoders:
             encoder.observe(rows)
         self._note_time(batch)

@@ -80,7 +80,7 @@ class EmbeddingTable(nn.Module):
         flat = codes.cpu().numpy()
         place = np.arange(len(flat))
         self._place[flat] = place  # of equal codes, that of the last
-        rows = flat.take(np.flatnonzero(self._place.take(flat) == place))
+        rows = flat.take((self._place.take(flat) == place).nonzero()[0])
         self._place[rows] = place[: len(rows)]
         index = self._place.take(flat)
         device = codes.device

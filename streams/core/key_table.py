@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streams.core.batch import Ints
+from streams.core.batch import Array, Ints
 from streams.core.hashing import U64, mix
 from streams.core.state_dict import State
 
@@ -99,7 +99,7 @@ class KeyTable:
         keys = _legal(keys)
         if rows is None:
             rows = self._find(keys, self._set(keys))
-        absent = np.flatnonzero(rows < 0)
+        absent: Ints = (rows < 0).nonzero()[0]
         if not len(absent):
             self._seen.reshape(-1)[rows] = self._clock
             return _NONE, rows
@@ -180,7 +180,7 @@ class KeyTable:
         The hash is a product (Knuth 1998, "The Art of Computer Programming" 3, 6.4), which spreads
         hashes as well as numbers in a row.
         """
-        sets: Ints = keys.view(U64) * _GOLDEN
+        sets: Array = keys.view(U64) * _GOLDEN
         sets >>= _32
         sets *= self._sets
         sets >>= _32
@@ -257,7 +257,7 @@ def _counted(keys: Ints) -> tuple[Ints, Ints]:
     ordered = np.sort(keys)
     start = np.ones(len(keys) + 1, np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=start[1:-1])
-    bounds = np.flatnonzero(start)
+    bounds: Ints = start.nonzero()[0]
     return ordered[bounds[:-1]], bounds[1:] - bounds[:-1]
 
 

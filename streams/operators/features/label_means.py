@@ -89,6 +89,7 @@ class LabelMeans:
         fastest = -float(self._logs.min())
         self._span = max(int(_GROWTH / fastest), 1) if fastest else _ENDLESS  # in labels
         self._cell = np.arange(self.cells)[:, None]
+        self._scale_of = self._cell[:, 0] % self._scales  # of each cell
         self._table = KeyTable(rows, admit_after=1) if len(self._hashed) else None
         self._exact = KeyTable(rows, admit_after=2) if exact else None
         # A row is K at each scale, then S at each scale for each class. First come the rows of the
@@ -125,7 +126,7 @@ class LabelMeans:
             rows[:, places] = np.where(exact < 0, rows[:, places], exact + self._first_exact)
         values = np.ascontiguousarray(self._values.take(rows.reshape(-1), 0).T)
         fade = np.exp((self._labels - self._landmark) * self._logs)
-        rate, overall = self._overall(np.tile(fade, self._sums + 1) * self._values[self._stream])
+        rate, overall = self._overall(fade[self._scale_of] * self._values[self._stream])
         count, means = values[: self._scales], values[self._scales :]
         shrunk = count + (PRIOR / fade)[:, None]
         for start in range(0, len(means), self._scales):  # each class
@@ -147,12 +148,13 @@ class LabelMeans:
 
     def _used(self, keys: Ints) -> Ints:
         """Return which second keys any of the events has."""
-        return np.flatnonzero((keys[:, self.keys :] != NO_KEY).any(0))
+        used: Ints = (keys[:, self.keys :] != NO_KEY).any(0).nonzero()[0]
+        return used
 
     def _overall(self, stream: Floats) -> tuple[Floats, Floats]:
         """Return the overall rate or mean at each scale for each class, and its feature, for what
         the stream has (cells,) as of now."""
-        count, sums = np.tile(stream[: self._scales], self._sums), stream[self._scales :]
+        count, sums = stream[self._scale_of[self._scales :]], stream[self._scales :]
         if self._classes is not None:
             rate = (sums + 2 / self._expected) / (count + 2)
             return rate, GAIN * (rate - 1 / self._expected)
@@ -186,7 +188,7 @@ class LabelMeans:
         """Let the last label weigh 1 in the sums."""
         fade = np.exp((self._labels - self._landmark) * self._logs)
         rows = np.flatnonzero(self._values.any(1))  # pages that were never written stay so
-        self._values[rows] *= np.tile(fade, self._sums + 1)
+        self._values[rows] *= fade[self._scale_of]
         self._landmark = self._labels
 
     def _observe(self, keys: Ints) -> Ints:
