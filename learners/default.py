@@ -7,12 +7,12 @@ from typing import Any
 
 MICRO_BATCH = 32
 """Events in a micro-batch, for which the rates are stated."""
-LARGEST = 128
+LARGEST = 192
 """Events in the largest micro-batch of a job without settings."""
 
 _SETTINGS: dict[str, Any] = {
     "kind": "replay",
-    "model": {"kind": "mlp", "hidden": [128, 128]},
+    "model": {"kind": "mlp", "hidden": [128]},
     "optimizer": {"kind": "adam", "lr": 0.001, "lr_start": 0.005, "lr_steps": 100},
     "inputs": {"bins": 16, "wide": True},
     "steps": 1,
@@ -46,9 +46,9 @@ def default_batch_size(delay: int | None) -> int:
     """Return the events of a micro-batch where a job states neither it nor a learner.
 
     A model is frozen within a micro-batch. Where labels come ``delay`` events late anyway, a
-    micro-batch of up to that many events loses little, and costs much less for each event.
+    micro-batch of half as many again loses little, and costs much less for each event.
 
     Args:
         delay: of the labels, in events; None: they are late, but by how many events is not known.
     """
-    return 2 * MICRO_BATCH if delay is None else min(max(delay, MICRO_BATCH), LARGEST)
+    return 2 * MICRO_BATCH if delay is None else min(max(3 * delay // 2, MICRO_BATCH), LARGEST)
