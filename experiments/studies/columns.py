@@ -53,6 +53,8 @@ from river import forest as forests
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
+import learners.rehearsal  # noqa: F401 (jobs load them by name; river is loaded by now, too)
+import streams.files  # noqa: F401
 from experiments.studies.comparison import Difference
 from pipeline.config import job as jobs
 from pipeline.training.builder import build
