@@ -101,3 +101,23 @@ def table(
         paired = f"{difference.points} | {difference.above} of {difference.n}"
         lines.append(f"| {arm} | {numbers} | {' | ' if arm == base else paired} |")
     return lines
+
+
+def write_section(
+    file: Path, head: str, title: str, lines: Sequence[str], order: Sequence[str]
+) -> None:
+    """Replace a section of a file by the lines, or add it; sections are in this order.
+
+    Args:
+        file: it has ``head``, and sections that begin with "## " and a title.
+        head: what stands above the sections.
+        title: of the section.
+        lines: of the section, with its title.
+        order: the titles of all sections.
+    """
+    old = file.read_text() if file.exists() else head
+    parts = old.split("\n## ")
+    there = {part.split("\n", 1)[0]: part for part in parts[1:]}
+    there[title] = "\n".join(lines).removeprefix("\n## ")
+    sections = (there[name].rstrip("\n") + "\n" for name in order if name in there)
+    file.write_text("\n## ".join([head, *sections]))

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from experiments.studies.comparison import write_section
 from pipeline.bench.bench import Bench, Results, spread
 from pipeline.bench.cell import Cell, build_cell, job_of
 from pipeline.bench.measure import Budget
@@ -184,7 +185,7 @@ def tune(scenarios: Sequence[str], out: Path, workers: int) -> None:
             for text in sorted(texts, key=acc.__getitem__, reverse=True):
                 mark = "**" if text == chosen[scenario][name] else ""
                 lines.append(f"| {name} | {mark}`{text}`{mark} | {100 * acc[text]:.1f} |")
-        write_section(TUNING, TUNING_HEAD, scenario, lines)
+        write_section(TUNING, TUNING_HEAD, scenario, lines, list(SCENARIOS))
         CHOSEN.write_text(yaml.safe_dump(chosen, sort_keys=False, width=200))
 
 
@@ -210,8 +211,9 @@ def record(scenarios: Sequence[str], seeds: int, out: Path, workers: int) -> Non
             workers,
         )
         results = bench.run(Console(), print)
-        write_section(RESULT, RESULT_HEAD, scenario, table(scenario, arms, results))
-        print("\n".join(table(scenario, arms, results)))
+        lines = table(scenario, arms, results)
+        write_section(RESULT, RESULT_HEAD, scenario, lines, list(SCENARIOS))
+        print("\n".join(lines))
 
 
 def table(scenario: str, arms: Mapping[str, str], results: Results) -> list[str]:
@@ -275,16 +277,6 @@ past alike: it meets new events less often). Settings as [tuned](record_tuning.m
 training rows; tests are of the test split. Images of CIFAR-10 are JPEG re-encoded. By `python
 experiments/studies/record.py`.
 """
-
-
-def write_section(file: Path, head: str, scenario: str, lines: Sequence[str]) -> None:
-    """Replace the section of that scenario by the lines, or append them."""
-    old = file.read_text() if file.exists() else head
-    parts = old.split("\n## ")
-    there = {part.split("\n", 1)[0]: part for part in parts[1:]}
-    there[scenario] = "\n".join(lines).removeprefix("\n## ")
-    order = [name for name in SCENARIOS if name in there]
-    file.write_text("\n## ".join([head, *(there[name].rstrip("\n") + "\n" for name in order)]))
 
 
 def main() -> None:

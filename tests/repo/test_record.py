@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.studies import record
+from experiments.studies.comparison import write_section
 from pipeline.bench.cell import Cell, build_cell, job_of
 
 ROOT = Path(__file__).parents[2]
@@ -70,5 +71,6 @@ def test_a_section_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
         ("split-mnist", "two"),
         ("permuted-mnist", "three"),
     ):
-        record.write_section(file, "# Head\n", scenario, [f"\n## {scenario}\n", text])
+        lines = [f"\n## {scenario}\n", text]
+        write_section(file, "# Head\n", scenario, lines, ["split-mnist", "permuted-mnist"])
     assert file.read_text() == "# Head\n\n## split-mnist\n\ntwo\n\n## permuted-mnist\n\nthree\n"

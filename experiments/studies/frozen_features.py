@@ -1,0 +1,222 @@
+"""Compare learners on frozen features: closed forms beside replay and joint training.
+
+One pass in micro-batches of 10. Learners in closed form have no settings that were chosen: each has
+its defaults. Those with gradients have the best learning rate of ``RATES`` on validation rows, by
+replay. Learners with a buffer have as many bytes of state, all in all, as a learner in closed form.
+
+    python experiments/studies/frozen_features.py                  # all scenarios
+    python experiments/studies/frozen_features.py clinc150 --seeds 1
+
+Writes experiments/results/frozen_features.md. Encoders run once; later runs read their vectors from
+the folder of --out. A run that was stopped continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from experiments.studies.comparison import Difference, metric, write_section
+from pipeline.bench.bench import Bench, Results, spread
+from pipeline.bench.cell import Cell, build_cell, job_of
+from pipeline.bench.measure import Budget
+
+RESULT = Path(__file__).parents[1] / "results" / "frozen_features.md"
+RATES = (0.001, 0.003, 0.01)
+"""Learning rates of Adam to try."""
+CLOSED = ("prototype", "slda", "fecam", "ranpac", "rls", "knn", "dkvb", "linear-probe")
+"""Learners at their defaults; the random features of some have 2,000 dimensions."""
+REHEARSAL = ("replay", "er-ace", "der++")
+BASE = "joint"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A scenario of the tables.
+
+    Attributes:
+        title: what stands above the table.
+        note: what else is to be said.
+        overrides: of all jobs.
+        budget: how it is measured.
+        closed: learners in closed form, and settings of theirs.
+        sizes: the learners whose bytes of state those with a buffer get.
+        validation: ``stream.validation`` for the learning rate.
+    """
+
+    title: str
+    note: str
+    overrides: tuple[str, ...]
+    budget: Budget
+    closed: tuple[str, ...] = CLOSED
+    sizes: tuple[str, ...] = ("slda", "ranpac")
+    validation: str = "0.2"
+
+
+FEATURES = "features={kind: relu, dimension: 2000}"
+SCENARIOS: Mapping[str, Setting] = {
+    "clinc150": Setting(
+        "CLINC150, 150 intents in 10 tasks, all-MiniLM-L6-v2",
+        "Official split: 15,000 training and 4,500 test rows; 3,000 validation rows.",
+        ("stream.encoder=minilm",),
+        Budget(every=500, tests=None),
+        validation="published",
+    ),
+    "split-cifar-10": Setting(
+        "Split-CIFAR-10, 5 tasks, EfficientNet-Lite0 at 128 pixels",
+        "Images of CIFAR-10 are JPEG re-encoded.",
+        ("stream.encoder={kind: efficientnet-lite0, size: 128}",),
+        Budget(every=2500, tests=1000),
+    ),
+    "split-mnist": Setting(
+        "Split-MNIST, 5 tasks, pixels",
+        "",
+        ("stream.encoder=identity",),
+        Budget(every=3000, tests=1000),
+        closed=(*CLOSED, f"slda:{FEATURES}"),
+    ),
+    "permuted-mnist": Setting(
+        "Permuted MNIST, 10 tasks of the same classes, pixels",
+        "",
+        ("stream.encoder=identity",),
+        Budget(every=3000, tests=500),
+        closed=(*CLOSED, f"slda:{FEATURES}"),
+    ),
+    "split-digits": Setting(
+        "Split-digits, 5 tasks, 64 pixels",
+        "",
+        (),
+        Budget(),
+        closed=(*CLOSED, f"slda:{FEATURES}"),
+    ),
+}
+PERCENT = {"acc": "ACC", "forgetting": "forgetting", "aaa": "AAA"}
+SHARED = "optimizer={kind: adam, lr: %s},model={kind: mlp, hidden: [128]}"
+
+
+def rate(scenario: str, setting: Setting, out: Path, workers: int) -> float:
+    """Return the learning rate with which replay has the best ACC on validation rows."""
+    learners = [f"replay:{SHARED % lr}" for lr in RATES]
+    overrides = [*setting.overrides, f"stream.validation={setting.validation}"]
+    budget = Budget(every=10**9, tests=500)
+    bench = Bench([scenario], learners, 1, out / f"{scenario}-rates", overrides, budget, workers)
+    results = bench.run(Console(stderr=True), print)
+    acc = {learner: np.mean(metric(_of(results, learner), "acc")) for learner in learners}
+    return RATES[int(np.argmax([acc[learner] for learner in learners]))]
+
+
+def with_bytes(size: int, learner: str, scenario: str, overrides: Sequence[str]) -> str:
+    """Return a learner with a buffer that makes its whole state as large as ``size``."""
+
+    def state_bytes(capacity: int) -> int:
+        text = f"{learner},buffer.capacity={capacity}"
+        parts = build_cell(job_of(Cell(scenario, text, 0), overrides))
+        batches = parts.reader.batches(parts.reader.blocks({}, 64))
+        for _ in range(4):
+            parts.loop.step(next(batches))
+        learned = parts.loop.learner
+        return learned.memory_bytes() - len(learned.buffer) * row + capacity * row
+
+    row = 0
+    one, two = state_bytes(20), state_bytes(10)
+    row = (one - two) // 10
+    fixed = one - 20 * row
+    return f"{learner},buffer.capacity={max((size - fixed) // row, 1)}"
+
+
+def arms_of(scenario: str, setting: Setting, closed: Results, lr: float) -> dict[str, str]:
+    """Return the learners of the table beside those in closed form, by name."""
+    arms = {}
+    for kind in setting.sizes:
+        size = max(result["state_bytes"] for result in _of(closed, kind))
+        for learner in REHEARSAL:
+            text = f"{learner}:{SHARED % lr}"
+            arms[f"{learner}, bytes of {kind}"] = with_bytes(
+                size, text, scenario, setting.overrides
+            )
+    return {**arms, "joint": f"joint:{SHARED % lr}"}
+
+
+def tabulate(scenario: str, setting: Setting, seeds: int, out: Path, workers: int) -> list[str]:
+    """Run the learners of a scenario; return the lines of its table."""
+
+    def run(learners: Sequence[str]) -> Results:
+        bench = Bench(
+            [scenario], learners, seeds, out / scenario, setting.overrides, setting.budget, workers
+        )
+        return bench.run(Console(stderr=True), print)
+
+    closed = run(setting.closed)
+    lr = rate(scenario, setting, out, workers)
+    arms = arms_of(scenario, setting, closed, lr)
+    results = [*closed, *run(list(arms.values()))]
+    names = {**{learner: learner for learner in setting.closed}, **arms}
+    found = {name: _of(results, text) for name, text in names.items()}
+    events = f"{results[0]['events']:,} events, {seeds} seeds, Adam with a rate of {lr}."
+    lines = [f"\n## {setting.title}\n", f"{setting.note} {events}".strip(), "", *table(found), ""]
+    return [*lines, *(f"* {name}: `{text}`" for name, text in arms.items())]
+
+
+def table(found: Mapping[str, Results]) -> list[str]:
+    """Return a row for each learner, the best ACC first."""
+    lines = [
+        f"| learner | {' | '.join(PERCENT.values())} | ACC less that of {BASE} | log-loss "
+        "| CPU s | state |",
+        "|---" * (len(PERCENT) + 5) + "|",
+    ]
+    reference = metric(found[BASE], "acc")
+    for name in sorted(found, key=lambda name: -mean(metric(found[name], "acc"))):
+        runs = found[name]
+        numbers = " | ".join(spread(metric(runs, key)) for key in PERCENT)
+        less = Difference.of(metric(runs, "acc"), reference).points if name != BASE else ""
+        losses = [run["metrics"].get("test_log_loss") for run in runs]
+        loss = "" if None in losses else f"{mean(losses):.3f}"
+        cpu = mean(run["cpu_seconds"] for run in runs)
+        size = max(run["state_bytes"] for run in runs)
+        lines.append(
+            f"| {name} | {numbers} | {less} | {loss} | {cpu:,.1f} | {size / 1e6:,.2f} MB |"
+        )
+    return lines
+
+
+def _of(results: Results, learner: str) -> list[dict[str, Any]]:
+    return [result for result in results if result["learner"] == learner]
+
+
+HEAD = """# Learners on frozen features
+
+One pass, micro-batches of 10, no boundaries between tasks for the learners; ACC, forgetting and AAA
+in %, mean ± standard deviation over seeds. Differences are paired by seed, with 95% intervals.
+*state* is all that a checkpoint has of the learner; *CPU s* is learning and prediction of the
+stream, where vectors of encoders come from the cache. Learners in closed form have their defaults;
+the learning rate of the others was chosen by replay on validation rows. By
+`python experiments/studies/frozen_features.py`.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), metavar="scenario")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/frozen_features"))
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    if unknown := set(given.scenarios) - set(SCENARIOS):
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    order = [setting.title for setting in SCENARIOS.values()]
+    for scenario in given.scenarios:
+        setting = SCENARIOS[scenario]
+        lines = tabulate(scenario, setting, given.seeds, given.out, given.workers)
+        write_section(RESULT, HEAD, setting.title, lines, order)
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
