@@ -1,7 +1,7 @@
 """Compare learners on frozen features: closed forms beside replay and joint training.
 
 One pass in micro-batches of 10. Learners in closed form have no settings that were chosen: each has
-its defaults. Those with gradients have the best learning rate of ``RATES`` on validation rows, by
+its defaults. Those with gradients have the best of ``RATES`` and ``STEPS`` on validation rows, by
 replay. Learners with a buffer have as many bytes of state, all in all, as a learner in closed form.
 
     python experiments/studies/frozen_features.py                  # all scenarios
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,7 +31,8 @@ from pipeline.bench.measure import Budget
 
 RESULT = Path(__file__).parents[1] / "results" / "frozen_features.md"
 RATES = (0.001, 0.003, 0.01)
-"""Learning rates of Adam to try."""
+STEPS = (1, 4)
+"""Learning rates of Adam, and gradient steps for a micro-batch, to try."""
 CLOSED = ("prototype", "slda", "fecam", "ranpac", "rls", "knn", "dkvb", "linear-probe")
 """Learners at their defaults; the random features of some have 2,000 dimensions."""
 REHEARSAL = ("replay", "er-ace", "der++")
@@ -98,18 +100,19 @@ SCENARIOS: Mapping[str, Setting] = {
     ),
 }
 PERCENT = {"acc": "ACC", "forgetting": "forgetting", "aaa": "AAA"}
-SHARED = "optimizer={kind: adam, lr: %s},model={kind: mlp, hidden: [128]}"
+SHARED = "optimizer={kind: adam, lr: %s},steps=%s,model={kind: mlp, hidden: [128]}"
 
 
-def rate(scenario: str, setting: Setting, out: Path, workers: int) -> float:
-    """Return the learning rate with which replay has the best ACC on validation rows."""
-    learners = [f"replay:{SHARED % lr}" for lr in RATES]
+def shared_settings(scenario: str, setting: Setting, out: Path, workers: int) -> str:
+    """Return the settings with which replay has the best ACC on validation rows."""
+    tried = [SHARED % pair for pair in product(RATES, STEPS)]
+    learners = [f"replay:{settings}" for settings in tried]
     overrides = [*setting.overrides, f"stream.validation={setting.validation}"]
     budget = Budget(every=10**9, tests=500)
     bench = Bench([scenario], learners, 1, out / f"{scenario}-rates", overrides, budget, workers)
     results = bench.run(Console(stderr=True), print)
-    acc = {learner: np.mean(metric(_of(results, learner), "acc")) for learner in learners}
-    return RATES[int(np.argmax([acc[learner] for learner in learners]))]
+    acc = [mean(metric(_of(results, learner), "acc")) for learner in learners]
+    return tried[int(np.argmax(acc))]
 
 
 def with_bytes(size: int, learner: str, scenario: str, overrides: Sequence[str]) -> str:
@@ -131,17 +134,17 @@ def with_bytes(size: int, learner: str, scenario: str, overrides: Sequence[str])
     return f"{learner},buffer.capacity={max((size - fixed) // row, 1)}"
 
 
-def arms_of(scenario: str, setting: Setting, closed: Results, lr: float) -> dict[str, str]:
+def arms_of(scenario: str, setting: Setting, closed: Results, shared: str) -> dict[str, str]:
     """Return the learners of the table beside those in closed form, by name."""
     arms = {}
     for kind in setting.sizes:
         size = max(result["state_bytes"] for result in _of(closed, kind))
         for learner in REHEARSAL:
-            text = f"{learner}:{SHARED % lr}"
+            text = f"{learner}:{shared}"
             arms[f"{learner}, bytes of {kind}"] = with_bytes(
                 size, text, scenario, setting.overrides
             )
-    return {**arms, "joint": f"joint:{SHARED % lr}"}
+    return {**arms, "joint": f"joint:{shared}"}
 
 
 def tabulate(scenario: str, setting: Setting, seeds: int, out: Path, workers: int) -> list[str]:
@@ -154,12 +157,12 @@ def tabulate(scenario: str, setting: Setting, seeds: int, out: Path, workers: in
         return bench.run(Console(stderr=True), print)
 
     closed = run(setting.closed)
-    lr = rate(scenario, setting, out, workers)
-    arms = arms_of(scenario, setting, closed, lr)
+    shared = shared_settings(scenario, setting, out, workers)
+    arms = arms_of(scenario, setting, closed, shared)
     results = [*closed, *run(list(arms.values()))]
     names = {**{learner: learner for learner in setting.closed}, **arms}
     found = {name: _of(results, text) for name, text in names.items()}
-    events = f"{results[0]['events']:,} events, {seeds} seeds, Adam with a rate of {lr}."
+    events = f"{results[0]['events']:,} events, {seeds} seeds."
     lines = [f"\n## {setting.title}\n", f"{setting.note} {events}".strip(), "", *table(found), ""]
     return [*lines, *(f"* {name}: `{text}`" for name, text in arms.items())]
 
@@ -196,7 +199,7 @@ One pass, micro-batches of 10, no boundaries between tasks for the learners; ACC
 in %, mean ± standard deviation over seeds. Differences are paired by seed, with 95% intervals.
 *state* is all that a checkpoint has of the learner; *CPU s* is learning and prediction of the
 stream, where vectors of encoders come from the cache. Learners in closed form have their defaults;
-the learning rate of the others was chosen by replay on validation rows. By
+learning rate and steps of the others were chosen by replay on validation rows. By
 `python experiments/studies/frozen_features.py`.
 """
 
