@@ -45,6 +45,8 @@ class TextConfig(EncoderConfig):
     Attributes:
         pooling: how the vectors of tokens become one: their ``mean`` or ``max``, or ``cls``, the
             first one. Several are concatenated.
+        layers: how many of the last layers are pooled. With more than one, the vectors of all are
+            concatenated, each scaled to a mean square of 1, so that they count alike.
         max_tokens: tokens of a text that count, special ones included; the rest is cut.
         normalise: whether a vector is scaled to length 1.
     """
@@ -54,6 +56,7 @@ class TextConfig(EncoderConfig):
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
         Field(min_length=1),
     ] = ("mean",)
+    layers: PositiveInt = 1
     max_tokens: PositiveInt = Field(256, ge=2)
     normalise: bool = False
 
@@ -71,7 +74,7 @@ class TransformerConfig(TextConfig):
 
 
 class TransformerEncoder(Encoder):
-    """The pooled last layer of a transformer that encodes texts.
+    """The pooled last layers of a transformer that encodes texts.
 
     All tokens of a text take part, the special ones included. Texts of equal length are encoded
     together, so that none is padded: padding costs time and changes the bits of a row.
@@ -92,7 +95,7 @@ class TransformerEncoder(Encoder):
         self._tokenizer, self._network = _load(folder, config)
         self._batches = RowBatches(self._network, _ROWS, _TOKENS)
         self.dimension = self._probe()
-        settings = (config.pooling, config.max_tokens, config.normalise)
+        settings = (config.pooling, config.layers, config.max_tokens, config.normalise)
         self.fingerprint = fingerprint_of(self.kind, settings, _contents(folder))
 
     def _folder(self, config: Any) -> Path:
@@ -161,12 +164,13 @@ class TransformerEncoder(Encoder):
 
 
 class _PooledModel(nn.Module):
-    """A model and the pooling of its last layer."""
+    """A model and the pooling of its last layers."""
 
     def __init__(self, model: nn.Module, config: TextConfig) -> None:
         super().__init__()
         self.model = model
         self.pooling = config.pooling
+        self.layers = config.layers
         self.normalise = config.normalise
 
     @property
@@ -175,14 +179,22 @@ class _PooledModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the vectors (n, dimension) of texts of one length (n, tokens)."""
-        layer: Tensor = self.model(input_ids=tokens).last_hidden_state
+        if self.layers == 1:
+            pooled = self._pooled(self.model(input_ids=tokens).last_hidden_state)
+        else:
+            states = self.model(input_ids=tokens, output_hidden_states=True).hidden_states
+            each = [self._pooled(layer) for layer in states[-self.layers :]]
+            pooled = torch.cat([F.normalize(x, dim=1) * x.shape[1] ** 0.5 for x in each], 1)
+        return F.normalize(pooled, dim=1) if self.normalise else pooled
+
+    def _pooled(self, layer: Tensor) -> Tensor:
+        """Return one vector (n, ...) of each text, of the vectors (n, tokens, width) of a layer."""
         parts = {
             "mean": lambda: layer.mean(1),
             "max": lambda: layer.amax(1),
             "cls": lambda: layer[:, 0],
         }
-        pooled = torch.cat([parts[how]() for how in self.pooling], 1)
-        return F.normalize(pooled, dim=1) if self.normalise else pooled
+        return torch.cat([parts[how]() for how in self.pooling], 1)
 
 
 def _load(folder: Path, config: TextConfig) -> tuple[Any, _PooledModel]:
@@ -197,6 +209,8 @@ def _load(folder: Path, config: TextConfig) -> tuple[Any, _PooledModel]:
             raise LearnerError(f"model: {folder} cannot be loaded: {one_line(error)}") from error
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
+    if config.layers > (most := model.config.num_hidden_layers):
+        raise LearnerError(f"layers: the model has {most}, and not {config.layers}")
     return tokenizer, _PooledModel(model, config).eval().requires_grad_(False)
 
 

@@ -131,6 +131,19 @@ def test_poolings_are_concatenated(small: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
 
 
+def test_last_layers_are_concatenated_and_count_alike(small: Path) -> None:
+    last = of_folder(small).encode(text(*TEXTS))
+    both = of_folder(small, layers=2)
+    assert both.dimension == 32
+    vectors = both.encode(text(*TEXTS))
+    for part in (vectors[:, :16], vectors[:, 16:]):
+        np.testing.assert_allclose((part**2).mean(1), 1, rtol=1e-5)
+    scaled = last / np.sqrt((last**2).mean(1, keepdims=True))
+    np.testing.assert_allclose(vectors[:, 16:], scaled, rtol=1e-5)
+    assert abs(vectors[:, :16] - vectors[:, 16:]).max() > 1e-3
+    np.testing.assert_array_equal(vectors[3], both.encode(text(TEXTS[3]))[0])
+
+
 def test_a_fingerprint_does_not_depend_on_the_folder(small: Path, tmp_path: Path) -> None:
     same = shutil.copytree(small, tmp_path / "same")
     (same / "README.md").write_text("not a part of the model")
@@ -139,6 +152,7 @@ def test_a_fingerprint_does_not_depend_on_the_folder(small: Path, tmp_path: Path
     different = {first.fingerprint, of_folder(small, max_tokens=31).fingerprint}
     different |= {of_folder(small, pooling="max").fingerprint}
     different |= {of_folder(small, normalise=True).fingerprint}
+    different |= {of_folder(small, layers=2).fingerprint}
     config = json.loads((same / "tokenizer.json").read_text())
     config["normalizer"]["lowercase"] = False
     (same / "tokenizer.json").write_text(json.dumps(config))
@@ -147,7 +161,7 @@ def test_a_fingerprint_does_not_depend_on_the_folder(small: Path, tmp_path: Path
     weights[-1] ^= 1
     (same / "model.safetensors").write_bytes(weights)
     different |= {of_folder(same).fingerprint}
-    assert len(different) == 6
+    assert len(different) == 7
 
 
 def test_nothing_of_an_encoder_can_be_trained(encoder: Encoder) -> None:
@@ -163,6 +177,7 @@ def test_nothing_of_an_encoder_can_be_trained(encoder: Encoder) -> None:
         ({"max_tokens": 1}, "max_tokens: Input should be greater than or equal to 2"),
         ({"pooling": "min"}, "pooling.0: Input should be 'mean', 'cls' or 'max'"),
         ({"pooling": []}, "pooling: "),
+        ({"layers": 3}, "layers: the model has 2, and not 3"),
     ],
 )
 def test_wrong_settings_name_the_key(
