@@ -22,7 +22,7 @@ from pipeline.evaluation.plasticity import plasticity
 from pipeline.evaluation.transfer_and_forgetting import Curves
 from pipeline.storage.metric_log import MetricLog
 from pipeline.training.builder import Parts, state_digest
-from pipeline.training.reading.batch_reader import BLOCK
+from pipeline.training.reading.batch_reader import BLOCK, BatchReader
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.state_dict import bytes_of
 
@@ -130,7 +130,8 @@ class _Measurement:
         self.domain_incremental = stream.domain_incremental
         segments = self.loop.learner.needs_boundaries
         self.tests = [
-            _test(stream.task_test(task), budget.tests, segments) for task in range(stream.tasks)
+            _test(parts.reader, stream.task_test(task), budget.tests, segments)
+            for task in range(stream.tasks)
         ]
         self.every = budget.every or max(1, (self.begins[1][0] - self.begins[0][0]) // POINTS)
         self.curves = Curves()
@@ -252,14 +253,16 @@ class _Measurement:
         }
 
 
-def _test(test: Batch, most: int | None, segments: bool) -> _TaskTest:
-    """Return test events of a task as a learner may see them: unlabelled and read-only.
+def _test(reader: BatchReader, test: Batch, most: int | None, segments: bool) -> _TaskTest:
+    """Return test events of a task as a learner may see them: encoded, unlabelled and read-only.
 
     Of more than ``most`` events a fixed random choice is taken, in order.
     """
     if most is not None and len(test) > most:
         rows = np.random.default_rng(0).choice(len(test), most, replace=False)
         test = test.take(np.sort(rows))
+    if reader.encode is not None:
+        test = Batch.concat(list(reader.encode([test])))
     assert test.y is not None
     if isinstance(test.x, np.ndarray):
         test.x.flags.writeable = False

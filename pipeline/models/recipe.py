@@ -7,7 +7,7 @@ from typing import Any
 
 import learners
 from learners.base import Learner, LearnerError
-from learners.pretrained.encoders.columns import EncodedColumns
+from learners.pretrained.encoders.columns import ColumnEncoders, EncodedColumns
 from learners.registry import UnknownKindError, find
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import State
@@ -100,6 +100,16 @@ def encoded_columns_of(recipe: Recipe) -> EncodedColumns | None:
     """Return the columns that encoders turn into vectors before the operators, if there are any."""
     settings = recipe.get("encoders")
     return None if settings is None else EncodedColumns.of_settings(settings, schema_of(recipe))
+
+
+def load_encoders(recipe: Recipe) -> ColumnEncoders | None:
+    """Load the encoders of a recipe; None: it has none. The models of all snapshots share them.
+
+    Raises:
+        LearnerError: one cannot be loaded here, or is not the one that the model was trained with.
+    """
+    encoded = encoded_columns_of(recipe)
+    return None if encoded is None else ColumnEncoders.load_known(encoded, schema_of(recipe))
 
 
 def encoded_schema_of(recipe: Recipe) -> Schema:

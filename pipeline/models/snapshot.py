@@ -86,6 +86,11 @@ class InferenceModel:
         self._operators = operators_of(recipe, state)
 
     @property
+    def encodes(self) -> bool:
+        """Whether events go through an encoder, which takes a few milliseconds or more."""
+        return self._encoders is not None
+
+    @property
     def classes(self) -> tuple[ClassName, ...]:
         """The names of the classes, in the order of their codes."""
         return self._learner.classes

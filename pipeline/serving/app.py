@@ -59,7 +59,7 @@ RETRY_AFTER_S = 1
 INLINE_EVENTS, INLINE_BYTES = 64, 32_768
 """A request of at most this size is answered on the event loop. It takes a fraction of a
 millisecond for most models, and handing it to a thread would take as long again. A larger one is
-answered on a thread, or health checks would wait for it."""
+answered on a thread, or health checks would wait for it; so is one that must be encoded."""
 
 OnPredict = Callable[[PredictionLog], object]
 Endpoint = Callable[[Request], Any]
@@ -308,7 +308,7 @@ class Endpoints:
 
     async def _answer(self, model: InferenceModel, reader: RequestReader, body: bytes) -> Answer:
         small = len(body) <= INLINE_BYTES and body.count(b"{") <= INLINE_EVENTS
-        if small and not self._queued:
+        if small and not self._queued and not model.encodes:
             return self._predict(model, reader, body)
         loop = asyncio.get_running_loop()
         self._queued += 1

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
+from learners.pretrained.encoders.columns import ColumnEncoders
 from pipeline.config.sections import ServeConfig
-from pipeline.models.recipe import Recipe, model_states
+from pipeline.models.recipe import Recipe, load_encoders, model_states
 from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
@@ -89,6 +90,7 @@ class CheckpointServer:
         self._unloadable: set[_CheckpointId] = set()  # whole, but no model could be built of them
         self._reported: set[str] = set()
         self._recipe: Recipe | None = None
+        self._encoders: tuple[Recipe, ColumnEncoders | None] = ({}, None)  # with their recipe
         self._mount_app(None, folder.resolve().name)
         if not self.folder.path.is_dir():
             raise ServeError(f"{folder}: there is no such folder")
@@ -200,13 +202,20 @@ class CheckpointServer:
         try:
             metrics = self._metrics(checkpoint.events)
             taken = snapshot(checkpoint, identity.written / 1e9, metrics)
-            model = InferenceModel(checkpoint.about["recipe"], taken)
+            recipe = checkpoint.about["recipe"]
+            model = InferenceModel(recipe, taken, self._encoders_of(recipe))
             warm(model)
         except Exception as error:  # whatever a user's class may raise
             raise ServeError(
                 f"{checkpoint.path}: its model cannot be made here: {one_line(error)}"
             ) from error
-        return model, checkpoint.about["recipe"]
+        return model, recipe
+
+    def _encoders_of(self, recipe: Recipe) -> ColumnEncoders | None:
+        """Return the encoders of a recipe: those of the last one, where it is the same."""
+        if recipe != self._encoders[0]:
+            self._encoders = recipe, load_encoders(recipe)
+        return self._encoders[1]
 
     def _metrics(self, events: int) -> dict[str, float]:
         """Return those of the summary, if it was written at that moment."""

@@ -131,6 +131,7 @@ class Stub:
 
     def __init__(self, version: int = 1, does: Callable[[], None] = lambda: None) -> None:
         self.version = version
+        self.encodes = False
         self.taken = time.time()
         self.does = does
 

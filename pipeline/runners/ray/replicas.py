@@ -25,7 +25,7 @@ from ray.serve.schema import LoggingConfig
 
 from pipeline.config.errors import JobError
 from pipeline.config.sections import ServeConfig
-from pipeline.models.recipe import Recipe
+from pipeline.models.recipe import Recipe, load_encoders
 from pipeline.models.snapshot import InferenceModel, Snapshot
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.runners.ray.snapshots import SnapshotFetcher
@@ -66,6 +66,7 @@ class Replica:
         labels = label_producer(package.unpack())
         self._namespace = namespace
         self._recipe = recipe
+        self._encoders = load_encoders(recipe)
         self._models = ModelHolder()
         self._unreported: deque[PredictionLog] = deque(maxlen=MAX_UNREPORTED)
         record = self._unreported.append
@@ -100,7 +101,7 @@ class Replica:
         if current is not None and snapshot.events < current.events:
             return  # a restarted trainer has not caught up yet with what is served
         try:
-            model = InferenceModel(self._recipe, snapshot)
+            model = InferenceModel(self._recipe, snapshot, self._encoders)
             warm(model)
             if current is None:
                 gc.freeze()  # all that is loaded: to scan it again would delay requests

