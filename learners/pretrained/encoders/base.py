@@ -42,11 +42,17 @@ class Encoder(ABC):
         fingerprint: a hash of all that determines the result for a value: the kind, settings,
             weights, and files of a tokenizer. Encoders of one fingerprint give the same numbers up
             to rounding; on one machine with one version of its libraries, the same bits.
+        costly: whether it takes longer than a look into a cache.
+        libraries: the packages whose versions the rounding depends on.
+        device: of torch, where it computes.
     """
 
     kind: ClassVar[str]
     kinds: ClassVar[frozenset[FeatureKind]]
     Config: ClassVar[type[EncoderConfig]] = EncoderConfig
+    costly: ClassVar[bool] = True
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch")
+    device: str = "cpu"
     dimension: int
     unit: bool
     fingerprint: str

@@ -20,6 +20,7 @@ class IdentityEncoder(Encoder):
 
     kind = "identity"
     kinds = frozenset({"vector", "image"})
+    costly = False
 
     def __init__(self, config: Any, feature: Feature, seed: int) -> None:
         super().__init__(config, feature, seed)

@@ -36,6 +36,7 @@ class RandomFeatureEncoder(Encoder):
 
     kind = "random-features"
     kinds = frozenset({"vector", "image"})
+    costly = False
     Config = RandomFeatureConfig
     unit = True
 

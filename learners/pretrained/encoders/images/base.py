@@ -104,6 +104,7 @@ class ImageEncoder(Encoder):
 
     def move_to(self, device: str) -> None:
         move_network(self._network, device)
+        self.device = device
         rows = _ROWS if torch.device(device).type == "cpu" else _ROWS_ON_GPU
         self._batches = RowBatches(self._network, rows)
 

@@ -46,6 +46,7 @@ class EfficientNetLiteEncoder(ImageEncoder):
 
     kind = "efficientnet-lite0"
     Config = EfficientNetLiteConfig
+    libraries = ("numpy", "torch", "efficientnet-lite-pytorch")
 
     def _body(self, config: Any) -> PretrainedBody:
         library = import_extra("efficientnet_lite_pytorch", "vision", self.kind)

@@ -38,6 +38,7 @@ class TimmEncoder(ImageEncoder):
 
     kind = "timm"
     Config = TimmConfig
+    libraries = ("numpy", "torch", "timm")
 
     def _body(self, config: TimmConfig) -> PretrainedBody:
         timm = import_extra("timm", "timm", self.kind)

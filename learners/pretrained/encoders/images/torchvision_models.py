@@ -44,6 +44,7 @@ class TorchvisionEncoder(ImageEncoder):
 
     kind = "torchvision"
     Config = TorchvisionConfig
+    libraries = ("numpy", "torch", "torchvision")
 
     def _body(self, config: TorchvisionConfig) -> PretrainedBody:
         models = import_extra("torchvision.models", "vision", self.kind)

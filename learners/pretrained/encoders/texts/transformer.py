@@ -86,6 +86,7 @@ class TransformerEncoder(Encoder):
     kind = "transformers"
     kinds = frozenset({"text"})
     Config: ClassVar[type[TextConfig]] = TransformerConfig
+    libraries = ("numpy", "torch", "transformers", "tokenizers")
     unit = True
 
     def __init__(self, config: TextConfig, feature: Feature, seed: int) -> None:
@@ -135,7 +136,7 @@ class TransformerEncoder(Encoder):
         for of_one_length in _by_length(tokens):
             rows.append(np.array(of_one_length))
             batch = torch.tensor([tokens[row] for row in of_one_length])
-            vectors.append(self._batches(batch.to(self._network.device)).cpu().numpy())
+            vectors.append(self._batches(batch.to(self.device)).cpu().numpy())
         encoded = np.empty((len(values), vectors[0].shape[1]), np.float32)
         encoded[np.concatenate(rows)] = np.concatenate(vectors)
         return encoded
@@ -160,6 +161,7 @@ class TransformerEncoder(Encoder):
 
     def move_to(self, device: str) -> None:
         move_network(self._network, device)
+        self.device = device
         self._batches = RowBatches(self._network, _ROWS, _TOKENS)
 
 
@@ -172,10 +174,6 @@ class _PooledModel(nn.Module):
         self.pooling = config.pooling
         self.layers = config.layers
         self.normalise = config.normalise
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the vectors (n, dimension) of texts of one length (n, tokens)."""
