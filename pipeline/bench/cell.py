@@ -19,8 +19,10 @@ import yaml
 
 import learners
 from learners.base import Learner, LearnerError
+from learners.pretrained.encoders.registry import encoder_class
 from learners.registry import UnknownKindError, find
 from pipeline.bench.measure import Budget, Progress, TaskStream, measure
+from pipeline.config.encoder_settings import encoder_settings
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, add_import_path, check, override
 from pipeline.config.yaml_file import read_yaml
@@ -32,11 +34,14 @@ from pipeline.training.versions import versions
 from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
 from streams.scenarios.catalog import SCENARIOS
+from streams.scenarios.downloads import cache
 
 FORMAT = 2
 """Format of ``result.json``; a cell with another format runs again."""
 BATCH = 10
 """Events in a micro-batch, as in the literature on online continual learning."""
+FEATURES = "features"
+"""Folder of the shared cache of encoders."""
 RESULT = "result.json"
 _FILES = (RESULT, "metrics.jsonl", "stability.jsonl", "track.json", "error.log")
 _NAME = 80  # longest name of a folder, before the hash
@@ -111,13 +116,24 @@ def job_of(cell: Cell, overrides: Sequence[str] = ()) -> LoadedJob:
     for setting in [*(f"learner.{setting}" for setting in settings), *overrides]:
         override(raw, setting)
     place = Path(f"bench {cell.scenario} {cell.learner}")
-    loaded = check(raw, place, folder)
+    loaded = _with_cache(check(raw, place, folder))
     if not hasattr(loaded.stream, "task_test"):
         raise JobError(f"{place}: a {loaded.job.stream.kind} stream has no tasks to test on")
     if "seed" in type(loaded.job.stream).model_fields and "seed" not in raw["stream"]:
-        raw["stream"]["seed"] = cell.seed
-        loaded = check(raw, place, folder)
+        loaded.raw["stream"]["seed"] = cell.seed
+        loaded = check(loaded.raw, place, folder)
     return loaded
+
+
+def _with_cache(loaded: LoadedJob) -> LoadedJob:
+    """Return the job of a cell whose encoders, if it has any, share a cache on the disk: that of
+    the job, else a folder beside the data sets that were downloaded."""
+    job = loaded.job
+    if job.stream.encoder is None or job.encoders.cache.folder is not None:
+        return loaded
+    encoders = job.encoders.model_dump(mode="json")
+    encoders["cache"]["folder"] = str(cache(FEATURES))
+    return check({**loaded.raw, "encoders": encoders}, loaded.file, loaded.folder)
 
 
 def _stream_of(cell: Cell) -> tuple[dict[str, Any], Path]:
@@ -238,6 +254,8 @@ def fingerprint(loaded: LoadedJob, budget: Budget) -> str:
 def _sources(loaded: LoadedJob) -> list[str]:
     """Return a hash of each source file of the classes of a job and their bases."""
     classes = [*loaded.stream.__mro__, *loaded.learner.__mro__]
+    for settings in encoder_settings(loaded.job.stream.encoder):
+        classes += encoder_class(settings["kind"]).__mro__
     files = {getattr(sys.modules[cls.__module__], "__file__", None) for cls in classes}
     return sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file)
 

@@ -39,6 +39,7 @@ class MetricWriter(Callback):
 
     def on_start(self, context: RunContext, loop: Loop) -> None:
         self._checkpoint_seconds = context.checkpoint_seconds
+        self._encoder_metrics = context.encoder_metrics
         self._rows = MetricLog(context.folder / "metrics.jsonl", context.say)
         self._buffer_stats = BufferStats(loop.learner)
         self._histograms: MetricLog | None = None
@@ -79,6 +80,7 @@ class MetricWriter(Callback):
             "system/awaiting": len(loop.join),
             "system/memory_mb": resident_mb(),
             "system/checkpoint_s": self._checkpoint_seconds(),
+            **self._encoder_metrics(),
         }
         if self.lag is not None:
             system |= self.lag.silence()

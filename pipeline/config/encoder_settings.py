@@ -31,6 +31,13 @@ def check_encoders(stated: dict[str, Any], file: Path, problems: list[str]) -> d
     }
 
 
+def encoder_settings(stated: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the settings of each encoder in ``stream.encoder``."""
+    if stated is None:
+        return []
+    return [stated] if isinstance(stated.get("kind"), str) else [*stated.values()]
+
+
 def _checked(settings: Any, place: tuple[str, ...], file: Path, problems: list[str]) -> Any:
     if not (isinstance(settings, dict) and isinstance(settings.get("kind"), str)):
         expected = "the name of an encoder, or a mapping with its kind"

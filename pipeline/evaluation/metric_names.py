@@ -34,7 +34,8 @@ _STABILITY = (
 _PLASTICITY = "knowledge_gain dormant_units dead_units effective_rank stable_rank weight_norm"
 _SYSTEM = (
     "events_per_s awaiting memory_mb checkpoint_s evaluation_s freshness_s lag "
-    "seconds_since_last_message"
+    "seconds_since_last_message encoder_rows_per_s "
+    "feature_cache_hits feature_cache_misses feature_cache_mb"
 )
 _OTHERS = "retention/once_seen replay/stored"
 _PATTERNS = (

@@ -32,6 +32,7 @@ class RunContext:
         dead_bytes: bytes of ``dead.jsonl`` that the state stands after.
         checkpoint_seconds: returns how long the last checkpoint took to write.
         describe: returns what the job reads.
+        encoder_metrics: returns the metrics of the encoders by name.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class RunContext:
     dead_bytes: int = 0
     checkpoint_seconds: Callable[[], float] = float
     describe: Callable[[], JobDescription | None] = lambda: None
+    encoder_metrics: Callable[[], dict[str, float]] = dict
 
 
 class Callback:

@@ -248,6 +248,7 @@ class Run:
             dead_bytes=self._dead.bytes,
             checkpoint_seconds=lambda: self._checkpoints.seconds,
             describe=cache(partial(describe, self.loaded, parts)),
+            encoder_metrics=dict if parts.reader.encode is None else parts.reader.encode.metrics,
         )
 
     def _train(self, session: _OpenRun, max_events: int | None) -> tuple[bool, ResumePoint | None]:

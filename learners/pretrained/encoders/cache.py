@@ -51,6 +51,9 @@ class FeatureCache:
         folder: of files that processes on this machine share, one for each encoder; None: vectors
             are kept in memory.
 
+    Attributes:
+        hits, misses: as in ``CacheCounts``.
+
     Raises:
         LearnerError: the folder cannot be written to, or the bytes are too few.
     """
@@ -63,7 +66,7 @@ class FeatureCache:
             short = hashlib.sha256(name.encode()).hexdigest()[:16]
             file = folder / f"{type(encoder).__name__}-{short}.features"
         self._table = FeatureTable(encoder.dimension, size, file, name)
-        self._hits = self._misses = self._unsaved = 0
+        self.hits = self.misses = self._unsaved = 0
 
     def encode(self, values: Column) -> Array:
         """Return the vectors (n, dimension) float32 of n >= 0 values, as the encoder does."""
@@ -79,13 +82,13 @@ class FeatureCache:
     def _look_up(self, values: Column, rows: Array, keys: Array) -> Array:
         """Return the vectors of the values in ``rows`` (m,), all different, by keys (m, 2)."""
         known, of_key = self._table.get(keys)
-        self._hits += len(values) - len(keys) + len(known)
+        self.hits += len(values) - len(keys) + len(known)
         if len(known) == len(keys):
             return known
         absent = np.ones(len(keys), np.bool_)
         absent[of_key] = False
         encoded = self.encoder.encode(_take(values, rows[absent]))
-        self._misses += len(encoded)
+        self.misses += len(encoded)
         self._unsaved += len(encoded) - self._table.put(keys[absent], encoded)
         vectors = np.empty((len(keys), encoded.shape[1]), np.float32)
         vectors[of_key], vectors[absent] = known, encoded
@@ -95,7 +98,7 @@ class FeatureCache:
         """Return the counters. It looks at all places of the table."""
         entries = len(self._table)
         size = entries * self._table.row_bytes
-        return CacheCounts(self._hits, self._misses, entries, size, self._unsaved)
+        return CacheCounts(self.hits, self.misses, entries, size, self._unsaved)
 
 
 def arithmetic(encoder: Encoder) -> str:

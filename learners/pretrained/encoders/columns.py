@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from learners.base import LearnerError
 from learners.pretrained.encoders.base import Encoder
+from learners.pretrained.encoders.cache import FeatureCache
 from learners.pretrained.encoders.registry import encoder_class, load_encoder
 from streams.core.batch import Array, Batch, Column
 from streams.core.schema import Feature, Schema
@@ -95,11 +98,18 @@ class ColumnEncoders:
     Args:
         columns: what they make of the columns.
         encoders: of each column, by its name.
+        caches: of some of these encoders.
     """
 
-    def __init__(self, columns: EncodedColumns, encoders: Mapping[str, Encoder]) -> None:
+    def __init__(
+        self,
+        columns: EncodedColumns,
+        encoders: Mapping[str, Encoder],
+        caches: Mapping[Encoder, FeatureCache] = MappingProxyType({}),
+    ) -> None:
         self.columns = columns
         self._encoders = dict(encoders)
+        self._caches = dict(caches)
 
     @classmethod
     def load(
@@ -157,9 +167,36 @@ class ColumnEncoders:
                 )
         return cls(columns, encoders)
 
+    def cached(self, size: int, folder: Path | None) -> ColumnEncoders:
+        """Return the same encoders, which look up the values that they have encoded before.
+
+        Args:
+            size: bytes of vectors at most, of each encoder.
+            folder: of the cache on the disk; None: it is in memory.
+
+        Raises:
+            LearnerError: the folder cannot be written to, or the bytes are too few.
+        """
+        different = set(self._encoders.values())
+        caches = {encoder: FeatureCache(encoder, size, folder) for encoder in different}
+        return ColumnEncoders(self.columns, self._encoders, caches)
+
     def encode(self, raw: Mapping[str, Column]) -> dict[str, Array]:
         """Return the vectors (n, dimension) of the columns that ``EncodedColumns.raw`` returned."""
-        return {name: self._encoders[name].encode(column) for name, column in raw.items()}
+        encoders = {name: self._encoders[name] for name in raw}
+        return {
+            name: self._caches.get(encoder, encoder).encode(raw[name])
+            for name, encoder in encoders.items()
+        }
+
+    def cache_bytes(self) -> int:
+        """Return the bytes of all cached vectors. It looks at all places of the caches."""
+        return sum(cache.counts().bytes for cache in self._caches.values())
+
+    def lookups(self) -> tuple[int, int]:
+        """Return how many values were found in the caches, and how many were encoded."""
+        caches = self._caches.values()
+        return sum(cache.hits for cache in caches), sum(cache.misses for cache in caches)
 
     def apply(self, batch: Batch) -> Batch:
         """Return a batch with vectors in place of its encoded columns. Pure."""

@@ -17,7 +17,7 @@ from learners.pretrained.encoders.columns import ColumnEncoders, EncodedColumns
 from pipeline.config.errors import JobError
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.reading.encode_ahead import Encoded, Submit
-from pipeline.training.reading.local_encoding import encode_timed
+from pipeline.training.reading.local_encoding import EncoderWorker
 from streams.core.batch import Column
 from streams.core.errors import StreamError, one_line
 from streams.core.schema import Schema
@@ -41,13 +41,15 @@ class EncoderActor:
         loaded = package.unpack()
         torch.set_num_threads(loaded.job.threads)
         try:
-            self._encoders = ColumnEncoders.load_known(columns, schema, loaded.job.encoders.device)
+            config = loaded.job.encoders
+            encoders = ColumnEncoders.load_known(columns, schema, config.device)
+            self._worker = EncoderWorker(encoders, config.cache, loaded.folder)
         except LearnerError as error:
             raise JobError(f"{loaded.file}: {error}") from None
 
     def encode(self, raw: Mapping[str, Column]) -> Encoded:
         """Return the vectors of raw columns."""
-        return encode_timed(self._encoders, raw)
+        return self._worker.encode(raw)
 
 
 class RemoteEncoding:

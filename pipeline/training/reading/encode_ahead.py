@@ -21,11 +21,17 @@ class Encoded(NamedTuple):
 
     Attributes:
         vectors: column to (n, dimension).
-        seconds: of an encoder's time.
+        seconds: of the worker's time.
+        worker: the name of the worker that encoded them.
+        lookups: values that it has found in its cache, and that it has encoded, since its start.
+        cache_bytes: of the vectors in its cache, a moment ago.
     """
 
     vectors: Mapping[str, Array]
     seconds: float
+    worker: str
+    lookups: tuple[int, int]
+    cache_bytes: int
 
 
 class Pending(Protocol):
@@ -66,6 +72,9 @@ class EncodeAhead:
         self.encoding = encoding
         self.columns = encoding.columns
         self.rows, self.seconds = 0, 0.0
+        self._lookups: dict[str, tuple[int, int]] = {}  # by worker
+        self._cache_bytes = 0
+        self._last = (0, 0.0)  # rows and seconds
 
     def __call__(self, blocks: Iterable[Batch]) -> Iterator[Batch]:
         under_way: deque[tuple[Batch, Pending]] = deque()
@@ -82,11 +91,25 @@ class EncodeAhead:
             while under_way:
                 yield self._next(under_way)
 
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of the encoders by name; their speed is that since the last call."""
+        rows, seconds = self.rows - self._last[0], self.seconds - self._last[1]
+        self._last = self.rows, self.seconds
+        lookups = self._lookups.values()
+        return {
+            "system/encoder_rows_per_s": rows / seconds if rows else 0.0,
+            "system/feature_cache_hits": sum(hits for hits, _ in lookups),
+            "system/feature_cache_misses": sum(misses for _, misses in lookups),
+            "system/feature_cache_mb": self._cache_bytes / 1e6,
+        }
+
     def _next(self, under_way: deque[tuple[Batch, Pending]]) -> Batch:
         piece, pending = under_way.popleft()
         encoded = pending.result()
         self.rows += len(piece)
         self.seconds += encoded.seconds
+        self._lookups[encoded.worker] = encoded.lookups
+        self._cache_bytes = encoded.cache_bytes
         return self.columns.merged(piece, encoded.vectors)
 
 

@@ -3,15 +3,54 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 from learners.pretrained.encoders.columns import ColumnEncoders
 from pipeline.config.job import LoadedJob
+from pipeline.config.sections import FeatureCacheConfig
 from pipeline.training.reading.encode_ahead import Encoded, Submit
 from streams.core.batch import Column
 from streams.core.schema import Schema
+
+MB = 1_000_000
+COUNT_S = 1.0
+"""Seconds between two looks at the size of a cache, which takes some milliseconds."""
+
+
+class EncoderWorker:
+    """Encode pieces, with a cache; in this process, for itself or for others.
+
+    Args:
+        encoders: of the columns.
+        cache: where their vectors are kept.
+        folder: that a relative folder of the cache starts from.
+
+    Raises:
+        LearnerError: the cache cannot be made.
+    """
+
+    def __init__(self, encoders: ColumnEncoders, cache: FeatureCacheConfig, folder: Path) -> None:
+        self._name = uuid.uuid4().hex
+        self._encoders = encoders
+        if cache.folder is not None:
+            place = folder / Path(cache.folder).expanduser()
+            self._encoders = encoders.cached(cache.disk_mb * MB, place)
+        elif cache.memory_mb:
+            self._encoders = encoders.cached(cache.memory_mb * MB, None)
+        self._bytes, self._counted = 0, -COUNT_S
+
+    def encode(self, raw: Mapping[str, Column]) -> Encoded:
+        """Return the vectors of raw columns, and what they took."""
+        start = time.perf_counter()
+        vectors = self._encoders.encode(raw)
+        now = time.perf_counter()
+        if now - self._counted > COUNT_S:
+            self._bytes, self._counted = self._encoders.cache_bytes(), now
+        return Encoded(vectors, now - start, self._name, self._encoders.lookups(), self._bytes)
 
 
 class LocalEncoding:
@@ -19,33 +58,31 @@ class LocalEncoding:
 
     Args:
         encoders: of the columns.
-        workers: number of threads.
+        loaded: the job, which says how many threads there are, and where vectors are kept.
     """
 
-    def __init__(self, encoders: ColumnEncoders, workers: int) -> None:
-        self.encoders = encoders
+    def __init__(self, encoders: ColumnEncoders, loaded: LoadedJob) -> None:
         self.columns = encoders.columns
-        self.workers = workers
-        self.ahead = 2 * workers
+        self.ahead = 2 * loaded.job.encoders.workers
+        self._encoders = encoders
+        self._loaded = loaded
+        self._worker: EncoderWorker | None = None
 
     @contextmanager
     def working(self) -> Iterator[Submit]:
-        pool = ThreadPoolExecutor(self.workers, "encode")
+        config = self._loaded.job.encoders
+        if self._worker is None:  # where nothing is encoded, no cache is opened
+            self._worker = EncoderWorker(self._encoders, config.cache, self._loaded.folder)
+        encode = self._worker.encode
+        pool = ThreadPoolExecutor(config.workers, "encode")
 
         def submit(raw: Mapping[str, Column]) -> Future[Encoded]:
-            return pool.submit(encode_timed, self.encoders, raw)
+            return pool.submit(encode, raw)
 
         try:
             yield submit
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def encode_timed(encoders: ColumnEncoders, raw: Mapping[str, Column]) -> Encoded:
-    """Return the vectors of raw columns, with the time that they took."""
-    start = time.perf_counter()
-    vectors = encoders.encode(raw)
-    return Encoded(vectors, time.perf_counter() - start)
 
 
 def local_encoding(loaded: LoadedJob, schema: Schema) -> LocalEncoding | None:
@@ -58,4 +95,4 @@ def local_encoding(loaded: LoadedJob, schema: Schema) -> LocalEncoding | None:
     if job.stream.encoder is None:
         return None
     encoders = ColumnEncoders.load(job.stream.encoder, schema, job.seed, job.encoders.device)
-    return LocalEncoding(encoders, job.encoders.workers)
+    return LocalEncoding(encoders, loaded)

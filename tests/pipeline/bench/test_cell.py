@@ -12,10 +12,20 @@ from typing import Any
 import pytest
 
 import pipeline.bench.cell
-from pipeline.bench.cell import Cell, build_cell, fingerprint, job_of, read_result, run_cell
+from learners.pretrained.encoders.random_features import RandomFeatureEncoder
+from pipeline.bench.cell import (
+    FEATURES,
+    Cell,
+    build_cell,
+    fingerprint,
+    job_of,
+    read_result,
+    run_cell,
+)
 from pipeline.bench.measure import Budget
 from pipeline.config.errors import JobError
 from pipeline.training.errors import RunError
+from streams.core.batch import Array
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
@@ -195,6 +205,31 @@ def test_run_cell_runs_again_only_when_changed(tmp_path: Path) -> None:
     assert len(calls) == 15
     times = {"seconds": 0, "cpu_seconds": 0}
     assert {**again, **times} == {**first, **times}
+
+
+def test_cells_with_encoders_share_a_cache_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests of tasks and events go through it: a second cell encodes nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    encoded: list[int] = []
+
+    def counting(self: RandomFeatureEncoder, values: Array) -> Array:
+        encoded.append(len(values))
+        return encode(self, values)
+
+    encode = RandomFeatureEncoder.encode
+    monkeypatch.setattr(RandomFeatureEncoder, "encode", counting)
+    overrides = ["stream.encoder={kind: random-features, dimension: 32, seed: 1}"]
+    digests = []
+    for folder in ("one", "other"):
+        cell = Cell("split-digits", "prior", 0)
+        loaded = job_of(cell, overrides)
+        assert loaded.job.encoders.cache.folder == str(tmp_path / "user" / "everlearn" / FEATURES)
+        result = run_cell(cell, loaded, Budget(every=300), tmp_path / folder)
+        digests.append(result["state_digest"])
+        assert 1343 < sum(encoded) <= 1797  # each digit, of training or test, once
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"format": 2}', '{"format": 0}'])

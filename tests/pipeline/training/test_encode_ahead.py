@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from learners.pretrained.encoders.columns import ColumnEncoders
+from pipeline.config.job import load
 from pipeline.training.reading.encode_ahead import FIRST, MOST, EncodeAhead
 from pipeline.training.reading.local_encoding import LocalEncoding
 from streams.core.batch import Array, Batch
@@ -24,8 +26,14 @@ STREAM = TestStream([item for i in range(N) for item in (EVENTS[i], LABELS.get(i
 ENCODERS = ColumnEncoders.load({"kind": "random-features", "dimension": 8}, STREAM.schema, 0)
 
 
+@pytest.fixture(autouse=True)
+def _job(write_job: Callable[..., Path]) -> None:
+    write_job()
+
+
 def ahead(workers: int = 1, encoders: ColumnEncoders = ENCODERS) -> EncodeAhead:
-    return EncodeAhead(LocalEncoding(encoders, workers))
+    loaded = load(Path("job.yaml"), [f"encoders.workers={workers}"])
+    return EncodeAhead(LocalEncoding(encoders, loaded))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -89,11 +97,14 @@ def test_all_that_came_is_given_out_before_a_pause(pause: str) -> None:
 
 
 class Fails(ColumnEncoders):
-    """Encoders that fail at the third piece."""
+    """Encoders that fail at the third piece, and have no cache."""
 
     def __init__(self) -> None:
         super().__init__(ENCODERS.columns, {})
         self.calls = 0
+
+    def cached(self, size: int, folder: Path | None) -> ColumnEncoders:
+        return self
 
     def encode(self, raw: object) -> dict[str, Array]:
         self.calls += 1

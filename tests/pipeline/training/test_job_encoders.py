@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,27 @@ def test_one_digest_for_any_number_of_workers_and_after_a_resume(
     for other in ("three", "cut"):
         assert summary(tmp_path / other)["state_digest"] == whole["state_digest"]
     assert not list((tmp_path / "cut").rglob("*encoder*"))
+
+
+def test_runs_share_a_cache_on_the_disk_and_give_one_digest(
+    job: Callable[..., Path],
+    everlearn: Callable[..., Any],
+    summary: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    file = job(encoders={"cache": {"folder": "features"}}, track={"every_events": 500})
+    found = []
+    for name in ("first", "second"):
+        everlearn("run", file, "--run-dir", name)
+        last = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        found.append((summary(tmp_path / name), last["metrics"]))
+    (first, encoded), (second, looked_up) = found
+    assert second["state_digest"] == first["state_digest"]
+    assert encoded["system/feature_cache_misses"] > 1000
+    assert looked_up["system/feature_cache_misses"] == 0
+    assert looked_up["system/feature_cache_hits"] == second["events"]
+    assert looked_up["system/feature_cache_mb"] > 0.2  # of 1,343 vectors
+    assert looked_up["system/encoder_rows_per_s"] > 0
 
 
 ENCODER = """
