@@ -35,6 +35,7 @@ KINDS: dict[str, str] = {
     "dkvb": "learners.pretrained.bottleneck.learner:DiscreteBottleneck",
     "er-ace": "learners.rehearsal.er_ace:ErAce",
     "ewc": "learners.regularization.ewc:Ewc",
+    "fecam": "learners.pretrained.closed_form.fecam:Fecam",
     "finetune": "learners.baselines.finetune:Finetune",
     "joint": "learners.rehearsal.joint:Joint",
     "knn": "learners.pretrained.closed_form.knn:Knn",

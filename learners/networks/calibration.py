@@ -14,7 +14,8 @@ from streams.core.state_dict import State
 _WINDOW = 2000  # events; older ones fade
 _PRIOR = 30.0  # precision of log T around 0: a standard deviation of about 0.18
 _STEP = 0.3  # largest change of log T by a micro-batch
-_RANGE = math.log(10)  # of log T, either way
+REACH = 10.0
+"""The largest T, and the inverse of the smallest."""
 
 
 def _none(setting: Any) -> Any:
@@ -40,14 +41,18 @@ class Temperature:
         gradient  = sum over events of b * (out_y - sum_c p_c * out_c)
         curvature = sum over events of b**2 * (sum_c p_c * out_c**2 - (sum_c p_c * out_c)**2)
 
-    The curvature is a fading sum over about 2,000 events. A step is bounded, and T lies between 0.1
-    and 10.
+    The curvature is a fading sum over about 2,000 events. A step is bounded, and T lies between
+    1 / reach and reach.
+
+    Args:
+        reach: how far T goes either way.
 
     Attributes:
         log_inverse: log b.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reach: float = REACH) -> None:
+        self._range = math.log(reach)
         self.log_inverse = 0.0
         self._precision = _PRIOR
 
@@ -75,7 +80,7 @@ class Temperature:
         step = (gradient - (1 - kept) * _PRIOR * self.log_inverse) / self._precision
         if math.isfinite(step):  # not after outputs beyond all squares: `verify` reports those
             step = min(max(step, -_STEP), _STEP)
-            self.log_inverse = min(max(self.log_inverse + step, -_RANGE), _RANGE)
+            self.log_inverse = min(max(self.log_inverse + step, -self._range), self._range)
 
     def servable(self) -> State:
         return {"log_inverse": self.log_inverse}

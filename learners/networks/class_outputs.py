@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learners.base import LearnerError
-from learners.networks.calibration import Temperature
+from learners.networks.calibration import REACH, Temperature
 from learners.networks.class_weights import ClassWeights, class_text
 from learners.networks.decision import DecisionConfig, decision_of
 from streams.core.batch import Array, ClassName, Ints
@@ -72,12 +72,15 @@ class ClassOutputs:
         config: settings of the learner.
         schema: of the stream.
         device: on which outputs and labels of a loss are.
+        reach: how far the temperature goes either way.
 
     Raises:
         LearnerError: a setting does not fit the stream.
     """
 
-    def __init__(self, config: ClassSettings, schema: Schema, device: str) -> None:
+    def __init__(
+        self, config: ClassSettings, schema: Schema, device: str, reach: float = REACH
+    ) -> None:
         if schema.task == "regression":
             for name in ("class_weight", "calibration", "decision"):
                 if getattr(config, name) is not None:
@@ -90,7 +93,7 @@ class ClassOutputs:
         if config.class_weight is not None:
             self._weights = ClassWeights(config.class_weight, schema.classes)
             self._refresh()
-        self._temperature = None if config.calibration is None else Temperature()
+        self._temperature = None if config.calibration is None else Temperature(reach)
         self._decision = decision_of(config.decision, schema.classes)
         self._plain = not self._parts()
 

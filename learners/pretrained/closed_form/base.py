@@ -29,6 +29,8 @@ from streams.core.schema import Schema, Task
 from streams.core.settings import unknown
 from streams.core.state_dict import State, copied, leaves
 
+_REACH = 100.0
+"""How far the temperature goes: how sure the forms are depends much on the features."""
 _UNSEEN = np.float32(-1e6)
 """Score of a class without events. With -inf, no temperature could be fitted."""
 
@@ -113,7 +115,8 @@ class ClosedFormLearner(Learner):
     def __init__(self, config: ClosedFormConfig, schema: Schema, seed: int) -> None:
         super().__init__(config, schema, seed)
         self.config = config
-        self.class_outputs = ClassOutputs(config.of_classes(schema.task), schema, "cpu")
+        settings = config.of_classes(schema.task)
+        self.class_outputs = ClassOutputs(settings, schema, "cpu", reach=_REACH)
         self.rows = FeatureRows(schema, config.scale, config.warm_up)
         self.features: RandomFeatures | None = None
         self.statistics = self._no_sums()
@@ -256,7 +259,7 @@ class ClosedFormLearner(Learner):
 
     def _learn_again(self) -> None:
         """Make the sums anew from the rows kept, as rows have changed."""
-        self.statistics = self._no_sums()
+        self.statistics, self.weights = self._no_sums(), {}
         if not self._kept:
             return
         features = self.features

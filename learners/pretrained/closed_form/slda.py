@@ -6,13 +6,15 @@ import math
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
 from learners.pretrained.closed_form.covariance import oas_share, solve_shrunk
 from learners.pretrained.closed_form.gram import GramSums
 from learners.pretrained.closed_form.linear import linear_scores, linear_weights
+from learners.pretrained.closed_form.statistics import unit_length
 from streams.core.batch import Array
+from streams.core.schema import Schema
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -24,8 +26,14 @@ class SldaConfig(ClosedFormConfig):
         shrinkage: how far the covariance is shrunk towards a multiple of the identity: a share from
             0 to 1; or ``oas``, the share that follows from the covariance and the number of rows.
         class_prior: ``equal``; or ``counts``, by the events of each class so far.
+        normalise: whether rows are brought to length 1. None: where the stream has one vector of
+            unit scale, as an encoder gives.
+        refit_every: as in all closed forms. A solve takes about 4 ms for 384 numbers, 150 classes.
     """
 
+    refit_every: PositiveInt = 500
+    refit_growth: NonNegativeFloat = 0.2
+    normalise: bool | None = None
     shrinkage: Share | Literal["oas"] = "oas"
     class_prior: Literal["equal", "counts"] = "equal"
 
@@ -55,14 +63,25 @@ class Slda(ClosedFormLearner):
     statistics: GramSums
     config: SldaConfig
 
+    def __init__(self, config: SldaConfig, schema: Schema, seed: int) -> None:
+        first = schema.features[0]
+        one_vector = len(schema.features) == 1 and first.kind == "vector" and first.unit
+        self._normalises = one_vector if config.normalise is None else config.normalise
+        super().__init__(config, schema, seed)
+
+    def transform(self, x: Array) -> Array:
+        return unit_length(x) if self._normalises else x
+
     def new_statistics(self, width: int) -> GramSums:
         return GramSums(width, targets=False)
 
     def fit(self) -> dict[str, Array]:
         sums = self.statistics
-        means = sums.cross / np.maximum(sums.counts, 1)[:, None]
+        roots = np.sqrt(np.maximum(sums.counts, 1))[:, None]
+        of_means = sums.cross / roots
+        means = of_means / roots
         covariance = sums.gram()
-        covariance -= means.T @ sums.cross
+        covariance -= of_means.T @ of_means  # symmetric, which is half the work
         covariance /= sums.rows
         share = self.config.shrinkage
         if share == "oas":

@@ -101,18 +101,20 @@ class ClassSums(Statistics):
         self.squares = grown(self.squares, classes)
 
     def add(self, x: Array, y: Array) -> None:
-        part = ClassRows(x, y)
-        self.counts[part.codes] += part.counts
-        self.sums[part.codes] += part.sums
-        self.squares[part.codes] += part.squares
+        self.include(ClassRows(x, y), 1)
+
+    def include(self, part: ClassRows, sign: int) -> None:
+        """Add rows, or subtract them with a sign of -1."""
+        self.counts[part.codes] += sign * part.counts
+        self.sums[part.codes] += sign * part.sums
+        self.squares[part.codes] += sign * part.squares
 
     def subtract(self, x: Array, y: Array) -> None:
-        self.counts = counts_without(self.counts, y)
+        counts_without(self.counts, y)  # it refuses what was never added
         part = ClassRows(x, y)
-        self.sums[part.codes] -= part.sums
-        self.squares[part.codes] -= part.squares
+        self.include(part, -1)
         for code in part.codes[self.counts[part.codes] == 0].tolist():
-            ClassSums.drop_class(self, code)  # what is left there is rounding
+            self.drop_class(code)  # what is left there is rounding
 
     def merge(self, other: ClassSums, codes: Ints) -> None:
         self.counts[codes] += other.counts
