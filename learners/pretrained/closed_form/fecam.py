@@ -10,8 +10,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
-from learners.pretrained.closed_form.class_products import ClassProducts
 from learners.pretrained.closed_form.statistics import TINY, unit_length
+from learners.pretrained.closed_form.statistics.class_products import ClassProducts
 from streams.core.batch import Array
 from streams.core.schema import Task
 

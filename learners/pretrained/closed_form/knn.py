@@ -10,8 +10,8 @@ from pydantic import Field, PositiveInt
 from buffers.buffer import Buffer
 from learners.base import LearnerError
 from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
-from learners.pretrained.closed_form.neighbours import Neighbours, Stored, nearest
 from learners.pretrained.closed_form.statistics import Statistics, grown, unit_length
+from learners.pretrained.closed_form.statistics.neighbours import Neighbours, Stored, nearest
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.schema import Task
 from streams.core.state_dict import State

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import PositiveFloat
 
 from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
-from learners.pretrained.closed_form.gram import GramSums
-from learners.pretrained.closed_form.linear import linear_scores, linear_weights
-from learners.pretrained.closed_form.ridge import START, Problem, Solution
+from learners.pretrained.closed_form.solvers.linear import linear_scores, linear_weights
+from learners.pretrained.closed_form.solvers.ridge import START, Problem, Solution
+from learners.pretrained.closed_form.statistics.gram import GramSums
 from learners.pretrained.feature_maps import RandomFeaturesConfig
 from streams.core.batch import Array, Ints
 from streams.core.schema import Task

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import Field, PositiveFloat
 
 from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
-from learners.pretrained.closed_form.linear import linear_scores, linear_weights
 from learners.pretrained.closed_form.ranpac import log_odds
-from learners.pretrained.closed_form.recursive import RecursiveSums
+from learners.pretrained.closed_form.solvers.linear import linear_scores, linear_weights
+from learners.pretrained.closed_form.statistics.recursive import RecursiveSums
 from streams.core.batch import Array
 from streams.core.schema import Task
 

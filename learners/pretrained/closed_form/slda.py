@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
-from learners.pretrained.closed_form.covariance import oas_share, solve_shrunk
-from learners.pretrained.closed_form.gram import GramSums
-from learners.pretrained.closed_form.linear import linear_scores, linear_weights
+from learners.pretrained.closed_form.solvers.covariance import oas_share, solve_shrunk
+from learners.pretrained.closed_form.solvers.linear import linear_scores, linear_weights
 from learners.pretrained.closed_form.statistics import unit_length
+from learners.pretrained.closed_form.statistics.gram import GramSums
 from streams.core.batch import Array
 from streams.core.schema import Schema
 

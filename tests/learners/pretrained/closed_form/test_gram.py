@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from learners.base import LearnerError
-from learners.pretrained.closed_form.gram import GramSums, folded, unfolded
+from learners.pretrained.closed_form.statistics.gram import GramSums, folded, unfolded
 from streams.core.batch import Array
 from streams.core.state_dict import copied, digest
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from learners.pretrained.closed_form.neighbours import Stored, nearest
+from learners.pretrained.closed_form.statistics.neighbours import Stored, nearest
 from streams.core.batch import Array, Ints
 
 

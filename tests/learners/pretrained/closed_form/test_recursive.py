@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from learners.base import LearnerError
-from learners.pretrained.closed_form.recursive import RecursiveSums
+from learners.pretrained.closed_form.statistics.recursive import RecursiveSums
 from streams.core.batch import Array
 from streams.core.state_dict import copied, digest
 

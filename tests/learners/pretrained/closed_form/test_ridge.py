@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from learners.pretrained.closed_form.gram import GramSums
-from learners.pretrained.closed_form.ridge import START, Problem
+from learners.pretrained.closed_form.solvers.ridge import START, Problem
+from learners.pretrained.closed_form.statistics.gram import GramSums
 from streams.core.batch import Array
 
 WIDTH = 30

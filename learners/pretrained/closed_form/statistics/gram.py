@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.pretrained.closed_form.statistics import ClassRows, Statistics, counts_without, grown
+from learners.pretrained.closed_form.statistics.base import (
+    ClassRows,
+    Statistics,
+    counts_without,
+    grown,
+)
 from streams.core.batch import Array, Ints
 from streams.core.state_dict import State
 

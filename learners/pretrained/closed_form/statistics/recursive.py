@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from learners.base import LearnerError
-from learners.pretrained.closed_form.gram import folded, unfolded
-from learners.pretrained.closed_form.statistics import Statistics, counts_without, grown
+from learners.pretrained.closed_form.statistics.base import Statistics, counts_without, grown
+from learners.pretrained.closed_form.statistics.gram import folded, unfolded
 from streams.core.batch import Array, Ints
 from streams.core.state_dict import State
 

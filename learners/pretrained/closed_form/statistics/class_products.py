@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import lapack
 
-from learners.pretrained.closed_form.statistics import ClassRows, ClassSums, grown
+from learners.pretrained.closed_form.statistics.base import ClassRows, ClassSums, grown
 from streams.core.batch import Array, Ints
 from streams.core.state_dict import State
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from learners.pretrained.closed_form.gram import GramSums
+from learners.pretrained.closed_form.statistics.gram import GramSums
 from streams.core.batch import Array
 
 START = 100.0
