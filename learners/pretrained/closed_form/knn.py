@@ -94,8 +94,8 @@ class Knn(ClosedFormLearner):
     """Predict by the votes of the nearest stored events, or by the mean of their targets.
 
     Memory is bounded: an admission rule chooses the events that are stored, and with them the rows
-    that vote. The search is exact (``neighbours.py``); of two events at one distance the later one
-    is nearer. Events that ``never_buffer`` names are not stored.
+    that vote. The search is exact (``statistics/neighbours.py``); of two events at one distance the
+    later one is nearer. Events that ``never_buffer`` names are not stored.
 
     With ``distance``, a vote weighs 1 / distance, and where stored rows equal that of the event
     these alone vote. The cosine distance is 1 - cosine. A row of zeros has no direction: it is

@@ -32,7 +32,7 @@ class Rls(ClosedFormLearner):
     Classes are learned as targets of 0 and 1, one column for each. The weights are those of ridge
     regression on all events so far, each weighted by its age where there is a ``half_life``. Other
     closed forms weigh all events alike, and their weights settle however the stream drifts.
-    ``recursive.py`` has the update.
+    ``statistics/recursive.py`` has the update.
 
     Scores of classes are brought to the size of log-odds as those of ``ranpac``, with the squared
     error of late, before events were learned.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from streams.core.batch import Array, Ints
 
@@ -56,15 +57,14 @@ def _nearest(x: Array, stored: Stored, k: int) -> Neighbours:
     about = x @ stored.x.T
     about *= -2
     about += stored.squares
-    doubt = _ROUNDING * (squares + stored.squares.max())
-    wanted = min(k + _SPARE, len(stored.x))
-    while wanted < len(stored.x):
-        kth = np.partition(about, k - 1, axis=1)[:, k - 1]
-        possible = int((about <= (kth + 2 * doubt)[:, None]).sum(1).max())
-        if possible <= wanted:
+    doubt = 2 * _ROUNDING * (squares + stored.squares.max())
+    wanted, m = min(k + _SPARE, len(stored.x)), len(stored.x)
+    while True:  # until no row that is left out can be among the nearest
+        least = torch.topk(torch.from_numpy(about), wanted, dim=1, largest=False)
+        values, places = least.values.numpy(), least.indices.numpy()
+        if wanted == m or not (values[:, -1] <= values[:, k - 1] + doubt).any():
             break
-        wanted = min(max(possible, 2 * wanted), len(stored.x))
-    places = np.argpartition(about, wanted - 1, axis=1)[:, :wanted]
+        wanted = min(2 * wanted, m)
     distances = _distances(x, stored.x, places)
     order = np.lexsort((-stored.turns[places], distances), axis=1)[:, :k]
     return Neighbours(np.take_along_axis(places, order, 1), np.take_along_axis(distances, order, 1))
