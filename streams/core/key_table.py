@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streams.core.batch import Array, Ints
+from streams.core.errors import StreamError
 from streams.core.hashing import U64, mix
 from streams.core.state_dict import State
 
@@ -158,10 +159,19 @@ class KeyTable:
         return {**state, "sketch": sketch} if sketch else state
 
     def load(self, state: State) -> None:
-        """Restore what ``state`` returned; or what ``servable`` did: the table then only finds."""
+        """Restore what ``state`` returned; or what ``servable`` did: the table then only finds.
+
+        Raises:
+            StreamError: the keys of the state have other sets than here.
+        """
         if "rows" not in state:
             self._keys = np.reshape(state["keys"], (-1, WAYS))
             return
+        if (self._set(state["keys"]) != state["rows"] // WAYS).any():
+            raise StreamError(
+                "the state is of an everlearn that gave keys other places: learn anew, or resume "
+                "with the everlearn that wrote it"
+            )
         self._keys = np.full(self._seen.shape, _FREE)  # that before it may be a servable's
         self._seen.fill(_NEVER)
         self._keys.reshape(-1)[state["rows"]] = state["keys"]
@@ -201,9 +211,10 @@ class CountMinSketch:
     """How often keys came lately, never too low but for forgetting, in four rows of counters.
 
     An occurrence raises only those of the four counters of its key that are lowest (conservative
-    update; Estan and Varghese 2002). Counts stop at 255. All are halved when twice as many
-    occurrences as ``keys`` were counted, so that old ones are forgotten. A key that never came is
-    then taken for one that did with a probability below 2.5 %.
+    update; Estan and Varghese 2002). Products with odd numbers name the four (Dietzfelbinger et al.
+    1997, "A Reliable Randomized Algorithm for the Closest-Pair Problem"). Counts stop at 255. All
+    are halved when twice as many occurrences as ``keys`` were counted, so that old ones are
+    forgotten. A key that never came is then taken for one that did with a probability below 2.5 %.
 
     Args:
         keys: about how many keys are counted at a time. A row has four counters for each.
@@ -212,18 +223,19 @@ class CountMinSketch:
     HASHES = 4
 
     def __init__(self, keys: int) -> None:
-        self._width = 1 << (4 * keys - 1).bit_length()
+        bits = (4 * keys - 1).bit_length()
+        self._width = 1 << bits
+        self._shift = U64(64 - bits)
+        self._first = np.arange(self.HASHES, dtype=U64)[:, None] << U64(bits)  # of each row
         self._limit = 2 * keys
         self._counts = np.zeros((self.HASHES, self._width), np.uint8)
         self._added = 0
 
     def add(self, keys: Ints, counts: Ints) -> Ints:
         """Count each of (m,) different keys as often as ``counts``. Return (m,) new estimates."""
-        hashes = mix(keys, 1)
-        step = (hashes >> U64(32)) | U64(1)
-        place = hashes + _HASH * step
-        place &= U64(self._width - 1)
-        place += _HASH * U64(self._width)
+        place = keys.view(U64) * _ODDS
+        place >>= self._shift
+        place += self._first
         index = place.view(np.int64)
         cells = self._counts.reshape(-1)
         estimates: Ints = np.minimum(np.minimum.reduce(cells.take(index)) + counts, 255)
@@ -248,7 +260,7 @@ class CountMinSketch:
         self._added = state.get("added", 0)
 
 
-_HASH = np.arange(CountMinSketch.HASHES, dtype=U64)[:, None]
+_ODDS = mix(np.arange(CountMinSketch.HASHES), 1)[:, None] | U64(1)
 
 
 def _counted(keys: Ints) -> tuple[Ints, Ints]:

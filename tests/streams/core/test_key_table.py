@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.core.errors import StreamError
 from streams.core.hashing import mix
 from streams.core.key_table import WAYS, Admitted, CountMinSketch, KeyTable
 from streams.core.state_dict import copied, digest, leaves
@@ -93,9 +94,8 @@ def slow_set(key: int, sets: int) -> int:
 
 
 def slow_places(key: int, width: int) -> list[tuple[int, int]]:
-    hashed = int(mix(np.array([key]), 1)[0])
-    step = hashed >> 32 | 1
-    return [(i, (hashed + i * step) % width) for i in range(CountMinSketch.HASHES)]
+    odds = [int(odd) | 1 for odd in mix(np.arange(CountMinSketch.HASHES), 1)]
+    return [(i, (key * odd % 2**64) * width >> 64) for i, odd in enumerate(odds)]
 
 
 class Call(NamedTuple):
@@ -218,6 +218,15 @@ def test_state_that_was_handed_out_does_not_change() -> None:
         each.observe(np.arange(30))
     assert digest(kept) == before
     assert digest(heir.state()) == digest(table.state())
+
+
+def test_state_with_keys_in_other_sets_is_refused() -> None:
+    table = KeyTable(64, admit_after=1)
+    table.observe(np.arange(20))
+    state = copied(table.state())
+    state["rows"] = state["rows"][::-1]
+    with pytest.raises(StreamError, match="learn anew"):
+        KeyTable(64, admit_after=1).load(state)
 
 
 def test_half_full_table_leaves_out_few_keys() -> None:
