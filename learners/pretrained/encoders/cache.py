@@ -39,8 +39,8 @@ class FeatureCache:
     """Encode values, each only once.
 
     The key of a value is a hash of 128 bits (XXH3) over its bytes. Some two of a billion different
-    values have one key with a probability of about 1 to 10**21. Two of one key
-    can be made on purpose, as XXH3 is no cryptographic hash.
+    values have one key with a probability of about 1 to 10**21. Two of one key can be made on
+    purpose, as XXH3 is no cryptographic hash.
 
     A vector from the cache has the bits that it would be encoded to now: the file of an encoder is
     named by its fingerprint, and by all else that the rounding depends on (``arithmetic``).

@@ -29,7 +29,8 @@ class TorchvisionConfig(ImageConfig):
 
     Attributes:
         model: its name in ``torchvision.models``, as ``resnet18``.
-        weights: a file with its ``state_dict``, of ``torch.save`` or safetensors.
+        weights: a file with its ``state_dict``, of ``torch.save`` or safetensors: an absolute path,
+            or one from the working directory.
     """
 
     model: str

@@ -84,7 +84,7 @@ def test_nothing_of_an_encoder_can_be_trained(encoder: Encoder) -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with weights of a small network of torchvision, drawn at random."""
-    pytest.importorskip("torchvision.models", reason="pip install 'everlearn[vision]'")
+    import_torchvision()
     import torchvision
 
     with torch.random.fork_rng():
@@ -147,3 +147,12 @@ def test_timm_encodes_or_names_its_extra(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18").state_dict(), file)
     encoder = load_encoder({**settings, "weights": str(file)}, PHOTO, 0)
     assert encoder.encode(images(3)).shape == (3, 512)
+
+
+def test_a_device_that_is_not_there_is_refused(weights: Path) -> None:
+    encoder = of_torchvision(weights)
+    before = encoder.encode(images(2))
+    with pytest.raises(LearnerError, match="there is no device 'xpu:7'"):
+        encoder.move_to("xpu:7")
+    encoder.move_to("cpu")
+    np.testing.assert_array_equal(encoder.encode(images(2)), before)
