@@ -34,7 +34,7 @@ class CodebooksConfig(Settings):
 
     count: PositiveInt = Field(64, le=4096)
     keys: PositiveInt = Field(128, le=1 << 15)
-    dimension: PositiveInt = Field(8, le=1024)
+    dimension: PositiveInt = Field(12, le=1024)
     projection: Literal["random", "chunk"] = "random"
     epochs: PositiveInt = Field(10, le=1000)
     batch: PositiveInt = Field(256, le=1 << 16)

@@ -17,7 +17,7 @@ from streams.core.errors import StreamError, one_line
 from streams.core.schema import Schema
 from streams.core.settings import Settings
 from streams.decoding.decoder import Columns, Decoder
-from streams.files.readers import open_files
+from streams.files.readers import PACKAGE_ROOT, open_files
 from streams.files.row_batches import read_between
 from streams.files.schema_inference import dtype_of
 
@@ -65,15 +65,19 @@ class SampleFile(Settings):
     Attributes:
         path: a Parquet, CSV or npz file with the columns that the learner takes, after encoders. In
             npz each column is an array; a table of numbers may be one array ``x`` (n, d). Relative
-            paths start from the working folder.
+            paths start from the working folder, and else from that of everlearn.
     """
 
     kind: Literal["file"]
     path: str
 
+    def _find(self) -> Path:
+        path = Path(self.path).expanduser()
+        return path if path.is_file() else PACKAGE_ROOT / path
+
     def sha256(self) -> str | None:
         """Return the checksum of the file; None where it is not there."""
-        path = Path(self.path).expanduser()
+        path = self._find()
         if not path.is_file():
             return None
         with path.open("rb") as file:
@@ -85,9 +89,9 @@ class SampleFile(Settings):
         Raises:
             LearnerError: it cannot be read, or lacks a column.
         """
-        path = Path(self.path).expanduser()
+        path = self._find()
         if not path.is_file():
-            raise LearnerError(f"learner.keys.path: there is no file {str(path)!r}")
+            raise LearnerError(f"learner.keys.path: there is no file {self.path!r}")
         try:
             if path.suffix == ".npz":
                 with np.load(path) as arrays:

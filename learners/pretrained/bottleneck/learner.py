@@ -35,9 +35,8 @@ _KEPT_BATCH = 32  # labelled events that were kept are learned by so many at a t
 _ASIDE = 5  # of so many rows, one is left out of the fit, to show how far new ones are from keys
 _UNCOVERED = (
     "the keys of learner 'dkvb' do not cover the events of late: these are more than 1.5 times as "
-    "far from their keys as the sample that keys were fitted to (learner/key_error_ratio), and may "
-    "be confused. Fit keys to a file with events of all kinds (learner.keys: {kind: file, path: "
-    "...}), or to a Gaussian (learner.keys: {kind: gaussian})"
+    "far from their keys as the first ones (learner/key_error_ratio), and may be confused. Fit the "
+    "keys to a file with events of all kinds (learner.keys: {kind: file, path: ...})"
 )
 
 
@@ -50,8 +49,11 @@ class BottleneckConfig(LearnerConfig):
         lr: length of a step. The outputs of an event move by about ``lr / codebooks.count`` times
             their gradient. None: 0.8 for each codebook.
         label_smoothing: share of a label that is spread over all classes.
-        expected_classes: about how many classes will come, where the job states none.
-        scale: whether numbers and vectors are scaled, by the events that keys are fitted to.
+        expected_classes: how many classes may come. The more, the less an event counts against the
+            classes that it is not of.
+        scale: whether numbers and vectors are scaled, by the events that keys are fitted to. None:
+            they are, but for one vector alone. Keys suit any scale; and were its numbers scaled one
+            by one, those that vary little in the first classes would outweigh all others later.
         calibration: how probabilities are corrected; None: not at all.
         decision: the rule that chooses a class; None: ``argmax``.
     """
@@ -60,8 +62,8 @@ class BottleneckConfig(LearnerConfig):
     keys: KeysConfig = GaussianKeys(kind="gaussian")
     lr: PositiveFloat | None = None
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    expected_classes: PositiveInt = 100
-    scale: bool = True
+    expected_classes: PositiveInt = 1000
+    scale: bool | None = None
     calibration: CalibrationConfig = "temperature"
     decision: DecisionConfig | None = None
 
@@ -146,7 +148,10 @@ class DiscreteBottleneck(Learner):
 
     def _start(self) -> None:
         """Start with nothing learned."""
-        self.rows = FeatureRows(self.schema, self.config.scale, self._needed)
+        features, scale = self.schema.features, self.config.scale
+        if scale is None:
+            scale = len(features) > 1 or features[0].kind != "vector"
+        self.rows = FeatureRows(self.schema, scale, self._needed)
         self.targets = RunningMoments(())
         self.coverage = KeyCoverage()
         self.codebooks: Codebooks | None = None
@@ -278,9 +283,7 @@ class DiscreteBottleneck(Learner):
         out = self.values.outputs(codes)
         if self._classifies:
             out = self._grow(out, y)
-            unseen = 0
-            if not self.schema.classes:
-                unseen = max(self.config.expected_classes - len(self.classes), 1)
+            unseen = max(self.config.expected_classes - len(self.classes), 1)
             gradient = gradient_of(out, y, unseen, self.config.label_smoothing)
         else:
             gradient = out - self.targets.scale(y)[:, None]
@@ -318,7 +321,10 @@ class DiscreteBottleneck(Learner):
         return unseen_classes(self.config, classes)
 
     def current_warnings(self) -> tuple[str, ...]:
-        return (_UNCOVERED,) if self.coverage.poor else ()
+        if not self.coverage.poor:
+            return ()
+        gaussian = isinstance(self.config.keys, GaussianKeys)
+        return (_UNCOVERED if gaussian else f"{_UNCOVERED}, or to a Gaussian (kind: gaussian)",)
 
     def metrics(self) -> dict[str, float]:
         if self.values is None:

@@ -89,14 +89,12 @@ def gradient_of(out: Array, y: Ints, unseen: int, smoothing: float) -> Array:
     Args:
         out: (n, k + 1) outputs.
         y: (n,) class codes.
-        unseen: M; 0: all classes are known, and the last column stays as it is.
+        unseen: M, at least 1.
         smoothing: s.
     """
     p = np.exp(out - out.max(1, keepdims=True), dtype=np.float64)
     p /= p[:, :-1].sum(1, keepdims=True) + unseen * p[:, -1:]
     gradient = p - smoothing / (out.shape[1] - 1 + unseen)
     gradient[np.arange(len(y)), y] -= 1 - smoothing
-    if not unseen:
-        gradient[:, -1] = 0
     rounded: Array = gradient.astype(np.float32)
     return rounded
