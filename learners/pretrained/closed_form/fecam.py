@@ -55,8 +55,9 @@ class Fecam(ClosedFormLearner):
     one event have one too. A diagonal covariance is not brought to correlations, which would leave
     nothing of it.
 
-    A solve makes those classes anew that have changed. To score an event takes d * d products for
-    each class.
+    A solve makes those classes anew that have changed; and all of them once the rows learned have
+    grown by ``refit_growth``, as the shared covariance has changed then. To score an event takes
+    d * d products for each class.
     """
 
     kind = "fecam"
@@ -80,7 +81,9 @@ class Fecam(ClosedFormLearner):
     def fit(self) -> dict[str, Array]:
         sums, full = self.statistics, self.config.covariance == "full"
         k, d = sums.sums.shape
-        old = self.weights
+        rows = int(sums.counts.sum())
+        stale = self._stale(rows)
+        old = {} if stale else self.weights
         means = unit_length(sums.means)
         forms = np.zeros((k, d, d) if full else (k, d), np.float32)
         variances, counts = np.zeros(k), np.zeros(k, np.int64)
@@ -101,8 +104,13 @@ class Fecam(ClosedFormLearner):
             "forms": forms,
             "variances": variances,
             "counts": sums.counts.copy(),
+            "rows": np.array(rows) if stale else old["rows"],
             "factor": np.array(-0.5 / (max(variance, TINY) * math.sqrt(d)) if full else -0.5),
         }
+
+    def _stale(self, rows: int) -> bool:
+        """Whether all classes are made anew: the covariance that they share is of too few rows."""
+        return rows >= (1 + self.config.refit_growth) * int(self.weights.get("rows", 0))
 
     def _covariance(self, code: int, shared: Array) -> Array:
         """Return P_c: (d, d), or (d,) of a diagonal."""

@@ -77,12 +77,7 @@ class Slda(ClosedFormLearner):
 
     def fit(self) -> dict[str, Array]:
         sums = self.statistics
-        roots = np.sqrt(np.maximum(sums.counts, 1))[:, None]
-        of_means = sums.cross / roots
-        means = of_means / roots
-        covariance = sums.gram()
-        covariance -= of_means.T @ of_means  # symmetric, which is half the work
-        covariance /= sums.rows
+        means, covariance = self.means_and_covariance()
         share = self.config.shrinkage
         if share == "oas":
             share = oas_share(covariance, sums.rows)
@@ -91,6 +86,16 @@ class Slda(ClosedFormLearner):
         w /= math.sqrt(len(centre))
         b = -0.5 * np.einsum("kd,kd->k", w, means + centre)
         return linear_weights(w, b + self._log_prior())
+
+    def means_and_covariance(self) -> tuple[Array, Array]:
+        """Return the mean of each class (k, d), and S (d, d), of at least one row."""
+        sums = self.statistics
+        roots = np.sqrt(np.maximum(sums.counts, 1))[:, None]
+        of_means = sums.cross / roots
+        covariance = sums.gram()
+        covariance -= of_means.T @ of_means  # symmetric, which is half the work
+        covariance /= sums.rows
+        return of_means / roots, covariance
 
     def _log_prior(self) -> Array:
         counts = self.statistics.counts
