@@ -31,7 +31,7 @@ class FecamConfig(ClosedFormConfig):
 
     covariance: Literal["full", "diagonal"] = "full"
     shrinkage: NonNegativeFloat = 1.0
-    shared: PositiveFloat = 1.0
+    shared: PositiveFloat = 50.0
     tukey: float | None = Field(None, gt=0, le=1)
 
 

@@ -31,6 +31,10 @@ FLOORS: list[tuple[dict[str, Any], float]] = [
     ({"kind": "ranpac", "features": WIDE, "refit_growth": 3}, 0.953),
     ({"kind": "ranpac"}, 0.940),
     ({"kind": "ranpac", "features": None}, 0.910),
+    ({"kind": "prototype"}, 0.915),
+    ({"kind": "slda"}, 0.928),
+    ({"kind": "slda", "shrinkage": 1e-4}, 0.930),
+    ({"kind": "fecam"}, 0.930),
     ({"kind": "rls"}, 0.910),
     ({"kind": "knn", "neighbours": 20, "capacity": 15_000}, 0.900),
 ]
