@@ -7,7 +7,7 @@ from typing import Any
 
 MICRO_BATCH = 32
 """Events in a micro-batch, for which the rates are stated."""
-LARGEST = 192
+LARGEST = 128
 """Events in the largest micro-batch of a job without settings."""
 
 _SETTINGS: dict[str, Any] = {
@@ -46,9 +46,9 @@ def default_batch_size(delay: int | None) -> int:
     """Return the events of a micro-batch where a job states neither it nor a learner.
 
     A model is frozen within a micro-batch. Where labels come ``delay`` events late anyway, a
-    micro-batch of half as many again loses little, and costs much less for each event.
+    micro-batch of up to that many events loses little, and costs much less for each event.
 
     Args:
         delay: of the labels, in events; None: they are late, but by how many events is not known.
     """
-    return 2 * MICRO_BATCH if delay is None else min(max(3 * delay // 2, MICRO_BATCH), LARGEST)
+    return 2 * MICRO_BATCH if delay is None else min(max(delay, MICRO_BATCH), LARGEST)

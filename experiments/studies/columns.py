@@ -9,7 +9,7 @@ the fare). Any other table is named by ``--table FILE LABEL DELAY``.
 Every learner gets the same events in the same order, and each label ``DELAY`` events late. A run is
 a process of its own with one thread, and one run follows the other. everlearn runs the job that
 ``learner:`` is left out of; once more without aggregates of labels, and once more with
-micro-batches of 32 events (without settings they are half as long again as labels are late). The
+micro-batches of 32 events (without settings they are as long as labels are late, up to 128). The
 others are written here as their users write them:
 
 * river's logistic regression, event by event, on scaled numbers and one-hot categories, with a

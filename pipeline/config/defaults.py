@@ -20,8 +20,8 @@ def with_defaults(raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
     - ``stream.kind``: ``recorded`` with a path, ``kafka`` with servers or a topic.
     - ``learner``: the default learner. A learner without a kind is the default one with other
       settings; a text is a kind.
-    - With the default learner: ``stream.aggregates`` is ``auto``, and ``stream.batch_size`` half as
-      many events again as labels are late, from 32 to 192.
+    - With the default learner: ``stream.aggregates`` is ``auto``, and ``stream.batch_size`` as many
+      events as labels are late, from 32 to 128.
 
     What cannot be filled in stays as it is, for the validation to name.
     """

@@ -200,14 +200,14 @@ def _png(rng: np.random.Generator) -> bytes:
         ({}, 32),
         ({"label_delay": None}, 32),
         ({"label_delay": {"events": 0}}, 32),
-        ({"label_delay": {"events": 48}}, 72),
-        ({"label_delay": {"events": 5000}}, 192),
+        ({"label_delay": {"events": 48}}, 48),
+        ({"label_delay": {"events": 5000}}, 128),
         ({"label_delay": {"seconds": 3600}}, 64),
         ({"labels": {"path": "labels.csv"}, "label_delay": None}, 64),
         ({"label_delay": {"events": 5000}, "batch_size": 8}, 8),
     ],
 )
-def test_micro_batch_is_by_how_late_labels_are(stream: dict[str, Any], size: int) -> None:
+def test_micro_batch_is_as_long_as_labels_are_late(stream: dict[str, Any], size: int) -> None:
     """The rates of the learner grow with its root; an explicit learner has the usual size."""
     raw = {"stream": {**STREAM, **stream}}
     data = with_defaults(raw, Path("taxi.yaml"))
