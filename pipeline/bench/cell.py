@@ -14,13 +14,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import torch
 import yaml
 
 import learners
 from learners.base import Learner, LearnerError
 from learners.pretrained.encoders.registry import encoder_class
 from learners.registry import UnknownKindError, find
+from learners.threads import set_threads
 from pipeline.bench.measure import Budget, Progress, TaskStream, measure
 from pipeline.config.encoder_settings import encoder_settings
 from pipeline.config.errors import JobError
@@ -217,7 +217,7 @@ def run_cell(
         JobError: the job cannot be built.
         RunError: the run failed.
     """
-    torch.set_num_threads(loaded.job.threads)
+    set_threads(loaded.job.threads)
     folder = out / cell.folder
     mark = fingerprint(loaded, budget)
     if (old := read_result(folder, mark)) is not None:

@@ -27,6 +27,7 @@ _CORE = (
     "pyyaml",
     "xxhash",
     "filelock",
+    "threadpoolctl",
     "orjson",
 )
 _EXTRAS = {

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 
 from learners.pretrained.encoders.columns import ColumnEncoders
+from learners.threads import set_threads
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe, load_encoders, model_states
 from pipeline.models.snapshot import InferenceModel, Snapshot
@@ -278,7 +278,7 @@ def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
         )
     )
     with _leaving_on_signals(server):
-        torch.set_num_threads(1)  # requests are small: threads would only wait for each other
+        set_threads(1)  # requests are small: threads would only wait for each other
         app.reload()
         with _listen(config.host, config.port) as listening, reloading(app, every):
             say(f"serving {folder} at {_url(listening)}/docs ({app.known()})")

@@ -15,8 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
+from learners.threads import set_threads
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 from pipeline.dead_letters.file_writer import DeadLetterLog
@@ -141,7 +140,7 @@ class Run:
             JobError: nothing was started.
             RunError: the run failed; the state up to the last checkpoint is kept.
         """
-        torch.set_num_threads(self.loaded.job.threads)
+        set_threads(self.loaded.job.threads)
         observers = Callbacks(callbacks)
         with self.folder.lock():
             self.folder.check(resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -67,9 +68,29 @@ def test_texts_give_one_digest_after_a_cut_and_from_the_cache(
     assert cut["state_digest"] == whole["state_digest"]
 
 
+def test_one_digest_however_many_threads_the_system_has(
+    summary: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    """The linear algebra of numpy has as many threads as the job states, as torch has."""
+    job = texts_job(tmp_path)
+    digests = set()
+    for threads in ("1", "2"):
+        folder = tmp_path / threads
+        command = [sys.executable, "-m", "pipeline", "run", str(job), "--run-dir", str(folder)]
+        subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+            check=True,
+            capture_output=True,
+        )
+        digests.add(summary(folder)["state_digest"])
+    assert len(digests) == 1
+
+
 @pytest.mark.soak
 @JOBS
-def test_a_run_that_is_killed_with_its_encoders_gives_the_same_bytes(
+def test_a_run_killed_with_its_encoders_gives_the_same_bytes(
     job: Callable[[Path], Path],
     everlearn: Callable[..., Any],
     summary: Callable[[Path], Any],

@@ -42,7 +42,7 @@ def utterances(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     return by_intent
 
 
-def test_a_served_run_answers_with_an_intent_that_it_was_just_told(
+def test_a_served_run_answers_with_an_intent_just_learned(
     brokers: Any,
     broker: str,
     place: Place,

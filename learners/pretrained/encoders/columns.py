@@ -168,7 +168,7 @@ class ColumnEncoders:
         return cls(columns, encoders)
 
     def cached(self, size: int, folder: Path | None) -> ColumnEncoders:
-        """Return the same encoders, which look up the values that they have encoded before.
+        """Return the same encoders; costly ones look up values that they have encoded before.
 
         Args:
             size: bytes of vectors at most, of each encoder.
@@ -177,7 +177,7 @@ class ColumnEncoders:
         Raises:
             LearnerError: the folder cannot be written to, or the bytes are too few.
         """
-        different = set(self._encoders.values())
+        different = {encoder for encoder in self._encoders.values() if encoder.costly}
         caches = {encoder: FeatureCache(encoder, size, folder) for encoder in different}
         return ColumnEncoders(self.columns, self._encoders, caches)
 

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError
 
 from learners.pretrained.encoders.columns import EncodedColumns
+from learners.threads import set_threads
 from pipeline.callbacks.label_feed import LabelFeed
 from pipeline.callbacks.offset_commits import OffsetCommits
 from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, SnapshotScorer
@@ -256,7 +256,7 @@ class EvaluatorActor(MessageOutlet):
         self, namespace: str, made: Recipe, folder: Path, package: JobPackage, asks: bool
     ) -> None:
         super().__init__()
-        torch.set_num_threads(1)
+        set_threads(1)
         package.unpack()
         self._namespace = namespace
         self._folder = folder

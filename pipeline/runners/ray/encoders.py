@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
 from learners.base import LearnerError
 from learners.pretrained.encoders.columns import ColumnEncoders, EncodedColumns
+from learners.threads import set_threads
 from pipeline.config.errors import JobError
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.reading.encode_ahead import Encoded, Submit
@@ -39,7 +39,7 @@ class EncoderActor:
 
     def __init__(self, package: JobPackage, columns: EncodedColumns, schema: Schema) -> None:
         loaded = package.unpack()
-        torch.set_num_threads(loaded.job.threads)
+        set_threads(loaded.job.threads)
         try:
             config = loaded.job.encoders
             encoders = ColumnEncoders.load_known(columns, schema, config.device)

@@ -17,12 +17,12 @@ from functools import partial
 from typing import Any
 
 import ray
-import torch
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
+from learners.threads import set_threads
 from pipeline.config.errors import JobError
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe, load_encoders
@@ -61,7 +61,7 @@ class Replica:
     def __init__(
         self, namespace: str, recipe: Recipe, package: JobPackage, config: ServeConfig
     ) -> None:
-        torch.set_num_threads(1)
+        set_threads(1)
         sys.setswitchinterval(0.0005)  # at most so long a request waits for a model being built
         labels = label_producer(package.unpack())
         self._namespace = namespace

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
+from learners.threads import set_threads
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.journaled_source import OutOfStepError
 from pipeline.training.reading.batch_reader import BLOCK, BatchReader
@@ -46,7 +46,7 @@ class SourceActor:
 
     def __init__(self, package: JobPackage, rate: float | None) -> None:
         loaded = package.unpack()
-        torch.set_num_threads(1)
+        set_threads(1)
         self._stream = loaded.stream(loaded.job.stream, loaded.folder)
         self._stream.group = loaded.job.name
         self._rate = rate

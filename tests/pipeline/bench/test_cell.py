@@ -220,6 +220,7 @@ def test_cells_with_encoders_share_a_cache_on_the_disk(
 
     encode = RandomFeatureEncoder.encode
     monkeypatch.setattr(RandomFeatureEncoder, "encode", counting)
+    monkeypatch.setattr(RandomFeatureEncoder, "costly", True)
     overrides = ["stream.encoder={kind: random-features, dimension: 32, seed: 1}"]
     digests = []
     for folder in ("one", "other"):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from learners.pretrained.encoders.random_features import RandomFeatureEncoder
 from pipeline.config.errors import JobError
 from pipeline.config.job import load
 from pipeline.training.builder import build
@@ -106,7 +107,9 @@ def test_runs_share_a_cache_on_the_disk_and_give_one_digest(
     everlearn: Callable[..., Any],
     summary: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(RandomFeatureEncoder, "costly", True)
     file = job(encoders={"cache": {"folder": "features"}}, track={"every_events": 500})
     found = []
     for name in ("first", "second"):
