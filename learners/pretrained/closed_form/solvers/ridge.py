@@ -121,8 +121,9 @@ class Problem:
             ridge *= 10
         return factor, ridge
 
-    def search(self, start: float) -> Solution:
-        """Return the solution of the least expected error near a ridge.
+    def search(self, start: float, tolerance: float = 0.0) -> Solution:
+        """Return the solution of the least expected error near a ridge, or, with a ``tolerance``,
+        that of the smallest ridge below it whose error is greater by this share at most.
 
         The search goes in steps of a factor of sqrt(10), and stops where the error no longer falls.
         Below a ridge of 1 it does not go: where features are as many as rows, they fit all of
@@ -138,6 +139,12 @@ class Problem:
                 best, moved = other, True
             if moved:
                 break
+        most = best.error * (1 + tolerance)
+        while tolerance and (ridge := best.ridge / _STEP) * 1.001 >= _LEAST:
+            other = self.solve(ridge)
+            if not other.error <= most:
+                break
+            best = other
         return best
 
 
