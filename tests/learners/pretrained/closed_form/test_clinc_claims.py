@@ -1,6 +1,6 @@
 """Claims on CLINC150: 150 intents, one pass through ``Learner.step``, MiniLM as the encoder.
 
-The floors are what plain NumPy gives on all training rows at once (docs/closed-form.md).
+All sums at once give 0.9107 without a projection, 0.9420 with 2,000 features and 0.9516 with 5,000.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
 CLINC = DATA / "clinc150_full.json.gz"
 WIDE = {"kind": "relu", "dimension": 5000}
 FLOORS: list[tuple[dict[str, Any], float]] = [
-    ({"kind": "ranpac", "features": WIDE, "refit_growth": 3}, 0.953),
+    ({"kind": "ranpac", "features": WIDE, "refit_growth": 3}, 0.950),
     ({"kind": "ranpac"}, 0.940),
     ({"kind": "ranpac", "features": None}, 0.910),
     ({"kind": "prototype"}, 0.915),
