@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -68,33 +68,33 @@ SCENARIOS: Mapping[str, Setting] = {
         "CLINC150, 150 intents in 10 tasks, all-MiniLM-L6-v2",
         "Official split: 15,000 training and 4,500 test rows; 3,000 validation rows.",
         ("stream.encoder=minilm",),
-        Budget(every=500, tests=None),
+        Budget(every=750, tests=None),
         validation="published",
     ),
     "split-cifar-10": Setting(
         "Split-CIFAR-10, 5 tasks, EfficientNet-Lite0 at 128 pixels",
         "Images of CIFAR-10 are JPEG re-encoded.",
         ("stream.encoder={kind: efficientnet-lite0, size: 128}",),
-        Budget(every=2500, tests=1000),
+        Budget(every=5000, tests=1000),
     ),
     "split-mnist": Setting(
         "Split-MNIST, 5 tasks, pixels",
         "",
         ("stream.encoder=identity",),
-        Budget(every=3000, tests=1000),
+        Budget(every=6000, tests=1000),
         closed=(*CLOSED, f"slda:{FEATURES}"),
     ),
     "permuted-mnist": Setting(
         "Permuted MNIST, 10 tasks of the same classes, pixels",
         "",
         ("stream.encoder=identity",),
-        Budget(every=3000, tests=500),
+        Budget(every=6000, tests=500),
         closed=(*CLOSED, f"slda:{FEATURES}"),
     ),
     "split-digits": Setting(
         "Split-digits, 5 tasks, 64 pixels",
         "",
-        (),
+        ("stream.encoder=identity",),
         Budget(),
         closed=(*CLOSED, f"slda:{FEATURES}"),
     ),
@@ -156,6 +156,8 @@ def tabulate(scenario: str, setting: Setting, seeds: int, out: Path, workers: in
         )
         return bench.run(Console(stderr=True), print)
 
+    cache = f"encoders.cache.folder={(out / 'cache').resolve()}"
+    setting = replace(setting, overrides=(*setting.overrides, cache))
     closed = run(setting.closed)
     shared = shared_settings(scenario, setting, out, workers)
     arms = arms_of(scenario, setting, closed, shared)
