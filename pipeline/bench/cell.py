@@ -18,6 +18,7 @@ import yaml
 
 import learners
 from learners.base import Learner, LearnerError
+from learners.networks.base import NetworkConfig
 from learners.pretrained.encoders.registry import encoder_class
 from learners.registry import UnknownKindError, find
 from learners.threads import set_threads
@@ -43,6 +44,7 @@ BATCH = 10
 FEATURES = "features"
 """Folder of the shared cache of encoders."""
 RESULT = "result.json"
+_ENCODER = "stream.encoder"
 _FILES = (RESULT, "metrics.jsonl", "stability.jsonl", "track.json", "error.log")
 _NAME = 80  # longest name of a folder, before the hash
 
@@ -76,6 +78,11 @@ _SHARED: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Network, optimizer and buffer that all learners share, by data set."""
+_OF_VECTORS: Mapping[str, Any] = {
+    "model": {"kind": "mlp", "hidden": [128]},
+    "optimizer": {"kind": "adam", "lr": 0.003},
+}
+"""Network and optimizer for the vectors of an encoder."""
 _LIKE = {"fashion-mnist": "mnist"}
 
 
@@ -107,11 +114,12 @@ def job_of(cell: Cell, overrides: Sequence[str] = ()) -> LoadedJob:
     add_import_path(folder)
     kind, settings = _learner_of(cell.learner)
     dataset = stream.get("dataset", SCENARIOS.get(str(stream.get("name")), {}).get("dataset"))
+    encoded = "encoder" in stream or any(text.startswith(_ENCODER) for text in overrides)
     raw: dict[str, Any] = {
         "name": _plain(f"{cell.scenario}-{cell.learner}-{cell.seed}"),
         "seed": cell.seed,
         "stream": {"batch_size": BATCH, **stream},
-        "learner": {"kind": kind, **_shared(kind, str(dataset))},
+        "learner": {"kind": kind, **_shared(kind, str(dataset), encoded)},
     }
     for setting in [*(f"learner.{setting}" for setting in settings), *overrides]:
         override(raw, setting)
@@ -172,8 +180,11 @@ def _split_settings(settings: str) -> list[str]:
     return [*parts, settings[start:]] if settings else []
 
 
-def _shared(kind: str, dataset: str) -> dict[str, Any]:
-    """Return the settings that all learners of a data set share, as far as a kind has them."""
+def _shared(kind: str, dataset: str, encoded: bool) -> dict[str, Any]:
+    """Return the settings that all learners of a data set share, as far as a kind has them.
+
+    ``encoded``: learners see the vectors of an encoder, and not the data set.
+    """
     try:
         known = find(learners.KINDS, Learner, kind).Config.model_fields  # type: ignore[type-abstract]
     except UnknownKindError:
@@ -181,7 +192,11 @@ def _shared(kind: str, dataset: str) -> dict[str, Any]:
     if "steps" not in known:  # another family: its keys have other meanings
         return {}
     shared = _SHARED.get(_LIKE.get(dataset, dataset), _SHARED["digits"])
+    if encoded:
+        shared = {**_OF_VECTORS, "buffer": shared["buffer"]}
     settings = {**deepcopy(dict(shared)), "steps": 1, "replay_size": BATCH}
+    if "model" in known and known["model"].default != NetworkConfig.model_fields["model"].default:
+        del settings["model"]  # the method is one of this model, as a linear probe
     return {key: value for key, value in settings.items() if key in known}
 
 

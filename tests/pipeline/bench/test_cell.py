@@ -65,6 +65,20 @@ def test_job_of_shares_network_optimizer_and_buffer() -> None:
     assert values("split-cifar-10", "replay")["learner.model.kind"] == "conv"
 
 
+def test_job_of_encoded_columns_has_a_network_for_vectors() -> None:
+    encoder = "stream.encoder=identity"
+    replay = values("split-cifar-10", "replay", encoder)
+    assert (replay["learner.model.kind"], replay["learner.model.hidden"]) == ("mlp", [128])
+    assert replay["learner.buffer.capacity"] == 1000
+    assert values("split-cifar-10", "finetune", encoder)["learner.model.hidden"] == [128]
+
+
+def test_job_of_leaves_a_linear_probe_its_model() -> None:
+    probe = values("split-digits", "linear-probe")
+    assert probe["learner.model.hidden"] == []
+    assert probe["learner.optimizer.lr"] == 0.1
+
+
 def test_job_of_keeps_settings_of_one_learner_apart() -> None:
     mine = (
         "replay:model.hidden=[64,32],optimizer={kind: adam, betas: [0.8, 0.9], lr: 0.01},"
