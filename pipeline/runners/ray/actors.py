@@ -7,11 +7,12 @@ the server are in ``replicas.py``.
                                         └──▶ metrics.jsonl ──▶ TrackerActor ◀── served.jsonl
 ```
 
-Blocks and snapshots travel by reference through the object store; no actor waits for the trainer.
-Ray starts an actor that died again, with the arguments of its constructor, and it goes on: the
-source at the position of the next call, the trainer at its newest checkpoint, the tracker at the
-byte that it had delivered, the evaluator at its totals of a second ago. Only predictions served
-within that second are not scored.
+Where a job has encoders, the trainer sends columns to ``EncoderActor`` (``encoders.py``) and takes
+vectors back, some pieces ahead. Blocks and snapshots travel by reference through the object store;
+no actor waits for the trainer. Ray starts an actor that died again, with the arguments of its
+constructor, and it goes on: the source at the position of the next call, the trainer at its newest
+checkpoint, the tracker at the byte that it had delivered, the evaluator at its totals of a second
+ago. Only predictions served within that second are not scored.
 """
 
 from __future__ import annotations
