@@ -42,6 +42,7 @@ def utterances(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     return by_intent
 
 
+@pytest.mark.claims
 def test_a_served_run_answers_with_an_intent_just_learned(
     brokers: Any,
     broker: str,

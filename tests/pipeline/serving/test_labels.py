@@ -483,7 +483,8 @@ def test_served_run_learns_posted_labels(
             "kind": "kafka",
             "servers": broker,
             "topic": f"{name}-events",
-            "features": {"numeric": ["x"]},
+            "features": {"vector": {"x": 2}},
+            "encoder": {"kind": "random-features", "dimension": 8},  # by an actor, and the server
             "id": "id",
             "label": {"classes": ["no", "yes"]},
             "labels": {"topic": name, "id": "id", "label": "y"},
@@ -499,7 +500,7 @@ def test_served_run_learns_posted_labels(
 
         def produce(first: int, after: int) -> None:
             for i in range(first, after):
-                value = json.dumps({"id": i, "x": i / 10}).encode()
+                value = json.dumps({"id": i, "x": [i / 10, 1]}).encode()
                 producer.send(f"{name}-events", value, partition=i % 2)
             producer.flush()
 
@@ -512,7 +513,7 @@ def test_served_run_learns_posted_labels(
             reply = ask(port, "/labels", given)
             assert (reply.status, reply.body) == (202, {"accepted": 100})
         until(lambda: ask(port, "/model").body.get("model_version"))
-        said = ask(port, "/predict", [{"x": 1.0}]).body
+        said = ask(port, "/predict", [{"x": [1.0, 1.0]}]).body
         assert said["predictions"] == ["yes"]
         produce(100, 120)
         driver.ends()
