@@ -51,8 +51,8 @@ ABOUT = f"""# What encoders cost
 Values for a second of processor time, one thread, in turn with the bare model; medians over
 {{turns}} turns. Printed by `python experiments/benchmarks/encoders.py`, which says how.
 
-{TEXTS:,} texts of CLINC150 by all-MiniLM-L6-v2, and {IMAGES} images of CIFAR-10 (re-encoded as
-JPEG) by EfficientNet-Lite0 at 128 x 128. Blocks have {BLOCK} values.
+{TEXTS:,} texts of CLINC150 by all-MiniLM-L6-v2 (`layers: 1`), and {IMAGES} images of CIFAR-10
+(re-encoded as JPEG) by EfficientNet-Lite0 at 128 x 128. Blocks have {BLOCK} values.
 """
 
 Work = Callable[[], object]
@@ -226,7 +226,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
     sentences, pixels = texts(arguments.data), images(arguments.data)
-    minilm = load_encoder("minilm", Feature("text", "text"), 0)
+    minilm = load_encoder({"kind": "minilm", "layers": 1}, Feature("text", "text"), 0)
     lite = load_encoder("efficientnet-lite0", Feature("photo", "image", pixels.shape[1:]), 0)
     cases = [
         Case("minilm", minilm, Ragged.of_text(sentences), bare_minilm(), sentences),

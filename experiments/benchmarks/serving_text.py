@@ -34,8 +34,9 @@ from streams.integrations.torchvision_library import import_torchvision
 from streams.scenarios.datasets import load
 
 RESULT = Path(__file__).parents[1] / "results" / "serving_text.md"
+ENCODER = {"kind": "minilm", "layers": 1}  # what the bare model gives
 JOB = {
-    "stream": {"kind": "scenario", "name": "clinc150", "events": 40, "encoder": "minilm"},
+    "stream": {"kind": "scenario", "name": "clinc150", "events": 40, "encoder": ENCODER},
     "learner": "prototype",
 }
 WARM = 20
