@@ -73,6 +73,7 @@ class ColumnInputs(Inputs):
         config: settings.
         embedded: whether the network has embeddings. Without them, categories become hashed
             indicators, and numbers have no bins.
+        one_unit: whether the numbers of a vector may have one unit (``VectorMoments``).
 
     Raises:
         ValueError: a cross names a column that is not categorical.
@@ -86,10 +87,15 @@ class ColumnInputs(Inputs):
     observes = True
 
     def __init__(
-        self, schema: Schema, scale: bool, config: InputsConfig, embedded: bool = True
+        self,
+        schema: Schema,
+        scale: bool,
+        config: InputsConfig,
+        embedded: bool = True,
+        one_unit: bool = False,
     ) -> None:
         self.marked = []
-        self._encoders = list(_encoders(schema, scale, config, embedded))
+        self._encoders = _encoders(schema, scale, config, embedded, one_unit)
         self.dense = sum(encoder.width for encoder in self._encoders)
         self.codes = sum(encoder.places for encoder in self._encoders)
         self.shape = (self.dense + self.codes,)
@@ -223,7 +229,7 @@ class ColumnInputs(Inputs):
 
 
 def _encoders(
-    schema: Schema, scale: bool, config: InputsConfig, embedded: bool
+    schema: Schema, scale: bool, config: InputsConfig, embedded: bool, one_unit: bool
 ) -> list[ColumnEncoder]:
     """Return the encoders of all kinds of columns that the schema has."""
     kinds: dict[FeatureKind, tuple[Feature, ...]] = {}
@@ -235,7 +241,7 @@ def _encoders(
         encoders.append(Numbers(numeric, scale, bins if embedded else 0))
     vectors = kinds.get("vector", ())
     if scaled := tuple(f for f in vectors if not f.unit):
-        encoders.append(Vectors(scaled, scale))
+        encoders.append(Vectors(scaled, scale, one_unit))
     if unit := tuple(f for f in vectors if f.unit):
         encoders.append(UnitVectors(unit))
     if images := kinds.get("image"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from learners.base import Encoding
 from learners.networks.encoders import Rows
 from streams.core.batch import Array, Batch, Ints
-from streams.core.running_moments import RunningMoments
+from streams.core.running_moments import RunningMoments, VectorMoments
 from streams.core.schema import Schema
 from streams.core.settings import Settings
 from streams.core.state_dict import State
@@ -162,17 +162,21 @@ class MatrixInputs(Inputs):
     Args:
         schema: the features.
         scale: whether numbers and vectors are scaled.
+        one_unit: whether the numbers of a vector may have one unit (``VectorMoments``).
 
     Attributes:
         moments: the running mean and variance.
     """
 
-    def __init__(self, schema: Schema, scale: bool = True) -> None:
+    def __init__(self, schema: Schema, scale: bool = True, one_unit: bool = False) -> None:
         self.scale = scale
         self._features = schema.features
         self.image = schema.features[0].kind == "image"
         self.shape = schema.row_shape
-        self.moments = RunningMoments(() if self.image else self.shape)
+        if one_unit and schema.features[0].kind == "vector":
+            self.moments: RunningMoments = VectorMoments(self.shape)
+        else:
+            self.moments = RunningMoments(() if self.image else self.shape)
         self.marked: list[int] = []
         self._gaps = schema.may_miss_numbers
         self.observes = (scale or self._gaps) and not self.image

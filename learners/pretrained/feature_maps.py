@@ -15,6 +15,7 @@ from streams.core.state_dict import State
 SAMPLE = 256
 """Rows of which the median heuristic takes the distances."""
 
+_MOST = 1e15  # numbers beyond it count as it, so that products are finite
 _BLOCK = 16  # rows of a matrix product; see ``RandomFeatures.__call__``
 _KINDS = ("relu", "fourier")
 
@@ -111,7 +112,7 @@ class RandomFeatures:
         n = len(rows)
         padded = -n % _BLOCK
         x = np.zeros((n + padded, self.width), np.float32)
-        x[:n] = rows
+        np.clip(rows, -_MOST, _MOST, out=x[:n], casting="same_kind")
         out = np.empty((n + padded, self.dimension), np.float32)
         for start in range(0, n, _BLOCK):
             np.matmul(x[start : start + _BLOCK], self._matrix, out=out[start : start + _BLOCK])

@@ -14,20 +14,25 @@ from streams.core.batch import Array, Batch
 from streams.core.schema import Schema
 from streams.core.state_dict import State, copied, digest
 
+MOST = np.float32(1e15)
+"""The largest number of a row."""
+
 
 class FeatureRows:
     """Turn events into rows of float32 numbers, without embeddings.
 
     A vector of unit scale, as an encoder gives, is taken as it is. All other columns are encoded as
     for a network: numbers and vectors are scaled by their mean and deviation, categories and texts
-    are hashed.
+    are hashed. The numbers of a vector may have one unit (``VectorMoments``): a pixel that has
+    not varied in the first classes must not outweigh all others once it does.
 
     A sum over rows is meaningful only where old and new events have one scale. So means and
     deviations are those of the first ``warm_up`` events, and are then kept: see ``fixed``. Before
     that, the scale changes only when twice as many events have been seen as at its last change.
     ``observe`` says when it does: rows that were encoded before are void then, and sums of them
     too. In a table of numbers, columns of which a number was missing by then
-    have an indicator at the end of a row.
+    have an indicator at the end of a row. Numbers beyond 1e15 count as 1e15, so that squares and
+    sums of them are finite in float32.
 
     Args:
         schema: the features.
@@ -85,9 +90,9 @@ class FeatureRows:
         """Return (n, dimension) float32 rows of what ``raw`` returned, at the present scale."""
         if self._used is not None:
             encoded: Array = self._used.tensor(raw).numpy()
-            return encoded.reshape(len(encoded), -1)
+            return bounded(encoded.reshape(len(encoded), -1))
         x = raw["x"]
-        return np.ascontiguousarray(x if x.dtype == np.float32 else float32(x))
+        return bounded(np.ascontiguousarray(x if x.dtype == np.float32 else float32(x)))
 
     def observe(self, batch: Batch) -> bool:
         """Learn the scale of n >= 1 events, as long as it is not fixed.
@@ -172,5 +177,12 @@ def _inputs(schema: Schema, scale: bool) -> Inputs | None:
         return None
     config = InputsConfig()
     if config.as_columns(schema):
-        return ColumnInputs(schema, scale, config, embedded=False)
-    return MatrixInputs(schema, scale)
+        return ColumnInputs(schema, scale, config, embedded=False, one_unit=True)
+    return MatrixInputs(schema, scale, one_unit=True)
+
+
+def bounded(rows: Array) -> Array:
+    """Return rows of float32 numbers with those beyond 1e15 at this bound; a copy if there are."""
+    if not rows.size or (rows.max() <= MOST and rows.min() >= -MOST):
+        return rows
+    return np.clip(rows, -MOST, MOST)

@@ -38,6 +38,23 @@ def encoder_settings(stated: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [stated] if isinstance(stated.get("kind"), str) else [*stated.values()]
 
 
+def encoder_locations(stated: dict[str, Any] | None) -> set[str]:
+    """Return the keys of a job that say where the files of its encoders lie."""
+    if stated is None:
+        return set()
+    one = isinstance(stated.get("kind"), str)
+    by_place = (
+        {"stream.encoder": stated}
+        if one
+        else {f"stream.encoder.{name}": settings for name, settings in stated.items()}
+    )
+    return {
+        f"{place}.{key}"
+        for place, settings in by_place.items()
+        for key in encoder_class(settings["kind"]).Config.location_keys
+    }
+
+
 def _checked(settings: Any, place: tuple[str, ...], file: Path, problems: list[str]) -> Any:
     if not (isinstance(settings, dict) and isinstance(settings.get("kind"), str)):
         expected = "the name of an encoder, or a mapping with its kind"

@@ -253,14 +253,14 @@ def _check_alerts(job: Job) -> None:
 
 
 def _learner(loaded: LoadedJob, schema: Schema) -> Learner:
-    job = loaded.job
+    job, config = loaded.job, loaded.job.learner.located(loaded.folder)
     if "device" in signature(loaded.learner).parameters:
-        return loaded.learner(job.learner, schema, job.seed, device=job.device)  # type: ignore[call-arg]
+        return loaded.learner(config, schema, job.seed, device=job.device)  # type: ignore[call-arg]
     if job.device != "cpu":
         raise LearnerError(
             f"device: {job.device!r}, but learner {job.learner.kind!r} knows only cpu"
         )
-    return loaded.learner(job.learner, schema, job.seed)
+    return loaded.learner(config, schema, job.seed)
 
 
 def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:

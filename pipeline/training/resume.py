@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.encoder_settings import encoder_locations
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
 from pipeline.dead_letters.file_writer import DeadLetterLog
@@ -234,4 +235,6 @@ def fingerprint(loaded: LoadedJob, parts: Parts) -> dict[str, Any]:
     encoders = {f"encoder of {name}": value for name, value in encoded.items()}
     columns = {f"column {f.name}": [f.kind, *f.shape] for f in schema.features}
     order = [feature.name for feature in schema.features]
-    return {**loaded.fingerprint(), **columns, **encoders, "columns": order, "label": schema.task}
+    elsewhere = encoder_locations(loaded.job.stream.encoder)
+    job = {key: value for key, value in loaded.fingerprint().items() if key not in elsewhere}
+    return {**job, **columns, **encoders, "columns": order, "label": schema.task}

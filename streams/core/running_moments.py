@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streams.core.batch import Array
@@ -10,6 +12,7 @@ from streams.core.state_dict import State
 _LIMIT = 100.0
 _MIN_WEIGHT = 10.0  # of the rows, before values are winsorised
 _CONSTANT = 1e-10  # a standard deviation below this share of the mean is rounding, not variation
+_REACH_SHARE = 0.5
 _HUGE = 1e100  # values are clipped here, so that squares and sums stay finite
 
 
@@ -57,8 +60,7 @@ class RunningMoments:
         square = delta * delta
         # No square exceeds their sum, which costs less to compare than every row.
         if self.count >= _MIN_WEIGHT and (m2 + square * n > self._largest_square).any():
-            reach = _LIMIT * self._spread(np.maximum(np.abs(self.mean), 1.0))
-            mean, m2 = _moments(np.clip(_bounded(rows), self.mean - reach, self.mean + reach))
+            mean, m2 = _moments(self.clip(rows))
             delta = mean - self.mean
             square = delta * delta
         if self.half_life is not None:
@@ -98,6 +100,15 @@ class RunningMoments:
         self.count = total
         self._fit()
 
+    def clip(self, rows: Array) -> Array:
+        """Return (n, *shape) float64 with outliers at the bound that ``update`` winsorises at."""
+        rows = _bounded(rows)
+        if np.min(self.count) < _MIN_WEIGHT:
+            return rows
+        reach = _LIMIT * self._spread(np.maximum(np.abs(self.mean), 1.0))
+        clipped: Array = np.clip(rows, self.mean - reach, self.mean + reach)
+        return clipped
+
     def scale(self, rows: Array) -> Array:
         """Return (n, *shape) float32. The difference is taken in float64: large numbers that vary
         little (times, prices in cents) lose nothing."""
@@ -117,8 +128,8 @@ class RunningMoments:
         return np.where(std > _CONSTANT * np.abs(self.mean), std, unvaried)
 
     def _fit(self) -> None:
-        std = self.std()
-        self._inverse = 1 / std
+        self._inverse = 1 / self.std()
+        std = self._spread(1.0)
         std *= _LIMIT
         std *= std
         self._largest_square = std  # of a difference from the mean within the bound
@@ -129,6 +140,52 @@ class RunningMoments:
     def load(self, state: State) -> None:
         self.count, self.mean, self.m2 = state["count"], state["mean"], state["m2"]
         self._fit()
+
+
+class VectorMoments(RunningMoments):
+    """The moments of vectors, whose numbers may have one unit, as pixels have, or several.
+
+    The deviation of a number is at least half of its largest distance from its mean. A number
+    that seldom varies, as a pixel at the edge, would outweigh the others if it were brought to
+    variance 1; numbers that vary all the time keep their deviation. One that has not varied yet has
+    the root mean square deviation of the others of its vector.
+
+    Args:
+        widths: the numbers of each vector in a row.
+
+    Attributes:
+        low, high: (sum of widths,) the least and the largest values, without outliers.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        self._starts = np.cumsum([0, *widths[:-1]])
+        self._widths = np.array(widths)
+        shape = (sum(widths),)
+        self.low, self.high = np.full(shape, np.inf), np.full(shape, -np.inf)
+        super().__init__(shape)
+
+    def update(self, rows: Array) -> None:
+        super().update(rows)
+        values = self.clip(rows)
+        self.low = np.fmin(self.low, np.fmin.reduce(values, 0))
+        self.high = np.fmax(self.high, np.fmax.reduce(values, 0))
+        self._fit()
+
+    def std(self) -> Array:
+        own = self._spread(0.0)
+        reach = np.maximum(self.high - self.mean, self.mean - self.low)
+        std = np.where(own > 0, np.maximum(own, reach * _REACH_SHARE), 0.0)
+        varied = np.add.reduceat(np.sign(std), self._starts)
+        squares = np.add.reduceat(std * std, self._starts) / np.maximum(varied, 1)
+        others = np.repeat(np.where(varied, np.sqrt(squares), 1.0), self._widths)
+        return np.where(std > 0, std, others)
+
+    def state(self) -> State:
+        return {**super().state(), "low": self.low, "high": self.high}
+
+    def load(self, state: State) -> None:
+        self.low, self.high = state["low"], state["high"]
+        super().load(state)
 
 
 def _moments(rows: Array) -> tuple[Array, Array]:

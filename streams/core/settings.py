@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,11 @@ class Settings(BaseModel):
         """Return one line for each setting, as written, that is accepted and has no effect."""
         return []
 
+    def located(self, folder: Path) -> Self:
+        """Return these settings with the paths of files made absolute (``locate``). ``folder`` is
+        that of the job file. By default there are none."""
+        return self
+
     @classmethod
     def with_current_names(cls, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``data`` with former names replaced by current ones. Raises ``ValueError`` where a
@@ -72,6 +80,21 @@ class Settings(BaseModel):
         if kinds & {int, float} and not kinds & {bool, Any} and _holds_truth(value):
             raise PydanticCustomError("number", "a number")
         return value
+
+
+def locate(stated: str | Path, folder: Path) -> Path:
+    """Return the absolute path of a file or folder that a job states.
+
+    A relative path starts from the folder of the job file, else from the working folder, else from
+    that of everlearn. Where there is nothing in any of these, it is one from the first.
+
+    Args:
+        stated: the path.
+        folder: of the job file.
+    """
+    path = Path(stated).expanduser()
+    places = [base / path for base in (folder, Path.cwd(), PACKAGE_ROOT)]
+    return next((place for place in places if place.exists()), places[0]).absolute()
 
 
 def unknown(name: str, names: Iterable[str]) -> str:

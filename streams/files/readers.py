@@ -11,6 +11,7 @@ import numpy as np
 
 from streams.core.batch import Floats, Ints
 from streams.core.errors import StreamError
+from streams.core.settings import PACKAGE_ROOT
 from streams.core.stream import Cursor
 from streams.decoding.columns import plain
 from streams.decoding.time_reader import TimeReader
@@ -20,7 +21,6 @@ from streams.files.formats.csv_file import Csv
 from streams.files.formats.parquet_file import Parquet
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
-PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 def open_files(stated: str | list[str], folder: Path, role: str = "path") -> list[File]:

@@ -21,9 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streams.core.errors import StreamError
-from streams.core.settings import unknown
+from streams.core.settings import PACKAGE_ROOT, unknown
 from streams.decoding.columns import plain, seconds
-from streams.files.readers import PACKAGE_ROOT
 from streams.kafka.clients.producer import ProducerRecord
 from streams.produce.faults import FaultInjector
 from streams.produce.table import Table, floats, values

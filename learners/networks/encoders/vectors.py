@@ -9,7 +9,7 @@ import numpy as np
 from learners.base import Encoding
 from learners.networks.encoders.base import ColumnEncoder, Rows
 from streams.core.batch import Array, Batch
-from streams.core.running_moments import RunningMoments
+from streams.core.running_moments import RunningMoments, VectorMoments
 from streams.core.schema import Feature
 from streams.core.state_dict import State
 
@@ -22,14 +22,18 @@ class Vectors(ColumnEncoder):
     Args:
         features: of kind vector.
         scale: whether they are scaled; else they are clipped to the range of float32.
+        one_unit: whether the numbers of a vector may have one unit (``VectorMoments``).
     """
 
     name = "vectors"
 
-    def __init__(self, features: tuple[Feature, ...], scale: bool) -> None:
+    def __init__(self, features: tuple[Feature, ...], scale: bool, one_unit: bool = False) -> None:
         super().__init__(features)
-        self.width = sum(math.prod(feature.shape) for feature in features)
-        self.moments = RunningMoments((self.width,)) if scale else None
+        widths = [math.prod(feature.shape) for feature in features]
+        self.width = sum(widths)
+        self.moments: RunningMoments | None = None
+        if scale:
+            self.moments = VectorMoments(widths) if one_unit else RunningMoments((self.width,))
 
     def rows(self, batch: Batch) -> dict[str, Array]:
         columns = [_flat(batch, feature) for feature in self.features]

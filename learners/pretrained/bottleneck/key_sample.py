@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.random import default_rng
@@ -15,9 +15,9 @@ from learners.base import LearnerError
 from streams.core.batch import Array, Batch
 from streams.core.errors import StreamError, one_line
 from streams.core.schema import Schema
-from streams.core.settings import Settings
+from streams.core.settings import Settings, locate
 from streams.decoding.decoder import Columns, Decoder
-from streams.files.readers import PACKAGE_ROOT, open_files
+from streams.files.readers import open_files
 from streams.files.row_batches import read_between
 from streams.files.schema_inference import dtype_of
 
@@ -65,19 +65,18 @@ class SampleFile(Settings):
     Attributes:
         path: a Parquet, CSV or npz file with the columns that the learner takes, after encoders. In
             npz each column is an array; a table of numbers may be one array ``x`` (n, d). Relative
-            paths start from the working folder, and else from that of everlearn.
+            paths start from the folder of the job file.
     """
 
     kind: Literal["file"]
     path: str
 
-    def _find(self) -> Path:
-        path = Path(self.path).expanduser()
-        return path if path.is_file() else PACKAGE_ROOT / path
+    def located(self, folder: Path) -> Self:
+        return self.model_copy(update={"path": str(locate(self.path, folder))})
 
     def sha256(self) -> str | None:
         """Return the checksum of the file; None where it is not there."""
-        path = self._find()
+        path = Path(self.path)
         if not path.is_file():
             return None
         with path.open("rb") as file:
@@ -89,7 +88,7 @@ class SampleFile(Settings):
         Raises:
             LearnerError: it cannot be read, or lacks a column.
         """
-        path = self._find()
+        path = Path(self.path)
         if not path.is_file():
             raise LearnerError(f"learner.keys.path: there is no file {self.path!r}")
         try:

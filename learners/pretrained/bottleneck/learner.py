@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -66,6 +67,9 @@ class BottleneckConfig(LearnerConfig):
     scale: bool | None = None
     calibration: CalibrationConfig = "temperature"
     decision: DecisionConfig | None = None
+
+    def located(self, folder: Path) -> Self:
+        return self.model_copy(update={"keys": self.keys.located(folder)})
 
     @property
     def class_weight(self) -> None:

@@ -25,12 +25,15 @@ from learners.pretrained.closed_form.statistics import Statistics, grown
 from learners.pretrained.feature_maps import SAMPLE, RandomFeatures, RandomFeaturesConfig
 from learners.pretrained.rows import FeatureRows
 from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task
 from streams.core.settings import unknown
 from streams.core.state_dict import State, copied, leaves
 
 _REACH = 100.0
 """How far the temperature goes: how sure the forms are depends much on the features."""
+_MOST = 1e30
+"""The largest target: its square and its float32 are finite."""
 _UNSEEN = np.float32(-1e6)
 """Score of a class without events. With -inf, no temperature could be fitted."""
 
@@ -84,6 +87,9 @@ class ClosedFormLearner(Learner):
     when the scale changes, the sums are made anew from these. ``FeatureRows`` says when. So it is
     with the bandwidth of random features, until 256 rows are labelled.
 
+    Targets are clipped at 100 deviations from the mean of the targets by then (``RunningMoments``):
+    one absurd target would spoil all sums.
+
     Scores become probabilities by softmax, with a temperature that is fitted on revealed events
     before they are learned. Classes without events have probability 0.
 
@@ -97,6 +103,7 @@ class ClosedFormLearner(Learner):
             every ``learn``, and are not in the state.
         rows: turns events into rows.
         features: random features of these rows, where the settings ask for them.
+        targets: the moments that targets are clipped by.
         statistics: sums over the rows learned.
         weights: arrays that ``fit`` returned; empty before the first event. For classification
             ``seen`` (k,) bool marks the classes with events.
@@ -119,6 +126,7 @@ class ClosedFormLearner(Learner):
         self.class_outputs = ClassOutputs(settings, schema, "cpu", reach=_REACH)
         self.rows = FeatureRows(schema, config.scale, config.warm_up)
         self.features: RandomFeatures | None = None
+        self.targets = RunningMoments(())
         self.statistics = self._no_sums()
         self.weights: dict[str, Array] = {}
         self.solves = 0
@@ -209,12 +217,19 @@ class ClosedFormLearner(Learner):
         if self.schema.task == "classification":
             self._evaluate(x, y)
             self._grow()
+        else:
+            clipped = self._clipped(y)
+            self.targets.update(y)
+            y = clipped
         self.add_rows(batch.ids, x, y)
         if not self._settled:
             self._keep(batch.ids, raw, y)
         self._since_solve += len(y)
         if self._due():
             self._solve()
+
+    def _clipped(self, y: Array) -> Array:
+        return np.clip(self.targets.clip(y), -_MOST, _MOST)
 
     def add_rows(self, ids: Ints, x: Array, y: Array) -> None:
         """Add rows (m, width) with ids (m,) and labels (m,) to the statistics."""
@@ -295,6 +310,8 @@ class ClosedFormLearner(Learner):
         y = batch.y
         if self.schema.task == "classification":
             y = self._codes(batch.classes)[y]
+        else:
+            y = self._clipped(y)
         if len(y):
             self.statistics.subtract(self._encoded(batch), y)
             self._changed()
@@ -376,6 +393,7 @@ class ClosedFormLearner(Learner):
             **self.common_state(),
             "rows": self.rows.state(),
             "features": self._features_state(),
+            "targets": self.targets.state(),
             "statistics": self.statistics.state(),
             "solves": self.solves,
             "since_solve": self._since_solve,
@@ -391,6 +409,7 @@ class ClosedFormLearner(Learner):
 
     def load(self, state: State) -> None:
         self._load_served(state)
+        self.targets.load(state["targets"])
         self.statistics.load(state["statistics"])
         self._since_solve = state["since_solve"]
         self._solved_counts = np.array(state["solved_counts"])

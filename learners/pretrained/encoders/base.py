@@ -5,18 +5,28 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from learners.base import LearnerError
 from streams.core.batch import Array, Column
 from streams.core.schema import Feature, FeatureKind
-from streams.core.settings import Settings
+from streams.core.settings import Settings, locate
 
 
 class EncoderConfig(Settings):
     """Settings of an encoder: the keys under its column in ``stream.encoder`` of a job."""
 
+    location_keys: ClassVar[frozenset[str]] = frozenset()
+    """Settings that are the paths of its files. They may change when a run resumes: the fingerprint
+    of the encoder knows what is in the files."""
+
     kind: str
+
+    def located(self, folder: Path) -> Self:
+        stated = {key: getattr(self, key) for key in self.location_keys}
+        paths = {key: locate(path, folder) for key, path in stated.items() if path is not None}
+        return self.model_copy(update={key: str(path) for key, path in paths.items()})
 
 
 class Encoder(ABC):

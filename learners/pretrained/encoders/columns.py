@@ -14,7 +14,7 @@ import numpy as np
 from learners.base import LearnerError
 from learners.pretrained.encoders.base import Encoder
 from learners.pretrained.encoders.cache import FeatureCache
-from learners.pretrained.encoders.registry import encoder_class, load_encoder
+from learners.pretrained.encoders.registry import encoder_class, load_encoder, located
 from streams.core.batch import Array, Batch, Column
 from streams.core.schema import Feature, Schema
 from streams.core.settings import unknown
@@ -113,7 +113,12 @@ class ColumnEncoders:
 
     @classmethod
     def load(
-        cls, stated: Mapping[str, Any], schema: Schema, seed: int, device: str = "cpu"
+        cls,
+        stated: Mapping[str, Any],
+        schema: Schema,
+        seed: int,
+        device: str = "cpu",
+        folder: Path | None = None,
     ) -> ColumnEncoders:
         """Load the encoders that a job states.
 
@@ -123,6 +128,7 @@ class ColumnEncoders:
             schema: of the stream.
             seed: of random weights.
             device: of torch.
+            folder: that relative paths start from; None: the working folder.
 
         Raises:
             LearnerError: a column does not suit its encoder, or an encoder cannot be loaded.
@@ -133,6 +139,7 @@ class ColumnEncoders:
         columns: dict[str, EncodedColumn] = {}
         for name, settings in _by_column(stated, features).items():
             place = "stream.encoder" if name not in stated else f"stream.encoder.{name}"
+            settings = located(settings, folder or Path.cwd())
             encoder = encoders[name] = _load(shared, settings, features[name], seed, device, place)
             facts = encoder.dimension, encoder.unit, encoder.fingerprint
             columns[name] = EncodedColumn(dict(settings), seed, *facts)

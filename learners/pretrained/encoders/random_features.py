@@ -38,7 +38,6 @@ class RandomFeatureEncoder(Encoder):
     kinds = frozenset({"vector", "image"})
     costly = False
     Config = RandomFeatureConfig
-    unit = True
 
     def __init__(self, config: RandomFeatureConfig, feature: Feature, seed: int) -> None:
         super().__init__(config, feature, seed)
@@ -50,6 +49,7 @@ class RandomFeatureEncoder(Encoder):
         self.dimension = self._map.dimension
         made_of = (config.features, config.dimension, self._map.bandwidth, seed)
         self.fingerprint = fingerprint_of(self.kind, (*made_of, feature.kind, feature.shape))
+        self.unit = config.features == "fourier" or feature.unit or feature.kind == "image"
         self._feature = feature
 
     def encode(self, values: Column) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -54,6 +55,16 @@ def load_encoder(settings: str | Mapping[str, Any], feature: Feature, seed: int)
     except ValidationError as error:
         raise LearnerError(_first_line(error)) from None
     return cls(config, feature, seed)
+
+
+def located(settings: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Return settings with the paths of files made absolute; as they are where they are wrong."""
+    try:
+        config = encoder_class(str(settings.get("kind"))).Config.model_validate(settings)
+    except (UnknownKindError, ValidationError):
+        return settings  # ``load_encoder`` says what is wrong
+    paths = config.located(folder).model_dump(mode="json", include=set(config.location_keys))
+    return {**settings, **paths}
 
 
 def _first_line(error: ValidationError) -> str:

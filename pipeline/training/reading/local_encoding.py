@@ -94,5 +94,7 @@ def local_encoding(loaded: LoadedJob, schema: Schema) -> LocalEncoding | None:
     job = loaded.job
     if job.stream.encoder is None:
         return None
-    encoders = ColumnEncoders.load(job.stream.encoder, schema, job.seed, job.encoders.device)
+    encoders = ColumnEncoders.load(
+        job.stream.encoder, schema, job.seed, job.encoders.device, loaded.folder
+    )
     return LocalEncoding(encoders, loaded)

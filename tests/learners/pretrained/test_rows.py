@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from learners.pretrained.rows import FeatureRows
 from streams.core.batch import Array, Batch, Features
@@ -70,3 +71,38 @@ def test_pixels_are_rows_from_0_to_1() -> None:
     assert rows.fixed
     x = np.full((3, 1, 2, 2), 255, np.uint8)
     assert np.array_equal(rows.of(events(x, 3)), np.ones((3, 4)))
+
+
+def test_numbers_that_seldom_vary_do_not_outweigh_others() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 17, (1000, 4)).astype(float)
+    x[:, 1] = 0  # as a pixel that has no ink in the first classes
+    x[:, 2] = np.where(np.arange(1000) % 100 == 0, 16, 0)
+    x[:, 3] *= 1e-6  # of another unit
+    schema = Schema((Feature("v", "vector", (4,)),), "classification")
+    rows = FeatureRows(schema)
+    for batch in events(x, 1000).micro_batches(32):
+        rows.observe(batch)
+    assert rows.fixed
+    largest = np.abs(rows.of(events(np.array([[16.0, 16, 16, 16e-6]]), 1)))[0]
+    assert (largest > 1).all()
+    assert (largest < 4).all()
+
+
+def test_the_scale_of_vectors_continues_from_a_state() -> None:
+    schema = Schema((Feature("v", "vector", (4,)), Feature("n", "numeric")), "classification")
+    x = {"v": numbers(), "n": np.arange(60.0)}
+    rows, loaded = FeatureRows(schema, warm_up=50), FeatureRows(schema, warm_up=50)
+    rows.observe(events(x, 60)[:17])
+    loaded.load(rows.state())
+    for each in (rows, loaded):
+        each.observe(events(x, 60)[17:])
+    assert np.array_equal(loaded.of(events(x, 60)), rows.of(events(x, 60)))
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_no_number_is_too_large_to_be_squared(unit: bool) -> None:
+    schema = Schema((Feature("v", "vector", (4,), unit=unit),), "classification")
+    x = np.full((3, 4), 3e38, np.float32)
+    found = FeatureRows(schema, scale=False).of(events(x, 3))
+    assert np.isfinite(np.einsum("nd,nd->n", found, found)).all()

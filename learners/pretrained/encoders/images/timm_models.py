@@ -25,6 +25,8 @@ class TimmConfig(ImageConfig):
             in its name.
     """
 
+    location_keys = frozenset({"weights"})
+
     model: str
     weights: Path | None = None
     size: PositiveInt = Field(224, ge=16, le=1024)

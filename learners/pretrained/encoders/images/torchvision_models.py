@@ -29,9 +29,10 @@ class TorchvisionConfig(ImageConfig):
 
     Attributes:
         model: its name in ``torchvision.models``, as ``resnet18``.
-        weights: a file with its ``state_dict``, of ``torch.save`` or safetensors: an absolute path,
-            or one from the working directory.
+        weights: a file with its ``state_dict``, of ``torch.save`` or safetensors.
     """
+
+    location_keys = frozenset({"weights"})
 
     model: str
     weights: Path | None = None

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from learners.pretrained.encoders.row_batches import RowBatches, move_network
 from streams.core.batch import Array, Column, Ints, Ragged
 from streams.core.errors import one_line
 from streams.core.schema import Feature
+from streams.core.settings import locate
 
 Pooling = Literal["mean", "cls", "max"]
 
@@ -69,8 +70,14 @@ class TransformerConfig(TextConfig):
         revision: a branch, tag or commit of that name; None: the main branch.
     """
 
+    location_keys = frozenset({"model"})
+
     model: str
     revision: str | None = None
+
+    def located(self, folder: Path) -> Self:
+        named = locate(self.model, folder)
+        return super().located(folder) if named.is_dir() else self  # else a name of the hub
 
 
 class TransformerEncoder(Encoder):

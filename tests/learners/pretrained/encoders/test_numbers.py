@@ -92,3 +92,16 @@ def test_wrong_settings_are_refused(settings: object, message: str) -> None:
 def test_a_column_of_another_kind_is_refused() -> None:
     with pytest.raises(LearnerError, match="takes columns of kind image or vector, and 'n' is of"):
         load_encoder("identity", Feature("n", "numeric"), 0)
+
+
+def test_random_features_say_whether_they_are_of_unit_scale() -> None:
+    assert not load_encoder("random-features", VECTOR, 0).unit
+    assert load_encoder("random-features", PHOTO, 0).unit
+    fourier = load_encoder({"kind": "random-features", "features": "fourier"}, VECTOR, 0)
+    assert fourier.unit
+
+
+@pytest.mark.parametrize("stated", EVERY[1:])
+def test_random_features_of_absurd_numbers_are_finite(stated: object) -> None:
+    encoder = load_encoder(stated, VECTOR, 0)  # type: ignore[arg-type]
+    assert np.isfinite(encoder.encode(np.full((2, 60), 1e300))).all()
