@@ -255,6 +255,8 @@ def serve(folder: Path, config: ServeConfig, every: float, say: Say) -> None:
     Raises:
         ServeError: nothing was served.
     """
+    import torch  # noqa: F401 (models may come later, and their library is to have one thread)
+
     try:
         import uvicorn
 

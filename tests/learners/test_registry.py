@@ -132,5 +132,8 @@ def test_import_learners_loads_no_heavy_library() -> None:
         "assert not heavy & sys.modules.keys()\n"
         "learners.baselines.Prior, learners.integrations.RiverLearner\n"
         "assert not {'torch', 'avalanche'} & sys.modules.keys()\n"
+        # Nor does a command, or a run, before it knows the learner and the encoders of its job.
+        "import pipeline.cli.app, pipeline.runners.local, pipeline.training.run\n"
+        "assert not {'torch', 'sklearn', 'river', 'mlflow'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

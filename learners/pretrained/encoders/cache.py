@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import xxhash
 
 from learners.pretrained.encoders.base import Encoder
@@ -103,6 +102,8 @@ class FeatureCache:
 
 def arithmetic(encoder: Encoder) -> str:
     """Return what the rounding of an encoder depends on beside its fingerprint."""
+    import torch  # takes longer than the start of a command that needs none
+
     versions = [f"{name} {version(name)}" for name in encoder.libraries]
     cpu = torch.backends.cpu.get_cpu_capability()
     return " ".join([*versions, encoder.device, cpu, f"threads {torch.get_num_threads()}"])

@@ -257,8 +257,8 @@ class EvaluatorActor(MessageOutlet):
         self, namespace: str, made: Recipe, folder: Path, package: JobPackage, asks: bool
     ) -> None:
         super().__init__()
-        set_threads(1)
         package.unpack()
+        set_threads(1)
         self._namespace = namespace
         self._folder = folder
         self._scores = ServedPredictionScorer(made["task"], folder / "served.json")

@@ -61,9 +61,10 @@ class Replica:
     def __init__(
         self, namespace: str, recipe: Recipe, package: JobPackage, config: ServeConfig
     ) -> None:
+        loaded = package.unpack()
         set_threads(1)
         sys.setswitchinterval(0.0005)  # at most so long a request waits for a model being built
-        labels = label_producer(package.unpack())
+        labels = label_producer(loaded)
         self._namespace = namespace
         self._recipe = recipe
         self._encoders = load_encoders(recipe)
