@@ -6,6 +6,9 @@ STAMP  := $(VENV)/.installed
 # Torch alone takes every core and slows down when another process is busy.
 export OMP_NUM_THREADS ?= 1
 
+# Each of the processes that tests start would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Processes that run tests: two more than cores, as many tests wait for others' processes.
 WORKERS ?= 4
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
