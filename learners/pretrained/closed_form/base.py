@@ -21,7 +21,8 @@ from learners.networks.calibration import CalibrationConfig
 from learners.networks.class_outputs import ClassOutputs, unseen_classes
 from learners.networks.decision import DecisionConfig
 from learners.networks.encoders import Rows
-from learners.pretrained.closed_form.statistics import Statistics, grown
+from learners.pretrained.closed_form.solve_schedule import SolveSchedule
+from learners.pretrained.closed_form.statistics import Statistics
 from learners.pretrained.feature_maps import SAMPLE, RandomFeatures, RandomFeaturesConfig
 from learners.pretrained.rows import FeatureRows
 from streams.core.batch import Array, Batch, ClassName, Ints
@@ -44,9 +45,11 @@ class ClosedFormConfig(LearnerConfig):
     Attributes:
         scale: whether numbers and vectors are scaled by their mean and deviation.
         warm_up: events after which the scale stays. It has no effect on vectors of an encoder.
-        refit_every: events learned after which new weights are solved.
-        refit_growth: new weights are also solved once a class has grown by this share of its events
-            since the last solve. The first event of a class always counts.
+        refit_every: events learned after which new weights are solved; None: 500, or as
+            many as a solve costs where these are more.
+        refit_growth: new weights are also solved once the events have grown by this share since the
+            last solve, or those of a class have; ``SolveSchedule`` says when. The first event of a
+            class always counts.
         calibration: how probabilities are corrected; None: not at all.
         decision: the rule that chooses a class; None: ``argmax``.
         features: random features of the rows, which stand for them; None: the rows themselves.
@@ -54,8 +57,8 @@ class ClosedFormConfig(LearnerConfig):
 
     scale: bool = True
     warm_up: PositiveInt = 1000
-    refit_every: PositiveInt = 1000
-    refit_growth: NonNegativeFloat = 0.5
+    refit_every: PositiveInt | None = None
+    refit_growth: NonNegativeFloat = 1.0
     calibration: CalibrationConfig = "temperature"
     decision: DecisionConfig | None = None
     features: RandomFeaturesConfig | None = None
@@ -77,11 +80,10 @@ class ClosedFormLearner(Learner):
     how weights give scores (``scores``). The last two are functions of what they are given, so that
     a state has nothing hidden.
 
-    Nothing is solved for each event. ``learn`` solves once ``refit_every`` events have been learned
-    since the last solve, or a class is new or has grown by ``refit_growth``. It happens in
-    ``learn`` and never in ``predict``, which changes nothing; every micro-batch is predicted right
-    after such a step, so a solve at the next prediction would not be rarer. Weights are in the
-    state, so that predictions after a resume are the same.
+    Nothing is solved for each event: ``SolveSchedule`` says when. It happens in ``learn`` and never
+    in ``predict``, which changes nothing; every micro-batch is predicted right after such a step,
+    so a solve at the next prediction would not be rarer. Weights are in the state, so that
+    predictions after a resume are the same.
 
     While the scale of numbers still moves, labelled rows are kept, at most ``warm_up`` of them;
     when the scale changes, the sums are made anew from these. ``FeatureRows`` says when. So it is
@@ -107,7 +109,7 @@ class ClosedFormLearner(Learner):
         statistics: sums over the rows learned.
         weights: arrays that ``fit`` returned; empty before the first event. For classification
             ``seen`` (k,) bool marks the classes with events.
-        solves: how many times weights were solved.
+        schedule: when weights are solved.
     """
 
     Config = ClosedFormConfig
@@ -129,9 +131,8 @@ class ClosedFormLearner(Learner):
         self.targets = RunningMoments(())
         self.statistics = self._no_sums()
         self.weights: dict[str, Array] = {}
-        self.solves = 0
-        self._since_solve = 0
-        self._solved_counts = np.zeros_like(self.statistics.counts)
+        outputs = len(self.statistics.counts)
+        self.schedule = SolveSchedule(config.refit_every, config.refit_growth, outputs)
         self._kept: dict[str, Array] = {}
 
     def _no_sums(self) -> Statistics:
@@ -141,6 +142,7 @@ class ClosedFormLearner(Learner):
             if self.features is None or self.features.width != width:
                 self.features = RandomFeatures(self.config.features, width, self.seed)
             width = self.features.dimension
+        self._width = width
         statistics = self.new_statistics(width)
         if self.schema.task == "classification":
             statistics.grow(len(self.classes))
@@ -224,8 +226,8 @@ class ClosedFormLearner(Learner):
         self.add_rows(batch.ids, x, y)
         if not self._settled:
             self._keep(batch.ids, raw, y)
-        self._since_solve += len(y)
-        if self._due():
+        self.schedule.add(len(y), self._width)
+        if not self.lazy or self.schedule.due(self.statistics.counts, self._width):
             self._solve()
 
     def _clipped(self, y: Array) -> Array:
@@ -253,7 +255,6 @@ class ClosedFormLearner(Learner):
         if classes > len(self.statistics.counts):
             self.class_outputs.register(self.classes)
             self.statistics.grow(classes)
-            self._solved_counts = grown(self._solved_counts, classes)
 
     @property
     def _settled(self) -> bool:
@@ -285,24 +286,12 @@ class ClosedFormLearner(Learner):
         if self._settled:
             self._kept = {}
 
-    def _due(self) -> bool:
-        """Whether to solve new weights now."""
-        if not self.lazy or self._since_solve >= self.config.refit_every:
-            return True
-        counts, solved = self.statistics.counts, self._solved_counts
-        enough = counts >= (1 + self.config.refit_growth) * solved
-        return bool((enough & (counts > solved)).any())
-
     def _solve(self) -> None:
-        self._since_solve = 0
-        self._solved_counts = self.statistics.counts.copy()
-        if not self._solved_counts.any():
-            self.weights = {}
-            return
-        self.solves += 1
-        self.weights = self.fit()
-        if self.schema.task == "classification":
-            self.weights["seen"] = self._solved_counts > 0
+        counts = self.statistics.counts
+        self.schedule.solved(counts, self._width)
+        self.weights = self.fit() if counts.any() else {}
+        if self.weights and self.schema.task == "classification":
+            self.weights["seen"] = counts > 0
 
     def unlearn(self, batch: Batch) -> None:
         assert batch.y is not None
@@ -376,7 +365,7 @@ class ClosedFormLearner(Learner):
         return unseen_classes(self.config, classes)
 
     def metrics(self) -> dict[str, float]:
-        return {"solves": float(self.solves)}
+        return {"solves": float(self.schedule.solves)}
 
     def verify(self) -> None:
         for part in (self.statistics.state(), self.weights):
@@ -395,9 +384,7 @@ class ClosedFormLearner(Learner):
             "features": self._features_state(),
             "targets": self.targets.state(),
             "statistics": self.statistics.state(),
-            "solves": self.solves,
-            "since_solve": self._since_solve,
-            "solved_counts": self._solved_counts,
+            "schedule": self.schedule.state(),
             "class_outputs": self.class_outputs.state(),
             **weights,
             **kept,
@@ -411,12 +398,10 @@ class ClosedFormLearner(Learner):
         self._load_served(state)
         self.targets.load(state["targets"])
         self.statistics.load(state["statistics"])
-        self._since_solve = state["since_solve"]
-        self._solved_counts = np.array(state["solved_counts"])
         self._kept = copied(state.get("kept", {}))
         if not self.lazy:
             self._solve()
-        self.solves = state["solves"]
+        self.schedule.load(state["schedule"])
 
     def servable(self) -> State:
         return {

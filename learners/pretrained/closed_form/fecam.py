@@ -25,6 +25,8 @@ class FecamConfig(ClosedFormConfig):
         shrinkage: how many times the mean variance is added to variances, and the mean covariance
             to covariances.
         shared: events that the covariance within all classes counts as, in that of each class.
+        refit_growth: as in all closed forms; and the share of growth of all events after which the
+            covariance within all classes is made anew.
         tukey: the power of features in Tukey's transform; null: none. It suits features that are
             never negative, such as those behind a ReLU; negative ones count as 0.
     """
@@ -32,6 +34,7 @@ class FecamConfig(ClosedFormConfig):
     covariance: Literal["full", "diagonal"] = "full"
     shrinkage: NonNegativeFloat = 1.0
     shared: PositiveFloat = 50.0
+    refit_growth: NonNegativeFloat = 0.5
     tukey: float | None = Field(None, gt=0, le=1)
 
 

@@ -39,11 +39,11 @@ class Ranpac(ClosedFormLearner):
     does any order of the classes.
 
     Deviations from the paper: the ridge is chosen by generalised cross-validation, from the sums
-    alone, and not on a part of each task that is held back; it finds the same ridges, and every
-    event counts. Of ridges whose expected squared errors differ by less than 5%, the smallest is
-    taken: it distinguishes classes best. That choice is repeated whenever events have doubled. Rows
-    and targets are centred, so that the offset of a class is not penalised. For targets it is plain
-    regression.
+    alone, and not on a part of each task that is held back, so that every event counts. Of ridges
+    whose expected squared errors differ by less than 5%, the smallest is taken: it distinguishes
+    classes best. That choice is repeated whenever events are four times as many, once there is one
+    for every four features; before that, the ridge is 100. Rows and targets are centred, so that
+    the offset of a class is not penalised. For targets it is plain regression.
 
     Scores of classes are brought to the size of log-odds, by a factor of 2 ln(k) / (expected
     squared error) for k classes, from where the temperature starts.
@@ -78,7 +78,8 @@ class Ranpac(ClosedFormLearner):
             return problem.solve(self.config.ridge), problem.rows
         ridge = float(self.weights.get("ridge", START))
         chosen = int(self.weights.get("chosen", 0))
-        if chosen / 2 < problem.rows < chosen * 2:
+        few = len(problem.gram) // 4
+        if chosen / 4 < problem.rows < max(chosen * 4, few):
             return problem.solve(ridge), chosen
         tolerance = _TOLERANCE if self.schema.task == "classification" else 0.0
         return problem.search(ridge, tolerance), problem.rows

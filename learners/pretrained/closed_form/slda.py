@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field
 
 from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
 from learners.pretrained.closed_form.solvers.covariance import oas_share, solve_shrunk
@@ -28,11 +28,8 @@ class SldaConfig(ClosedFormConfig):
         class_prior: ``equal``; or ``counts``, by the events of each class so far.
         normalise: whether rows are brought to length 1. None: where the stream has one vector of
             unit scale, as an encoder gives.
-        refit_every: as in all closed forms. A solve takes about 4 ms for 384 numbers, 150 classes.
     """
 
-    refit_every: PositiveInt = 500
-    refit_growth: NonNegativeFloat = 0.2
     normalise: bool | None = None
     shrinkage: Share | Literal["oas"] = "oas"
     class_prior: Literal["equal", "counts"] = "equal"

@@ -10,6 +10,7 @@ from learners.checks import check_learner
 from learners.checks.case import Case, LearnerRun, with_example_settings
 from learners.pretrained.closed_form.prototype import Prototype, PrototypeConfig
 from learners.pretrained.closed_form.slda import Slda, SldaConfig
+from learners.pretrained.closed_form.solve_schedule import SolveSchedule
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
 from tests.learners.pretrained.closed_form.problems import (
@@ -25,28 +26,41 @@ from tests.learners.pretrained.closed_form.problems import (
 KINDS = ("prototype", "slda", "fecam")
 
 
-def test_a_solve_falls_due_by_events_growth_and_new_classes() -> None:
-    x, _ = vectors(600)
-    two = np.arange(600) % 2
-    learner = new("slda", refit_every=100, refit_growth=1.0)
-    learn(learner, events(x[:2], two[:2]), 2)
-    assert learner.solves == 1, "the first events are of new classes"
-    learn(learner, events(x[2:4], two[2:4]), 2)
-    assert learner.solves == 2, "both classes have doubled"
-    learn(learner, events(x[4:6], two[4:6]), 2)
-    assert learner.solves == 2
-    learn(learner, events(x[6:400], two[6:400]), 2)
-    solves = learner.solves
-    assert solves < 15, "it solves for each batch"
-    learn(learner, events(x[400:402], np.array([0, 2])), 2)
-    assert learner.solves == solves + 1, "a new class is not solved for at once"
-    assert learner.metrics() == {"solves": float(solves + 1)}
+def test_a_solve_falls_due_by_new_classes_growth_and_events() -> None:
+    schedule = SolveSchedule(None, 1.0, 0)
+
+    def solves(rows: int, *counts: int) -> bool:
+        schedule.add(rows, width=30)
+        due = schedule.due(np.array(counts), width=30)
+        if due:
+            schedule.solved(np.array(counts), width=30)
+        return due
+
+    assert solves(2, 2), "new"
+    assert not solves(1, 3)
+    assert solves(1, 4), "all events have doubled"
+    assert solves(1, 4, 1), "new"
+    assert not solves(1, 4, 2), "a solve costs as much as 12 events, and is not paid for"
+    assert solves(96, 100, 2)
+    assert solves(1, 100, 3, 1), "new"
+    for count in (2, 4, 8, 16, 32):
+        assert solves(1, 100, 3, count), "doubled, and paid for by the events before"
+    assert not solves(35, 100, 3, 66), "a class of many events"
+    assert solves(500, 190, 3, 66)
+    assert schedule.solves == 11
+
+
+def test_weights_are_solved_as_the_schedule_says() -> None:
+    x, y = vectors(400)
+    learner = learn(new("slda", refit_every=50, refit_growth=10.0), events(x, y), 10)
+    assert 8 <= learner.schedule.solves < 15
+    assert learner.metrics() == {"solves": float(learner.schedule.solves)}
 
 
 def test_weights_between_solves_are_in_the_state() -> None:
     x, y = vectors(500)
     learner = learn(new("slda", refit_every=1000, refit_growth=10.0), events(x, y))
-    assert learner._since_solve > 0
+    assert learner.schedule.state()["since"] > 0
     heir = new("slda", refit_every=1000, refit_growth=10.0)
     heir.load(copied(learner.state()))
     later, _ = vectors(50, seed=1)
