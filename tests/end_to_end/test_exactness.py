@@ -67,6 +67,7 @@ def killed_run(
                         break
                     if moment != "writing" and any(n.isdigit() for n in new):
                         break
+                    time.sleep(0.0005)  # a wait without it takes the core that the run needs
                 if moment == "later":
                     time.sleep(chance.uniform(0.0, 0.3))
             if process.poll() is None:
@@ -95,7 +96,7 @@ def test_killed_three_times_and_resumed_gives_the_same_bytes(
     summary: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    settings = ("--set", "learner.steps=1")
+    settings = ("--set", "learner.steps=1", "--max-events", "16000")
     everlearn("run", job, "--run-dir", tmp_path / "whole", *settings)
     whole = summary(tmp_path / "whole")
     broken, moments = killed_run(job, tmp_path / "broken", 4, 1, *settings)
@@ -116,7 +117,7 @@ def test_aggregates_are_the_same_after_kills_and_resumes(
     tmp_path: Path,
 ) -> None:
     settings = ("--set", "learner.steps=1", "--set", f"stream.aggregates={AGGREGATES}")
-    settings += ("--max-events", "12000")
+    settings += ("--max-events", "8000")
     everlearn("run", job, "--run-dir", tmp_path / "whole", *settings)
     everlearn("run", job, "--run-dir", tmp_path / "none", *settings[:2], *settings[4:])
     whole = summary(tmp_path / "whole")
@@ -133,8 +134,8 @@ def same(whole: dict[str, Any], broken: dict[str, Any]) -> None:
     assert broken["fates"] == whole["fates"]
     assert broken["cursor"] == whole["cursor"]
     assert online(broken) == online(whole)
-    assert sum(whole["fates"].values()) == whole["events"] == 45_312
-    assert whole["fates"]["probe"] > 500
+    assert sum(whole["fates"].values()) + whole["awaiting"] == whole["events"]
+    assert whole["fates"]["probe"] > 200
 
 
 def online(summary: dict[str, Any]) -> dict[str, float]:
@@ -145,6 +146,7 @@ def online(summary: dict[str, Any]) -> dict[str, float]:
 @pytest.mark.soak
 def test_killed_25_times_and_resumed_gives_the_same_bytes(job: Path, tmp_path: Path) -> None:
     whole = run(job, tmp_path / "whole")
+    assert whole["events"] == 45_312
     kills = []
     for seed in range(40):  # a run that has come to its end cannot be killed: more runs, then
         folder = tmp_path / f"broken{seed}"
