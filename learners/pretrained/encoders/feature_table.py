@@ -52,7 +52,7 @@ class FeatureTable:
         name: what the rows are, in a few words. A file of other rows is replaced.
 
     Raises:
-        LearnerError: the file cannot be made.
+        LearnerError: the file cannot be made, or there is no memory.
     """
 
     def __init__(self, dimension: int, size: int, file: Path | None = None, name: str = "") -> None:
@@ -71,7 +71,7 @@ class FeatureTable:
             storage = _Memory(total)
         else:
             head = {"everlearn": "features", "rows": name, "dimension": dimension}
-            storage = _File(file, total, self._rows_at, json.dumps({**head, "bytes": total}))
+            storage = _File(file, total, json.dumps({**head, "bytes": total}))
         self._storage = storage
         entries = storage.data[_HEAD : self._rows_at].view(np.uint64)
         self._entries = entries.reshape(self._buckets, WAYS, _ENTRY)
@@ -137,7 +137,10 @@ class _Memory:
     """Zeros in memory, of which the system provides those that are written to."""
 
     def __init__(self, size: int) -> None:
-        self.data: Array = np.zeros(size, np.uint8)
+        try:
+            self.data: Array = np.zeros(size, np.uint8)
+        except MemoryError:
+            raise LearnerError(f"there is no memory for a cache of {size} bytes") from None
 
     def write(self, offset: int, data: bytes) -> None:
         self.data[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
@@ -147,16 +150,16 @@ class _File:
     """A file, mapped into memory to be read.
 
     It is written by calls, and not through the map: on a full disk a call fails, where the map ends
-    the process. The rows of a new file are a hole, which takes no room until they are written.
+    the process. A new file is a hole, which takes no room until it is written to.
     """
 
-    def __init__(self, file: Path, size: int, entries_end: int, head: str) -> None:
+    def __init__(self, file: Path, size: int, head: str) -> None:
         try:
             if not _is_as_stated(file, size, head):
-                _make(file, size, entries_end, head)
+                _make(file, size, head)
             self._descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
             mapped = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise LearnerError(f"the cache {file} cannot be made: {one_line(error)}") from error
         self.data: Array = np.frombuffer(mapped, np.uint8)
 
@@ -179,14 +182,13 @@ def _is_as_stated(file: Path, size: int, head: str) -> bool:
         return False
 
 
-def _make(file: Path, size: int, entries_end: int, head: str) -> None:
+def _make(file: Path, size: int, head: str) -> None:
     """Make a file without rows, all at once for other processes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     own = file.with_name(f".{file.name}.{uuid4().hex}")
     try:
         with own.open("xb") as opened:
             opened.write(head.encode().ljust(_HEAD, b"\0"))
-            opened.write(bytes(entries_end - _HEAD))
             opened.truncate(size)
         try:
             os.link(own, file)  # fails if another process was faster, and that file is to be shared

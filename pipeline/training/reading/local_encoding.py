@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from learners.base import LearnerError
 from learners.pretrained.encoders.columns import ColumnEncoders
 from pipeline.config.job import LoadedJob
 from pipeline.config.sections import FeatureCacheConfig
@@ -36,11 +37,14 @@ class EncoderWorker:
     def __init__(self, encoders: ColumnEncoders, cache: FeatureCacheConfig, folder: Path) -> None:
         self._name = uuid.uuid4().hex
         self._encoders = encoders
+        size, place = cache.memory_mb, None
         if cache.folder is not None:
-            place = folder / Path(cache.folder).expanduser()
-            self._encoders = encoders.cached(cache.disk_mb * MB, place)
-        elif cache.memory_mb:
-            self._encoders = encoders.cached(cache.memory_mb * MB, None)
+            size, place = cache.disk_mb, folder / Path(cache.folder).expanduser()
+        if size:
+            try:
+                self._encoders = encoders.cached(size * MB, place)
+            except LearnerError as error:
+                raise LearnerError(f"encoders.cache: {error}") from error
         self._bytes, self._counted = 0, -COUNT_S
 
     def encode(self, raw: Mapping[str, Column]) -> Encoded:

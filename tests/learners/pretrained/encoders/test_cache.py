@@ -223,3 +223,10 @@ def test_a_torn_row_is_absent() -> None:
     found, of_key = table.get(keys)
     assert of_key.tolist() == [1]
     np.testing.assert_array_equal(found, rows[1:])
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_cache_that_is_larger_than_the_machine_is_refused(folder: bool, tmp_path: Path) -> None:
+    file = tmp_path / "features" if folder else None
+    with pytest.raises(LearnerError, match=r"cannot be made|no memory"):
+        FeatureTable(384, 10**21 if folder else 10**17, file)
