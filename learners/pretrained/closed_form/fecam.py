@@ -134,7 +134,7 @@ class Fecam(ClosedFormLearner):
     def scores(self, x: Array) -> Array:
         weights = self.weights
         means, forms = weights["means"], weights["forms"]
-        scores = np.empty((len(x), len(means)), np.float32)
+        scores = np.zeros((len(x), len(means)), np.float32)
         for code in np.flatnonzero(weights["counts"]).tolist():
             deviations = x - means[code]
             form = forms[code]

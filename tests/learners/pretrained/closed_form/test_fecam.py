@@ -1,5 +1,7 @@
 """fecam: Mahalanobis distances by covariances of each class."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,3 +93,14 @@ def test_diagonal_keeps_two_rows_of_numbers_for_a_class() -> None:
     assert isinstance(learner, Fecam)
     assert learner.statistics.products.shape == (CLASSES, WIDTH)
     assert (predicted(learner, x) == y).mean() > 0.5
+
+
+def test_used_memory_gives_no_scores_to_classes_without_events() -> None:
+    x, y = vectors(40)
+    learner = learn(new("fecam"), events(x, 2 * (y % 2)))
+    used = [np.full((40, len(learner.statistics.counts)), np.nan, np.float32) for _ in range(9)]
+    del used
+    assert (learner.scores(learner.transform(x))[:, 1] == 0).all()
+    proba = learner.predict(replace(events(x, y), y=None)).proba
+    assert proba is not None
+    assert np.isfinite(proba).all()
