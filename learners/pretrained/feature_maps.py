@@ -16,6 +16,7 @@ SAMPLE = 256
 """Rows of which the median heuristic takes the distances."""
 
 _MOST = 1e15  # numbers beyond it count as it, so that products are finite
+_OF_MEDIAN = 1.5
 _BLOCK = 16  # rows of a matrix product; see ``RandomFeatures.__call__``
 _KINDS = ("relu", "fourier")
 
@@ -26,8 +27,8 @@ class RandomFeaturesConfig(Settings):
     Attributes:
         kind: ``relu`` for max(x R, 0), or ``fourier`` for cos(x R / bandwidth + b).
         dimension: how many features. Accuracy grows with it, and so do the costs.
-        bandwidth: of Fourier features: rows much closer than this are alike. None: the median
-            distance between two rows of a sample.
+        bandwidth: of Fourier features: rows much closer than this are alike. None: 1.5 times
+            the median distance between two rows of a sample.
     """
 
     kind: Literal["relu", "fourier"] = "relu"
@@ -87,7 +88,10 @@ class RandomFeatures:
         self._matrix, self._phases = _draw(config.kind, width, config.dimension, seed)
 
     def fit(self, rows: Array) -> None:
-        """Set the bandwidth to the median distance of two of these rows (n, width), n >= 2.
+        """Set the bandwidth to 1.5 times the median distance of two rows of (n, width), n >= 2.
+
+        The median alone is the usual choice. On CLINC150, outdoor objects and digits 1.5 to 2 times
+        as much was better by 0.2 to 1 points; much less is worse than much more.
 
         Rows beyond the first ``SAMPLE`` are ignored. Where half of the pairs are equal, the
         bandwidth stays as it is.
@@ -100,7 +104,7 @@ class RandomFeatures:
         # Rounding makes equal rows about 1e-8 of their length apart.
         if median > 1e-6 * math.sqrt(float(squares.max(initial=0))):
             # In float32, so that an implementation of matrix products cannot be seen in it.
-            self.bandwidth = float(np.float32(median))
+            self.bandwidth = float(np.float32(_OF_MEDIAN * median))
         self.fitted = True
 
     def __call__(self, rows: Array) -> Array:

@@ -72,14 +72,14 @@ def test_weights_follow_from_the_seed_the_kind_and_the_widths() -> None:
     assert first[0, :4] == pytest.approx([0, 1.20153, 0.87863, 0.11929], abs=1e-4)
 
 
-def test_bandwidth_is_the_median_distance_of_the_sample() -> None:
+def test_bandwidth_follows_the_median_distance_of_the_sample() -> None:
     x, mapped = rows(SAMPLE), features("fourier")
     assert not mapped.fitted
     assert mapped.bandwidth == pytest.approx(math.sqrt(12))
     mapped.fit(np.concatenate([x, 1000 + x]))  # rows beyond the sample do not count
     distance = np.linalg.norm(x[:, None] - x, axis=2)[np.triu_indices(SAMPLE, 1)]
     assert mapped.fitted
-    assert mapped.bandwidth == pytest.approx(float(np.median(distance)), rel=1e-6)
+    assert mapped.bandwidth == pytest.approx(1.5 * float(np.median(distance)), rel=1e-6)
     again = features("fourier")
     again.load(mapped.state())
     assert np.array_equal(again(x), mapped(x))
