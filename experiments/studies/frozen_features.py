@@ -44,6 +44,7 @@ class Setting:
     """A scenario of the tables.
 
     Attributes:
+        scenario: of ``everlearn bench``.
         title: what stands above the table.
         note: what else is to be said.
         overrides: of all jobs.
@@ -53,6 +54,7 @@ class Setting:
         validation: ``stream.validation`` for the learning rate.
     """
 
+    scenario: str
     title: str
     note: str
     overrides: tuple[str, ...]
@@ -63,21 +65,38 @@ class Setting:
 
 
 FEATURES = "features={kind: relu, dimension: 2000}"
+MANY_CLASSES = "ranpac:refit_growth=3"
+"""With many classes, weights are solved less often than after half as many events of a class."""
 SCENARIOS: Mapping[str, Setting] = {
     "clinc150": Setting(
+        "clinc150",
         "CLINC150, 150 intents in 10 tasks, all-MiniLM-L6-v2",
         "Official split: 15,000 training and 4,500 test rows; 3,000 validation rows.",
         ("stream.encoder=minilm",),
         Budget(every=750, tests=None),
+        closed=("prototype", "slda", "fecam", MANY_CLASSES, "rls", "knn", "dkvb", "linear-probe"),
+        sizes=("slda", MANY_CLASSES),
+        validation="published",
+    ),
+    "clinc150-layers": Setting(
+        "clinc150",
+        "CLINC150, the last three layers of all-MiniLM-L6-v2",
+        "As above, with `stream.encoder={kind: minilm, layers: 3}`: vectors of 1,152 numbers.",
+        ("stream.encoder={kind: minilm, layers: 3}",),
+        Budget(every=750, tests=None),
+        closed=("prototype", "slda", MANY_CLASSES, "knn"),
+        sizes=("slda",),
         validation="published",
     ),
     "split-cifar-10": Setting(
+        "split-cifar-10",
         "Split-CIFAR-10, 5 tasks, EfficientNet-Lite0 at 128 pixels",
         "Images of CIFAR-10 are JPEG re-encoded.",
         ("stream.encoder={kind: efficientnet-lite0, size: 128}",),
         Budget(every=5000, tests=1000),
     ),
     "split-mnist": Setting(
+        "split-mnist",
         "Split-MNIST, 5 tasks, pixels",
         "",
         ("stream.encoder=identity",),
@@ -85,6 +104,7 @@ SCENARIOS: Mapping[str, Setting] = {
         closed=(*CLOSED, f"slda:{FEATURES}"),
     ),
     "permuted-mnist": Setting(
+        "permuted-mnist",
         "Permuted MNIST, 10 tasks of the same classes, pixels",
         "",
         ("stream.encoder=identity",),
@@ -92,6 +112,7 @@ SCENARIOS: Mapping[str, Setting] = {
         closed=(*CLOSED, f"slda:{FEATURES}"),
     ),
     "split-digits": Setting(
+        "split-digits",
         "Split-digits, 5 tasks, 64 pixels",
         "",
         ("stream.encoder=identity",),
@@ -103,13 +124,15 @@ PERCENT = {"acc": "ACC", "forgetting": "forgetting", "aaa": "AAA"}
 SHARED = "optimizer={kind: adam, lr: %s},steps=%s,model={kind: mlp, hidden: [128]}"
 
 
-def shared_settings(scenario: str, setting: Setting, out: Path, workers: int) -> str:
+def shared_settings(name: str, setting: Setting, out: Path, workers: int) -> str:
     """Return the settings with which replay has the best ACC on validation rows."""
     tried = [SHARED % pair for pair in product(RATES, STEPS)]
     learners = [f"replay:{settings}" for settings in tried]
     overrides = [*setting.overrides, f"stream.validation={setting.validation}"]
     budget = Budget(every=10**9, tests=500)
-    bench = Bench([scenario], learners, 1, out / f"{scenario}-rates", overrides, budget, workers)
+    bench = Bench(
+        [setting.scenario], learners, 1, out / f"{name}-rates", overrides, budget, workers
+    )
     results = bench.run(Console(stderr=True), print)
     acc = [mean(metric(_of(results, learner), "acc")) for learner in learners]
     return tried[int(np.argmax(acc))]
@@ -134,33 +157,39 @@ def with_bytes(size: int, learner: str, scenario: str, overrides: Sequence[str])
     return f"{learner},buffer.capacity={max((size - fixed) // row, 1)}"
 
 
-def arms_of(scenario: str, setting: Setting, closed: Results, shared: str) -> dict[str, str]:
+def arms_of(setting: Setting, closed: Results, shared: str) -> dict[str, str]:
     """Return the learners of the table beside those in closed form, by name."""
     arms = {}
     for kind in setting.sizes:
         size = max(result["state_bytes"] for result in _of(closed, kind))
         for learner in REHEARSAL:
             text = f"{learner}:{shared}"
-            arms[f"{learner}, bytes of {kind}"] = with_bytes(
-                size, text, scenario, setting.overrides
+            arms[f"{learner}, bytes of {kind.partition(':')[0]}"] = with_bytes(
+                size, text, setting.scenario, setting.overrides
             )
     return {**arms, "joint": f"joint:{shared}"}
 
 
-def tabulate(scenario: str, setting: Setting, seeds: int, out: Path, workers: int) -> list[str]:
+def tabulate(name: str, setting: Setting, seeds: int, out: Path, workers: int) -> list[str]:
     """Run the learners of a scenario; return the lines of its table."""
 
     def run(learners: Sequence[str]) -> Results:
         bench = Bench(
-            [scenario], learners, seeds, out / scenario, setting.overrides, setting.budget, workers
+            [setting.scenario],
+            learners,
+            seeds,
+            out / name,
+            setting.overrides,
+            setting.budget,
+            workers,
         )
         return bench.run(Console(stderr=True), print)
 
     cache = f"encoders.cache.folder={(out / 'cache').resolve()}"
     setting = replace(setting, overrides=(*setting.overrides, cache))
     closed = run(setting.closed)
-    shared = shared_settings(scenario, setting, out, workers)
-    arms = arms_of(scenario, setting, closed, shared)
+    shared = shared_settings(name, setting, out, workers)
+    arms = arms_of(setting, closed, shared)
     results = [*closed, *run(list(arms.values()))]
     names = {**{learner: learner for learner in setting.closed}, **arms}
     found = {name: _of(results, text) for name, text in names.items()}
@@ -216,9 +245,9 @@ def main() -> None:
     if unknown := set(given.scenarios) - set(SCENARIOS):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     order = [setting.title for setting in SCENARIOS.values()]
-    for scenario in given.scenarios:
-        setting = SCENARIOS[scenario]
-        lines = tabulate(scenario, setting, given.seeds, given.out, given.workers)
+    for name in given.scenarios:
+        setting = SCENARIOS[name]
+        lines = tabulate(name, setting, given.seeds, given.out, given.workers)
         write_section(RESULT, HEAD, setting.title, lines, order)
         print("\n".join(lines))
 
