@@ -117,7 +117,7 @@ SCENARIOS: Mapping[str, Setting] = {
         "",
         ("stream.encoder=identity",),
         Budget(),
-        closed=(*CLOSED, f"slda:{FEATURES}"),
+        closed=(*CLOSED, f"slda:{FEATURES}", "dkvb:scale=false"),
     ),
 }
 PERCENT = {"acc": "ACC", "forgetting": "forgetting", "aaa": "AAA"}
