@@ -112,6 +112,14 @@ SCENARIOS: Mapping[str, Setting] = {
         Budget(every=6000, tests=500),
         closed=(*CLOSED, f"slda:{FEATURES}"),
     ),
+    "outdoor": Setting(
+        "outdoor",
+        "Outdoor objects, 40 classes in 10 tasks, histograms of 21 numbers",
+        "Whole approaches to an object are held out.",
+        ("stream.encoder=identity",),
+        Budget(),
+        closed=(*CLOSED, f"slda:{FEATURES}"),
+    ),
     "split-digits": Setting(
         "split-digits",
         "Split-digits, 5 tasks, 64 pixels",
