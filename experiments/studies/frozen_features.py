@@ -8,12 +8,14 @@ replay. Learners with a buffer have as many bytes of state, all in all, as a lea
     python experiments/studies/frozen_features.py clinc150 --seeds 1
 
 Writes experiments/results/frozen_features.md. Encoders run once; later runs read their vectors from
-the folder of --out. A run that was stopped continues.
+the folder of --out. A run that was stopped continues; --finished prints what it has so far.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -21,7 +23,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from experiments.studies.comparison import Difference, metric, write_section
@@ -70,9 +71,9 @@ MANY_CLASSES = "ranpac:refit_growth=3"
 SCENARIOS: Mapping[str, Setting] = {
     "clinc150": Setting(
         "clinc150",
-        "CLINC150, 150 intents in 10 tasks, all-MiniLM-L6-v2",
+        "CLINC150, 150 intents in 10 tasks, the last layer of all-MiniLM-L6-v2",
         "Official split: 15,000 training and 4,500 test rows; 3,000 validation rows.",
-        ("stream.encoder=minilm",),
+        ("stream.encoder={kind: minilm, layers: 1}",),
         Budget(every=750, tests=None),
         closed=("prototype", "slda", "fecam", MANY_CLASSES, "rls", "knn", "dkvb", "linear-probe"),
         sizes=("slda",),
@@ -81,11 +82,11 @@ SCENARIOS: Mapping[str, Setting] = {
     "clinc150-layers": Setting(
         "clinc150",
         "CLINC150, the last three layers of all-MiniLM-L6-v2",
-        "As above, with `stream.encoder={kind: minilm, layers: 3}`: vectors of 1,152 numbers.",
-        ("stream.encoder={kind: minilm, layers: 3}",),
+        "As above, with `stream.encoder=minilm`: vectors of 1,152 numbers.",
+        ("stream.encoder=minilm",),
         Budget(every=750, tests=None),
-        closed=("prototype", "slda", MANY_CLASSES, "knn"),
-        sizes=("slda",),
+        closed=("prototype", "slda:refit_growth=3", MANY_CLASSES, "knn"),
+        sizes=("slda:refit_growth=3",),
         validation="published",
     ),
     "split-cifar-10": Setting(
@@ -126,7 +127,7 @@ SCENARIOS: Mapping[str, Setting] = {
         "",
         ("stream.encoder=identity",),
         Budget(),
-        closed=(*CLOSED, f"slda:{FEATURES}", "dkvb:scale=false"),
+        closed=(*CLOSED, f"slda:{FEATURES}"),
     ),
 }
 PERCENT = {"acc": "ACC", "forgetting": "forgetting", "aaa": "AAA"}
@@ -143,8 +144,8 @@ def shared_settings(name: str, setting: Setting, out: Path, workers: int) -> str
         [setting.scenario], learners, 1, out / f"{name}-rates", overrides, budget, workers
     )
     results = bench.run(Console(stderr=True), print)
-    acc = [mean(metric(_of(results, learner), "acc")) for learner in learners]
-    return tried[int(np.argmax(acc))]
+    best = max(results, key=lambda result: float(result["metrics"]["acc"]))
+    return tried[learners.index(best["learner"])]
 
 
 def with_bytes(size: int, learner: str, scenario: str, overrides: Sequence[str]) -> str:
@@ -166,23 +167,22 @@ def with_bytes(size: int, learner: str, scenario: str, overrides: Sequence[str])
     return f"{learner},buffer.capacity={max((size - fixed) // row, 1)}"
 
 
-def arms_of(setting: Setting, closed: Results, shared: str) -> dict[str, str]:
-    """Return the learners of the table beside those in closed form, by name."""
-    arms = {}
+def rehearsal(setting: Setting, closed: Results, shared: str) -> list[str]:
+    """Return the learners beside those in closed form, with as many bytes of state."""
+    learners = [f"joint:{shared}"]
     for kind in setting.sizes:
-        size = max(result["state_bytes"] for result in _of(closed, kind))
-        for learner in REHEARSAL:
-            text = f"{learner}:{shared}"
-            arms[f"{learner}, bytes of {kind.partition(':')[0]}"] = with_bytes(
-                size, text, setting.scenario, setting.overrides
-            )
-    return {**arms, "joint": f"joint:{shared}"}
+        size = max(result["state_bytes"] for result in closed if result["learner"] == kind)
+        learners += [
+            with_bytes(size, f"{learner}:{shared}", setting.scenario, setting.overrides)
+            for learner in REHEARSAL
+        ]
+    return learners
 
 
-def tabulate(name: str, setting: Setting, seeds: int, out: Path, workers: int) -> list[str]:
-    """Run the learners of a scenario; return the lines of its table."""
+def run(name: str, setting: Setting, seeds: int, out: Path, workers: int) -> Results:
+    """Run the learners of a scenario; return their results."""
 
-    def run(learners: Sequence[str]) -> Results:
+    def bench(learners: Sequence[str]) -> Results:
         bench = Bench(
             [setting.scenario],
             learners,
@@ -196,41 +196,67 @@ def tabulate(name: str, setting: Setting, seeds: int, out: Path, workers: int) -
 
     cache = f"encoders.cache.folder={(out / 'cache').resolve()}"
     setting = replace(setting, overrides=(*setting.overrides, cache))
-    closed = run(setting.closed)
+    closed = bench(setting.closed)
     shared = shared_settings(name, setting, out, workers)
-    arms = arms_of(setting, closed, shared)
-    results = [*closed, *run(list(arms.values()))]
-    names = {**{learner: learner for learner in setting.closed}, **arms}
-    found = {name: _of(results, text) for name, text in names.items()}
-    events = f"{results[0]['events']:,} events, {seeds} seeds."
-    lines = [f"\n## {setting.title}\n", f"{setting.note} {events}".strip(), "", *table(found), ""]
-    return [*lines, *(f"* {name}: `{text}`" for name, text in arms.items())]
+    return [*closed, *bench(rehearsal(setting, closed, shared))]
 
 
-def table(found: Mapping[str, Results]) -> list[str]:
-    """Return a row for each learner, the best ACC first."""
+def finished(folder: Path) -> Results:
+    """Return the results of the cells in a folder that have finished, by learner and seed."""
+    files = folder.glob("*/*/result.json")
+    results = [json.loads(file.read_text())["result"] for file in files]
+    return sorted(results, key=lambda result: (result["learner"], result["seed"]))
+
+
+def section(setting: Setting, results: Results) -> list[str]:
+    """Return the lines of a scenario."""
+    lines = [f"\n## {setting.title}\n", f"{setting.note} {results[0]['events']:,} events.".strip()]
+    stated = {r["learner"]: None for r in results if ":" in r["learner"]}
+    return [*lines, "", *table(results), "", *(f"* `{learner}`" for learner in stated)]
+
+
+def table(results: Results) -> list[str]:
+    """Return a row for each learner, the best ACC first. Differences are over common seeds."""
     lines = [
         f"| learner | {' | '.join(PERCENT.values())} | ACC less that of {BASE} | log-loss "
-        "| CPU s | state |",
-        "|---" * (len(PERCENT) + 5) + "|",
+        "| CPU s | state | seeds |",
+        "|---" * (len(PERCENT) + 6) + "|",
     ]
-    reference = metric(found[BASE], "acc")
+    found: dict[str, Results] = {}
+    for result in results:
+        found.setdefault(name_of(result["learner"]), []).append(result)
+    reference = {run["seed"]: run for run in found.get(BASE, [])}
     for name in sorted(found, key=lambda name: -mean(metric(found[name], "acc"))):
         runs = found[name]
         numbers = " | ".join(spread(metric(runs, key)) for key in PERCENT)
-        less = Difference.of(metric(runs, "acc"), reference).points if name != BASE else ""
+        less = _less(runs, reference) if name != BASE else ""
         losses = [run["metrics"].get("test_log_loss") for run in runs]
         loss = "" if None in losses else f"{mean(losses):.3f}"
         cpu = mean(run["cpu_seconds"] for run in runs)
-        size = max(run["state_bytes"] for run in runs)
-        lines.append(
-            f"| {name} | {numbers} | {less} | {loss} | {cpu:,.1f} | {size / 1e6:,.2f} MB |"
-        )
+        size = max(run["state_bytes"] for run in runs) / 1e6
+        costs = f"{loss} | {cpu:,.1f} | {size:,.2f} MB | {len(runs)}"
+        lines.append(f"| {name} | {numbers} | {less} | {costs} |")
     return lines
 
 
-def _of(results: Results, learner: str) -> list[dict[str, Any]]:
-    return [result for result in results if result["learner"] == learner]
+def _less(runs: Results, reference: Mapping[int, Mapping[str, Any]]) -> str:
+    """Return the difference in ACC from the runs of the same seeds."""
+    both = [(run, reference[run["seed"]]) for run in runs if run["seed"] in reference]
+    if not both:
+        return ""
+    own, others = (metric(each, "acc") for each in zip(*both, strict=True))
+    difference = Difference.of(own, others)
+    return difference.points if len(both) > 1 else f"{100 * difference.mean:+.1f}"
+
+
+def name_of(learner: str) -> str:
+    """Return a short name: the kind, with the settings that the rows of a table differ in."""
+    kind, _, settings = learner.partition(":")
+    if capacity := re.search(r"buffer\.capacity=(\d+)", settings):
+        return f"{kind}, {int(capacity[1]):,} events"
+    if "features=" in settings:
+        return f"{kind}, random features"
+    return kind
 
 
 HEAD = """# Learners on frozen features
@@ -250,13 +276,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/frozen_features"))
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--finished", action="store_true", help="run nothing")
     given = parser.parse_args()
     if unknown := set(given.scenarios) - set(SCENARIOS):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     order = [setting.title for setting in SCENARIOS.values()]
     for name in given.scenarios:
         setting = SCENARIOS[name]
-        lines = tabulate(name, setting, given.seeds, given.out, given.workers)
+        if given.finished:
+            results = finished(given.out / name)
+        else:
+            results = run(name, setting, given.seeds, given.out, given.workers)
+        lines = section(setting, results)
         write_section(RESULT, HEAD, setting.title, lines, order)
         print("\n".join(lines))
 

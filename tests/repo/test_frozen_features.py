@@ -24,18 +24,26 @@ def test_a_buffer_makes_the_state_as_large_as_stated(learner: str) -> None:
 
 
 def test_table_lists_the_best_first_and_pairs_seeds() -> None:
-    def result(acc: float, loss: float | None, cpu: float, size: int) -> dict[str, Any]:
+    def result(
+        learner: str, seed: int, acc: float, loss: float | None, cpu: float, size: int
+    ) -> dict[str, Any]:
         metrics = {"acc": acc, "forgetting": 0.1, "aaa": 0.5}
         extra = {} if loss is None else {"test_log_loss": loss}
-        return {"metrics": metrics | extra, "cpu_seconds": cpu, "state_bytes": size}
+        costs = {"cpu_seconds": cpu, "state_bytes": size}
+        return {"learner": learner, "seed": seed, "metrics": metrics | extra, **costs}
 
-    found = {
-        "joint": [result(0.5, 1.0, 2.0, 10**6), result(0.7, 2.0, 4.0, 2 * 10**6)],
-        "slda": [result(0.6, None, 1.0, 10**4), result(0.8, 1.0, 1.0, 10**4)],
-    }
-    rows = [row.split(" | ") for row in frozen_features.table(found)[2:]]
-    assert [row[0] for row in rows] == ["| slda", "| joint"]
+    shared = "optimizer={kind: adam, lr: 0.1},buffer.capacity=1234"
+    results = [
+        result("joint", 0, 0.5, 1.0, 2.0, 10**6),
+        result("joint", 1, 0.7, 2.0, 4.0, 2 * 10**6),
+        result("slda", 0, 0.6, None, 1.0, 10**4),
+        result("slda", 1, 0.8, 1.0, 1.0, 10**4),
+        result(f"replay:{shared}", 1, 0.4, 1.0, 1.0, 10**4),
+    ]
+    rows = [row.split(" | ") for row in frozen_features.table(results)[2:]]
+    assert [row[0] for row in rows] == ["| slda", "| joint", "| replay, 1,234 events"]
     assert rows[0][1] == "70.0±14"
     assert rows[0][4] == "+10.0 [+10.0, +10.0]"
-    assert rows[0][5:] == ["", "1.0", "0.01 MB |"]
-    assert rows[1][4:] == ["", "1.500", "3.0", "2.00 MB |"]
+    assert rows[0][5:] == ["", "1.0", "0.01 MB", "2 |"]
+    assert rows[1][4:] == ["", "1.500", "3.0", "2.00 MB", "2 |"]
+    assert rows[2][4] == "-30.0"
