@@ -262,10 +262,11 @@ def name_of(learner: str) -> str:
 HEAD = """# Learners on frozen features
 
 One pass, micro-batches of 10, no boundaries between tasks for the learners; ACC, forgetting and AAA
-in %, mean ± standard deviation over seeds. Differences are paired by seed, with 95% intervals.
-*state* is all that a checkpoint has of the learner; *CPU s* is learning and prediction of the
-stream, where vectors of encoders come from the cache. Learners in closed form have their defaults;
-learning rate and steps of the others were chosen by replay on validation rows. By
+in %, mean ± standard deviation over seeds. Differences are paired by seed, with 95% intervals where
+there are several. *state* is all that a checkpoint has of the learner; *CPU s* is learning and
+prediction of the stream, where vectors of encoders come from the cache. `joint` keeps every event;
+it is trained online like the others, and is no bound. Names with a number of events have a buffer
+of that size. Learners have their defaults, or the settings below the table. By
 `python experiments/studies/frozen_features.py`.
 """
 
