@@ -313,9 +313,18 @@ class ClosedFormLearner(Learner):
         return self._changed()
 
     def merge(self, other: Learner) -> None:
+        if not self.merges:
+            return super().merge(other)
+        if other is self:
+            raise LearnerError("a learner does not merge with itself: its events would count twice")
         if not isinstance(other, type(self)) or other.config != self.config:
             raise LearnerError(
                 f"learner {self.kind!r} merges only with a learner of the same kind and settings"
+            )
+        ours, theirs = self.schema, other.schema
+        if (ours.features, ours.task) != (theirs.features, theirs.task):
+            raise LearnerError(
+                f"learner {self.kind!r} merges only with a learner of the same columns and label"
             )
         self._require_fixed_scale("merge")
         if not self.rows.same_scale(other.rows):
@@ -337,7 +346,7 @@ class ClosedFormLearner(Learner):
             codes = self._codes(other.classes)
         self.statistics.merge(other.statistics, codes)
         self.version += other.version
-        self._solve()
+        return self._solve()
 
     def _require_fixed_scale(self, what: str) -> None:
         if not self._settled:

@@ -161,11 +161,19 @@ class RecursiveSums(Statistics):
                 "with learner.half_life the weight of an event depends on its age, which is not "
                 "known any more: only a learner without it can unlearn events"
             )
-        self.counts = counts_without(self.counts, self._codes(y))
+        counts = counts_without(self.counts, self._codes(y))
+        before = self.weights.copy(), self.covariance.copy()
         for start in range(0, len(x), _BLOCK):
             rows, outputs = self._expanded(x[start : start + _BLOCK], y[start : start + _BLOCK])
             through = self.covariance @ rows.T
             self._condition(rows @ through, through, outputs - rows @ self.weights, -1)
+        if not np.isfinite(self.covariance).all():
+            self.weights, self.covariance = before
+            raise LearnerError(
+                "the sums are less than these events alone: unlearn only events that this learner "
+                "has learned"
+            )
+        self.counts = counts
         self._rows -= len(x)
 
     def state(self) -> State:

@@ -140,6 +140,13 @@ def test_merge_refuses_what_cannot_be_added() -> None:
         learner.merge(new("slda"))
     with pytest.raises(LearnerError, match="same kind and settings"):
         learner.merge(new("prototype", distance="euclidean"))
+    with pytest.raises(LearnerError, match="with itself"):
+        learner.merge(learner)
+    with pytest.raises(LearnerError, match="same columns and label"):
+        learner.merge(new("prototype", width=WIDTH + 1))
+    for kind in ("rls", "knn"):
+        with pytest.raises(LearnerError, match=f"learner '{kind}' cannot merge"):
+            new(kind).merge(new(kind))
     numbers = Schema(tuple(Feature(f"x{i}", "numeric") for i in range(WIDTH)), "classification")
     config = PrototypeConfig(kind="prototype", warm_up=10)
     one, other = (Prototype(config, numbers, 0) for _ in range(2))

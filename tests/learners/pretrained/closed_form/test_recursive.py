@@ -122,3 +122,12 @@ def test_a_million_rows_leave_it_ridge_regression() -> None:
     exact = ridge(x, y, sums.state()["prior"] / 1000)
     np.testing.assert_allclose(sums.weights[:, 0], exact, rtol=1e-5, atol=1e-5)
     assert np.linalg.eigvalsh(sums.covariance)[0] > 0
+
+
+def test_what_was_never_learned_is_not_unlearned() -> None:
+    x, y = rows(200)
+    sums = learned(x, y)
+    before = digest(copied(sums.state()))
+    with pytest.raises(LearnerError, match="unlearn only events that this learner has learned"):
+        sums.subtract(9 * x[:150], y[:150])
+    assert digest(sums.state()) == before
