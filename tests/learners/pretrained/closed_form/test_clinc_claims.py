@@ -1,6 +1,6 @@
 """Claims on CLINC150: 150 intents, one pass through ``Learner.step``, MiniLM as the encoder.
 
-All sums at once give 0.9107 without a projection, 0.9420 with 2,000 features and 0.9516 with 5,000.
+The vectors are of its last three layers, as by default, or of the last one. They are encoded once.
 """
 
 from __future__ import annotations
@@ -27,21 +27,24 @@ ROOT = Path(__file__).parents[4]
 DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
 CLINC = DATA / "clinc150_full.json.gz"
 WIDE = {"kind": "relu", "dimension": 5000}
-FLOORS: list[tuple[dict[str, Any], float]] = [
-    ({"kind": "ranpac", "features": WIDE, "refit_growth": 3}, 0.950),
-    ({"kind": "ranpac"}, 0.940),
-    ({"kind": "ranpac", "features": None}, 0.910),
-    ({"kind": "prototype"}, 0.915),
-    ({"kind": "slda"}, 0.928),
-    ({"kind": "slda", "shrinkage": 1e-4}, 0.930),
-    ({"kind": "fecam"}, 0.930),
-    ({"kind": "rls"}, 0.910),
-    ({"kind": "knn", "neighbours": 20, "capacity": 15_000}, 0.900),
+FLOORS: list[tuple[int, dict[str, Any], float]] = [
+    (3, {"kind": "prototype"}, 0.918),
+    (3, {"kind": "slda"}, 0.943),
+    (3, {"kind": "slda", "shrinkage": 1e-4}, 0.943),
+    (3, {"kind": "ranpac"}, 0.948),
+    (3, {"kind": "ranpac", "features": WIDE}, 0.950),
+    (3, {"kind": "ranpac", "features": None}, 0.936),
+    (1, {"kind": "prototype"}, 0.914),
+    (1, {"kind": "slda"}, 0.928),
+    (1, {"kind": "fecam"}, 0.930),
+    (1, {"kind": "rls"}, 0.910),
+    (1, {"kind": "knn", "neighbours": 20, "capacity": 15_000}, 0.900),
 ]
+"""Layers, settings, and the accuracy on the test rows."""
 
 
 class Split(NamedTuple):
-    """Vectors (n, 384) and class codes (n,)."""
+    """Vectors (n, d) and class codes (n,)."""
 
     x: Array
     y: Ints
@@ -72,16 +75,20 @@ def batch_of(part: Split) -> Batch:
 
 @pytest.mark.claims
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("settings", "floor"), FLOORS, ids=lambda each: str(each))
+@pytest.mark.parametrize(("layers", "settings", "floor"), FLOORS, ids=lambda each: str(each))
 def test_one_pass_reaches_the_floor(
-    clinc: tuple[Split, Split], settings: dict[str, Any], floor: float
+    clinc: tuple[Split, Split], layers: int, settings: dict[str, Any], floor: float
 ) -> None:
-    train, test = clinc
+    # The last layer is at the end. It is scaled, which makes no difference to what these learn:
+    # they bring rows to length 1, or take any scale.
+    train, test = (Split(part.x[:, -384 * layers :], part.y) for part in clinc)
     order = np.random.default_rng(0).permutation(len(train.y))
     stream = batch_of(Split(train.x[order], train.y[order]))
     cls = find(learners.KINDS, Learner, settings["kind"])
     schema = Schema(
-        (Feature("text", "vector", (384,), unit=True),), "classification", stream.classes
+        (Feature("text", "vector", (train.x.shape[1],), unit=True),),
+        "classification",
+        stream.classes,
     )
     learner = cls(cls.Config.model_validate(settings), schema, 0)
     for part in stream.micro_batches(64):
