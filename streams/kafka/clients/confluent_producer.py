@@ -85,7 +85,7 @@ class ConfluentProducer(Producer):
                     headers = {name: value or b"" for name, value in record.headers() or ()}
                     yield ProducerRecord(*partition, record.key(), record.value(), headers)
                 if time.monotonic() - arrived > 2 * timeouts.BROKER_TIMEOUT_S:
-                    raise unavailable(self._servers)
+                    raise unavailable(self._servers, self._access.hinted("timed out"))
 
     def send(self, records: Sequence[ProducerRecord]) -> list[int]:
         outcomes: dict[int, Any] = {}  # the errors, by index
@@ -105,7 +105,7 @@ class ConfluentProducer(Producer):
                     if i not in too_large:
                         raise self._library.KafkaException(error)
                 if undelivered:
-                    raise unavailable(self._servers)
+                    raise unavailable(self._servers, self._access.hinted("timed out"))
             except BaseException:
                 self.close()  # drops its queue, which would be sent later
                 raise
@@ -224,7 +224,7 @@ class ConfluentProducer(Producer):
         native = self._library.TopicPartition(*partition)
         bounds = consumer.get_watermark_offsets(native, timeout=timeouts.BROKER_TIMEOUT_S)
         if bounds is None:
-            raise unavailable(self._servers)
+            raise unavailable(self._servers, self._access.hinted("timed out"))
         return int(bounds[0]), int(bounds[1])
 
     def _on_error(self, error: Any) -> None:

@@ -83,7 +83,7 @@ class KafkaPythonProducer(Producer):
                     arrived = time.monotonic()
                     yield from map(_producer_record, records)
                 if time.monotonic() - arrived > 2 * timeouts.BROKER_TIMEOUT_S:
-                    raise unavailable(self._servers)
+                    raise unavailable(self._servers, self._access.hinted("timed out"))
 
     def send(self, records: Sequence[ProducerRecord]) -> list[int]:
         too_large: list[int] = []
