@@ -47,9 +47,8 @@ class ClosedFormConfig(LearnerConfig):
         warm_up: events after which the scale stays. It has no effect on vectors of an encoder.
         refit_every: events learned after which new weights are solved; None: 500, or as
             many as a solve costs where these are more.
-        refit_growth: new weights are also solved once the events have grown by this share since the
-            last solve, or those of a class have; ``SolveSchedule`` says when. The first event of a
-            class always counts.
+        refit_growth: new weights are also solved once the events of a class have grown by this
+            share since the last solve. The first event of a class always counts.
         calibration: how probabilities are corrected; None: not at all.
         decision: the rule that chooses a class; None: ``argmax``.
         features: random features of the rows, which stand for them; None: the rows themselves.
@@ -58,7 +57,7 @@ class ClosedFormConfig(LearnerConfig):
     scale: bool = True
     warm_up: PositiveInt = 1000
     refit_every: PositiveInt | None = None
-    refit_growth: NonNegativeFloat = 1.0
+    refit_growth: NonNegativeFloat = 0.5
     calibration: CalibrationConfig = "temperature"
     decision: DecisionConfig | None = None
     features: RandomFeaturesConfig | None = None
@@ -226,7 +225,7 @@ class ClosedFormLearner(Learner):
         self.add_rows(batch.ids, x, y)
         if not self._settled:
             self._keep(batch.ids, raw, y)
-        self.schedule.add(len(y), self._width)
+        self.schedule.add(len(y))
         if not self.lazy or self.schedule.due(self.statistics.counts, self._width):
             self._solve()
 
@@ -288,7 +287,7 @@ class ClosedFormLearner(Learner):
 
     def _solve(self) -> None:
         counts = self.statistics.counts
-        self.schedule.solved(counts, self._width)
+        self.schedule.solved(counts)
         self.weights = self.fit() if counts.any() else {}
         if self.weights and self.schema.task == "classification":
             self.weights["seen"] = counts > 0

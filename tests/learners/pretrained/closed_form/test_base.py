@@ -30,24 +30,23 @@ def test_a_solve_falls_due_by_new_classes_growth_and_events() -> None:
     schedule = SolveSchedule(None, 1.0, 0)
 
     def solves(rows: int, *counts: int) -> bool:
-        schedule.add(rows, width=30)
+        schedule.add(rows)
         due = schedule.due(np.array(counts), width=30)
         if due:
-            schedule.solved(np.array(counts), width=30)
+            schedule.solved(np.array(counts))
         return due
 
     assert solves(2, 2), "new"
     assert not solves(1, 3)
-    assert solves(1, 4), "all events have doubled"
+    assert solves(1, 4), "doubled"
     assert solves(1, 4, 1), "new"
-    assert not solves(1, 4, 2), "a solve costs as much as 12 events, and is not paid for"
-    assert solves(96, 100, 2)
-    assert solves(1, 100, 3, 1), "new"
-    for count in (2, 4, 8, 16, 32):
-        assert solves(1, 100, 3, count), "doubled, and paid for by the events before"
-    assert not solves(35, 100, 3, 66), "a class of many events"
-    assert solves(500, 190, 3, 66)
-    assert schedule.solves == 11
+    assert solves(1, 4, 2), "doubled"
+    assert not solves(499, 7, 3)
+    assert solves(1, 7, 3), "500 events"
+    assert solves(40, 47, 3)
+    assert not solves(1, 94, 3), "doubled, right after a solve"
+    assert solves(1, 94, 3), "a solve costs as much as 12 events"
+    assert schedule.solves == 7
 
 
 def test_weights_are_solved_as_the_schedule_says() -> None:
