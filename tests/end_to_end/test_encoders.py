@@ -1,4 +1,4 @@
-"""Jobs whose columns go through encoders: one digest, whoever encodes and whoever is killed."""
+"""Jobs whose columns go through encoders: one digest, on any runner and after any kill."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ from streams.core.schema import Schema, Task
 from streams.core.state_dict import State, copied
 
 _STEP = 0.8  # of the outputs of an event, for its own gradient, where no learning rate is stated
-_KEPT_BATCH = 32  # labelled events that were kept are learned by so many at a time
-_ASIDE = 5  # of so many rows, one is left out of the fit, to show how far new ones are from keys
+_KEPT_BATCH = 32  # labelled events in a batch, where those that were kept are learned
+_ASIDE = 5  # one row of five is left out of the fit: it shows how far new rows are from keys
 _UNCOVERED = (
     "the keys of learner 'dkvb' do not cover the events of late: these are more than 1.5 times as "
     "far from their keys as the first ones (learner/key_error_ratio), and may be confused. Fit the "

@@ -51,7 +51,6 @@ def test_absurd_vectors_leave_finite_numbers(kind: str, settings: dict[str, Any]
 def test_one_absurd_target_does_not_spoil_the_others(
     kind: str, settings: dict[str, Any], absurd: float
 ) -> None:
-    """It counts as 100 deviations, which is still much for least squares of 2,000 targets."""
     x, _ = vectors(2000)
     y = x[:, 0].astype(np.float64)
     learner = _regression(kind, settings, x.shape[1])
@@ -63,7 +62,7 @@ def test_one_absurd_target_does_not_spoil_the_others(
             each.learn(part)
     learner.verify()
     errors = [np.abs(each.predict(events(x, y)).value - y).mean() for each in (learner, plain)]
-    assert errors[0] < errors[1] + 0.5 * np.abs(y).mean()
+    assert errors[0] < errors[1] + 0.25 * np.abs(y).mean()
 
 
 def _named(learner: ClosedFormLearner, batch: Batch) -> Batch:
