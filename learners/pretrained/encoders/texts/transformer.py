@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -16,8 +15,13 @@ from torch.nn import functional as F
 
 from learners.base import LearnerError
 from learners.pretrained.encoders.base import Encoder, EncoderConfig, fingerprint_of
-from learners.pretrained.encoders.libraries import import_extra, transformers_library
 from learners.pretrained.encoders.row_batches import RowBatches, move_network
+from learners.pretrained.encoders.texts.model_files import (
+    contents,
+    load_transformer,
+    model_folder,
+    tokens_of,
+)
 from streams.core.batch import Array, Column, Ints, Ragged
 from streams.core.errors import one_line
 from streams.core.schema import Feature
@@ -26,18 +30,6 @@ from streams.core.settings import locate
 Pooling = Literal["mean", "cls", "max"]
 
 _ROWS, _TOKENS = 32, 2048  # of a batch: more gain nothing on one core, and take memory
-_CHARACTERS = 64  # that a token may stand for
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "*.model",
-)
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 class TextConfig(EncoderConfig):
@@ -104,23 +96,11 @@ class TransformerEncoder(Encoder):
         self._batches = RowBatches(self._network, _ROWS, _TOKENS)
         self.dimension = self._probe()
         settings = (config.pooling, config.layers, config.max_tokens, config.normalise)
-        self.fingerprint = fingerprint_of(self.kind, settings, _contents(folder))
+        self.fingerprint = fingerprint_of(self.kind, settings, contents(folder))
 
     def _folder(self, config: Any) -> Path:
         """Return the folder with the files of the model."""
-        if Path(config.model).is_dir():
-            return Path(config.model)
-        hub = import_extra("huggingface_hub", "text", self.kind)
-        wanted = ["config.json", *_TOKENIZER_FILES, *_WEIGHTS]
-        try:
-            return Path(
-                hub.snapshot_download(config.model, revision=config.revision, allow_patterns=wanted)
-            )
-        except Exception as error:  # of the network, of the file system, or a name of no model
-            raise LearnerError(
-                f"model: {config.model!r} is no folder, and the hub does not give it: "
-                f"{one_line(error)}"
-            ) from error
+        return model_folder(config.model, config.revision, self.kind)
 
     def _probe(self) -> int:
         """Encode a text of the most tokens. Return the dimension."""
@@ -137,7 +117,7 @@ class TransformerEncoder(Encoder):
         assert isinstance(values, Ragged)
         if not len(values):
             return np.empty((0, self.dimension), np.float32)
-        tokens = self._tokens(values)
+        tokens = tokens_of(values, self._tokenizer, self._max_tokens)
         rows: list[Ints] = []
         vectors: list[Array] = []
         for of_one_length in _by_length(tokens):
@@ -147,24 +127,6 @@ class TransformerEncoder(Encoder):
         encoded = np.empty((len(values), vectors[0].shape[1]), np.float32)
         encoded[np.concatenate(rows)] = np.concatenate(vectors)
         return encoded
-
-    def _tokens(self, texts: Ragged) -> list[list[int]]:
-        """Return the tokens of each text."""
-        most = _CHARACTERS * self._max_tokens
-        bounds = (texts.bounds - texts.bounds[0]).tolist()
-        data = texts.values[texts.bounds[0] : texts.bounds[-1]].tobytes()
-        cut = [
-            data[start : min(stop, start + 4 * most)].decode(errors="replace")[:most]
-            for start, stop in pairwise(bounds)
-        ]
-        tokens: list[list[int]] = self._tokenizer(
-            cut,
-            truncation=True,
-            max_length=self._max_tokens,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
-        return tokens
 
     def move_to(self, device: str) -> None:
         move_network(self._network, device)
@@ -204,14 +166,7 @@ class _PooledModel(nn.Module):
 
 def _load(folder: Path, config: TextConfig) -> tuple[Any, _PooledModel]:
     """Return the tokenizer and the network of a folder. Never asks a network."""
-    with transformers_library(TransformerEncoder.kind) as transformers:
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = transformers.AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32
-            )
-        except Exception as error:  # whatever the files of a folder make it raise
-            raise LearnerError(f"model: {folder} cannot be loaded: {one_line(error)}") from error
+    tokenizer, model = load_transformer(folder, TransformerEncoder.kind)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if config.layers > (most := model.config.num_hidden_layers):
@@ -225,14 +180,3 @@ def _by_length(tokens: list[list[int]]) -> Iterator[list[int]]:
     for row, of_one in enumerate(tokens):
         rows[len(of_one)].append(row)
     yield from rows.values()
-
-
-def _contents(folder: Path) -> Iterator[bytes]:
-    """Yield the names and the contents of the files that determine the vectors."""
-    weights: list[Path] = []
-    for pattern in _WEIGHTS:
-        weights = weights or sorted(folder.glob(pattern))
-    named = [file for pattern in _TOKENIZER_FILES for file in sorted(folder.glob(pattern))]
-    for file in (folder / "config.json", *named, *weights):
-        yield file.name.encode()
-        yield file.read_bytes()
