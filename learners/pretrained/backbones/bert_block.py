@@ -1,0 +1,159 @@
+"""The blocks of BERT, as functions of frozen weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learners.pretrained.backbones.attention import Prefix, attend
+
+Adapter = Callable[[Tensor], Tensor]
+"""Maps (n, length, width) to what is added to the output of a feed-forward part, of that shape."""
+
+
+class Linear(NamedTuple):
+    """The weights of a linear map, or of a layer norm."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, *modules: Any) -> Self:
+        """Return copies of the weights of modules, one below the other."""
+        weight = torch.cat([module.weight.detach() for module in modules])
+        return cls(weight, torch.cat([module.bias.detach() for module in modules]))
+
+    def to(self, device: str) -> Self:
+        """Return the weights on a device."""
+        return type(self)(self.weight.to(device), self.bias.to(device))
+
+
+class Frozen:
+    """Weights that nothing trains: a dataclass with fields of type ``Linear``."""
+
+    def _linear(self) -> dict[str, Linear]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if isinstance(value, Linear)}
+
+    def weights(self) -> Iterator[Tensor]:
+        """Yield all weights, in a fixed order."""
+        for pair in self._linear().values():
+            yield from pair
+
+    def to(self, device: str) -> Self:
+        """Return the same on a device of torch."""
+        moved = {name: pair.to(device) for name, pair in self._linear().items()}
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class BertBlock(Frozen):
+    """A block of BERT (Devlin et al. 2019): attention, then a feed-forward part, each added to its
+    input and normalised *after* that.
+
+    Attributes:
+        projection: to queries, keys and values, one below the other.
+        attended: the linear map of what was attended to.
+        attention_norm: of the sum after attention.
+        up, down: the feed-forward part, with GELU between.
+        output_norm: of the sum after it.
+        heads: of attention.
+        epsilon: of the norms.
+    """
+
+    projection: Linear
+    attended: Linear
+    attention_norm: Linear
+    up: Linear
+    down: Linear
+    output_norm: Linear
+    heads: int
+    epsilon: float
+
+    @classmethod
+    def of(cls, layer: Any, heads: int, epsilon: float) -> BertBlock:
+        """Return the block of a ``BertLayer`` of transformers."""
+        attention, output = layer.attention.self, layer.attention.output
+        return cls(
+            projection=Linear.of(attention.query, attention.key, attention.value),
+            attended=Linear.of(output.dense),
+            attention_norm=Linear.of(output.LayerNorm),
+            up=Linear.of(layer.intermediate.dense),
+            down=Linear.of(layer.output.dense),
+            output_norm=Linear.of(layer.output.LayerNorm),
+            heads=heads,
+            epsilon=epsilon,
+        )
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Tensor:
+        """Return the hidden states (n, length, width) after the block.
+
+        Args:
+            hidden: (n, length, width).
+            mask: (n, length) bool, the tokens; None: all places are tokens.
+            prefix: keys and values before those of the tokens.
+            adapter: takes the input of the feed-forward part. What it gives is added to the output
+                of that part, before the norm: behind the norm it would leave the scale that the
+                next block expects.
+        """
+        asked = attend(F.linear(hidden, *self.projection), self.heads, mask, prefix)
+        hidden = self._norm(hidden + F.linear(asked, *self.attended), self.attention_norm)
+        inner = F.gelu(F.linear(hidden, *self.up))
+        output = hidden + F.linear(inner, *self.down)
+        if adapter is not None:
+            output = output + adapter(hidden)
+        return self._norm(output, self.output_norm)
+
+    def _norm(self, hidden: Tensor, norm: Linear) -> Tensor:
+        return F.layer_norm(hidden, hidden.shape[-1:], *norm, self.epsilon)
+
+
+@dataclass(frozen=True)
+class BertEmbeddings(Frozen):
+    """The input of the first block of BERT.
+
+    Attributes:
+        tokens: the vector (vocabulary, width) of each token.
+        positions: the vector (most tokens, width) of each place, with that of the first segment.
+        norm: of their sum.
+        epsilon: of the norm.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    norm: Linear
+    epsilon: float
+
+    @classmethod
+    def of(cls, module: Any, epsilon: float) -> BertEmbeddings:
+        """Return the input of a ``BertEmbeddings`` of transformers."""
+        segment = module.token_type_embeddings.weight[0].detach()
+        return cls(
+            tokens=module.word_embeddings.weight.detach(),
+            positions=module.position_embeddings.weight.detach() + segment,
+            norm=Linear.of(module.LayerNorm),
+            epsilon=epsilon,
+        )
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return the input (n, length, width) of the first block for tokens (n, length) int64."""
+        rows = F.embedding(tokens, self.tokens) + self.positions[: tokens.shape[1]]
+        return F.layer_norm(rows, rows.shape[-1:], *self.norm, self.epsilon)
+
+    def weights(self) -> Iterator[Tensor]:
+        yield from (self.tokens, self.positions, *self.norm)
+
+    def to(self, device: str) -> BertEmbeddings:
+        tokens, positions = self.tokens.to(device), self.positions.to(device)
+        return replace(self, tokens=tokens, positions=positions, norm=self.norm.to(device))
