@@ -53,7 +53,7 @@ def load_encoder(settings: str | Mapping[str, Any], feature: Feature, seed: int)
     except UnknownKindError as error:
         raise LearnerError(f"kind: {error}") from None
     except ValidationError as error:
-        raise LearnerError(_first_line(error)) from None
+        raise LearnerError(first_line(error)) from None
     return cls(config, feature, seed)
 
 
@@ -67,7 +67,7 @@ def located(settings: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     return {**settings, **paths}
 
 
-def _first_line(error: ValidationError) -> str:
+def first_line(error: ValidationError) -> str:
     """Return the first mistake of settings as ``key: message``."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))

@@ -66,11 +66,7 @@ class ImageEncoder(Encoder):
 
     def __init__(self, config: Any, feature: Feature, seed: int) -> None:
         super().__init__(config, feature, seed)
-        if feature.shape[0] not in _CHANNELS:
-            raise LearnerError(
-                f"encoder {self.kind!r} takes images of 1, 3 or 4 channels, and "
-                f"{feature.name!r} has {feature.shape[0]}"
-            )
+        check_channels(feature)
         body = self._body(config)
         self._network = _ImageNetwork(body, config.size).eval().requires_grad_(False)
         self._batches = RowBatches(self._network, _ROWS)
@@ -109,25 +105,52 @@ class ImageEncoder(Encoder):
         self._batches = RowBatches(self._network, rows)
 
 
+def check_channels(feature: Feature) -> None:
+    """Raise ``LearnerError`` where images have channels that no network takes."""
+    if feature.shape[0] not in _CHANNELS:
+        raise LearnerError(
+            f"pretrained networks take images of 1, 3 or 4 channels, and {feature.name!r} has "
+            f"{feature.shape[0]}"
+        )
+
+
+class Pixels(nn.Module):
+    """Scale images to what a network takes.
+
+    Args:
+        mean: (3,) of pixels from 0 to 1.
+        deviation: (3,).
+        size: height and width.
+    """
+
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float], size: int) -> None:
+        super().__init__()
+        self.size = (size, size)
+        white = 255 * torch.ones(3, 1, 1)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * white)
+        self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1) * white)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, 3, size, size) float32 of images (n, channels, height, width) uint8."""
+        assert isinstance(self.mean, Tensor)
+        assert isinstance(self.deviation, Tensor)
+        x = images.to(self.mean.device)[:, :3].float()
+        if x.shape[2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
+        return (x - self.mean) / self.deviation
+
+
 class _ImageNetwork(nn.Module):
     """Scale images, and apply a network."""
 
     def __init__(self, body: PretrainedBody, size: int) -> None:
         super().__init__()
         self.module = body.module
-        self.size = (size, size)
-        white = 255 * torch.ones(3, 1, 1)
-        self.register_buffer("mean", torch.tensor(body.mean).view(3, 1, 1) * white)
-        self.register_buffer("deviation", torch.tensor(body.deviation).view(3, 1, 1) * white)
+        self.pixels = Pixels(body.mean, body.deviation, size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (n, dimension) of images (n, channels, height, width) uint8."""
-        assert isinstance(self.mean, Tensor)
-        assert isinstance(self.deviation, Tensor)
-        x = images.to(self.mean.device)[:, :3].float()
-        if x.shape[2:] != self.size:
-            x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
-        features: Tensor = self.module((x - self.mean) / self.deviation)
+        features: Tensor = self.module(self.pixels(images))
         return features.flatten(2).mean(2) if features.ndim > 2 else features
 
 

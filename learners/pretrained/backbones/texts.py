@@ -1,0 +1,185 @@
+"""Transformers for texts of the architecture of BERT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from learners.base import LearnerError
+from learners.pretrained.backbones.attention import Prefix
+from learners.pretrained.backbones.base import Backbone, BackboneConfig, Hidden, mean_of_tokens
+from learners.pretrained.backbones.bert_block import Adapter, BertBlock, BertEmbeddings
+from learners.pretrained.encoders.base import fingerprint_of
+from learners.pretrained.encoders.texts.model_files import (
+    contents,
+    load_transformer,
+    minilm_folder,
+    model_folder,
+    tokens_of,
+)
+from streams.core.batch import Array, Column, Ints, Ragged
+from streams.core.errors import one_line
+from streams.core.schema import Feature
+from streams.core.settings import locate
+
+_NO_TOKEN = -1
+
+
+class TextBackboneConfig(BackboneConfig):
+    """Settings of a backbone for texts.
+
+    Attributes:
+        max_tokens: tokens of a text that count, special ones included; the rest is cut. A row has
+            as many places.
+    """
+
+    max_tokens: PositiveInt = Field(64, ge=2)
+
+
+class TransformersBackboneConfig(TextBackboneConfig):
+    """Settings of a backbone from the files of a model.
+
+    Attributes:
+        model: the name of a model of the Hugging Face hub, or a folder.
+        revision: a branch, tag or commit of that name; None: the main branch.
+    """
+
+    location_keys = frozenset({"model"})
+
+    model: str
+    revision: str | None = None
+
+    def located(self, folder: Path) -> Self:
+        named = locate(self.model, folder)
+        return super().located(folder) if named.is_dir() else self  # else a name of the hub
+
+
+class TextBackbone(Backbone):
+    """A frozen BERT (Devlin et al. 2019). A subclass says where its weights and tokens come from.
+
+    A row holds the tokens of a text, and -1 in the places behind. A row without any token counts as
+    one of the first token of the vocabulary.
+
+    Attributes:
+        embeddings: the input of the first block.
+    """
+
+    kinds = frozenset({"text"})
+    Config: ClassVar[type[BackboneConfig]] = TextBackboneConfig
+    batch_numbers: ClassVar[int | None] = 2048
+    embeddings: BertEmbeddings
+
+    def _set_up(
+        self, embeddings: BertEmbeddings, blocks: Sequence[BertBlock], max_tokens: int
+    ) -> None:
+        """Take over the weights."""
+        self.embeddings, self._blocks = embeddings, list(blocks)
+        most = len(embeddings.positions)
+        if max_tokens > most:
+            raise LearnerError(f"max_tokens: the model takes {most}, and not {max_tokens}")
+        vocabulary, self.width = embeddings.tokens.shape
+        self.blocks, self.heads = len(blocks), blocks[0].heads
+        self.row_shape = (max_tokens,)
+        self._dtype = np.int16 if vocabulary <= np.iinfo(np.int16).max else np.int32
+
+    def _tokens(self, texts: Ragged) -> Sequence[Sequence[int]]:
+        """Return the tokens of each text, at most ``max_tokens``."""
+        raise NotImplementedError
+
+    def rows(self, values: Column) -> Array:
+        assert isinstance(values, Ragged)
+        rows = np.full((len(values), *self.row_shape), _NO_TOKEN, self._dtype)
+        if len(values):
+            for row, tokens in zip(rows, self._tokens(values), strict=True):
+                row[: len(tokens)] = tokens
+        return rows
+
+    def lengths(self, rows: Array) -> Ints:
+        lengths: Ints = np.maximum((rows != _NO_TOKEN).sum(1), 1)
+        return lengths
+
+    def embed(self, rows: Tensor) -> Hidden:
+        lengths = (rows != _NO_TOKEN).sum(1).clamp(min=1)
+        longest, shortest = int(lengths.max()), int(lengths.min())
+        tokens = rows[:, :longest].to(self.device, torch.int64).clamp(min=0)
+        mask = None
+        if shortest < longest:
+            mask = torch.arange(longest) < lengths[:, None]
+            mask = mask.to(self.device)
+        return Hidden(self.embeddings(tokens), mask)
+
+    def block(
+        self,
+        i: int,
+        hidden: Hidden,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Hidden:
+        return Hidden(self._blocks[i](*hidden, prefix, adapter), hidden.mask)
+
+    def pool(self, hidden: Hidden, prompts: int = 0) -> Tensor:
+        """Return the mean over all tokens, as sentence-transformers do, or over the prompts."""
+        return hidden.states[:, :prompts].mean(1) if prompts else mean_of_tokens(hidden)
+
+    def weights(self) -> Iterator[Tensor]:
+        yield from self.embeddings.weights()
+        for block in self._blocks:
+            yield from block.weights()
+
+    def move_to(self, device: str) -> None:
+        try:
+            self.embeddings = self.embeddings.to(device)
+            self._blocks = [block.to(device) for block in self._blocks]
+        except (RuntimeError, AssertionError) as error:
+            raise LearnerError(f"there is no device {device!r}: {one_line(error)}") from error
+        self.device = device
+
+
+class TransformersBackbone(TextBackbone):
+    """A model of transformers of the type ``bert``, from a folder or the hub.
+
+    Others are refused: their blocks are made in another way.
+    """
+
+    kind = "transformers"
+    Config: ClassVar[type[BackboneConfig]] = TransformersBackboneConfig
+
+    def __init__(self, config: Any, feature: Feature) -> None:
+        super().__init__(config, feature)
+        folder = self._folder(config)
+        self._tokenizer, model = load_transformer(folder, self.kind)
+        self._max_tokens = config.max_tokens
+        about = model.config
+        for key, wanted in (("model_type", "bert"), ("hidden_act", "gelu"), ("is_decoder", False)):
+            if (stated := getattr(about, key, None)) != wanted:
+                raise LearnerError(
+                    f"model: its {key} is {stated!r}, and a backbone takes only {wanted!r}: use "
+                    "it as an encoder (stream.encoder), under a learner on vectors"
+                )
+        heads, epsilon = about.num_attention_heads, about.layer_norm_eps
+        blocks = [BertBlock.of(layer, heads, epsilon) for layer in model.encoder.layer]
+        self._set_up(BertEmbeddings.of(model.embeddings, epsilon), blocks, config.max_tokens)
+        self.fingerprint = fingerprint_of("bert", config.max_tokens, contents(folder))
+
+    def _folder(self, config: Any) -> Path:
+        """Return the folder with the files of the model."""
+        return model_folder(config.model, config.revision, self.kind)
+
+    def _tokens(self, texts: Ragged) -> Sequence[Sequence[int]]:
+        return tokens_of(texts, self._tokenizer, self._max_tokens)
+
+
+class MiniLmBackbone(TransformersBackbone):
+    """all-MiniLM-L6-v2, from an installed package: see the encoder ``minilm``."""
+
+    kind = "minilm"
+    Config = TextBackboneConfig
+
+    def _folder(self, config: Any) -> Path:
+        return minilm_folder(self.kind)
