@@ -2,9 +2,8 @@
 
 - ``base`` defines the interface, ``Backbone``.
 - ``registry`` finds and shares backbones: ``load_backbone``.
-- ``texts`` holds those for texts, over the blocks in ``bert_block``; ``vit`` those for images.
+- ``texts`` holds those for texts, over the blocks of BERT; ``vit`` those for images.
 - ``random_transformer`` is one with random weights: a control, which needs no files.
-- ``attention`` puts keys and values before those of a block.
 - ``trunk`` runs the blocks below the first trained part, and keeps what they give.
 
 Libraries for such parts, ``peft`` and ``adapters``, are not used. Both put modules into the model

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from learners.base import LearnerError
-from learners.pretrained.backbones.attention import Prefix
-from learners.pretrained.backbones.bert_block import Adapter
+from learners.pretrained.blocks.attention import Prefix
+from learners.pretrained.blocks.bert_block import Adapter
 from learners.pretrained.encoders.base import EncoderConfig
 from streams.core.batch import Array, Column, Ints
 from streams.core.schema import Feature, FeatureKind

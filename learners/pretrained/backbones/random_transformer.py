@@ -13,8 +13,9 @@ import xxhash
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from learners.pretrained.backbones.bert_block import BertBlock, BertEmbeddings, Linear
 from learners.pretrained.backbones.texts import TextBackbone, TextBackboneConfig
+from learners.pretrained.blocks.bert_block import BertBlock, BertEmbeddings
+from learners.pretrained.blocks.linear import Linear
 from learners.pretrained.encoders.base import fingerprint_of
 from streams.core.batch import Ragged
 from streams.core.schema import Feature

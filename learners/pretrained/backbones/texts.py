@@ -12,9 +12,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from learners.base import LearnerError
-from learners.pretrained.backbones.attention import Prefix
 from learners.pretrained.backbones.base import Backbone, BackboneConfig, Hidden, mean_of_tokens
-from learners.pretrained.backbones.bert_block import Adapter, BertBlock, BertEmbeddings
+from learners.pretrained.blocks.attention import Prefix
+from learners.pretrained.blocks.bert_block import (
+    Adapter,
+    BertBlock,
+    BertEmbeddings,
+    bert_parts,
+    difference_to_bert,
+)
 from learners.pretrained.encoders.base import fingerprint_of
 from learners.pretrained.encoders.texts.model_files import (
     contents,
@@ -155,16 +161,13 @@ class TransformersBackbone(TextBackbone):
         folder = self._folder(config)
         self._tokenizer, model = load_transformer(folder, self.kind)
         self._max_tokens = config.max_tokens
-        about = model.config
-        for key, wanted in (("model_type", "bert"), ("hidden_act", "gelu"), ("is_decoder", False)):
-            if (stated := getattr(about, key, None)) != wanted:
-                raise LearnerError(
-                    f"model: its {key} is {stated!r}, and a backbone takes only {wanted!r}: use "
-                    "it as an encoder (stream.encoder), under a learner on vectors"
-                )
-        heads, epsilon = about.num_attention_heads, about.layer_norm_eps
-        blocks = [BertBlock.of(layer, heads, epsilon) for layer in model.encoder.layer]
-        self._set_up(BertEmbeddings.of(model.embeddings, epsilon), blocks, config.max_tokens)
+        if (difference := difference_to_bert(model.config)) is not None:
+            key, stated, wanted = difference
+            raise LearnerError(
+                f"model: its {key} is {stated!r}, and a backbone takes only {wanted!r}: use "
+                "it as an encoder (stream.encoder), under a learner on vectors"
+            )
+        self._set_up(*bert_parts(model), config.max_tokens)
         self.fingerprint = fingerprint_of("bert", config.max_tokens, contents(folder))
 
     def _folder(self, config: Any) -> Path:

@@ -12,9 +12,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from learners.base import LearnerError
-from learners.pretrained.backbones.attention import Prefix, attend
 from learners.pretrained.backbones.base import Backbone, BackboneConfig, Hidden
-from learners.pretrained.backbones.bert_block import Adapter
+from learners.pretrained.blocks.attention import Prefix, attend
+from learners.pretrained.blocks.bert_block import Adapter
 from learners.pretrained.encoders.base import fingerprint_of
 from learners.pretrained.encoders.images.base import Pixels, check_channels
 from learners.pretrained.encoders.images.timm_models import load_timm

@@ -106,7 +106,8 @@ def arithmetic(encoder: Encoder) -> str:
 
     versions = [f"{name} {version(name)}" for name in encoder.libraries]
     cpu = torch.backends.cpu.get_cpu_capability()
-    return " ".join([*versions, encoder.device, cpu, f"threads {torch.get_num_threads()}"])
+    threads = f"threads {torch.get_num_threads()}"
+    return " ".join([*versions, encoder.rounding, encoder.device, cpu, threads])
 
 
 def _digests(values: Column) -> list[bytes]:

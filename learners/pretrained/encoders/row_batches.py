@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,14 @@ class RowBatches:
         return result if self._exact[shape] else self(batch)
 
 
-def move_network(network: nn.Module, device: str) -> None:
+class Movable(Protocol):
+    """What has weights of torch."""
+
+    def to(self, device: str) -> object:
+        """Move the weights to a device."""
+
+
+def move_network(network: Movable | nn.Module, device: str) -> None:
     """Move a network to a device. Raises ``LearnerError`` where there is none."""
     try:
         network.to(device)

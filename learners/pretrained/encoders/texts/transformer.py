@@ -10,12 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from learners.base import LearnerError
 from learners.pretrained.encoders.base import Encoder, EncoderConfig, fingerprint_of
 from learners.pretrained.encoders.row_batches import RowBatches, move_network
+from learners.pretrained.encoders.texts.hidden_layers import HiddenLayers, hidden_layers
 from learners.pretrained.encoders.texts.model_files import (
     contents,
     load_transformer,
@@ -93,6 +94,7 @@ class TransformerEncoder(Encoder):
         self._max_tokens = config.max_tokens
         folder = self._folder(config)
         self._tokenizer, self._network = _load(folder, config)
+        self.rounding = self._network.layers.rounding
         self._batches = RowBatches(self._network, _ROWS, _TOKENS)
         self.dimension = self._probe()
         settings = (config.pooling, config.layers, config.max_tokens, config.normalise)
@@ -129,30 +131,27 @@ class TransformerEncoder(Encoder):
         return encoded
 
     def move_to(self, device: str) -> None:
-        move_network(self._network, device)
+        move_network(self._network.layers, device)
         self.device = device
         self._batches = RowBatches(self._network, _ROWS, _TOKENS)
 
 
-class _PooledModel(nn.Module):
-    """A model and the pooling of its last layers."""
+class _PooledLayers:
+    """The pooling of the last layers of a model."""
 
-    def __init__(self, model: nn.Module, config: TextConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.pooling = config.pooling
-        self.layers = config.layers
-        self.normalise = config.normalise
+    def __init__(self, layers: HiddenLayers, config: TextConfig) -> None:
+        self.layers = layers
+        self._pooling = config.pooling
+        self._last = config.layers
+        self._normalise = config.normalise
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         """Return the vectors (n, dimension) of texts of one length (n, tokens)."""
-        if self.layers == 1:
-            pooled = self._pooled(self.model(input_ids=tokens).last_hidden_state)
-        else:
-            states = self.model(input_ids=tokens, output_hidden_states=True).hidden_states
-            each = [self._pooled(layer) for layer in states[-self.layers :]]
-            pooled = torch.cat([F.normalize(x, dim=1) * x.shape[1] ** 0.5 for x in each], 1)
-        return F.normalize(pooled, dim=1) if self.normalise else pooled
+        each = [self._pooled(layer) for layer in self.layers(tokens, self._last)]
+        if self._last > 1:
+            each = [F.normalize(x, dim=1) * x.shape[1] ** 0.5 for x in each]
+        pooled = torch.cat(each, 1)
+        return F.normalize(pooled, dim=1) if self._normalise else pooled
 
     def _pooled(self, layer: Tensor) -> Tensor:
         """Return one vector (n, ...) of each text, of the vectors (n, tokens, width) of a layer."""
@@ -161,17 +160,17 @@ class _PooledModel(nn.Module):
             "max": lambda: layer.amax(1),
             "cls": lambda: layer[:, 0],
         }
-        return torch.cat([parts[how]() for how in self.pooling], 1)
+        return torch.cat([parts[how]() for how in self._pooling], 1)
 
 
-def _load(folder: Path, config: TextConfig) -> tuple[Any, _PooledModel]:
+def _load(folder: Path, config: TextConfig) -> tuple[Any, _PooledLayers]:
     """Return the tokenizer and the network of a folder. Never asks a network."""
     tokenizer, model = load_transformer(folder, TransformerEncoder.kind)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if config.layers > (most := model.config.num_hidden_layers):
         raise LearnerError(f"layers: the model has {most}, and not {config.layers}")
-    return tokenizer, _PooledModel(model, config).eval().requires_grad_(False)
+    return tokenizer, _PooledLayers(hidden_layers(model), config)
 
 
 def _by_length(tokens: list[list[int]]) -> Iterator[list[int]]:

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learners.pretrained.backbones.attention import Prefix, attend
+from learners.pretrained.blocks.attention import Prefix, attend
+from learners.pretrained.blocks.linear import Linear
 
 Adapter = Callable[[Tensor], Tensor]
 """Maps (n, length, width) to what is added to the output of a feed-forward part, of that shape."""
-
-
-class Linear(NamedTuple):
-    """The weights of a linear map, or of a layer norm."""
-
-    weight: Tensor
-    bias: Tensor
-
-    @classmethod
-    def of(cls, *modules: Any) -> Self:
-        """Return copies of the weights of modules, one below the other."""
-        weight = torch.cat([module.weight.detach() for module in modules])
-        return cls(weight, torch.cat([module.bias.detach() for module in modules]))
-
-    def to(self, device: str) -> Self:
-        """Return the weights on a device."""
-        return type(self)(self.weight.to(device), self.bias.to(device))
 
 
 class Frozen:
@@ -90,6 +73,11 @@ class BertBlock(Frozen):
             epsilon=epsilon,
         )
 
+    def packed(self) -> BertBlock:
+        """Return the same block with linear maps that are faster without gradients."""
+        names = ("projection", "attended", "up", "down")
+        return replace(self, **{name: getattr(self, name).packed() for name in names})
+
     def __call__(
         self,
         hidden: Tensor,
@@ -107,10 +95,9 @@ class BertBlock(Frozen):
                 of that part, before the norm: behind the norm it would leave the scale that the
                 next block expects.
         """
-        asked = attend(F.linear(hidden, *self.projection), self.heads, mask, prefix)
-        hidden = self._norm(hidden + F.linear(asked, *self.attended), self.attention_norm)
-        inner = F.gelu(F.linear(hidden, *self.up))
-        output = hidden + F.linear(inner, *self.down)
+        asked = attend(self.projection.apply(hidden), self.heads, mask, prefix)
+        hidden = self._norm(hidden + self.attended.apply(asked), self.attention_norm)
+        output = hidden + self.down.apply(self.up.apply(hidden, gelu=True))
         if adapter is not None:
             output = output + adapter(hidden)
         return self._norm(output, self.output_norm)
@@ -157,3 +144,25 @@ class BertEmbeddings(Frozen):
     def to(self, device: str) -> BertEmbeddings:
         tokens, positions = self.tokens.to(device), self.positions.to(device)
         return replace(self, tokens=tokens, positions=positions, norm=self.norm.to(device))
+
+
+def difference_to_bert(config: Any) -> tuple[str, object, object] | None:
+    """Return in what a model of transformers differs from the blocks here, by its configuration.
+
+    Returns:
+        A key, its value, and the value that the blocks here are made for; None: it is the same.
+    """
+    made_for = {"model_type": "bert", "hidden_act": "gelu", "is_decoder": False}
+    for key, wanted in made_for.items():
+        if (stated := getattr(config, key, None)) != wanted:
+            return key, stated, wanted
+    key, wanted = "position_embedding_type", "absolute"
+    stated = getattr(config, key, wanted)
+    return None if stated == wanted else (key, stated, wanted)
+
+
+def bert_parts(model: Any) -> tuple[BertEmbeddings, list[BertBlock]]:
+    """Return the embeddings and the blocks of a ``BertModel`` of transformers."""
+    heads, epsilon = model.config.num_attention_heads, model.config.layer_norm_eps
+    blocks = [BertBlock.of(layer, heads, epsilon) for layer in model.encoder.layer]
+    return BertEmbeddings.of(model.embeddings, epsilon), blocks
