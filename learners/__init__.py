@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from learners.checks import check_learner, checks_for
 
 KINDS: dict[str, str] = {
+    "adapter": "learners.pretrained.adapters.adapter:Adapter",
     "avalanche": "learners.integrations.avalanche:AvalancheLearner",
     "der++": "learners.rehearsal.der_plus_plus:DerPlusPlus",
     "dkvb": "learners.pretrained.bottleneck.learner:DiscreteBottleneck",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.core.batch import Array, Batch, ClassName, Ints
-from streams.core.schema import Schema, Task
+from streams.core.schema import FeatureKind, Schema, Task
 from streams.core.settings import Settings
 from streams.core.state_dict import State, bytes_of
 from streams.operators.label_join import Revealed
@@ -149,6 +149,7 @@ class Learner(ABC):
         unlearns: ``unlearn`` removes what it has learned of events.
         forgets_classes: ``forget_class`` removes what it has learned of a class.
         merges: ``merge`` adds what another learner has learned.
+        example_column: the kind of the columns that ``example`` is for.
         baseline: it serves as a reference, and need not learn from the features.
         remedy: what to do where its numbers are no longer finite, for the message.
         version: how many times it has learned.
@@ -169,6 +170,7 @@ class Learner(ABC):
     forgets_classes: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
+    example_column: ClassVar[FeatureKind] = "numeric"
     remedy: ClassVar[str] = (
         "mend or leave out that value, or, in a new run, scale and clip the features "
         "(stream.standardise) or lower the learning rate"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from learners.base import Learner, Prediction
-from streams.core.batch import Array, Batch, ClassName
+from streams.core.batch import Array, Batch, ClassName, Features, Ragged
 from streams.core.schema import Feature, Schema, Task
 from streams.core.state_dict import digest
 from streams.operators.label_join import Revealed
@@ -50,9 +50,16 @@ class Case:
     task: Task
     make: Make
 
+    @property
+    def texts(self) -> bool:
+        """Whether events are texts, and not numbers."""
+        return self.cls.example_column == "text"
+
     def schema(self, classes: tuple[ClassName, ...] = ()) -> Schema:
         """Return the schema of the streams, with these stated classes."""
-        return Schema(tuple(Feature(f"x{i}", "numeric") for i in range(WIDTH)), self.task, classes)
+        columns = [Feature(f"x{i}", "numeric") for i in range(WIDTH)]
+        features = [Feature("text", "text")] if self.texts else columns
+        return Schema(tuple(features), self.task, classes)
 
     def new(self, seed: int = 1) -> Learner:
         """Return a new learner."""
@@ -69,8 +76,21 @@ class Case:
             x[np.arange(n), y] += 5
         ids = rng.permutation(10 * n)[:n].astype(np.int64)
         offset = np.arange(n)
-        batch = Batch(ids, offset * 60.0, x, np.zeros(n, np.int32), offset, y, classes=names)
+        features: Features = {"text": _texts(x)} if self.texts else x
+        batch = Batch(ids, offset * 60.0, features, np.zeros(n, np.int32), offset, y, classes=names)
         return replace(batch, key=offset % 4) if "sequences" in self.cls.handles else batch
+
+    def wild(self, batch: Batch, rows: Array) -> Batch:
+        """Return the batch with quite other features in these rows (n,) bool."""
+        if isinstance(batch.x, np.ndarray):
+            return replace(batch, x=np.where(rows[:, None], 1e6 * (1 + batch.x), batch.x))
+        column = batch.x["text"]
+        assert isinstance(column, Ragged)
+        texts = [
+            f"wild {i}" if r else t
+            for i, (t, r) in enumerate(zip(column.texts(), rows, strict=True))
+        ]
+        return replace(batch, x={"text": Ragged.of_text(texts)})
 
     def fingerprint(self, learner: Learner) -> str:
         """Return a digest of the state, or of some predictions where the state is opaque."""
@@ -79,6 +99,12 @@ class Case:
         prediction = learner.predict(replace(self.stream(50, seed=9), y=None))
         proba = {} if prediction.proba is None else {"proba": prediction.proba}
         return digest({"value": prediction.value, **proba})
+
+
+def _texts(x: Array) -> Ragged:
+    """Return rows of numbers (n, d) as texts: a word for each that does not round to 0."""
+    rows = np.rint(x).astype(int).tolist()
+    return Ragged.of_text(" ".join(f"x{i}:{v}" for i, v in enumerate(row) if v) for row in rows)
 
 
 class LearnerRun:

@@ -70,6 +70,8 @@ _FOR_ALL: tuple[Promise, ...] = (
     accepts_or_refuses_columns,
     refuses_what_it_does_not_declare,
 )
+_OF_NUMBERS: tuple[Promise, ...] = (accepts_any_layout, shows_that_it_is_not_finite)
+"""Those that are about features that are numbers."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def _promises(cls: type[Learner], task: Task) -> list[Promise]:
     if not handles(cls, task):
         return [refuses_other_tasks]
     promises = [*_FOR_ALL]
+    if cls.example_column != "numeric":
+        promises = [promise for promise in promises if promise not in _OF_NUMBERS]
     if task == "classification":
         promises += [
             accepts_classes_at_any_time if many_classes(cls) else refuses_a_third_class,

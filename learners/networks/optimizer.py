@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
-from torch import Tensor
+from torch import Tensor, nn
 
 from learners.base import LearnerError
 from learners.networks import modules as models
@@ -128,7 +128,8 @@ class FlatOptimizer:
 
     Args:
         config: the optimizer and its settings.
-        net: the network. Its parameters are replaced by views.
+        net: the network, or other modules; only a ``Net`` can grow. Its parameters are replaced by
+            views.
 
     Raises:
         LearnerError: the parameters are not all of one dtype.
@@ -139,7 +140,7 @@ class FlatOptimizer:
             They grow with the weights, by zeros, and are part of the state.
     """
 
-    def __init__(self, config: Adam | Sgd, net: models.Net) -> None:
+    def __init__(self, config: Adam | Sgd, net: nn.Module) -> None:
         self._config = config
         self._net = net
         table = getattr(net, "table", None)
@@ -254,6 +255,7 @@ class FlatOptimizer:
         outputs are drawn, or left open to be loaded where ``drawn`` is false.
         """
         known = self.state()
+        assert isinstance(self._net, models.Net)
         models.grow(self._net, outputs, drawn)
         self._bind()
         self.load(known)
@@ -264,6 +266,7 @@ class FlatOptimizer:
         The optimizer state of old inputs stays, that of new ones starts afresh.
         """
         known = self.state()
+        assert isinstance(self._net, models.Net)
         models.grow_inputs(self._net, inputs)
         self._bind()
         self.load(known)

@@ -156,6 +156,12 @@ def prepend(hidden: Hidden, prompts: Tensor) -> Hidden:
     return Hidden(states, mask)
 
 
+def without_prompts(hidden: Hidden, count: int) -> Hidden:
+    """Return hidden states without the first ``count`` places."""
+    mask = hidden.mask
+    return Hidden(hidden.states[:, count:], None if mask is None else mask[:, count:])
+
+
 def mean_of_tokens(hidden: Hidden) -> Tensor:
     """Return the mean (n, width) over the tokens of each row."""
     if hidden.mask is None:

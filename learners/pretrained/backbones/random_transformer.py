@@ -22,6 +22,7 @@ from streams.core.schema import Feature
 
 _WORDS = re.compile(rb"[^\s]+")
 _EPSILON = 1e-12
+_SCALE = 0.55  # 0.02 * sqrt(768): what weights of BERT are drawn with, at its width
 
 
 class RandomTransformerConfig(TextBackboneConfig):
@@ -52,8 +53,8 @@ class RandomTransformerBackbone(TextBackbone):
     """A BERT whose weights are drawn from a seed, over hashed words.
 
     It shows what the weights of a pretrained one are good for, and runs without any file. Weights
-    are drawn as BERT's are before its training, from a normal distribution; of a deviation of
-    1 / sqrt(inputs) and not of 0.02, so that a narrow one mixes tokens too. A text is its words
+    are drawn as BERT's are before its training, from a normal distribution. Its deviation is
+    0.55 / sqrt(inputs), which at the width of BERT is the 0.02 of the paper. A text is its words
     between spaces, after one token that begins every text.
     """
 
@@ -68,7 +69,7 @@ class RandomTransformerBackbone(TextBackbone):
         norm = Linear(torch.ones(width), torch.zeros(width))
 
         def linear(inputs: int, outputs: int) -> Linear:
-            return Linear(draw(outputs, inputs) / inputs**0.5, torch.zeros(outputs))
+            return Linear(draw(outputs, inputs) * (_SCALE / inputs**0.5), torch.zeros(outputs))
 
         def table(rows: int) -> Tensor:
             return draw(rows, width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
@@ -35,17 +34,19 @@ def backbone_class(kind: str) -> type[Backbone]:
     return find(KINDS, Backbone, kind)  # type: ignore[type-abstract]
 
 
-def backbone_config(settings: str | Mapping[str, Any]) -> BackboneConfig:
+def backbone_config(settings: str | Mapping[str, Any] | BackboneConfig) -> BackboneConfig:
     """Return checked settings.
 
     Args:
-        settings: the kind or import path of a backbone; or a mapping with that as ``kind``, and its
-            settings.
+        settings: the kind or import path of a backbone; a mapping with that as ``kind``, and its
+            settings; or such settings, already checked.
 
     Raises:
         LearnerError: there is no such backbone, or its settings are wrong. The message names the
             remedy, and not the place.
     """
+    if isinstance(settings, BackboneConfig):
+        return settings
     given = {"kind": settings} if isinstance(settings, str) else dict(settings)
     if "kind" not in given:
         raise LearnerError(f"kind: name a backbone. There are: {', '.join(sorted(KINDS))}")
@@ -57,16 +58,8 @@ def backbone_config(settings: str | Mapping[str, Any]) -> BackboneConfig:
         raise LearnerError(first_line(error)) from None
 
 
-def located(settings: str | Mapping[str, Any], folder: Path) -> str | Mapping[str, Any]:
-    """Return settings with the paths of files made absolute."""
-    if isinstance(settings, str):
-        return settings
-    config = backbone_config(settings).located(folder)
-    return config.model_dump(mode="json", exclude_unset=True)
-
-
 def load_backbone(
-    settings: str | Mapping[str, Any], feature: Feature, device: str = "cpu"
+    settings: str | Mapping[str, Any] | BackboneConfig, feature: Feature, device: str = "cpu"
 ) -> Backbone:
     """Return the backbone of a column. Learners with equal settings share one while any uses it.
 

@@ -32,6 +32,7 @@ CASES = [
     for kind, cls in sorted(LEARNERS.items())
     for task in ("classification", "regression")
     for scaled in (False, True)
+    if not (scaled and cls.example_column == "text")  # there is nothing to scale
     if task in cls.handles or (task == "classification" and "binary" in cls.handles)
 ]
 
@@ -49,11 +50,16 @@ def parts_of(kind: str, task: Any, scaled: bool, aggregates: Any = None) -> Part
     time = np.arange(N) * 60.0
     time[STOP:] -= 59.9 + 59.99 * np.minimum(np.arange(N - STOP), SIZE - 1)
     columns = {f"x{i}": x[:, i] for i in range(4)} | {"t": time, "y": y}
+    if cls.example_column == "text":
+        words = [" ".join(f"x{i}:{v:.0f}" for i, v in enumerate(row)) for row in x]
+        columns = {"text": words, "t": time, "y": y}
     if aggregates is not None:
         columns["c"] = np.array(["u", "v", "w"])[rng.integers(0, 3, N)]
     pq.write_table(pa.table(columns), "data.parquet")
     stream = {"kind": "recorded", "path": "data.parquet", "label": "y", "time": "t"}
     stream |= {"batch_size": SIZE, "label_delay": {"seconds": 1000}}
+    if cls.example_column == "text":
+        stream["features"] = {"text": ["text"]}
     if aggregates is not None:
         stream["aggregates"] = aggregates
     if scaled:

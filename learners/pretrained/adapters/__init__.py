@@ -1,0 +1,5 @@
+"""Learners by adapters: small maps beside the feed-forward parts of a frozen backbone.
+
+- ``parallel`` holds the adapter itself, and parts with one in each upper block.
+- ``adapter`` trains one in each upper block.
+"""

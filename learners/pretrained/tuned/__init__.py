@@ -1,0 +1,6 @@
+"""Learners that train small parts inside a frozen backbone.
+
+- ``base`` holds what they share: ``TunedLearner`` and ``TunedConfig``.
+- ``parts`` defines what is trained inside: ``TunedParts``.
+- ``prototypes`` holds the loss that trains it.
+"""
