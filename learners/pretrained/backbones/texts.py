@@ -72,6 +72,8 @@ class TextBackbone(Backbone):
     A row holds the tokens of a text, and -1 in the places behind. A row without any token counts as
     one of the first token of the vocabulary.
 
+    Its blocks are there twice: also in a layout that is faster, and has no gradients.
+
     Attributes:
         embeddings: the input of the first block.
     """
@@ -86,6 +88,7 @@ class TextBackbone(Backbone):
     ) -> None:
         """Take over the weights."""
         self.embeddings, self._blocks = embeddings, list(blocks)
+        self._packed = [block.packed() for block in blocks]
         most = len(embeddings.positions)
         if max_tokens > most:
             raise LearnerError(f"max_tokens: the model takes {most}, and not {max_tokens}")
@@ -127,7 +130,8 @@ class TextBackbone(Backbone):
         prefix: Prefix | None = None,
         adapter: Adapter | None = None,
     ) -> Hidden:
-        return Hidden(self._blocks[i](*hidden, prefix, adapter), hidden.mask)
+        blocks = self._blocks if torch.is_grad_enabled() else self._packed
+        return Hidden(blocks[i](*hidden, prefix, adapter), hidden.mask)
 
     def pool(self, hidden: Hidden, prompts: int = 0) -> Tensor:
         """Return the mean over all tokens, as sentence-transformers do, or over the prompts."""
@@ -142,6 +146,7 @@ class TextBackbone(Backbone):
         try:
             self.embeddings = self.embeddings.to(device)
             self._blocks = [block.to(device) for block in self._blocks]
+            self._packed = self._blocks  # the layout is one for CPUs
         except (RuntimeError, AssertionError) as error:
             raise LearnerError(f"there is no device {device!r}: {one_line(error)}") from error
         self.device = device
