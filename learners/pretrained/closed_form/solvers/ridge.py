@@ -123,7 +123,8 @@ class Problem:
 
     def search(self, start: float, tolerance: float = 0.0) -> Solution:
         """Return the solution of the least expected error near a ridge, or, with a ``tolerance``,
-        that of the smallest ridge below it whose error is greater by this share at most.
+        that of the smallest ridge below it whose error is greater by this share at most. Neither is
+        smaller than a ridge for which rounding leaves a solution.
 
         The search goes in steps of a factor of sqrt(10), and stops where the error no longer falls.
         Below a ridge of 1 it does not go: where features are as many as rows, they fit all of
@@ -142,7 +143,7 @@ class Problem:
         most = best.error * (1 + tolerance)
         while tolerance and (ridge := best.ridge / _STEP) * 1.001 >= _LEAST:
             other = self.solve(ridge)
-            if not other.error <= most:
+            if other.ridge > ridge or not other.error <= most:  # none as small has a solution
                 break
             best = other
         return best

@@ -89,3 +89,17 @@ def test_few_rows_and_equal_features_can_be_solved() -> None:
     x[:, 1] = x[:, 0]
     solved = problem(x, y).search(START)
     assert np.isfinite(solved.w).all()
+
+
+@pytest.mark.timeout(20)
+def test_a_search_ends_where_rounding_leaves_no_solution_for_small_ridges() -> None:
+    """Features that hardly vary beside their mean leave a matrix that is not positive definite."""
+    n = 1_000_000
+    diagonal = np.full(WIDTH, float(n))
+    diagonal[-1] = -100.0
+    posed = Problem(
+        np.diag(diagonal), np.zeros((WIDTH, 1)), float(n), n, np.zeros(WIDTH), np.zeros(1)
+    )
+    found = posed.search(1000.0, tolerance=0.05)
+    assert 100 < found.ridge < 1000
+    assert np.isfinite(found.w).all()
