@@ -16,6 +16,7 @@ SAMPLE = 256
 """Rows of which the median heuristic takes the distances."""
 
 _MOST = 1e15  # numbers beyond it count as it, so that products are finite
+_LEAST = 1e-20  # bandwidth, so that products with its inverse are finite in float32
 _OF_MEDIAN = 1.5
 _BLOCK = 16  # rows of a matrix product; see ``RandomFeatures.__call__``
 _KINDS = ("relu", "fourier")
@@ -104,7 +105,7 @@ class RandomFeatures:
         # Rounding makes equal rows about 1e-8 of their length apart.
         if median > 1e-6 * math.sqrt(float(squares.max(initial=0))):
             # In float32, so that an implementation of matrix products cannot be seen in it.
-            self.bandwidth = float(np.float32(_OF_MEDIAN * median))
+            self.bandwidth = float(np.float32(max(_OF_MEDIAN * median, _LEAST)))
         self.fitted = True
 
     def __call__(self, rows: Array) -> Array:
