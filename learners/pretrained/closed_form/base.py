@@ -36,7 +36,8 @@ _REACH = 100.0
 _MOST = 1e30
 """The largest target: its square and its float32 are finite."""
 _UNSEEN = np.float32(-1e6)
-"""Score of a class without events. With -inf, no temperature could be fitted."""
+"""Score of a class without events, where the best score is 0. With -inf, no temperature could be
+fitted."""
 
 
 class ClosedFormConfig(LearnerConfig):
@@ -195,12 +196,17 @@ class ClosedFormLearner(Learner):
         return self.transform(x if self.features is None else self.features(x))
 
     def _class_scores(self, x: Array) -> Array:
-        """Return the scores of rows for all classes: (n, classes) float32."""
+        """Return the scores of rows for all classes: (n, classes) float32.
+
+        Where some classes have no events, the best score of each row is 0: scores of any size are
+        then above those of these classes.
+        """
         scores, seen = self.scores(x), self.weights["seen"]
         if len(seen) == len(self.classes) and seen.all():
             return scores
         known = np.full((len(x), len(self.classes)), _UNSEEN)
-        known[:, : len(seen)][:, seen] = scores[:, seen]
+        of_seen = scores[:, seen]
+        known[:, : len(seen)][:, seen] = of_seen - of_seen.max(1, keepdims=True)
         return known
 
     def observe(self, batch: Batch) -> None:

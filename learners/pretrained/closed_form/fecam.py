@@ -15,6 +15,9 @@ from learners.pretrained.closed_form.statistics.class_products import ClassProdu
 from streams.core.batch import Array
 from streams.core.schema import Task
 
+_ROUNDING = 1e-14
+"""The sum of variances, of rows of length 1, that is not told from the rounding of float32."""
+
 
 class FecamConfig(ClosedFormConfig):
     """Settings of ``fecam``.
@@ -122,7 +125,7 @@ class Fecam(ClosedFormLearner):
         total /= max(int(sums.counts[code]) - 1, 0) + weight
         a, d = self.config.shrinkage, len(total)
         variance = float(np.trace(total) if total.ndim == 2 else total.sum()) / d
-        if not variance > 0:
+        if not d * variance > _ROUNDING:
             return np.ones(d) if total.ndim == 1 else np.eye(d)
         if total.ndim == 1:
             return total + max(a, 1e-9) * variance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import learners
 from learners.pretrained.closed_form import ClosedFormLearner
 from learners.registry import find
-from streams.core.batch import Batch
+from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
 from tests.learners.pretrained.closed_form.problems import NAMES, events, new, vectors
 
@@ -41,6 +42,38 @@ def test_absurd_vectors_leave_finite_numbers(kind: str, settings: dict[str, Any]
         learner.verify()
     prediction = learner.predict(replace(events(x, y), y=None))
     assert not len(prediction.not_finite())
+
+
+ROWS: dict[str, Callable[[Array], Array]] = {
+    "absurd": lambda x: x * np.float32(1e13),
+    "tiny": lambda x: x * np.float32(1e-40),
+    "one column": lambda x: np.column_stack([np.float32(1e8) + 100 * x[:, 0], x[:, 1:]]),
+    "all but equal": lambda x: np.float32([1, 0, 0, 0, 0, 0, 0, 0]) + np.float32(1e-8) * x,
+    "equal": np.ones_like,
+}
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(
+    ("kind", "settings"), [*CLASSIFIERS, ("fecam", {"covariance": "diagonal"})]
+)
+def test_a_class_without_events_is_never_predicted(
+    kind: str, settings: dict[str, Any], rows: str
+) -> None:
+    """Though scores of the others may be far below any number that stands for 'never'."""
+    x, y = vectors(300)
+    x = ROWS[rows](x)
+    learner = new(kind, **settings)
+    learner.classes = ("before", *NAMES)  # a class known from the job, which has no events
+    batch = replace(events(x, y + 1), classes=learner.classes)
+    for part in batch.micro_batches(32):
+        learner.learn(part)
+    learner.verify()
+    prediction = learner.predict(replace(batch, y=None))
+    assert prediction.proba is not None
+    np.testing.assert_allclose(prediction.proba.sum(1), 1, atol=1e-5)
+    assert prediction.proba[:, 0].max() == 0
+    assert prediction.value.min() >= 1
 
 
 @pytest.mark.parametrize("absurd", [1e39, -1e300])
