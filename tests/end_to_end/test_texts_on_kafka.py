@@ -120,7 +120,7 @@ def test_odd_texts_are_events_or_dead_letters(
 
 
 @pytest.mark.soak
-def test_killed_and_resumed_texts_give_the_digest_of_their_journal(
+def test_killed_texts_give_the_digest_of_their_journal(
     job: Path, everlearn: Callable[..., Any], summary: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     folder, chance, kills = tmp_path / "killed", random.Random(5), 0

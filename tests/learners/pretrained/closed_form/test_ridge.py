@@ -92,7 +92,7 @@ def test_few_rows_and_equal_features_can_be_solved() -> None:
 
 
 @pytest.mark.timeout(20)
-def test_a_search_ends_where_rounding_leaves_no_solution_for_small_ridges() -> None:
+def test_a_search_ends_where_small_ridges_have_no_solution() -> None:
     """Features that hardly vary beside their mean leave a matrix that is not positive definite."""
     n = 1_000_000
     diagonal = np.full(WIDTH, float(n))
