@@ -185,7 +185,8 @@ class Learner(ABC):
         ):
             raise LearnerError(
                 f"learner {self.kind!r} handles {', '.join(sorted(self.handles))}, but the label "
-                f"of this stream is for {schema.task}"
+                f"of this stream is for {schema.task}: take another (docs/choose-a-learner.md), "
+                "or state the task of the label (docs/odd-inputs.md)"
             )
         self.schema = schema
         self.seed = seed

@@ -141,8 +141,6 @@ def load(file: Path, overrides: Sequence[str] = ()) -> LoadedJob:
         raise JobError(f"{file}: expected a mapping with a stream")
     folder = file.resolve().parent
     add_import_path(folder)
-    if isinstance(raw.get("learner"), str):  # so that --set finds a mapping
-        raw["learner"] = {"kind": raw["learner"]}
     for setting in overrides:
         override(raw, setting)
     loaded = check(raw, file, folder)
@@ -238,16 +236,24 @@ def override(raw: dict[str, Any], setting: str) -> None:
         raise JobError(f"{place}: expected key=value, as in learner.optimizer.lr=0.01")
     *parents, last = path.split(".")
     inside = raw
-    for parent in parents:
-        if inside.get(parent) is None:
-            inside[parent] = {}
-        inner = inside[parent]
+    for depth, parent in enumerate(parents, 1):
+        inner = inside.get(parent)
+        if inner is None:
+            inner = {}
+        elif isinstance(inner, str) and _names_a_kind(parents[:depth]):
+            inner = {"kind": inner}
         if not isinstance(inner, dict):
             raise JobError(f"{place}: {one_line(parent)} is {shown(inner)}, and has no keys in it")
+        inside[parent] = inner
         inside = inner
     inside[last] = parse_yaml(text, place)
     if len(parents) == 1 and (other := other_spelling(raw, parents[0], last)):
         inside.pop(other, None)
+
+
+def _names_a_kind(path: Sequence[str]) -> bool:
+    """Whether a text at this path of a job is short for a mapping with this kind."""
+    return path == ["learner"] or (path[:2] == ["stream", "encoder"] and len(path) <= 3)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

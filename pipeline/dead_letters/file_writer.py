@@ -173,6 +173,9 @@ def reason_kind(reason: str) -> str:
         # Without the timestamp of the message.
         expected = re.sub(r", -?[\d.:TZ-]+$", "", column["expected"])
         return f"column {column['name']}: {expected}"
+    width = re.fullmatch(r"the row has \d+ fields; (expected \d+): .*", reason, re.S)
+    if width:
+        return f"{width[1]} fields"
     _, separator, expected = reason.rpartition("; expected ")
     if separator:
         return f"expected {expected}"

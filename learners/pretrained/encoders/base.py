@@ -73,7 +73,8 @@ class Encoder(ABC):
         if feature.kind not in self.kinds:
             raise LearnerError(
                 f"encoder {self.kind!r} takes columns of kind {' or '.join(sorted(self.kinds))}, "
-                f"and {feature.name!r} is of kind {feature.kind}"
+                f"and {feature.name!r} is of kind {feature.kind}: leave the column out of "
+                f"stream.encoder, or name an encoder of {feature.kind} (docs/encoders.md)"
             )
 
     @abstractmethod

@@ -81,4 +81,6 @@ def move_network(network: Movable | nn.Module, device: str) -> None:
     try:
         network.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise LearnerError(f"there is no device {device!r}: {one_line(error)}") from error
+        raise LearnerError(
+            f"there is no device {device!r}: leave out encoders.gpus: {one_line(error)}"
+        ) from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.config.errors import JobError
-from pipeline.config.job import differences, load
+from pipeline.config.job import differences, load, override
 
 WriteJob = Callable[..., Path]
 
@@ -32,11 +33,23 @@ def test_load_applies_overrides_at_every_depth(write_job: WriteJob) -> None:
     assert loaded.job.evaluate.probes.share == 0.1
 
 
+def test_an_override_goes_into_what_a_name_is_short_for(write_job: WriteJob) -> None:
+    loaded = load(write_job(), ["learner=dkvb", "learner.lr=0.5"])
+    assert loaded.raw["learner"] == {"kind": "dkvb", "lr": 0.5}
+    encoder = {"kind": "minilm", "layers": 1}
+    raw: dict[str, Any] = {"stream": {"encoder": "minilm"}}
+    override(raw, "stream.encoder.layers=1")
+    assert raw == {"stream": {"encoder": encoder}}
+    raw = {"stream": {"encoder": {"note": "minilm"}}}
+    override(raw, "stream.encoder.note.layers=1")
+    assert raw == {"stream": {"encoder": {"note": encoder}}}
+
+
 def test_fingerprint_has_only_the_keys_that_shape_the_state(write_job: WriteJob) -> None:
     base = load(write_job()).fingerprint()
     same = load(write_job(), ["name=x", "checkpoint.keep=9", "checkpoint.every_events=1"])
     assert same.fingerprint() == base
-    for override in (
+    for setting in (
         "seed=8",
         "threads=2",
         "stream.batch_size=8",
@@ -47,8 +60,8 @@ def test_fingerprint_has_only_the_keys_that_shape_the_state(write_job: WriteJob)
         "evaluate.window=9",
         "evaluate.probes.share=0.5",
     ):
-        changed = load(write_job(), [override]).fingerprint()
-        assert len(differences(base, changed)) >= 1, override
+        changed = load(write_job(), [setting]).fingerprint()
+        assert len(differences(base, changed)) >= 1, setting
 
 
 def test_fingerprint_ignores_defaults_written_out(write_job: WriteJob) -> None:

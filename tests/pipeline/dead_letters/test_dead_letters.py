@@ -126,6 +126,7 @@ def test_read_dead_letters_skips_broken_lines(tmp_path: Path) -> None:
             "time is far ahead of those around it",
         ),
         ("time 1.7e12 is far ahead of those around it", "time is far ahead of those around it"),
+        ("the row has 2 fields; expected 5: a; expected b, c", "expected 5 fields"),
         ("no value", "no value"),
     ],
 )

@@ -93,7 +93,7 @@ class TransformerEncoder(Encoder):
         super().__init__(config, feature, seed)
         self._max_tokens = config.max_tokens
         folder = self._folder(config)
-        self._tokenizer, self._network = _load(folder, config)
+        self._tokenizer, self._network = _load(folder, config, self.kind)
         self.rounding = self._network.layers.rounding
         self._batches = RowBatches(self._network, _ROWS, _TOKENS)
         self.dimension = self._probe()
@@ -163,9 +163,9 @@ class _PooledLayers:
         return torch.cat([parts[how]() for how in self._pooling], 1)
 
 
-def _load(folder: Path, config: TextConfig) -> tuple[Any, _PooledLayers]:
+def _load(folder: Path, config: TextConfig, kind: str) -> tuple[Any, _PooledLayers]:
     """Return the tokenizer and the network of a folder. Never asks a network."""
-    tokenizer, model = load_transformer(folder, TransformerEncoder.kind)
+    tokenizer, model = load_transformer(folder, kind)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if config.layers > (most := model.config.num_hidden_layers):

@@ -152,7 +152,7 @@ def test_timm_encodes_or_names_its_extra(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused(weights: Path) -> None:
     encoder = of_torchvision(weights)
     before = encoder.encode(images(2))
-    with pytest.raises(LearnerError, match="there is no device 'xpu:7'"):
+    with pytest.raises(LearnerError, match=r"there is no device 'xpu:7': leave out encoders\.gpus"):
         encoder.move_to("xpu:7")
     encoder.move_to("cpu")
     np.testing.assert_array_equal(encoder.encode(images(2)), before)

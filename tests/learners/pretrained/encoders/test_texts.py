@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,13 @@ def of_folder(folder: Path, **settings: object) -> Encoder:
 
 def cosine(vectors: Array, a: int, b: int) -> float:
     return float(vectors[a] @ vectors[b] / np.linalg.norm(vectors[a]) / np.linalg.norm(vectors[b]))
+
+
+def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    remedy = r"encoder 'minilm' needs transformers, .*: pip install 'everlearn\[text\]'"
+    with pytest.raises(LearnerError, match=remedy):
+        load_encoder("minilm", TEXT, 0)
 
 
 def test_minilm_finds_texts_of_one_meaning(encoder: Encoder) -> None:
