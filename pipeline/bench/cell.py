@@ -22,6 +22,7 @@ from learners.networks.base import NetworkConfig
 from learners.pretrained.encoders.registry import encoder_class
 from learners.registry import UnknownKindError, find
 from learners.threads import set_threads
+from pipeline.bench.encoder_contents import encoder_contents
 from pipeline.bench.measure import Budget, Progress, TaskStream, measure
 from pipeline.config.encoder_settings import encoder_settings
 from pipeline.config.errors import JobError
@@ -260,9 +261,16 @@ def run_cell(
 
 
 def fingerprint(loaded: LoadedJob, budget: Budget) -> str:
-    """Return a hash of all that shapes the numbers of a cell: settings, versions, and the source
-    files of its stream and learner."""
-    shaped = [loaded.fingerprint(), budget.every, budget.tests, versions(), _sources(loaded)]
+    """Return a hash of all that shapes the numbers of a cell: settings, versions, the source files
+    of its stream and learner, and what its encoders are made of."""
+    shaped = [
+        loaded.fingerprint(),
+        budget.every,
+        budget.tests,
+        versions(),
+        _sources(loaded),
+        encoder_contents(loaded),
+    ]
     return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -54,6 +54,7 @@ class Encoder(ABC):
             to rounding; on one machine with one version of its libraries, the same bits.
         costly: whether it takes longer than a look into a cache.
         libraries: the packages whose versions the rounding depends on.
+        packages: those that its weights come with.
         rounding: the name and version of its own arithmetic, where that has versions.
         device: of torch, where it computes.
     """
@@ -63,6 +64,7 @@ class Encoder(ABC):
     Config: ClassVar[type[EncoderConfig]] = EncoderConfig
     costly: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch")
+    packages: ClassVar[tuple[str, ...]] = ()
     rounding: str = ""
     device: str = "cpu"
     dimension: int

