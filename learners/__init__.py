@@ -40,6 +40,7 @@ KINDS: dict[str, str] = {
     "finetune": "learners.baselines.finetune:Finetune",
     "joint": "learners.rehearsal.joint:Joint",
     "knn": "learners.pretrained.closed_form.knn:Knn",
+    "l2p": "learners.pretrained.prompts.l2p:L2P",
     "linear-probe": "learners.baselines.linear_probe:LinearProbe",
     "lwf": "learners.regularization.lwf:Lwf",
     "no-change": "learners.baselines.no_change:NoChange",

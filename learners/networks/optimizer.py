@@ -22,6 +22,8 @@ from streams.core.state_dict import State
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Pieces = Mapping[str, list[Tensor]]
 """The state of an optimizer by name, in the pieces in which the weights are moved."""
+Moved = Mapping[Tensor, Tensor]
+"""Parameters, and which of their rows are moved: bool, as long as the parameter."""
 
 LOWER_LR = "lower learner.optimizer.lr, in a new run: the settings are part of the state"
 """What to do where training has diverged."""
@@ -192,11 +194,33 @@ class FlatOptimizer:
         parts = torch.split(vector, [math.prod(p.shape) for p in self._parameters])
         return [part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
 
-    def step(self, loss: Tensor) -> None:
-        """Take one step down the gradient of a loss."""
-        self._config.move(self._pieces, self._gradients(loss), self._state_pieces)
+    def step(self, loss: Tensor, moved: Moved | None = None) -> None:
+        """Take one step down the gradient of a loss.
+
+        Args:
+            loss: a scalar.
+            moved: of some parameters, the rows that the step moves. Other rows keep their bits, and
+                what the optimizer keeps of them is as old as their last step, as in
+                ``torch.optim.SparseAdam``: otherwise Adam would move them without a gradient. The
+                number of steps is counted for all together.
+        """
+        gradients = self._gradients(loss)
+        still = self._still(moved) if moved else []
+        self._config.move(self._pieces, gradients, self._state_pieces)
+        for view, rows, values in still:
+            view[rows] = values
         if self._rows is not None:
             self._rows.step()
+
+    def _still(self, moved: Moved) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return what a step must not move: views, which of their rows, and the values there."""
+        vectors = [self.weights, *(value for value in self._state.values() if value.ndim)]
+        found = []
+        for vector in vectors:
+            for parameter, view in zip(self._parameters, self._split(vector), strict=True):
+                if (rows := moved.get(parameter)) is not None:
+                    found.append((view, ~rows, view[~rows]))
+        return found
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Return the gradient of a loss, as long as ``weights``. The next call may overwrite it."""

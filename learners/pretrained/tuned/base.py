@@ -239,12 +239,12 @@ class TunedLearner(Learner):
         """
         before: Array | None = None
         for _ in range(self.config.steps):
-            features, penalty = self.parts.trained(*self._trunk(torch.from_numpy(rows)))
+            features, penalty, moved = self.parts.trained(*self._trunk(torch.from_numpy(rows)))
             if before is None:
                 before = modules.array_of(features).copy()
                 self.prototypes.add(features, y)
             loss = self.prototypes(features, y)
-            self.optimizer.step(loss if penalty is None else loss + penalty)
+            self.optimizer.step(loss if penalty is None else loss + penalty, moved)
         assert before is not None
         return before
 
@@ -276,7 +276,7 @@ class TunedLearner(Learner):
         return self.head.current_warnings()
 
     def metrics(self) -> dict[str, float]:
-        return self.head.metrics()
+        return self.head.metrics() | self.parts.metrics()
 
     def buffer_summary(self) -> BufferSummary | None:
         return self.head.buffer_summary()

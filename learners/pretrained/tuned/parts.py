@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from learners.networks.optimizer import Moved
 from learners.pretrained.backbones.base import Backbone, Hidden
 from learners.pretrained.backbones.trunk import Trunk
 
@@ -17,10 +18,12 @@ class Trained(NamedTuple):
     Attributes:
         features: (n, width).
         penalty: a scalar that is added to the loss; None: nothing is.
+        moved: of some parameters, the rows that the step moves; None: it moves all of all.
     """
 
     features: Tensor
     penalty: Tensor | None = None
+    moved: Moved | None = None
 
 
 class TunedParts(nn.Module, ABC):
@@ -59,3 +62,7 @@ class TunedParts(nn.Module, ABC):
     def trained(self, hidden: Hidden, queries: Tensor | None) -> Trained:
         """Return features for training, and what is added to the loss. By default as predicted."""
         return Trained(self.features(hidden, queries))
+
+    def metrics(self) -> dict[str, float]:
+        """Return numbers by name for the log of a run."""
+        return {}

@@ -141,3 +141,25 @@ def test_rate_falls_from_its_start_by_inverse_time() -> None:
     assert steps[0] == pytest.approx(0.009, rel=1e-3)
     assert steps[10] == pytest.approx(0.005, rel=1e-3)
     assert steps[30] == pytest.approx(0.003, rel=1e-3)
+
+
+def test_rows_that_are_not_moved_keep_their_bits() -> None:
+    """The others move as by torch's SparseAdam, with small and with large networks."""
+    for dimension in (4, 10_000):
+        table = 1 + torch.rand(10, dimension, generator=torch.Generator().manual_seed(0))
+        net = nn.ParameterList([nn.Parameter(table.clone()), nn.Parameter(torch.zeros(2))])
+        ours = FlatOptimizer(Adam(lr=0.1), net)
+        theirs = nn.Embedding.from_pretrained(table.clone(), freeze=False, sparse=True)
+        sparse = torch.optim.SparseAdam(theirs.parameters(), lr=0.1)
+        for chosen in ([1, 2], [2, 5], [2], [1]):
+            moved = torch.zeros(10, dtype=torch.bool)
+            moved[chosen] = True
+            before = net[0].detach().clone()
+            loss = net[0][chosen].square().sum() + (net[1] - 1).square().sum()
+            ours.step(loss, {net[0]: moved})
+            assert torch.equal(before[~moved], net[0][~moved])
+            sparse.zero_grad()
+            theirs(torch.tensor(chosen)).square().sum().backward()
+            sparse.step()
+        torch.testing.assert_close(net[0], theirs.weight, rtol=0, atol=1e-5)
+        torch.testing.assert_close(net[1], torch.full((2,), 0.4), rtol=0, atol=0.05)
