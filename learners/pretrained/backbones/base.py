@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from learners.base import LearnerError
-from learners.pretrained.blocks.attention import Prefix
+from learners.pretrained.blocks.attention import Groups, Prefix
 from learners.pretrained.blocks.bert_block import Adapter
 from learners.pretrained.encoders.base import EncoderConfig
 from streams.core.batch import Array, Column, Ints
@@ -27,10 +27,13 @@ class Hidden(NamedTuple):
     Attributes:
         states: (n, length, width).
         mask: (n, length) bool, the places that are tokens; None: all are.
+        groups: where the states (1, m, width) are of rows of several lengths, one behind the other:
+            how many rows of which length. Only a ``Trunk`` makes such states.
     """
 
     states: Tensor
     mask: Tensor | None = None
+    groups: Groups | None = None
 
 
 class Backbone(ABC):
@@ -70,7 +73,7 @@ class Backbone(ABC):
         heads: of attention.
         row_shape: of one row.
         batch_rows: rows of a batch that suit a forward pass.
-        batch_numbers: numbers of such a batch of rows; None: any.
+        batch_tokens: tokens of such a batch.
         fingerprint: a hash of all that determines the result for a value.
         device: of torch, where it computes.
     """
@@ -79,7 +82,7 @@ class Backbone(ABC):
     kinds: ClassVar[frozenset[FeatureKind]]
     Config: ClassVar[type[BackboneConfig]] = BackboneConfig
     batch_rows: ClassVar[int] = 32
-    batch_numbers: ClassVar[int | None] = None
+    batch_tokens: ClassVar[int] = 1 << 20
     device: str = "cpu"
     blocks: int
     width: int
@@ -108,6 +111,14 @@ class Backbone(ABC):
 
         Places at the end that no row needs are cut.
         """
+
+    def embed_groups(self, groups: Sequence[Tensor]) -> Hidden:
+        """Return the input of the first block for groups of rows (n, length), of one length each.
+
+        By default there is one group.
+        """
+        (rows,) = groups
+        return self.embed(rows)
 
     @abstractmethod
     def block(

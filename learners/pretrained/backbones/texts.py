@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from learners.pretrained.blocks.bert_block import (
     difference_to_bert,
 )
 from learners.pretrained.encoders.base import fingerprint_of
+from learners.pretrained.encoders.ragged_batches import padded_tokens
 from learners.pretrained.encoders.texts.model_files import (
     contents,
     load_transformer,
@@ -80,7 +82,7 @@ class TextBackbone(Backbone):
 
     kinds = frozenset({"text"})
     Config: ClassVar[type[BackboneConfig]] = TextBackboneConfig
-    batch_numbers: ClassVar[int | None] = 2048
+    batch_tokens = 2048
     embeddings: BertEmbeddings
 
     def _set_up(
@@ -123,6 +125,13 @@ class TextBackbone(Backbone):
             mask = mask.to(self.device)
         return Hidden(self.embeddings(tokens), mask)
 
+    def embed_groups(self, groups: Sequence[Tensor]) -> Hidden:
+        tokens = [group.to(self.device, torch.int64).clamp(min=0) for group in groups]
+        states = torch.cat([self.embeddings(group).flatten(0, 1) for group in tokens])
+        behind = padded_tokens(groups) - len(states)
+        shapes = [(len(group), group.shape[1]) for group in groups]
+        return Hidden(F.pad(states, (0, 0, 0, behind))[None], None, shapes)
+
     def block(
         self,
         i: int,
@@ -131,7 +140,8 @@ class TextBackbone(Backbone):
         adapter: Adapter | None = None,
     ) -> Hidden:
         blocks = self._blocks if torch.is_grad_enabled() else self._packed
-        return Hidden(blocks[i](*hidden, prefix, adapter), hidden.mask)
+        states, mask, groups = hidden
+        return Hidden(blocks[i](states, mask, prefix, adapter, groups), mask, groups)
 
     def pool(self, hidden: Hidden, prompts: int = 0) -> Tensor:
         """Return the mean over all tokens, as sentence-transformers do, or over the prompts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +12,8 @@ import xxhash
 from torch import Tensor
 
 from learners.pretrained.backbones.base import Backbone, Hidden
-from learners.pretrained.encoders.row_batches import RowBatches
-from streams.core.batch import Array, Ints
+from learners.pretrained.encoders.ragged_batches import RaggedBatches
+from streams.core.batch import Array
 
 
 class TrunkCounts(NamedTuple):
@@ -34,9 +35,9 @@ class Trunk:
 
     Nothing trained acts there. So the states of a row are the same whenever it comes, and one pass
     serves the query, the prediction and the training of an event. They are kept for the rows used
-    last. A state has the bits that it would be computed with now: rows of one length are computed
-    together in batches that give each row the bits that it has alone (``RowBatches``). The cache is
-    part of no state. Its keys are hashes of 128 bits, as those of ``FeatureCache``.
+    last. A state has the bits that it would be computed with now: batches give each row the bits
+    that it has alone (``RaggedBatches``). The cache is part of no state. Its keys are hashes of 128
+    bits, as those of ``FeatureCache``.
 
     With ``queried``, the vector that the whole backbone gives without any trained part is computed
     and kept with the states. It takes the blocks above too, once for each row.
@@ -57,8 +58,7 @@ class Trunk:
         self.backbone = backbone
         self.first_block = first_block
         self._size, self._queried = size, queried
-        numbers = backbone.batch_numbers
-        self._batches = RowBatches(self._compute, backbone.batch_rows, numbers)
+        self._batches = RaggedBatches(self._compute, backbone.batch_rows, backbone.batch_tokens)
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = self._hits = self._misses = 0
 
@@ -112,31 +112,33 @@ class Trunk:
             self._bytes -= dropped.nbytes + len(old)
 
     def _new_states(self, rows: Array) -> list[Tensor]:
-        lengths = self.backbone.lengths(rows)
-        states: list[Tensor] = [torch.empty(0)] * len(rows)
-        for length in np.unique(lengths):
-            of_one = np.flatnonzero(lengths == length)
-            batch = torch.from_numpy(self._cut(rows[of_one], lengths[of_one]))
-            for i, computed in zip(of_one.tolist(), self._batches(batch), strict=True):
-                states[i] = computed.clone()  # a view would keep the whole batch in memory
-        return states
+        computed = self._batches(rows, self.backbone.lengths(rows))
+        return [states.clone() for states in computed]  # a view would keep the whole batch
 
-    def _cut(self, rows: Array, lengths: Ints) -> Array:
-        """Return rows of one length without the places behind, where rows are tokens."""
-        return rows[:, : lengths[0]] if rows.ndim == 2 else rows
-
-    def _compute(self, rows: Tensor) -> Tensor:
-        """Return the states (n, length, width) of rows of one length, the query before them."""
+    def _compute(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        """Return the states (n, length, width) of groups of rows; the query before each row's."""
         backbone = self.backbone
-        hidden = backbone.embed(rows)
+        hidden = backbone.embed_groups(groups)
         for i in range(self.first_block):
             hidden = backbone.block(i, hidden)
+        states = _by_group(hidden)
         if not self._queried:
-            return hidden.states
-        last = hidden
+            return states
         for i in self.upper_blocks():
-            last = backbone.block(i, last)
-        return torch.cat([backbone.pool(last)[:, None], hidden.states], 1)
+            hidden = backbone.block(i, hidden)
+        queries = [backbone.pool(Hidden(last)) for last in _by_group(hidden)]
+        pairs = zip(queries, states, strict=True)
+        return [torch.cat([query[:, None], of_group], 1) for query, of_group in pairs]
+
+
+def _by_group(hidden: Hidden) -> list[Tensor]:
+    """Return the states (n, length, width) of each group."""
+    if hidden.groups is None:
+        return [hidden.states]
+    sizes = [n * length for n, length in hidden.groups]
+    parts = torch.split(hidden.states[0, : sum(sizes)], sizes)
+    shapes = zip(parts, hidden.groups, strict=True)
+    return [part.view(n, length, -1) for part, (n, length) in shapes]
 
 
 def _padded(states: list[Tensor]) -> Hidden:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Prefix = tuple[Tensor, Tensor]
 """Keys and values (n or 1, length, width) each, as they are after the projection of a block."""
+
+Groups = Sequence[tuple[int, int]]
+"""How many rows of which length come one behind the other."""
 
 
 def attend(
@@ -36,3 +41,22 @@ def attend(
     allowed = None if mask is None else mask[:, None, None, :]
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed)
     return attended.transpose(1, 2).reshape(n, length, width)
+
+
+def attend_in_groups(projected: Tensor, heads: int, groups: Groups) -> Tensor:
+    """Return what each token attends to, of rows that are one behind the other: (1, m, width).
+
+    Args:
+        projected: (1, m, 3 * width); places behind the last row are of no account.
+        heads: among which the width is divided.
+        groups: of the rows.
+    """
+    sizes = [n * length for n, length in groups]
+    rest = projected.shape[1] - sum(sizes)
+    parts = torch.split(projected[0], [*sizes, rest])
+    attended = [
+        attend(part.view(n, length, -1), heads).flatten(0, 1)
+        for part, (n, length) in zip(parts[:-1], groups, strict=True)
+    ]
+    behind = projected.new_zeros(rest, projected.shape[2] // 3)
+    return torch.cat([*attended, behind])[None]

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from learners.pretrained.blocks.attention import Prefix, attend
+from learners.pretrained.blocks.attention import Groups, Prefix, attend, attend_in_groups
 from learners.pretrained.blocks.linear import Linear
 
 Adapter = Callable[[Tensor], Tensor]
 """Maps (n, length, width) to what is added to the output of a feed-forward part, of that shape."""
+
+
+class Places:
+    """Where the tokens of padded rows are.
+
+    Args:
+        mask: (n, length) bool, the tokens.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self._shape = mask.shape
+        self._at = mask.flatten().nonzero()[:, 0]
+
+    def tokens(self, rows: Tensor) -> Tensor:
+        """Return the tokens (m, width) of rows (n, length, width)."""
+        return rows.flatten(0, 1).index_select(0, self._at)
+
+    def padded(self, tokens: Tensor) -> Tensor:
+        """Return rows (n, length, width) with zeros where no tokens (m, width) are."""
+        flat = tokens.new_zeros(self._shape.numel(), tokens.shape[1])
+        return flat.index_copy(0, self._at, tokens).view(*self._shape, -1)
 
 
 class Frozen:
@@ -84,6 +106,7 @@ class BertBlock(Frozen):
         mask: Tensor | None = None,
         prefix: Prefix | None = None,
         adapter: Adapter | None = None,
+        groups: Groups | None = None,
     ) -> Tensor:
         """Return the hidden states (n, length, width) after the block.
 
@@ -94,8 +117,24 @@ class BertBlock(Frozen):
             adapter: takes the input of the feed-forward part. What it gives is added to the output
                 of that part, before the norm: behind the norm it would leave the scale that the
                 next block expects.
+            groups: where the states (1, m, width) are of rows of several lengths, one behind the
+                other: how many rows of which length. There is no prefix then.
         """
-        asked = attend(self.projection.apply(hidden), self.heads, mask, prefix)
+        if groups is not None:
+            asked = attend_in_groups(self.projection.apply(hidden), self.heads, groups)
+            return self._after_attention(hidden, asked, adapter)
+        if mask is None:
+            asked = attend(self.projection.apply(hidden), self.heads, None, prefix)
+            return self._after_attention(hidden, asked, adapter)
+        # Tokens alone are multiplied: of ten sentences, about a third of all places are padding.
+        places = Places(mask)
+        tokens = places.tokens(hidden)
+        asked = attend(places.padded(self.projection.apply(tokens)), self.heads, mask, prefix)
+        if adapter is not None:
+            adapter = partial(_of_tokens, adapter, places)
+        return places.padded(self._after_attention(tokens, places.tokens(asked), adapter))
+
+    def _after_attention(self, hidden: Tensor, asked: Tensor, adapter: Adapter | None) -> Tensor:
         hidden = self._norm(hidden + self.attended.apply(asked), self.attention_norm)
         output = hidden + self.down.apply(self.up.apply(hidden, gelu=True))
         if adapter is not None:
@@ -104,6 +143,11 @@ class BertBlock(Frozen):
 
     def _norm(self, hidden: Tensor, norm: Linear) -> Tensor:
         return F.layer_norm(hidden, hidden.shape[-1:], *norm, self.epsilon)
+
+
+def _of_tokens(adapter: Adapter, places: Places, tokens: Tensor) -> Tensor:
+    """Return what an adapter of padded rows gives for tokens (m, width)."""
+    return places.tokens(adapter(places.padded(tokens)))
 
 
 @dataclass(frozen=True)
