@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from learners.base import (
-        BufferSummary,
         Learner,
         LearnerConfig,
         LearnerError,
         NotFiniteError,
-        Prediction,
     )
     from learners.checks import check_learner, checks_for
+    from learners.results import BufferSummary, Prediction
 
 KINDS: dict[str, str] = {
     "adapter": "learners.pretrained.adapters.adapter:Adapter",
@@ -68,12 +67,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "BufferSummary": "learners.base",
+    "BufferSummary": "learners.results",
     "Learner": "learners.base",
     "LearnerConfig": "learners.base",
     "LearnerError": "learners.base",
     "NotFiniteError": "learners.base",
-    "Prediction": "learners.base",
+    "Prediction": "learners.results",
     "check_learner": "learners.checks",
     "checks_for": "learners.checks",
 }

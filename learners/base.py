@@ -4,95 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from learners.results import BufferSummary, Encoding, Prediction
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.schema import FeatureKind, Schema, Task
 from streams.core.settings import Settings
 from streams.core.state_dict import State, bytes_of
 from streams.operators.label_join import Revealed
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Predictions for n events.
-
-    Attributes:
-        ids: (n,) int64.
-        kind: classification or regression.
-        value: (n,) int64 class codes, -1 without a prediction; or float64 targets, NaN without one.
-        proba: (n, classes) probabilities by class code, or None; all 0 in a row without a
-            prediction. A classifier for two classes has two columns from the start.
-        classes: names of the class codes known so far.
-        version: how many times the learner had learned.
-        abstains: (n,) bool, the rows in which a learner that has learned cannot say; None: none.
-            Only for regression: before the first label, and where a class code is -1, that is
-            clear already.
-    """
-
-    ids: Ints
-    kind: Task
-    value: Array
-    proba: Array | None
-    classes: tuple[ClassName, ...]
-    version: int
-    abstains: NDArray[np.bool_] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def not_finite(self) -> Ints:
-        """Return the rows whose target or probabilities are not finite numbers.
-
-        NaN is no target. It stands for an abstention only in the rows of ``abstains``, and while
-        the learner has learned nothing.
-        """
-        if self.kind == "classification":
-            if self.proba is None or (finite := np.isfinite(self.proba)).all():
-                return _NO_ROWS
-            return np.flatnonzero(~finite.all(1))
-        finite = np.isfinite(self.value)
-        if finite.all():
-            return _NO_ROWS
-        abstains = self.version == 0 if self.abstains is None else self.abstains
-        return np.flatnonzero(~(finite | (np.isnan(self.value) & abstains)))
-
-
-@dataclass(frozen=True, slots=True)
-class BufferSummary:
-    """Statistics of a buffer, for the ``replay/`` metrics and histograms.
-
-    Attributes:
-        stored: stored events.
-        intervals: (63,) int64: of the counted recalls so far, how many came 2**i to 2**(i+1) - 1
-            presentations after the last presentation of the event.
-        values: what the recall rule knows of stored events, by name: (m,) each, for m events at
-            regular distances.
-    """
-
-    stored: int
-    intervals: Ints
-    values: dict[str, Array]
-
-
-class Encoding(NamedTuple):
-    """How a learner takes a feature.
-
-    Attributes:
-        text: for a person: ``1 of 32 hashed places``.
-        places: how many values of a category it can keep apart; None: any number.
-    """
-
-    text: str
-    places: int | None = None
-
-
-_NO_ROWS = np.empty(0, np.int64)
-
 
 NEEDS_SEGMENTS = (
     "needs to know where tasks end, and this stream has no segments: state how many events a task "

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import Learner, Prediction
+from learners.base import Learner
+from learners.results import Prediction
 from streams.core.batch import Batch
 from streams.core.state_dict import State
 

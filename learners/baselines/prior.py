@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import Learner, LearnerConfig, Prediction
+from learners.base import Learner, LearnerConfig
+from learners.results import Prediction
 from streams.core.batch import Batch
 from streams.core.schema import Schema
 from streams.core.state_dict import State

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load, save
 
-from learners.base import Prediction
 from learners.checks.case import LearnerRun
+from learners.results import Prediction
 from streams.core.batch import Array, Ints
 from streams.core.schema import Task
 from streams.core.state_dict import State, leaves, nested

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from learners.base import Learner, Prediction
+from learners.base import Learner
+from learners.results import Prediction
 from streams.core.batch import Array, Batch, ClassName, Features, Ragged
 from streams.core.schema import Feature, Schema, Task
 from streams.core.state_dict import digest

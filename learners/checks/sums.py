@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from learners.base import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError
 from learners.checks.assertions import assert_one_line
 from learners.checks.case import NAMES, Case
+from learners.results import Prediction
 from streams.core.batch import Batch, ClassName
 from streams.core.state_dict import copied, digest
 from streams.operators.label_join import Revealed

@@ -18,12 +18,18 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from learners.base import Learner, LearnerConfig, LearnerError, NotFiniteError, Prediction
+from learners.base import (
+    Learner,
+    LearnerConfig,
+    LearnerError,
+    NotFiniteError,
+)
 from learners.networks import modules as models
 from learners.networks.column_inputs import ColumnInputs
 from learners.networks.inputs import Inputs, InputsConfig, MatrixInputs
 from learners.networks.optimizer import LOWER_LR, Adam, OptimizerConfig
 from learners.registry import UnknownKindError, load_object
+from learners.results import Prediction
 from streams.core.batch import Batch
 from streams.core.errors import StreamError, one_line
 from streams.core.schema import Schema, Task

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import learners
-from learners.base import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError
 from learners.registry import find
+from learners.results import Prediction
 from streams.core.batch import Array, Batch
 from streams.integrations.avalanche import schema_of
 from streams.integrations.avalanche_library import import_avalanche

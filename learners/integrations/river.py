@@ -14,9 +14,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from learners.base import Learner, LearnerConfig, LearnerError, NotFiniteError, Prediction
+from learners.base import (
+    Learner,
+    LearnerConfig,
+    LearnerError,
+    NotFiniteError,
+)
 from learners.integrations.river_numbers import beyond_limits
 from learners.registry import UnknownKindError, load_object
+from learners.results import Prediction
 from streams.core.batch import Array, Batch, ClassName, Column, Features, Ragged
 from streams.core.errors import one_line
 from streams.core.schema import Schema, Task

@@ -13,12 +13,10 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from learners.base import (
-    Encoding,
     Learner,
     LearnerConfig,
     LearnerError,
     NotFiniteError,
-    Prediction,
 )
 from learners.networks import modules as models
 from learners.networks.calibration import CalibrationConfig
@@ -29,6 +27,7 @@ from learners.networks.decision import DecisionConfig
 from learners.networks.encoders import Rows
 from learners.networks.inputs import Inputs, InputsConfig, MatrixInputs
 from learners.networks.optimizer import LOWER_LR, Adam, FlatOptimizer, OptimizerConfig
+from learners.results import Encoding, Prediction
 from streams.core.batch import Array, Batch, ClassName
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learners.base import Encoding, LearnerError
+from learners.base import LearnerError
 from learners.networks.encoders import (
     Categories,
     ColumnEncoder,
@@ -23,6 +23,7 @@ from learners.networks.encoders import (
     Vectors,
 )
 from learners.networks.inputs import Inputs, InputsConfig, NewValues, Observed
+from learners.results import Encoding
 from streams.core.batch import Array, Batch, Ints
 from streams.core.hashing import mix
 from streams.core.key_table import KeyTable

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
-from learners.base import Encoding
 from learners.networks.encoders import Rows
+from learners.results import Encoding
 from streams.core.batch import Array, Batch, Ints
 from streams.core.running_moments import RunningMoments, VectorMoments
 from streams.core.schema import Schema

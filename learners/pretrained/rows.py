@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from learners.base import Encoding
 from learners.networks.column_inputs import ColumnInputs
 from learners.networks.encoders import Rows
 from learners.networks.inputs import Inputs, InputsConfig, MatrixInputs, float32
+from learners.results import Encoding
 from streams.core.batch import Array, Batch
 from streams.core.schema import Schema
 from streams.core.state_dict import State, copied, digest

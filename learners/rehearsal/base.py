@@ -12,13 +12,14 @@ from torch import Tensor
 
 from buffers.buffer import Sample
 from buffers.recall.base import RecallOutcome
-from learners.base import BufferSummary, LearnerError
+from learners.base import LearnerError
 from learners.networks import modules as models
 from learners.networks.augment import Augmentation, AugmentConfig, augmentation
 from learners.networks.base import NetworkConfig, NetworkLearner
 from learners.networks.column_inputs import ColumnInputs
 from learners.networks.encoders import Rows
 from learners.rehearsal.buffer_config import BufferConfig
+from learners.results import BufferSummary
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Schema, Task
 from streams.core.state_dict import State

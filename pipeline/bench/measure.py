@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from learners.base import Prediction
+from learners.results import Prediction
 from pipeline.evaluation.buffer_stats import BufferStats
 from pipeline.evaluation.class_metrics import FLOOR
 from pipeline.evaluation.plasticity import plasticity

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from learners.base import Learner, LearnerError, NotFiniteError, Prediction
+from learners.base import Learner, LearnerError, NotFiniteError
+from learners.results import Prediction
 from streams.core.batch import Array, Batch, Ints
 from streams.operators.label_join import Revealed
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from learners.base import Prediction
 from learners.pretrained.encoders.columns import ColumnEncoders
+from learners.results import Prediction
 from pipeline.evaluation.once_seen import OnceSeenSample
 from pipeline.evaluation.probes import Segment
 from pipeline.models.delta import Base, decoded

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from learners.base import NotFiniteError, Prediction
+from learners.base import NotFiniteError
+from learners.results import Prediction
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel
 from pipeline.serving.requests import InvalidEventsError, PredictRequest, RequestReader

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from learners.base import Encoding
 from learners.pretrained.encoders.columns import EncodedColumns
+from learners.results import Encoding
 from pipeline.config.job import LoadedJob
 from pipeline.training.builder import Parts, aggregates_of_job
 from streams.core.description import StreamDescription, describe_schema

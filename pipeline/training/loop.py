@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from learners.base import Learner, Prediction
+from learners.base import Learner
+from learners.results import Prediction
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes, Segment

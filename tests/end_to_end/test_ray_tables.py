@@ -23,7 +23,8 @@ pytest.importorskip("ray")
 LEARNER = """
 import numpy as np
 
-from learners.base import Learner, Prediction
+from learners.base import Learner
+from learners.results import Prediction
 from streams.core.hashing import mix
 
 

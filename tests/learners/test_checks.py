@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import learners
-from learners.base import Learner, LearnerConfig, LearnerError, Prediction
+from learners.base import Learner, LearnerConfig, LearnerError
 from learners.baselines.finetune import Finetune
 from learners.baselines.no_change import NoChange
 from learners.baselines.prior import Prior
@@ -19,6 +19,7 @@ from learners.networks.base import NetworkLearner
 from learners.pretrained.closed_form.prototype import Prototype
 from learners.registry import find
 from learners.rehearsal.replay import Replay
+from learners.results import Prediction
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.schema import Schema
 from streams.core.state_dict import State

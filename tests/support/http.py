@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from learners.base import Prediction
+from learners.results import Prediction
 from pipeline.models.recipe import Recipe
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema

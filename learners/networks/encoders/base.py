@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from learners.base import Encoding
+from learners.results import Encoding
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Feature
 from streams.core.state_dict import State

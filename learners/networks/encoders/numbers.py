@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import Encoding
 from learners.networks.encoders.base import ColumnEncoder, Rows
+from learners.results import Encoding
 from streams.core.batch import Array, Batch, Ints
 from streams.core.quantile_bins import QuantileBins
 from streams.core.running_moments import RunningMoments

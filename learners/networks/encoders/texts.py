@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import Encoding
 from learners.networks.encoders.base import ColumnEncoder, Rows
 from learners.networks.encoders.text_bags import bag, scaled
+from learners.results import Encoding
 from streams.core.batch import Array, Batch, Ragged
 from streams.core.schema import Feature
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import Encoding
 from learners.networks.encoders.base import ColumnEncoder, Rows
 from learners.networks.encoders.time_codes import CODES, NUMBERS, encode_times
+from learners.results import Encoding
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature
 from streams.times import TimeZone

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from learners.base import Encoding
 from learners.networks.encoders.base import ColumnEncoder, Rows
+from learners.results import Encoding
 from streams.core.batch import Array, Batch
 from streams.core.running_moments import RunningMoments, VectorMoments
 from streams.core.schema import Feature

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
-from learners.pretrained.bottleneck.learner import BottleneckConfig, DiscreteBottleneck
+from learners.pretrained.bottleneck.learner import DiscreteBottleneck
+from learners.pretrained.bottleneck.settings import BottleneckConfig
 
 __all__ = ["BottleneckConfig", "DiscreteBottleneck"]

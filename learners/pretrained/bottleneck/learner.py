@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
 
 from learners.base import (
-    Encoding,
     Learner,
-    LearnerConfig,
     LearnerError,
     NotFiniteError,
-    Prediction,
 )
-from learners.networks.calibration import CalibrationConfig
 from learners.networks.class_outputs import ClassOutputs, unseen_classes
-from learners.networks.decision import DecisionConfig
-from learners.pretrained.bottleneck.codebooks import Codebooks, CodebooksConfig
+from learners.pretrained.bottleneck.codebooks import Codebooks
 from learners.pretrained.bottleneck.key_coverage import KeyCoverage
-from learners.pretrained.bottleneck.key_sample import GaussianKeys, KeysConfig, SampleFile
+from learners.pretrained.bottleneck.key_sample import GaussianKeys, SampleFile
+from learners.pretrained.bottleneck.settings import BottleneckConfig
 from learners.pretrained.bottleneck.values import ValueTable, gradient_of
+from learners.pretrained.kept_rows import joined, length
 from learners.pretrained.rows import FeatureRows
+from learners.results import Encoding, Prediction
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task
 from streams.core.state_dict import State, copied
 
-_STEP = 0.8  # of the outputs of an event, for its own gradient, where no learning rate is stated
 _KEPT_BATCH = 32  # labelled events in a batch, where those that were kept are learned
 _ASIDE = 5  # one row of five is left out of the fit: it shows how far new rows are from keys
 _UNCOVERED = (
@@ -39,47 +34,6 @@ _UNCOVERED = (
     "far from their keys as the first ones (learner/key_error_ratio), and may be confused. Fit the "
     "keys to a file with events of all kinds (learner.keys: {kind: file, path: ...})"
 )
-
-
-class BottleneckConfig(LearnerConfig):
-    """Settings of the bottleneck.
-
-    Attributes:
-        codebooks: how many codebooks and keys there are.
-        keys: what the keys are fitted to.
-        lr: length of a step. The outputs of an event move by about ``lr / codebooks.count`` times
-            their gradient. None: 0.8 for each codebook.
-        label_smoothing: share of a label that is spread over all classes.
-        expected_classes: how many classes may come. The more, the less an event counts against the
-            classes that it is not of.
-        scale: whether numbers and vectors are scaled, by the events that keys are fitted to. None:
-            they are, but for one vector alone. Keys suit any scale; and were its numbers scaled one
-            by one, those that vary little in the first classes would outweigh all others later.
-        calibration: how probabilities are corrected; None: not at all.
-        decision: the rule that chooses a class; None: ``argmax``.
-    """
-
-    codebooks: CodebooksConfig = CodebooksConfig()
-    keys: KeysConfig = GaussianKeys(kind="gaussian")
-    lr: PositiveFloat | None = None
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    expected_classes: PositiveInt = 1000
-    scale: bool | None = None
-    calibration: CalibrationConfig = "temperature"
-    decision: DecisionConfig | None = None
-
-    def located(self, folder: Path) -> Self:
-        return self.model_copy(update={"keys": self.keys.located(folder)})
-
-    @property
-    def class_weight(self) -> None:
-        """All events weigh alike."""
-        return None
-
-    @property
-    def rate(self) -> float:
-        """The length of a step."""
-        return _STEP * self.codebooks.count if self.lr is None else self.lr
 
 
 class DiscreteBottleneck(Learner):
@@ -205,8 +159,8 @@ class DiscreteBottleneck(Learner):
             self._read_sample(self.config.keys)
         else:
             self.rows.observe(batch)
-            self._observed = _joined(self._observed, self.rows.raw(batch))
-            if _length(self._observed) >= self._needed:
+            self._observed = joined(self._observed, self.rows.raw(batch))
+            if length(self._observed) >= self._needed:
                 self._make_keys(self._observed)
 
     def _observe(self, batch: Batch) -> None:
@@ -219,9 +173,12 @@ class DiscreteBottleneck(Learner):
         for batch in file.read(self.schema):
             if len(batch):
                 self.rows.observe(batch)
-                raw = _joined(raw, self.rows.raw(batch))
+                raw = joined(raw, self.rows.raw(batch))
         if not raw:
-            raise LearnerError(f"learner.keys.path: {file.path} has no rows that can be read")
+            raise LearnerError(
+                f"learner.keys.path: {file.path} has no rows that can be read: it needs the "
+                "columns that the learner takes, as vectors where stream.encoder makes them"
+            )
         self._checksum = file.sha256() or ""
         self._make_keys(raw)
 
@@ -245,7 +202,7 @@ class DiscreteBottleneck(Learner):
         self.coverage.start(found.codes, found.errors, books.codes)
         self.values = self._new_values(len(self.classes))
         kept, self._kept, self._observed = self._kept, {}, {}
-        for start in range(0, _length(kept), _KEPT_BATCH):
+        for start in range(0, length(kept), _KEPT_BATCH):
             part = {name: column[start : start + _KEPT_BATCH] for name, column in kept.items()}
             self._learn_rows(self.rows.encode(part), part["y"])
 
@@ -272,8 +229,8 @@ class DiscreteBottleneck(Learner):
             self._counts = np.bincount(y, minlength=len(self.classes)) + _grown(
                 self._counts, len(self.classes)
             )
-        self._kept = _joined(self._kept, {**self.rows.raw(batch), "y": y})
-        if _length(self._kept) >= self._needed and not isinstance(self.config.keys, SampleFile):
+        self._kept = joined(self._kept, {**self.rows.raw(batch), "y": y})
+        if length(self._kept) >= self._needed and not isinstance(self.config.keys, SampleFile):
             raw = {name: column for name, column in self._kept.items() if name != "y"}
             self._make_keys(raw)  # events that were not observed
 
@@ -399,17 +356,6 @@ class DiscreteBottleneck(Learner):
             self.values = self._new_values(0)
             self.values.load(state)
             self._mask()
-
-
-def _joined(old: dict[str, Array], new: Any) -> dict[str, Array]:
-    """Return the rows of both, by name; copies."""
-    if not old:
-        return {name: np.array(column) for name, column in new.items()}
-    return {name: np.concatenate([column, new[name]]) for name, column in old.items()}
-
-
-def _length(rows: dict[str, Array]) -> int:
-    return len(next(iter(rows.values()))) if rows else 0
 
 
 def _grown(counts: Ints, classes: int) -> Ints:

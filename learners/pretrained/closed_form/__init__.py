@@ -6,8 +6,9 @@ are the base. ``Statistics`` is what is kept of the rows.
 
 from __future__ import annotations
 
-from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
+from learners.pretrained.closed_form.base import ClosedFormLearner
 from learners.pretrained.closed_form.prototype import Prototype, PrototypeConfig
+from learners.pretrained.closed_form.settings import ClosedFormConfig
 from learners.pretrained.closed_form.statistics import ClassSums, Statistics
 
 __all__ = [

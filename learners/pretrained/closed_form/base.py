@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
 
 from learners.base import (
-    Encoding,
     Learner,
-    LearnerConfig,
     LearnerError,
     NotFiniteError,
-    Prediction,
 )
-from learners.networks.calibration import CalibrationConfig
 from learners.networks.class_outputs import ClassOutputs, unseen_classes
-from learners.networks.decision import DecisionConfig
 from learners.networks.encoders import Rows
+from learners.pretrained.closed_form.class_codes import codes_of
+from learners.pretrained.closed_form.settings import ClosedFormConfig
 from learners.pretrained.closed_form.solve_schedule import SolveSchedule
 from learners.pretrained.closed_form.statistics import Statistics
-from learners.pretrained.feature_maps import SAMPLE, RandomFeatures, RandomFeaturesConfig
+from learners.pretrained.feature_maps import SAMPLE, RandomFeatures
+from learners.pretrained.kept_rows import joined
 from learners.pretrained.rows import FeatureRows
+from learners.results import Encoding, Prediction
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task
-from streams.core.settings import unknown
 from streams.core.state_dict import State, copied, leaves
 
 _REACH = 100.0
@@ -38,39 +35,6 @@ _MOST = 1e30
 _UNSEEN = np.float32(-1e6)
 """Score of a class without events, where the best score is 0. With -inf, no temperature could be
 fitted."""
-
-
-class ClosedFormConfig(LearnerConfig):
-    """Settings of a learner in closed form.
-
-    Attributes:
-        scale: whether numbers and vectors are scaled by their mean and deviation.
-        warm_up: events after which the scale stays. It has no effect on vectors of an encoder.
-        refit_every: events learned after which new weights are solved; None: 500, or as
-            many as a solve costs where these are more.
-        refit_growth: new weights are also solved once the events of a class have grown by this
-            share since the last solve. The first event of a class always counts.
-        calibration: how probabilities are corrected; None: not at all.
-        decision: the rule that chooses a class; None: ``argmax``.
-        features: random features of the rows, which stand for them; None: the rows themselves.
-    """
-
-    scale: bool = True
-    warm_up: PositiveInt = 1000
-    refit_every: PositiveInt | None = None
-    refit_growth: NonNegativeFloat = 0.5
-    calibration: CalibrationConfig = "temperature"
-    decision: DecisionConfig | None = None
-    features: RandomFeaturesConfig | None = None
-
-    @property
-    def class_weight(self) -> None:
-        """Closed forms weigh all events alike."""
-        return None
-
-    def of_classes(self, task: Task) -> Self:
-        """Return the settings for a task. The calibration is only for classes."""
-        return self if task == "classification" else self.model_copy(update={"calibration": None})
 
 
 class ClosedFormLearner(Learner):
@@ -268,9 +232,7 @@ class ClosedFormLearner(Learner):
 
     def _keep(self, ids: Ints, raw: Rows, y: Array) -> None:
         """Keep labelled rows until rows are settled."""
-        new = {**raw, "y": y, "ids": ids}
-        old = self._kept or {name: column[:0] for name, column in new.items()}
-        self._kept = {name: np.concatenate([old[name], new[name]]) for name in new}
+        self._kept = joined(self._kept, {**raw, "y": y, "ids": ids})
         kept = len(self._kept["y"])
         if not self.rows.fixed and kept >= self.config.warm_up:  # not all of them were observed
             self.rows.fix()
@@ -303,7 +265,7 @@ class ClosedFormLearner(Learner):
         self._require_fixed_scale("unlearn")
         y = batch.y
         if self.schema.task == "classification":
-            y = self._codes(batch.classes)[y]
+            y = codes_of(batch.classes, self.classes)[y]
         else:
             y = self._clipped(y)
         if len(y):
@@ -314,7 +276,7 @@ class ClosedFormLearner(Learner):
         if not self.forgets_classes:
             return super().forget_class(name)
         self._require_fixed_scale("forget_class")
-        self.statistics.drop_class(int(self._codes((name,))[0]))
+        self.statistics.drop_class(int(codes_of((name,), self.classes)[0]))
         return self._changed()
 
     def merge(self, other: Learner) -> None:
@@ -348,7 +310,7 @@ class ClosedFormLearner(Learner):
             self._check_class_count(len(self.classes) + len(new))
             self.classes = (*self.classes, *new)
             self._grow()
-            codes = self._codes(other.classes)
+            codes = codes_of(other.classes, self.classes)
         self.statistics.merge(other.statistics, codes)
         self.version += other.version
         return self._solve()
@@ -359,14 +321,6 @@ class ClosedFormLearner(Learner):
                 f"{what} needs a scale that stays: learner {self.kind!r} fixes it once it has seen "
                 f"{self.config.warm_up} events (learner.warm_up)"
             )
-
-    def _codes(self, names: tuple[ClassName, ...]) -> Ints:
-        """Return the codes of classes by name. Raise ``LearnerError`` where one is not known."""
-        codes = {name: code for code, name in enumerate(self.classes)}
-        for name in names:
-            if name not in codes:
-                raise LearnerError(f"there is no class {unknown(str(name), map(str, codes))}")
-        return np.array([codes[name] for name in names], np.int64)
 
     def _changed(self) -> None:
         self.version += 1

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
+from learners.pretrained.closed_form.base import ClosedFormLearner
+from learners.pretrained.closed_form.settings import ClosedFormConfig
 from learners.pretrained.closed_form.statistics import TINY, unit_length
 from learners.pretrained.closed_form.statistics.class_products import ClassProducts
 from streams.core.batch import Array

@@ -9,7 +9,9 @@ from pydantic import Field, PositiveInt
 
 from buffers.buffer import Buffer
 from learners.base import LearnerError
-from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
+from learners.pretrained.closed_form.base import ClosedFormLearner
+from learners.pretrained.closed_form.class_codes import codes_of
+from learners.pretrained.closed_form.settings import ClosedFormConfig
 from learners.pretrained.closed_form.statistics import Statistics, grown, unit_length
 from learners.pretrained.closed_form.statistics.neighbours import Neighbours, Stored, nearest
 from streams.core.batch import Array, Batch, ClassName, Ints
@@ -187,7 +189,7 @@ class Knn(ClosedFormLearner):
         return deleted
 
     def forget_class(self, name: ClassName) -> None:
-        code = self._codes((name,))[0]
+        code = codes_of((name,), self.classes)[0]
         self.forget(self.statistics.column("ids")[self.statistics.column("y") == code])
 
     def correct(self, ids: Ints, y: Array) -> None:

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
+from learners.pretrained.closed_form.base import ClosedFormLearner
+from learners.pretrained.closed_form.settings import ClosedFormConfig
 from learners.pretrained.closed_form.solvers.linear import linear_scores, linear_weights
 from learners.pretrained.closed_form.statistics import TINY, ClassSums, unit_length
 from streams.core.batch import Array

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pydantic import PositiveFloat
 
-from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
+from learners.pretrained.closed_form.base import ClosedFormLearner
+from learners.pretrained.closed_form.settings import ClosedFormConfig
 from learners.pretrained.closed_form.solvers.linear import linear_scores, linear_weights
 from learners.pretrained.closed_form.solvers.ridge import START, Problem, Solution
 from learners.pretrained.closed_form.statistics.gram import GramSums

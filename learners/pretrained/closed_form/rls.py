@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import Field, PositiveFloat
 
-from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
+from learners.pretrained.closed_form.base import ClosedFormLearner
 from learners.pretrained.closed_form.ranpac import log_odds
+from learners.pretrained.closed_form.settings import ClosedFormConfig
 from learners.pretrained.closed_form.solvers.linear import linear_scores, linear_weights
 from learners.pretrained.closed_form.statistics.recursive import RecursiveSums
 from streams.core.batch import Array

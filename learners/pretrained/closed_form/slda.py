@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from learners.pretrained.closed_form.base import ClosedFormConfig, ClosedFormLearner
+from learners.pretrained.closed_form.base import ClosedFormLearner
+from learners.pretrained.closed_form.settings import ClosedFormConfig
 from learners.pretrained.closed_form.solvers.covariance import oas_share, solve_shrunk
 from learners.pretrained.closed_form.solvers.linear import linear_scores, linear_weights
 from learners.pretrained.closed_form.statistics import unit_length

@@ -21,13 +21,10 @@ from pydantic import (
 
 import learners
 from learners.base import (
-    BufferSummary,
-    Encoding,
     Learner,
     LearnerConfig,
     LearnerError,
     NotFiniteError,
-    Prediction,
 )
 from learners.networks import modules
 from learners.networks.optimizer import LOWER_LR, Adam, FlatOptimizer, OptimizerConfig
@@ -38,6 +35,7 @@ from learners.pretrained.encoders.registry import first_line
 from learners.pretrained.tuned.parts import TunedParts
 from learners.pretrained.tuned.prototypes import PrototypeLoss
 from learners.registry import UnknownKindError, find
+from learners.results import BufferSummary, Encoding, Prediction
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.schema import Feature, FeatureKind, Schema, Task
 from streams.core.state_dict import State

@@ -16,12 +16,13 @@ import torch
 import yaml
 from torch import nn
 
-from learners.base import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError
 from learners.baselines.prior import Prior
 from learners.integrations import avalanche as avalanche_module
 from learners.integrations.avalanche import AvalancheConfig, AvalancheLearner
 from learners.integrations.avalanche_strategy import as_strategy
 from learners.rehearsal.replay import Replay
+from learners.results import Prediction
 from pipeline.evaluation.transfer_and_forgetting import ContinualMetrics, continual
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import pipeline.bench.measure
-from learners.base import Learner, Prediction
+from learners.base import Learner
 from learners.networks.optimizer import FlatOptimizer
+from learners.results import Prediction
 from pipeline.bench.cell import Cell, job_of, run_cell
 from pipeline.bench.measure import Budget, _log_loss
 from streams.core.batch import Batch

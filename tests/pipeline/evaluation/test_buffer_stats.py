@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.base import BufferSummary, LearnerConfig
+from learners.base import LearnerConfig
 from learners.baselines.prior import Prior
+from learners.results import BufferSummary
 from pipeline.callbacks.metric_writer import MetricWriter
 from pipeline.config import job as jobs
 from pipeline.evaluation.buffer_stats import BufferStats, quantile

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.base import LearnerConfig, Prediction
+from learners.base import LearnerConfig
 from learners.baselines.prior import Prior
+from learners.results import Prediction
 from pipeline.evaluation.once_seen import OnceSeenSample
 from pipeline.evaluation.once_seen_curve import OnceSeenCurve
 from pipeline.evaluation.retention import wilson

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.base import LearnerConfig, Prediction
+from learners.base import LearnerConfig
 from learners.baselines.prior import Prior
+from learners.results import Prediction
 from pipeline.evaluation.probes import Segment
 from pipeline.evaluation.retention import Retention
 from streams.core.batch import Array, Batch

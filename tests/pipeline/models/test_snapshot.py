@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 import learners
-from learners.base import Learner, LearnerError, Prediction
+from learners.base import Learner, LearnerError
 from learners.registry import find
+from learners.results import Prediction
 from pipeline.config.job import load
 from pipeline.models.delta import DeltaEncoder
 from pipeline.models.recipe import model_states, schema_of, states_of

@@ -29,7 +29,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from learners.base import Prediction
+from learners.results import Prediction
 from pipeline.config.job import load
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe

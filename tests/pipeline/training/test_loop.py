@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.base import Learner, LearnerConfig, Prediction
+from learners.base import Learner, LearnerConfig
+from learners.results import Prediction
 from pipeline.evaluation.prequential import Prequential
 from pipeline.training.event_fates import LedgerError
 from pipeline.training.loop import Loop
