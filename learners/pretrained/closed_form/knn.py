@@ -195,6 +195,8 @@ class Knn(ClosedFormLearner):
     def correct(self, ids: Ints, y: Array) -> None:
         if self.schema.task == "classification":
             self._grow()
+        else:
+            y = self._clipped(y)
         if self._kept:
             places = {id_: place for place, id_ in enumerate(self._kept["ids"].tolist())}
             for id_, label in zip(ids.tolist(), y, strict=True):

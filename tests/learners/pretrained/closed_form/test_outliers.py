@@ -98,6 +98,16 @@ def test_one_absurd_target_does_not_spoil_the_others(
     assert errors[0] < errors[1] + 0.25 * np.abs(y).mean()
 
 
+def test_an_absurd_correction_of_a_target_is_clipped() -> None:
+    x, _ = vectors(500)
+    y = x[:, 0].astype(np.float64)
+    learner = _regression("knn", {"neighbours": 1}, x.shape[1])
+    batch = replace(events(x, y), classes=())
+    learner.learn(batch)
+    learner.correct(batch.ids[:1], np.array([1e300]))
+    assert 50 * y.std() < learner.predict(batch[:1]).value[0] < 200 * y.std()
+
+
 def _named(learner: ClosedFormLearner, batch: Batch) -> Batch:
     learner.classes = NAMES
     return batch
