@@ -165,7 +165,10 @@ class _File:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
             mapped = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_READ)
         except (OSError, ValueError, OverflowError) as error:
-            raise LearnerError(f"the cache {file} cannot be made: {one_line(error)}") from error
+            raise LearnerError(
+                f"the cache {file} cannot be made: {one_line(error)}: state a folder that can be "
+                "written to, or a smaller size"
+            ) from error
         self.data: Array = np.frombuffer(mapped, np.uint8)
 
     def write(self, offset: int, data: bytes) -> None:
