@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, str] = {
     "adapter": "learners.pretrained.adapters.adapter:Adapter",
+    "adapter-first": "learners.pretrained.adapters.adapter_first:AdapterFirst",
     "avalanche": "learners.integrations.avalanche:AvalancheLearner",
     "der++": "learners.rehearsal.der_plus_plus:DerPlusPlus",
     "dkvb": "learners.pretrained.bottleneck.learner:DiscreteBottleneck",

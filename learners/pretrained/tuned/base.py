@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -18,6 +18,7 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
 )
+from torch import Tensor
 
 import learners
 from learners.base import (
@@ -28,7 +29,7 @@ from learners.base import (
 )
 from learners.networks import modules
 from learners.networks.optimizer import LOWER_LR, Adam, FlatOptimizer, OptimizerConfig
-from learners.pretrained.backbones.base import BackboneConfig
+from learners.pretrained.backbones.base import BackboneConfig, Hidden
 from learners.pretrained.backbones.registry import backbone_class, backbone_config, load_backbone
 from learners.pretrained.backbones.trunk import Trunk
 from learners.pretrained.encoders.registry import first_line
@@ -41,6 +42,8 @@ from streams.core.schema import Feature, FeatureKind, Schema, Task
 from streams.core.state_dict import State
 from streams.operators.label_join import Revealed
 
+UpperBlocks = Callable[[Hidden, Tensor | None], Tensor]
+"""Maps states before the upper blocks, and queries, to features (n, width)."""
 _TOKENS = 4096
 """Tokens of a batch of predictions, padding included."""
 
@@ -169,12 +172,17 @@ class TunedLearner(Learner):
 
     def new_head(self) -> Learner:
         """Return a new learner over features."""
-        vector = Feature(self._feature.name, "vector", (self.backbone.width,), unit=True)
+        vector = Feature(self._feature.name, "vector", (self.head_width,), unit=True)
         schema = replace(self.schema, features=(vector,))
         try:
             return _head_class(self.config.head.kind)(self.config.head, schema, self.seed)
         except LearnerError as error:
             raise LearnerError(f"learner.head: {error}") from None
+
+    @property
+    def head_width(self) -> int:
+        """Numbers of a feature as the head gets it."""
+        return self.backbone.width
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
@@ -202,11 +210,15 @@ class TunedLearner(Learner):
         Rows of like length are computed together. A feature may differ in its last bits with the
         other rows, as a row of any network does.
         """
+        return self.features_by(self.parts.features, rows)
+
+    def features_by(self, upper: UpperBlocks, rows: Array) -> Array:
+        """Return what a function makes of the states of n >= 0 rows: (n, width) float32. Pure."""
         features = np.empty((len(rows), self.backbone.width), np.float32)
         with torch.inference_mode():
             for some in self._batches(rows):
                 states = self._trunk(torch.from_numpy(rows[some]))
-                features[some] = self.parts.features(*states).cpu().numpy()
+                features[some] = upper(*states).cpu().numpy()
         return features
 
     def _batches(self, rows: Array) -> Iterator[Ints]:
