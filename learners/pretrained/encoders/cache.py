@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -66,6 +67,7 @@ class FeatureCache:
             file = folder / f"{type(encoder).__name__}-{short}.features"
         self._table = FeatureTable(encoder.dimension, size, file, name)
         self.hits = self.misses = self._unsaved = 0
+        self._counting = threading.Lock()  # threads share a cache
 
     def encode(self, values: Column) -> Array:
         """Return the vectors (n, dimension) float32 of n >= 0 values, as the encoder does."""
@@ -81,14 +83,17 @@ class FeatureCache:
     def _look_up(self, values: Column, rows: Array, keys: Array) -> Array:
         """Return the vectors of the values in ``rows`` (m,), all different, by keys (m, 2)."""
         known, of_key = self._table.get(keys)
-        self.hits += len(values) - len(keys) + len(known)
+        with self._counting:
+            self.hits += len(values) - len(keys) + len(known)
         if len(known) == len(keys):
             return known
         absent = np.ones(len(keys), np.bool_)
         absent[of_key] = False
         encoded = self.encoder.encode(_take(values, rows[absent]))
-        self.misses += len(encoded)
-        self._unsaved += len(encoded) - self._table.put(keys[absent], encoded)
+        saved = self._table.put(keys[absent], encoded)
+        with self._counting:
+            self.misses += len(encoded)
+            self._unsaved += len(encoded) - saved
         vectors = np.empty((len(keys), encoded.shape[1]), np.float32)
         vectors[of_key], vectors[absent] = known, encoded
         return vectors

@@ -108,7 +108,10 @@ class EncodeAhead:
         encoded = pending.result()
         self.rows += len(piece)
         self.seconds += encoded.seconds
-        self._lookups[encoded.worker] = encoded.lookups
+        before = self._lookups.get(encoded.worker, (0, 0))
+        # Of two threads, one may have encoded a later piece before this one: the counts only grow.
+        found, absent = map(max, before, encoded.lookups)
+        self._lookups[encoded.worker] = found, absent
         self._cache_bytes = encoded.cache_bytes
         return self.columns.merged(piece, encoded.vectors)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest
 
 from learners.pretrained.encoders.columns import ColumnEncoders
 from pipeline.config.job import load
-from pipeline.training.reading.encode_ahead import FIRST, MOST, EncodeAhead
+from pipeline.training.reading.encode_ahead import FIRST, MOST, EncodeAhead, Encoded, Submit
 from pipeline.training.reading.local_encoding import LocalEncoding
-from streams.core.batch import Array, Batch
+from streams.core.batch import Array, Batch, Column
 from streams.operators.microbatch import rebatch
 from streams.testing import Event, Label, TestStream
 
@@ -120,6 +122,30 @@ def test_an_error_of_an_encoder_ends_the_reading_and_its_threads() -> None:
     with pytest.raises(ValueError, match="no vector of this"):
         next(pieces)
     assert not encoding_threads()
+
+
+class Late(LocalEncoding):
+    """One worker whose threads have encoded the first piece after all others."""
+
+    @contextmanager
+    def working(self) -> Iterator[Submit]:
+        lookups = iter([(30, 12)])
+
+        def submit(raw: Mapping[str, Column]) -> Future[Encoded]:
+            done: Future[Encoded] = Future()
+            vectors = ENCODERS.encode(raw)
+            done.set_result(Encoded(vectors, 0.1, "one", next(lookups, (20, 9)), 0))
+            return done
+
+        yield submit
+
+
+def test_lookups_are_those_of_all_pieces_whichever_was_last() -> None:
+    encode = EncodeAhead(Late(ENCODERS, load(Path("job.yaml"))))
+    assert sum(map(len, encode(STREAM.read({}, 4096)))) == N
+    metrics = encode.metrics()
+    assert metrics["system/feature_cache_hits"] == 30
+    assert metrics["system/feature_cache_misses"] == 12
 
 
 def test_threads_end_with_the_reading() -> None:
