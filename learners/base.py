@@ -86,7 +86,6 @@ class Learner(ABC):
     handles: ClassVar[frozenset[Handles]] = frozenset({"classification", "binary", "regression"})
     per_event: ClassVar[bool] = False
     opaque: ClassVar[bool] = False
-    needs_boundaries: ClassVar[bool] = False
     takes_keys: ClassVar[bool] = False
     takes_aggregates: ClassVar[bool] = False
     unlearns: ClassVar[bool] = False
@@ -99,6 +98,7 @@ class Learner(ABC):
         "(stream.standardise) or lower the learning rate"
     )
     state_version: ClassVar[int] = 1
+    needs_boundaries: bool = False
     handles_missing: bool = False
     never_buffer: Callable[[Ints], NDArray[np.bool_]] | None = None
 

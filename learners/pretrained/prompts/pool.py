@@ -91,9 +91,17 @@ class PromptPool(nn.Module):
         self.prompts = nn.Parameter(PROMPT_STD * torch.randn(config.pool, *shape))
         self.register_buffer("uses", torch.zeros(config.pool, dtype=torch.int64))
 
-    def nearest(self, queries: Tensor) -> Tensor:
-        """Return the indices (n, N) of the prompts that queries (n, width) choose. Pure."""
-        return _smallest(1 - self._cosines(queries), self._config.top)
+    def nearest(self, queries: Tensor, among: Tensor | None = None) -> Tensor:
+        """Return the indices (n, N) of the prompts that queries (n, width) choose. Pure.
+
+        Args:
+            queries: as the backbone gives them.
+            among: (pool,) bool, the prompts to choose from; None: all.
+        """
+        distance = 1 - self._cosines(queries)
+        if among is not None:
+            distance = distance.masked_fill(~among, torch.inf)
+        return _smallest(distance, self._config.top)
 
     def choose(self, queries: Tensor) -> Tensor:
         """Return the indices (n, N) of prompts for training with queries (n, width). Pure."""
@@ -141,7 +149,8 @@ class PromptPool(nn.Module):
 
 def entropy(uses: Tensor) -> float:
     """Return the entropy of shares of uses (m,), from 0, one is used, to 1, all are alike."""
-    shares = uses.double() / uses.sum().clamp(min=1)
+    uses = uses.double()
+    shares = uses / uses.sum().clamp(min=1e-12)
     nats = -torch.special.xlogy(shares, shares).sum()
     return float(nats / math.log(max(len(uses), 2)))
 
@@ -179,7 +188,7 @@ class PooledParts(TunedParts):
 
     def features(self, hidden: Hidden, queries: Tensor | None) -> Tensor:
         assert queries is not None
-        return self.inject(hidden, self.pool.prompts[self.pool.nearest(queries)])
+        return self.inject(hidden, self.pool.prompts[self.nearest(queries)])
 
     def trained(self, hidden: Hidden, queries: Tensor | None) -> Trained:
         """Return features with the prompts for training, and the pull. Count their use."""
@@ -189,8 +198,12 @@ class PooledParts(TunedParts):
         features = self.inject(hidden, self.pool.prompts[chosen])
         return Trained(features, self.pool.pull(queries, chosen), self.pool.moved(chosen))
 
+    def nearest(self, queries: Tensor) -> Tensor:
+        """Return the indices (n, N) of the prompts to predict rows with. Pure."""
+        return self.pool.nearest(queries)
+
     def choose(self, queries: Tensor) -> Tensor:
-        """Return the indices (n, N) of the prompts to train rows with."""
+        """Return the indices (n, N) of the prompts to train rows with. Pure."""
         return self.pool.choose(queries)
 
     def metrics(self) -> dict[str, float]:
