@@ -16,4 +16,4 @@ class Finetune(NetworkLearner):
         assert y is not None
         x, labels = self.tensor(rows), self.labels(y)
         for _ in range(self.config.steps):
-            self.optimizer.step(self.loss(x, labels))
+            self.descend(x, labels)

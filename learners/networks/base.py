@@ -118,6 +118,9 @@ class NetworkLearner(Learner):
         # A user's module has no first layer that could grow: there, missing numbers are imputed and
         # not marked.
         self._marks = isinstance(config.model, models.Mlp)
+        # The gradient of another error, or of another forward pass, is not written out.
+        own, base = type(self), NetworkLearner
+        self._plain_error = own.error is base.error and own.forward is base.forward
 
     def _columns(self, config: InputsConfig) -> models.ColumnLayout | None:
         inputs = self.inputs
@@ -183,8 +186,10 @@ class NetworkLearner(Learner):
 
     def _output(self, batch: Batch) -> Tensor:
         with torch.inference_mode():
-            out: Tensor = self.net(self.tensor(self.inputs.rows(batch))).cpu()
-        return out
+            x = self.tensor(self.inputs.rows(batch))
+            perceptron = self.optimizer.perceptron
+            out: Tensor = self.net(x) if perceptron is None else perceptron.outputs(x)[0]
+            return out.cpu()
 
     def activations(self, batch: Batch) -> list[Array]:
         """Return the outputs of the body's activation modules, in the order of their calls.
@@ -217,12 +222,37 @@ class NetworkLearner(Learner):
         """Return rows as the network takes them: (n, *shape) float32, encoded as of now."""
         return self.inputs.tensor(rows).to(self.device)
 
+    def present(self, x: Tensor) -> Tensor:
+        """Return (n, *shape) what the network is shown of inputs while it learns."""
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, outputs) of the network in training mode on (n, *shape) inputs."""
         if self._modal:
             self.net.train(len(x) > 1)  # batch norm has no statistics of one row
-        out: Tensor = self.net(x)
+        out: Tensor = self.net(self.present(x))
         return out
+
+    def descend(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take a step down the mean ``error`` of (n, *shape) inputs for labels (n,).
+
+        Return the outputs (n, outputs) that the network gave before it.
+        """
+        perceptron = self.optimizer.perceptron
+        if perceptron is None or not self._plain_error:
+            out = self.forward(x)
+            self.optimizer.step(self.error(out, y))
+            return out
+        with torch.no_grad():
+            out, passed = perceptron.outputs(self.present(x))
+            self.optimizer.move(perceptron.gradient(self._error_gradient(out, y), passed))
+        return out
+
+    def _error_gradient(self, out: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient (n, outputs) of the mean error of outputs for labels (n,)."""
+        if self.schema.task == "regression":
+            return (out - y[:, None]) / len(y)
+        return self.class_outputs.gradient(out, y)
 
     def error(
         self, out: Tensor, y: Tensor, reduction: str = "mean", codes: Tensor | None = None

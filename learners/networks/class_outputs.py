@@ -167,6 +167,15 @@ class ClassOutputs:
         factors = self._factors if codes is None else self._factors[codes]
         return F.cross_entropy(out, y, factors, reduction="sum") / len(y)
 
+    def gradient(self, out: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient (n, k) of the mean ``cross_entropy`` of outputs for labels (n,)."""
+        gradient = torch.softmax(out, 1)
+        gradient[torch.arange(len(y), device=y.device), y] -= 1
+        gradient /= len(y)
+        if self._weights is not None:
+            gradient *= self._factors[y][:, None]
+        return gradient
+
     def predict(self, out: Tensor) -> tuple[Ints, Array]:
         """Return class codes (n,) and probabilities (n, k) float32 for outputs (n, k) on the CPU.
 

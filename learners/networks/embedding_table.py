@@ -39,6 +39,7 @@ class EmbeddingTable(nn.Module):
         weight[:drawn].normal_(0, INITIAL_STD)
         self.register_buffer("weight", weight, persistent=False)
         self._read: list[tuple[Tensor, Tensor]] = []
+        self._gradients: list[tuple[Tensor, Tensor]] = []
         self._place = np.zeros(rows, np.int64)  # scratch
 
     def forward(self, codes: Tensor, numbers: Tensor | None = None) -> Tensor:
@@ -55,11 +56,16 @@ class EmbeddingTable(nn.Module):
             self._read.append((codes, values.requires_grad_()))
         return values
 
+    def add_gradient(self, codes: Tensor, gradient: Tensor) -> None:
+        """Remember the gradient (n, places * dimension) of the embeddings of codes (n, places)."""
+        self._gradients.append((codes, gradient))
+
     def take_gradients(self) -> tuple[Tensor, Tensor] | None:
         """Return the rows (m,) that were read since the last call, each once, and their gradients
         (m, dimension); None where no row was read."""
         read, self._read = self._read, []
-        parts = [
+        parts, self._gradients = self._gradients, []
+        parts += [
             (codes, values.grad[:, -codes.shape[1] * self.dimension :])
             for codes, values in read
             if values.grad is not None

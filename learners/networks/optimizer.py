@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from learners.base import LearnerError
 from learners.networks import modules as models
 from learners.networks.embedding_table import RowOptimizer
+from learners.networks.perceptron import Perceptron, is_written_out, layout
 from streams.core.batch import Ints
 from streams.core.settings import Settings
 from streams.core.state_dict import State
@@ -138,6 +139,8 @@ class FlatOptimizer:
 
     Attributes:
         weights: all weights, as one vector.
+        perceptron: computes outputs and their gradient without autograd; None where the network is
+            of another kind or large.
         per_weight_state: vectors like ``weights`` by name: what a learner keeps of each weight.
             They grow with the weights, by zeros, and are part of the state.
     """
@@ -160,7 +163,11 @@ class FlatOptimizer:
         self.per_weight_state |= {name: torch.zeros_like(self.weights) for name in names}
 
     def _bind(self) -> None:
-        self._parameters = [p for p in self._net.parameters() if p.requires_grad]
+        places = {
+            id(p): i for i, p in enumerate(p for p in self._net.parameters() if p.requires_grad)
+        }
+        self._parameters = [p for p in layout(self._net) if p.requires_grad]
+        self._places = [places[id(p)] for p in self._parameters]
         dtypes = {p.dtype for p in self._parameters}
         if len(dtypes) != 1:
             names = ", ".join(sorted(map(str, dtypes)))
@@ -179,6 +186,10 @@ class FlatOptimizer:
             gradients = self._split(self._gradient)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
+        self.perceptron: Perceptron | None = None
+        net = self._net
+        if self._gradient is not None and isinstance(net, models.ColumnNet) and is_written_out(net):
+            self.perceptron = Perceptron(net, self.weights, self._gradient)
         self._pieces = self._moved(self.weights)
         self._state_pieces = {
             name: self._moved(value) if value.ndim else [value]
@@ -299,11 +310,14 @@ class FlatOptimizer:
         """Return the state by name: a scalar, or one array for each parameter by its index."""
         rows: State = {} if self._rows is None else {models.TABLE: self._rows.state()}
         return rows | {
-            name: {str(i): models.array_of(part) for i, part in enumerate(self._split(value))}
-            if value.ndim
-            else models.array_of(value)
+            name: self._by_parameter(value) if value.ndim else models.array_of(value)
             for name, value in (self._state | self.per_weight_state).items()
         }
+
+    def _by_parameter(self, vector: Tensor) -> State:
+        """Return the parts of a vector by the number of their parameter in the network."""
+        parts = dict(zip(self._places, self._split(vector), strict=True))
+        return {str(place): models.array_of(parts[place]) for place in sorted(parts)}
 
     def load(self, state: State) -> None:
         """Load a ``state``, also of layers with more or fewer inputs or outputs."""
@@ -312,8 +326,8 @@ class FlatOptimizer:
                 value.copy_(torch.from_numpy(np.array(state[name])))
                 continue
             value.zero_()
-            for i, part in enumerate(self._split(value)):
-                known = torch.from_numpy(np.array(state[name][str(i)]))
+            for place, part in zip(self._places, self._split(value), strict=True):
+                known = torch.from_numpy(np.array(state[name][str(place)]))
                 shared = tuple(map(slice, map(min, part.shape, known.shape)))
                 part[shared] = known[shared]
         if self._rows is not None:

@@ -154,9 +154,9 @@ class Rehearsal(NetworkLearner):
     def example(cls, task: Task) -> dict[str, Any]:
         return {**super().example(task), "replay_size": 16, "buffer": {"capacity": 50}}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (n, outputs) of the network in training mode, on a view of each input."""
-        return super().forward(x if self.augment is None else self.augment(x, self.random))
+    def present(self, x: Tensor) -> Tensor:
+        """Return a view (n, *shape) of each input."""
+        return x if self.augment is None else self.augment(x, self.random)
 
     def examples(self, batch: Batch) -> Examples:
         """Return the new events of a batch, with the rows to store as columns."""

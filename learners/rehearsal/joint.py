@@ -71,7 +71,7 @@ class Joint(Rehearsal):
             drawn = self._examples(self.buffer.sample(size))
             if drawn is not None:
                 x, y = torch.cat([x, drawn.x]), torch.cat([y, drawn.y])
-            self.optimizer.step(self.loss(x, y))
+            self.descend(x, y)
 
     @property
     def buffer_bytes(self) -> int:

@@ -20,7 +20,6 @@ class Replay(Rehearsal):
             x, y = new.x, new.y
             if old is not None:
                 x, y = torch.cat([x, old.x]), torch.cat([y, old.y])
-            out = self.forward(x)
-            self.optimizer.step(self.error(out, y))
+            out = self.descend(x, y)
             self.update_recall(old, out[len(new) :])
         self.remember(batch, new.columns)

@@ -12,7 +12,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from learners.networks.augment import AugmentConfig, NamedViews
-from learners.networks.base import NetworkLearner
 from learners.rehearsal.base import Examples, Rehearsal, RehearsalConfig
 from learners.rehearsal.buffer_config import BufferConfig
 from streams.core.batch import Batch, Ints
@@ -92,8 +91,8 @@ class ViewBatch(Rehearsal):
             self.update_recall(old, out[first[len(turn) :]])
         self.remember(batch, new.columns)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return NetworkLearner.forward(self, x)  # the inputs are views already
+    def present(self, x: Tensor) -> Tensor:
+        return x  # it is a view already
 
     def _turns(self, n: int) -> list[Ints]:
         """Return, for each step, which of n new events it presents, in the order of the stream."""
