@@ -163,11 +163,10 @@ class FlatOptimizer:
         self.per_weight_state |= {name: torch.zeros_like(self.weights) for name in names}
 
     def _bind(self) -> None:
-        places = {
-            id(p): i for i, p in enumerate(p for p in self._net.parameters() if p.requires_grad)
-        }
+        trained = [p for p in self._net.parameters() if p.requires_grad]
+        number = {id(parameter): i for i, parameter in enumerate(trained)}
         self._parameters = [p for p in layout(self._net) if p.requires_grad]
-        self._places = [places[id(p)] for p in self._parameters]
+        self._places = [number[id(parameter)] for parameter in self._parameters]
         dtypes = {p.dtype for p in self._parameters}
         if len(dtypes) != 1:
             names = ", ".join(sorted(map(str, dtypes)))

@@ -83,11 +83,13 @@ class ViewBatch(Rehearsal):
                 sizes = np.concatenate([sizes, self._sizes(old)])
             event = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(self.device)
             first = torch.from_numpy(np.cumsum(sizes) - sizes).to(self.device)
-            out = self.forward(self._views(x, event, first))
-            loss = self.error(out, y[event])
+            views = self._views(x, event, first)
             if len(event) > len(first):
-                loss = loss + self.ssl * self._distance(out, event, first)
-            self.optimizer.step(loss)
+                out = self.forward(views)
+                loss = self.error(out, y[event])
+                self.optimizer.step(loss + self.ssl * self._distance(out, event, first))
+            else:
+                out = self.descend(views, y[event])
             self.update_recall(old, out[first[len(turn) :]])
         self.remember(batch, new.columns)
 
