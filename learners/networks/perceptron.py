@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from learners.networks.modules import ColumnNet, Net
+from learners.networks.modules import ColumnNet
 
 
 class Pass(NamedTuple):
@@ -23,7 +23,7 @@ class Pass(NamedTuple):
     taken: list[Tensor]
 
 
-def layout(net: Net) -> list[nn.Parameter]:
+def layout(net: nn.Module) -> list[nn.Parameter]:
     """Return the parameters in the order in which they lie in one vector.
 
     Those of the first layer and of the linear model beside it come first, side by side: both take
