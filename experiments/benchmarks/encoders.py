@@ -5,6 +5,10 @@ of which the fastest is taken: padded batches of texts sorted by length, and bat
 images, of several sizes. Both scale images and make tokens, and take turns; the ratio is the median
 over the turns, with its range. Times are processor times, of one thread.
 
+Pipeline: a run of ``prototype`` on 2,048 texts of a file, from its first micro-batch to its
+end, against the bare model on the same texts, in turn. Each run loads its encoder anew, so it
+includes the first pass.
+
 Single values: ``encode`` of one value against the bare model on it, in turn.
 
 Cache: a pass over the values after the one that filled it, in blocks of 256, in memory, in a file,
@@ -20,6 +24,7 @@ Prints the tables and writes them to experiments/results/encoders.md.
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import io
 import json
@@ -39,12 +44,16 @@ from learners.pretrained.encoders.base import Encoder
 from learners.pretrained.encoders.cache import FeatureCache
 from learners.pretrained.encoders.libraries import import_extra, transformers_library
 from learners.pretrained.encoders.registry import load_encoder
+from pipeline.config.job import check
+from pipeline.training.callback import Callback, RunContext
+from pipeline.training.loop import Loop, StepResult
+from pipeline.training.run import Run
 from streams.core.batch import Array, Column, Ragged
 from streams.core.schema import Feature
 
 RESULT = Path(__file__).parents[1] / "results" / "encoders.md"
 BLOCK = 256
-TEXTS, IMAGES, SINGLES = 512, 96, 40
+TEXTS, IMAGES, SINGLES, PIPELINE = 512, 96, 40, 2048
 SIZES = (1, 8, 32, 64)
 ABOUT = f"""# What encoders cost
 
@@ -69,10 +78,10 @@ class Case(NamedTuple):
     values: Any
 
 
-def texts(folder: Path) -> list[str]:
+def texts(folder: Path, n: int = TEXTS) -> list[str]:
     with gzip.open(folder / "clinc150_full.json.gz") as file:
         rows = json.load(file)["train"]
-    return [rows[i][0] for i in np.random.default_rng(0).permutation(len(rows))[:TEXTS]]
+    return [rows[i][0] for i in np.random.default_rng(0).permutation(len(rows))[:n]]
 
 
 def images(folder: Path) -> Array:
@@ -176,6 +185,50 @@ def throughput(case: Case, turns: int) -> tuple[list[str], float]:
     return cells, ours
 
 
+class Clock(Callback):
+    """Take the processor time of a run, from the start of its stream to its end."""
+
+    took = 0.0
+
+    def on_start(self, context: RunContext, loop: Loop) -> None:
+        self.took -= time.process_time()
+
+    def on_end(self, loop: Loop, result: StepResult) -> None:
+        self.took += time.process_time()
+
+
+def run_seconds(file: Path) -> float:
+    """Return the seconds of a run over the texts of a file."""
+    stream = {"path": file.name, "label": "intent", "features": {"text": ["text"]}}
+    encoder = {"kind": "minilm", "layers": 1}
+    job = {"name": "encoders", "stream": {**stream, "encoder": encoder}, "learner": "prototype"}
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = check(job, Path("job.yaml"), file.parent)
+        Run(loaded, Path(folder) / "run", lambda line: None).run(callbacks=[clock])
+    return clock.took
+
+
+def pipeline(folder: Path, bare: Bare, size: int, turns: int) -> list[str]:
+    """Return the speeds of runs and of the bare model, and their ratio."""
+    sentences = texts(folder, PIPELINE)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "texts.csv"
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            rows = csv.writer(opened)
+            rows.writerow(["text", "intent"])
+            rows.writerows((text, f"class {i % 150}") for i, text in enumerate(sentences))
+        pairs = [(run_seconds(file), seconds(lambda: bare(sentences, size))) for _ in range(turns)]
+    ours, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
+    ratios = sorted(b / a for a, b in pairs)
+    return [
+        "minilm",
+        f"{PIPELINE / ours:,.0f}",
+        f"{PIPELINE / theirs:,.0f} (batches of {size})",
+        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+    ]
+
+
 def caching(case: Case, encoding: float, turns: int) -> list[str]:
     """Return the speeds of passes that find all values, beside the seconds of encoding them."""
     n = len(case.column)
@@ -232,6 +285,8 @@ def main() -> None:
         Case("minilm", minilm, Ragged.of_text(sentences), bare_minilm(), sentences),
         Case("efficientnet-lite0", lite, pixels, bare_efficientnet(), pixels),
     ]
+    in_runs = pipeline(arguments.data, cases[0].bare, max(SIZES), min(arguments.turns, 3))
+    print(*in_runs, sep=" | ", flush=True)
     through, cached, singles = [], [], []
     for case in cases:
         cells, ours = throughput(case, arguments.turns)
@@ -249,6 +304,8 @@ def main() -> None:
         ),
         "The first pass compares batches of new shapes with single rows. The difference to the "
         "bare model is the largest of any number, of rounding.\n",
+        f"## A run of `prototype` on {PIPELINE:,} texts\n",
+        *table(["encoder", "run", "bare model", "ratio"], in_runs),
         "## One value: ms, median and 99%\n",
         *table(["encoder", "`encode`", "bare model", "ratio"], *singles),
         "## Values that were encoded before\n",
