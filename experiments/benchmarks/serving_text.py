@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import re
 import subprocess
 import sys
@@ -111,6 +112,9 @@ def main() -> None:
         f"{given.texts} texts of CLINC150, one at a time, through MiniLM and `prototype`; the bare "
         "model encodes the same text in turn. One thread of torch. Printed by `python "
         "experiments/benchmarks/serving_text.py`.",
+        "",
+        f"{os.getloadavg()[1]:.0f} programs ran on {os.cpu_count()} cores, on average of the last "
+        "five minutes: if these are more than the cores, the times by the clock include waiting.",
         "",
         "| milliseconds | p50 | p90 | p99 | CPU |",
         "|---|---|---|---|---|",
