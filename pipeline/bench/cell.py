@@ -190,7 +190,7 @@ def _shared(kind: str, dataset: str, encoded: bool) -> dict[str, Any]:
         known = find(learners.KINDS, Learner, kind).Config.model_fields  # type: ignore[type-abstract]
     except UnknownKindError:
         return {}  # validating the job reports it
-    if "steps" not in known:  # another family: its keys have other meanings
+    if not {"steps", "model"} <= known.keys():  # another family: its keys have other meanings
         return {}
     shared = _SHARED.get(_LIKE.get(dataset, dataset), _SHARED["digits"])
     if encoded:

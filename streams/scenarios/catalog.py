@@ -33,6 +33,10 @@ SCENARIOS: Mapping[str, Mapping[str, Any]] = {
     "permuted-digits": {"dataset": "digits", "tasks": {"kind": "permuted", "tasks": 5}},
     "outdoor": {"dataset": "outdoor", "tasks": {"kind": "split", "tasks": 10}},
     "clinc150": {"dataset": "clinc150", "tasks": {"kind": "split", "tasks": 10}},
+    "clinc150-contexts": {
+        "dataset": "clinc150",
+        "tasks": {"kind": "contexts", "tasks": 10, "labels": 5, "rounds": 2},
+    },
     "blurry-mnist": {
         "dataset": "mnist",
         "tasks": {"kind": "blurry", "tasks": 5, "disjoint": 0.5, "blur": 0.1},

@@ -17,7 +17,6 @@ from streams.core.errors import StreamError
 from streams.core.settings import Settings
 from streams.scenarios.datasets import Dataset
 from streams.scenarios.plans import (
-    Phase,
     Plan,
     TaskTest,
     add_label_noise,
@@ -27,6 +26,7 @@ from streams.scenarios.plans import (
     domain_plan,
     permutations,
     shuffled_rows,
+    visit_phases,
 )
 from streams.scenarios.transforms import Permuted, Rotated
 
@@ -104,6 +104,51 @@ class RotatedTasks(Layout):
         return domain_plan(data, rng, events, len(degrees), Rotated(degrees, height, width))
 
 
+class ContextTasks(Layout):
+    """Domain-incremental: tasks have samples of their own classes, and the same few labels (van de
+    Ven and Tolias 2019), so that a label means something else in each.
+
+    Classes are distributed over the ``tasks`` as in ``split``. Those of a task are divided evenly
+    among the ``labels``, at random. The tasks come one after another, and that ``rounds`` times.
+    The samples of a task are divided evenly among its visits, so none is repeated.
+    """
+
+    kind: Literal["contexts"]
+    tasks: PositiveInt = 5
+    labels: int = Field(2, ge=2)
+    rounds: PositiveInt = 1
+    shuffle_classes: bool = False
+
+    def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
+        owner = assign_classes(data, self.tasks, rng if self.shuffle_classes else None)
+        label = self._label_of(data, owner, rng)
+        task = owner[data.train_y]
+        order = np.tile(np.arange(self.tasks), self.rounds)
+        plan = class_plan(data, visit_phases(rng, data, task, order, events), owner)
+        return replace(
+            plan,
+            y=label[plan.y],
+            concept=plan.segment,
+            tests=tuple(TaskTest(t.index, label[t.y], c) for c, t in enumerate(plan.tests)),
+            domain_incremental=True,
+            relabel=np.tile(label, (self.tasks, 1)),
+            labels=tuple(map(str, range(self.labels))),
+        )
+
+    def _label_of(self, data: Dataset, owner: Ints, rng: np.random.Generator) -> Ints:
+        """Return (classes,) the label of each class of the data set."""
+        label = np.empty_like(owner)
+        for task in range(self.tasks):
+            mine = np.flatnonzero(owner == task)
+            if len(mine) < self.labels:
+                raise StreamError(
+                    f"stream.tasks.labels: {self.labels} labels, but task {task} of {data.name} "
+                    f"has {len(mine)} classes"
+                )
+            label[rng.permutation(mine)] = np.arange(len(mine)) % self.labels
+        return label
+
+
 class BlurryTasks(Layout):
     """Si-Blurry (Moon et al. 2023): a random number of classes in each task, and blurred borders.
 
@@ -158,17 +203,7 @@ class PowerLawTasks(Layout):
 
     def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
         owner = assign_classes(data, self.tasks, rng if self.shuffle_classes else None)
-        task, visits = owner[data.train_y], self.visits(rng)
-        parts: dict[int, Ints] = {}
-        for t in range(self.tasks):
-            rows, mine = shuffled_rows(rng, task == t, None), np.flatnonzero(visits == t)
-            if len(mine) > len(rows):
-                raise StreamError(
-                    f"stream.tasks.phases: task {t} of {data.name} has {len(rows)} samples for "
-                    f"{len(mine)} visits: state fewer phases"
-                )
-            parts |= zip(mine.tolist(), np.array_split(rows, len(mine)), strict=True)
-        phases: list[Phase] = [(int(t), parts[p][:events]) for p, t in enumerate(visits)]
+        phases = visit_phases(rng, data, owner[data.train_y], self.visits(rng), events)
         return class_plan(data, phases, owner)
 
     def visits(self, rng: np.random.Generator) -> Ints:
@@ -261,6 +296,7 @@ Tasks = Annotated[
     Annotated[SplitTasks, Tag("split")]
     | Annotated[PermutedTasks, Tag("permuted")]
     | Annotated[RotatedTasks, Tag("rotated")]
+    | Annotated[ContextTasks, Tag("contexts")]
     | Annotated[BlurryTasks, Tag("blurry")]
     | Annotated[PowerLawTasks, Tag("power-law")]
     | Annotated[DriftTasks, Tag("drift")]
@@ -289,7 +325,8 @@ def make_plan(
     plan = tasks.plan(data, np.random.default_rng([seed, 0]), events)
     if label_noise:
         rng = np.random.default_rng([seed, 1])
-        plan = replace(plan, y=add_label_noise(plan.y, label_noise, len(data.classes), rng))
+        classes = plan.labels or data.classes
+        plan = replace(plan, y=add_label_noise(plan.y, label_noise, len(classes), rng))
     return plan
 
 

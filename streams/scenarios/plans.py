@@ -44,6 +44,7 @@ class Plan:
             before it begins.
         transform: turns x into that of a concept. None: they are the same.
         relabel: (concepts, classes) the code of each class under each concept. None: its own.
+        labels: the names of the labels, where they are not the classes of the data set.
     """
 
     index: Ints
@@ -55,6 +56,7 @@ class Plan:
     domain_incremental: bool
     transform: Transform | None = None
     relabel: Ints | None = None
+    labels: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -126,6 +128,34 @@ def check_class_count(data: Dataset, tasks: int) -> None:
 def shuffled_rows(rng: np.random.Generator, mask: Array, events: int | None) -> Ints:
     """Return at most ``events`` of the rows where the mask is True, in random order."""
     return rng.permutation(np.flatnonzero(mask))[:events]
+
+
+def visit_phases(
+    rng: np.random.Generator, data: Dataset, task: Ints, order: Ints, events: int | None
+) -> list[Phase]:
+    """Return a phase for each visit of a task. The samples of a task, shuffled, are divided evenly
+    among its visits, and none is repeated.
+
+    Args:
+        rng: for the order of samples.
+        data: the data set.
+        task: (n,) the task of each of its training rows.
+        order: (phases,) the task that each phase visits; none of the tasks is missing.
+        events: the maximum number of events in a phase.
+
+    Raises:
+        StreamError: a task has more visits than samples.
+    """
+    parts: dict[int, Ints] = {}
+    for t in range(int(order.max()) + 1):
+        rows, mine = shuffled_rows(rng, task == t, None), np.flatnonzero(order == t)
+        if len(mine) > len(rows):
+            raise StreamError(
+                f"stream.tasks: task {t} of {data.name} has {len(rows)} samples for {len(mine)} "
+                "visits: state fewer phases or rounds"
+            )
+        parts |= zip(mine.tolist(), np.array_split(rows, len(mine)), strict=True)
+    return [(int(t), parts[p][:events]) for p, t in enumerate(order)]
 
 
 def permutations(rng: np.random.Generator, count: int, length: int) -> Ints:

@@ -89,6 +89,7 @@ class ScenarioStream(Stream):
     Attributes:
         data: the data set.
         plan: the order of the events, and the tests of each task.
+        labels: the names of the labels, in the order of their codes.
     """
 
     kind = "scenario"
@@ -107,7 +108,8 @@ class ScenarioStream(Stream):
         self.plan = make_plan(
             self.data, config.tasks, config.seed, config.events, config.label_noise
         )
-        classes = self.data.classes if config.known_classes else ()
+        self.labels = self.plan.labels or self.data.classes
+        classes = self.labels if config.known_classes else ()
         self.schema = Schema((self.data.feature,), "classification", classes)
         if self.data.feature.kind == "vector":
             self.dtype = "float32"
@@ -141,7 +143,7 @@ class ScenarioStream(Stream):
                 offset,
                 plan.y[rows],
                 segment=plan.segment[rows] if self.config.boundaries else None,
-                classes=self.data.classes,
+                classes=self.labels,
             )
 
     def __len__(self) -> int:
@@ -186,7 +188,7 @@ class ScenarioStream(Stream):
             index,
             y,
             segment=segment,
-            classes=self.data.classes,
+            classes=self.labels,
         )
 
     def _x(self, x: Array | Ragged, index: Ints, concept: Ints) -> Features:

@@ -79,6 +79,15 @@ def test_job_of_leaves_a_linear_probe_its_model() -> None:
     assert probe["learner.optimizer.lr"] == 0.1
 
 
+def test_job_of_leaves_prompts_and_adapters_their_optimizer() -> None:
+    from learners.pretrained.adapters.adapter_first import AdapterFirstConfig
+
+    settings = values("clinc150", "adapter-first")
+    own = AdapterFirstConfig(kind="adapter-first").optimizer
+    assert settings["learner.optimizer.kind"] == own.kind
+    assert settings["learner.optimizer.lr"] == own.lr
+
+
 def test_job_of_keeps_settings_of_one_learner_apart() -> None:
     mine = (
         "replay:model.hidden=[64,32],optimizer={kind: adam, betas: [0.8, 0.9], lr: 0.01},"

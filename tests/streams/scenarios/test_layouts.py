@@ -27,6 +27,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "permuted", "tasks": 3},
     {"kind": "rotated", "tasks": 3},
     {"kind": "blurry"},
+    {"kind": "contexts", "rounds": 2},
     {"kind": "power-law"},
     {"kind": "drift"},
     {"kind": "drift", "shape": "gradual", "width": 100},
@@ -89,10 +90,10 @@ def test_layouts_promises_hold_for_all(tasks: dict[str, Any]) -> None:
         assert stop > start
         assert (plan.segment[start:stop] == task).all()
     assert set(plan.segment.tolist()) == set(range(len(plan.tests)))
-    whole = set(range(10))
-    for classes, test in zip(asked_of(plan), plan.tests, strict=True):
+    whole = set(range(len(plan.labels or DATA.classes)))
+    for test in plan.tests:
         assert len(test.y) == len(test.index) == len(set(test.index.tolist()))
-        assert (classes == whole) == plan.domain_incremental
+        assert (set(test.y.tolist()) == whole) == plan.domain_incremental
     assert not (np.diff(plan.index[:50]) > 0).all(), "in order"
 
 
@@ -176,6 +177,36 @@ def test_rotated() -> None:
         for task in range(3):
             found = plan.transform(x[:5], np.full(5, task))
             assert (found == np.rot90(x[:5], task, (2, 3))).all()
+
+
+def test_contexts() -> None:
+    plan = planned(kind="contexts", tasks=3, labels=2, rounds=2)
+    groups = [{0, 1, 2, 3}, {4, 5, 6}, {7, 8, 9}]
+    assert classes_of(plan) == asked_of(plan) == groups
+    assert plan.begins == ((0, 0), (400, 1), (700, 2), (1000, 0), (1400, 1), (1700, 2))
+    assert sorted(plan.index.tolist()) == list(range(N))
+    assert plan.labels == ("0", "1")
+    pairs = set(zip(DATA.train_y[plan.index].tolist(), plan.y.tolist(), strict=True))
+    label_of = dict(pairs)
+    assert len(pairs) == 10, "a class has one label"
+    for classes, test in zip(groups, plan.tests, strict=True):
+        counts = Counter(label_of[code] for code in classes)
+        assert sorted(counts) == [0, 1]
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert test.y.tolist() == [label_of[code] for code in DATA.test_y[test.index].tolist()]
+    assert plan.domain_incremental
+
+
+def test_contexts_in_an_order_and_with_labels_of_the_seed() -> None:
+    plans = [planned(seed=seed, kind="contexts", tasks=2, labels=5) for seed in range(4)]
+    assert len({tuple(plan.relabel[0].tolist()) for plan in plans if plan.relabel is not None}) == 4
+    mixed = planned(kind="contexts", tasks=2, labels=5, shuffle_classes=True)
+    assert classes_of(mixed) != classes_of(plans[0])
+
+
+def test_noise_stays_within_the_labels_of_contexts() -> None:
+    plan = planned(kind="contexts", tasks=5, labels=2, label_noise=0.5)
+    assert set(plan.y.tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.1, 1.0])
@@ -321,6 +352,8 @@ def test_label_noise() -> None:
     [
         ({"kind": "split", "tasks": 11}, "image", "stream.tasks.tasks: 11 tasks, but small has 10"),
         ({"kind": "blurry", "tasks": 11}, "image", "11 tasks, but small has 10 classes"),
+        ({"kind": "contexts", "labels": 3}, "image", "3 labels, but task 0 of small has 2 classes"),
+        ({"kind": "contexts", "rounds": 401}, "image", "400 samples for 401 visits"),
         ({"kind": "rotated"}, "vector", "'rotated' turns images"),
         ({"kind": "permuted"}, "text", "small is text"),
         ({"kind": "permuted", "tasks": 721}, "vector", "6 places have fewer than 721"),

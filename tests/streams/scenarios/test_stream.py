@@ -122,6 +122,23 @@ def test_text(published: None) -> None:
     assert set(labels(asked)) <= set(range(15))
 
 
+def test_contexts_share_labels(published: None) -> None:
+    """The ten domains of CLINC150, each twice, with five labels of three intents each."""
+    stream = scenario(name="clinc150-contexts", events=50, validation="published")
+    assert stream.schema.classes == ("0", "1", "2", "3", "4")
+    assert [task for _, task in stream.begins] == [*range(10), *range(10)]
+    (block,) = stream.read({}, 2000)
+    assert len(block) == 1000
+    assert set(labels(block)) == set(range(5))
+    for task in range(10):
+        test = stream.task_test(task)
+        assert len(test) == 15 * 20
+        assert np.bincount(labels(test)).tolist() == [60] * 5
+        assert test.classes == stream.schema.classes
+    asked = stream.segment_test(0, 50, 40)
+    assert set(labels(asked)) <= set(range(5))
+
+
 def test_task_test_is_of_its_classes() -> None:
     stream = scenario(name="permuted-digits")
     assert stream.tasks == 5
@@ -295,6 +312,7 @@ SIZES = {
     "permuted-digits": 6_715,
     "outdoor": 2_800,
     "clinc150": 15_000,
+    "clinc150-contexts": 15_000,
     "blurry-mnist": 60_000,
     "power-law-mnist": 44_017,
     "sudden-drift-mnist": 20_000,
