@@ -2,5 +2,5 @@
 
 - ``parallel`` holds the adapter itself, and parts with one in each upper block.
 - ``adapter`` trains one in each upper block.
-- ``adapter_first`` trains it on the first segment of a stream only.
+- ``adapter_first`` trains it on the first events of a stream only.
 """

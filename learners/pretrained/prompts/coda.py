@@ -12,11 +12,12 @@ from learners.networks.optimizer import Adam, OptimizerConfig
 from learners.pretrained.backbones.base import Hidden
 from learners.pretrained.backbones.trunk import Trunk
 from learners.pretrained.prompts.pool import entropy, movement
-from learners.pretrained.tuned.base import TunedConfig, TunedLearner
+from learners.pretrained.tuned.base import TunedConfig
+from learners.pretrained.tuned.first_events import FirstEventsConfig, FirstEventsLearner
 from learners.pretrained.tuned.parts import Trained, TunedParts
 
 
-class CodaConfig(TunedConfig):
+class CodaConfig(FirstEventsConfig):
     """Settings of ``coda``.
 
     Attributes:
@@ -110,7 +111,7 @@ class Components(TunedParts):
         return {"routing_entropy": entropy(self.weights), "prompt_movement": moved}
 
 
-class Coda(TunedLearner):
+class Coda(FirstEventsLearner):
     """CODA-Prompt (Smith et al. 2023, "CODA-Prompt: COntinual Decomposed Attention-Based Prompting
     for Rehearsal-Free Continual Learning").
 

@@ -22,9 +22,8 @@ from learners.pretrained.prompts.pool import (
 )
 from learners.pretrained.tuned.base import TunedConfig
 from learners.pretrained.tuned.parts import TunedParts
-from streams.core.batch import Array, Batch, Ints
+from streams.core.batch import Batch, Ints
 from streams.core.schema import Schema
-from streams.core.state_dict import State
 
 Blocks = tuple[NonNegativeInt, ...]
 
@@ -133,7 +132,6 @@ class DualPrompt(PoolLearner):
     def __init__(self, config: TunedConfig, schema: Schema, seed: int, device: str = "cpu") -> None:
         super().__init__(config, schema, seed, device)
         self.needs_boundaries = self.requires_segments
-        self._seen = 0
 
     @property
     def requires_segments(self) -> bool:
@@ -156,14 +154,9 @@ class DualPrompt(PoolLearner):
             )
         return blocks
 
-    def train(self, rows: Array, y: Ints) -> Array:
-        features = super().train(rows, y)
-        self._seen += len(y)
-        return features
-
-    def learn(self, batch: Batch) -> None:
+    def learn_first(self, batch: Batch) -> None:
         self.parts.assigned = self._experts(batch)
-        super().learn(batch)
+        super().learn_first(batch)
         self.parts.assigned = None
 
     def _experts(self, batch: Batch) -> Ints | None:
@@ -178,10 +171,3 @@ class DualPrompt(PoolLearner):
             raise LearnerError(f"learner.every: this learner {NEEDS_SEGMENTS}")
         experts: Ints = np.asarray(task, np.int64) % self.config.pool
         return experts
-
-    def state(self) -> State:
-        return {**super().state(), "seen": self._seen}
-
-    def load(self, state: State) -> None:
-        super().load(state)
-        self._seen = state["seen"]

@@ -15,7 +15,8 @@ from learners.base import LearnerError
 from learners.networks.optimizer import Moved
 from learners.pretrained.backbones.base import Hidden
 from learners.pretrained.backbones.trunk import Trunk
-from learners.pretrained.tuned.base import TunedConfig, TunedLearner
+from learners.pretrained.tuned.base import TunedConfig
+from learners.pretrained.tuned.first_events import FirstEventsConfig, FirstEventsLearner
 from learners.pretrained.tuned.parts import Trained, TunedParts
 
 PROMPT_STD = 0.02
@@ -23,7 +24,7 @@ PROMPT_STD = 0.02
 The authors of L2P draw them uniformly from 0 to 0.01."""
 
 
-class PoolConfig(TunedConfig):
+class PoolConfig(FirstEventsConfig):
     """Settings of a learner with a pool of prompts.
 
     Attributes:
@@ -216,7 +217,7 @@ def movement(prompts: Tensor, start: Tensor) -> float:
     return float((prompts.detach() - start.to(prompts.device)).flatten(1).norm(dim=1).mean())
 
 
-class PoolLearner(TunedLearner):
+class PoolLearner(FirstEventsLearner):
     """Choose prompts for each event by its query, and train those that were chosen.
 
     The query of an event is what the frozen backbone gives without any prompt. A step moves the

@@ -27,16 +27,16 @@ def parts_of(learner: AdapterFirst) -> str:
     return digest(modules.module_state(learner.parts))
 
 
-def test_the_adapter_is_trained_in_the_first_segment_only() -> None:
-    """50 events: a micro-batch that the segment ends in is learned as two."""
-    learner, stream = learner_with(segment=50, passes=3), CASE.stream(120)
+def test_the_adapter_is_trained_on_the_first_events_only() -> None:
+    """50 events: a micro-batch that these end in is learned as two."""
+    learner, stream = learner_with(train_for=50, passes=3), CASE.stream(120)
     seen = [parts_of(learner)]
     for batch in stream[:48].micro_batches(16):
         learner._learn(batch)
         seen.append(parts_of(learner))
     assert len(set(seen)) == 4
     assert learner.gradient_steps == 9
-    learner._learn(stream[48:64])  # two of its events end the segment
+    learner._learn(stream[48:64])  # two of its events end the first events
     assert not learner.trains
     assert learner.gradient_steps == 12
     trained = parts_of(learner)
@@ -49,7 +49,7 @@ def test_the_adapter_is_trained_in_the_first_segment_only() -> None:
 
 def test_the_head_holds_features_of_the_final_adapter() -> None:
     stream = CASE.stream(100)
-    learner = LearnerRun(learner_with(segment=60, head="prototype"), delay=0).feed(stream).learner
+    learner = LearnerRun(learner_with(train_for=60, head="prototype"), delay=0).feed(stream).learner
     assert isinstance(learner, AdapterFirst)
     unit = learner.features(learner.rows(stream))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -75,7 +75,7 @@ def test_features_of_the_frozen_backbone_beside() -> None:
     assert (values == y).mean() > 0.8
 
 
-def test_resumes_exactly_in_the_middle_of_the_segment() -> None:
+def test_resumes_exactly_in_the_middle_of_the_first() -> None:
     stream = CASE.stream(160)
     whole = LearnerRun(learner_with(), delay=0).feed(stream).learner
     for stop in (16, 64, 80, 112):
@@ -99,7 +99,7 @@ def test_labels_of_kept_rows_are_corrected() -> None:
     stream = CASE.stream(64)
     assert stream.y is not None
     wrong = replace(stream, y=np.roll(stream.y, 1))
-    learner = learner_with(segment=64, head="prototype")
+    learner = learner_with(train_for=64, head="prototype")
     LearnerRun(learner, delay=0).feed(wrong[:48])
     learner.correct(stream.ids[:48], stream.y[:48])
     LearnerRun(learner, delay=0).feed(stream[48:])

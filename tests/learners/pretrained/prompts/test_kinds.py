@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from learners.checks.case import LearnerRun
+from learners.networks.modules import module_state
 from learners.pretrained.prompts.coda import Coda
 from learners.pretrained.prompts.dual_prompt import DualPrompt
 from learners.pretrained.prompts.l2p import L2P
@@ -82,3 +83,29 @@ def test_a_server_gets_prompts_and_no_weights(
     server = learner(cls, seed=3, head="prototype", **settings)
     server.load_servable(state)
     assert np.array_equal(server.predict(batch).proba, made.predict(batch).proba)
+
+
+@each
+def test_prompts_stay_after_the_first_events(
+    cls: type[TunedLearner], settings: dict[str, Any]
+) -> None:
+    """The head then holds what they give for all events; a run resumes exactly on both sides."""
+    settings = settings | {"train_for": 50, "head": "prototype"}
+    batch, made = stream(cls, 100), learner(cls, **settings)
+    heirs = []
+    for stop in (0, 32, 64):
+        LearnerRun(made, 0).feed(batch[stop : stop + 32])
+        heirs.append(learner(cls, seed=2, **settings))
+        heirs[-1].load(copied(made.state()))
+    parts = digest(module_state(made.parts))
+    LearnerRun(made, 0).feed(batch[96:])
+    assert digest(module_state(made.parts)) == parts
+    for heir, stop in zip(heirs, (32, 64, 96), strict=True):
+        LearnerRun(heir, 0).feed(batch[stop:])
+        assert digest(heir.state()) == digest(made.state())
+    unit = made.features(made.rows(batch))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    sums = made.head.state()["statistics"]["sums"]
+    expected = [unit[batch.y == c].sum(0) for c in range(3)]
+    np.testing.assert_allclose(sums, expected, atol=1e-4)
+    assert made.metrics()["kept_rows"] == 0
