@@ -160,6 +160,10 @@ def _run(folder: Path) -> Page:
     if figure := charts.plasticity(curves):
         page.section("Plasticity", "The ability of the network to learn.")
         page.figure(figure)
+    if figures := charts.learner(curves):
+        page.section("Learner", "What the learner publishes of itself; see the page of its method.")
+        for figure in figures:
+            page.figure(figure)
     if figure := charts.system(curves):
         page.section("System")
         page.figure(figure)

@@ -217,6 +217,17 @@ def plasticity(curves: Mapping[str, Curve]) -> go.Figure | None:
     )
 
 
+def learner(curves: Mapping[str, Curve], across: int = 3) -> list[go.Figure]:
+    """Draw a panel for each number that the learner publishes, in rows of ``across``."""
+    names = sorted(name for name in curves if name.startswith("learner/"))
+    wanted = [
+        (name, escape(name.removeprefix("learner/").replace("_", " ")), PALETTE[i % len(PALETTE)])
+        for i, name in enumerate(names)
+    ]
+    rows = (_row(curves, *wanted[i : i + across]) for i in range(0, len(wanted), across))
+    return [row for row in rows if row is not None]
+
+
 def system(curves: Mapping[str, Curve]) -> go.Figure | None:
     """Draw throughput, memory and freshness; None where they were not measured."""
     return _row(

@@ -151,6 +151,21 @@ def test_figures_of_a_run_have_its_numbers(run: Path) -> None:
     assert any("a below 1" in text for text in page.text("p"))
 
 
+def test_page_shows_what_a_learner_publishes(run: Path) -> None:
+    published = {"learner/routing_entropy": 0.5, f"learner/{EVIL}": 2.0}
+    fill(run / "metrics.jsonl", {4000: published, 5000: published})
+    page = Read(write_report(run))
+    assert "Learner" in page.text("h2")
+    assert page.trace("routing entropy")["y"] == [0.5, 0.5]
+    (titles,) = [
+        [f["layout"][axis]["title"]["text"] for axis in ("yaxis", "yaxis2")]
+        for f in page.figures
+        if "routing entropy" in str(f["layout"])
+    ]
+    assert titles[1] == "routing entropy"
+    assert "<" not in titles[0]
+
+
 def test_page_has_the_buffer_and_once_seen_events(run: Path) -> None:
     once = [
         {"first": t, "last": t, "since": t, "asked": 10_000, "right": round(8000 * t**-0.2)}

@@ -191,6 +191,18 @@ def test_plasticity_and_system_have_a_panel_per_metric(draw: Any, names: tuple[s
     assert draw({}) is None
 
 
+def test_each_number_of_a_learner_has_a_panel() -> None:
+    """Three in a row, by name; numbers of others are not drawn."""
+    names = ("used_prompts", "a", "routing_entropy", "<b>")
+    curves = {f"learner/{name}": curve(i, i + 1) for i, name in enumerate(names)}
+    first, second = map(as_json, charts.learner(curves | {"system/memory_mb": curve(9)}))
+    titles = [first["layout"][f"yaxis{i}"]["title"]["text"] for i in ("", 2, 3)]
+    assert titles == ["&lt;b&gt;", "a", "routing entropy"]
+    assert [trace["y"] for trace in first["data"]] == [[3, 4], [1, 2], [2, 3]]
+    assert [trace["y"] for trace in second["data"]] == [[0, 1]]
+    assert charts.learner({"system/memory_mb": curve(9)}) == []
+
+
 # A bench
 
 
