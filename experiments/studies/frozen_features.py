@@ -16,22 +16,28 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from rich.console import Console
+from sklearn.linear_model import LogisticRegression
 
 from experiments.studies.comparison import Difference, metric, write_section
 from pipeline.bench.bench import Bench, Results, spread
 from pipeline.bench.cell import Cell, build_cell, job_of
-from pipeline.bench.measure import Budget
+from pipeline.bench.measure import Budget, TaskStream
+from streams.core.batch import Batch
 
 RESULT = Path(__file__).parents[1] / "results" / "frozen_features.md"
 RATES = (0.001, 0.003, 0.01)
+PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""C of logistic regression, to try."""
 STEPS = (1, 4)
 """Learning rates of Adam, and gradient steps for a micro-batch, to try."""
 CLOSED = ("prototype", "slda", "fecam", "ranpac", "rls", "knn", "dkvb", "linear-probe")
@@ -53,6 +59,7 @@ class Setting:
         closed: learners in closed form, and settings of theirs.
         sizes: the learners whose bytes of state those with a buffer get.
         validation: ``stream.validation`` for the learning rate.
+        offline: whether logistic regression on all rows at once is measured too.
     """
 
     scenario: str
@@ -63,11 +70,13 @@ class Setting:
     closed: tuple[str, ...] = CLOSED
     sizes: tuple[str, ...] = ("slda", "ranpac")
     validation: str = "0.2"
+    offline: bool = False
 
 
 FEATURES = "features={kind: relu, dimension: 2000}"
 MANY_CLASSES = "ranpac:refit_growth=3"
 """With many classes, weights are solved less often than after half as many events of a class."""
+WIDE = f"{MANY_CLASSES},features={{kind: relu, dimension: 5000}}"
 SCENARIOS: Mapping[str, Setting] = {
     "clinc150": Setting(
         "clinc150",
@@ -75,9 +84,20 @@ SCENARIOS: Mapping[str, Setting] = {
         "Official split: 15,000 training and 4,500 test rows; 3,000 validation rows.",
         ("stream.encoder={kind: minilm, layers: 1}",),
         Budget(every=750, tests=None),
-        closed=("prototype", "slda", "fecam", MANY_CLASSES, "rls", "knn", "dkvb", "linear-probe"),
+        closed=(
+            "prototype",
+            "slda",
+            "fecam",
+            MANY_CLASSES,
+            WIDE,
+            "rls",
+            "knn",
+            "dkvb",
+            "linear-probe",
+        ),
         sizes=("slda",),
         validation="published",
+        offline=True,
     ),
     "clinc150-layers": Setting(
         "clinc150",
@@ -85,9 +105,10 @@ SCENARIOS: Mapping[str, Setting] = {
         "As above, with `stream.encoder=minilm`: vectors of 1,152 numbers.",
         ("stream.encoder=minilm",),
         Budget(every=750, tests=None),
-        closed=("prototype", "slda:refit_growth=3", MANY_CLASSES, "knn"),
+        closed=("prototype", "slda:refit_growth=3", MANY_CLASSES, WIDE, "rls", "knn", "dkvb"),
         sizes=("slda:refit_growth=3",),
         validation="published",
+        offline=True,
     ),
     "split-cifar-10": Setting(
         "split-cifar-10",
@@ -179,6 +200,45 @@ def rehearsal(setting: Setting, closed: Results, shared: str) -> list[str]:
     return learners
 
 
+def with_cache(setting: Setting, out: Path) -> Setting:
+    """Return a setting whose encoders keep their vectors in a folder."""
+    cache = f"encoders.cache.folder={(out / 'cache').resolve()}"
+    return replace(setting, overrides=(*setting.overrides, cache))
+
+
+def offline_head(setting: Setting, file: Path) -> dict[str, float]:
+    """Return C, ACC and CPU seconds of logistic regression on all training rows at once.
+
+    C is the best on validation rows. The result is kept in a file.
+    """
+    if not file.exists():
+        validation = f"stream.validation={setting.validation}"
+        tried = {c: _logistic(setting, (validation,), c)[0] for c in PENALTIES}
+        best = max(tried, key=lambda c: tried[c])
+        acc, cpu = _logistic(setting, (), best)
+        file.write_text(json.dumps({"c": best, "acc": acc, "cpu_seconds": cpu}))
+    found: dict[str, float] = json.loads(file.read_text())
+    return found
+
+
+def _logistic(setting: Setting, overrides: Sequence[str], c: float) -> tuple[float, float]:
+    """Return the mean accuracy over tasks, and the CPU seconds of the fit."""
+    cell = Cell(setting.scenario, "prototype", 0)
+    parts = build_cell(job_of(cell, [*setting.overrides, *overrides]))
+    batch = Batch.concat(list(parts.reader.batches(parts.reader.blocks({}))))
+    began = time.process_time()
+    head = LogisticRegression(C=c, max_iter=1000).fit(batch.x, batch.y)
+    cpu = time.process_time() - began
+    stream, encode = cast(TaskStream, parts.stream), parts.reader.encode
+    assert encode is not None
+    tests = [stream.task_test(task) for task in range(stream.tasks)]
+    encoded = [Batch.concat(list(encode([test]))) for test in tests]
+    codes = {name: code for code, name in enumerate(batch.classes)}
+    labels = [np.array([codes[name] for name in test.classes])[test.y] for test in encoded]
+    right = [head.predict(test.x) == y for test, y in zip(encoded, labels, strict=True)]
+    return mean(float(each.mean()) for each in right), cpu
+
+
 def run(name: str, setting: Setting, seeds: int, out: Path, workers: int) -> Results:
     """Run the learners of a scenario; return their results."""
 
@@ -194,8 +254,7 @@ def run(name: str, setting: Setting, seeds: int, out: Path, workers: int) -> Res
         )
         return bench.run(Console(stderr=True), print)
 
-    cache = f"encoders.cache.folder={(out / 'cache').resolve()}"
-    setting = replace(setting, overrides=(*setting.overrides, cache))
+    setting = with_cache(setting, out)
     closed = bench(setting.closed)
     shared = shared_settings(name, setting, out, workers)
     return [*closed, *bench(rehearsal(setting, closed, shared))]
@@ -208,9 +267,15 @@ def finished(folder: Path) -> Results:
     return sorted(results, key=lambda result: (result["learner"], result["seed"]))
 
 
-def section(setting: Setting, results: Results) -> list[str]:
-    """Return the lines of a scenario."""
+def section(setting: Setting, results: Results, out: Path) -> list[str]:
+    """Return the lines of a scenario. ``out`` is the folder of its cells."""
     lines = [f"\n## {setting.title}\n", f"{setting.note} {results[0]['events']:,} events.".strip()]
+    if setting.offline:
+        head = offline_head(with_cache(setting, out.parent), out / "offline.json")
+        lines[-1] += (
+            f"\nLogistic regression on all training rows at once, with C = {head['c']:g} by the "
+            f"validation rows:\nACC {100 * head['acc']:.1f}, {head['cpu_seconds']:.0f} CPU s."
+        )
     stated = {r["learner"]: None for r in results if ":" in r["learner"]}
     return [*lines, "", *table(results), "", *(f"* `{learner}`" for learner in stated)]
 
@@ -254,8 +319,8 @@ def name_of(learner: str) -> str:
     kind, _, settings = learner.partition(":")
     if capacity := re.search(r"buffer\.capacity=(\d+)", settings):
         return f"{kind}, {int(capacity[1]):,} events"
-    if "features=" in settings:
-        return f"{kind}, random features"
+    if features := re.search(r"features={kind: \w+, dimension: (\d+)}", settings):
+        return f"{kind}, {int(features[1]):,} random features"
     return kind
 
 
@@ -288,7 +353,7 @@ def main() -> None:
             results = finished(given.out / name)
         else:
             results = run(name, setting, given.seeds, given.out, given.workers)
-        lines = section(setting, results)
+        lines = section(setting, results, given.out / name)
         write_section(RESULT, HEAD, setting.title, lines, order)
         print("\n".join(lines))
 
