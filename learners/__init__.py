@@ -45,6 +45,7 @@ KINDS: dict[str, str] = {
     "l2p": "learners.pretrained.prompts.l2p:L2P",
     "linear-probe": "learners.baselines.linear_probe:LinearProbe",
     "lwf": "learners.regularization.lwf:Lwf",
+    "mos": "learners.pretrained.adapters.mos:Mos",
     "no-change": "learners.baselines.no_change:NoChange",
     "prior": "learners.baselines.prior:Prior",
     "prototype": "learners.pretrained.closed_form.prototype:Prototype",

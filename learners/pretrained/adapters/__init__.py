@@ -3,4 +3,6 @@
 - ``parallel`` holds the adapter itself, and parts with one in each upper block.
 - ``adapter`` trains one in each upper block.
 - ``adapter_first`` trains it on the first events of a stream only.
+- ``mos`` trains one for each segment, and chooses one for each input. ``stack`` holds them,
+  ``segment_classes`` their classes, and ``gaussians`` the statistics of these and their classifier.
 """

@@ -315,6 +315,17 @@ class ClosedFormLearner(Learner):
         self.version += other.version
         return self._solve()
 
+    def join_classes(self, codes: Ints, names: tuple[ClassName, ...]) -> None:
+        """Let class i be class ``codes[i]``, with the rows of all classes of this code. Its name is
+        that in ``names``. The learner ``merges``."""
+        self.classes, old = names, self.statistics
+        self.statistics = self._no_sums()
+        self.statistics.merge(old, codes)
+        if self._kept:
+            self._kept["y"] = codes[self._kept["y"]]
+        self.weights = {}  # fit may reuse what it finds there
+        self._solve()
+
     def _require_fixed_scale(self, what: str) -> None:
         if not self._settled:
             raise LearnerError(

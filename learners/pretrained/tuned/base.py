@@ -55,8 +55,8 @@ def _backbone(stated: Any) -> BackboneConfig:
         raise ValueError(str(error)) from None
 
 
-def _head(stated: Any) -> LearnerConfig:
-    """Return the settings of a head: a learner over vectors."""
+def head_config(stated: Any) -> LearnerConfig:
+    """Return the checked settings of a head: a learner over vectors. Raises ``ValueError``."""
     if isinstance(stated, LearnerConfig):
         return stated
     given = {"kind": stated} if isinstance(stated, str) else dict(stated)
@@ -77,6 +77,10 @@ def _head_class(kind: Any) -> type[Learner]:
     if cls.opaque or cls.per_event or cls.needs_boundaries:
         raise ValueError(f"kind: {kind!r} cannot be a head: take one as slda, ranpac or prototype")
     return cls
+
+
+HeadConfig = Annotated[SerializeAsAny[LearnerConfig], BeforeValidator(head_config)]
+"""Settings of a learner over features: its kind, or a mapping with ``kind`` and its settings."""
 
 
 class TunedConfig(LearnerConfig):
@@ -102,7 +106,7 @@ class TunedConfig(LearnerConfig):
     optimizer: OptimizerConfig = Adam(lr=3e-3)
     steps: PositiveInt = 1
     scale: PositiveFloat = 16.0
-    head: Annotated[SerializeAsAny[LearnerConfig], BeforeValidator(_head)] = _head("slda")
+    head: HeadConfig = head_config("slda")
 
     def located(self, folder: Path) -> Self:
         places = {"backbone": self.backbone.located(folder), "head": self.head.located(folder)}
@@ -172,12 +176,24 @@ class TunedLearner(Learner):
 
     def new_head(self) -> Learner:
         """Return a new learner over features."""
+        return self.over_features(self.config.head, "head", self.schema.classes)
+
+    def over_features(
+        self, config: LearnerConfig, place: str, classes: tuple[ClassName, ...]
+    ) -> Learner:
+        """Return a new learner over features.
+
+        Args:
+            config: its settings.
+            place: their key under ``learner`` in a job.
+            classes: that it knows from the start.
+        """
         vector = Feature(self._feature.name, "vector", (self.head_width,), unit=True)
-        schema = replace(self.schema, features=(vector,))
+        schema = replace(self.schema, features=(vector,), classes=classes)
         try:
-            return _head_class(self.config.head.kind)(self.config.head, schema, self.seed)
+            return _head_class(config.kind)(config, schema, self.seed)
         except LearnerError as error:
-            raise LearnerError(f"learner.head: {error}") from None
+            raise LearnerError(f"learner.{place}: {error}") from None
 
     @property
     def head_width(self) -> int:
@@ -324,13 +340,17 @@ class TunedLearner(Learner):
         self.head.load_servable(state["head"])
 
     def _load_shared(self, state: State) -> None:
+        self.check_backbone(state)
+        self.load_common(state)
+        modules.load_module(self.parts, state["parts"])
+
+    def check_backbone(self, state: State) -> None:
+        """Raise ``LearnerError`` where a state is of another backbone."""
         if state["backbone"] != self.backbone.fingerprint:
             raise LearnerError(
                 "learner.backbone: it is not the one that the state was trained with: its weights, "
                 "its tokenizer or its settings differ: put those files back, or start another run"
             )
-        self.load_common(state)
-        modules.load_module(self.parts, state["parts"])
 
 
 def _column(config: TunedConfig, schema: Schema) -> Feature:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learners.pretrained.closed_form.statistics.base import ClassSums, unit_length
-from streams.core.batch import Ints
+from streams.core.batch import Array, Ints
 from streams.core.state_dict import State
 
 
@@ -27,6 +27,7 @@ class PrototypeLoss:
     """
 
     def __init__(self, width: int, scale: float) -> None:
+        self._width = width
         self._sums = ClassSums(width)
         self._scale = scale
 
@@ -35,12 +36,31 @@ class PrototypeLoss:
         self._sums.grow(max(int(y.max()) + 1, len(self._sums.counts)))
         self._sums.add(unit_length(features.detach().cpu().numpy()), y)
 
-    def __call__(self, features: Tensor, y: Ints) -> Tensor:
-        """Return the mean loss of rows (n, width) whose classes (n,) have been added."""
-        means = torch.from_numpy(unit_length(self._sums.means)).to(features)
+    @property
+    def means(self) -> Array:
+        """The means of classes (k, width), of length 1."""
+        return unit_length(self._sums.means)
+
+    def join(self, codes: Ints) -> None:
+        """Let class i be class ``codes[i]``, with the rows of all that have this code."""
+        old, self._sums = self._sums, ClassSums(self._width)
+        self._sums.grow(int(codes.max(initial=-1)) + 1)
+        self._sums.merge(old, codes)
+
+    def __call__(self, features: Tensor, y: Ints, without: Array | None = None) -> Tensor:
+        """Return the mean loss of rows (n, width) whose classes (n,) have been added.
+
+        Args:
+            features: the rows.
+            y: their classes.
+            without: (n, k) bool, classes that do not count for a row; None: all count.
+        """
+        means = torch.from_numpy(self.means).to(features)
         cosines = F.normalize(features, dim=1) @ means.T
-        unseen = torch.from_numpy(self._sums.counts == 0).to(features.device)
-        scores = (self._scale * cosines).masked_fill(unseen, -torch.inf)
+        unseen = self._sums.counts == 0
+        masked = unseen if without is None else unseen | without
+        hidden = torch.from_numpy(masked).to(features.device)
+        scores = (self._scale * cosines).masked_fill(hidden, -torch.inf)
         return F.cross_entropy(scores, torch.from_numpy(y.copy()).to(features.device))
 
     def state(self) -> State:

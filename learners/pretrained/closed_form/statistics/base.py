@@ -39,7 +39,10 @@ class Statistics(ABC):
         raise NotImplementedError
 
     def merge(self, other: Any, codes: Ints) -> None:
-        """Add the sums of other rows. Class i of the other is class ``codes[i]`` here."""
+        """Add the sums of other rows. Class i of the other is class ``codes[i]`` here.
+
+        Several of its classes may be one class here.
+        """
         raise NotImplementedError
 
     def drop_class(self, code: int) -> None:
@@ -117,9 +120,9 @@ class ClassSums(Statistics):
             self.drop_class(code)  # what is left there is rounding
 
     def merge(self, other: ClassSums, codes: Ints) -> None:
-        self.counts[codes] += other.counts
-        self.sums[codes] += other.sums
-        self.squares[codes] += other.squares
+        np.add.at(self.counts, codes, other.counts)
+        np.add.at(self.sums, codes, other.sums)
+        np.add.at(self.squares, codes, other.squares)
 
     def drop_class(self, code: int) -> None:
         self.counts[code] = 0

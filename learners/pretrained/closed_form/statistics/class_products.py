@@ -78,7 +78,7 @@ class ClassProducts(ClassSums):
 
     def merge(self, other: ClassProducts, codes: Ints) -> None:  # type: ignore[override]
         super().merge(other, codes)
-        self.products[codes] += other.products
+        np.add.at(self.products, codes, other.products)
 
     def drop_class(self, code: int) -> None:
         super().drop_class(code)

@@ -116,8 +116,8 @@ class GramSums(Statistics):
 
     def merge(self, other: GramSums, codes: Ints) -> None:
         to = np.zeros(1, np.int64) if self.targets else codes
-        self.counts[to] += other.counts
-        self.cross[to] += other.cross
+        np.add.at(self.counts, to, other.counts)
+        np.add.at(self.cross, to, other.cross)
         self.totals += other.totals
         self._labels += other._labels
         self._squares += other._squares

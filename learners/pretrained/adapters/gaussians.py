@@ -1,0 +1,289 @@
+"""Gaussians of classes, with few directions each, and a linear layer trained on draws from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from learners.base import Learner, LearnerConfig
+from learners.pretrained.closed_form.statistics import grown, unit_length
+from learners.results import Prediction
+from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.schema import Schema
+from streams.core.state_dict import State
+
+_SCALE = 16.0  # of cosines, as in the loss of adapters
+_RATE = 0.1
+_MOMENTUM = 0.9
+_BATCH = 256
+_DRAWS = 30_000  # of one alignment, at most
+_GROWTH = 1.5  # events since the last alignment, after which the next one is due early
+_LEAST = 1e-4  # added to every variance, as in the paper
+
+
+class Gaussians:
+    """A mean, a few directions and a variance of the rest for each class:
+
+        covariance_c = F_c' F_c + v_c I
+
+    F_c (r, d) are the main components of the rows of class c so far. They are updated by the
+    singular values of the old ones, of the new rows and of the shift of the mean (Ross et al. 2008,
+    "Incremental Learning for Robust Visual Tracking"); what does not fit into r goes into v_c, so
+    that the trace stays exact. With r = 0 a variance is kept for each number, and not v_c.
+
+    Args:
+        width: d.
+        rank: r.
+    """
+
+    def __init__(self, width: int, rank: int) -> None:
+        self.width, self.rank = width, rank
+        self.counts = np.zeros(0, np.int64)
+        self.means = np.zeros((0, width))
+        self.factors = np.zeros((0, rank, width))
+        self.rest = np.zeros((0, 1 if rank else width))
+
+    def grow(self, classes: int) -> None:
+        """Make room for classes."""
+        for name in ("counts", "means", "factors", "rest"):
+            setattr(self, name, grown(getattr(self, name), classes))
+
+    def add(self, x: Array, y: Ints) -> None:
+        """Add rows (m, d) of the classes (m,)."""
+        for code in np.unique(y).tolist():
+            rows = x[y == code].astype(np.float64)
+            mean = rows.mean(0)
+            nothing = np.zeros(self.rest.shape[1])
+            self._include(code, len(rows), mean, rows - mean, nothing)
+
+    def _include(self, code: int, n: int, mean: Array, spread: Array, rest: Array) -> None:
+        """Add n rows with this mean, and the scatter ``spread' spread`` + n * ``rest``."""
+        old = int(self.counts[code])
+        total = old + n
+        shift = (mean - self.means[code]) * math.sqrt(old * n / total)
+        scatter = np.concatenate([math.sqrt(old) * self.factors[code], spread, shift[None]])
+        self.means[code] += (mean - self.means[code]) * (n / total)
+        self.counts[code] = total
+        summed = old * self.rest[code] + n * rest
+        if not self.rank:
+            self.rest[code] = (summed + np.einsum("md,md->d", scatter, scatter)) / total
+            return
+        _, values, directions = np.linalg.svd(scatter, full_matrices=False)
+        kept = min(self.rank, len(values))
+        self.factors[code] = 0
+        self.factors[code, :kept] = values[:kept, None] * directions[:kept] / math.sqrt(total)
+        dropped = float((values[kept:] ** 2).sum()) / self.width
+        self.rest[code] = (summed + dropped) / total
+
+    def join(self, codes: Ints) -> None:
+        """Let class i be class ``codes[i]``, with the rows of all that have this code."""
+        old = (self.counts, self.means, self.factors, self.rest)
+        self.__init__(self.width, self.rank)  # type: ignore[misc]
+        self.grow(int(codes.max(initial=-1)) + 1)
+        for code, n, mean, factors, rest in zip(codes.tolist(), *old, strict=True):
+            self._include(code, int(n), mean, math.sqrt(n) * factors, rest)
+
+    def deviations(self) -> Array:
+        """Return the deviation of the rest of each class: (k, 1), or (k, d).
+
+        The mean of all classes counts as one row more: a class of one row has no variance.
+        """
+        counts = self.counts[:, None]
+        common = (self.factors**2).sum((1, 2))[:, None] / self.width + self.rest.mean(
+            1, keepdims=True
+        )
+        common = (counts * common).sum(0) / max(int(counts.sum()), 1)
+        variance: Array = (counts * self.rest + common) / (counts + 1) + _LEAST
+        return np.sqrt(variance)
+
+    def state(self) -> State:
+        """Return the Gaussians."""
+        names = ("counts", "means", "factors", "rest")
+        return {name: getattr(self, name) for name in names}
+
+    def load(self, state: State) -> None:
+        """Restore what ``state`` returned."""
+        for name, array in state.items():
+            setattr(self, name, np.array(array))
+
+
+class AlignmentConfig(LearnerConfig):
+    """Settings of a linear layer over Gaussians.
+
+    Attributes:
+        align: whether it is trained on draws; otherwise on the events alone.
+        rank: directions of the covariance of each class; 0: a variance for each number.
+        every: events from one alignment to the next. The first ones come earlier.
+        epochs: of an alignment.
+        draws: rows for each class and epoch. There are 30,000 at most, all together.
+    """
+
+    kind: Literal["aligned-linear"] = "aligned-linear"
+    align: bool = True
+    rank: int = 8
+    every: PositiveInt = 250
+    epochs: PositiveInt = 10
+    draws: PositiveInt = 20
+
+
+class AlignedLinear(Learner):
+    """A linear layer over vectors, trained on draws from the Gaussians of all classes.
+
+    This is the classifier alignment of SLCA (Zhang et al. 2023) and MOS (Sun et al. 2025). Rows and
+    draws are of the size of unit vectors, and scores are 16 w_c' x + b_c. An alignment starts from
+    zero and takes steps with momentum on batches of 256 draws, with the rate falling from 0.1 to 0
+    by a cosine. Draws follow from the seed and the number of the alignment.
+
+    Without ``align`` each micro-batch takes a step of rate 0.1 by the cross-entropy over the
+    classes of the micro-batch, as the layers do that the paper compares with.
+
+    Args:
+        config: settings.
+        schema: one vector, and a label.
+        seed: of the draws.
+    """
+
+    kind = "aligned-linear"
+    Config = AlignmentConfig
+    handles = frozenset({"classification", "binary"})
+
+    def __init__(self, config: AlignmentConfig, schema: Schema, seed: int) -> None:
+        super().__init__(config, schema, seed)
+        self.config = config
+        (self._width,) = schema.row_shape
+        self.gaussians = Gaussians(self._width, config.rank)
+        self._weights = np.zeros((0, self._width), np.float32)
+        self._offsets = np.zeros(0, np.float32)
+        self._alignments = self._events = self._aligned_at = 0
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Return predictions. A class that the layer was not yet trained on has probability 0."""
+        assert isinstance(batch.x, np.ndarray)
+        proba = np.zeros((len(batch), len(self.classes)), np.float32)
+        known = len(self._offsets)
+        if not known:
+            value = np.full(len(batch), -1)
+            return Prediction(batch.ids, "classification", value, proba, self.classes, self.version)
+        scores = _SCALE * (unit_length(batch.x) @ self._weights.T) + self._offsets
+        proba[:, :known] = torch.softmax(torch.from_numpy(scores), 1).numpy()
+        value = proba.argmax(1)
+        return Prediction(batch.ids, "classification", value, proba, self.classes, self.version)
+
+    def learn(self, batch: Batch) -> None:
+        assert batch.y is not None
+        assert isinstance(batch.x, np.ndarray)
+        x = unit_length(batch.x)
+        self.gaussians.grow(len(self.classes))
+        self.gaussians.add(x, batch.y)
+        self._events += len(x)
+        if not self.config.align:
+            self._step(x, batch.y)
+        elif self._due:
+            self.align()
+
+    @property
+    def _due(self) -> bool:
+        since = self._events - self._aligned_at
+        return since >= self.config.every or self._events >= _GROWTH * self._aligned_at
+
+    def _step(self, x: Array, y: Ints) -> None:
+        """Take a step on rows, by the cross-entropy over their own classes."""
+        self._weights = grown(self._weights, len(self.classes))
+        self._offsets = grown(self._offsets, len(self.classes))
+        codes, place = np.unique(y, return_inverse=True)
+        w, b = torch.from_numpy(self._weights[codes]), torch.from_numpy(self._offsets[codes])
+        change, of_offsets = _gradient(w, b, torch.from_numpy(x), torch.from_numpy(place))
+        self._weights[codes] -= _RATE * change.numpy()
+        self._offsets[codes] -= _RATE * of_offsets.numpy()
+
+    def align(self) -> None:
+        """Train the layer anew on draws from all classes."""
+        generator = torch.Generator().manual_seed(_seed(self.seed, self._alignments))
+        w, b = _trained(self.gaussians, self.config, generator)
+        self._weights, self._offsets = w.numpy(), b.numpy()
+        self._alignments += 1
+        self._aligned_at = self._events
+
+    def join_classes(self, codes: Ints, names: tuple[ClassName, ...]) -> None:
+        """Let class i be class ``codes[i]``, and train the layer anew."""
+        self.gaussians.join(codes)
+        self.classes = names
+        if self.config.align:
+            self.align()
+            return
+        _, first = np.unique(codes, return_index=True)
+        self._weights, self._offsets = self._weights[first], self._offsets[first]
+
+    def metrics(self) -> dict[str, float]:
+        return {"alignments": float(self._alignments)}
+
+    def servable(self) -> State:
+        return {**self.common_state(), "weights": self._weights, "offsets": self._offsets}
+
+    def load_servable(self, state: State) -> None:
+        self.load_common(state)
+        self._weights, self._offsets = np.array(state["weights"]), np.array(state["offsets"])
+
+    def state(self) -> State:
+        return {
+            **self.servable(),
+            "seed": self.seed,
+            "gaussians": self.gaussians.state(),
+            "alignments": self._alignments,
+            "events": self._events,
+            "aligned_at": self._aligned_at,
+        }
+
+    def load(self, state: State) -> None:
+        self.load_servable(state)
+        self.seed = state["seed"]
+        self.gaussians.load(state["gaussians"])
+        self._alignments, self._events = state["alignments"], state["events"]
+        self._aligned_at = state["aligned_at"]
+
+
+def _seed(seed: int, number: int) -> int:
+    """Return the seed of one alignment."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _trained(
+    gaussians: Gaussians, config: AlignmentConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return weights (k, d) and offsets (k,) trained on draws."""
+    means = torch.from_numpy(gaussians.means.astype(np.float32))
+    factors = torch.from_numpy(gaussians.factors.astype(np.float32))
+    deviations = torch.from_numpy(gaussians.deviations().astype(np.float32))
+    k, d = means.shape
+    w, b = torch.zeros(k, d), torch.zeros(k)
+    speed, of_offsets = torch.zeros(k, d), torch.zeros(k)
+    draws = max(min(config.draws, _DRAWS // (config.epochs * k)), 1)
+    codes = torch.arange(k).repeat(draws)
+    steps = config.epochs * math.ceil(len(codes) / _BATCH)
+    step = 0
+    for _ in range(config.epochs):
+        order = codes[torch.randperm(len(codes), generator=generator)]
+        for y in torch.split(order, _BATCH):
+            x = means[y] + deviations[y] * torch.randn(len(y), d, generator=generator)
+            if gaussians.rank:
+                along = torch.randn(len(y), 1, gaussians.rank, generator=generator)
+                x += (along @ factors[y])[:, 0]
+            rate = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
+            change, change_b = _gradient(w, b, x, y)
+            w -= rate * speed.mul_(_MOMENTUM).add_(change)
+            b -= rate * of_offsets.mul_(_MOMENTUM).add_(change_b)
+            step += 1
+    return w, b
+
+
+def _gradient(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the mean cross-entropy of rows (n, d) with respect to w and b."""
+    error = torch.softmax(_SCALE * (x @ w.T) + b, 1)
+    error[torch.arange(len(y)), y] -= 1
+    error /= len(y)
+    return _SCALE * (error.T @ x), error.sum(0)
