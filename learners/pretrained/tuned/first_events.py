@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import PositiveInt
 
+from learners.pretrained.kept_rows import joined
 from learners.pretrained.tuned.base import TunedConfig, TunedLearner
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Schema
@@ -98,9 +99,7 @@ class FirstEventsLearner(TunedLearner):
 
     def _keep(self, ids: Ints, rows: Array, y: Ints) -> None:
         once = np.zeros(len(ids), np.bool_) if self.never_buffer is None else self.never_buffer(ids)
-        new = {"ids": ids, "rows": rows, "y": y, "once": once}
-        old = self._kept or {name: column[:0] for name, column in new.items()}
-        self._kept = {name: np.concatenate([old[name], new[name]]) for name in new}
+        self._kept = joined(self._kept, {"ids": ids, "rows": rows, "y": y, "once": once})
 
     def _teach_again(self) -> None:
         """Let a new head learn the rows kept, through the parts as they stay. Drop the rows."""
