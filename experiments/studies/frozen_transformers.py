@@ -1,0 +1,366 @@
+"""Compare learners inside a frozen transformer with learners on its vectors.
+
+One pass in micro-batches of 10, over 600 events of each task of CLINC150: 40 an intent in the mean.
+Both kinds see the last layer of all-MiniLM-L6-v2. Settings are defaults. Those that depend on the
+data are the best on validation rows: see ``TRIED``.
+
+    python experiments/studies/frozen_transformers.py                  # both scenarios
+    python experiments/studies/frozen_transformers.py clinc150 --seeds 1
+
+Writes experiments/results/frozen_transformers.md. A run that was stopped continues; --finished
+prints what it has so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from experiments.studies.comparison import Difference, metric, write_section
+from pipeline.bench.bench import Bench, Results, spread
+from pipeline.bench.cell import Cell, build_cell, job_of
+from pipeline.bench.measure import Budget
+
+RESULT = Path(__file__).parents[1] / "results" / "frozen_transformers.md"
+ENCODER = "stream.encoder={kind: minilm, layers: 1}"
+ADAM = "optimizer={kind: adam, lr: %s}"
+NETWORKS = [
+    f"{ADAM % lr},steps={steps},model={{kind: mlp, hidden: [128]}}"
+    for lr in (0.001, 0.003, 0.01)
+    for steps in (1, 4)
+]
+TRIED: Mapping[str, tuple[str, Sequence[str]]] = {
+    "linear-probe": (
+        "online_accuracy",
+        [
+            *(f"linear-probe:{ADAM % lr}" for lr in (0.001, 0.003, 0.01, 0.03)),
+            *(f"linear-probe:optimizer={{kind: sgd, lr: {lr}}}" for lr in (0.1, 1)),
+        ],
+    ),
+    "joint": ("acc", [f"joint:{network}" for network in NETWORKS]),
+    "replay": ("acc", [f"replay:{network}" for network in NETWORKS]),
+    "rls": ("acc", ["rls", *(f"rls:half_life={events}" for events in (100, 300, 1000, 3000))]),
+}
+"""What is tried on validation rows, with one seed, and the metric of the best."""
+BEST = "best of "
+"""Begins a learner that is the best of those in ``TRIED``."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A scenario of the tables.
+
+    Attributes:
+        scenario: of ``everlearn bench``.
+        title: what stands above the table.
+        note: what else is to be said.
+        overrides: of all jobs.
+        tests: the most test rows of a task: a fixed choice, the same for all.
+        base: the arm that others are compared with.
+        on_vectors: learners on vectors of the encoder, by the names of their rows.
+        inside: learners inside the transformer, by the names of their rows.
+        pairs: rows whose difference is of interest, and what it shows.
+    """
+
+    scenario: str
+    title: str
+    note: str
+    overrides: tuple[str, ...]
+    tests: int
+    base: str
+    on_vectors: Mapping[str, str]
+    inside: Mapping[str, str]
+    pairs: Mapping[str, tuple[str, str]]
+
+    @property
+    def arms(self) -> dict[str, str]:
+        """The learner of each row."""
+        return {**self.on_vectors, **self.inside}
+
+
+RANPAC = "ranpac:refit_growth=3"
+HEAD = "head={kind: ranpac, refit_growth: 3}"
+BLIND = "every=150,most=30"
+"""Segments that do not end where contexts do."""
+SCENARIOS: Mapping[str, Setting] = {
+    "clinc150": Setting(
+        "clinc150",
+        "CLINC150: 150 intents in 10 tasks",
+        "A task is a domain of 15 intents. Of the official test rows 200 for each task, a fixed "
+        "choice.",
+        ("stream.events=600",),
+        200,
+        "ranpac",
+        {
+            "linear-probe": "linear-probe",
+            "linear-probe, best": f"{BEST}linear-probe",
+            "prototype": "prototype",
+            "slda": "slda",
+            "ranpac": RANPAC,
+            "joint": f"{BEST}joint",
+        },
+        {
+            "l2p": "l2p",
+            "dual-prompt": "dual-prompt",
+            "dual-prompt, expert by 500 events": "dual-prompt:masks=task,every=500",
+            "dual-prompt, expert by task": "dual-prompt:masks=task",
+            "coda": "coda",
+            "adapter": "adapter",
+            "adapter-first, slda": "adapter-first",
+            "adapter-first, ranpac": f"adapter-first:{HEAD}",
+            "mos": "mos",
+            "mos, merge 0.1": "mos:merge=0.1",
+            "mos, no refinement": "mos:refine=0",
+            "mos, no ensemble": "mos:ensemble=false",
+            "mos, alignment in closed form": "mos:alignment=lda",
+            "mos, no alignment": "mos:alignment=none",
+            "mos, no alignment, no ensemble": "mos:alignment=none,ensemble=false",
+            "mos, one adapter": "mos:every=null",
+            "mos, no adapters": "mos:adapters=false",
+            "mos, tasks known": "mos:every=segment",
+        },
+        {
+            "adapter-first under ranpac, less ranpac": ("adapter-first, ranpac", "ranpac"),
+            "mos: merge 0.1, less 0": ("mos, merge 0.1", "mos"),
+            "mos: refinement": ("mos", "mos, no refinement"),
+            "mos: alignment": ("mos", "mos, no alignment"),
+            "mos: alignment, without ensemble": (
+                "mos, no ensemble",
+                "mos, no alignment, no ensemble",
+            ),
+            "mos: ensemble": ("mos", "mos, no ensemble"),
+            "mos: adapters, less frozen features": ("mos", "mos, no adapters"),
+            "mos: an adapter for each 500 events, less one": ("mos", "mos, one adapter"),
+            "mos: tasks known, less every 500 events": ("mos, tasks known", "mos"),
+        },
+    ),
+    "clinc150-contexts": Setting(
+        "clinc150-contexts",
+        "CLINC150 in ten contexts that share five labels",
+        "The ten domains come in turn, twice, with 200 events each time. Of 15 intents of a domain "
+        "three have the\nsame label, by chance. Of the official test rows 60 for each domain.",
+        ("stream.events=200",),
+        60,
+        "slda",
+        {
+            "prototype": "prototype",
+            "slda": "slda",
+            "ranpac": RANPAC,
+            "rls": f"{BEST}rls",
+            "linear-probe, best": f"{BEST}linear-probe",
+            "replay": f"{BEST}replay",
+        },
+        {
+            "l2p": "l2p",
+            "dual-prompt": "dual-prompt",
+            "adapter": "adapter",
+            "mos": f"mos:{BLIND}",
+            "mos, no adapters": f"mos:{BLIND},adapters=false",
+            "mos, closed form": f"mos:{BLIND},alignment=lda",
+            "mos, no adapters, closed form": f"mos:{BLIND},alignment=lda,adapters=false",
+            "mos, contexts known": "mos:every=segment",
+        },
+        {
+            "mos: adapters, less frozen features": ("mos", "mos, no adapters"),
+            "mos, closed form: adapters, less frozen features": (
+                "mos, closed form",
+                "mos, no adapters, closed form",
+            ),
+            "mos: contexts known, less every 150 events": ("mos, contexts known", "mos"),
+        },
+    ),
+}
+PERCENT = {
+    "acc": "ACC",
+    "forgetting": "forgetting",
+    "aaa": "AAA",
+    "online_accuracy": "prequential",
+}
+
+
+class Study:
+    """The cells of a scenario, in a folder.
+
+    Args:
+        setting: of the scenario.
+        out: the folder of the study.
+    """
+
+    def __init__(self, setting: Setting, out: Path) -> None:
+        self._setting = setting
+        self._folder = out / setting.scenario
+        self._cache = f"encoders.cache.folder={(out / 'cache').resolve()}"
+
+    def run(self, seeds: int, only: Sequence[str] = ()) -> None:
+        """Run the cells that are not finished: one seed after the other.
+
+        Args:
+            seeds: how many, counted from 0.
+            only: the rows to run; empty: all.
+        """
+        for group in ("on_vectors", "inside"):
+            stated = getattr(self._setting, group)
+            arms = [name for name in stated if not only or name in only]
+            for name in arms:
+                if stated[name].startswith(BEST):
+                    _, tried = TRIED[stated[name].removeprefix(BEST)]
+                    self._bench("tried", tried, 1, "stream.validation=published")
+            if arms:
+                self._bench(group, [str(self.learner(name)) for name in arms], seeds)
+
+    def learner(self, name: str) -> str | None:
+        """Return the learner of a row, in the notation of ``everlearn bench``; None where it is the
+        best of some, and none was tried yet."""
+        stated = self._setting.arms[name]
+        if not stated.startswith(BEST):
+            return stated
+        key, tried = TRIED[stated.removeprefix(BEST)]
+        results = [result for result in self._results("tried") if result["learner"] in tried]
+        best = max(results, key=lambda result: float(result["metrics"][key]), default=None)
+        return best and str(best["learner"])
+
+    def _results(self, group: str) -> Results:
+        files = (self._folder / group).glob("*/*/result.json")
+        return [json.loads(file.read_text())["result"] for file in files]
+
+    def _bench(self, group: str, learners: Sequence[str], seeds: int, *more: str) -> None:
+        encoded = () if group == "inside" else (ENCODER, self._cache)
+        overrides = [*self._setting.overrides, *encoded, *more]
+        budget = Budget(every=10**9, tests=self._setting.tests)
+        place = self._folder / group
+        bench = Bench([self._setting.scenario], learners, seeds, place, overrides, budget)
+        bench.run(Console(stderr=True), print)
+
+    def encoding(self) -> float:
+        """Return the CPU seconds of encoding the events of a stream once. Kept in a file."""
+        file = self._folder / "encoding.json"
+        if not file.exists():
+            with TemporaryDirectory() as cold:
+                cache = f"encoders.cache.folder={cold}"
+                overrides = [*self._setting.overrides, ENCODER, cache]
+                parts = build_cell(job_of(Cell(self._setting.scenario, "no-change", 0), overrides))
+                began = time.process_time()
+                for _ in parts.reader.batches(parts.reader.blocks({})):
+                    pass
+            file.write_text(json.dumps(time.process_time() - began))
+        return float(json.loads(file.read_text()))
+
+    def finished(self) -> dict[str, Results]:
+        """Return the results of cells that have finished, by row and in order of seeds."""
+        found: dict[str, Results] = {}
+        for group in ("on_vectors", "inside"):
+            results = self._results(group)
+            for name in getattr(self._setting, group):
+                learner = self.learner(name)
+                mine = [result for result in results if result["learner"] == learner]
+                if mine:
+                    found[name] = sorted(mine, key=lambda result: int(result["seed"]))
+        return found
+
+    def section(self) -> list[str]:
+        """Return the lines of the scenario in the results."""
+        setting, found = self._setting, self.finished()
+        stated = {name: self.learner(name) for name in found}
+        events = next(iter(found.values()))[0]["events"]
+        return [
+            f"\n## {setting.title}\n",
+            f"{setting.note}\n{events:,} events. Encoding them takes {self.encoding():.0f} CPU s, "
+            "which learners on vectors do not have in *CPU s*.",
+            "",
+            *table(found, setting.base),
+            "",
+            *differences(found, setting.pairs),
+            "",
+            *(f"* {name}: `{text}`" for name, text in stated.items() if name != text),
+        ]
+
+
+def table(found: Mapping[str, Results], base: str) -> list[str]:
+    """Return a row for each arm, the best ACC first."""
+    lines = [
+        f"| learner | {' | '.join(PERCENT.values())} | ACC less that of {base} | log-loss "
+        "| CPU s | state | seeds |",
+        "|---" * (len(PERCENT) + 6) + "|",
+    ]
+    for name in sorted(found, key=lambda name: -mean(metric(found[name], "acc"))):
+        runs = found[name]
+        numbers = " | ".join(spread(metric(runs, key)) for key in PERCENT)
+        less = "" if name == base else difference(runs, found.get(base, []))
+        losses = [run["metrics"].get("test_log_loss") for run in runs]
+        loss = "" if None in losses else f"{mean(losses):.3f}"
+        cpu = mean(run["cpu_seconds"] for run in runs)
+        size = max(run["state_bytes"] for run in runs) / 1e6
+        costs = f"{loss} | {cpu:,.1f} | {size:,.2f} MB | {len(runs)}"
+        lines.append(f"| {name} | {numbers} | {less} | {costs} |")
+    return lines
+
+
+def differences(found: Mapping[str, Results], pairs: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Return a row for each pair of arms that both have results of one seed."""
+    lines = ["| difference in ACC | points | seeds |", "|---|---|---|"]
+    for what, (arm, other) in pairs.items():
+        points = difference(found.get(arm, []), found.get(other, []))
+        if points:
+            seeds = len(_common(found[arm], found[other]))
+            lines.append(f"| {what} | {points} | {seeds} |")
+    return lines if len(lines) > 2 else []
+
+
+def difference(runs: Results, others: Results) -> str:
+    """Return the difference in ACC from the runs of the same seeds, in points."""
+    both = _common(runs, others)
+    if not both:
+        return ""
+    own, theirs = (metric(each, "acc") for each in zip(*both, strict=True))
+    found = Difference.of(own, theirs)
+    return found.points if len(both) > 1 else f"{100 * found.mean:+.1f}"
+
+
+def _common(runs: Results, others: Results) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    of_seed = {run["seed"]: run for run in others}
+    return [(run, of_seed[run["seed"]]) for run in runs if run["seed"] in of_seed]
+
+
+HEADER = """# Learners inside a frozen transformer
+
+One pass, micro-batches of 10. No learner is told where a task ends, but those named so. ACC,
+forgetting, AAA and prequential accuracy in %, mean ± standard deviation over seeds. Differences are
+paired by seed, with 95% intervals where there are several. *CPU s* is learning and prediction of
+the stream. Learners inside the transformer have its passes in it, learners on vectors have not.
+*state* is all that a checkpoint has of the learner. `joint` keeps every event; it is trained online
+and is no bound. Settings are defaults or stand below the table. By
+`python experiments/studies/frozen_transformers.py`.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), metavar="scenario")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/frozen_transformers"))
+    parser.add_argument("--only", nargs="*", default=[], help="rows to run")
+    parser.add_argument("--finished", action="store_true", help="run nothing")
+    given = parser.parse_args()
+    if unknown := set(given.scenarios) - set(SCENARIOS):
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    order = [setting.title for setting in SCENARIOS.values()]
+    for name in given.scenarios:
+        study = Study(SCENARIOS[name], given.out)
+        if not given.finished:
+            study.run(given.seeds, given.only)
+        lines = study.section()
+        write_section(RESULT, HEADER, SCENARIOS[name].title, lines, order)
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
