@@ -23,6 +23,7 @@ _MOMENTUM = 0.9
 _BATCH = 256
 _DRAWS = 30_000  # of one alignment, at most
 _GROWTH = 1.5  # events since the last alignment, after which the next one is due early
+_SOON = 4  # how many times sooner it is due, where there are classes that it does not know
 _LEAST = 1e-4  # added to every variance, as in the paper
 
 
@@ -118,7 +119,8 @@ class AlignmentConfig(LearnerConfig):
     Attributes:
         align: whether it is trained on draws; otherwise on the events alone.
         rank: directions of the covariance of each class; 0: a variance for each number.
-        every: events from one alignment to the next. The first ones come earlier.
+        every: an alignment follows each multiple of this number of events. The first ones come
+            earlier. So does one a quarter of them after the last, where there are new classes.
         epochs: of an alignment.
         draws: rows for each class and epoch. There are 30,000 at most, all together.
     """
@@ -188,8 +190,12 @@ class AlignedLinear(Learner):
 
     @property
     def _due(self) -> bool:
-        since = self._events - self._aligned_at
-        return since >= self.config.every or self._events >= _GROWTH * self._aligned_at
+        every, since = self.config.every, self._events - self._aligned_at
+        if self._events // every > self._aligned_at // every:
+            return True
+        if len(self.classes) > len(self._offsets) and since >= every // _SOON:
+            return True
+        return self._events >= _GROWTH * self._aligned_at
 
     def _step(self, x: Array, y: Ints) -> None:
         """Take a step on rows, by the cross-entropy over their own classes."""

@@ -51,10 +51,11 @@ class MosConfig(AdapterConfig):
         covariance: of the Gaussians of ``sgd``: ``full``, of which ``rank`` directions are kept; or
             ``variance``, one for each number.
         directions: that are kept of a full covariance.
-        align_every: events from one alignment to the next.
+        align_every: an alignment follows each multiple of this number of events; new classes are
+            aligned sooner.
         epochs, draws: of an alignment.
         refine: rounds of refinement of the choice of an adapter.
-        ensemble: whether the prototypes that choose an adapter vote too.
+        ensemble: whether the learner that chooses an adapter votes too.
         retrieval: the learner in closed form over features of the first adapter that chooses.
     """
 
@@ -63,7 +64,7 @@ class MosConfig(AdapterConfig):
     most: int = Field(20, ge=3)
     adapters: bool = True
     merge: float = Field(0.0, ge=0, le=1)
-    orthogonality: NonNegativeFloat = 0.1
+    orthogonality: NonNegativeFloat = 0.0
     alignment: Literal["sgd", "lda", "none"] = "sgd"
     covariance: Literal["full", "variance"] = "full"
     directions: PositiveInt = 8
@@ -72,7 +73,7 @@ class MosConfig(AdapterConfig):
     draws: PositiveInt = 20
     refine: NonNegativeInt = Field(_ROUNDS, le=_ROUNDS)
     ensemble: bool = True
-    retrieval: HeadConfig = head_config("prototype")
+    retrieval: HeadConfig = head_config("slda")
 
     @model_validator(mode="after")
     def _joinable(self) -> MosConfig:
@@ -105,22 +106,24 @@ class Mos(Adapter):
 
     Prediction:
 
-    1. *Retrieval*: the nearest prototype, of features through the first adapter, names a segment i.
+    1. *Retrieval*: a closed form over features through the first adapter names a segment i.
     2. *Refinement*: the classifier on features through adapter i names a class. If its segment is
        not i, that becomes i; at most four times.
-    3. *Ensemble*: the mean of the probabilities of the classifier and of the prototypes.
+    3. *Ensemble*: the mean of the probabilities of the classifier and of the retrieval.
 
     The probability of a label is the sum over its classes. The classifier is aligned
     (``AlignedLinear``), or is a head in closed form of the same rows.
 
     Deviations: the authors know the tasks, train a linear layer for many epochs, use dropout, and
     call the merge for each block in each forward pass, in evaluation too, which changes their
-    adapters. Here adapters change with steps of the optimizer only. Their ensemble multiplies
-    cosines by the number of tasks; here the prototypes have a temperature that is fitted. Features
-    in M are of unit length. ``merge`` is 0 here and 0.1 there.
+    adapters. Here adapters change with steps of the optimizer only. Their retrieval is by class
+    means, which is ``retrieval: prototype``; where a label has several forms, a covariance finds
+    more. Their ensemble multiplies cosines by the number of tasks; here a temperature is fitted.
+    Features in M are of unit length. ``merge`` and ``orthogonality`` are 0 here, and 0.1 there: the
+    term would also move an event away from what its label was in an earlier segment.
 
     Beyond ``most`` adapters the second and the third become their mean, weighted by events, and
-    their classes are joined by label. The first one stays, as all prototypes are from it.
+    their classes are joined by label. The first one stays, as all retrieval is by its features.
     """
 
     kind = "mos"

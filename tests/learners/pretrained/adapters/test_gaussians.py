@@ -90,8 +90,21 @@ def test_the_layer_separates_classes(align: bool) -> None:
         layer._learn(part)
     found = layer.predict(batch_of(x, y))
     assert (found.value == y).mean() > 0.95
-    assert layer.metrics()["alignments"] == (5 if align else 0)
-    # events at an alignment: 12, 24, 36, 60, 96
+    # aligned at 12, 24, 36, 60, 96 and 120 events
+    assert layer.metrics()["alignments"] == (6 if align else 0)
+
+
+def test_new_classes_are_aligned_sooner() -> None:
+    x, y = rows(400), np.arange(400) % 2
+    y[310:] = 2
+    layer = AlignedLinear(AlignmentConfig(every=200), SCHEMA, 1)
+    aligned = []
+    for stop, part in enumerate(batch_of(x, y).micro_batches(10), 1):
+        before = layer.metrics()["alignments"]
+        layer._learn(part)
+        if layer.metrics()["alignments"] > before:
+            aligned.append(10 * stop)
+    assert aligned == [10, 20, 30, 50, 80, 120, 180, 200, 300, 350, 400]
 
 
 def test_draws_follow_from_the_seed() -> None:
