@@ -1,4 +1,4 @@
-"""Learners that train their parts on the first events only, if a job says so."""
+"""Learners that train their parts on the first events only, unless a job says otherwise."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ROWS = 64  # that a new head learns at once
 
 
 class FirstEventsConfig(TunedConfig):
-    """Settings of a learner that may train on the first events only.
+    """Settings of a learner that trains on the first events only, unless a job says otherwise.
 
     Attributes:
         train_for: labelled events that the parts are trained on; their rows are kept until then.
             None: the parts are trained on all events, and no row is kept.
     """
 
-    train_for: PositiveInt | None = None
+    train_for: PositiveInt | None = 1500
 
 
 class FirstEventsLearner(TunedLearner):

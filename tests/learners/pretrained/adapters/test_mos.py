@@ -100,7 +100,8 @@ def test_first_adapter_is_never_merged() -> None:
 
 
 def test_rows_pass_their_own_adapters_in_one_batch() -> None:
-    learner = taught(160, mos(most=4, first_block=0, optimizer=SGD))
+    fast = {"kind": "adam", "lr": 0.03}  # so that adapters differ
+    learner = taught(160, mos(most=4, first_block=0, optimizer=fast))
     hidden, _ = learner._trunk(torch.from_numpy(learner.rows(unlabelled(24))))
     chosen = torch.arange(24) % learner.stack.count
     with torch.inference_mode():
