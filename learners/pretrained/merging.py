@@ -1,8 +1,9 @@
 """Merge trained parameters that started from one ancestor: adapters, prompts, or whole networks.
 
 A state maps names to arrays, as ``module_state`` returns it. All states that are merged have the
-same names and shapes. Nothing here changes what it is given. Sums are in float64, and results in
-the dtypes of the first state.
+same shapes and names, in any order. Nothing here changes what it is given. Sums are in float64, and
+results in the dtypes of the first state. A state that is not finite is refused: it would make all
+that is merged with it worthless.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from learners.base import LearnerError
+from learners.base import LearnerError, NotFiniteError
 from streams.core.batch import Array
 
 Parameters = Mapping[str, Array]
@@ -22,6 +23,7 @@ def average(states: Sequence[Parameters]) -> dict[str, Array]:
 
     Raises:
         LearnerError: they differ in names or shapes, or there is none.
+        NotFiniteError: one is not finite.
     """
     return weighted(states, [1.0] * len(states))
 
@@ -31,16 +33,17 @@ def weighted(states: Sequence[Parameters], weights: Sequence[float]) -> dict[str
 
     Args:
         states: k states.
-        weights: k numbers >= 0, not all 0. They are divided by their sum.
+        weights: k numbers >= 0, not all 0, with a finite sum. They are divided by it.
 
     Raises:
-        LearnerError: as for ``average``; or weights do not fit.
+        LearnerError, NotFiniteError: as for ``average``; or weights do not fit.
     """
     _check(states)
     total = sum(weights)
-    if len(weights) != len(states) or min(weights) < 0 or not total > 0:
+    if len(weights) != len(states) or min(weights) < 0 or not 0 < total < np.inf:
         raise LearnerError(
-            f"merge takes one weight >= 0 for each of {len(states)} states, not all 0: {weights}"
+            f"merge takes one weight >= 0 for each of {len(states)} states, not all 0, with a "
+            f"finite sum: {weights}"
         )
     shares = [weight / total for weight in weights]
     merged = {}
@@ -74,13 +77,16 @@ def ties(
         strength: lambda in the paper.
 
     Raises:
-        LearnerError: as for ``average``; or the density is out of range.
+        LearnerError, NotFiniteError: as for ``average``; or a setting is out of range.
     """
     _check([ancestor, *states])
-    if not states or not 0 < density <= 1:
-        raise LearnerError(f"ties takes states, and a density in (0, 1]: {density}")
-    start = _flat(ancestor)
-    changes = np.stack([_trimmed(_flat(state) - start, density) for state in states])
+    if not states or not 0 < density <= 1 or not np.isfinite(strength):
+        raise LearnerError(
+            f"ties takes states, a density in (0, 1] and a finite strength: {density}, {strength}"
+        )
+    names = list(ancestor)
+    start = _flat(ancestor, names)
+    changes = np.stack([_trimmed(_flat(state, names) - start, density) for state in states])
     sign = np.sign(changes.sum(0))
     agreed = (changes != 0) & (np.sign(changes) == sign)
     mean = np.where(agreed, changes, 0).sum(0) / np.maximum(agreed.sum(0), 1)
@@ -108,8 +114,7 @@ class History:
 
     def add(self, state: Parameters) -> None:
         """Add a state that has been trained."""
-        if self.count:
-            _check([self._sums, state])
+        _check([self._sums, state] if self.count else [state])
         for name, array in state.items():
             self._sums[name] = self._sums.get(name, 0.0) + array.astype(np.float64)
         self.count += 1
@@ -128,7 +133,8 @@ class History:
 
 
 def _check(states: Sequence[Parameters]) -> None:
-    """Raise ``LearnerError`` where states have not the same names and shapes."""
+    """Raise ``LearnerError`` where states have not the same names and shapes, ``NotFiniteError``
+    where one is not finite."""
     if not states:
         raise LearnerError("merge takes at least one state")
     first = {name: array.shape for name, array in states[0].items()}
@@ -140,10 +146,14 @@ def _check(states: Sequence[Parameters]) -> None:
                 f"merge takes states of one ancestor: {name!r} is {first.get(name)} in the first, "
                 f"and {shapes.get(name)} in state {i}: train them with the same settings"
             )
+    for i, state in enumerate(states):
+        for name, array in state.items():
+            if not np.isfinite(array).all():
+                raise NotFiniteError(f"merge: {name!r} of state {i} is not finite: leave it out")
 
 
-def _flat(state: Parameters) -> Array:
-    return np.concatenate([state[name].ravel() for name in state]).astype(np.float64)
+def _flat(state: Parameters, names: Sequence[str]) -> Array:
+    return np.concatenate([state[name].ravel() for name in names]).astype(np.float64)
 
 
 def _unflat(vector: Array, like: Parameters) -> dict[str, Array]:

@@ -255,8 +255,7 @@ class Mos(Adapter):
         for _ in range(self.config.steps):
             features = self.parts.features(*states)
             if before is None:
-                before = modules.array_of(features).copy()
-                self.prototypes.add(features, y)
+                before = self.add_to_means(features, y)
             if not self.config.adapters:
                 break
             loss = self.prototypes(features, y, rivals)

@@ -262,17 +262,34 @@ class TunedLearner(Learner):
 
         Returns:
             The features (m, width) float32 as they were before the first step.
+
+        Raises:
+            NotFiniteError: these are not finite.
         """
         before: Array | None = None
         for _ in range(self.config.steps):
             features, penalty, moved = self.parts.trained(*self._trunk(torch.from_numpy(rows)))
             if before is None:
-                before = modules.array_of(features).copy()
-                self.prototypes.add(features, y)
+                before = self.add_to_means(features, y)
             loss = self.prototypes(features, y)
             self.optimizer.step(loss if penalty is None else loss + penalty, moved)
         assert before is not None
         return before
+
+    def add_to_means(self, features: Tensor, y: Ints) -> Array:
+        """Add features (m, width) to the means of their classes (m,).
+
+        Returns:
+            A copy of the features.
+
+        Raises:
+            NotFiniteError: they are not finite. No head has learned them then.
+        """
+        rows = modules.array_of(features).copy()
+        if not np.isfinite(rows).all():
+            raise NotFiniteError(f"learner {self.kind!r}: features are no longer finite")
+        self.prototypes.add(features, y)
+        return rows
 
     def teach_head(self, batch: Batch, features: Array) -> None:
         """Let the head learn features (m, width) of events with labels."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.base import LearnerError
+from learners.base import LearnerError, NotFiniteError
 from learners.pretrained.merging import History, average, ties, weighted
 from streams.core.batch import Array
 
@@ -111,3 +111,28 @@ def test_what_does_not_fit_is_refused() -> None:
         ties(one, [two], density=0)
     with pytest.raises(LearnerError, match="no earlier state"):
         History().mean()
+
+
+def test_order_of_names_is_of_no_account() -> None:
+    ancestor, *trained = states(4)
+    turned = [{"up": state["up"], "down": state["down"]} for state in trained]
+    assert same(ties(ancestor, turned, 0.5), ties(ancestor, trained, 0.5))
+    assert same(average([trained[0], *turned[1:]]), average(trained))
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    good, bad = states(2)
+    bad["up"][1] = np.nan
+    history = History()
+    with pytest.raises(NotFiniteError, match="'up' of state 1"):
+        weighted([good, bad], [1, 0])
+    with pytest.raises(NotFiniteError, match="'up' of state 2"):
+        ties(good, [good, bad])
+    with pytest.raises(NotFiniteError):
+        history.add(bad)
+    assert history.count == 0
+    for weights in ([np.inf, 1], [1e308, 1e308]):
+        with pytest.raises(LearnerError, match="finite sum"):
+            weighted([good, good], weights)
+    with pytest.raises(LearnerError, match="finite strength"):
+        ties(good, [good], 1.0, np.nan)

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from learners.base import LearnerError
+from learners.base import LearnerError, NotFiniteError
 from learners.checks.case import Case, LearnerRun, with_example_settings
 from learners.pretrained.adapters.adapter import Adapter, AdapterConfig
+from learners.pretrained.adapters.mos import Mos
 from learners.pretrained.tuned.prototypes import PrototypeLoss
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
@@ -195,3 +196,16 @@ def test_paths_start_from_the_folder_of_the_job(tmp_path: Path) -> None:
     assert again == config
     assert again.backbone.model == str(tmp_path / "model")  # type: ignore[attr-defined]
     assert again.head.model_dump()["kind"] == "slda"
+
+
+@pytest.mark.parametrize("cls", [Adapter, Mos])
+def test_divergence_is_named_before_a_head_learns_it(cls: type[Adapter]) -> None:
+    """A head may fail on such rows in its own way, as a decomposition that does not converge."""
+    example = cls.example("classification") | {"optimizer": {"lr": 1e30}}
+    learner = cls(cls.Config.model_validate(example), TEXT, 1)
+    first, second = stream(32)[:16], stream(32)[16:]
+    learner._learn(first)
+    head = digest(learner.head.state())
+    with pytest.raises(NotFiniteError, match="features are no longer finite"):
+        learner._learn(second)
+    assert digest(learner.head.state()) == head
