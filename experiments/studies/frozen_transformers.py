@@ -89,6 +89,8 @@ class Setting:
 
 RANPAC = "ranpac:refit_growth=3"
 HEAD = "head={kind: ranpac, refit_growth: 3}"
+ALWAYS = "train_for=null"
+EXPERTS = "masks=task"
 BLIND = "every=150,most=30"
 """Segments that do not end where contexts do."""
 SCENARIOS: Mapping[str, Setting] = {
@@ -111,13 +113,17 @@ SCENARIOS: Mapping[str, Setting] = {
         {
             "l2p": "l2p",
             "dual-prompt": "dual-prompt",
-            "dual-prompt, expert by 500 events": "dual-prompt:masks=task,every=500",
-            "dual-prompt, expert by task": "dual-prompt:masks=task",
             "coda": "coda",
+            "l2p, always trained": f"l2p:{ALWAYS}",
+            "dual-prompt, always trained": f"dual-prompt:{ALWAYS}",
+            "dual-prompt, expert by 500 events": f"dual-prompt:{ALWAYS},{EXPERTS},every=500",
+            "dual-prompt, expert by task": f"dual-prompt:{ALWAYS},{EXPERTS}",
+            "coda, always trained": f"coda:{ALWAYS}",
             "adapter": "adapter",
             "adapter-first, slda": "adapter-first",
             "adapter-first, ranpac": f"adapter-first:{HEAD}",
             "mos": "mos",
+            "mos, as in the paper": "mos:retrieval=prototype,merge=0.1,orthogonality=0.1",
             "mos, merge 0.1": "mos:merge=0.1",
             "mos, no refinement": "mos:refine=0",
             "mos, no ensemble": "mos:ensemble=false",
@@ -154,14 +160,15 @@ SCENARIOS: Mapping[str, Setting] = {
         {
             "prototype": "prototype",
             "slda": "slda",
-            "ranpac": RANPAC,
+            "ranpac": "ranpac",
+            "ranpac, few solves": RANPAC,
             "rls": f"{BEST}rls",
             "linear-probe, best": f"{BEST}linear-probe",
             "replay": f"{BEST}replay",
         },
         {
-            "l2p": "l2p",
-            "dual-prompt": "dual-prompt",
+            "l2p, always trained": f"l2p:{ALWAYS}",
+            "dual-prompt, always trained": f"dual-prompt:{ALWAYS}",
             "adapter": "adapter",
             "mos": f"mos:{BLIND}",
             "mos, no adapters": f"mos:{BLIND},adapters=false",
@@ -277,6 +284,11 @@ class Study:
             "which learners on vectors do not have in *CPU s*.",
             "",
             *table(found, setting.base),
+            *(
+                f"| {name} {'| ' * (len(PERCENT) + 4)}| 0 |"
+                for name in setting.arms
+                if name not in found
+            ),
             "",
             *differences(found, setting.pairs),
             "",
@@ -337,7 +349,8 @@ forgetting, AAA and prequential accuracy in %, mean ± standard deviation over s
 paired by seed, with 95% intervals where there are several. *CPU s* is learning and prediction of
 the stream. Learners inside the transformer have its passes in it, learners on vectors have not.
 *state* is all that a checkpoint has of the learner. `joint` keeps every event; it is trained online
-and is no bound. Settings are defaults or stand below the table. By
+and is no bound. Rows with 0 seeds have not been run. Settings are defaults or stand below the
+table. By
 `python experiments/studies/frozen_transformers.py`.
 """
 

@@ -74,3 +74,15 @@ def test_finished_cells_are_found_by_row(tmp_path: Path) -> None:
         "slda": [0, 1],
         "l2p": [0, 1],
     }
+
+
+def test_a_section_lists_rows_that_have_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = study.Study(study.SCENARIOS["clinc150"], tmp_path)
+    monkeypatch.setattr(there, "finished", lambda: {"slda": runs(0.5)})
+    (tmp_path / "clinc150").mkdir()
+    (tmp_path / "clinc150" / "encoding.json").write_text("20.0")
+    rows = [line for line in there.section() if line.startswith("| ")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert sum(row.endswith("| 0 |") for row in rows) == len(study.SCENARIOS["clinc150"].arms) - 1
