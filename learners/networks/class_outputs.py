@@ -170,7 +170,7 @@ class ClassOutputs:
     def gradient(self, out: Tensor, y: Tensor) -> Tensor:
         """Return the gradient (n, k) of the mean ``cross_entropy`` of outputs for labels (n,)."""
         gradient = torch.softmax(out, 1)
-        gradient[torch.arange(len(y), device=y.device), y] -= 1
+        gradient.scatter_(1, y[:, None], -1, reduce="add")
         gradient /= len(y)
         if self._weights is not None:
             gradient *= self._factors[y][:, None]
