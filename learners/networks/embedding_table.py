@@ -72,8 +72,10 @@ class EmbeddingTable(nn.Module):
         ]
         if not parts:
             return None
-        codes = torch.cat([codes.flatten() for codes, _ in parts])
-        gradients = torch.cat([gradient.reshape(-1, self.dimension) for _, gradient in parts])
+        codes, gradients = parts[0][0].flatten(), parts[0][1].reshape(-1, self.dimension)
+        if len(parts) > 1:
+            codes = torch.cat([codes.flatten() for codes, _ in parts])
+            gradients = torch.cat([part.reshape(-1, self.dimension) for _, part in parts])
         rows, index = self._once_each(codes)
         sums = gradients.new_zeros((len(rows), self.dimension))
         return rows, sums.index_add_(0, index, gradients)
