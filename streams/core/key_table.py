@@ -93,29 +93,35 @@ class KeyTable:
         A key that comes several times counts as often. ``rows`` (m,) are those that ``find`` has
         returned for the keys, where it was asked since the last call.
         """
-        return self.observe_and_find(keys, rows)[0]
+        keys = _legal(keys)
+        if rows is None:
+            rows = self._find(keys, self._set(keys))
+        return self._observe(keys, rows)[0]
 
     def observe_and_find(self, keys: Ints, rows: Ints | None = None) -> tuple[Admitted, Ints]:
         """As ``observe``. Return also what ``find`` returns for the (m,) keys afterwards."""
         keys = _legal(keys)
         if rows is None:
             rows = self._find(keys, self._set(keys))
+        admitted, absent = self._observe(keys, rows)
+        if len(admitted.rows):
+            # A key of this call keeps its row: it was seen now.
+            late, rows = keys[absent], rows.copy()
+            rows[absent] = self._find(late, self._set(late))
+        return admitted, rows
+
+    def _observe(self, keys: Ints, rows: Ints) -> tuple[Admitted, Ints]:
+        """As ``observe``, for keys with these rows. Return also which keys (k,) had none."""
+        seen = self._seen.reshape(-1)
         absent: Ints = (rows < 0).nonzero()[0]
         if not len(absent):
-            self._seen.reshape(-1)[rows] = self._clock
-            return _NONE, rows
-        self._seen.reshape(-1)[rows[rows >= 0]] = self._clock
-        late = keys[absent]
-        new, counts = _counted(late)
+            seen[rows] = self._clock
+            return _NONE, absent
+        seen[rows[rows >= 0]] = self._clock
+        new, counts = _counted(keys[absent])
         if self._sketch is not None:
             new = new[self._sketch.add(new, counts) >= self.admit_after]
-        if not len(new):
-            return _NONE, rows
-        admitted = self._admit(new)
-        # A key of this call keeps its row: it was seen now.
-        rows = rows.copy()
-        rows[absent] = self._find(late, self._set(late))
-        return admitted, rows
+        return (self._admit(new) if len(new) else _NONE), absent
 
     def _admit(self, new: Ints) -> Admitted:
         """Give rows to different keys that have none, as far as their sets have rows to give."""
