@@ -309,8 +309,10 @@ def _parsed(
         pass
     plain = pc.match_substring_regex(column, _PLAIN_NUMBER)
     values = to_numpy(pc.if_else(plain, column, None).cast(pa.float64())) / ticks
-    for row in np.flatnonzero(~to_numpy(plain.fill_null(True))).tolist():
-        values[row] = parse(column[row].as_py())
+    rows = np.flatnonzero(~to_numpy(plain.fill_null(True)))
+    others = column.take(pa.array(rows)).dictionary_encode()  # each text is parsed once
+    parsed = np.array([parse(text) for text in others.dictionary.to_pylist()], np.float64)
+    values[rows] = parsed[to_numpy(others.indices)]
     return values
 
 
