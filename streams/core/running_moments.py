@@ -128,8 +128,8 @@ class RunningMoments:
         return np.where(std > _CONSTANT * np.abs(self.mean), std, unvaried)
 
     def _fit(self) -> None:
-        self._inverse = 1 / self.std()
         std = self._spread(1.0)
+        self._inverse = 1 / std
         std *= _LIMIT
         std *= std
         self._largest_square = std  # of a difference from the mean within the bound
@@ -179,6 +179,10 @@ class VectorMoments(RunningMoments):
         squares = np.add.reduceat(std * std, self._starts) / np.maximum(varied, 1)
         others = np.repeat(np.where(varied, np.sqrt(squares), 1.0), self._widths)
         return np.where(std > 0, std, others)
+
+    def _fit(self) -> None:
+        super()._fit()
+        self._inverse = 1 / self.std()
 
     def state(self) -> State:
         return {**super().state(), "low": self.low, "high": self.high}
