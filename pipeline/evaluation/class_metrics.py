@@ -260,11 +260,20 @@ def scores_of(y: Array, value: Array, proba: Array) -> tuple[Array, Array, Array
     score = proba[:, 1].copy() if width >= 2 else np.zeros(len(y))
     known = np.flatnonzero(y < width)
     proba.reshape(-1)[known * width + y[known]] -= 1
-    brier: Array = np.vecdot(proba, proba)  # row by row: einsum cuts wide rows by their position
+    brier = _sums(np.square(proba, out=proba))
     brier[y >= width] += 1
     missing = np.isnan(brier)
     of_label[missing] = of_value[missing] = np.nan
     return -np.log(np.maximum(of_label, FLOOR)), score, brier, of_value
+
+
+def _sums(rows: Array) -> Array:
+    """Return the sum (m,) of each row (m, k), from left to right.
+
+    A product or a sum of NumPy adds in an order that depends on the width, which is that of the
+    widest prediction that still waits for its label.
+    """
+    return rows.cumsum(1)[:, -1] if rows.shape[1] else np.zeros(len(rows))
 
 
 def _probability_of(codes: Array, proba: Array) -> Array:

@@ -179,6 +179,18 @@ def test_calibration_of_histogram_is_within_half_a_bin(seed: int) -> None:
     assert curve.events.sum() == 400
 
 
+@pytest.mark.parametrize("width", [3, 7, 13, 40])
+def test_scores_do_not_depend_on_classes_that_came_later(width: int) -> None:
+    random = np.random.default_rng(width)
+    proba = random.dirichlet(np.ones(width), size=500)
+    y, value = random.integers(0, width, (2, 500))
+    scores = scores_of(y, value, proba.copy())
+    for later in (1, 2, 5, 16, 100):
+        wider = scores_of(y, value, np.pad(proba, ((0, 0), (0, later))))
+        for own, other in zip(scores, wider, strict=True):
+            np.testing.assert_array_equal(own, other)
+
+
 def test_scores_of_by_hand() -> None:
     """A class unknown to the model has probability 0; without a prediction there is no confidence;
     a row with a NaN has no score but that of class 1."""
