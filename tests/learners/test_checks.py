@@ -365,8 +365,13 @@ class KeepsForgotten(Prototype):
 class MergesByCode(Prototype):
     """Class i of the other learner counts as class i here, whatever its name."""
 
-    def _codes(self, names: tuple[ClassName, ...]) -> Ints:
-        return np.arange(len(names))
+    def merge(self, other: Learner) -> None:
+        names = other.classes
+        other.classes = (*self.classes, *names)[: len(names)]
+        try:
+            super().merge(other)
+        finally:
+            other.classes = names
 
 
 class ForgetsSilently(Prior):

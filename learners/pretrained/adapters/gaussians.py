@@ -141,6 +141,8 @@ class AlignedLinear(Learner):
     zero and takes steps with momentum on batches of 256 draws, with the rate falling from 0.1 to 0
     by a cosine. Draws follow from the seed and the number of the alignment.
 
+    It has no ``kind``: a job states it by the settings of ``mos``.
+
     Without ``align`` each micro-batch takes a step of rate 0.1 by the cross-entropy over the
     classes of the micro-batch, as the layers do that the paper compares with.
 
@@ -150,7 +152,6 @@ class AlignedLinear(Learner):
         seed: of the draws.
     """
 
-    kind = "aligned-linear"
     Config = AlignmentConfig
     handles = frozenset({"classification", "binary"})
 
