@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from learners.pretrained.blocks.bert_block import (
 from learners.pretrained.encoders.base import fingerprint_of
 from learners.pretrained.encoders.ragged_batches import padded_tokens
 from learners.pretrained.encoders.texts.model_files import (
+    ModelSource,
     contents,
     load_transformer,
     minilm_folder,
@@ -34,7 +35,6 @@ from learners.pretrained.encoders.texts.model_files import (
 from streams.core.batch import Array, Column, Ints, Ragged
 from streams.core.errors import one_line
 from streams.core.schema import Feature
-from streams.core.settings import locate
 
 _NO_TOKEN = -1
 
@@ -50,22 +50,8 @@ class TextBackboneConfig(BackboneConfig):
     max_tokens: PositiveInt = Field(64, ge=2)
 
 
-class TransformersBackboneConfig(TextBackboneConfig):
-    """Settings of a backbone from the files of a model.
-
-    Attributes:
-        model: the name of a model of the Hugging Face hub, or a folder.
-        revision: a branch, tag or commit of that name; None: the main branch.
-    """
-
-    location_keys = frozenset({"model"})
-
-    model: str
-    revision: str | None = None
-
-    def located(self, folder: Path) -> Self:
-        named = locate(self.model, folder)
-        return super().located(folder) if named.is_dir() else self  # else a name of the hub
+class TransformersBackboneConfig(ModelSource, TextBackboneConfig):
+    """Settings of a backbone from the files of a model."""
 
 
 class TextBackbone(Backbone):

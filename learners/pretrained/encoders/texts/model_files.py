@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from learners.base import LearnerError
+from learners.pretrained.encoders.base import EncoderConfig
 from learners.pretrained.encoders.libraries import import_extra, transformers_library
 from streams.core.batch import Ragged
 from streams.core.errors import one_line
+from streams.core.settings import locate
 
 _CHARACTERS = 64  # that a token may stand for
 _TOKENIZER_FILES = (
@@ -26,6 +28,24 @@ _TOKENIZER_FILES = (
     "*.model",
 )
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class ModelSource(EncoderConfig):
+    """Settings that say where a model is.
+
+    Attributes:
+        model: the name of a model of the Hugging Face hub, or a folder.
+        revision: a branch, tag or commit of that name; None: the main branch.
+    """
+
+    location_keys = frozenset({"model"})
+
+    model: str
+    revision: str | None = None
+
+    def located(self, folder: Path) -> Self:
+        named = locate(self.model, folder)
+        return super().located(folder) if named.is_dir() else self  # else a name of the hub
 
 
 def model_folder(model: str, revision: str | None, kind: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from learners.pretrained.encoders.base import Encoder, EncoderConfig, fingerprin
 from learners.pretrained.encoders.row_batches import RowBatches, move_network
 from learners.pretrained.encoders.texts.hidden_layers import HiddenLayers, hidden_layers
 from learners.pretrained.encoders.texts.model_files import (
+    ModelSource,
     contents,
     load_transformer,
     model_folder,
@@ -26,7 +27,6 @@ from learners.pretrained.encoders.texts.model_files import (
 from streams.core.batch import Array, Column, Ints, Ragged
 from streams.core.errors import one_line
 from streams.core.schema import Feature
-from streams.core.settings import locate
 
 Pooling = Literal["mean", "cls", "max"]
 
@@ -55,22 +55,8 @@ class TextConfig(EncoderConfig):
     normalise: bool = False
 
 
-class TransformerConfig(TextConfig):
-    """Settings of an encoder by any model.
-
-    Attributes:
-        model: the name of a model of the Hugging Face hub, or a folder.
-        revision: a branch, tag or commit of that name; None: the main branch.
-    """
-
-    location_keys = frozenset({"model"})
-
-    model: str
-    revision: str | None = None
-
-    def located(self, folder: Path) -> Self:
-        named = locate(self.model, folder)
-        return super().located(folder) if named.is_dir() else self  # else a name of the hub
+class TransformerConfig(ModelSource, TextConfig):
+    """Settings of an encoder by any model."""
 
 
 class TransformerEncoder(Encoder):
