@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from scipy.stats import t as student
 
-from pipeline.bench.bench import Bench, spread
+from pipeline.bench.bench import Bench, Results, spread
 from pipeline.bench.measure import Budget
 
 
@@ -101,6 +101,48 @@ def table(
         paired = f"{difference.points} | {difference.above} of {difference.n}"
         lines.append(f"| {arm} | {numbers} | {' | ' if arm == base else paired} |")
     return lines
+
+
+def cost_table(found: Mapping[str, Results], metrics: Mapping[str, str], base: str) -> list[str]:
+    """Return lines of Markdown: ``metrics`` and costs of each arm, the best ACC first.
+
+    Args:
+        found: the results of each arm.
+        metrics: the titles of metrics in %, by name.
+        base: the arm whose ACC others are compared with, over common seeds.
+    """
+    lines = [
+        f"| learner | {' | '.join(metrics.values())} | ACC less that of {base} | log-loss "
+        "| CPU s | state | seeds |",
+        "|---" * (len(metrics) + 6) + "|",
+    ]
+    for name in sorted(found, key=lambda name: -mean(metric(found[name], "acc"))):
+        runs = found[name]
+        numbers = " | ".join(spread(metric(runs, key)) for key in metrics)
+        less = "" if name == base else difference(runs, found.get(base, []))
+        losses = [run["metrics"].get("test_log_loss") for run in runs]
+        loss = "" if None in losses else f"{mean(losses):.3f}"
+        cpu = mean(run["cpu_seconds"] for run in runs)
+        size = max(run["state_bytes"] for run in runs) / 1e6
+        costs = f"{loss} | {cpu:,.1f} | {size:,.2f} MB | {len(runs)}"
+        lines.append(f"| {name} | {numbers} | {less} | {costs} |")
+    return lines
+
+
+def common(runs: Results, others: Results) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the pairs of runs that have one seed."""
+    of_seed = {run["seed"]: run for run in others}
+    return [(run, of_seed[run["seed"]]) for run in runs if run["seed"] in of_seed]
+
+
+def difference(runs: Results, others: Results) -> str:
+    """Return the difference in ACC from the runs of the same seeds, in points."""
+    both = common(runs, others)
+    if not both:
+        return ""
+    own, theirs = (metric(each, "acc") for each in zip(*both, strict=True))
+    found = Difference.of(own, theirs)
+    return found.points if len(both) > 1 else f"{100 * found.mean:+.1f}"
 
 
 def write_section(

@@ -22,14 +22,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
-from experiments.studies.comparison import Difference, metric, write_section
-from pipeline.bench.bench import Bench, Results, spread
+from experiments.studies.comparison import cost_table, write_section
+from pipeline.bench.bench import Bench, Results
 from pipeline.bench.cell import Cell, build_cell, job_of
 from pipeline.bench.measure import Budget, TaskStream
 from streams.core.batch import Batch
@@ -281,37 +281,11 @@ def section(setting: Setting, results: Results, out: Path) -> list[str]:
 
 
 def table(results: Results) -> list[str]:
-    """Return a row for each learner, the best ACC first. Differences are over common seeds."""
-    lines = [
-        f"| learner | {' | '.join(PERCENT.values())} | ACC less that of {BASE} | log-loss "
-        "| CPU s | state | seeds |",
-        "|---" * (len(PERCENT) + 6) + "|",
-    ]
+    """Return a row for each learner, the best ACC first."""
     found: dict[str, Results] = {}
     for result in results:
         found.setdefault(name_of(result["learner"]), []).append(result)
-    reference = {run["seed"]: run for run in found.get(BASE, [])}
-    for name in sorted(found, key=lambda name: -mean(metric(found[name], "acc"))):
-        runs = found[name]
-        numbers = " | ".join(spread(metric(runs, key)) for key in PERCENT)
-        less = _less(runs, reference) if name != BASE else ""
-        losses = [run["metrics"].get("test_log_loss") for run in runs]
-        loss = "" if None in losses else f"{mean(losses):.3f}"
-        cpu = mean(run["cpu_seconds"] for run in runs)
-        size = max(run["state_bytes"] for run in runs) / 1e6
-        costs = f"{loss} | {cpu:,.1f} | {size:,.2f} MB | {len(runs)}"
-        lines.append(f"| {name} | {numbers} | {less} | {costs} |")
-    return lines
-
-
-def _less(runs: Results, reference: Mapping[int, Mapping[str, Any]]) -> str:
-    """Return the difference in ACC from the runs of the same seeds."""
-    both = [(run, reference[run["seed"]]) for run in runs if run["seed"] in reference]
-    if not both:
-        return ""
-    own, others = (metric(each, "acc") for each in zip(*both, strict=True))
-    difference = Difference.of(own, others)
-    return difference.points if len(both) > 1 else f"{100 * difference.mean:+.1f}"
+    return cost_table(found, PERCENT, BASE)
 
 
 def name_of(learner: str) -> str:

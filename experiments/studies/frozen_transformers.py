@@ -19,14 +19,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from rich.console import Console
 
-from experiments.studies.comparison import Difference, metric, write_section
-from pipeline.bench.bench import Bench, Results, spread
+from experiments.studies.comparison import common, cost_table, difference, write_section
+from pipeline.bench.bench import Bench, Results
 from pipeline.bench.cell import Cell, build_cell, job_of
 from pipeline.bench.measure import Budget
 
@@ -283,7 +281,7 @@ class Study:
             f"{setting.note}\n{events:,} events. Encoding them takes {self.encoding():.0f} CPU s, "
             "which learners on vectors do not have in *CPU s*.",
             "",
-            *table(found, setting.base),
+            *cost_table(found, PERCENT, setting.base),
             *(
                 f"| {name} {'| ' * (len(PERCENT) + 4)}| 0 |"
                 for name in setting.arms
@@ -296,61 +294,26 @@ class Study:
         ]
 
 
-def table(found: Mapping[str, Results], base: str) -> list[str]:
-    """Return a row for each arm, the best ACC first."""
-    lines = [
-        f"| learner | {' | '.join(PERCENT.values())} | ACC less that of {base} | log-loss "
-        "| CPU s | state | seeds |",
-        "|---" * (len(PERCENT) + 6) + "|",
-    ]
-    for name in sorted(found, key=lambda name: -mean(metric(found[name], "acc"))):
-        runs = found[name]
-        numbers = " | ".join(spread(metric(runs, key)) for key in PERCENT)
-        less = "" if name == base else difference(runs, found.get(base, []))
-        losses = [run["metrics"].get("test_log_loss") for run in runs]
-        loss = "" if None in losses else f"{mean(losses):.3f}"
-        cpu = mean(run["cpu_seconds"] for run in runs)
-        size = max(run["state_bytes"] for run in runs) / 1e6
-        costs = f"{loss} | {cpu:,.1f} | {size:,.2f} MB | {len(runs)}"
-        lines.append(f"| {name} | {numbers} | {less} | {costs} |")
-    return lines
-
-
 def differences(found: Mapping[str, Results], pairs: Mapping[str, tuple[str, str]]) -> list[str]:
     """Return a row for each pair of arms that both have results of one seed."""
     lines = ["| difference in ACC | points | seeds |", "|---|---|---|"]
     for what, (arm, other) in pairs.items():
         points = difference(found.get(arm, []), found.get(other, []))
         if points:
-            seeds = len(_common(found[arm], found[other]))
+            seeds = len(common(found[arm], found[other]))
             lines.append(f"| {what} | {points} | {seeds} |")
     return lines if len(lines) > 2 else []
 
 
-def difference(runs: Results, others: Results) -> str:
-    """Return the difference in ACC from the runs of the same seeds, in points."""
-    both = _common(runs, others)
-    if not both:
-        return ""
-    own, theirs = (metric(each, "acc") for each in zip(*both, strict=True))
-    found = Difference.of(own, theirs)
-    return found.points if len(both) > 1 else f"{100 * found.mean:+.1f}"
-
-
-def _common(runs: Results, others: Results) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    of_seed = {run["seed"]: run for run in others}
-    return [(run, of_seed[run["seed"]]) for run in runs if run["seed"] in of_seed]
-
-
 HEADER = """# Learners inside a frozen transformer
 
-One pass, micro-batches of 10. No learner is told where a task ends, but those named so. ACC,
-forgetting, AAA and prequential accuracy in %, mean ± standard deviation over seeds. Differences are
-paired by seed, with 95% intervals where there are several. *CPU s* is learning and prediction of
-the stream. Learners inside the transformer have its passes in it, learners on vectors have not.
-*state* is all that a checkpoint has of the learner. `joint` keeps every event; it is trained online
-and is no bound. Rows with 0 seeds have not been run. Settings are defaults or stand below the
-table. By
+One pass, micro-batches of 10. Learners do not know where a task ends, unless their row says so.
+ACC, forgetting, AAA and prequential accuracy are in %, mean ± standard deviation over seeds.
+Differences are paired by seed, with 95% intervals where there are several. *CPU s* is learning and
+prediction of the stream. It includes the passes through the transformer only for learners inside
+it. *state* is all that a checkpoint has of the learner. `joint` keeps every event. It is trained
+online and is no bound. Rows with 0 seeds have not been run. Settings are defaults, or stand below
+the table. By
 `python experiments/studies/frozen_transformers.py`.
 """
 

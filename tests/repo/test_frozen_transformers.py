@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.studies import frozen_transformers as study
+from experiments.studies.comparison import cost_table, difference
 from pipeline.bench.cell import Cell, job_of
 
 Runs = list[dict[str, Any]]
@@ -47,9 +48,9 @@ def test_rows_are_jobs_and_pairs_are_rows(scenario: str) -> None:
 
 
 def test_differences_are_paired_by_seed() -> None:
-    assert study.difference(runs(0.7, 0.8), runs(0.6, 0.7, 0.1)) == "+10.0 [+10.0, +10.0]"
-    assert study.difference(runs(0.7), runs(0.6)) == "+10.0"
-    assert study.difference(runs(0.7), []) == ""
+    assert difference(runs(0.7, 0.8), runs(0.6, 0.7, 0.1)) == "+10.0 [+10.0, +10.0]"
+    assert difference(runs(0.7), runs(0.6)) == "+10.0"
+    assert difference(runs(0.7), []) == ""
     found = {"one": runs(0.7, 0.8), "two": runs(0.6)}
     pairs = {"a gain": ("one", "two"), "not there": ("one", "three")}
     assert study.differences(found, pairs)[2:] == ["| a gain | +10.0 | 1 |"]
@@ -57,7 +58,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_table_lists_the_best_first() -> None:
-    rows = study.table({"low": runs(0.5, 0.7), "high": runs(0.8, 0.8)}, "low")[2:]
+    rows = cost_table({"low": runs(0.5, 0.7), "high": runs(0.8, 0.8)}, study.PERCENT, "low")[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| high", "| low"]
     assert rows[1] == "| low | 60.0±14 | 10.0±0.0 | 50.0±0.0 | 40.0±0.0 |  |  | 2.0 | 1.00 MB | 2 |"
 
