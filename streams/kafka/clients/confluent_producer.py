@@ -147,12 +147,13 @@ class ConfluentProducer(Producer):
         return max(0, self._enqueued - self._failed - undelivered)
 
     def close(self) -> None:
-        self._enqueued = self.delivered + self._failed
+        delivered = self.delivered
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge()
             if self._bulk:
-                producer.flush(timeouts.BROKER_TIMEOUT_S)
+                producer.flush(timeouts.BROKER_TIMEOUT_S)  # reports what was dropped as failed
+        self._enqueued = delivered + self._failed
 
     def _produce(self, record: ProducerRecord, on_delivery: Any) -> None:
         topic, partition, key, value, headers = record

@@ -143,9 +143,16 @@ class KafkaPythonProducer(Producer):
 
     def close(self) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
+        if producer is None:
+            return
+        try:
+            producer.close(timeout=timeouts.BROKER_TIMEOUT_S if self._bulk else 1)
+        except self._kafka.errors.KafkaError:
+            # It waits for its records first, and raises before it stops the thread that sends
+            # them: what is given up here could be delivered later.
+            producer._sender.force_close()
             with suppress(self._kafka.errors.KafkaError):
-                producer.close(timeout=timeouts.BROKER_TIMEOUT_S if self._bulk else 1)
+                producer.close(timeout=1)
 
     def _await_oldest(self) -> None:
         timeout = timeouts.BULK_DELIVERY_TIMEOUT_S + timeouts.BROKER_TIMEOUT_S

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,3 +140,20 @@ def test_flush_broker_away_raises_unavailable(
         deliver()
     assert producer.delivered == 0
     producer.close()
+
+
+def test_close_broker_lost_stops_sending(
+    library: str, brokers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeouts, "BROKER_TIMEOUT_S", 0.5)
+    before = set(threading.enumerate())
+    with brokers.tansu(tmp_path) as address:
+        brokers.make_topics(address, "t")
+        producer = create_producer(library, address, {}, bulk=True)
+        producer.enqueue(messages("t", 0))
+        producer.flush()
+    producer.enqueue(messages("t", 2))  # its own limit of time is far longer
+    producer.close()
+    producer.close()
+    assert producer.delivered == 1
+    assert [t.name for t in set(threading.enumerate()) - before if t.is_alive()] == []
