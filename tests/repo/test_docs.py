@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -87,3 +88,14 @@ def test_every_yaml_is_yaml(page: Path) -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_layers_in_architecture_are_the_contracts() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = [c for c in settings["tool"]["importlinter"]["contracts"] if "containers" in c]
+    assert {c["containers"][0] for c in contracts} == {"streams", "buffers", "learners", "pipeline"}
+    for contract in contracts:
+        layers = [[f"`{name.strip()}`" for name in row.split("|")] for row in contract["layers"]]
+        row = " · ".join(", ".join(names) for names in layers)
+        assert f"| `{contract['containers'][0]}/` | {row} |\n" in page
