@@ -84,6 +84,8 @@ def ties(
         raise LearnerError(
             f"ties takes states, a density in (0, 1] and a finite strength: {density}, {strength}"
         )
+    if not ancestor:
+        return {}
     names = list(ancestor)
     start = _flat(ancestor, names)
     changes = np.stack([_trimmed(_flat(state, names) - start, density) for state in states])

@@ -136,3 +136,7 @@ def test_what_is_not_finite_is_refused() -> None:
             weighted([good, good], weights)
     with pytest.raises(LearnerError, match="finite strength"):
         ties(good, [good], 1.0, np.nan)
+
+
+def test_states_without_parameters_merge_to_none() -> None:
+    assert average([{}, {}]) == ties({}, [{}, {}]) == {}
