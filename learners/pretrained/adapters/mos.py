@@ -154,10 +154,11 @@ class Mos(Adapter):
         if self.config.alignment == "lda":
             return self._closed_form("head")
         config = self.config
+        directions = min(config.directions, self.backbone.width)  # there are no more
         settings = AlignmentConfig(
             kind="aligned-linear",
             align=config.alignment == "sgd",
-            rank=config.directions if config.covariance == "full" else 0,
+            rank=directions if config.covariance == "full" else 0,
             every=config.align_every,
             epochs=config.epochs,
             draws=config.draws,
@@ -337,35 +338,32 @@ class Mos(Adapter):
         }
 
     def servable(self) -> State:
+        return {**super().servable(), "retrieval": self.retrieval.servable()}
+
+    def load_servable(self, state: State) -> None:
+        super().load_servable(state)
+        self.retrieval.load_servable(state["retrieval"])
+
+    def _shared_state(self) -> State:
+        """Return what predictions and training need. The last adapter of the stack is the trained
+        one."""
         return {
             **self.common_state(),
-            **self._adapters_state(),
-            "head": self.head.servable(),
-            "retrieval": self.retrieval.servable(),
-        }
-
-    def _adapters_state(self) -> State:
-        return {
             "backbone": self.backbone.fingerprint,
             "stack": self.stack.state(),
             "segment_classes": self.classes_of_segments.state(),
         }
 
-    def load_servable(self, state: State) -> None:
-        self._load_adapters(state)
-        self.head.load_servable(state["head"])
-        self.retrieval.load_servable(state["retrieval"])
-
-    def _load_adapters(self, state: State) -> None:
+    def _load_shared(self, state: State) -> None:
         self.check_backbone(state)
         self.load_common(state)
         self.stack.load(state["stack"])
+        modules.load_module(self.parts, self.stack.of(self.segment))
         self.classes_of_segments.load(state["segment_classes"])
 
     def state(self) -> State:
         return {
             **super().state(),
-            **self._adapters_state(),
             "retrieval": self.retrieval.state(),
             "boundaries": self.boundaries.state(),
             "events": list(self._events),
@@ -374,7 +372,6 @@ class Mos(Adapter):
 
     def load(self, state: State) -> None:
         super().load(state)
-        self._load_adapters(state)
         self.retrieval.load(self.retrieval.migrate(state["retrieval"]))
         self.boundaries.load(state["boundaries"])
         self._events, self._steps = list(state["events"]), state["steps"]

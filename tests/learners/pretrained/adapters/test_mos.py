@@ -215,6 +215,24 @@ def test_resumes_exactly(alignment: str, stop: int) -> None:
     assert digest(heir.state()) == digest(learner.state())
 
 
+def test_no_more_directions_than_a_feature_has_numbers() -> None:
+    learner = taught(16, mos(directions=10**9))
+    assert learner.head.state()["gaussians"]["factors"].shape == (3, 64, 64)
+
+
+def test_an_adapter_is_kept_once() -> None:
+    """The trained one is the last of the stack, also after a load."""
+    learner = taught(160, mos())
+    state = learner.state()
+    assert "parts" not in state
+    trained = modules.module_state(learner.parts)
+    size = sum(array.nbytes for array in trained.values())
+    assert learner.memory_bytes() > 3 * size
+    heir = mos(seed=2)
+    heir.load(copied(state))
+    assert digest(modules.module_state(heir.parts)) == digest(trained)
+
+
 def test_served_without_what_only_training_needs() -> None:
     learner = taught(192, mos())
     served = learner.servable()
