@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import xxhash
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from learners.pretrained.backbones.texts import TextBackbone, TextBackboneConfig
@@ -40,7 +40,7 @@ class RandomTransformerConfig(TextBackboneConfig):
     width: PositiveInt = 32
     heads: PositiveInt = 2
     vocabulary: PositiveInt = 4096
-    seed: NonNegativeInt = 0
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _divisible(self) -> RandomTransformerConfig:

@@ -47,8 +47,8 @@ def backbone_config(settings: str | Mapping[str, Any] | BackboneConfig) -> Backb
     """
     if isinstance(settings, BackboneConfig):
         return settings
-    given = {"kind": settings} if isinstance(settings, str) else dict(settings)
-    if "kind" not in given:
+    given = {"kind": settings} if isinstance(settings, str) else settings
+    if not isinstance(given, Mapping) or "kind" not in given:
         raise LearnerError(f"kind: name a backbone. There are: {', '.join(sorted(KINDS))}")
     try:
         return backbone_class(str(given["kind"])).Config.model_validate(given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -46,6 +46,8 @@ UpperBlocks = Callable[[Hidden, Tensor | None], Tensor]
 """Maps states before the upper blocks, and queries, to features (n, width)."""
 _TOKENS = 4096
 """Tokens of a batch of predictions, padding included."""
+_MOST = 1e8
+"""The largest number of a trained part: the square of a product of two is finite in float32."""
 
 
 def _backbone(stated: Any) -> BackboneConfig:
@@ -59,7 +61,10 @@ def head_config(stated: Any) -> LearnerConfig:
     """Return the checked settings of a head: a learner over vectors. Raises ``ValueError``."""
     if isinstance(stated, LearnerConfig):
         return stated
-    given = {"kind": stated} if isinstance(stated, str) else dict(stated)
+    given = {"kind": stated} if isinstance(stated, str) else stated
+    if not isinstance(given, Mapping):
+        raise ValueError(f"state the name of a learner, or a mapping with its kind, not {given!r}")
+    given = dict(given)
     try:
         config = _head_class(given.get("kind", "")).Config
         scale = config.model_fields.get("scale")
@@ -304,8 +309,12 @@ class TunedLearner(Learner):
         return self.version * int(self.config.steps)
 
     def verify(self) -> None:
-        if not self.optimizer.finite():
-            raise NotFiniteError(f"learner {self.kind!r}: the trained parts are no longer finite")
+        most = float(self.optimizer.weights.abs().max())
+        if not most <= _MOST:  # beyond, the next features may be no numbers
+            raise NotFiniteError(
+                f"learner {self.kind!r}: the largest number of its trained parts is {most:g}, and "
+                f"{_MOST:g} at most can be used"
+            )
         self.head.verify()
 
     def encodings(self) -> dict[str, Encoding]:

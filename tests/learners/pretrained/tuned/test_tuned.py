@@ -159,12 +159,16 @@ def test_a_state_of_another_backbone_is_refused() -> None:
         ({"head": "sldaa"}, "did you mean 'slda'"),
         ({"head": {"kind": "ranpac", "rigde": 1}}, "did you mean 'ridge'"),
         ({"head": "ewc"}, "kind: 'ewc' cannot be a head"),
+        ({"head": 3}, "head: state the name of a learner, or a mapping with its kind, not 3"),
+        ({"backbone": None}, "backbone: kind: name a backbone. There are: "),
+        ({"backbone": EXAMPLE["backbone"] | {"seed": 2**63}}, "backbone: seed: "),
     ],
 )
 def test_wrong_settings_name_the_key(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as error:
         AdapterConfig.model_validate(EXAMPLE | settings)
-    assert message in str(error.value)
+    first = error.value.errors()[0]
+    assert message in f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}"
 
 
 @pytest.mark.parametrize(
@@ -209,3 +213,18 @@ def test_divergence_is_named_before_a_head_learns_it(cls: type[Adapter]) -> None
     with pytest.raises(NotFiniteError, match="features are no longer finite"):
         learner._learn(second)
     assert digest(learner.head.state()) == head
+
+
+@pytest.mark.parametrize("cls", [Adapter, Mos])
+@pytest.mark.parametrize("lr", [1e12, 1e30])
+def test_parts_that_are_of_no_use_are_neither_saved_nor_served(
+    cls: type[Adapter], lr: float
+) -> None:
+    """They are finite still, and the features of the next event may be no numbers."""
+    example = cls.example("classification") | {"optimizer": {"lr": lr}}
+    learner = cls(cls.Config.model_validate(example), TEXT, 1)
+    learner.verify()
+    learner._learn(stream(32))
+    assert np.isfinite(learner.weight_vector()).all()
+    with pytest.raises(NotFiniteError, match=r"largest number of its trained parts is "):
+        learner.verify()
