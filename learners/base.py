@@ -72,6 +72,8 @@ class Learner(ABC):
         unlearns: ``unlearn`` removes what it has learned of events.
         forgets_classes: ``forget_class`` removes what it has learned of a class.
         merges: ``merge`` adds what another learner has learned.
+        encodes: its events pass a pretrained network, which takes milliseconds. A server then
+            answers on a thread.
         example_column: the kind of the columns that ``example`` is for.
         baseline: it serves as a reference, and need not learn from the features.
         remedy: what to do where its numbers are no longer finite, for the message.
@@ -91,6 +93,7 @@ class Learner(ABC):
     unlearns: ClassVar[bool] = False
     forgets_classes: ClassVar[bool] = False
     merges: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     example_column: ClassVar[FeatureKind] = "numeric"
     remedy: ClassVar[str] = (

@@ -88,7 +88,7 @@ class InferenceModel:
     @property
     def encodes(self) -> bool:
         """Whether events go through an encoder, which takes a few milliseconds or more."""
-        return self._encoders is not None
+        return self._encoders is not None or self._learner.encodes
 
     @property
     def classes(self) -> tuple[ClassName, ...]:

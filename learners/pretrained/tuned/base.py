@@ -153,6 +153,7 @@ class TunedLearner(Learner):
 
     Config: ClassVar[type[TunedConfig]] = TunedConfig
     handles = frozenset({"classification", "binary"})
+    encodes: ClassVar[bool] = True
     example_column: ClassVar[FeatureKind] = "text"
     remedy = LOWER_LR
     queried: ClassVar[bool] = False
@@ -302,7 +303,10 @@ class TunedLearner(Learner):
         self.head._learn(replace(batch, x=features))
 
     def _correct(self, revealed: Revealed) -> None:
+        """Correct labels that the head keeps. They may name a class for the first time."""
         self.head._correct(revealed)
+        if len(self.head.classes) > len(self.classes):
+            self.classes = self.head.classes
 
     @property
     def gradient_steps(self) -> int:

@@ -116,6 +116,19 @@ def test_inference_model_predicts_as_the_loop_and_is_frozen(
     assert InferenceModel(made, whole).answer(question).version == parts.loop.learner.version
 
 
+def test_models_of_all_versions_share_the_backbone_of_a_learner() -> None:
+    """They answer on a thread of a server: a text takes milliseconds."""
+    parts = parts_of("adapter", "classification", False)
+    learner, models = parts.loop.learner, []
+    for batch in islice(parts.reader.read({}), 8):
+        parts.loop.step(batch)
+        models.append(InferenceModel(parts.recipe, parts.snapshot({})))
+    assert {id(model._learner.backbone) for model in models} == {id(learner.backbone)}  # type: ignore[attr-defined]
+    assert all(model.encodes for model in models)
+    parts = parts_of("slda", "classification", False)
+    assert not InferenceModel(parts.recipe, parts.snapshot({})).encodes
+
+
 OF_LABELS = [{"by": "c", "mean": "label"}, {"by": ["c", "x0"], "mean": "label", "scales": [20]}]
 OF_EVENTS = [{"by": "c", "count": True, "mean": "x1", "since_last": True}]
 

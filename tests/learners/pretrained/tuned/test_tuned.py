@@ -22,6 +22,7 @@ from learners.pretrained.tuned.prototypes import PrototypeLoss
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest, leaves
+from streams.operators.label_join import Revealed
 
 TEXT = Schema((Feature("text", "text"),), "classification")
 CASE = Case(Adapter, "classification", with_example_settings(Adapter))
@@ -131,6 +132,18 @@ def test_any_learner_over_vectors_is_a_head(head: Any) -> None:
     heir = adapter(seed=2, head=head)
     heir.load(heir.migrate(copied(run.learner.state())))
     assert digest(heir.state()) == digest(run.learner.state())
+
+
+def test_a_correction_may_name_a_class_for_the_first_time() -> None:
+    learner, batch = adapter(head="knn"), stream(40)
+    learner._learn(batch)
+    names = (*batch.classes, "new")
+    none = replace(batch[:0], classes=names)
+    y = np.full(len(batch), 3)
+    learner._correct(Revealed(none, np.zeros(0, np.int64), corrected=(batch.ids, y)))
+    found = learner.predict(replace(batch, y=None))
+    assert (found.value == 3).all()
+    assert learner.classes == found.classes == names
 
 
 def test_cache_changes_no_bit() -> None:
