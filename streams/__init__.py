@@ -38,6 +38,7 @@ __all__ = [
 KINDS: dict[str, str] = {
     "avalanche": "streams.integrations.avalanche:AvalancheStream",
     "kafka": "streams.kafka.stream:KafkaStream",
+    "movielens-100k": "streams.integrations.movielens:MovieLensStream",
     "recorded": "streams.files.stream:FileStream",
     "recording": "streams.recordings.stream:RecordingStream",
     "river": "streams.integrations.river:RiverStream",

@@ -31,6 +31,10 @@ SCENARIOS: Mapping[str, Mapping[str, Any]] = {
     "split-cifar-10": {"dataset": "cifar-10", "tasks": {"kind": "split", "tasks": 5}},
     "split-digits": {"dataset": "digits", "tasks": {"kind": "split", "tasks": 5}},
     "permuted-digits": {"dataset": "digits", "tasks": {"kind": "permuted", "tasks": 5}},
+    "digits-label-flips": {
+        "dataset": "digits",
+        "tasks": {"kind": "label-flips", "flipped": [2, 7], "before": 2000, "after": 6000},
+    },
     "outdoor": {"dataset": "outdoor", "tasks": {"kind": "split", "tasks": 10}},
     "clinc150": {"dataset": "clinc150", "tasks": {"kind": "split", "tasks": 10}},
     "clinc150-contexts": {

@@ -60,6 +60,10 @@ ORIGINS: dict[str, Origin] = {
         "https://www.cs.toronto.edu/~kriz/",
         {"cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530"},
     ),
+    "movielens-100k": Origin(
+        "https://files.grouplens.org/datasets/movielens/",
+        {"ml-100k.zip": "md5:0e33842e24a9c977be4e0107933c0723"},
+    ),
     "clinc150": Origin(
         "https://raw.githubusercontent.com/clinc/oos-eval/master/data/",
         {

@@ -288,6 +288,50 @@ class DriftTasks(Layout):
         return phase
 
 
+class LabelFlips(Layout):
+    """Concept drift that some classes take part in: the others keep their labels.
+
+    Class c has the label c modulo ``labels``; with two labels, digits are even or odd. After
+    ``before`` events the classes ``flipped`` have the label after theirs (modulo ``labels``), and
+    ``after`` more events follow. The rows come in random order, once more where there are too few,
+    so that a learner that remembers the rows themselves remembers what was right before.
+    """
+
+    kind: Literal["label-flips"]
+    flipped: Annotated[tuple[int, ...], Field(min_length=1)]
+    labels: int = Field(2, ge=2)
+    before: PositiveInt = 2000
+    after: PositiveInt = 6000
+
+    def plan(self, data: Dataset, rng: np.random.Generator, events: int | None) -> Plan:
+        codes = np.arange(len(data.classes))
+        check_class_count(data, self.labels, "labels")
+        if not set(self.flipped) <= set(codes.tolist()):
+            raise StreamError(
+                f"stream.tasks.flipped: {data.name} has the classes 0 to {len(codes) - 1}"
+            )
+        label = codes % self.labels
+        flipped = (label + np.isin(codes, self.flipped)) % self.labels
+        relabel = np.stack([label, flipped])
+        sizes = [min(size, events or size) for size in (self.before, self.after)]
+        rows = len(data.train_y)
+        passes = -(-sum(sizes) // rows)
+        index = np.concatenate([rng.permutation(rows) for _ in range(passes)])[: sum(sizes)]
+        concept = np.repeat([0, 1], sizes)
+        every = np.arange(len(data.test_y))
+        return Plan(
+            index,
+            relabel[concept, data.train_y[index]],
+            concept,
+            concept,
+            tuple(TaskTest(every, relabel[c][data.test_y], c) for c in (0, 1)),
+            ((0, 0), (sizes[0], 1)),
+            domain_incremental=True,
+            relabel=relabel,
+            labels=tuple(map(str, range(self.labels))),
+        )
+
+
 def _which(tasks: Any) -> str:
     return str(tasks.get("kind", "") if isinstance(tasks, dict) else getattr(tasks, "kind", ""))
 
@@ -300,6 +344,7 @@ Tasks = Annotated[
     | Annotated[BlurryTasks, Tag("blurry")]
     | Annotated[PowerLawTasks, Tag("power-law")]
     | Annotated[DriftTasks, Tag("drift")]
+    | Annotated[LabelFlips, Tag("label-flips")]
     | Annotated[IidTasks, Tag("iid")],
     Discriminator(_which),
 ]

@@ -117,11 +117,11 @@ def assign_classes(data: Dataset, tasks: int, rng: np.random.Generator | None) -
     return owner
 
 
-def check_class_count(data: Dataset, tasks: int) -> None:
-    """Raise ``StreamError`` if there are fewer classes than tasks."""
-    if tasks > len(data.classes):
+def check_class_count(data: Dataset, count: int, what: str = "tasks") -> None:
+    """Raise ``StreamError`` if there are fewer classes than tasks, or ``what`` else needs some."""
+    if count > len(data.classes):
         raise StreamError(
-            f"stream.tasks.tasks: {tasks} tasks, but {data.name} has {len(data.classes)} classes"
+            f"stream.tasks.{what}: {count} {what}, but {data.name} has {len(data.classes)} classes"
         )
 
 

@@ -29,6 +29,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "blurry"},
     {"kind": "contexts", "rounds": 2},
     {"kind": "power-law"},
+    {"kind": "label-flips", "flipped": [2], "before": 500, "after": 1500},
     {"kind": "drift"},
     {"kind": "drift", "shape": "gradual", "width": 100},
     {"kind": "drift", "shape": "recurring", "phases": 8, "changes": "features"},
@@ -296,6 +297,26 @@ def test_sudden_drift_of_labels() -> None:
         assert test.y.tolist() == [plan.relabel[concept][c] for c in DATA.test_y[test.index]]
     assert plan.transform is None
     assert plan.domain_incremental
+
+
+def test_label_flips() -> None:
+    plan = planned(kind="label-flips", flipped=[2, 7], before=1500, after=3000)
+    code = DATA.train_y[plan.index]
+    assert np.bincount(plan.index, minlength=N).tolist() == pytest.approx([2.25] * N, abs=0.75)
+    assert plan.begins == ((0, 0), (1500, 1))
+    assert (plan.y[:1500] == code[:1500] % 2).all()
+    flipped = np.isin(code, [2, 7])
+    assert (plan.y[1500:] == (code + flipped)[1500:] % 2).all()
+    before, after = plan.tests
+    assert set(DATA.test_y[before.y != after.y].tolist()) == {2, 7}
+    assert planned(kind="label-flips", flipped=[2], events=100).begins == ((0, 0), (100, 1))
+
+
+def test_label_flips_names_classes_and_labels_that_there_are_not() -> None:
+    with pytest.raises(StreamError, match=r"flipped: small has the classes 0 to 9"):
+        planned(kind="label-flips", flipped=[10])
+    with pytest.raises(StreamError, match=r"labels: 11 labels, but small has 10 classes"):
+        planned(kind="label-flips", flipped=[1], labels=11)
 
 
 def test_drift_of_features() -> None:
