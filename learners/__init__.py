@@ -37,6 +37,7 @@ KINDS: dict[str, str] = {
     "dkvb": "learners.pretrained.bottleneck.learner:DiscreteBottleneck",
     "dual-prompt": "learners.pretrained.prompts.dual_prompt:DualPrompt",
     "er-ace": "learners.rehearsal.er_ace:ErAce",
+    "error-memory": "learners.retrieval.error_memory:ErrorMemoryLearner",
     "ewc": "learners.regularization.ewc:Ewc",
     "fecam": "learners.pretrained.closed_form.fecam:Fecam",
     "finetune": "learners.baselines.finetune:Finetune",

@@ -86,9 +86,9 @@ class Learner(ABC):
     kind: ClassVar[str]
     Config: ClassVar[type[LearnerConfig]] = LearnerConfig
     handles: ClassVar[frozenset[Handles]] = frozenset({"classification", "binary", "regression"})
-    per_event: ClassVar[bool] = False
-    opaque: ClassVar[bool] = False
-    takes_keys: ClassVar[bool] = False
+    per_event: bool = False
+    opaque: bool = False
+    takes_keys: bool = False
     takes_aggregates: ClassVar[bool] = False
     unlearns: ClassVar[bool] = False
     forgets_classes: ClassVar[bool] = False
@@ -129,6 +129,11 @@ class Learner(ABC):
     def example(cls, task: Task) -> dict[str, Any]:
         """Return settings for a small problem of that task. The checks use them."""
         return {"kind": cls.kind}
+
+    @classmethod
+    def wants_aggregates(cls, config: Any) -> bool:
+        """Return whether a learner with these settings takes aggregates unless a job says not."""
+        return cls.takes_aggregates
 
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:

@@ -24,27 +24,37 @@ def lengths(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.sqrt(squares)
 
 
-def direction_on_grid(vectors: NDArray[np.floating], radius: int = RADIUS) -> Vectors:
-    """Return vectors (n, width) of finite numbers, scaled to length ``radius`` and rounded.
+def reach_of(width: int, radius: int = RADIUS) -> float:
+    """Return the greatest length that a vector may have before it is rounded.
 
-    A vector of zeros stays one. Rounding goes toward zero, so that no vector gets longer. It turns
-    a direction by at most ``sqrt(width) / radius`` radians.
+    Rounding makes a vector of ``width`` numbers longer by at most half the root of ``width``.
+    """
+    return radius - float(np.sqrt(width)) / 2
+
+
+def direction_on_grid(vectors: NDArray[np.floating], radius: int = RADIUS) -> Vectors:
+    """Return vectors (n, width) of finite numbers, scaled to length ``reach_of`` and rounded.
+
+    A vector of zeros stays one. Rounding turns a direction by at most about
+    ``sqrt(width) / (2 radius)`` radians.
     """
     length = lengths(vectors)
-    scale = np.divide(radius, length, out=np.zeros_like(length), where=length > 0)
-    return _round(vectors, scale)
+    reach = reach_of(vectors.shape[1], radius)
+    return _round(vectors, np.divide(reach, length, out=np.zeros_like(length), where=length > 0))
 
 
-def position_on_grid(vectors: NDArray[np.floating], reach: float, radius: int = RADIUS) -> Vectors:
-    """Return vectors (n, width) of finite numbers, times ``radius / reach``, and rounded.
+def position_on_grid(
+    vectors: NDArray[np.floating], longest: float, radius: int = RADIUS
+) -> Vectors:
+    """Return vectors (n, width) of finite numbers, times ``reach_of / longest``, and rounded.
 
-    A vector longer than ``reach`` is shortened to it. Rounding goes toward zero.
+    A vector longer than ``longest`` is shortened to it.
     """
-    return _round(vectors, radius / np.maximum(lengths(vectors), reach))
+    reach = reach_of(vectors.shape[1], radius)
+    return _round(vectors, reach / np.maximum(lengths(vectors), longest))
 
 
 def _round(vectors: NDArray[np.floating], scale: NDArray[np.float64]) -> Vectors:
-    # toward zero, with a margin: a product of rounded factors might be a whole number too large
-    scaled = np.multiply(vectors, (scale * (1 - 1e-12))[:, None], dtype=np.float64)
-    rounded: Vectors = scaled.astype(np.int16)
+    scaled = np.multiply(vectors, scale[:, None], dtype=np.float64)
+    rounded: Vectors = np.rint(scaled).astype(np.int16)
     return rounded

@@ -156,7 +156,8 @@ def aggregates_of_job(
     config = loaded.job.stream
     stated = config.aggregates
     if stated is None:
-        stated = "auto" if loaded.learner.takes_aggregates and not schema.matrix else "none"
+        takes = loaded.learner.wants_aggregates(loaded.job.learner)
+        stated = "auto" if takes and not schema.matrix else "none"
     if isinstance(stated, str):
         classes = len(schema.classes) or stream.class_count_hint
         return auto_aggregates(schema) if stated == "auto" and classes <= MAX_CLASSES else ()
@@ -286,10 +287,19 @@ def state_digest(state: State) -> str:
     Not in it: model versions, the objects of opaque learners, means by which no number was imputed,
     and the reader's clock, which only tells when a partition is idle.
     """
-    learner = {k: v for k, v in state["learner"].items() if k not in ("version", "opaque")}
+    learner = _exact_part(state["learner"])
     operators = {
         i: {k: v for k, v in operator.items() if k != LAST_READ}
         for i, operator in state["operators"].items()
         if operator.get("imputed", True)
     }
     return digest({**state, "learner": learner, "operators": operators})
+
+
+def _exact_part(learner: State) -> State:
+    """Return the state of a learner, and of one that it wraps, without version and objects."""
+    return {
+        key: _exact_part(value) if key == "base" and "version" in value else value
+        for key, value in learner.items()
+        if key not in ("version", "opaque")
+    }

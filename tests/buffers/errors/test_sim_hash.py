@@ -48,16 +48,16 @@ def test_hash_ignores_the_length_of_a_vector() -> None:
 def test_products_on_the_grid_are_exact_in_float32(width: int) -> None:
     """A product in float32 equals the one in whole numbers; lengths are at most RADIUS."""
     vectors = np.random.default_rng(width).standard_normal((300, width)) * 1e3
-    for grid in (direction_on_grid(vectors), position_on_grid(vectors, reach=500.0)):
+    for grid in (direction_on_grid(vectors), position_on_grid(vectors, longest=500.0)):
         assert lengths(grid.astype(np.float64)).max() <= RADIUS
         whole = grid.astype(np.int64) @ grid.T.astype(np.int64)
         assert np.array_equal(grid.astype(np.float32) @ grid.T.astype(np.float32), whole)
 
 
-def test_position_on_the_grid_keeps_lengths_within_reach() -> None:
-    """Half the reach is half the radius; what is longer than the reach is shortened to it."""
-    grid = position_on_grid(np.array([[1.0, 0.0], [0.0, -2.0], [0.0, 50.0]]), reach=2.0)
-    assert np.abs(grid - np.array([[2047, 0], [0, -4095], [0, 4095]])).max() <= 1
+def test_position_on_the_grid_is_within_its_radius() -> None:
+    """Half of the longest is half the radius; what is longer is shortened."""
+    grid = position_on_grid(np.array([[1.0, 0.0], [0.0, -2.0], [0.0, 50.0]]), longest=2.0)
+    assert np.abs(grid - np.array([[2047, 0], [0, -4094], [0, 4094]])).max() <= 1
 
 
 @pytest.mark.parametrize(

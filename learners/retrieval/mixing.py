@@ -1,0 +1,137 @@
+"""How far to follow a memory: weights of a few fixed rules, by their losses so far.
+
+Each rule, an *expert*, follows the memory by its own fixed share; the first not at all. A mixture
+of them is never much worse than the best expert, on any sequence whatever.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.core.state_dict import State
+
+Floats = NDArray[np.float64]
+
+LEAST = 1e-6
+"""The least probability whose logarithm is a loss: one event must not decide for ever."""
+
+
+class Mixture(ABC):
+    """Weights of experts, learned from their losses.
+
+    Args:
+        experts: how many.
+
+    Attributes:
+        weights: (experts,) of sum 1.
+    """
+
+    def __init__(self, experts: int) -> None:
+        self.weights: Floats = np.full(experts, 1.0 / experts)
+
+    @abstractmethod
+    def update(self, losses: Floats) -> None:
+        """Learn the losses (m, experts) of m events, one event after another."""
+
+    def state(self) -> State:
+        return {"weights": self.weights}
+
+    def load(self, state: State) -> None:
+        self.weights = np.array(state["weights"])
+
+
+class FixedShare(Mixture):
+    """The mixture of probabilities, with a prior over sequences of experts.
+
+    Herbster and Warmuth 1998, "Tracking the Best Expert", with the learning rate 1, which suits the
+    log-loss. After each event the weights are multiplied by the probabilities that the experts gave
+    to what happened, and then each expert passes on the share ``switch`` of its weight, to all.
+
+    With G experts, the log-loss of the mixed probabilities over T events exceeds that of any one
+    expert by at most ln(G) - (T - 1) ln(1 - switch); with ``switch`` 0 by ln(G), however many
+    events there are. Against the best sequence that changes its expert k times, it exceeds it by at
+    most ln(G) + k ln(G / switch) - (T - 1 - k) ln(1 - switch).
+
+    Args:
+        experts: how many.
+        switch: the share, 0 to 1.
+    """
+
+    def __init__(self, experts: int, switch: float) -> None:
+        super().__init__(experts)
+        self._switch = switch
+
+    def update(self, losses: Floats) -> None:
+        spread = self._switch / len(self.weights)
+        likelihoods = np.exp(losses.min(1, keepdims=True) - losses)
+        weights = self.weights
+        for likelihood in likelihoods:
+            weights = weights * likelihood
+            weights *= (1.0 - self._switch) / weights.sum()
+            weights += spread
+        self.weights = weights
+
+
+class AdaHedge(Mixture):
+    """Weights by exponentials of losses, at a rate that the losses themselves set.
+
+    De Rooij, van Erven, Grünwald and Koolen 2014, "Follow the Leader If You Can, Hedge If You
+    Must". It needs to know neither the range of losses nor their number. With d_t the spread of the
+    losses of event t, the weighted loss exceeds that of the best of G experts by at most
+    sqrt(ln(G) sum_t d_t^2) + max_t d_t (4/3 ln(G) + 2) without a half-life. A loss that is convex
+    in the prediction, as squared error, is at most that for the weighted prediction.
+
+    Deviation: with a half-life, old losses and the sum that sets the rate fade. Then it follows
+    the expert that is best of late, and the bound is not proven.
+
+    Args:
+        experts: how many.
+        half_life: events after which a loss counts half; None: all count alike.
+    """
+
+    def __init__(self, experts: int, half_life: float | None) -> None:
+        super().__init__(experts)
+        self._kept = 1.0 if half_life is None else 0.5 ** (1.0 / half_life)
+        self._losses: Floats = np.zeros(experts)
+        self._gap = 0.0  # the sum of what mixing at the present rate has cost
+
+    def update(self, losses: Floats) -> None:
+        for loss in losses:
+            mean = float(self.weights @ loss)
+            least = float(loss.min())
+            if self._gap > 0:
+                rate = math.log(len(loss)) / self._gap
+                inner = float(self.weights @ np.exp(-rate * (loss - least)))
+                mixed = least - math.log(max(inner, 1e-300)) / rate
+            else:  # an infinite rate: the least loss by now, against that before, which is 0
+                mixed = float((self._losses + loss).min())
+            self._gap = self._kept * self._gap + max(mean - mixed, 0.0)
+            self._losses = self._kept * self._losses + loss
+            self._losses -= self._losses.min()
+            self._weigh()
+
+    def _weigh(self) -> None:
+        if self._gap > 0:
+            rate = math.log(len(self._losses)) / self._gap
+            weights = np.exp(-rate * self._losses)
+        else:
+            weights = (self._losses == 0).astype(np.float64)
+        self.weights = weights / weights.sum()
+
+    def state(self) -> State:
+        return {**super().state(), "losses": self._losses, "gap": self._gap}
+
+    def load(self, state: State) -> None:
+        super().load(state)
+        self._losses, self._gap = np.array(state["losses"]), float(state["gap"])
+
+
+def log_losses(shares: Floats, labels: NDArray[np.int64]) -> Floats:
+    """Return the log-loss (m, experts) of probabilities (experts, m, classes) for labels (m,)."""
+    truth = shares[:, np.arange(len(labels)), labels]
+    losses: Floats = -np.log(np.maximum(truth, LEAST)).T
+    return losses
