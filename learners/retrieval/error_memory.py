@@ -13,6 +13,7 @@ from learners.retrieval.keys import KeysConfig, key_source
 from learners.retrieval.memories import MemoryConfig, RingConfig, by_kind, new_memory
 from learners.retrieval.mixing import AdaHedge, FixedShare, log_losses
 from learners.retrieval.noted import Floats
+from learners.retrieval.pool import LogLinearPool, log_shares
 from learners.retrieval.wrapper import Correction, Outputs, Wrapper, WrapperConfig
 from streams.core.batch import Array, Batch, Ints
 from streams.core.hashing import mix
@@ -53,6 +54,7 @@ class ErrorMemoryConfig(WrapperConfig):
         reset: labels after which the memory is cleared; None: never.
         small_errors: store only a part of the events that the base predicts well; None: store all.
         switch_after: how many labels the mixture expects to keep to one share.
+        pool_half_life: labels after which one counts half for the weights of the pool.
     """
 
     memory: MemoryConfig = RingConfig()
@@ -66,6 +68,7 @@ class ErrorMemoryConfig(WrapperConfig):
     reset: PositiveInt | None = None
     small_errors: SmallErrorsConfig | None = None
     switch_after: PositiveInt = 2000
+    pool_half_life: PositiveFloat = 10_000
 
 
 class ErrorMemoryLearner(Wrapper):
@@ -84,9 +87,11 @@ class ErrorMemoryLearner(Wrapper):
     With ``lambda: online``, experts follow the memory by 0, .1, .25, .5, .75, .9 and 1, and the
     prediction is their mean, weighted by their losses so far: for classes by the log-loss
     (``FixedShare``), for targets by the squared error (``AdaHedge``). So the memory has no say on a
-    stream where it does not help. The losses are those of the predictions that were made: of an
-    event that was predicted before its neighbours were known. ``lambda: 0`` is the base, bit for
-    bit.
+    stream where it does not help. Of classes there is one more expert, a pool of the logarithms of
+    both probabilities with weights that are learned (``LogLinearPool``): it calibrates the base,
+    and leaves it where it is sure and wrong. The losses are those of the predictions that were
+    made: of an event that was predicted before its neighbours were known. ``lambda: 0`` is the
+    base, bit for bit.
 
     Deviations: lambda is chosen online. The base's prediction counts as ``shrink`` events that are
     like this one, as a single similar event says little; 0 is the paper's rule. Storing only large
@@ -118,12 +123,14 @@ class ErrorMemoryLearner(Wrapper):
         self.scale = RunningMoments(())
         self.memory: ErrorMemory | None = None
         self.mixture: FixedShare | AdaHedge | None = None
+        self.pool: LogLinearPool | None = None
         self.grid = np.array(GRID if config.lambda_ == "online" else (config.lambda_,))
         if config.lambda_ == "online":
             if self.targets:
                 self.mixture = AdaHedge(len(GRID), config.switch_after)
             else:
-                self.mixture = FixedShare(len(GRID), 1.0 / config.switch_after)
+                self.pool = LogLinearPool(2, config.pool_half_life)
+                self.mixture = FixedShare(len(GRID) + 1, 1.0 / config.switch_after)
         self._renew()
 
     @property
@@ -187,14 +194,17 @@ class ErrorMemoryLearner(Wrapper):
         return np.where(knows[:, None], error * trust[:, None], 0.0), knows
 
     def _experts(self, base: Floats, error: Floats) -> Floats:
-        """Return the predictions (experts, n, outputs) that follow the memory by their shares."""
+        """Return the predictions (experts, n, outputs): those of the grid, then the pool's."""
         shares = base + self.grid[:, None, None] * error
         if self.targets:
             return shares
         np.maximum(shares, 0.0, out=shares)
         total = shares.sum(2, keepdims=True)
-        scaled: Floats = np.divide(shares, total, out=shares, where=total > 0)
-        return scaled
+        np.divide(shares, total, out=shares, where=total > 0)
+        if self.pool is None:
+            return np.asarray(shares)
+        pooled = self.pool.shares(_opinions(shares))
+        return np.concatenate([shares, pooled[None]])
 
     def observe_keys(self, batch: Batch) -> None:
         if self.idle or not self.keys.observes:
@@ -231,8 +241,10 @@ class ErrorMemoryLearner(Wrapper):
         shares = self._experts(base, error)
         if self.targets:
             self.mixture.update((shares[:, :, 0] - y).T ** 2)
-        else:
-            self.mixture.update(log_losses(shares, y))
+            return
+        self.mixture.update(log_losses(shares, y))
+        assert self.pool is not None
+        self.pool.update(_opinions(shares[: len(GRID)]), y)
 
     def _stored_weights(self, ids: Ints, base: Floats, y: Array) -> Floats:
         """Return how many events each of m stands for in the memory; 0: it is not stored."""
@@ -276,7 +288,9 @@ class ErrorMemoryLearner(Wrapper):
             "keys_moved": self.keys.moved,
         }
         if self.mixture is not None:
-            own["lambda"] = float(self.mixture.weights @ self.grid)
+            own["lambda"] = float(self.mixture.weights[: len(GRID)] @ self.grid)
+        if self.pool is not None and self.mixture is not None:
+            own["pool"] = float(self.mixture.weights[-1])
         return {**super().metrics(), **own}
 
     @property
@@ -284,20 +298,24 @@ class ErrorMemoryLearner(Wrapper):
         own = 0 if self.memory is None else self.memory.memory_bytes()
         return own + self.base.buffer_bytes
 
-    def state(self) -> State:
+    def _weights(self) -> State:
+        """Return the state of the weights of the experts."""
         mixture = {} if self.mixture is None else {"mixture": self.mixture.state()}
+        return mixture | ({} if self.pool is None else {"pool": self.pool.state()})
+
+    def state(self) -> State:
         return {
             **super().state(),
-            **mixture,
+            **self._weights(),
             "scale": self.scale.state(),
             "keys": self.keys.state(),
             "memory": {} if self.memory is None else dict(self.memory.state()),
         }
 
     def servable(self) -> State:
-        mixture = {} if self.mixture is None else {"mixture": self.mixture.state()}
         memory = {} if self.memory is None else dict(self.memory.state())
-        return {**super().servable(), **mixture, "keys": self.keys.servable(), "memory": memory}
+        own = {"keys": self.keys.servable(), "memory": memory}
+        return {**super().servable(), **self._weights(), **own}
 
     def load(self, state: State) -> None:
         super().load(state)
@@ -311,11 +329,18 @@ class ErrorMemoryLearner(Wrapper):
     def _load_memory(self, state: State) -> None:
         if self.mixture is not None:
             self.mixture.load(state["mixture"])
+        if self.pool is not None:
+            self.pool.load(state["pool"])
         self.keys.load(state["keys"])
         self._renew()
         memory = self.memory
         if memory is not None and state["memory"]:
             memory.load(state["memory"])
+
+
+def _opinions(shares: Floats) -> Floats:
+    """Return the features (n, 2, classes) of the pool: of the base, and of the memory alone."""
+    return np.stack([log_shares(shares[0]), log_shares(shares[-1])], 1)
 
 
 def _padded(recalled: Recalled, outputs: int) -> tuple[Floats, Floats]:
