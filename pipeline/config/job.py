@@ -33,6 +33,9 @@ from streams.core.settings import Settings
 from streams.core.stream import Stream
 from streams.core.stream_config import StreamConfig
 
+_OF_LEARNER = ("backbone", "head", "retrieval")
+"""Keys under ``learner`` at which a text is short for a mapping with this kind."""
+
 
 class Job(Settings):
     """A job. A file may leave out its name and its learner (``pipeline/config/defaults.py``).
@@ -253,7 +256,9 @@ def override(raw: dict[str, Any], setting: str) -> None:
 
 def _names_a_kind(path: Sequence[str]) -> bool:
     """Whether a text at this path of a job is short for a mapping with this kind."""
-    return path == ["learner"] or (path[:2] == ["stream", "encoder"] and len(path) <= 3)
+    if path[0] == "learner":
+        return len(path) == 1 or (len(path) == 2 and path[1] in _OF_LEARNER)
+    return path[:2] == ["stream", "encoder"] and len(path) <= 3
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

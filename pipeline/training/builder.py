@@ -123,7 +123,8 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
             once_seen,
             stream.place_name,
         )
-    settings = job.learner.model_dump(mode="json", serialize_as_any=True)
+    located = job.learner.located(loaded.folder)  # a server may start in another folder
+    settings = located.model_dump(mode="json", serialize_as_any=True)
     columns = None if encode is None else encode.columns
     made = recipe_of(learner, settings, job.stream.standardise, stream, aggregates, columns)
     return Parts(stream, vocabulary, reader, loop, made)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from learners.base import LearnerError
 from pipeline.config.encoder_settings import encoder_locations
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, differences
@@ -24,7 +27,7 @@ from pipeline.training.callback import Say
 from pipeline.training.event_fates import Ledger
 from pipeline.training.event_source import EventSource, RunStoppedError
 from pipeline.training.versions import versions
-from streams.core.errors import StreamError
+from streams.core.errors import StreamError, one_line
 
 _LEARNER_KEYS = ("learner.", "column", "encoder of ", "label")
 """Keys of a fingerprint that the state of a learner depends on."""
@@ -126,7 +129,8 @@ class Restorer:
                 events, state = point.events, point.state
                 self.source.resume(point.source)
             point = None
-        self.parts.load(state)
+        with _named(f"{self.loaded.file}: {checkpoint.path}"):
+            self.parts.load(state)
         if not self.dead.open(state["dead_bytes"]):
             self.say("dead.jsonl is shorter than it was: dead letters of earlier events are lost")
         self.say(f"resumed after {events:,} events from {checkpoint.path}")
@@ -223,8 +227,18 @@ class Restorer:
         first = [["", -1]] * len(known)
         self.parts.vocabulary.load({"classes": list(known), "first": first})
         learner = self.parts.loop.learner
-        learner.load(learner.migrate(checkpoint.state["learner"]))
+        with _named(f"--warm-from {checkpoint.path}"):
+            learner.load(learner.migrate(checkpoint.state["learner"]))
         self.say(f"warm start from {checkpoint.path}: as learned from {checkpoint.events:,} events")
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Let the error of a learner that refuses a state name where the state is."""
+    try:
+        yield
+    except LearnerError as error:
+        raise JobError(f"{place}: {one_line(error)}") from None
 
 
 def fingerprint(loaded: LoadedJob, parts: Parts) -> dict[str, Any]:

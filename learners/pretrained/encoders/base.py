@@ -25,8 +25,12 @@ class EncoderConfig(Settings):
 
     def located(self, folder: Path) -> Self:
         stated = {key: getattr(self, key) for key in self.location_keys}
-        paths = {key: locate(path, folder) for key, path in stated.items() if path is not None}
-        return self.model_copy(update={key: str(path) for key, path in paths.items()})
+        paths = {
+            key: type(path)(locate(path, folder))  # a text, or a path
+            for key, path in stated.items()
+            if path is not None
+        }
+        return self.model_copy(update=paths)
 
 
 class Encoder(ABC):
