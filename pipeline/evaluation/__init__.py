@@ -1,6 +1,5 @@
 """How a learner is scored: online, on probes of past segments, and on once-seen events."""
 
-from pipeline.evaluation.adwin import Adwin
 from pipeline.evaluation.alerts import AlertChange, Alerts
 from pipeline.evaluation.buffer_stats import BufferStats
 from pipeline.evaluation.once_seen import OnceSeen, OnceSeenSample
@@ -12,7 +11,6 @@ from pipeline.evaluation.stability_gap import StabilityGap
 from pipeline.evaluation.transfer_and_forgetting import ContinualMetrics, Curves
 
 __all__ = [
-    "Adwin",
     "AlertChange",
     "Alerts",
     "BufferStats",

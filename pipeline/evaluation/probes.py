@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.sections import ProbesConfig
-from pipeline.evaluation.adwin import Adwin
+from streams.core.adwin import Adwin
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.hashing import mix
 from streams.core.state_dict import State, pack, unpack

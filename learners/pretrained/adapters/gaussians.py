@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -263,29 +264,54 @@ def _trained(
     gaussians: Gaussians, config: AlignmentConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return weights (k, d) and offsets (k,) trained on draws."""
-    means = torch.from_numpy(gaussians.means.astype(np.float32))
-    factors = torch.from_numpy(gaussians.factors.astype(np.float32))
-    deviations = torch.from_numpy(gaussians.deviations().astype(np.float32))
-    k, d = means.shape
+    k, d = gaussians.means.shape
+    draws = _Draws(gaussians, max(min(config.draws, _DRAWS // (config.epochs * k)), 1), generator)
     w, b = torch.zeros(k, d), torch.zeros(k)
     speed, of_offsets = torch.zeros(k, d), torch.zeros(k)
-    draws = max(min(config.draws, _DRAWS // (config.epochs * k)), 1)
-    codes = torch.arange(k).repeat(draws)
-    steps = config.epochs * math.ceil(len(codes) / _BATCH)
+    steps = config.epochs * math.ceil(draws.rows / _BATCH)
     step = 0
     for _ in range(config.epochs):
-        order = codes[torch.randperm(len(codes), generator=generator)]
-        for y in torch.split(order, _BATCH):
-            x = means[y] + deviations[y] * torch.randn(len(y), d, generator=generator)
-            if gaussians.rank:
-                along = torch.randn(len(y), 1, gaussians.rank, generator=generator)
-                x += (along @ factors[y])[:, 0]
+        for x, y in draws.epoch():
             rate = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
             change, change_b = _gradient(w, b, x, y)
             w -= rate * speed.mul_(_MOMENTUM).add_(change)
             b -= rate * of_offsets.mul_(_MOMENTUM).add_(change_b)
             step += 1
     return w, b
+
+
+class _Draws:
+    """Batches of draws from the Gaussians of all classes, the same number of each.
+
+    Args:
+        gaussians: of k classes.
+        each: draws from a class in an epoch.
+        generator: of the draws.
+    """
+
+    def __init__(self, gaussians: Gaussians, each: int, generator: torch.Generator) -> None:
+        self._means = torch.from_numpy(gaussians.means.astype(np.float32))[:, None]
+        self._factors = torch.from_numpy(gaussians.factors.astype(np.float32))
+        self._deviations = torch.from_numpy(gaussians.deviations().astype(np.float32))[:, None]
+        self._each, self._generator = each, generator
+
+    @property
+    def rows(self) -> int:
+        """Draws in an epoch."""
+        return len(self._means) * self._each
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield rows (n, d) and their classes (n,), mixed: one product for all classes."""
+        k, rank, d = self._factors.shape
+        x = torch.randn(k, self._each, d, generator=self._generator)
+        x.mul_(self._deviations).add_(self._means)
+        if rank:
+            along = torch.randn(k, self._each, rank, generator=self._generator)
+            x.baddbmm_(along, self._factors)
+        order = torch.randperm(self.rows, generator=self._generator)
+        flat = x.view(-1, d)
+        for rows in torch.split(order, _BATCH):
+            yield flat[rows], rows // self._each
 
 
 def _gradient(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-import learners
 from learners.base import Learner
 from learners.boundaries import Boundaries
 from learners.networks import modules
-from learners.networks.optimizer import Adam, FlatOptimizer, OptimizerConfig
-from learners.pretrained.adapters.adapter import Adapter, AdapterConfig
+from learners.networks.optimizer import FlatOptimizer
+from learners.pretrained.adapters.adapter import Adapter
 from learners.pretrained.adapters.gaussians import AlignedLinear, AlignmentConfig
+from learners.pretrained.adapters.mos_settings import MosConfig
 from learners.pretrained.adapters.segment_classes import SegmentClasses
 from learners.pretrained.adapters.stack import AdapterStack
 from learners.pretrained.backbones.base import Hidden
 from learners.pretrained.closed_form.base import ClosedFormLearner
 from learners.pretrained.merging import History, weighted
-from learners.pretrained.tuned.base import HeadConfig, TunedConfig, head_config
-from learners.registry import find
+from learners.pretrained.tuned.base import TunedConfig
 from learners.results import Prediction
 from streams.core.batch import Array, Batch, Ints
 from streams.core.schema import Feature, Schema, Task
@@ -32,59 +30,6 @@ from streams.core.state_dict import State
 from streams.operators.label_join import Revealed
 
 _TEMPERATURE = 0.8  # of the orthogonality term
-_ROUNDS = 4  # of refinement, at most
-
-
-class MosConfig(AdapterConfig):
-    """Settings of ``mos``.
-
-    Attributes:
-        every: labelled events after which a new adapter starts; ``segment``: where a segment of the
-            stream starts; null: never.
-        most: adapters at most. Beyond, the two oldest after the first become one.
-        adapters: whether adapters are trained. Otherwise the classes of segments lie on frozen
-            features: the control.
-        merge: alpha, how far an adapter moves to the mean of earlier ones with each step.
-        orthogonality: the weight of the orthogonality term.
-        alignment: of the classifier: ``sgd``, a linear layer trained on draws from Gaussians;
-            ``lda``, the learner of ``head`` in closed form; ``none``, a linear layer without draws.
-        covariance: of the Gaussians of ``sgd``: ``full``, of which ``rank`` directions are kept; or
-            ``variance``, one for each number.
-        directions: that are kept of a full covariance.
-        align_every: an alignment follows each multiple of this number of events; new classes are
-            aligned sooner.
-        epochs, draws: of an alignment.
-        refine: rounds of refinement of the choice of an adapter.
-        ensemble: whether the learner that chooses an adapter votes too.
-        retrieval: the learner in closed form over features of the first adapter that chooses.
-    """
-
-    optimizer: OptimizerConfig = Adam(lr=3e-3)
-    every: PositiveInt | Literal["segment"] | None = 500
-    most: int = Field(20, ge=3)
-    adapters: bool = True
-    merge: float = Field(0.0, ge=0, le=1)
-    orthogonality: NonNegativeFloat = 0.0
-    alignment: Literal["sgd", "lda", "none"] = "sgd"
-    covariance: Literal["full", "variance"] = "full"
-    directions: PositiveInt = 8
-    align_every: PositiveInt = 250
-    epochs: PositiveInt = 10
-    draws: PositiveInt = 20
-    refine: NonNegativeInt = Field(_ROUNDS, le=_ROUNDS)
-    ensemble: bool = True
-    retrieval: HeadConfig = head_config("slda")
-
-    @model_validator(mode="after")
-    def _joinable(self) -> MosConfig:
-        for name, config in (("head", self.head), ("retrieval", self.retrieval)):
-            cls = find(learners.KINDS, Learner, config.kind)  # type: ignore[type-abstract]
-            if not (issubclass(cls, ClosedFormLearner) and cls.merges):
-                raise ValueError(
-                    f"{name}: classes of {config.kind!r} cannot be joined: take prototype, slda, "
-                    "ranpac or fecam"
-                )
-        return self
 
 
 class Mos(Adapter):
@@ -133,8 +78,7 @@ class Mos(Adapter):
 
     def __init__(self, config: TunedConfig, schema: Schema, seed: int, device: str = "cpu") -> None:
         super().__init__(config, schema, seed, device)
-        every = self.config.every
-        self.boundaries = Boundaries(every if isinstance(every, int) else None)
+        self.boundaries = Boundaries(self.config.boundaries)
         self.retrieval = self._closed_form("retrieval")
         self.classes_of_segments = SegmentClasses()
         self.stack = AdapterStack(self._trunk, self.config.strength)
@@ -226,22 +170,50 @@ class Mos(Adapter):
         if self.config.every is None:
             self._learn_part(batch)
             return
-        for ended, part in self.boundaries.cut(batch):
+        first = errors = None
+        if self.config.every == "drift":
+            first = self._first_features(self.rows(batch))
+            errors = self._errors(batch, first)
+        start = 0
+        for ended, part in self.boundaries.cut(batch, errors):
             if ended:
                 self._start_segment()
-            self._learn_part(part)
+            stop = start + len(part)
+            self._learn_part(part, None if first is None else first[start:stop])
+            start = stop
 
-    def _learn_part(self, batch: Batch) -> None:
-        """Learn m >= 1 events of the segment of now."""
+    def _first_features(self, rows: Array) -> Array:
+        """Return the features (m, width) of m >= 1 rows through the first adapter."""
+        with torch.inference_mode():
+            hidden, _ = self._trunk(torch.from_numpy(rows))
+            return modules.array_of(self.stack.features(hidden, 0))
+
+    def _errors(self, batch: Batch, first: Array) -> Array:
+        """Return (m,) 1 where the retrieval names another label than that of the event, else 0.
+
+        Its features are computed anyway, for learning. So there is no pass for these predictions.
+        """
+        assert batch.y is not None
+        if not len(self.classes_of_segments):
+            return np.ones(len(batch))
+        proba = _probabilities(self.retrieval, batch, torch.from_numpy(first))
+        named = self.classes_of_segments.by_label(proba, len(self.classes)).argmax(1)
+        errors: Array = (named != batch.y).astype(np.float64)
+        return errors
+
+    def _learn_part(self, batch: Batch, first: Array | None = None) -> None:
+        """Learn m >= 1 events of the segment of now.
+
+        Args:
+            batch: the events.
+            first: their features through the first adapter, if they are known.
+        """
         assert batch.y is not None
         rows = self.rows(batch)
         codes = self.classes_of_segments.codes(self.segment, batch.y)
         features = self.train(rows, codes)
-        first = features
-        if self.segment:
-            with torch.inference_mode():
-                hidden, _ = self._trunk(torch.from_numpy(rows))
-                first = modules.array_of(self.stack.features(hidden, 0))
+        if first is None:
+            first = self._first_features(rows) if self.segment else features
         self.stack.put(self.segment, self.parts)
         self._events[self.segment] += len(rows)
         events = replace(batch, y=codes, classes=self.classes_of_segments.names())

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
+from learners.checks import Check, checks_for
 from learners.checks.case import Case, LearnerRun, with_example_settings
 from learners.networks import modules
-from learners.pretrained.adapters.mos import Mos, MosConfig
+from learners.pretrained.adapters.mos import Mos
+from learners.pretrained.adapters.mos_settings import MosConfig
 from learners.pretrained.merging import average, weighted
 from streams.core.batch import Batch
 from streams.core.schema import Feature, Schema
@@ -231,6 +233,47 @@ def test_an_adapter_is_kept_once() -> None:
     heir = mos(seed=2)
     heir.load(copied(state))
     assert digest(modules.module_state(heir.parts)) == digest(trained)
+
+
+def with_exchanged_labels(n: int, change: int, seed: int = 0) -> Batch:
+    """Events whose labels mean something else from one on."""
+    stream = CASE.stream(n, seed)
+    assert stream.y is not None
+    return replace(stream, y=np.where(np.arange(n) < change, stream.y, (stream.y + 1) % 3))
+
+
+def test_a_new_adapter_where_errors_become_more() -> None:
+    learner, counts = mos(every="drift", alignment="lda"), []
+    for batch in with_exchanged_labels(160, 96).micro_batches(8):
+        learner._learn(batch)
+        counts.append(learner.stack.count)
+    assert counts[11] == 1, "while errors fall there is one"
+    assert 2 in counts[12:17], "within 40 events"
+    assert counts[-1] == 2
+
+
+@pytest.mark.parametrize("stop", [88, 104])
+def test_a_drift_signal_resumes_exactly(stop: int) -> None:
+    settings, stream = {"every": "drift", "alignment": "lda"}, with_exchanged_labels(144, 96)
+    learner = mos(**settings)
+    for batch in stream[:stop].micro_batches(8):
+        learner._learn(batch)
+    heir = mos(seed=2, **settings)
+    heir.load(heir.migrate(copied(learner.state())))
+    for batch in stream[stop:].micro_batches(8):
+        learner._learn(batch)
+        heir._learn(batch)
+    assert learner.stack.count == 2
+    assert digest(heir.state()) == digest(learner.state())
+
+
+@pytest.mark.parametrize("check", list(checks_for(Mos)), ids=str)
+def test_a_drift_signal_keeps_the_contract(check: Check) -> None:
+    def make(schema: Schema, seed: int) -> Mos:
+        settings = EXAMPLE | {"every": "drift", "alignment": "lda"}
+        return Mos(MosConfig.model_validate(settings), schema, seed)
+
+    check(make)
 
 
 def test_served_without_what_only_training_needs() -> None:

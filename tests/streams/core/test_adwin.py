@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from river import drift
 
-from pipeline.evaluation.adwin import Adwin
+from streams.core.adwin import Adwin
 from streams.core.batch import Array
 
 
