@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from learners.base import LearnerError
+from learners.pretrained.backbones.kept_states import KeptStates
 from learners.pretrained.blocks.attention import Groups, Prefix
 from learners.pretrained.blocks.bert_block import Adapter
 from learners.pretrained.encoders.base import EncoderConfig
@@ -76,6 +77,8 @@ class Backbone(ABC):
         batch_tokens: tokens of such a batch.
         fingerprint: a hash of all that determines the result for a value.
         device: of torch, where it computes.
+        kept: the caches that its trunks share, by the first block after them and whether they keep
+            queries.
     """
 
     kind: ClassVar[str]
@@ -96,6 +99,7 @@ class Backbone(ABC):
                 f"backbone {self.kind!r} takes a column of kind {' or '.join(sorted(self.kinds))}, "
                 f"and {feature.name!r} is of kind {feature.kind}"
             )
+        self.kept: dict[tuple[int, bool], KeptStates] = {}
 
     @abstractmethod
     def rows(self, values: Column) -> Array:

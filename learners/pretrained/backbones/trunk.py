@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,12 +11,13 @@ import xxhash
 from torch import Tensor
 
 from learners.pretrained.backbones.base import Backbone, Hidden
+from learners.pretrained.backbones.kept_states import KeptStates
 from learners.pretrained.encoders.ragged_batches import RaggedBatches
 from streams.core.batch import Array
 
 
 class TrunkCounts(NamedTuple):
-    """What a cache has done in this process, and what it holds.
+    """What a trunk has done in this process, and what its cache holds.
 
     Attributes:
         hits: rows that were not computed.
@@ -37,7 +37,7 @@ class Trunk:
     serves the query, the prediction and the training of an event. They are kept for the rows used
     last. A state has the bits that it would be computed with now: batches give each row the bits
     that it has alone (``RaggedBatches``). The cache is part of no state. Its keys are hashes of 128
-    bits, as those of ``FeatureCache``.
+    bits, as those of ``FeatureCache``. Trunks of one backbone with the same blocks may share it.
 
     With ``queried``, the vector that the whole backbone gives without any trained part is computed
     and kept with the states. It takes the blocks above too, once for each row.
@@ -47,20 +47,30 @@ class Trunk:
         first_block: the first block that something trained acts in; from 0 to their number.
         size: bytes of states at most; 0: none are kept.
         queried: whether ``query`` is wanted.
+        shared: whether the cache is that of all such trunks of the backbone, which is as large as
+            the largest size of one.
 
     Attributes:
         backbone, first_block: as given.
     """
 
     def __init__(
-        self, backbone: Backbone, first_block: int, size: int, queried: bool = False
+        self,
+        backbone: Backbone,
+        first_block: int,
+        size: int,
+        queried: bool = False,
+        shared: bool = False,
     ) -> None:
         self.backbone = backbone
         self.first_block = first_block
-        self._size, self._queried = size, queried
+        self._queried = queried
         self._batches = RaggedBatches(self._compute, backbone.batch_rows, backbone.batch_tokens)
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._bytes = self._hits = self._misses = 0
+        self._kept = KeptStates()
+        if shared:
+            self._kept = backbone.kept.setdefault((first_block, queried), self._kept)
+        self._kept.reserve(size)
+        self._hits = self._misses = 0
 
     def __call__(self, rows: Tensor) -> tuple[Hidden, Tensor | None]:
         """Return the states before ``first_block`` of n >= 1 rows, and the queries (n, width).
@@ -79,7 +89,7 @@ class Trunk:
 
     def counts(self) -> TrunkCounts:
         """Return the counters."""
-        return TrunkCounts(self._hits, self._misses, self._bytes)
+        return TrunkCounts(self._hits, self._misses, self._kept.bytes)
 
     def _states(self, rows: Array) -> list[Tensor]:
         """Return the states (length, width) of each row; before them its query, if wanted."""
@@ -88,7 +98,6 @@ class Trunk:
         absent: dict[bytes, int] = {}
         for i, key in enumerate(keys):
             if (known := self._kept.get(key)) is not None:
-                self._kept.move_to_end(key)
                 found[key] = known
             else:
                 absent.setdefault(key, i)
@@ -98,18 +107,8 @@ class Trunk:
             new = rows[list(absent.values())]
             for key, states in zip(absent, self._new_states(new), strict=True):
                 found[key] = states
-                self._keep(key, states)
+                self._kept.add(key, states)
         return [found[key] for key in keys]
-
-    def _keep(self, key: bytes, states: Tensor) -> None:
-        cost = states.nbytes + len(key)
-        if cost > self._size:
-            return
-        self._kept[key] = states
-        self._bytes += cost
-        while self._bytes > self._size:
-            old, dropped = self._kept.popitem(last=False)
-            self._bytes -= dropped.nbytes + len(old)
 
     def _new_states(self, rows: Array) -> list[Tensor]:
         computed = self._batches(rows, self.backbone.lengths(rows))

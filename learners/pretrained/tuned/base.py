@@ -95,7 +95,8 @@ class TunedConfig(LearnerConfig):
         backbone: its kind, or a mapping with ``kind`` and its settings.
         first_block: the first block that trained parts act in, from 0; None: the last third of the
             blocks. What the blocks below give is kept, and not computed again.
-        cache_mb: the most megabytes of it in memory. It shapes no result.
+        cache_mb: the most megabytes of it in memory, for all learners that share it. It shapes no
+            result.
         optimizer: of the trained parts.
         steps: gradient steps for each micro-batch of revealed labels.
         scale: what cosines are multiplied by in the loss.
@@ -168,7 +169,7 @@ class TunedLearner(Learner):
             self.backbone = load_backbone(config.backbone, self._feature, device)
         except LearnerError as error:
             raise LearnerError(f"learner.backbone: {error}") from None
-        self._trunk = Trunk(self.backbone, self._first_block(), config.cache_mb << 20, self.queried)
+        self._trunk = self.trunk(config.cache_mb << 20)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.parts = self.new_parts(self._trunk).to(device)
@@ -210,6 +211,11 @@ class TunedLearner(Learner):
     def example(cls, task: Task) -> dict[str, Any]:
         backbone = {"kind": "random-transformer", "width": 64, "max_tokens": 8}
         return {"kind": cls.kind, "backbone": backbone, "cache_mb": 1}
+
+    def trunk(self, size: int) -> Trunk:
+        """Return the blocks below the trained parts, and the cache of their states: that of all
+        learners of this process with such blocks. It has room for ``size`` bytes."""
+        return Trunk(self.backbone, self._first_block(), size, self.queried, shared=True)
 
     def _first_block(self) -> int:
         blocks, first = self.backbone.blocks, self.config.first_block

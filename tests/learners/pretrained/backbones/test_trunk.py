@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,3 +77,28 @@ def test_states_of_a_prediction_serve_training(backbone: Backbone) -> None:
     assert trunk.counts().hits == 5
     assert scale.grad is not None
     assert abs(scale.grad).max() > 0
+
+
+def test_trunks_with_the_same_blocks_share_their_states(backbone: Backbone) -> None:
+    rows = rows_of(backbone, TEXTS[:6])
+    first = Trunk(backbone, 1, 1 << 20, shared=True)
+    hidden, _ = first(rows)
+    second, other = Trunk(backbone, 1, 0, shared=True), Trunk(backbone, 2, 1 << 20, shared=True)
+    again, _ = second(rows)
+    other(rows)
+    assert torch.equal(again.states, hidden.states)
+    assert (first.counts().misses, second.counts().misses, other.counts().misses) == (6, 0, 6)
+    assert first.counts().bytes == second.counts().bytes > 0
+
+
+def test_several_threads_share_states(backbone: Backbone) -> None:
+    """While one drops what another one looks up."""
+    rows = rows_of(backbone, TEXTS)
+    expected = Trunk(backbone, 1, 0)(rows)[0].states
+    trunks = [Trunk(backbone, 1, 30_000) for _ in range(4)]
+    for trunk in trunks[1:]:
+        trunk._kept = trunks[0]._kept
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda trunk: [trunk(rows)[0].states for _ in range(5)], trunks):
+            assert all(torch.equal(states, expected) for states in found)
+    assert 0 < trunks[0].counts().bytes <= 30_000
