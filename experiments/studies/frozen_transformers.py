@@ -8,7 +8,10 @@ data are the best on validation rows: see ``TRIED``.
     python experiments/studies/frozen_transformers.py clinc150 --seeds 1
 
 Writes experiments/results/frozen_transformers.md. A run that was stopped continues; --finished
-prints what it has so far.
+prints what it has so far. Two processes share the work by two folders and --only; then
+--finished --out FOLDER FOLDER prints both.
+
+What the blocks below trained parts give is computed once for all rows, and kept in memory (1 GB).
 """
 
 from __future__ import annotations
@@ -18,15 +21,21 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
+import torch
 from rich.console import Console
 
 from experiments.studies.comparison import common, cost_table, difference, write_section
+from learners.pretrained.backbones.trunk import Trunk
+from learners.pretrained.tuned.base import TunedLearner
 from pipeline.bench.bench import Bench, Results
 from pipeline.bench.cell import Cell, build_cell, job_of
 from pipeline.bench.measure import Budget
+from pipeline.storage.run_folder import write_atomic
 
 RESULT = Path(__file__).parents[1] / "results" / "frozen_transformers.md"
 ENCODER = "stream.encoder={kind: minilm, layers: 1}"
@@ -85,6 +94,11 @@ class Setting:
         return {**self.on_vectors, **self.inside}
 
 
+KEPT = 1 << 30
+"""Bytes for what the blocks below trained parts give."""
+BELOW = "below.json"
+QUERIED = ("l2p", "dual-prompt", "coda")
+"""Learners that need the whole encoder too."""
 RANPAC = "ranpac:refit_growth=3"
 HEAD = "head={kind: ranpac, refit_growth: 3}"
 ALWAYS = "train_for=null"
@@ -131,6 +145,7 @@ SCENARIOS: Mapping[str, Setting] = {
             "mos, one adapter": "mos:every=null",
             "mos, no adapters": "mos:adapters=false",
             "mos, tasks known": "mos:every=segment",
+            "mos, on a drift signal": "mos:every=drift",
         },
         {
             "adapter-first under ranpac, less ranpac": ("adapter-first, ranpac", "ranpac"),
@@ -145,6 +160,7 @@ SCENARIOS: Mapping[str, Setting] = {
             "mos: adapters, less frozen features": ("mos", "mos, no adapters"),
             "mos: an adapter for each 500 events, less one": ("mos", "mos, one adapter"),
             "mos: tasks known, less every 500 events": ("mos, tasks known", "mos"),
+            "mos: tasks known, less a drift signal": ("mos, tasks known", "mos, on a drift signal"),
         },
     ),
     "clinc150-contexts": Setting(
@@ -172,7 +188,8 @@ SCENARIOS: Mapping[str, Setting] = {
             "mos, no adapters": f"mos:{BLIND},adapters=false",
             "mos, closed form": f"mos:{BLIND},alignment=lda",
             "mos, no adapters, closed form": f"mos:{BLIND},alignment=lda,adapters=false",
-            "mos, contexts known": "mos:every=segment",
+            "mos, contexts known": "mos:every=segment,most=30",
+            "mos, on a drift signal": "mos:every=drift,most=30",
         },
         {
             "mos: adapters, less frozen features": ("mos", "mos, no adapters"),
@@ -181,6 +198,10 @@ SCENARIOS: Mapping[str, Setting] = {
                 "mos, no adapters, closed form",
             ),
             "mos: contexts known, less every 150 events": ("mos, contexts known", "mos"),
+            "mos: contexts known, less a drift signal": (
+                "mos, contexts known",
+                "mos, on a drift signal",
+            ),
         },
     ),
 }
@@ -198,11 +219,13 @@ class Study:
     Args:
         setting: of the scenario.
         out: the folder of the study.
+        more: folders of other processes, whose results are read.
     """
 
-    def __init__(self, setting: Setting, out: Path) -> None:
+    def __init__(self, setting: Setting, out: Path, more: Sequence[Path] = ()) -> None:
         self._setting = setting
         self._folder = out / setting.scenario
+        self._read = [folder / setting.scenario for folder in (out, *more)]
         self._cache = f"encoders.cache.folder={(out / 'cache').resolve()}"
 
     def run(self, seeds: int, only: Sequence[str] = ()) -> None:
@@ -220,7 +243,34 @@ class Study:
                     _, tried = TRIED[stated[name].removeprefix(BEST)]
                     self._bench("tried", tried, 1, "stream.validation=published")
             if arms:
-                self._bench(group, [str(self.learner(name)) for name in arms], seeds)
+                learners = [str(self.learner(name)) for name in arms]
+                kept = self._blocks_below(learners, seeds) if group == "inside" else []
+                self._bench(group, learners, seeds)
+                del kept
+
+    def _blocks_below(self, learners: Sequence[str], seeds: int) -> list[Trunk]:
+        """Compute what the blocks below trained parts give for the events of all seeds.
+
+        Learners of this process share it while the result is kept: no row has it in its seconds.
+        """
+        kept = []
+        queried = {text.split(":")[0] in QUERIED for text in learners}
+        for seed, needs_encoder in product(range(seeds), sorted(queried)):
+            cell = Cell(self._setting.scenario, "l2p" if needs_encoder else "adapter", seed)
+            parts = build_cell(job_of(cell, self._setting.overrides))
+            learner = cast(TunedLearner, parts.loop.learner)
+            kept.append(trunk := learner.trunk(KEPT))
+            began = time.process_time()
+            for batch in parts.reader.batches(parts.reader.blocks({})):
+                trunk(torch.from_numpy(learner.rows(batch)))
+            if not (seed or needs_encoder):
+                write_atomic(self._folder / BELOW, json.dumps(time.process_time() - began))
+        return kept
+
+    def below(self) -> float | None:
+        """Return the CPU seconds of the blocks below trained parts, for all events, if known."""
+        files = [folder / BELOW for folder in self._read if (folder / BELOW).exists()]
+        return float(json.loads(files[0].read_text())) if files else None
 
     def learner(self, name: str) -> str | None:
         """Return the learner of a row, in the notation of ``everlearn bench``; None where it is the
@@ -234,7 +284,7 @@ class Study:
         return best and str(best["learner"])
 
     def _results(self, group: str) -> Results:
-        files = (self._folder / group).glob("*/*/result.json")
+        files = [file for at in self._read for file in (at / group).glob("*/*/result.json")]
         return [json.loads(file.read_text())["result"] for file in files]
 
     def _bench(self, group: str, learners: Sequence[str], seeds: int, *more: str) -> None:
@@ -276,10 +326,12 @@ class Study:
         setting, found = self._setting, self.finished()
         stated = {name: self.learner(name) for name in found}
         events = next(iter(found.values()))[0]["events"]
+        encoding, below = f"Encoding them takes {self.encoding():.0f} CPU s", self.below()
+        if below is not None:
+            encoding += f", the blocks below trained parts alone {below:.0f}"
         return [
             f"\n## {setting.title}\n",
-            f"{setting.note}\n{events:,} events. Encoding them takes {self.encoding():.0f} CPU s, "
-            "which learners on vectors do not have in *CPU s*.",
+            f"{setting.note}\n{events:,} events. {encoding}. No row has this in *CPU s*.",
             "",
             *cost_table(found, PERCENT, setting.base),
             *(
@@ -310,10 +362,10 @@ HEADER = """# Learners inside a frozen transformer
 One pass, micro-batches of 10. Learners do not know where a task ends, unless their row says so.
 ACC, forgetting, AAA and prequential accuracy are in %, mean ± standard deviation over seeds.
 Differences are paired by seed, with 95% intervals where there are several. *CPU s* is learning and
-prediction of the stream. It includes the passes through the transformer only for learners inside
-it. *state* is all that a checkpoint has of the learner. `joint` keeps every event. It is trained
-online and is no bound. Rows with 0 seeds have not been run. Settings are defaults, or stand below
-the table. By
+prediction of the stream, on vectors of the encoder, or on what the blocks below trained parts give.
+Either is computed once for all rows; `l2p`, `dual-prompt` and `coda` need both. *state* is all that
+a checkpoint has of the learner. `joint` keeps every event. It is trained online and is no bound.
+Rows with 0 seeds have not been run. Settings are defaults, or stand below the table. By
 `python experiments/studies/frozen_transformers.py`.
 """
 
@@ -322,7 +374,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), metavar="scenario")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/frozen_transformers"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        nargs="+",
+        default=[Path("runs/frozen_transformers")],
+        help="the folder of the study, and of other processes, whose results are read",
+    )
     parser.add_argument("--only", nargs="*", default=[], help="rows to run")
     parser.add_argument("--finished", action="store_true", help="run nothing")
     given = parser.parse_args()
@@ -330,7 +388,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     order = [setting.title for setting in SCENARIOS.values()]
     for name in given.scenarios:
-        study = Study(SCENARIOS[name], given.out)
+        study = Study(SCENARIOS[name], given.out[0], given.out[1:])
         if not given.finished:
             study.run(given.seeds, given.only)
         lines = study.section()

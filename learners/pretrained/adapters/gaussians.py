@@ -22,7 +22,8 @@ _SCALE = 16.0  # of cosines, as in the loss of adapters
 _RATE = 0.1
 _MOMENTUM = 0.9
 _BATCH = 256
-_DRAWS = 30_000  # of one alignment, at most
+_DRAWS = 6_000  # of one alignment, at most
+_STEPS = 10  # of one alignment, at least
 _GROWTH = 1.5  # events since the last alignment, after which the next one is due early
 _SOON = 4  # how many times sooner it is due, where there are classes that it does not know
 _LEAST = 1e-4  # added to every variance, as in the paper
@@ -122,15 +123,15 @@ class AlignmentConfig(LearnerConfig):
         rank: directions of the covariance of each class; 0: a variance for each number.
         every: an alignment follows each multiple of this number of events. The first ones come
             earlier. So does one a quarter of them after the last, where there are new classes.
-        epochs: of an alignment.
-        draws: rows for each class and epoch. There are 30,000 at most, all together.
+        epochs: of an alignment; more, where there are less than ten batches of draws.
+        draws: rows for each class and epoch. There are 6,000 at most, all together.
     """
 
     kind: Literal["aligned-linear"] = "aligned-linear"
     align: bool = True
     rank: int = 8
-    every: PositiveInt = 250
-    epochs: PositiveInt = 10
+    every: PositiveInt = 100
+    epochs: PositiveInt = 2
     draws: PositiveInt = 20
 
 
@@ -138,9 +139,10 @@ class AlignedLinear(Learner):
     """A linear layer over vectors, trained on draws from the Gaussians of all classes.
 
     This is the classifier alignment of SLCA (Zhang et al. 2023) and MOS (Sun et al. 2025). Rows and
-    draws are of the size of unit vectors, and scores are 16 w_c' x + b_c. An alignment starts from
-    zero and takes steps with momentum on batches of 256 draws, with the rate falling from 0.1 to 0
-    by a cosine. Draws follow from the seed and the number of the alignment.
+    draws are of the size of unit vectors, and scores are 16 w_c' x + b_c. An alignment continues
+    from the layer of the last one, with zeros for new classes. It takes steps with momentum on
+    batches of 256 draws, with the rate falling from 0.1 to 0 by a cosine. Draws follow from the
+    seed and the number of the alignment.
 
     It has no ``kind``: a job states it by the settings of ``mos``.
 
@@ -210,22 +212,24 @@ class AlignedLinear(Learner):
         self._offsets[codes] -= _RATE * of_offsets.numpy()
 
     def align(self) -> None:
-        """Train the layer anew on draws from all classes."""
+        """Train the layer on draws from all classes."""
+        self._weights = grown(self._weights, len(self.classes))
+        self._offsets = grown(self._offsets, len(self.classes))
         generator = torch.Generator().manual_seed(_seed(self.seed, self._alignments))
-        w, b = _trained(self.gaussians, self.config, generator)
-        self._weights, self._offsets = w.numpy(), b.numpy()
+        w, b = torch.from_numpy(self._weights), torch.from_numpy(self._offsets)
+        _train(w, b, self.gaussians, self.config, generator)
         self._alignments += 1
         self._aligned_at = self._events
 
     def join_classes(self, codes: Ints, names: tuple[ClassName, ...]) -> None:
-        """Let class i be class ``codes[i]``, and train the layer anew."""
+        """Let class i be class ``codes[i]``. Its row of the layer is the first one that has it."""
         self.gaussians.join(codes)
         self.classes = names
+        _, first = np.unique(codes, return_index=True)
+        first = first[first < len(self._offsets)]
+        self._weights, self._offsets = self._weights[first], self._offsets[first]
         if self.config.align:
             self.align()
-            return
-        _, first = np.unique(codes, return_index=True)
-        self._weights, self._offsets = self._weights[first], self._offsets[first]
 
     def metrics(self) -> dict[str, float]:
         return {"alignments": float(self._alignments)}
@@ -260,24 +264,27 @@ def _seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _trained(
-    gaussians: Gaussians, config: AlignmentConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return weights (k, d) and offsets (k,) trained on draws."""
-    k, d = gaussians.means.shape
-    draws = _Draws(gaussians, max(min(config.draws, _DRAWS // (config.epochs * k)), 1), generator)
-    w, b = torch.zeros(k, d), torch.zeros(k)
-    speed, of_offsets = torch.zeros(k, d), torch.zeros(k)
-    steps = config.epochs * math.ceil(draws.rows / _BATCH)
+def _train(
+    w: Tensor,
+    b: Tensor,
+    gaussians: Gaussians,
+    config: AlignmentConfig,
+    generator: torch.Generator,
+) -> None:
+    """Train weights (k, d) and offsets (k,) in place, on draws."""
+    each = max(min(config.draws, _DRAWS // (config.epochs * len(w))), 1)
+    draws = _Draws(gaussians, each, generator)
+    batches = math.ceil(draws.rows / _BATCH)
+    epochs = max(config.epochs, math.ceil(_STEPS / batches))
+    speed, of_offsets = torch.zeros_like(w), torch.zeros_like(b)
     step = 0
-    for _ in range(config.epochs):
+    for _ in range(epochs):
         for x, y in draws.epoch():
-            rate = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
+            rate = _RATE * (1 + math.cos(math.pi * step / (epochs * batches))) / 2
             change, change_b = _gradient(w, b, x, y)
             w -= rate * speed.mul_(_MOMENTUM).add_(change)
             b -= rate * of_offsets.mul_(_MOMENTUM).add_(change_b)
             step += 1
-    return w, b
 
 
 class _Draws:

@@ -51,8 +51,8 @@ class MosConfig(AdapterConfig):
     alignment: Literal["sgd", "lda", "none"] = "sgd"
     covariance: Literal["full", "variance"] = "full"
     directions: PositiveInt = 8
-    align_every: PositiveInt = 250
-    epochs: PositiveInt = 10
+    align_every: PositiveInt = 100
+    epochs: PositiveInt = 2
     draws: PositiveInt = 20
     refine: NonNegativeInt = Field(4, le=4)
     ensemble: bool = True
