@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 
 from learners.base import NEEDS_SEGMENTS, LearnerError
-from streams.core.adwin import Adwin
 from streams.core.batch import Array, Batch, Ints
 from streams.core.state_dict import State
+from streams.core.statistics.adwin import Adwin
 
 
 @dataclass(frozen=True)

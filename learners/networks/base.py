@@ -29,9 +29,9 @@ from learners.networks.inputs import Inputs, InputsConfig, MatrixInputs
 from learners.networks.optimizer import LOWER_LR, Adam, FlatOptimizer, OptimizerConfig
 from learners.results import Encoding, Prediction
 from streams.core.batch import Array, Batch, ClassName
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task
 from streams.core.state_dict import State
+from streams.core.statistics.running_moments import RunningMoments
 
 _ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh)
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from learners.networks.encoders import Rows
 from learners.results import Encoding
 from streams.core.batch import Array, Batch, Ints
-from streams.core.running_moments import RunningMoments, VectorMoments
 from streams.core.schema import Schema
 from streams.core.settings import Settings
 from streams.core.state_dict import State
+from streams.core.statistics.running_moments import RunningMoments, VectorMoments
 
 _MAX = float(np.finfo(np.float32).max)
 _WHITE = np.float32(255)

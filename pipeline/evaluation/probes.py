@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.sections import ProbesConfig
-from streams.core.adwin import Adwin
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.hashing import mix
 from streams.core.state_dict import State, pack, unpack
+from streams.core.statistics.adwin import Adwin
 from streams.operators.holdout import HoldOut
 from streams.operators.label_join import LabelledProbes, Outcome, no_labels
 

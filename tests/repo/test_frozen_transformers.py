@@ -10,6 +10,7 @@ import pytest
 
 from experiments.studies import frozen_transformers as study
 from experiments.studies.comparison import cost_table, difference
+from experiments.studies.frozen_transformers_rows import BEST, SCENARIOS, TRIED
 from pipeline.bench.cell import Cell, job_of
 
 Runs = list[dict[str, Any]]
@@ -30,18 +31,18 @@ def runs(*accuracies: float, learner: str = "slda") -> Runs:
     ]
 
 
-@pytest.mark.parametrize("scenario", study.SCENARIOS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_rows_are_jobs_and_pairs_are_rows(scenario: str) -> None:
-    setting = study.SCENARIOS[scenario]
+    setting = SCENARIOS[scenario]
     for text in [
         *setting.arms.values(),
-        *(text for _, tried in study.TRIED.values() for text in tried),
+        *(text for _, tried in TRIED.values() for text in tried),
     ]:
-        if not text.startswith(study.BEST):
+        if not text.startswith(BEST):
             encoded = () if text in setting.inside.values() else (study.ENCODER,)
             job_of(Cell(scenario, text, 0), [*setting.overrides, *encoded])
         else:
-            assert text.removeprefix(study.BEST) in study.TRIED
+            assert text.removeprefix(BEST) in TRIED
     assert {setting.base, *(arm for pair in setting.pairs.values() for arm in pair)} <= set(
         setting.arms
     )
@@ -64,7 +65,7 @@ def test_table_lists_the_best_first() -> None:
 
 
 def test_finished_cells_are_found_by_row(tmp_path: Path) -> None:
-    setting = study.SCENARIOS["clinc150"]
+    setting = SCENARIOS["clinc150"]
     for group, learner in (("on_vectors", "slda"), ("inside", "l2p")):
         for result in runs(0.5, 0.6, learner=learner):
             folder = tmp_path / "clinc150" / group / "clinc150" / f"{learner}-{result['seed']}"
@@ -80,10 +81,10 @@ def test_finished_cells_are_found_by_row(tmp_path: Path) -> None:
 def test_a_section_lists_rows_that_have_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = study.Study(study.SCENARIOS["clinc150"], tmp_path)
+    there = study.Study(SCENARIOS["clinc150"], tmp_path)
     monkeypatch.setattr(there, "finished", lambda: {"slda": runs(0.5)})
     (tmp_path / "clinc150").mkdir()
     (tmp_path / "clinc150" / "encoding.json").write_text("20.0")
     rows = [line for line in there.section() if line.startswith("| ")]
     assert len({row.count("|") for row in rows}) == 1
-    assert sum(row.endswith("| 0 |") for row in rows) == len(study.SCENARIOS["clinc150"].arms) - 1
+    assert sum(row.endswith("| 0 |") for row in rows) == len(SCENARIOS["clinc150"].arms) - 1

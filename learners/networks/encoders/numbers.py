@@ -7,10 +7,10 @@ import numpy as np
 from learners.networks.encoders.base import ColumnEncoder, Rows
 from learners.results import Encoding
 from streams.core.batch import Array, Batch, Ints
-from streams.core.quantile_bins import QuantileBins
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature
 from streams.core.state_dict import State
+from streams.core.statistics.quantile_bins import QuantileBins
+from streams.core.statistics.running_moments import RunningMoments
 
 _MAX = float(np.finfo(np.float32).max)
 

@@ -9,9 +9,9 @@ import numpy as np
 from learners.networks.encoders.base import ColumnEncoder, Rows
 from learners.results import Encoding
 from streams.core.batch import Array, Batch
-from streams.core.running_moments import RunningMoments, VectorMoments
 from streams.core.schema import Feature
 from streams.core.state_dict import State
+from streams.core.statistics.running_moments import RunningMoments, VectorMoments
 
 _WHITE = np.float32(255)
 

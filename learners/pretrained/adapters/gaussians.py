@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from learners.base import Learner, LearnerConfig
@@ -23,7 +23,7 @@ _RATE = 0.1
 _MOMENTUM = 0.9
 _BATCH = 256
 _DRAWS = 6_000  # of one alignment, at most
-_STEPS = 10  # of one alignment, at least
+_STEPS = 30  # of one alignment, at least
 _GROWTH = 1.5  # events since the last alignment, after which the next one is due early
 _SOON = 4  # how many times sooner it is due, where there are classes that it does not know
 _LEAST = 1e-4  # added to every variance, as in the paper
@@ -123,8 +123,9 @@ class AlignmentConfig(LearnerConfig):
         rank: directions of the covariance of each class; 0: a variance for each number.
         every: an alignment follows each multiple of this number of events. The first ones come
             earlier. So does one a quarter of them after the last, where there are new classes.
-        epochs: of an alignment; more, where there are less than ten batches of draws.
+        epochs: of an alignment; more, where that is less than 30 batches of 256 draws.
         draws: rows for each class and epoch. There are 6,000 at most, all together.
+        rate: of the steps on events, where there is no alignment.
     """
 
     kind: Literal["aligned-linear"] = "aligned-linear"
@@ -133,6 +134,7 @@ class AlignmentConfig(LearnerConfig):
     every: PositiveInt = 100
     epochs: PositiveInt = 2
     draws: PositiveInt = 20
+    rate: PositiveFloat = _RATE
 
 
 class AlignedLinear(Learner):
@@ -146,7 +148,7 @@ class AlignedLinear(Learner):
 
     It has no ``kind``: a job states it by the settings of ``mos``.
 
-    Without ``align`` each micro-batch takes a step of rate 0.1 by the cross-entropy over the
+    Without ``align`` each micro-batch takes a step of ``rate`` by the cross-entropy over the
     classes of the micro-batch, as the layers do that the paper compares with.
 
     Args:
@@ -208,8 +210,8 @@ class AlignedLinear(Learner):
         codes, place = np.unique(y, return_inverse=True)
         w, b = torch.from_numpy(self._weights[codes]), torch.from_numpy(self._offsets[codes])
         change, of_offsets = _gradient(w, b, torch.from_numpy(x), torch.from_numpy(place))
-        self._weights[codes] -= _RATE * change.numpy()
-        self._offsets[codes] -= _RATE * of_offsets.numpy()
+        self._weights[codes] -= self.config.rate * change.numpy()
+        self._offsets[codes] -= self.config.rate * of_offsets.numpy()
 
     def align(self) -> None:
         """Train the layer on draws from all classes."""

@@ -56,14 +56,15 @@ class Mos(Adapter):
        not i, that becomes i; at most four times.
     3. *Ensemble*: the mean of the probabilities of the classifier and of the retrieval.
 
-    The probability of a label is the sum over its classes. The classifier is aligned
-    (``AlignedLinear``), or is a head in closed form of the same rows.
+    The probability of a label is the sum over its classes. The classifier is a head in closed form
+    over the rows of all segments, or a layer that is aligned (``AlignedLinear``).
 
     Deviations: the authors know the tasks, train a linear layer for many epochs, use dropout, and
     call the merge for each block in each forward pass, in evaluation too, which changes their
     adapters. Here adapters change with steps of the optimizer only. Their retrieval is by class
     means, which is ``retrieval: prototype``; where a label has several forms, a covariance finds
-    more. Their ensemble multiplies cosines by the number of tasks; here a temperature is fitted.
+    more. Their classifier is that of ``alignment: sgd``, which costs more and has each new class
+    later. Their ensemble multiplies cosines by the number of tasks; here a temperature is fitted.
     Features in M are of unit length. ``merge`` and ``orthogonality`` are 0 here, and 0.1 there: the
     term would also move an event away from what its label was in an earlier segment.
 
@@ -106,6 +107,7 @@ class Mos(Adapter):
             every=config.align_every,
             epochs=config.epochs,
             draws=config.draws,
+            rate=config.layer_rate,
         )
         vector = Feature(self._feature.name, "vector", (self.backbone.width,), unit=True)
         schema = replace(self.schema, features=(vector,), classes=())

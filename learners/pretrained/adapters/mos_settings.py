@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 import learners
 from learners.base import Learner
@@ -28,14 +35,16 @@ class MosConfig(AdapterConfig):
             features: the control.
         merge: alpha, how far an adapter moves to the mean of earlier ones with each step.
         orthogonality: the weight of the orthogonality term.
-        alignment: of the classifier: ``sgd``, a linear layer trained on draws from Gaussians;
-            ``lda``, the learner of ``head`` in closed form; ``none``, a linear layer without draws.
+        alignment: of the classifier: ``lda``, the learner of ``head`` in closed form; ``sgd``, a
+            linear layer trained on draws from Gaussians, as in the paper; ``none``, a linear layer
+            trained on the events alone.
         covariance: of the Gaussians of ``sgd``: ``full``, of which ``rank`` directions are kept; or
             ``variance``, one for each number.
         directions: that are kept of a full covariance.
         align_every: an alignment follows each multiple of this number of events; new classes are
             aligned sooner.
         epochs, draws: of an alignment.
+        layer_rate: of the steps of the layer of ``none``.
         refine: rounds of refinement of the choice of an adapter.
         ensemble: whether the learner that chooses an adapter votes too.
         retrieval: the learner in closed form over features of the first adapter that chooses.
@@ -48,12 +57,13 @@ class MosConfig(AdapterConfig):
     adapters: bool = True
     merge: float = Field(0.0, ge=0, le=1)
     orthogonality: NonNegativeFloat = 0.0
-    alignment: Literal["sgd", "lda", "none"] = "sgd"
+    alignment: Literal["lda", "sgd", "none"] = "lda"
     covariance: Literal["full", "variance"] = "full"
     directions: PositiveInt = 8
     align_every: PositiveInt = 100
     epochs: PositiveInt = 2
     draws: PositiveInt = 20
+    layer_rate: PositiveFloat = 0.1
     refine: NonNegativeInt = Field(4, le=4)
     ensemble: bool = True
     retrieval: HeadConfig = head_config("slda")

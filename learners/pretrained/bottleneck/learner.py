@@ -23,9 +23,9 @@ from learners.pretrained.kept_rows import joined, length
 from learners.pretrained.rows import FeatureRows
 from learners.results import Encoding, Prediction
 from streams.core.batch import Array, Batch, ClassName, Ints
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task
 from streams.core.state_dict import State, copied
+from streams.core.statistics.running_moments import RunningMoments
 
 _KEPT_BATCH = 32  # labelled events in a batch, where those that were kept are learned
 _ASIDE = 5  # one row of five is left out of the fit: it shows how far new rows are from keys

@@ -24,9 +24,9 @@ from learners.pretrained.kept_rows import joined
 from learners.pretrained.rows import FeatureRows
 from learners.results import Encoding, Prediction
 from streams.core.batch import Array, Batch, ClassName, Ints
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema, Task
 from streams.core.state_dict import State, copied, leaves
+from streams.core.statistics.running_moments import RunningMoments
 
 _REACH = 100.0
 """How far the temperature goes: how sure the forms are depends much on the features."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from streams.core.batch import Array, Column, Floats, Ints
 from streams.core.hashing import category_keys, mix
-from streams.core.quantile_bins import QuantileBins
 from streams.core.schema import Schema
 from streams.core.state_dict import State
+from streams.core.statistics.quantile_bins import QuantileBins
 
 BINS = 16
 """Bins of a number; a missing one has another."""

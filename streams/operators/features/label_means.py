@@ -8,8 +8,8 @@ import numpy as np
 
 from streams.core.batch import Array, Floats, Ints
 from streams.core.key_table import KeyTable
-from streams.core.running_moments import RunningMoments
 from streams.core.state_dict import State
+from streams.core.statistics.running_moments import RunningMoments
 from streams.operators.features.aggregate_keys import NO_KEY
 
 PRIOR = 10.0

@@ -9,9 +9,9 @@ from itertools import accumulate
 import numpy as np
 
 from streams.core.batch import Array, Batch
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema
 from streams.core.state_dict import State
+from streams.core.statistics.running_moments import RunningMoments
 from streams.core.stream_config import StandardiseConfig
 from streams.operators.base import Operator
 

@@ -11,9 +11,9 @@ from learners.networks.base import NetworkLearner
 from learners.rehearsal.joint import Joint
 from learners.rehearsal.replay import Replay
 from streams.core.batch import Batch
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
+from streams.core.statistics.running_moments import RunningMoments
 from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)

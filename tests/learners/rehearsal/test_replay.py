@@ -13,9 +13,9 @@ from learners.base import LearnerError
 from learners.rehearsal.base import RehearsalConfig
 from learners.rehearsal.replay import Replay
 from streams.core.batch import Batch, ClassName
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import digest
+from streams.core.statistics.running_moments import RunningMoments
 from streams.operators.label_join import Revealed
 
 torch.set_num_threads(1)

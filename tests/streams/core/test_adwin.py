@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from river import drift
 
-from streams.core.adwin import Adwin
 from streams.core.batch import Array
+from streams.core.statistics.adwin import Adwin
 
 
 def changes(values: Array, clock: int = 1) -> list[int]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.quantile_bins import QuantileBins
 from streams.core.state_dict import copied, digest
+from streams.core.statistics.quantile_bins import QuantileBins
 
 
 def fitted(rows: Any, size: int = 32, bins: int = 16, after: int = 500) -> QuantileBins:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.running_moments import RunningMoments
 from streams.core.state_dict import copied, digest
+from streams.core.statistics.running_moments import RunningMoments
 
 lengths = st.lists(st.integers(1, 20), min_size=1, max_size=8)
 

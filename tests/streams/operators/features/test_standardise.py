@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from streams.core.batch import Batch, Ragged
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
+from streams.core.statistics.running_moments import RunningMoments
 from streams.core.stream_config import StandardiseConfig
 from streams.operators.features.standardise import Standardise
 
