@@ -17,10 +17,10 @@ from learners.retrieval.pool import LogLinearPool, log_shares
 from learners.retrieval.wrapper import Correction, Outputs, Wrapper, WrapperConfig
 from streams.core.batch import Array, Batch, Ints
 from streams.core.hashing import mix
-from streams.core.running_moments import RunningMoments
 from streams.core.schema import Schema
 from streams.core.settings import Settings
 from streams.core.state_dict import State
+from streams.core.statistics.running_moments import RunningMoments
 
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """The shares by which experts follow the memory."""

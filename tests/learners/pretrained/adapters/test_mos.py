@@ -218,7 +218,7 @@ def test_resumes_exactly(alignment: str, stop: int) -> None:
 
 
 def test_no_more_directions_than_a_feature_has_numbers() -> None:
-    learner = taught(16, mos(directions=10**9))
+    learner = taught(16, mos(directions=10**9, alignment="sgd"))
     assert learner.head.state()["gaussians"]["factors"].shape == (3, 64, 64)
 
 
