@@ -7,8 +7,8 @@ Each method is one file. A job names it by its kind (``KINDS``) or by an import 
 - ``registry`` finds a class by kind or import path.
 - ``checks`` tests whether a class keeps the contract: ``check_learner`` and ``checks_for``.
 - ``networks`` holds what learners that train one network share.
-- ``baselines``, ``rehearsal``, ``regularization``, ``pretrained`` and ``integrations`` hold the
-  methods.
+- ``baselines``, ``rehearsal``, ``regularization``, ``pretrained``, ``recommenders`` and
+  ``integrations`` hold the methods.
 
 ``import learners`` loads none of these modules: a name is imported when it is first used.
 """
@@ -32,6 +32,7 @@ KINDS: dict[str, str] = {
     "adapter": "learners.pretrained.adapters.adapter:Adapter",
     "adapter-first": "learners.pretrained.adapters.adapter_first:AdapterFirst",
     "avalanche": "learners.integrations.avalanche:AvalancheLearner",
+    "click-model": "learners.recommenders.click_model:ClickModel",
     "coda": "learners.pretrained.prompts.coda:Coda",
     "der++": "learners.rehearsal.der_plus_plus:DerPlusPlus",
     "dkvb": "learners.pretrained.bottleneck.learner:DiscreteBottleneck",

@@ -100,21 +100,20 @@ class NetworkLearner(Learner):
         self.class_outputs = ClassOutputs(config, schema, device)
         models.check_device(device)
         try:
-            self.inputs = inputs_of(config, schema)
+            self.inputs = self._inputs()
         except ValueError as error:
             raise LearnerError(f"learner.{error}") from None
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 outputs = len(self.classes) if schema.task == "classification" else 1
-                layout = self._columns(config.inputs or InputsConfig())
-                self.net = models.build(config.model, self.inputs.shape, outputs, device, layout)
+                self.net = self._network(outputs)
                 self._rng = torch.get_rng_state()
         except ValueError as error:
             raise LearnerError(f"learner.model: {error}") from None
         self.optimizer = FlatOptimizer(config.optimizer, self.net)
         # The modules of everlearn are the same in training and in prediction; a user's may not be.
-        self._modal = not isinstance(config.model, models.Mlp | models.Conv)
+        self._modal = isinstance(config.model, models.UserModule)
         # A user's module has no first layer that could grow: there, missing numbers are imputed and
         # not marked.
         self._marks = isinstance(config.model, models.Mlp)
@@ -122,12 +121,33 @@ class NetworkLearner(Learner):
         own, base = type(self), NetworkLearner
         self._plain_error = own.error is base.error and own.forward is base.forward
 
-    def _columns(self, config: InputsConfig) -> models.ColumnLayout | None:
-        inputs = self.inputs
+    def _inputs(self) -> Inputs:
+        """Return the inputs of the network for the features of the stream.
+
+        Raises:
+            ValueError: a setting does not suit the features; the message begins with its place.
+        """
+        settings = self.config.inputs or InputsConfig()
+        if settings.as_columns(self.schema):
+            return ColumnInputs(self.schema, self.config.scale, settings)
+        return MatrixInputs(self.schema, self.config.scale)
+
+    def _columns(self) -> models.ColumnLayout | None:
+        """Return what the rows of the inputs hold; None where they are of one kind."""
+        config, inputs = self.config.inputs or InputsConfig(), self.inputs
         if not isinstance(inputs, ColumnInputs):
             return None
         sizes = (inputs.codes, config.dimension, inputs.embeddings, inputs.embeddings_drawn)
         return models.ColumnLayout(*sizes, wide=config.wide is not False)
+
+    def _network(self, outputs: int) -> models.Net:
+        """Return a new network, with weights drawn from torch's global generator.
+
+        Raises:
+            ValueError: it cannot be made for these inputs.
+        """
+        shape, columns = self.inputs.shape, self._columns()
+        return models.build(self.config.model, shape, outputs, self.device, columns)
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
@@ -368,15 +388,3 @@ class NetworkLearner(Learner):
         models.load_module(self.net, state["net"])
         self.targets.load(state["targets"])
         self.class_outputs.load(state.get("class_outputs", {}), self.classes)
-
-
-def inputs_of(config: NetworkConfig, schema: Schema) -> Inputs:
-    """Return the inputs of a network for these features.
-
-    Raises:
-        ValueError: a setting does not suit the features; the message begins with its place.
-    """
-    settings = config.inputs or InputsConfig()
-    if settings.as_columns(schema):
-        return ColumnInputs(schema, config.scale, settings)
-    return MatrixInputs(schema, config.scale)

@@ -89,9 +89,9 @@ class Images(ColumnEncoder):
 
 
 def _flat(batch: Batch, feature: Feature) -> Array:
-    """Return a column (n, *shape) as (n, numbers), in C order."""
-    assert not isinstance(batch.x, np.ndarray)
-    column = np.asarray(batch.x[feature.name])
+    """Return a column (n, *shape) as (n, numbers), in C order. It may be all that events have."""
+    x = batch.x
+    column = np.asarray(x if isinstance(x, np.ndarray) else x[feature.name])
     return np.ascontiguousarray(column).reshape(len(batch), -1)
 
 

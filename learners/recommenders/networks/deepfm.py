@@ -1,0 +1,44 @@
+"""DeepFM (Guo et al. 2017, "DeepFM: A Factorization-Machine based Neural Network for CTR
+Prediction")."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from learners.recommenders.networks.base import Interactions, InteractionsConfig, Layout
+from learners.recommenders.networks.dnn import Perceptron, Widths
+from learners.recommenders.networks.fm import FactorisationMachine
+
+
+class DeepFm(InteractionsConfig):
+    """A factorisation machine and a perceptron over the same embeddings: z = z_fm + z_dnn.
+
+    Attributes:
+        hidden: widths of the layers of the perceptron.
+    """
+
+    kind: Literal["deepfm"] = "deepfm"
+    hidden: Widths = Field((128,), min_length=1)
+    weighted: ClassVar[bool] = True
+
+    def network(self, layout: Layout) -> Interactions:
+        return _DeepFm(layout, self.hidden)
+
+
+class _DeepFm(Interactions):
+    """The hidden state is that of the perceptron."""
+
+    def __init__(self, layout: Layout, hidden: Widths) -> None:
+        super().__init__(layout)
+        self.fm = FactorisationMachine(layout)
+        self.deep = Perceptron(layout, hidden)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        hidden: Tensor = self.deep(rows)
+        return hidden
+
+    def logit(self, rows: Tensor, hidden: Tensor) -> Tensor:
+        return self.fm.logit(rows, self.fm(rows)) + self.deep.logit(rows, hidden)
