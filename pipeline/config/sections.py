@@ -258,12 +258,15 @@ class EvaluateConfig(Settings):
     Attributes:
         window: length of the sliding window, in events.
         fading: fading factor; about 1 / (1 - fading) events count.
+        group_by: the categorical column whose values are the groups of the grouped AUC; None: it is
+            not computed.
         probes: held-out events, to measure forgetting.
         once_seen: events learned once and never rehearsed, to measure how fast they are forgotten.
     """
 
     window: PositiveInt = 1000
     fading: float = Field(0.999, gt=0, lt=1)
+    group_by: str | None = None
     probes: ProbesConfig = ProbesConfig()
     once_seen: OnceSeenConfig = OnceSeenConfig()
 

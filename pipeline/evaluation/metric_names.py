@@ -16,6 +16,7 @@ _ONLINE = (
     "macro_precision macro_precision_window macro_recall macro_recall_window "
     "macro_f1 macro_f1_window average_precision average_precision_window "
     "brier brier_window calibration_error calibration_error_window "
+    "calibration_ratio calibration_ratio_window gauc gauc_window "
     "no_change_accuracy no_change_accuracy_window mae mae_window mae_fading "
     "rmse rmse_window rmse_fading "
     "no_change_mae no_change_mae_window no_change_rmse no_change_rmse_window"

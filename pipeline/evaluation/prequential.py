@@ -28,6 +28,7 @@ from pipeline.evaluation.class_metrics import (
     of_counts,
     scores_of,
 )
+from pipeline.evaluation.grouped_auc import GroupedAuc
 from streams.core.batch import Array, ClassName, Ints
 from streams.core.hashing import mix
 from streams.core.schema import Task
@@ -96,12 +97,22 @@ class Prequential:
         task: classification or regression.
         window: length of the sliding window, in events.
         fading: the factor alpha of S_i = L_i + alpha S_{i-1}; about 1 / (1 - alpha) events count.
+        group_by: the categorical column whose values are the groups of the grouped AUC; None: there
+            are none.
     """
 
-    def __init__(self, task: Task, window: int = 1000, fading: float = 0.999) -> None:
+    def __init__(
+        self,
+        task: Task,
+        window: int = 1000,
+        fading: float = 0.999,
+        group_by: str | None = None,
+    ) -> None:
         self.task = task
         self.window = window
         self.fading = fading
+        self.group_by = group_by
+        self._groups = None if group_by is None else GroupedAuc(window)
         self._fade = fading ** np.arange(_FOLD - 1, -1, -1)
         self._waiting: list[Outcome] = []
         self._count = 0  # outcomes in _waiting
@@ -119,6 +130,7 @@ class Prequential:
         self._brier: Array | None = np.zeros(2)  # sum, number
         self._calibration: Array | None = np.zeros((3, CALIBRATION_BINS))
         self._confusion: Array | None = np.zeros((0, 0), np.int64)
+        self._clicks: Array | None = np.zeros(2)  # sums of the scores and of the labels, of 0 and 1
         self._hash = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -155,6 +167,9 @@ class Prequential:
             if probas:
                 scores = scores_of(y, value, np.concatenate(probas, dtype=np.float64))
             parts.append(_ScoredOutcomes(y, value, no_change, *scores))
+            if self._groups is not None:
+                groups = [o.group for o in outcomes if o.group is not None]
+                self._groups.add(np.concatenate(groups), y, scores[1])
         self._waiting.clear()
         self._left = _ScoredOutcomes.concat(parts)
 
@@ -199,6 +214,8 @@ class Prequential:
             bins = np.minimum((score[binary] * _BINS).astype(np.int64), _BINS - 1)
             both = np.bincount(y[binary] * _BINS + bins, minlength=2 * _BINS)
             self._scores += both.reshape(2, _BINS)
+            if self._clicks is not None:
+                self._clicks += [score[binary].sum(), np.count_nonzero(y[binary])]
         if np.isnan(loss).any():
             finite = ~np.isnan(loss)
             rows, hit, fade, loss = rows.rows(finite), hit[finite], fade[finite], loss[finite]
@@ -217,7 +234,7 @@ class Prequential:
 
     def _whole(self) -> Prequential:
         """Return a copy in which all outcomes are folded."""
-        whole = Prequential(self.task, self.window, self.fading)
+        whole = Prequential(self.task, self.window, self.fading, self.group_by)
         whole.load(self.state())
         if len(whole._left):
             with np.errstate(over="ignore", invalid="ignore"):
@@ -266,6 +283,10 @@ class Prequential:
         metrics = self._common()
         binary = self._tally.shape[1] <= 2
         metrics |= of_counts(self._tally, self._scores, self._brier, self._calibration, binary)
+        if binary and self._clicks is not None and self._clicks[1]:
+            metrics["calibration_ratio"] = self._clicks[0] / self._clicks[1]
+        if self._groups is not None and binary:
+            metrics |= self._groups.results()
         if self._loss[1]:
             metrics["log_loss"] = self._loss[0] / self._loss[1]
         if self._sums["nc"]:
@@ -297,6 +318,8 @@ class Prequential:
         losses = losses[~np.isnan(losses)]
         if len(losses):
             metrics["log_loss"] = losses.mean()
+        if binary and (clicks := np.count_nonzero(recent.y[scored])):
+            metrics["calibration_ratio"] = recent.score[scored].sum() / clicks
         if known.any():
             metrics["no_change_accuracy"] = (recent.no_change[known] == recent.y[known]).mean()
         return metrics
@@ -323,7 +346,8 @@ class Prequential:
 
     def state(self) -> State:
         self._reduce()
-        return {
+        groups = {} if self._groups is None else {"groups": self._groups.state()}
+        return groups | {
             "sums": dict(self._sums),
             "nc_correct": self._nc_correct,
             "tally": self._tally,
@@ -334,6 +358,7 @@ class Prequential:
             "brier": self._brier,
             "calibration": self._calibration,
             "confusion": self._confusion,
+            "clicks": self._clicks,
             "left": self._left.state(),
             "recent": self._cut_window().state(),
             "predictions": f"{self._hash:016x}",
@@ -345,10 +370,12 @@ class Prequential:
         self._tally = np.array(state["tally"])
         self._loss, self._scores = np.array(state["loss"]), np.array(state["scores"])
         self._errors, self._faded = np.array(state["errors"]), np.array(state["faded"])
-        self._brier, self._calibration, self._confusion = (
+        self._brier, self._calibration, self._confusion, self._clicks = (
             None if (value := state.get(name)) is None else np.array(value)
-            for name in ("brier", "calibration", "confusion")
+            for name in ("brier", "calibration", "confusion", "clicks")
         )
+        if self._groups is not None:
+            self._groups.load(state["groups"])
         self._left = _ScoredOutcomes.of_state(state["left"])
         self._recent, self._recent_rows = [_ScoredOutcomes.of_state(state["recent"])], 0
         self._hash = int(state["predictions"], 16)

@@ -12,6 +12,7 @@ from learners.base import NEEDS_SEGMENTS, Learner, LearnerError
 from learners.pretrained.encoders.columns import EncodedColumns
 from pipeline.config.errors import JobError
 from pipeline.config.job import Job, LoadedJob
+from pipeline.config.sections import EvaluateConfig
 from pipeline.evaluation.metric_names import unknown_metric
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
@@ -24,6 +25,7 @@ from pipeline.training.reading.encode_ahead import ColumnEncoding, EncodeAhead
 from pipeline.training.reading.local_encoding import local_encoding
 from streams.core.errors import StreamError, one_line
 from streams.core.schema import Schema
+from streams.core.settings import unknown
 from streams.core.state_dict import State, digest
 from streams.core.stream import Stream
 from streams.core.stream_config import AggregateConfig, StreamConfig
@@ -117,7 +119,7 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
             operators,
             _join(loaded, stream, learner),
             learner,
-            Prequential(schema.task, job.evaluate.window, job.evaluate.fading),
+            _metrics(job.evaluate, schema),
             stream.gapless,
             Probes(probes, job.seed) if probes.share else None,
             once_seen,
@@ -128,6 +130,21 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
     columns = None if encode is None else encode.columns
     made = recipe_of(learner, settings, job.stream.standardise, stream, aggregates, columns)
     return Parts(stream, vocabulary, reader, loop, made)
+
+
+def _metrics(config: EvaluateConfig, schema: Schema) -> Prequential:
+    """Return the prequential metrics of a job. Raise ``StreamError`` where it has no such group."""
+    group = config.group_by
+    if group is not None:
+        names = [f.name for f in schema.features if f.kind == "categorical"]
+        if schema.task == "regression":
+            raise StreamError("evaluate.group_by: it is of classes: leave it out for a regression")
+        if group not in names:
+            raise StreamError(
+                f"evaluate.group_by: there is no categorical column {unknown(group, names)}; state "
+                "a column as categorical under stream.features to group by it"
+            )
+    return Prequential(schema.task, config.window, config.fading, group)
 
 
 @contextmanager

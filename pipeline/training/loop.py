@@ -128,7 +128,7 @@ class Loop:
     def score(self) -> None:
         """Add the outcomes of the last micro-batches to the metrics and the ledger."""
         if self._settled:
-            outcome = outcome_of(self._settled)
+            outcome = outcome_of(self._settled, self.metrics.group_by)
             counts = [len(settled.lag) for settled in self._settled]
             self._settled.clear()
             check_class_codes(outcome.value, self.learner)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.core.batch import Array, Batch, Ints
+from streams.core.hashing import category_keys
 
 NONE = np.empty(0, np.int64)
 
@@ -26,6 +27,7 @@ class Outcome:
         no_change: (m,) the last known label when the event was predicted.
         lag: (m,) int64, events predicted after the label was known and before it was learned.
         learned, probe, unlabelled, expired: ids of the events with that fate.
+        group: (m,) int64 keys of the groups of the events; None: they have none.
     """
 
     ids: Ints
@@ -38,6 +40,7 @@ class Outcome:
     probe: Ints
     unlabelled: Ints
     expired: Ints
+    group: Ints | None = None
 
 
 class Chunk:
@@ -148,23 +151,38 @@ class ScoredRows(NamedTuple):
         return outcome_of([self])
 
 
-def outcome_of(scored: Sequence[ScoredRows]) -> Outcome:
-    """Join the scored rows of one or more micro-batches, in their order."""
+def outcome_of(scored: Sequence[ScoredRows], group_by: str | None = None) -> Outcome:
+    """Join the scored rows of one or more micro-batches, in their order.
+
+    Their groups are the values of the categorical column ``group_by``.
+    """
     lag = np.concatenate([s.lag for s in scored])
     y = np.concatenate([s.y for s in scored])
     fates = [_join_ids([s.fates[i] for s in scored]) for i in range(4)]
     pieces = [piece for s in scored for piece in s.pieces]
     if not pieces:
-        return Outcome(NONE, y, y, None, y, lag, *fates)
+        return Outcome(NONE, y, y, None, y, lag, *fates, None if group_by is None else NONE)
     ids = np.concatenate([c.batch.ids[rows] for c, rows in pieces])
     value = np.concatenate([c.value[rows] for c, rows in pieces])
     no_change = np.concatenate([c.no_change[rows] for c, rows in pieces])
     proba = join_proba(pieces)
+    group = None if group_by is None else _groups(pieces, group_by)
     select = _selection(scored)
     if select is not None:
         ids, value, no_change = ids[select], value[select], no_change[select]
         proba = None if proba is None else proba[select]
-    return Outcome(ids, y, value, proba, no_change, lag, *fates)
+        group = None if group is None else group[select]
+    return Outcome(ids, y, value, proba, no_change, lag, *fates, group)
+
+
+def _groups(pieces: Pieces, group_by: str) -> Ints:
+    """Return the keys of the values of a column, (m,)."""
+    keys = []
+    for chunk, rows in pieces:
+        x = chunk.batch[rows].x if isinstance(rows, slice) else chunk.batch.take(rows).x
+        assert not isinstance(x, np.ndarray)
+        keys.append(category_keys(x[group_by]))
+    return np.concatenate(keys)
 
 
 def _selection(scored: Sequence[ScoredRows]) -> Ints | None:
