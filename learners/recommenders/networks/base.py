@@ -17,7 +17,7 @@ MOST_DEVIATIONS = 5.0
 outlier and of all other inputs would drown what they say."""
 
 
-class Layout(NamedTuple):
+class RowLayout(NamedTuple):
     """What the rows of a network hold, in this order.
 
     Attributes:
@@ -61,7 +61,7 @@ class Interactions(nn.Module):
         layout: of the rows that it takes.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RowLayout) -> None:
         super().__init__()
         self.layout = layout
 
@@ -84,7 +84,7 @@ class InteractionsConfig(Settings):
     kind: str
     weighted: ClassVar[bool] = False
 
-    def network(self, layout: Layout) -> Interactions:
+    def network(self, layout: RowLayout) -> Interactions:
         """Return the network for rows of this layout, with weights drawn at random."""
         raise NotImplementedError
 
@@ -112,7 +112,7 @@ class ClickNet(Net):
         columns: ColumnLayout,
         regression: bool,
     ) -> None:
-        layout = Layout(numbers, columns.codes, columns.dimension, config.weighted)
+        layout = RowLayout(numbers, columns.codes, columns.dimension, config.weighted)
         super().__init__(config.network(layout), 0, 0)
         self.head = ZeroHead(0, outputs)
         self.codes = columns.codes

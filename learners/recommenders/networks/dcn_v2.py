@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from learners.networks.modules import Mlp
-from learners.recommenders.networks.base import Interactions, InteractionsConfig, Layout
+from learners.recommenders.networks.base import Interactions, InteractionsConfig, RowLayout
 from learners.recommenders.networks.dnn import Widths
 
 
@@ -31,7 +31,7 @@ class DcnV2(InteractionsConfig):
     structure: Literal["stacked", "parallel"] = "stacked"
     hidden: Widths = (128,)
 
-    def network(self, layout: Layout) -> Interactions:
+    def network(self, layout: RowLayout) -> Interactions:
         return CrossNetwork(layout, self)
 
 
@@ -71,7 +71,7 @@ class CrossNetwork(Interactions):
         config: settings.
     """
 
-    def __init__(self, layout: Layout, config: DcnV2) -> None:
+    def __init__(self, layout: RowLayout, config: DcnV2) -> None:
         super().__init__(layout)
         width = layout.inputs
         self.cross = nn.ModuleList(CrossLayer(width, config.rank) for _ in range(config.cross))

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from learners.recommenders.networks.base import Interactions, InteractionsConfig, Layout
-from learners.recommenders.networks.dnn import Perceptron, Widths
+from learners.recommenders.networks.base import Interactions, InteractionsConfig, RowLayout
+from learners.recommenders.networks.dnn import DeepLayers, Widths
 from learners.recommenders.networks.fm import FactorisationMachine
 
 
@@ -24,17 +24,17 @@ class DeepFm(InteractionsConfig):
     hidden: Widths = Field((128,), min_length=1)
     weighted: ClassVar[bool] = True
 
-    def network(self, layout: Layout) -> Interactions:
+    def network(self, layout: RowLayout) -> Interactions:
         return _DeepFm(layout, self.hidden)
 
 
 class _DeepFm(Interactions):
     """The hidden state is that of the perceptron."""
 
-    def __init__(self, layout: Layout, hidden: Widths) -> None:
+    def __init__(self, layout: RowLayout, hidden: Widths) -> None:
         super().__init__(layout)
         self.fm = FactorisationMachine(layout)
-        self.deep = Perceptron(layout, hidden)
+        self.deep = DeepLayers(layout, hidden)
 
     def forward(self, rows: Tensor) -> Tensor:
         hidden: Tensor = self.deep(rows)

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from learners.networks.modules import MOST_UNITS, Mlp
-from learners.recommenders.networks.base import Interactions, InteractionsConfig, Layout
+from learners.recommenders.networks.base import Interactions, InteractionsConfig, RowLayout
 
 Widths = tuple[Annotated[PositiveInt, Field(le=MOST_UNITS)], ...]
 
@@ -24,11 +24,11 @@ class Dnn(InteractionsConfig):
     kind: Literal["dnn"] = "dnn"
     hidden: Widths = Field((128,), min_length=1)
 
-    def network(self, layout: Layout) -> Interactions:
-        return Perceptron(layout, self.hidden)
+    def network(self, layout: RowLayout) -> Interactions:
+        return DeepLayers(layout, self.hidden)
 
 
-class Perceptron(Interactions):
+class DeepLayers(Interactions):
     """z = w . h_L, with h_l = relu(W_l h_{l-1} + b_l) and h_0 the numbers and embeddings.
 
     The hidden state is h_L.
@@ -38,7 +38,7 @@ class Perceptron(Interactions):
         hidden: widths of the layers.
     """
 
-    def __init__(self, layout: Layout, hidden: Widths) -> None:
+    def __init__(self, layout: RowLayout, hidden: Widths) -> None:
         super().__init__(layout)
         self.layers = Mlp(hidden=hidden).body((layout.inputs,))
         self.output = nn.Linear(hidden[-1], 1, bias=False)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learners.networks.embedding_table import INITIAL_STD
-from learners.recommenders.networks.base import Interactions, InteractionsConfig, Layout
+from learners.recommenders.networks.base import Interactions, InteractionsConfig, RowLayout
 
 
 class Fm(InteractionsConfig):
@@ -23,7 +23,7 @@ class Fm(InteractionsConfig):
     kind: Literal["fm"] = "fm"
     weighted: ClassVar[bool] = True
 
-    def network(self, layout: Layout) -> Interactions:
+    def network(self, layout: RowLayout) -> Interactions:
         return FactorisationMachine(layout)
 
 
@@ -39,7 +39,7 @@ class FactorisationMachine(Interactions):
         layout: of the rows, with weights.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RowLayout) -> None:
         super().__init__(layout)
         self.weights = nn.Parameter(torch.zeros(layout.numbers))
         drawn = torch.empty(layout.numbers, layout.dimension).normal_(0, INITIAL_STD)

@@ -15,7 +15,7 @@ from learners.recommenders.networks.base import (
     MOST_DEVIATIONS,
     ClickNet,
     InteractionsConfig,
-    Layout,
+    RowLayout,
 )
 from learners.recommenders.networks.choice import ClickNetworkConfig
 from learners.recommenders.networks.dcn_v2 import CrossLayer, CrossNetwork, DcnV2
@@ -45,7 +45,7 @@ def rows(n: int = 6) -> Tensor:
 
 def test_fm_equals_the_sum_over_pairs() -> None:
     torch.manual_seed(0)
-    layout = Layout(NUMBERS, CODES, DIMENSION, weighted=True)
+    layout = RowLayout(NUMBERS, CODES, DIMENSION, weighted=True)
     fm = FactorisationMachine(layout)
     torch.nn.init.normal_(fm.weights)
     x = torch.randn(4, NUMBERS + CODES * (DIMENSION + 1))
@@ -63,7 +63,7 @@ def test_fm_equals_the_sum_over_pairs() -> None:
 @pytest.mark.parametrize("rank", [None, 2])
 def test_cross_layers_equal_a_loop(rank: int | None) -> None:
     torch.manual_seed(0)
-    layout = Layout(NUMBERS, CODES, DIMENSION, weighted=False)
+    layout = RowLayout(NUMBERS, CODES, DIMENSION, weighted=False)
     network = CrossNetwork(layout, DcnV2(cross=3, rank=rank, hidden=()))
     x = torch.randn(2, layout.inputs)
     out = network(x)
@@ -84,7 +84,7 @@ def test_cross_layers_equal_a_loop(rank: int | None) -> None:
 
 @pytest.mark.parametrize("structure", ["stacked", "parallel"])
 def test_structures_of_dcn_take_what_they_say(structure: Any) -> None:
-    network = CrossNetwork(Layout(2, 1, 3, False), DcnV2(structure=structure, hidden=(7,)))
+    network = CrossNetwork(RowLayout(2, 1, 3, False), DcnV2(structure=structure, hidden=(7,)))
     x = torch.randn(4, 5)
     crossed = x
     for layer in network.cross:
