@@ -47,7 +47,10 @@ def fed(learner: ClickModel, batch: Batch, size: int = 32) -> ClickModel:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_click_is_learned_from_pairs(kind: str) -> None:
-    settings = {"optimizer": {"kind": "adam", "lr": 0.02}, "model": {"kind": kind}}
+    settings: dict[str, Any] = {
+        "optimizer": {"kind": "adam", "lr": 0.02},
+        "model": {"kind": kind},
+    }
     learner = fed(model(**settings), clicks(6000))
     fresh = clicks(500, seed=9)
     assert (learner.predict(fresh).value == fresh.y).mean() > 0.9
