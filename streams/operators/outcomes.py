@@ -158,7 +158,10 @@ def outcome_of(scored: Sequence[ScoredRows], group_by: str | None = None) -> Out
     """
     lag = np.concatenate([s.lag for s in scored])
     y = np.concatenate([s.y for s in scored])
-    fates = [_join_ids([s.fates[i] for s in scored]) for i in range(4)]
+    learned, probe, unlabelled, expired = (
+        _join_ids([s.fates[i] for s in scored]) for i in range(4)
+    )
+    fates = (learned, probe, unlabelled, expired)
     pieces = [piece for s in scored for piece in s.pieces]
     if not pieces:
         return Outcome(NONE, y, y, None, y, lag, *fates, None if group_by is None else NONE)
