@@ -137,8 +137,15 @@ class NetworkLearner(Learner):
         config, inputs = self.config.inputs or InputsConfig(), self.inputs
         if not isinstance(inputs, ColumnInputs):
             return None
-        sizes = (inputs.codes, config.dimension, inputs.embeddings, inputs.embeddings_drawn)
-        return models.ColumnLayout(*sizes, wide=config.wide is not False)
+        return models.ColumnLayout(
+            inputs.codes,
+            config.dimension,
+            inputs.embeddings,
+            inputs.embeddings_drawn,
+            config.wide is not False,
+            config.compression,
+            config.rows,
+        )
 
     def _network(self, outputs: int) -> models.Net:
         """Return a new network, with weights drawn from torch's global generator.

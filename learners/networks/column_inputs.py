@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from learners.base import LearnerError
+from learners.networks.compressed_tables import SharedRows, values_of
 from learners.networks.encoders import (
     Categories,
     ColumnEncoder,
@@ -82,7 +83,7 @@ class ColumnInputs(Inputs):
     Attributes:
         dense: how many numbers a row has before its codes.
         embeddings: how many embeddings codes name.
-        embeddings_drawn: how many of them are drawn at random at the start.
+        embeddings_drawn: how many of them belong to codes, and not to keys.
     """
 
     observes = True
@@ -101,9 +102,7 @@ class ColumnInputs(Inputs):
         self.codes = sum(encoder.places for encoder in self._encoders)
         self.shape = (self.dense + self.codes,)
         self.embeddings_drawn = sum(encoder.embeddings for encoder in self._encoders)
-        self._table: KeyTable | None = None
-        if self.codes:
-            self._table = KeyTable(config.rows, config.admit_after, config.min_age)
+        self._table = _table(config) if self.codes else None
         rows = 0 if self._table is None else self._table.rows
         self.embeddings = self.embeddings_drawn + rows
         self._dates = schema.has_times
@@ -142,7 +141,7 @@ class ColumnInputs(Inputs):
             out[:, self.dense :] = self._coded(self._table, rows, n).codes.T
         return torch.from_numpy(out)
 
-    def _coded(self, table: KeyTable, rows: Rows, n: int) -> Coded:
+    def _coded(self, table: KeyTable | SharedRows, rows: Rows, n: int) -> Coded:
         """Return the codes and keys of n events."""
         if self._last_coded is not None and self._last_coded[0] is rows:
             return self._last_coded[1]
@@ -227,6 +226,15 @@ class ColumnInputs(Inputs):
             self._table.load(state["table"])
         if self._dates:
             self._now = float(state["now"])
+
+
+def _table(config: InputsConfig) -> KeyTable | SharedRows:
+    """Return what gives keys their rows."""
+    if config.compression == "hashed":
+        return SharedRows(config.rows)
+    if config.compression == "quotient-remainder":
+        return SharedRows(values_of(config.rows))
+    return KeyTable(config.rows, config.admit_after, config.min_age)
 
 
 def _encoders(

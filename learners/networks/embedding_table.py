@@ -47,14 +47,18 @@ class EmbeddingTable(nn.Module):
 
         Numbers (n, k), which have no gradient, come before them.
         """
-        n, places = codes.shape
-        values = self.weight.index_select(0, codes.flatten()).view(n, places * self.dimension)
+        values = self.lookup(codes)
         if numbers is not None:
             values = torch.cat([numbers, values], 1)
         if torch.is_grad_enabled():
             # A leaf of its own: the gradient of a gather costs more than all the rest of a step.
             self._read.append((codes, values.requires_grad_()))
         return values
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the embeddings (n, places * dimension) of codes (n, places) int64, without
+        remembering that they were read."""
+        return self.weight.index_select(0, codes.flatten()).view(len(codes), -1)
 
     def add_gradient(self, codes: Tensor, gradient: Tensor) -> None:
         """Remember the gradient (n, places * dimension) of the embeddings of codes (n, places)."""
@@ -100,6 +104,26 @@ class EmbeddingTable(nn.Module):
         copies = self.weight.index_select(0, torch.from_numpy(prior).to(device))
         self.weight.index_copy_(0, torch.from_numpy(rows).to(device), copies)
 
+    def zero_column(self, column: int) -> None:
+        """Let one number of every embedding start at 0."""
+        self.weight[:, column] = 0
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return the rows (m, dimension) of the table as they are moved, a copy."""
+        return self.weight.index_select(0, rows)
+
+    def write(self, rows: Tensor, values: Tensor) -> None:
+        """Replace rows (m,), each named once, by ``values`` (m, dimension)."""
+        self.weight.index_copy_(0, rows, values)
+
+    def zeros(self) -> Tensor:
+        """Return zeros float32 in the shape of all rows that are moved."""
+        return torch.zeros_like(self.weight, dtype=torch.float32)
+
+    def finite(self) -> bool:
+        """Return whether every embedding is finite."""
+        return bool(torch.isfinite(self.weight).all())
+
     def state(self) -> State:
         """Return the rows that are not zero."""
         return sparse_state(self.weight)
@@ -137,7 +161,7 @@ class RowOptimizer:
     def __init__(self, config: Any, table: EmbeddingTable) -> None:
         self._config = _faster(config)
         self._table = table
-        self._state: dict[str, Tensor] = config.fresh(table.weight)
+        self._state: dict[str, Tensor] = config.fresh(table.zeros())
 
     def step(self) -> None:
         """Move the rows that were read by one step down their gradients."""
@@ -145,20 +169,20 @@ class RowOptimizer:
         if taken is None:
             return
         rows, gradients = taken
-        weight = self._table.weight.index_select(0, rows)
+        weight = self._table.read(rows)
         pieces = {
             name: [value.index_select(0, rows) if value.ndim else value]
             for name, value in self._state.items()
         }
         self._config.move([weight], [gradients.contiguous()], pieces)
-        self._table.weight.index_copy_(0, rows, weight)
+        self._table.write(rows, weight)
         for name, (piece,) in pieces.items():
             if piece.ndim:
                 self._state[name].index_copy_(0, rows, piece)
 
     def finite(self) -> bool:
         """Return whether every embedding is finite."""
-        return bool(torch.isfinite(self._table.weight).all())
+        return self._table.finite()
 
     def discard(self) -> None:
         """Forget the gradients of a loss that is not to be followed."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
+from learners.networks.compressed_tables import Compression
 from learners.networks.encoders import Rows
 from learners.results import Encoding
 from streams.core.batch import Array, Batch, Ints
@@ -39,6 +40,9 @@ class InputsConfig(Settings):
         admit_after: how often a value is seen before it has an embedding of its own.
         min_age: where there is no room, a value gives up its embedding to a new one only after this
             many events without it.
+        compression: how the embeddings of values share memory. ``hashed``: values of one hash share
+            one. ``quotient-remainder``: an embedding is the product of two, which values share
+            otherwise. ``int8``: each number is one byte. None: a value has its own, in float32.
         crosses: lists of categorical columns whose combinations are values too.
         text_places: hashed places of a text column.
     """
@@ -50,6 +54,7 @@ class InputsConfig(Settings):
     dimension: PositiveInt = Field(8, le=1024)
     admit_after: PositiveInt = Field(2, le=255)
     min_age: NonNegativeInt = 10_000
+    compression: Compression | None = None
     crosses: tuple[tuple[str, ...], ...] = ()
     text_places: PositiveInt = Field(1024, le=1 << 16, multiple_of=2)
 

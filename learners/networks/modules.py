@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, PositiveInt, Tag
 from torch import Tensor, nn
 
 from learners.base import LearnerError
+from learners.networks.compressed_tables import Compression, Int8Table, QuotientRemainderTable
 from learners.networks.embedding_table import EmbeddingTable
 from learners.registry import UnknownKindError, load_object
 from streams.core.batch import Array
@@ -167,6 +168,8 @@ class ColumnLayout(NamedTuple):
         embeddings: how many embeddings codes name.
         drawn: how many of them are drawn at random at the start.
         wide: whether a linear model is added to the outputs.
+        compression: of the table; None: none.
+        rows: of the compressed part of the table.
     """
 
     codes: int
@@ -174,6 +177,16 @@ class ColumnLayout(NamedTuple):
     embeddings: int
     drawn: int
     wide: bool
+    compression: Compression | None = None
+    rows: int = 0
+
+    def table(self, dimension: int) -> EmbeddingTable:
+        """Return the table of embeddings of this dimension."""
+        if self.compression == "quotient-remainder":
+            return QuotientRemainderTable(self.embeddings, dimension, self.drawn, self.rows)
+        drawn = self.embeddings if self.compression == "hashed" else self.drawn
+        kind = Int8Table if self.compression == "int8" else EmbeddingTable
+        return kind(self.embeddings, dimension, drawn)
 
 
 class ColumnNet(Net):
@@ -198,7 +211,7 @@ class ColumnNet(Net):
         self.codes = columns.codes
         self.table = None
         if columns.codes:
-            self.table = EmbeddingTable(columns.embeddings, columns.dimension, columns.drawn)
+            self.table = columns.table(columns.dimension)
         self.wide = ZeroHead(width, outputs) if columns.wide else None
 
     def encode(self, x: Tensor) -> Tensor:

@@ -82,9 +82,8 @@ class Perceptron:
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Pass]:
         """Return the outputs (n, outputs) for rows (n, inputs), and what ``gradient`` takes."""
-        n = len(x)
         codes = x[:, -self._codes :].long()
-        embeddings = self._table.weight.index_select(0, codes.view(-1)).view(n, -1)
+        embeddings = self._table.lookup(codes)
         taken = [torch.cat([x[:, : -self._codes], embeddings], 1)]
         weight, bias, *others = self._weights
         joint = torch.addmm(bias, taken[0], weight.t())

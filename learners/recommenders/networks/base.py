@@ -8,7 +8,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from learners.networks.embedding_table import EmbeddingTable
 from learners.networks.modules import ColumnLayout, Net, ZeroHead
 from streams.core.settings import Settings
 
@@ -118,10 +117,9 @@ class ClickNet(Net):
         self.codes = columns.codes
         self.table = None
         if columns.codes:
-            width = columns.dimension + config.weighted
-            self.table = EmbeddingTable(columns.embeddings, width, columns.drawn)
+            self.table = columns.table(columns.dimension + config.weighted)
             if config.weighted:
-                self.table.weight[:, 0] = 0
+                self.table.zero_column(0)
         self._place = 0 if regression else 1
 
     def encode(self, x: Tensor) -> Tensor:
