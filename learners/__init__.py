@@ -42,6 +42,7 @@ KINDS: dict[str, str] = {
     "ewc": "learners.regularization.ewc:Ewc",
     "fecam": "learners.pretrained.closed_form.fecam:Fecam",
     "finetune": "learners.baselines.finetune:Finetune",
+    "ftrl": "learners.recommenders.ftrl:Ftrl",
     "joint": "learners.rehearsal.joint:Joint",
     "knn": "learners.pretrained.closed_form.knn:Knn",
     "l2p": "learners.pretrained.prompts.l2p:L2P",
