@@ -72,8 +72,8 @@ class QuotientRemainderTable(EmbeddingTable):
     v // m of another (Shi et al. 2020, "Compositional Embeddings Using Complementary Partitions for
     Memory-Efficient Recommendation Systems").
 
-    Two values share one row at most, so up to m * q of them are told apart by m + q rows. The
-    others, which belong to codes, have a row of their own.
+    Two values share one row at most, so m + q rows have m * q different products. Codes without a
+    key have a row of their own.
 
     Deviation: the rows of the quotient start about 1, those of the remainder as other embeddings.
 

@@ -21,13 +21,13 @@ from learners.base import Learner, LearnerError
 from learners.networks.base import NetworkConfig
 from learners.pretrained.encoders.registry import encoder_class
 from learners.registry import UnknownKindError, find
-from learners.threads import set_threads
 from pipeline.bench.encoder_contents import encoder_contents
 from pipeline.bench.measure import Budget, Progress, TaskStream, measure
 from pipeline.config.encoder_settings import encoder_settings
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob, add_import_path, check, override
 from pipeline.config.yaml_file import read_yaml
+from pipeline.models.threads import set_threads
 from pipeline.storage.run_folder import RunFolder, write_atomic
 from pipeline.training.builder import Parts, build
 from pipeline.training.errors import RunError

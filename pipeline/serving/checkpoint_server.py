@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError
 
 from learners.pretrained.encoders.columns import ColumnEncoders
-from learners.threads import set_threads
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe, load_encoders, model_states
 from pipeline.models.snapshot import InferenceModel, Snapshot
+from pipeline.models.threads import set_threads
 from pipeline.signals import handling
 from pipeline.storage.checkpoints import Checkpoint, CheckpointError, read
 from pipeline.storage.run_folder import RunFolder

@@ -15,11 +15,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from learners.threads import set_threads
 from pipeline.config.errors import JobError
 from pipeline.config.job import LoadedJob
 from pipeline.dead_letters.file_writer import DeadLetterLog
 from pipeline.dead_letters.limit import DeadLetterLimit, TooManyDeadLettersError
+from pipeline.models.threads import set_threads
 from pipeline.storage.checkpoints import Checkpoints, ResumePoint
 from pipeline.storage.offset_journal import Journal
 from pipeline.storage.recording_writer import RecordingWriter

@@ -32,7 +32,6 @@ import ray
 from ray.exceptions import RayError
 
 from learners.pretrained.encoders.columns import EncodedColumns
-from learners.threads import set_threads
 from pipeline.callbacks.label_feed import LabelFeed
 from pipeline.callbacks.offset_commits import OffsetCommits
 from pipeline.callbacks.probe_evaluator import Evaluator, SnapshotQueue, SnapshotScorer
@@ -43,6 +42,7 @@ from pipeline.config.job import Job
 from pipeline.config.sections import TrackConfig
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import Snapshot
+from pipeline.models.threads import set_threads
 from pipeline.runners.default_callbacks import callbacks_for
 from pipeline.runners.ray.callbacks import StartTracker, commit_to, label_sender
 from pipeline.runners.ray.encoders import RemoteEncoding

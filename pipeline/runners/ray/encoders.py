@@ -13,8 +13,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from learners.base import LearnerError
 from learners.pretrained.encoders.columns import ColumnEncoders, EncodedColumns
-from learners.threads import set_threads
 from pipeline.config.errors import JobError
+from pipeline.models.threads import set_threads
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.reading.encode_ahead import Encoded, Submit
 from pipeline.training.reading.local_encoding import EncoderWorker

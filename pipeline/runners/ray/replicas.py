@@ -22,11 +22,11 @@ from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from learners.threads import set_threads
 from pipeline.config.errors import JobError
 from pipeline.config.sections import ServeConfig
 from pipeline.models.recipe import Recipe, load_encoders
 from pipeline.models.snapshot import InferenceModel, Snapshot
+from pipeline.models.threads import set_threads
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.runners.ray.snapshots import SnapshotFetcher
 from pipeline.serving.answers import warm

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-from learners.threads import set_threads
+from pipeline.models.threads import set_threads
 from pipeline.runners.ray.job_package import JobPackage
 from pipeline.training.journaled_source import OutOfStepError
 from pipeline.training.reading.batch_reader import BLOCK, BatchReader
