@@ -56,6 +56,7 @@ KINDS: dict[str, str] = {
     "replay": "learners.rehearsal.replay:Replay",
     "rls": "learners.pretrained.closed_form.rls:Rls",
     "river": "learners.integrations.river:RiverLearner",
+    "segment-residuals": "learners.retrieval.segment_residuals:SegmentResiduals",
     "slda": "learners.pretrained.closed_form.slda:Slda",
     "view-batch": "learners.rehearsal.view_batch:ViewBatch",
 }

@@ -13,7 +13,7 @@ from learners.retrieval.keys import KeysConfig, key_source
 from learners.retrieval.memories import MemoryConfig, RingConfig, by_kind, new_memory
 from learners.retrieval.mixing import AdaHedge, FixedShare, log_losses
 from learners.retrieval.noted import Floats
-from learners.retrieval.pool import LogLinearPool, log_shares
+from learners.retrieval.pools import LogLinearPool, log_shares
 from learners.retrieval.wrapper import Correction, Outputs, Wrapper, WrapperConfig
 from streams.core.batch import Array, Batch, Ints
 from streams.core.hashing import mix

@@ -21,7 +21,7 @@ def log_loss_of(mixture: Mixture, draw: Draw) -> tuple[float, np.ndarray]:
     for t in range(EVENTS):
         shares, y = draw(mixture.weights, t)
         mixed = mixture.weights @ shares
-        total -= np.log(mixed if y else 1 - mixed)
+        total -= float(np.log(mixed if y else 1 - mixed))
         pair = np.stack([1 - shares, shares], -1)[:, None]
         loss = log_losses(pair, np.array([y]))
         mixture.update(loss)

@@ -82,3 +82,43 @@ def log_shares(shares: Floats) -> Floats:
     """Return the logarithms of probabilities, with the least at 1e-4."""
     logs: Floats = np.log(np.maximum(shares, LEAST))
     return logs
+
+
+class LinearPool:
+    """What to add to a prediction of targets: sum_f w_f phi_f, with weights learned online.
+
+    The weights are the mean of a Gaussian posterior, as in ``LogLinearPool``, under squared error
+    in units of the targets' deviation. All start at 0: the base as it is.
+
+    Args:
+        features: how many.
+        half_life: events after which one counts half.
+    """
+
+    def __init__(self, features: int, half_life: float) -> None:
+        self._half_life = half_life
+        self.weights: Floats = np.zeros(features)
+        self._precision: Floats = np.eye(features) * _PRIOR
+
+    def correction(self, features: Floats) -> Floats:
+        """Return what to add (n,), by features (n, features). Pure."""
+        return np.asarray((features * self.weights).sum(1), np.float64)
+
+    def update(self, features: Floats, errors: Floats) -> None:
+        """Learn m >= 1 events by their features and the errors (m,) of the base."""
+        left = errors - self.correction(features)
+        gradient = (features * left[:, None]).sum(0)
+        curvature = (features[:, :, None] * features[:, None]).sum(0)
+        kept = 0.5 ** (len(errors) / self._half_life)
+        pull = (1 - kept) * _PRIOR
+        self._precision = kept * self._precision + curvature
+        self._precision[np.diag_indices(len(self.weights))] += pull
+        self.weights = self.weights + np.linalg.solve(
+            self._precision, gradient - pull * self.weights
+        )
+
+    def state(self) -> State:
+        return {"weights": self.weights, "precision": self._precision}
+
+    def load(self, state: State) -> None:
+        self.weights, self._precision = np.array(state["weights"]), np.array(state["precision"])
