@@ -101,6 +101,7 @@ class Study:
             for batch in parts.reader.batches(parts.reader.blocks({})):
                 trunk(torch.from_numpy(learner.rows(batch)))
             if not (seed or needs_encoder):
+                self._folder.mkdir(parents=True, exist_ok=True)
                 write_atomic(self._folder / BELOW, json.dumps(time.process_time() - began))
         return kept
 

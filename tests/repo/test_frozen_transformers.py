@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from experiments.studies.frozen_transformers_rows import BEST, SCENARIOS, TRIED
 from pipeline.bench.cell import Cell, job_of
 
 Runs = list[dict[str, Any]]
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("EVERLEARN_DATA") or ROOT.parent / "shared" / "data")
+DATA = DATA / "clinc150_full.json.gz"
 
 
 def runs(*accuracies: float, learner: str = "slda") -> Runs:
@@ -88,3 +93,20 @@ def test_a_section_lists_rows_that_have_not_run(
     rows = [line for line in there.section() if line.startswith("| ")]
     assert len({row.count("|") for row in rows}) == 1
     assert sum(row.endswith("| 0 |") for row in rows) == len(SCENARIOS["clinc150"].arms) - 1
+
+
+def test_blocks_below_are_computed_once_for_all_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = "learner.backbone={kind: random-transformer, width: 64}"
+    setting = replace(SCENARIOS["clinc150"], overrides=("stream.events=15", backbone))
+    if not DATA.exists():
+        pytest.skip(f"no {DATA.name} in {DATA.parent}: name its folder in EVERLEARN_DATA")
+    monkeypatch.setenv("EVERLEARN_DATA", str(DATA.parent))
+    there = study.Study(setting, tmp_path)
+    plain, queried = there._blocks_below(["adapter", "l2p:top=2", "mos"], 1)
+    assert plain.counts().misses == queried.counts().misses > 100
+    assert (there.below() or 0) > 0
+    with_seeds = there._blocks_below(["mos"], 2)
+    assert with_seeds[0].counts().misses == 0
+    assert with_seeds[1].counts().bytes > plain.counts().bytes / 2
