@@ -18,14 +18,16 @@ _SHARE = 0.02  # of the training time that snapshots may take, however large the
 class SnapshotPublisher(Callback):
     """Take a snapshot ten times a second, and give the newest to threads that wait in ``newer``.
 
-    A model that takes long to copy is copied less often: snapshots take at most 2% of the training
-    time.
+    Labels that come while there are no events are published at once, as nothing may follow them
+    for long. A model that takes long to copy is copied less often: snapshots take at most 2% of the
+    training time.
     """
 
     def __init__(self, every_s: float = PUBLISH_S) -> None:
         self.every_s = every_s
         self._due = 0.0
-        self._events = -1
+        self._free = 0.0  # from when on another snapshot keeps to its share of the time
+        self._published = (-1, -1)  # events, and version of the learner
         self._number = 0
         self._newest: Snapshot | None = None
         self._changed = threading.Condition()
@@ -35,12 +37,13 @@ class SnapshotPublisher(Callback):
             self._publish(loop)
 
     def on_batch_end(self, loop: Loop, result: StepResult) -> None:
-        if time.monotonic() >= self._due:
+        labels_alone = not len(result.batch)
+        if time.monotonic() >= (self._free if labels_alone else self._due):
             self._publish(loop)
 
     def on_idle(self, loop: Loop) -> None:
         """Publish what was learned last, as no event comes just now."""
-        if loop.events != self._events:
+        if (loop.events, loop.learner.version) != self._published:
             self._publish(loop)
 
     def on_end(self, loop: Loop, result: StepResult) -> None:
@@ -64,6 +67,7 @@ class SnapshotPublisher(Callback):
         with self._changed:
             self._number, self._newest = self._number + 1, snapshot
             self._changed.notify_all()
-        self._events = snapshot.events
+        self._published = snapshot.events, snapshot.version
         now = time.monotonic()
-        self._due = now + max(self.every_s, (now - start) / _SHARE)
+        self._free = now + (now - start) / _SHARE
+        self._due = max(now + self.every_s, self._free)

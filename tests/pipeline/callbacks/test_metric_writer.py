@@ -158,6 +158,28 @@ def test_publisher_on_idle_publishes_once(write_job: WriteJob) -> None:
     assert publisher.newer(0, 0)[0] == 10 + 1  # type: ignore[index]
 
 
+def test_labels_that_come_alone_are_published(write_job: WriteJob) -> None:
+    """The events stay as many as they were: what changes is the version of the learner."""
+    publisher = SnapshotPublisher(3600.0)
+    published: list[int] = []
+
+    class Labels(Callback):
+        def on_batch_end(self, loop: Loop, result: StepResult) -> None:
+            if loop.events == 320:
+                publisher.on_idle(loop)
+                loop.learner.version += 1
+                publisher.on_idle(loop)
+                publisher.on_idle(loop)
+                published.append(publisher.newer(0, 0)[0])  # type: ignore[index]
+                loop.learner.version += 1
+                publisher._free = 0.0  # the last snapshot was some time ago
+                publisher.on_batch_end(loop, result._replace(batch=result.batch[:0]))
+                published.append(publisher.newer(0, 0)[0])  # type: ignore[index]
+
+    run(write_job(), "a", publisher, Labels(), max_events=320)
+    assert published == [3, 4]
+
+
 def test_publisher_of_a_resumed_run_has_a_model_at_start(write_job: WriteJob) -> None:
     job = write_job()
     run(job, "a", max_events=1000)
