@@ -196,7 +196,7 @@ def run(parts: Parts, block: int, stop: int | None = None) -> Parts:
 
 
 @pytest.mark.parametrize(("learner", "standardise"), [("replay", False), ("river", True)])
-@examples(0.04)
+@examples(0.08)
 @given(
     seed=st.integers(0, 99),
     block=st.integers(1, 60),

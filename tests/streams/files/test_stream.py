@@ -181,7 +181,7 @@ def streams_of_all_sorts(
         "labels apart from a start",
     ],
 )
-@examples(0.1)
+@examples(0.2)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 120))
 def test_any_block_size_and_cursor_give_one_stream(
     streams_of_all_sorts: dict[str, Callable[[], FileStream]],
