@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,14 @@ def checkpoints(folder: Path) -> set[str]:
 
 
 def killed_run(
-    job: Path, folder: Path, kills: int, seed: int, *settings: str
+    job: Path,
+    folder: Path,
+    kills: int,
+    seed: int,
+    *settings: str,
+    signals: Sequence[int] = (signal.SIGKILL,),
 ) -> tuple[dict[str, Any], list[str]]:
-    """Runs the job, killing it with SIGKILL ``kills`` times, and resuming each time.
+    """Runs the job, killing it ``kills`` times by the signals in turn, and resuming each time.
 
     The moments are drawn: some after a random time, some just when a checkpoint begins to be
     written, some just after one has got its name, some while the process still starts or resumes.
@@ -71,7 +76,7 @@ def killed_run(
                 if moment == "later":
                     time.sleep(chance.uniform(0.0, 0.3))
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(signals[kill % len(signals)])
                 moments.append(moment)
         finally:
             process.wait(30)

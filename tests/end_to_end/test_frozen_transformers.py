@@ -1,22 +1,30 @@
-"""Whole runs of learners inside a frozen transformer: resumed, served, and with other weights."""
+"""Whole runs of learners inside a frozen transformer: resumed, killed, served, on Ray, and with
+other weights."""
 
 from __future__ import annotations
 
-import gc
-import json
 import random
+import signal
+import time
 from collections.abc import Callable
+from contextlib import closing, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from learners.pretrained.backbones import registry
 from pipeline.config.job import load
 from pipeline.config.sections import ServeConfig
 from pipeline.serving.checkpoint_server import CheckpointServer, ServeError
+from pipeline.training.builder import build
 from pipeline.training.run import Run
-from tests.support.http import ask, listening
+from tests.end_to_end.test_exactness import killed_run
+from tests.support.http import Client, ask, listening
+from tests.support.ray_processes import Place
 
 BACKBONE = """
 from pathlib import Path
@@ -40,7 +48,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "adapter": {},
     "adapter-first": {**FIRST, "learner.head": "ranpac"},
     "mos": {**EVERY, "learner.merge": 0.1},
-    "l2p": {**FIRST, "learner.frequency_penalty": "true"},
+    "l2p": {**FIRST, "learner.frequency_penalty": True},
     "dual-prompt": {**FIRST, "learner.masks": "task", "learner.every": 40},
     "coda": FIRST,
 }
@@ -97,6 +105,78 @@ def test_a_resumed_run_ends_in_the_same_state(
     assert whole["metrics"]["online/accuracy"] > 0.6
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_ends_in_the_same_state(
+    kind: str,
+    job: Path,
+    everlearn: Callable[..., Any],
+    summary: Callable[[Path], Any],
+    tmp_path: Path,
+) -> None:
+    """By SIGKILL and by Ctrl-C, in turn."""
+    everlearn("run", job, "--run-dir", "whole", *stated(kind))
+    both = (signal.SIGKILL, signal.SIGINT, signal.SIGINT)
+    settings = (*stated(kind), "--rate", "100")
+    broken, moments = killed_run(job, tmp_path / "broken", 6, 1, *settings, signals=both)
+    assert len(moments) >= 4
+    assert broken["resumed_from"]
+    whole = summary(Path("whole"))
+    for key in ("state_digest", "fates", "cursor"):
+        assert broken[key] == whole[key]
+
+
+def local_answers(job: Path) -> dict[int, Any]:
+    """The probabilities that a loop in this process predicts for the first events, by version."""
+    parts = build(load(job))
+    asked = next(parts.reader.read({}))[:8]
+    answers = {}
+    for batch in parts.reader.read({}):
+        parts.loop.step(batch)
+        answers[parts.loop.learner.version] = parts.loop.learner.predict(asked).proba
+    return answers
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["mos", "l2p"])
+def test_a_served_run_on_ray_is_the_local_run(
+    kind: str,
+    job: Path,
+    everlearn: Callable[..., Any],
+    summary: Callable[[Path], Any],
+    place: Place,
+    tmp_path: Path,
+) -> None:
+    """And while it learns it answers as the model of the version that it names."""
+    made = yaml.safe_load(job.read_text())
+    settings = {key.removeprefix("learner."): value for key, value in KINDS[kind].items()}
+    made["learner"] |= {"kind": kind, **settings}
+    made["evaluate"] = {"probes": {"share": 0.1}}
+    job.write_text(yaml.safe_dump(made))
+    everlearn("run", job, "--run-dir", "local")
+    lines = (tmp_path / "requests.csv").read_text().splitlines()[1:9]
+    asked = [{"text": line.split(",")[0]} for line in lines]
+    driver = place.run(job, tmp_path / "ray", "--rate", 12, "--set", "serve.port=0")
+    port = int(driver.says(r"serving at http://127\.0\.0\.1:(\d+)/predict")[1])
+    wanted, seen = local_answers(job), set()
+    while driver.running():
+        with closing(Client(port)) as client, suppress(OSError, HTTPException):
+            reply = client.predict(asked)
+            if reply.status == 200:
+                version = reply.body["model_version"]
+                if version in wanted:  # the last labels come after the last event
+                    found = np.array(reply.body["probabilities"])
+                    np.testing.assert_allclose(found, wanted[version], atol=1e-5)
+                    seen.add(version)
+        time.sleep(0.1)
+    driver.ends()
+    assert len(seen) > 5
+    whole, ray = summary(Path("local")), summary(tmp_path / "ray")
+    for key in ("state_digest", "fates", "cursor"):
+        assert ray[key] == whole[key]
+    assert place.left() == []
+
+
 def run(job: Path, folder: str, **how: Any) -> Any:
     return Run(load(job), Path(folder), print).run(**how)
 
@@ -145,7 +225,7 @@ def test_other_weights_are_refused(
 ) -> None:
     run(own, "run", max_events=60)
     (tmp_path / "weights").write_text("others")
-    gc.collect()
+    registry._LOADED.clear()  # as in another process
     refused = everlearn("run", own, "--run-dir", "run", "--resume", code=2)
     checkpoint = Path("run", "checkpoints", "000000000000060")
     assert f"{own}: {checkpoint}: learner.backbone: it is not the one" in refused.line
@@ -155,7 +235,3 @@ def test_other_weights_are_refused(
     server = CheckpointServer(tmp_path / "run", ServeConfig(), pytest.fail)
     with pytest.raises(ServeError, match=r"learner\.backbone: it is not the one"):
         server.reload()
-    (tmp_path / "weights").write_text("these")
-    gc.collect()
-    assert run(own, "run", resume=True)["events"] == N
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"]

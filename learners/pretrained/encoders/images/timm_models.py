@@ -61,6 +61,8 @@ def load_timm(model: str, weights: Path | None, kind: str) -> PretrainedBody:
         LearnerError: it cannot be loaded.
     """
     timm = import_extra("timm", "timm", kind)
+    if weights is not None and not Path(weights).is_file():
+        raise LearnerError(f"weights: there is no file '{weights}': state a file of {model!r}")
     try:
         network = timm.create_model(
             model,

@@ -147,6 +147,8 @@ def test_timm_encodes_or_names_its_extra(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18").state_dict(), file)
     encoder = load_encoder({**settings, "weights": str(file)}, PHOTO, 0)
     assert encoder.encode(images(3)).shape == (3, 512)
+    with pytest.raises(LearnerError, match=r"weights: there is no file '.*absent.pt': state a"):
+        load_encoder({**settings, "weights": str(tmp_path / "absent.pt")}, PHOTO, 0)
 
 
 def test_a_device_that_is_not_there_is_refused(weights: Path) -> None:
