@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 KINDS: dict[str, str] = {
     "adapter": "learners.pretrained.adapters.adapter:Adapter",
     "adapter-first": "learners.pretrained.adapters.adapter_first:AdapterFirst",
+    "aligned-linear": "learners.pretrained.adapters.aligned_linear:AlignedLinear",
     "avalanche": "learners.integrations.avalanche:AvalancheLearner",
     "click-model": "learners.recommenders.click_model:ClickModel",
     "coda": "learners.pretrained.prompts.coda:Coda",

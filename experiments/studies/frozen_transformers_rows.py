@@ -83,6 +83,7 @@ SCENARIOS: Mapping[str, Setting] = {
             "linear-probe, best": f"{BEST}linear-probe",
             "prototype": "prototype",
             "slda": "slda",
+            "aligned-linear": "aligned-linear",
             "ranpac": RANPAC,
             "joint": f"{BEST}joint",
         },

@@ -4,5 +4,7 @@
 - ``adapter`` trains one in each upper block.
 - ``adapter_first`` trains it on the first events of a stream only.
 - ``mos`` trains one for each segment, and chooses one for each input. ``stack`` holds them,
-  ``segment_classes`` their classes, and ``gaussians`` the statistics of these and their classifier.
+  ``segment_classes`` their classes.
+- ``aligned_linear`` is a layer trained on draws from ``gaussians`` of classes, for frozen features
+  and for ``mos``.
 """

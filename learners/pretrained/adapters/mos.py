@@ -15,7 +15,7 @@ from learners.boundaries import Boundaries
 from learners.networks import modules
 from learners.networks.optimizer import FlatOptimizer
 from learners.pretrained.adapters.adapter import Adapter
-from learners.pretrained.adapters.gaussians import AlignedLinear, AlignmentConfig
+from learners.pretrained.adapters.aligned_linear import AlignedLinear, AlignmentConfig
 from learners.pretrained.adapters.mos_settings import MosConfig
 from learners.pretrained.adapters.segment_classes import SegmentClasses
 from learners.pretrained.adapters.stack import AdapterStack

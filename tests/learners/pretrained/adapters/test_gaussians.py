@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.pretrained.adapters.gaussians import (
-    AlignedLinear,
-    AlignmentConfig,
-    Gaussians,
-)
+from learners.pretrained.adapters.aligned_linear import AlignedLinear, AlignmentConfig
+from learners.pretrained.adapters.gaussians import Gaussians
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema
 
