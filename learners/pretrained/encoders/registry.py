@@ -70,6 +70,7 @@ def located(settings: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
 def first_line(error: ValidationError) -> str:
     """Return the first mistake of settings as ``key: message``."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
+    keys = map(str, first["loc"])  # among them the branches of a union, as constrained-float
+    place = ".".join(key for key in keys if key.isidentifier() or key.isdigit())
     message = first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

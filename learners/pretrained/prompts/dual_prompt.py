@@ -50,6 +50,8 @@ class DualPromptConfig(PoolConfig):
     def _consistent(self) -> Self:
         if self.masks == "task" and self.top != 1:
             raise ValueError("top: a task has one expert: leave top out, or masks")
+        if self.general_blocks == () == self.expert_blocks:
+            raise ValueError("general_blocks, expert_blocks: no prompt acts anywhere: name a block")
         if self.masks == "query" and self.every is not None:
             raise ValueError("every: tasks have no effect under masks: query; state masks: task")
         return self

@@ -96,6 +96,7 @@ def test_by_default_no_segment_is_read() -> None:
     [
         ({"masks": "task", "top": 2}, "top: a task has one expert"),
         ({"every": 20}, "every: tasks have no effect under masks: query"),
+        ({"general_blocks": [], "expert_blocks": []}, "no prompt acts anywhere: name a block"),
     ],
 )
 def test_settings_that_contradict_are_refused(settings: dict[str, Any], message: str) -> None:

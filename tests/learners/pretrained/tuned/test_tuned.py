@@ -172,6 +172,7 @@ def test_a_state_of_another_backbone_is_refused() -> None:
         ({"head": "sldaa"}, "did you mean 'slda'"),
         ({"head": {"kind": "ranpac", "rigde": 1}}, "did you mean 'ridge'"),
         ({"head": "ewc"}, "kind: 'ewc' cannot be a head"),
+        ({"head": {"kind": "slda", "shrinkage": 2}}, "head: shrinkage: Input should be less"),
         ({"head": 3}, "head: state the name of a learner, or a mapping with its kind, not 3"),
         ({"backbone": None}, "backbone: kind: name a backbone. There are: "),
         ({"backbone": EXAMPLE["backbone"] | {"seed": 2**63}}, "backbone: seed: "),
