@@ -48,11 +48,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "adapter": {},
     "adapter-first": {**FIRST, "learner.head": "ranpac"},
     "mos": {**EVERY, "learner.merge": 0.1},
+    "mos-sgd": {**EVERY, "learner.kind": "mos", "learner.alignment": "sgd"},
+    "mos-drift": {
+        **EVERY,
+        "learner.kind": "mos",
+        "learner.every": "drift",
+        "learner.drift": 0.2,
+    },
     "l2p": {**FIRST, "learner.frequency_penalty": True},
     "dual-prompt": {**FIRST, "learner.masks": "task", "learner.every": 40},
     "coda": FIRST,
 }
-SLOW = {"adapter", "adapter-first", "l2p", "coda"}
+SLOW = set(KINDS) - {"mos", "dual-prompt"}
 """They stop in no other way than those that are always tested."""
 N = 240
 Settings = dict[str, Any]
