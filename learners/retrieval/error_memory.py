@@ -214,7 +214,7 @@ class ErrorMemoryLearner(Wrapper):
             if self.keys.observe(part):
                 self._renew()
 
-    def learn_errors(self, batch: Batch, notes: Floats) -> None:
+    def learn_errors(self, batch: Batch, notes: Floats, delays: Floats) -> None:
         assert batch.y is not None
         y = batch.y
         if self.targets:
@@ -225,7 +225,7 @@ class ErrorMemoryLearner(Wrapper):
         base, error = notes[:, 0], notes[:, 1]
         said = ~np.isnan(base).any(1) & (self.targets | (base.sum(1) > 0))
         base = np.where(said[:, None], base, 0.0)
-        self._weigh(base[said], error[said], y[said])
+        self._weigh(base[said], error[said], y[said], delays[said])
         if self.memory is None:
             return
         if not self.targets:
@@ -234,15 +234,15 @@ class ErrorMemoryLearner(Wrapper):
         events = LabelledKeys(batch.ids, self.keys.of(batch), y, base, weights)
         self._write(events.take(weights > 0))
 
-    def _weigh(self, base: Floats, error: Floats, y: Array) -> None:
+    def _weigh(self, base: Floats, error: Floats, y: Array, delays: Floats) -> None:
         """Let the mixture learn from the predictions of its experts."""
         if self.mixture is None or not len(y):
             return
         shares = self._experts(base, error)
         if self.targets:
-            self.mixture.update((shares[:, :, 0] - y).T ** 2)
+            self.mixture.update((shares[:, :, 0] - y).T ** 2, delays)
             return
-        self.mixture.update(log_losses(shares, y))
+        self.mixture.update(log_losses(shares, y), delays)
         assert self.pool is not None
         self.pool.update(_opinions(shares[: len(GRID)]), y)
 

@@ -2,6 +2,11 @@
 
 Each rule, an *expert*, follows the memory by its own fixed share; the first not at all. A mixture
 of them is never much worse than the best expert, on any sequence whatever.
+
+Labels come late: when an event is predicted, the losses of the last ones are not known. A mixture
+that trusts each of them fully moves by all of them before it sees what came of it. So with a delay
+of D events the rates are divided by D, as if D mixtures took turns (Weinberger and Ordentlich 2002,
+"On Delayed Prediction of Individual Sequences"; Joulani, György and Szepesvári 2013).
 """
 
 from __future__ import annotations
@@ -34,8 +39,13 @@ class Mixture(ABC):
         self.weights: Floats = np.full(experts, 1.0 / experts)
 
     @abstractmethod
-    def update(self, losses: Floats) -> None:
-        """Learn the losses (m, experts) of m events, one event after another."""
+    def update(self, losses: Floats, delays: Floats) -> None:
+        """Learn the losses of m events, one event after another.
+
+        Args:
+            losses: (m, experts).
+            delays: (m,) >= 1: how many events were predicted from each of them on.
+        """
 
     def state(self) -> State:
         return {"weights": self.weights}
@@ -47,14 +57,15 @@ class Mixture(ABC):
 class FixedShare(Mixture):
     """The mixture of probabilities, with a prior over sequences of experts.
 
-    Herbster and Warmuth 1998, "Tracking the Best Expert", with the learning rate 1, which suits the
-    log-loss. After each event the weights are multiplied by the probabilities that the experts gave
-    to what happened, and then each expert passes on the share ``switch`` of its weight, to all.
+    Herbster and Warmuth 1998, "Tracking the Best Expert", with the learning rate 1 / delay: 1 suits
+    the log-loss where labels come at once. After each event the weights are multiplied by the
+    probabilities that the experts gave to what happened, to the power of the rate. Then each expert
+    passes on the share ``switch`` of its weight, to all.
 
-    With G experts, the log-loss of the mixed probabilities over T events exceeds that of any one
-    expert by at most ln(G) - (T - 1) ln(1 - switch); with ``switch`` 0 by ln(G), however many
-    events there are. Against the best sequence that changes its expert k times, it exceeds it by at
-    most ln(G) + k ln(G / switch) - (T - 1 - k) ln(1 - switch).
+    With G experts and no delay, the log-loss of the mixed probabilities over T events exceeds that
+    of any one expert by at most ln(G) - (T - 1) ln(1 - switch); with ``switch`` 0 by ln(G), however
+    many events there are. Against the best sequence that changes its expert k times, it exceeds it
+    by at most ln(G) + k ln(G / switch) - (T - 1 - k) ln(1 - switch).
 
     Args:
         experts: how many.
@@ -65,9 +76,9 @@ class FixedShare(Mixture):
         super().__init__(experts)
         self._switch = switch
 
-    def update(self, losses: Floats) -> None:
+    def update(self, losses: Floats, delays: Floats) -> None:
         spread = self._switch / len(self.weights)
-        likelihoods = np.exp(losses.min(1, keepdims=True) - losses)
+        likelihoods = np.exp((losses.min(1, keepdims=True) - losses) / delays[:, None])
         weights = self.weights
         for likelihood in likelihoods:
             weights = weights * likelihood
@@ -98,13 +109,14 @@ class AdaHedge(Mixture):
         self._kept = 1.0 if half_life is None else 0.5 ** (1.0 / half_life)
         self._losses: Floats = np.zeros(experts)
         self._gap = 0.0  # the sum of what mixing at the present rate has cost
+        self._delay = 1.0  # of the last label
 
-    def update(self, losses: Floats) -> None:
-        for loss in losses:
+    def update(self, losses: Floats, delays: Floats) -> None:
+        for loss, delay in zip(losses, delays.tolist(), strict=True):
             mean = float(self.weights @ loss)
             least = float(loss.min())
             if self._gap > 0:
-                rate = math.log(len(loss)) / self._gap
+                rate = self._rate()
                 inner = float(self.weights @ np.exp(-rate * (loss - least)))
                 mixed = least - math.log(max(inner, 1e-300)) / rate
             else:  # an infinite rate: the least loss by now, against that before, which is 0
@@ -112,22 +124,26 @@ class AdaHedge(Mixture):
             self._gap = self._kept * self._gap + max(mean - mixed, 0.0)
             self._losses = self._kept * self._losses + loss
             self._losses -= self._losses.min()
+            self._delay = delay
             self._weigh()
+
+    def _rate(self) -> float:
+        return math.log(len(self._losses)) / (self._gap * self._delay)
 
     def _weigh(self) -> None:
         if self._gap > 0:
-            rate = math.log(len(self._losses)) / self._gap
-            weights = np.exp(-rate * self._losses)
+            weights = np.exp(-self._rate() * self._losses)
         else:
             weights = (self._losses == 0).astype(np.float64)
         self.weights = weights / weights.sum()
 
     def state(self) -> State:
-        return {**super().state(), "losses": self._losses, "gap": self._gap}
+        return {**super().state(), "losses": self._losses, "gap": self._gap, "delay": self._delay}
 
     def load(self, state: State) -> None:
         super().load(state)
         self._losses, self._gap = np.array(state["losses"]), float(state["gap"])
+        self._delay = float(state["delay"])
 
 
 def log_losses(shares: Floats, labels: NDArray[np.int64]) -> Floats:

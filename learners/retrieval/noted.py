@@ -19,10 +19,12 @@ class Notes(NamedTuple):
     Attributes:
         values: (m, parts, outputs); 0 without a note.
         known: (m,) bool, whether there is a note.
+        delays: (m,) how many events were predicted from each of them on.
     """
 
     values: Floats
     known: NDArray[np.bool_]
+    delays: Floats
 
 
 class NotedEvents:
@@ -66,8 +68,9 @@ class NotedEvents:
             kept[rows[found]] = False
         values = np.zeros((m, *self._values.shape[1:]))
         values[found] = self._values[rows[found]]
+        delays = np.where(found, len(self._ids) - rows, max(len(self._ids), 1)).astype(np.float64)
         self._ids, self._values = self._ids[kept], self._values[kept]
-        return Notes(values, found)
+        return Notes(values, found, delays)
 
     def _grow(self, outputs: int) -> None:
         new = outputs - self._values.shape[2]

@@ -162,7 +162,7 @@ class SegmentResiduals(Wrapper):
         if not self.keys.bins.known.all():
             self.keys.apply(self._columns(batch), len(batch), None)
 
-    def learn_errors(self, batch: Batch, notes: Floats) -> None:
+    def learn_errors(self, batch: Batch, notes: Floats, delays: Floats) -> None:
         assert batch.y is not None
         y = batch.y
         if self.targets:
@@ -172,24 +172,27 @@ class SegmentResiduals(Wrapper):
         said = ~np.isnan(base).any(1) & (self.targets | (base.sum(1) > 0))
         if not said.any():
             return
-        base, residuals, y = base[said], residuals[said], y[said]
+        base, residuals, y, delays = base[said], residuals[said], y[said], delays[said]
         keys = self._segments(batch.take(said))
         if self.never_buffer is not None and (out := self.never_buffer(batch.ids[said])).any():
-            base, residuals, y, keys = base[~out], residuals[~out], y[~out], keys[~out]
+            base, residuals, y = base[~out], residuals[~out], y[~out]
+            keys, delays = keys[~out], delays[~out]
         # Where labels come one by one, cuts make no difference.
         size = 1 if self.per_event else max(len(y), 1)
         for start in range(0, len(y), size):
             rows = slice(start, start + size)
-            self._learn_rows(base[rows], residuals[rows], y[rows], keys[rows])
+            self._learn_rows(base[rows], residuals[rows], y[rows], keys[rows], delays[rows])
 
-    def _learn_rows(self, base: Floats, residuals: Floats, y: Array, keys: Ints) -> None:
+    def _learn_rows(
+        self, base: Floats, residuals: Floats, y: Array, keys: Ints, delays: Floats
+    ) -> None:
         experts = self._experts(base, residuals)
         if isinstance(self.pool, LinearPool):
-            self.mixture.update((experts[:, :, 0] - y).T ** 2)
+            self.mixture.update((experts[:, :, 0] - y).T ** 2, delays)
             std = float(self.scale.std())
             self.pool.update(residuals[:, :, 0] / std, (y - base[:, 0]) / std)
         else:
-            self.mixture.update(log_losses(experts, y))
+            self.mixture.update(log_losses(experts, y), delays)
             self.pool.update(self._features(base, residuals), y)
         error = one_hot(y, base.shape[1], self.targets) - base
         curvature = np.ones_like(base) if self.targets else base * (1 - base)

@@ -150,8 +150,14 @@ class Wrapper(Learner):
         """Return the corrected prediction of n events. Pure."""
 
     @abstractmethod
-    def learn_errors(self, batch: Batch, notes: Floats) -> None:
-        """Learn m events with labels, and with what was noted of them (m, parts, outputs)."""
+    def learn_errors(self, batch: Batch, notes: Floats, delays: Floats) -> None:
+        """Learn m events with labels.
+
+        Args:
+            batch: the events.
+            notes: what was noted of them (m, parts, outputs).
+            delays: (m,) how many events were predicted from each of them on.
+        """
 
     def predict(self, batch: Batch) -> Prediction:
         return self._correct_base(batch).prediction
@@ -254,7 +260,7 @@ class Wrapper(Learner):
             width = max(late.shape[2], values.shape[2])
             values = np.pad(values, ((0, 0), (0, 0), (0, width - values.shape[2])))
             values[missing, :, : late.shape[2]] = late
-        self.learn_errors(batch, values)
+        self.learn_errors(batch, values, notes.delays)
         self.slow.learn(batch)
 
     def _correct(self, revealed: Revealed) -> None:

@@ -24,7 +24,7 @@ def log_loss_of(mixture: Mixture, draw: Draw) -> tuple[float, np.ndarray]:
         total -= float(np.log(mixed if y else 1 - mixed))
         pair = np.stack([1 - shares, shares], -1)[:, None]
         loss = log_losses(pair, np.array([y]))
-        mixture.update(loss)
+        mixture.update(loss, np.ones(1))
         losses.append(loss[0])
     return total, np.array(losses)
 
@@ -71,7 +71,7 @@ def test_adahedge_keeps_its_bound_on_adversaries(kind: str) -> None:
         }[kind]
         total += float(mixture.weights @ loss)
         losses.append(loss)
-        mixture.update(loss[None])
+        mixture.update(loss[None], np.ones(1))
     array = np.array(losses)
     spread = np.ptp(array, axis=1)
     log = np.log(EXPERTS)
@@ -84,11 +84,11 @@ def test_one_update_of_many_events_equals_many_of_one(make: Callable[[], Mixture
     """Cuts make no difference to a bit, and a state continues."""
     losses = np.random.default_rng(5).random((60, 3))
     whole, parts = make(), make()
-    whole.update(losses)
+    whole.update(losses, np.ones(60))
     for loss in losses:
         heir = make()
         heir.load(parts.state())
-        heir.update(loss[None])
+        heir.update(loss[None], np.ones(1))
         parts = heir
     assert np.array_equal(whole.weights, parts.weights)
 
@@ -97,7 +97,22 @@ def test_one_update_of_many_events_equals_many_of_one(make: Callable[[], Mixture
 def test_mixture_recovers_after_the_better_expert_changes(make: Callable[[], Mixture]) -> None:
     """After 3,000 events for one expert, 300 for the other are enough."""
     mixture = make()
-    mixture.update(np.tile([0.1, 0.9], (3000, 1)))
+    mixture.update(np.tile([0.1, 0.9], (3000, 1)), np.ones(3000))
     assert mixture.weights[0] > 0.95
-    mixture.update(np.tile([0.9, 0.1], (400, 1)))
+    mixture.update(np.tile([0.9, 0.1], (400, 1)), np.ones(400))
     assert mixture.weights[1] > 0.9
+
+
+def test_late_labels_cost_less_with_rates_by_their_delay() -> None:
+    """Where the better expert changes within the delay, trusting each label fully costs much."""
+    delay, losses = 40, np.tile(np.repeat([[0.0, 1.0], [1.0, 0.0]], 40, 0), (25, 1))
+    regrets = []
+    for stated in (1.0, float(delay)):
+        mixture, total = FixedShare(2, 0.0), 0.0
+        for t, loss in enumerate(losses):
+            total -= float(np.log(mixture.weights @ np.exp(-loss)))
+            if t >= delay - 1:
+                mixture.update(losses[t - delay + 1, None], np.full(1, stated))
+        regrets.append(total - losses.sum(0).min())
+    assert regrets[1] < delay * np.log(2)
+    assert regrets[0] > 4 * regrets[1]
