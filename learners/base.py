@@ -69,6 +69,7 @@ class Learner(ABC):
         takes_keys: it takes the values of categorical columns as keys (int64 hashes), not as text.
         takes_aggregates: unless a job says otherwise, aggregates of the events before are among its
             features where the stream has columns of several kinds.
+        takes_histories: it takes the column ``history`` of ``stream.history``.
         unlearns: ``unlearn`` removes what it has learned of events.
         forgets_classes: ``forget_class`` removes what it has learned of a class.
         merges: ``merge`` adds what another learner has learned.
@@ -90,6 +91,7 @@ class Learner(ABC):
     opaque: bool = False
     takes_keys: bool = False
     takes_aggregates: ClassVar[bool] = False
+    takes_histories: ClassVar[bool] = False
     unlearns: ClassVar[bool] = False
     forgets_classes: ClassVar[bool] = False
     merges: ClassVar[bool] = False
@@ -134,6 +136,11 @@ class Learner(ABC):
     def wants_aggregates(cls, config: Any) -> bool:
         """Return whether a learner with these settings takes aggregates unless a job says not."""
         return cls.takes_aggregates
+
+    @classmethod
+    def wants_histories(cls, config: Any) -> bool:
+        """Return whether a learner with these settings takes the histories of a job."""
+        return cls.takes_histories
 
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:

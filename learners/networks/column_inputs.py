@@ -37,6 +37,9 @@ BINS = 16
 INDICATORS = 32
 """Hashed places of a categorical column for networks without embeddings."""
 
+NO_VALUE = np.iinfo(np.int64).min
+"""Stands in a history where there is no value."""
+
 _NO_KEYS = np.empty((0, 0), np.int64)
 
 
@@ -54,6 +57,22 @@ class Coded(NamedTuple):
     prior: Ints
     keys: Ints
     found: Ints
+
+
+class HistoryLayout(NamedTuple):
+    """Where the codes of a history are in a row: they are the last.
+
+    Attributes:
+        length: how many there are.
+        place: among the codes, that of the column whose values they are.
+        none: the code where there is no value.
+        prior: the code of a value without an embedding of its own.
+    """
+
+    length: int
+    place: int
+    none: int
+    prior: int
 
 
 class ColumnInputs(Inputs):
@@ -84,6 +103,7 @@ class ColumnInputs(Inputs):
         dense: how many numbers a row has before its codes.
         embeddings: how many embeddings codes name.
         embeddings_drawn: how many of them belong to codes, and not to keys.
+        history: where the codes of a history are; None: there is none.
     """
 
     observes = True
@@ -99,9 +119,14 @@ class ColumnInputs(Inputs):
         self.marked = []
         self._encoders = _encoders(schema, scale, config, embedded, one_unit)
         self.dense = sum(encoder.width for encoder in self._encoders)
-        self.codes = sum(encoder.places for encoder in self._encoders)
-        self.shape = (self.dense + self.codes,)
+        self._own_codes = sum(encoder.places for encoder in self._encoders)
         self.embeddings_drawn = sum(encoder.embeddings for encoder in self._encoders)
+        self.history = _history(schema, self._encoders)
+        self.codes = self._own_codes
+        if self.history is not None:
+            self.codes += self.history.length
+            self.embeddings_drawn += 1
+        self.shape = (self.dense + self.codes,)
         self._table = _table(config) if self.codes else None
         rows = 0 if self._table is None else self._table.rows
         self.embeddings = self.embeddings_drawn + rows
@@ -118,6 +143,9 @@ class ColumnInputs(Inputs):
             dated = self._dated(batch) if self._dates else batch
             for encoder in self._encoders:
                 rows |= encoder.rows(dated)
+            if self.history is not None:
+                assert not isinstance(batch.x, np.ndarray)
+                rows["history"] = np.asarray(batch.x["history"])
             self._last = batch, rows
         return self._last[1]
 
@@ -138,14 +166,17 @@ class ColumnInputs(Inputs):
                 encoder.dense(rows, out[:, column : column + encoder.width])
                 column += encoder.width
         if self._table is not None:
-            out[:, self.dense :] = self._coded(self._table, rows, n).codes.T
+            last = self.dense + self._own_codes
+            out[:, self.dense : last] = self._coded(self._table, rows, n).codes.T
+            if self.history is not None:
+                out[:, last:] = self._history_codes(self._table, self.history, rows["history"])
         return torch.from_numpy(out)
 
     def _coded(self, table: KeyTable | SharedRows, rows: Rows, n: int) -> Coded:
         """Return the codes and keys of n events."""
         if self._last_coded is not None and self._last_coded[0] is rows:
             return self._last_coded[1]
-        codes = np.empty((self.codes, n), np.int64)
+        codes = np.empty((self._own_codes, n), np.int64)
         keyed: list[Ints] = []
         keys: list[Ints] = []
         place, first = 0, 0
@@ -168,6 +199,15 @@ class ColumnInputs(Inputs):
         if self._last is not None and self._last[1] is rows:
             self._last_coded = rows, coded
         return coded
+
+    def _history_codes(
+        self, table: KeyTable | SharedRows, layout: HistoryLayout, keys: Ints
+    ) -> Ints:
+        """Return the codes of a history, from its keys (n, length): those of the column's values.
+        The history admits none."""
+        found = table.find(mix(keys ^ self._salts[layout.place], 0x6B).view(np.int64))
+        codes = np.where(found < 0, layout.prior, found + self.embeddings_drawn)
+        return np.where(keys == NO_VALUE, layout.none, codes)
 
     def observe(self, batch: Batch) -> Observed:
         if self.fixed:
@@ -226,6 +266,26 @@ class ColumnInputs(Inputs):
             self._table.load(state["table"])
         if self._dates:
             self._now = float(state["now"])
+
+
+def _history(schema: Schema, encoders: list[ColumnEncoder]) -> HistoryLayout | None:
+    """Return where the codes of the history of a schema are, if it has one.
+
+    Raises:
+        ValueError: the column whose values it holds has no embeddings.
+    """
+    histories = [feature for feature in schema.features if feature.kind == "history"]
+    if not histories:
+        return None
+    (feature,) = histories
+    place = first = 0
+    for encoder in encoders:
+        if isinstance(encoder, Categories):
+            column = [f.name for f in encoder.features].index(str(feature.of))
+            none = sum(each.embeddings for each in encoders)
+            return HistoryLayout(feature.shape[0], place + column, none, first + column)
+        place, first = place + encoder.places, first + encoder.embeddings
+    raise ValueError("inputs.categories: a history needs embeddings: leave it out")
 
 
 def _table(config: InputsConfig) -> KeyTable | SharedRows:

@@ -17,6 +17,7 @@ from learners.recommenders.downsampling import NegativeDownsampling
 from learners.recommenders.networks.base import ClickNet
 from learners.recommenders.networks.choice import ClickNetworkConfig
 from learners.recommenders.networks.deepfm import DeepFm
+from learners.recommenders.sdim import SdimConfig
 from learners.rehearsal.base import RehearsalConfig
 from learners.rehearsal.replay import Replay
 from streams.core.batch import Array, Batch
@@ -33,12 +34,14 @@ class ClickModelConfig(RehearsalConfig):
             nothing is stored, and each event is learned once.
         negative_downsampling: the share of the events of class 0 that is learned. Probabilities
             are corrected for it. None: all.
+        sdim: how the history of ``stream.history`` is weighed; None: the defaults.
     """
 
     model: ClickNetworkConfig = DeepFm()  # type: ignore[assignment]  # networks of its own
     optimizer: OptimizerConfig = Adam(lr=1e-3, lr_start=5e-3, lr_steps=100)
     replay_size: NonNegativeInt = 0
     negative_downsampling: float | None = Field(None, gt=0, le=1)
+    sdim: SdimConfig | None = None
 
 
 class ClickModel(Replay):
@@ -60,6 +63,7 @@ class ClickModel(Replay):
     kind = "click-model"
     Config = ClickModelConfig
     handles: ClassVar[frozenset[Handles]] = frozenset({"binary", "regression"})
+    takes_histories = True
 
     def __init__(
         self, config: ClickModelConfig, schema: Schema, seed: int, device: str = "cpu"
@@ -85,9 +89,12 @@ class ClickModel(Replay):
         config, columns = self.config, self._columns()
         assert isinstance(config, ClickModelConfig)
         assert columns is not None
-        (width,) = self.inputs.shape
+        assert isinstance(self.inputs, ColumnInputs)
+        numbers, history = self.inputs.dense, self.inputs.history
+        if config.sdim is not None and history is None:
+            raise LearnerError("learner.sdim: the stream has no history: state stream.history")
         regression = self.schema.task == "regression"
-        net = ClickNet(config.model, width - columns.codes, outputs, columns, regression)
+        net = ClickNet(config.model, numbers, outputs, columns, regression, history, config.sdim)
         return net.to(self.device)
 
     def learn(self, batch: Batch) -> None:

@@ -137,6 +137,10 @@ class Wrapper(Learner):
         return _class_of(config.base.kind).wants_aggregates(config.base)
 
     @classmethod
+    def wants_histories(cls, config: Any) -> bool:
+        return _class_of(config.base.kind).wants_histories(config.base)
+
+    @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
         base = "rls" if task == "regression" else "slda"
         return {"kind": cls.kind, "base": {"kind": base, "warm_up": 50}}

@@ -15,12 +15,14 @@ from streams.core.stream import JsonLayout, Stream
 from streams.core.stream_config import StandardiseConfig
 from streams.operators.base import Operator
 from streams.operators.features.aggregates import Aggregates
+from streams.operators.features.histories import Histories
 from streams.operators.features.impute import Impute
 from streams.operators.features.standardise import Standardise
 
 Recipe = dict[str, Any]
 
 _OF_MODEL: dict[str, tuple[type[Operator], str]] = {
+    "histories": (Histories, "history"),
     "aggregates": (Aggregates, "aggregates"),
     "standardise": (Standardise, "m2"),
     "impute": (Impute, "imputed"),
@@ -36,6 +38,7 @@ def recipe_of(
     stream: Stream,
     aggregates: Aggregates | None = None,
     encoded: EncodedColumns | None = None,
+    histories: Histories | None = None,
 ) -> Recipe:
     """Return all that makes the model of a run but its state, as JSON.
 
@@ -46,12 +49,14 @@ def recipe_of(
         stream: says how features, numbers and ids are read.
         aggregates: the operator that adds aggregates to the features; None: there is none.
         encoded: the columns that encoders turn into vectors; None: there are none.
+        histories: the operator that adds histories to the features; None: there is none.
     """
     schema = stream.schema
     return {
         "learner": settings,
         "seed": learner.seed,
         "encoders": None if encoded is None else encoded.settings(),
+        "histories": None if histories is None else histories.settings(),
         "aggregates": None if aggregates is None else aggregates.settings(),
         "standardise": None if standardise is None else standardise.model_dump(mode="json"),
         "impute": needs_imputed(learner),
@@ -124,6 +129,12 @@ def aggregates_of(recipe: Recipe) -> Aggregates | None:
     return None if settings is None else Aggregates.of_settings(settings, encoded_schema_of(recipe))
 
 
+def histories_of(recipe: Recipe) -> Histories | None:
+    """Return the operator of a recipe that adds histories to the features, if it has one."""
+    settings = recipe.get("histories")
+    return None if settings is None else Histories.of_settings(settings, encoded_schema_of(recipe))
+
+
 def operators_of(recipe: Recipe, state: State) -> list[Operator]:
     """Return the operators between an event and the learner of a recipe.
 
@@ -137,6 +148,10 @@ def operators_of(recipe: Recipe, state: State) -> list[Operator]:
         aggregates.load(state["aggregates"])
         operators.append(aggregates)
         schema = aggregates.schema(schema)
+    if (histories := histories_of(recipe)) is not None:
+        histories.load(state["histories"])
+        operators.append(histories)
+        schema = histories.schema(schema)
     if recipe["standardise"] is not None:
         config = StandardiseConfig.model_validate(recipe["standardise"])
         operators.append(Standardise(config, schema))
@@ -181,4 +196,6 @@ def learner_of(recipe: Recipe) -> Learner:
     schema = encoded_schema_of(recipe)
     if (aggregates := aggregates_of(recipe)) is not None:
         schema = aggregates.schema(schema)
+    if (histories := histories_of(recipe)) is not None:
+        schema = histories.schema(schema)
     return cls(cls.Config.model_validate(settings), schema, recipe["seed"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -38,6 +38,7 @@ from streams.operators.features.aggregates import (
     Aggregates,
     auto_aggregates,
 )
+from streams.operators.features.histories import Histories
 from streams.operators.features.impute import Impute
 from streams.operators.features.standardise import Standardise
 from streams.operators.holdout import HoldOut
@@ -100,10 +101,13 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
     with _job_errors(loaded.file, "stream.aggregates"):
         aggregates = _aggregates(loaded, stream, schema)
         learned = schema if aggregates is None else aggregates.schema(schema)
+    with _job_errors(loaded.file, "stream.history"):
+        histories = _histories(loaded, schema)
+        learned = learned if histories is None else histories.schema(learned)
     with _job_errors(loaded.file, f"learner.kind {job.learner.kind}"):
         learner = _learner(loaded, learned)
     with _job_errors(loaded.file, "operators"):
-        operators = _operators(job.stream, stream, schema, learner, aggregates)
+        operators = _operators(job.stream, stream, schema, learner, [aggregates, histories])
         vocabulary = LabelEncoder(schema.classes)
         _check_fit(job, stream, learner)
         _check_alerts(job)
@@ -128,7 +132,9 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
     located = job.learner.located(loaded.folder)  # a server may start in another folder
     settings = located.model_dump(mode="json", serialize_as_any=True)
     columns = None if encode is None else encode.columns
-    made = recipe_of(learner, settings, job.stream.standardise, stream, aggregates, columns)
+    made = recipe_of(
+        learner, settings, job.stream.standardise, stream, aggregates, columns, histories
+    )
     return Parts(stream, vocabulary, reader, loop, made)
 
 
@@ -203,12 +209,25 @@ def _aggregates(loaded: LoadedJob, stream: Stream, schema: Schema) -> Aggregates
     return Aggregates(configs, schema, keys, stream.class_count_hint)
 
 
+def _histories(loaded: LoadedJob, schema: Schema) -> Histories | None:
+    """Return the operator that adds histories to the features; None: there is none."""
+    config = loaded.job.stream.history
+    if config is None:
+        return None
+    if not loaded.learner.wants_histories(loaded.job.learner):
+        raise StreamError(
+            f"stream.history: learner {loaded.job.learner.kind!r} takes no histories: use "
+            "click-model, or leave it out"
+        )
+    return Histories(config, schema)
+
+
 def _operators(
     config: StreamConfig,
     stream: Stream,
     schema: Schema,
     learner: Learner,
-    aggregates: Aggregates | None,
+    features: Sequence[Aggregates | Histories | None],
 ) -> list[Operator]:
     operators: list[Operator] = []
     if stream.has_ids:
@@ -218,9 +237,10 @@ def _operators(
     elif stream.has_time:
         stated = getattr(config, "time_zone", None) is not None
         operators.append(DropLate(config.lateness, stated))
-    if aggregates is not None:
-        operators.append(aggregates)
-        schema = aggregates.schema(schema)
+    for operator in features:
+        if operator is not None:
+            operators.append(operator)
+            schema = operator.schema(schema)
     if config.standardise is not None:
         try:
             operators.append(Standardise(config.standardise, schema))

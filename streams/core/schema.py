@@ -9,7 +9,7 @@ from typing import Literal
 from streams.core.errors import StreamError
 from streams.core.settings import unknown
 
-FeatureKind = Literal["numeric", "categorical", "text", "time", "vector", "image"]
+FeatureKind = Literal["numeric", "categorical", "text", "time", "vector", "image", "history"]
 Task = Literal["classification", "regression"]
 Missing = Literal["dead", "zero", "mean", "category"]
 
@@ -23,6 +23,7 @@ _POLICIES: dict[FeatureKind, tuple[Missing, ...]] = {
     "time": ("category", "dead"),
     "vector": ("zero", "dead"),
     "image": ("zero", "dead"),
+    "history": ("zero",),  # operators alone make it
 }
 """What may become of a missing value, by the kind of its feature; the default comes first."""
 
@@ -34,12 +35,13 @@ class Feature:
     Attributes:
         name: its name.
         kind: its kind.
-        shape: ``()`` for numeric, categorical, text and time, ``(d,)`` for a vector and
-            ``(channels, height, width)`` for an image.
+        shape: ``()`` for numeric, categorical, text and time, ``(d,)`` for a vector,
+            ``(channels, height, width)`` for an image and ``(length,)`` for a history.
         missing: what becomes of a missing value; None: the default (``Schema.missing_policy``).
         unit: whether its numbers are about of unit scale already, and a learner need not scale
             them.
         zone: the time zone whose days count, of a time; None: UTC.
+        of: the categorical column whose values a history holds.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Feature:
     missing: Missing | None = None
     unit: bool = False
     zone: str | None = None
+    of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,25 @@ class AggregateConfig(Settings):
         return self
 
 
+class HistoryConfig(Settings):
+    """The last values that events of the same key had, as one more feature of each event.
+
+    Attributes:
+        by: the categorical column of the key, as of a user.
+        of: the categorical column of the values, as of an item.
+        length: how many values of a key are kept.
+        keys: how many keys have a history; it bounds the memory.
+        positive: whether only events of class 1 enter it, as clicks. They enter once their label is
+            known.
+    """
+
+    by: str
+    of: str
+    length: PositiveInt = Field(64, le=4096)
+    keys: PositiveInt = Field(16_384, le=1 << 22)
+    positive: bool = True
+
+
 Aggregates = Annotated[tuple[AggregateConfig, ...], Field(min_length=1)] | Literal["auto", "none"]
 
 
@@ -129,6 +148,7 @@ class StreamConfig(Settings):
         aggregates: what is kept of the events before, by the values of their columns, as one more
             feature. ``auto``: label means by every category and number. ``none``: nothing. Unless
             stated, networks over columns of several kinds have ``auto``, and others ``none``.
+        history: the last values that events of the same key had, for a learner that takes them.
         aggregate_keys: the most values of columns that aggregates are kept for, 65,536 by default.
         encoder: the frozen encoder whose vectors stand for a column of text or images: its name, or
             a mapping with its ``kind`` and settings, for all columns of a suitable kind; or a
@@ -151,6 +171,7 @@ class StreamConfig(Settings):
     idle_timeout_seconds: PositiveFloat | None = None
     standardise: StandardiseConfig | None = None
     aggregates: Aggregates | None = None
+    history: HistoryConfig | None = None
     aggregate_keys: PositiveInt | None = None
     encoder: dict[str, Any] | None = None
     dead_letters: DeadLetters = DeadLetters()

@@ -8,7 +8,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from learners.networks.column_inputs import HistoryLayout
 from learners.networks.modules import ColumnLayout, Net, ZeroHead
+from learners.recommenders.sdim import Sdim, SdimConfig
 from streams.core.settings import Settings
 
 MOST_DEVIATIONS = 5.0
@@ -101,6 +103,9 @@ class ClickNet(Net):
         outputs: one for each class known so far, or one for a target.
         columns: what the rows hold.
         regression: whether the output is a target.
+        history: where the codes of a history are. Its interest is one more embedding of a row,
+            behind the others; None: there is none.
+        sdim: settings of that interest.
     """
 
     def __init__(
@@ -110,8 +115,11 @@ class ClickNet(Net):
         outputs: int,
         columns: ColumnLayout,
         regression: bool,
+        history: HistoryLayout | None = None,
+        sdim: SdimConfig | None = None,
     ) -> None:
-        layout = RowLayout(numbers, columns.codes, columns.dimension, config.weighted)
+        embeddings = columns.codes if history is None else columns.codes - history.length + 1
+        layout = RowLayout(numbers, embeddings, columns.dimension, config.weighted)
         super().__init__(config.network(layout), 0, 0)
         self.head = ZeroHead(0, outputs)
         self.codes = columns.codes
@@ -121,14 +129,29 @@ class ClickNet(Net):
             if config.weighted:
                 self.table.zero_column(0)
         self._place = 0 if regression else 1
+        self._layout, self._history = layout, history
+        self._sdim = None if history is None else Sdim(columns.dimension, sdim or SdimConfig())
 
     def encode(self, x: Tensor) -> Tensor:
         """Return numbers and embeddings of rows (n, inputs), which end with codes."""
         if self.table is None:
             return x.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
         numbers = x[:, : -self.codes].clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
-        rows: Tensor = self.table(x[:, -self.codes :].long(), numbers)
-        return rows
+        codes = x[:, -self.codes :].long()
+        rows: Tensor = self.table(codes, numbers)
+        return rows if self._history is None else self._with_interest(rows, codes, self._history)
+
+    def _with_interest(self, rows: Tensor, codes: Tensor, history: HistoryLayout) -> Tensor:
+        """Return rows in which the interest stands in place of the history."""
+        assert self._sdim is not None
+        weighted, width = self._layout.weighted, self._layout.dimension + self._layout.weighted
+        cells = rows[:, self._layout.numbers :].view(len(rows), self.codes, width)
+        known = codes[:, -history.length :] != history.none
+        candidate = cells[:, history.place, weighted:]
+        interest = self._sdim.interest(candidate, cells[:, -history.length :, weighted:], known)
+        own = rows[:, : self._layout.numbers + (self.codes - history.length) * width]
+        weight = [interest.new_zeros(len(rows), 1)] if weighted else []
+        return torch.cat([own, *weight, interest], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.encode(x)
