@@ -5,8 +5,7 @@
 
 One pass in micro-batches of 32, predicted before the labels are known. Rows that are *frozen* learn
 the first 60% of the labels. Scores are of the last 40%, and of ten slots of it. All learners have
-their defaults. What a memory is made of was chosen on the first half of the last 40%, for all
-streams alike.
+their defaults, which were chosen on the first half of the last 40%, for all streams alike.
 
 MovieLens-100K is found as docs/scenarios.md says. ``EVERLEARN_DATA`` names the folder of
 chicago_taxi.csv.gz; without it that stream is left out. Writes
@@ -60,6 +59,8 @@ RESULT = HERE / "results" / "error_memory.md"
 TRAINED = 0.6
 """The share of a stream after which a frozen base learns no more."""
 MOST_SEEDS = 100
+ONCE = ("neighbours alone", "popularity with decay", "ftrl")
+"""Rows without random numbers: of a stream that has none either, one seed tells all."""
 
 Settings = dict[str, Any]
 
@@ -69,21 +70,21 @@ class Setting:
     """A stream of the tables.
 
     Attributes:
+        short: its name.
         title: what stands above the table.
         note: what else is to be said.
         stream: the keys under ``stream:`` of a job.
         events: in the stream.
-        segments: the columns by which residuals are kept.
         group: the column whose values are the groups of the gAUC; empty: there are none.
         item: the column whose values are popular or not; empty: there is none.
         trained: events after which a frozen base learns no more, and from which on is scored.
     """
 
+    short: str
     title: str
     note: str
     stream: Mapping[str, Any]
     events: int
-    segments: tuple[str, ...] = ()
     group: str = ""
     item: str = ""
     trained: int = 0
@@ -101,6 +102,7 @@ def streams_known() -> dict[str, Setting]:
     trips = {"path": str(taxi), "label": "big_tip", "time": "trip_start_timestamp"}
     return {
         "digits-label-flips": Setting(
+            "Digits",
             "Digits, even or odd; 2 and 7 change sides",
             "8,000 events; the labels flip after 2,000 of them, when *frozen* rows cease to learn.",
             {"kind": "scenario", "name": "digits-label-flips"},
@@ -108,6 +110,7 @@ def streams_known() -> dict[str, Setting]:
             trained=2000,
         ),
         "movielens": Setting(
+            "MovieLens",
             "MovieLens-100K: a rating of 4 stars or more is a click",
             "100,000 events in the order of their times, labels 100 late. gAUC is by user.",
             {"kind": "movielens-100k", "label_delay": {"events": 100}},
@@ -116,6 +119,7 @@ def streams_known() -> dict[str, Setting]:
             item="item",
         ),
         "taxi": Setting(
+            "Taxi",
             "Chicago taxi trips: a large tip",
             "15,002 events in the order of their times, labels 100 late. gAUC is by company.",
             {"kind": "recorded", **trips, "label_delay": {"events": 100}},
@@ -124,6 +128,7 @@ def streams_known() -> dict[str, Setting]:
             item="company",
         ),
         "elec2": Setting(
+            "Elec2",
             "Elec2: does the price rise",
             "45,312 half-hours, labels 48 late.",
             {"kind": "recorded", **elec2, "label_delay": {"events": 48}},
@@ -263,11 +268,16 @@ class Study:
         self._folder.mkdir(parents=True, exist_ok=True)
         for seed in range(seeds):
             for name in self.rows:
-                if (not only or name in only) and not self._file(name, seed).exists():
+                known = self._file(name, 0 if self._is_certain(name) else seed).exists()
+                if (not only or name in only) and not known:
                     try:
                         self._cell(name, seed)
                     except (JobError, StreamError) as error:
                         print(f"{name} is left out: {error}")
+
+    def _is_certain(self, name: str) -> bool:
+        """Return whether all seeds give the same."""
+        return name in ONCE and self.setting.stream["kind"] != "scenario"
 
     def _cell(self, name: str, seed: int) -> None:
         setting = self.setting
@@ -342,18 +352,11 @@ def head_of(studies: Mapping[str, Study]) -> str:
         found, gains = study.finished(), []
         for what in ("frozen: memory", "frozen: residuals", "incremental: memory"):
             name, other = PAIRS[what]
-            pairs = common(found.get(name, []), found.get(other, []))
-            if pairs:
+            if pairs := common(found.get(name, []), found.get(other, [])):
                 gains.append(f"{what} {points(pairs, 'auc')}")
         if gains:
-            texts.append(f"{study.setting.title.split(':')[0].split(',')[0]}: {'; '.join(gains)}")
-    verdict = ". ".join(texts)
-    return f"""# Error memories
-
-What they add to the AUC. {verdict}.
-
-{ABOUT}
-"""
+            texts.append(f"{study.setting.short}: {'; '.join(gains)}.")
+    return f"# Error memories\n\nWhat they add to the AUC. {' '.join(texts)}\n\n{ABOUT}\n"
 
 
 ABOUT = """One pass in micro-batches of 32, predicted before the labels are known. Rows that are
@@ -377,12 +380,11 @@ def main() -> None:
     if unknown := set(given.streams) - set(known):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     torch.set_num_threads(1)
-    studies = {name: Study(name, known[name], given.out, given.most) for name in given.streams}
-    for study in studies.values():
+    studies = {name: Study(name, known[name], given.out, given.most) for name in known}
+    order = [setting.title for setting in known.values()]
+    for study in (studies[name] for name in given.streams):
         if not given.finished:
             study.run(given.seeds, given.only)
-    order = [setting.title for setting in known.values()]
-    for study in studies.values():
         if study.finished():
             lines = study.section()
             write_section(RESULT, head_of(studies), study.setting.title, lines, order)
