@@ -246,8 +246,8 @@ def main() -> None:
         "# How soon a posted label is known",
         "",
         "Milliseconds from the post of a label until the answer to a like request has changed, in "
-        "a run on Ray on 2 cores. Printed by `python experiments/benchmarks/known_at_once.py`, "
-        "which says how.",
+        f"a run on Ray on 2 cores, at a load average of {os.getloadavg()[0]:.0f}. Printed by "
+        "`python experiments/benchmarks/known_at_once.py`, which says how.",
         "",
         "| other events/s, linger | taken, p50 | known, p50 | p90 | p99 | never | labels |",
         "|---|---|---|---|---|---|---|",

@@ -46,7 +46,7 @@ def scores(predicted: Predicted) -> dict[str, float]:
     proba, y, group = predicted
     right = np.clip(np.where(y == 1, proba, 1 - proba), FLOOR, 1)
     found = {
-        "auc": float(roc_auc_score(y, proba)) if 0 < y.sum() < len(y) else np.nan,
+        "auc": auc(predicted),
         "log_loss": float(-np.log(right).mean()),
         "calibration": float(proba.sum() / max(y.sum(), 1)),
     }
@@ -57,14 +57,20 @@ def scores(predicted: Predicted) -> dict[str, float]:
     return found
 
 
+def auc(predicted: Predicted) -> float:
+    """Return the AUC; NaN where all labels are the same."""
+    both = 0 < predicted.y.sum() < len(predicted.y)
+    return float(roc_auc_score(predicted.y, predicted.proba)) if both else np.nan
+
+
 def scored(predicted: Predicted, begin: int) -> dict[str, Any]:
     """Return the scores from event ``begin`` on, of the whole stream, and the AUC by slot."""
     n = len(predicted.y)
     cuts = np.linspace(begin, n, SLOTS + 1).astype(int).tolist()
     return {
         "metrics": scores(predicted.part(begin, n)),
-        "whole": scores(predicted),
-        "slots": [scores(predicted.part(a, b))["auc"] for a, b in pairwise(cuts)],
+        "whole": {"auc": auc(predicted)},
+        "slots": [auc(predicted.part(a, b)) for a, b in pairwise(cuts)],
     }
 
 
