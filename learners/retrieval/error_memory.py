@@ -10,7 +10,13 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 
 from buffers.errors.base import ErrorMemory, LabelledKeys, Recalled
 from learners.retrieval.keys import KeysConfig, key_source
-from learners.retrieval.memories import MemoryConfig, RingConfig, by_kind, new_memory
+from learners.retrieval.memories import (
+    MemoryConfig,
+    RingConfig,
+    by_kind,
+    check_memory,
+    new_memory,
+)
 from learners.retrieval.mixing import AdaHedge, FixedShare, log_losses
 from learners.retrieval.noted import Floats
 from learners.retrieval.pools import LogLinearPool, log_shares
@@ -117,6 +123,7 @@ class ErrorMemoryLearner(Wrapper):
     parts = 2
 
     def __init__(self, config: Any, schema: Schema, seed: int, device: str = "cpu") -> None:
+        check_memory(config.memory)
         super().__init__(config, schema, seed, device)
         self.targets = schema.task == "regression"
         self.keys = key_source(config.keys, schema, self.base)

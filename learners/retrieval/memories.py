@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag
@@ -9,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, Posit
 from buffers.errors.base import ErrorMemory
 from buffers.errors.ring import ErrorRing
 from buffers.errors.sketch import ErrorSketch
+from learners.base import LearnerError
 from streams.core.settings import Settings
 
 
@@ -27,6 +29,25 @@ class RingConfig(Settings):
     neighbours: PositiveInt = 30
     temperature: PositiveFloat = 0.1
     metric: Literal["cosine", "euclidean", "dot"] = "cosine"
+
+
+class IndexConfig(Settings):
+    """The last events, of which the nearest are looked for in part (the extra ``index``).
+
+    Attributes:
+        capacity: the most events. From half of it on the index is used.
+        neighbours: events that a prediction attends to.
+        temperature: of their weights by similarity, the cosine.
+        lists: parts of the ring; None: the root of ``capacity``.
+        probes: parts that are searched.
+    """
+
+    kind: Literal["index"]
+    capacity: PositiveInt = Field(100_000, le=10**8)
+    neighbours: PositiveInt = 50
+    temperature: PositiveFloat = 0.1
+    lists: PositiveInt | None = None
+    probes: PositiveInt = 16
 
 
 class SketchConfig(Settings):
@@ -55,15 +76,26 @@ def _kind(memory: Any) -> str:
 
 
 MemoryConfig = Annotated[
-    Annotated[RingConfig, Tag("ring")] | Annotated[SketchConfig, Tag("sketch")],
+    Annotated[RingConfig, Tag("ring")]
+    | Annotated[IndexConfig, Tag("index")]
+    | Annotated[SketchConfig, Tag("sketch")],
     Discriminator(_kind),
     BeforeValidator(by_kind),
 ]
 """Settings of a memory: its kind, or a mapping with ``kind`` and its settings."""
 
 
+def check_memory(config: RingConfig | IndexConfig | SketchConfig) -> None:
+    """Raise ``LearnerError`` where a library of a memory is not installed."""
+    if isinstance(config, IndexConfig) and find_spec("faiss") is None:
+        raise LearnerError(
+            "learner.memory.kind: 'index' needs FAISS: pip install \"everlearn[index]\", or take "
+            "'ring'"
+        )
+
+
 def new_memory(
-    config: RingConfig | SketchConfig,
+    config: RingConfig | IndexConfig | SketchConfig,
     width: int,
     targets: bool,
     half_life: float | None,
@@ -83,13 +115,10 @@ def new_memory(
     if isinstance(config, SketchConfig):
         shape = (config.tables, config.bits)
         return ErrorSketch(width, targets, *shape, half_life, keep_base, seed)
-    return ErrorRing(
-        width,
-        targets,
-        config.capacity,
-        config.neighbours,
-        config.temperature,
-        config.metric,
-        half_life,
-        keep_base,
-    )
+    settings: dict[str, Any] = config.model_dump(exclude={"kind"})
+    settings |= {"half_life": half_life, "keep_base": keep_base}
+    if isinstance(config, RingConfig):
+        return ErrorRing(width, targets, **settings)
+    from buffers.errors.index import IndexedErrorRing
+
+    return IndexedErrorRing(width, targets, **settings)
