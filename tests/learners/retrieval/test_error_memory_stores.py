@@ -1,0 +1,83 @@
+"""What an error memory stores, and what of it travels to a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from buffers.errors.base import LabelledKeys
+from buffers.errors.ring import ErrorRing
+from learners.base import Learner
+from learners.checks.case import Case, LearnerRun
+from learners.retrieval.error_memory import ErrorMemoryConfig, ErrorMemoryLearner
+from pipeline.models.delta import DeltaEncoder, RowChanges
+from streams.core.schema import Schema
+
+
+def case_of(**settings: Any) -> Case:
+    config = ErrorMemoryConfig.model_validate({"kind": "error-memory", **settings})
+
+    def make(schema: Schema, seed: int) -> Learner:
+        return ErrorMemoryLearner(config, schema, seed)
+
+    return Case(ErrorMemoryLearner, "classification", make)
+
+
+def test_storing_large_errors_only_is_biased_and_guarded() -> None:
+    """Among large errors alone the base is always wrong; weights by share put the mean right."""
+    rng = np.random.default_rng(0)
+    n = 4000
+    keys, y = np.ones((n, 2), np.float32), (rng.random(n) < 0.9).astype(int)
+    base = np.tile([0.1, 0.9], (n, 1))
+    large = y == 0  # the base is right in nine of ten events
+    means = []
+    for kept, weights in (
+        (large, np.ones(n)),
+        (large | (rng.random(n) < 0.1), np.where(large, 1.0, 10.0)),
+    ):
+        ring = ErrorRing(2, False, capacity=n, neighbours=n)
+        ring.grow(2)
+        events = LabelledKeys(np.arange(n), keys, y, base, weights)
+        ring.write(events.take(kept))
+        means.append(ring.read(keys[:1]).labels[0, 1])
+    assert means[0] == 0.0
+    assert means[1] == pytest.approx(0.9, abs=0.03)
+
+
+def test_small_errors_are_stored_in_part_and_weigh_more() -> None:
+    """The memory has about a tenth of what the base knows, and its support stands for all."""
+    settings = {
+        "small_errors": {"below": 0.5, "share": 0.1},
+        "base": {"kind": "slda", "warm_up": 50},
+    }
+    case = case_of(**settings)
+    stream = case.stream(1000)
+    learner = LearnerRun(case.new()).feed(stream).learner
+    state = learner.state()["memory"]
+    weights = state["weights"][: state["written"]]
+    assert state["written"] < 250
+    assert weights.sum() == pytest.approx(800, rel=0.25)  # the scale of keys is fixed after 200
+    assert set(weights.tolist()) <= {1.0, 10.0}
+
+
+def test_new_errors_travel_and_not_a_new_model() -> None:
+    """A snapshot after 16 labels carries 16 rows of the memory, and nothing of a frozen base."""
+    settings = {
+        "base": {"kind": "slda", "warm_up": 50},
+        "keys": "inputs",
+        "frozen_after": 200,
+        "memory": {"kind": "ring", "capacity": 40_000},
+    }
+    case = case_of(**settings)
+    stream, run = case.stream(600), LearnerRun(case.new())
+    run.feed(stream[:400])
+    encoder = DeltaEncoder()
+    encoder.encode(run.learner.servable())
+    run.feed(stream[400:416])
+    changes, _ = encoder.encode(run.learner.servable())
+    memory = changes["memory"]
+    for name in ("keys", "weights", "ids"):
+        assert isinstance(memory[name], RowChanges)
+        assert len(memory[name].rows) == 16
