@@ -257,9 +257,12 @@ class Decoder:
         policy = self.schema.missing_policy(feature)
         if policy != "dead":
             column = checks.column(feature.name)
-            missing = odd & missing_numbers(column)
+            known = valid(column)
+            missing = odd & ~known
+            if (odd & known).any():  # NaN, or a text that may stand for it
+                missing = odd & missing_numbers(column)
             # Text that is not UTF-8 is null in the column, and yet it is not missing.
-            missing &= valid(column) | ~checks.has_value(feature.name)
+            missing &= known | ~checks.has_value(feature.name)
         checks.reject(odd & ~missing, feature.name, expected)
         return np.where(missing, 0.0 if policy == "zero" else np.nan, values)
 
@@ -348,11 +351,14 @@ class _RowChecks:
             self._raw[name] = (
                 column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
             )
+        self._plain: dict[str, pa.Array] = {}
         self._reasons: dict[int, str] = {}
 
     def column(self, name: str) -> pa.Array:
         """Return a column without dictionary or extension type, with UTF-8 bytes as text."""
-        return plain(self.raw(name))
+        if name not in self._plain:
+            self._plain[name] = plain(self.raw(name))
+        return self._plain[name]
 
     def raw(self, name: str) -> pa.Array:
         """Return a column as it is; nulls where the table has none of that name."""

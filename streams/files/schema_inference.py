@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +45,7 @@ class SampledRows:
     def __init__(self, file: File) -> None:
         self.file = file
         self._types = file.types
+        self._values: dict[str, pa.Array] = {}
 
     def check(self, role: str, column: str) -> str:
         """Return ``column``.
@@ -76,8 +76,10 @@ class SampledRows:
 
     def values(self, column: str) -> pa.Array:
         """Return the values of a column in the sample that are not null, in the file's type."""
-        values = self.rows.column(column)
-        return (plain(values) if self._csv else values).drop_null()
+        if column not in self._values:
+            values = self.rows.column(column)
+            self._values[column] = (plain(values) if self._csv else values).drop_null()
+        return self._values[column]
 
     @property
     def _csv(self) -> bool:
@@ -91,8 +93,7 @@ class SampledRows:
     @cached_property
     def block(self) -> FileBlock:
         """The sampled rows, with those that are malformed."""
-        with closing(self.file.read(0, HEAD_ROWS, self._types.names)) as blocks:
-            return next(blocks)
+        return self.file.head(HEAD_ROWS, self._types.names)
 
     def names(self, role: str, column: str) -> NamedColumn:
         """Return how to read a column of ids or keys: as integers if all of them are, and fit."""

@@ -47,10 +47,12 @@ def kind_of_text(values: pa.Array) -> FeatureKind:
     Args:
         values: n texts; null where there is none.
     """
+    if _all_numbers(values):
+        return "categorical" if _any(values, _PADDED) else "numeric"
     present = values.filter(pa.array(~missing_numbers(values)))
     if len(present) and _share(present, _ISO_TIME) >= SHARE:
         return "time"
-    if pc.any(pc.match_substring_regex(present, _PADDED)).as_py():
+    if _any(present, _PADDED):
         return "categorical"
     if len(present) and float((~np.isnan(numbers(present))).mean()) >= SHARE:
         return "numeric"
@@ -60,6 +62,19 @@ def kind_of_text(values: pa.Array) -> FeatureKind:
     if distinct <= max(min(FEW_CATEGORIES, len(texts) / 2), len(texts) / REPEATS):
         return "categorical"
     return "categorical" if float(_identifiers(texts).mean()) >= SHARE else "text"
+
+
+def _all_numbers(texts: pa.Array) -> bool:
+    """Whether there are texts, and all are numbers: then none is missing, or a time."""
+    try:
+        values = to_numpy(texts.cast(pa.float64()))
+    except pa.ArrowInvalid:
+        return False
+    return len(values) > 0 and bool(np.isfinite(values).all())
+
+
+def _any(texts: pa.Array, pattern: str) -> bool:
+    return bool(pc.any(pc.match_substring_regex(texts, pattern)).as_py())
 
 
 def _share(texts: pa.Array, pattern: str) -> float:

@@ -70,6 +70,11 @@ class File(ABC):
         """Yield blocks of at most ``size`` rows of the columns, from row ``start`` on. ``rows`` is
         set once the last has been read. ``trail`` takes what is read."""
 
+    def head(self, count: int, columns: Sequence[str]) -> FileBlock:
+        """Return at most the first ``count`` rows of the columns, of a file that has rows."""
+        with closing(self.read(0, count, columns)) as blocks:
+            return next(blocks)
+
     @abstractmethod
     def first_rows(self, columns: Sequence[str], first: int = 0) -> Fingerprint:
         """Return the fingerprint of no rows, to which those from ``first`` on are added."""

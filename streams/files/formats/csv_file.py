@@ -36,6 +36,8 @@ CSV_PIECE_BYTES = 1 << 20
 """Bytes of text that are parsed at a time, as far as rows end there."""
 CSV_TAIL_BYTES = 64 << 10
 """Bytes at the end of a file in which its last row is looked for."""
+CSV_HEAD_BYTES = 64 << 10
+"""Bytes at the beginning of a file in which its header, and a row after it, are looked for."""
 HASHED_BYTES, HASHED_ROWS = 1 << 20, 1 << 14
 """Bytes and rows that are read at a time where they are only hashed."""
 
@@ -92,6 +94,28 @@ class Csv(File):
             return 0
         _skip(source, self._header_bytes)
         return 0
+
+    def empty(self) -> bool:
+        with reading(self.path), self._open() as source:
+            _skip(source, self._header_bytes)
+            while text := source.read(CSV_HEAD_BYTES):
+                if text.strip(b"\r\n"):  # an empty line is no row
+                    return False
+        return True
+
+    def head(self, count: int, columns: Sequence[str]) -> FileBlock:
+        text: bytes = b""
+        with reading(self.path), self._open() as source:
+            _skip(source, self._header_bytes)
+            while len(text) < CSV_PIECE_BYTES and (
+                more := source.read(len(text) or CSV_HEAD_BYTES)
+            ):
+                text += more
+                if text.count(b"\n") > count and (end := last_row_end(text)):
+                    block = self._parse(text[:end], 0, columns)
+                    if len(block.offset) > count:
+                        return next(_split(block, 0, count))
+        return super().head(count, columns)
 
     def first_rows(self, columns: Sequence[str], first: int = 0) -> Fingerprint:
         return TextFingerprint()
@@ -187,7 +211,7 @@ class Csv(File):
 def _header(source: Any) -> bytes:
     """Read the first row of a file, with the byte order mark before it."""
     text: bytes = b""
-    while (more := source.read(HASHED_BYTES)) and len(text) <= CSV_BLOCK_BYTES:
+    while (more := source.read(len(text) or CSV_HEAD_BYTES)) and len(text) <= CSV_BLOCK_BYTES:
         text += more
         mark = len(codecs.BOM_UTF8) if text.startswith(codecs.BOM_UTF8) else 0
         if (end := row_end(text[mark:], 1)) is not None:
