@@ -34,8 +34,7 @@ class EmbeddingTable(nn.Module):
     def __init__(self, rows: int, dimension: int, drawn: int) -> None:
         super().__init__()
         self.dimension = dimension
-        # Pages of zeros that are never written cost no memory.
-        weight = torch.from_numpy(np.zeros((rows, dimension), np.float32))
+        weight = unwritten_zeros(torch.empty(rows, dimension))
         weight[:drawn].normal_(0, INITIAL_STD)
         self.register_buffer("weight", weight, persistent=False)
         self._read: list[tuple[Tensor, Tensor]] = []
@@ -118,7 +117,7 @@ class EmbeddingTable(nn.Module):
 
     def zeros(self) -> Tensor:
         """Return zeros float32 in the shape of all rows that are moved."""
-        return torch.zeros_like(self.weight, dtype=torch.float32)
+        return unwritten_zeros(self.weight.float())
 
     def finite(self) -> bool:
         """Return whether every embedding is finite."""
@@ -139,6 +138,14 @@ class EmbeddingTable(nn.Module):
             self.weight = own.to(self.weight.device)
         else:
             load_sparse(self.weight, state)
+
+
+def unwritten_zeros(like: Tensor) -> Tensor:
+    """Return zeros in the shape of a tensor. Pages of them that are never written cost no memory,
+    and no time, on a CPU."""
+    if like.device.type != "cpu" or like.dtype != torch.float32:
+        return torch.zeros_like(like)
+    return torch.from_numpy(np.zeros(tuple(like.shape), np.float32))
 
 
 INITIAL_STD = 0.05

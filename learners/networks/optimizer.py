@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from learners.base import LearnerError
 from learners.networks import modules as models
-from learners.networks.embedding_table import RowOptimizer
+from learners.networks.embedding_table import RowOptimizer, unwritten_zeros
 from learners.networks.perceptron import Perceptron, is_written_out, layout
 from streams.core.batch import Ints
 from streams.core.settings import Settings
@@ -54,8 +54,8 @@ class Adam(Settings):
         """Return the state that the optimizer keeps from step to step, before the first step."""
         return {
             "step": torch.zeros((), device=weights.device),
-            "exp_avg": torch.zeros_like(weights),
-            "exp_avg_sq": torch.zeros_like(weights),
+            "exp_avg": unwritten_zeros(weights),
+            "exp_avg_sq": unwritten_zeros(weights),
         }
 
     def move(self, weights: list[Tensor], gradients: list[Tensor], state: Pieces) -> None:
@@ -96,7 +96,7 @@ class Sgd(Settings):
 
     def fresh(self, weights: Tensor) -> dict[str, Tensor]:
         """Return the state that the optimizer keeps from step to step, before the first step."""
-        return {"momentum": torch.zeros_like(weights)} if self.momentum else {}
+        return {"momentum": unwritten_zeros(weights)} if self.momentum else {}
 
     def move(self, weights: list[Tensor], gradients: list[Tensor], state: Pieces) -> None:
         """Move the weights by one step, in place, piece by piece."""
