@@ -239,8 +239,19 @@ def _logistic(setting: Setting, overrides: Sequence[str], c: float) -> tuple[flo
     return mean(float(each.mean()) for each in right), cpu
 
 
-def run(name: str, setting: Setting, seeds: int, out: Path, workers: int) -> Results:
-    """Run the learners of a scenario; return their results."""
+def run(
+    name: str, setting: Setting, seeds: int, out: Path, workers: int, only: Sequence[str] = ()
+) -> Results:
+    """Run the learners of a scenario; return their results.
+
+    Args:
+        name: of the scenario.
+        setting: of the scenario.
+        seeds: how many, counted from 0.
+        out: the folder of the study.
+        workers: processes.
+        only: the learners in closed form to run, and no others; empty: all learners.
+    """
 
     def bench(learners: Sequence[str]) -> Results:
         bench = Bench(
@@ -256,7 +267,9 @@ def run(name: str, setting: Setting, seeds: int, out: Path, workers: int) -> Res
 
     setting = with_cache(setting, out)
     bench(["no-change"])  # fills the cache: else the first learners would have that in their time
-    closed = bench(setting.closed)
+    closed = bench([each for each in setting.closed if not only or name_of(each) in only])
+    if only:
+        return closed
     shared = shared_settings(name, setting, out, workers)
     return [*closed, *bench(rehearsal(setting, closed, shared))]
 
@@ -318,6 +331,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/frozen_features"))
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[], help="learners in closed form to run")
     parser.add_argument("--finished", action="store_true", help="run nothing")
     given = parser.parse_args()
     if unknown := set(given.scenarios) - set(SCENARIOS):
@@ -328,7 +342,7 @@ def main() -> None:
         if given.finished:
             results = finished(given.out / name)
         else:
-            results = run(name, setting, given.seeds, given.out, given.workers)
+            results = run(name, setting, given.seeds, given.out, given.workers, given.only)
         lines = section(setting, results, given.out / name)
         write_section(RESULT, HEAD, setting.title, lines, order)
         print("\n".join(lines))
