@@ -261,7 +261,7 @@ class Learner(ABC):
 
     def _register_classes(self, y: Array, classes: tuple[ClassName, ...]) -> None:
         """Add the names of classes that occur in ``y`` (m,) for the first time."""
-        if self.schema.task == "classification":
+        if self.schema.task != "regression":
             known = int(y.max()) + 1
             if known > len(self.classes):
                 self._check_class_count(known)
@@ -270,7 +270,7 @@ class Learner(ABC):
 
     def _check_class_count(self, classes: int) -> None:
         """Raise ``LearnerError`` where there are more classes than the learner handles."""
-        if classes > 2 and "classification" not in self.handles:
+        if classes > 2 and not self.handles & {"classification", "sequences"}:
             raise LearnerError(
                 f"learner {self.kind!r} handles two classes, and the stream has {classes} or more"
             )
@@ -401,4 +401,11 @@ def _concatenate(predictions: list[Prediction]) -> Prediction:
         last.classes,
         last.version,
         None if marks is None else np.concatenate(marks),
+        None if last.forecast is None else _concatenate_forecasts(predictions),
     )
+
+
+def _concatenate_forecasts(predictions: list[Prediction]) -> Array:
+    forecasts = [p.forecast for p in predictions if p.forecast is not None]
+    width = forecasts[-1].shape[2]
+    return np.concatenate([np.pad(f, ((0, 0), (0, 0), (0, width - f.shape[2]))) for f in forecasts])

@@ -29,6 +29,10 @@ class Prediction:
         abstains: (n,) bool, the rows in which a learner that has learned cannot say; None: none.
             Only for regression: before the first label, and where a class code is -1, that is
             clear already.
+        forecast: (n, cells, 2 or 2 + classes) float32, of events in sequences: the distribution of
+            the time and type of the next event (``learners/sequences/forecast.py``). ``value`` and
+            ``proba`` are then of its type, and ``kind`` is classification. None: only the type is
+            predicted.
     """
 
     ids: Ints
@@ -38,6 +42,7 @@ class Prediction:
     classes: tuple[ClassName, ...]
     version: int
     abstains: NDArray[np.bool_] | None = None
+    forecast: Array | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

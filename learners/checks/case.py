@@ -131,7 +131,7 @@ class LearnerRun:
         if not batch.ids.flags.writeable:  # the join copies; its copies must be read-only too
             revealed = replace(revealed, batch=read_only(revealed.batch))
         prediction = self.learner.step(self._without_labels(batch), revealed)
-        pushed.settle(prediction.value, prediction.proba)
+        pushed.settle(prediction.value, prediction.proba, prediction.forecast)
         self.predictions.append(prediction)
         return prediction
 

@@ -17,12 +17,14 @@ from streams.operators.base import Operator
 from streams.operators.features.aggregates import Aggregates
 from streams.operators.features.histories import Histories
 from streams.operators.features.impute import Impute
+from streams.operators.features.sequences import Sequences
 from streams.operators.features.standardise import Standardise
 
 Recipe = dict[str, Any]
 
 _OF_MODEL: dict[str, tuple[type[Operator], str]] = {
     "histories": (Histories, "history"),
+    "sequences": (Sequences, "gaps"),
     "aggregates": (Aggregates, "aggregates"),
     "standardise": (Standardise, "m2"),
     "impute": (Impute, "imputed"),
@@ -39,6 +41,7 @@ def recipe_of(
     aggregates: Aggregates | None = None,
     encoded: EncodedColumns | None = None,
     histories: Histories | None = None,
+    sequences: Sequences | None = None,
 ) -> Recipe:
     """Return all that makes the model of a run but its state, as JSON.
 
@@ -50,6 +53,7 @@ def recipe_of(
         aggregates: the operator that adds aggregates to the features; None: there is none.
         encoded: the columns that encoders turn into vectors; None: there are none.
         histories: the operator that adds histories to the features; None: there is none.
+        sequences: the operator that makes sequences of the events of a key; None: there is none.
     """
     schema = stream.schema
     return {
@@ -57,6 +61,7 @@ def recipe_of(
         "seed": learner.seed,
         "encoders": None if encoded is None else encoded.settings(),
         "histories": None if histories is None else histories.settings(),
+        "sequences": None if sequences is None else sequences.settings(),
         "aggregates": None if aggregates is None else aggregates.settings(),
         "standardise": None if standardise is None else standardise.model_dump(mode="json"),
         "impute": needs_imputed(learner),
@@ -135,6 +140,12 @@ def histories_of(recipe: Recipe) -> Histories | None:
     return None if settings is None else Histories.of_settings(settings, encoded_schema_of(recipe))
 
 
+def sequences_of(recipe: Recipe) -> Sequences | None:
+    """Return the operator of a recipe that makes sequences, if it has one."""
+    settings = recipe.get("sequences")
+    return None if settings is None else Sequences.of_settings(settings, encoded_schema_of(recipe))
+
+
 def operators_of(recipe: Recipe, state: State) -> list[Operator]:
     """Return the operators between an event and the learner of a recipe.
 
@@ -152,6 +163,10 @@ def operators_of(recipe: Recipe, state: State) -> list[Operator]:
         histories.load(state["histories"])
         operators.append(histories)
         schema = histories.schema(schema)
+    if (sequences := sequences_of(recipe)) is not None:
+        sequences.load(state["sequences"])
+        operators.append(sequences)
+        schema = sequences.schema(schema)
     if recipe["standardise"] is not None:
         config = StandardiseConfig.model_validate(recipe["standardise"])
         operators.append(Standardise(config, schema))
@@ -198,4 +213,6 @@ def learner_of(recipe: Recipe) -> Learner:
         schema = aggregates.schema(schema)
     if (histories := histories_of(recipe)) is not None:
         schema = histories.schema(schema)
+    if (sequences := sequences_of(recipe)) is not None:
+        schema = sequences.schema(schema)
     return cls(cls.Config.model_validate(settings), schema, recipe["seed"])

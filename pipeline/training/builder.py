@@ -40,12 +40,14 @@ from streams.operators.features.aggregates import (
 )
 from streams.operators.features.histories import Histories
 from streams.operators.features.impute import Impute
+from streams.operators.features.sequences import Sequences
 from streams.operators.features.standardise import Standardise
 from streams.operators.holdout import HoldOut
 from streams.operators.label_encoder import LabelEncoder
 from streams.operators.label_join import LabelJoin
 from streams.operators.labels_by_id import JoinById
 from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
+from streams.operators.next_of_key import NextOfKey
 from streams.operators.partition_clocks import IDLE_S, LAST_READ, PartitionClocks
 from streams.times import TimeZone
 
@@ -104,10 +106,14 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
     with _job_errors(loaded.file, "stream.history"):
         histories = _histories(loaded, schema)
         learned = learned if histories is None else histories.schema(learned)
+    with _job_errors(loaded.file, "stream.sequence"):
+        sequences = _sequences(job.stream, stream, schema)
+        learned = learned if sequences is None else sequences.schema(learned)
     with _job_errors(loaded.file, f"learner.kind {job.learner.kind}"):
         learner = _learner(loaded, learned)
     with _job_errors(loaded.file, "operators"):
-        operators = _operators(job.stream, stream, schema, learner, [aggregates, histories])
+        added = [aggregates, histories, sequences]
+        operators = _operators(job.stream, stream, schema, learner, added)
         vocabulary = LabelEncoder(schema.classes)
         _check_fit(job, stream, learner)
         _check_alerts(job)
@@ -123,7 +129,7 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
             operators,
             _join(loaded, stream, learner),
             learner,
-            _metrics(job.evaluate, schema),
+            _metrics(job.evaluate, learned),
             stream.gapless,
             Probes(probes, job.seed) if probes.share else None,
             once_seen,
@@ -133,7 +139,14 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
     settings = located.model_dump(mode="json", serialize_as_any=True)
     columns = None if encode is None else encode.columns
     made = recipe_of(
-        learner, settings, job.stream.standardise, stream, aggregates, columns, histories
+        learner,
+        settings,
+        job.stream.standardise,
+        stream,
+        aggregates,
+        columns,
+        histories,
+        sequences,
     )
     return Parts(stream, vocabulary, reader, loop, made)
 
@@ -222,12 +235,34 @@ def _histories(loaded: LoadedJob, schema: Schema) -> Histories | None:
     return Histories(config, schema)
 
 
+def _sequences(config: StreamConfig, stream: Stream, schema: Schema) -> Sequences | None:
+    """Return the operator that makes sequences of the events of a key; None: there is none."""
+    if config.sequence is None:
+        return None
+    if not stream.has_time:
+        raise StreamError(
+            "stream.sequence: the events of this stream have no time: state the column of their "
+            "time (stream.time)"
+        )
+    if stream.has_arrivals:
+        raise StreamError(
+            "stream.sequence: the label is the next event of the key, and this stream has labels "
+            "that arrive on their own: state the column of the type as stream.label"
+        )
+    if "label_delay" in config.model_fields_set:
+        raise StreamError(
+            "stream.label_delay: with stream.sequence a label is known when the next event of the "
+            "key comes: leave it out"
+        )
+    return Sequences(config.sequence, schema)
+
+
 def _operators(
     config: StreamConfig,
     stream: Stream,
     schema: Schema,
     learner: Learner,
-    features: Sequence[Aggregates | Histories | None],
+    features: Sequence[Aggregates | Histories | Sequences | None],
 ) -> list[Operator]:
     operators: list[Operator] = []
     if stream.has_ids:
@@ -314,6 +349,9 @@ def _join(loaded: LoadedJob, stream: Stream, learner: Learner) -> LabelJoin:
             "stream.label_timeout_seconds: only for labels that arrive on their own; labels in the "
             "rows of their events come after label_delay, bounded by label_timeout_events"
         )
+    if settings.sequence is not None:
+        horizon, timeout = settings.sequence.horizon, settings.label_timeout_events
+        return NextOfKey(horizon, settings.lateness, timeout, segments, exact)
     if delay.events is not None:
         return DelayByEvents(delay.events, settings.label_timeout_events, segments, exact)
     return DelayByEventTime(delay.seconds, settings.label_timeout_events, segments, exact)

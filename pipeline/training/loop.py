@@ -100,7 +100,7 @@ class Loop:
         if self.probes is not None:
             revealed = self._probe(self.probes, batch, revealed)
         prediction = self._learn(batch, revealed)
-        self._settle(pushed.settle(prediction.value, prediction.proba))
+        self._settle(pushed.settle(prediction.value, prediction.proba, prediction.forecast))
         if len(self._settled) == _SCORED_AT_ONCE:
             self.score()
         return StepResult(raw, prediction, self._take_scored(), batch.dead)

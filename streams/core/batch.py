@@ -156,6 +156,7 @@ COLUMNS = (
     ColumnSpec("segment", shown="with boundaries", recorded=True),
     ColumnSpec("probe"),
     ColumnSpec("label_keys", shown="with the label"),
+    ColumnSpec("wait", shown="with the label"),
 )
 """All columns of a ``Batch`` but ``x``, with their rules. Slices, concatenations, states
 and recordings follow from this table: a new column needs a line here and a field in ``Batch``."""
@@ -185,6 +186,8 @@ class Batch:
         probe: (n,) bool or None. True rows are predicted and scored, never learned or observed.
         label_keys: (n, k) int64 or None, the keys that the label of the row counts for once it is
             known (``streams/operators/features/aggregates.py``).
+        wait: (n,) float64 or None, of events in sequences: seconds until the next event of the key,
+            whose type is ``y``. Where ``y`` is -1, nothing came for so long.
         classes: names of the class codes that the stream has shown so far.
         arrivals: labels that arrive among these rows, or None.
         dead: events and labels that were rejected among these rows.
@@ -209,6 +212,7 @@ class Batch:
     segment: Ints | None = None
     probe: NDArray[np.bool_] | None = None
     label_keys: Ints | None = None
+    wait: Floats | None = None
     classes: tuple[ClassName, ...] = ()
     arrivals: Labels | None = None
     dead: tuple[DeadLetter, ...] = ()

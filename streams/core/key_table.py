@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streams.core.batch import Array, Ints
 from streams.core.errors import StreamError
@@ -109,6 +110,37 @@ class KeyTable:
             late, rows = keys[absent], rows.copy()
             rows[absent] = self._find(late, self._set(late))
         return admitted, rows
+
+    def observe_in_turn(self, keys: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """Let (m,) events pass one after another, each with its key, which has a row from then on.
+
+        The result is the same however events are cut into calls: a row may be taken from a key of
+        the same call. For a table with ``admit_after`` 1 and ``min_age`` 0.
+
+        Returns:
+            (m,) the row of each event, and (m,) whether its key was given the row by it: what a
+            caller keeps for the row is then of another key.
+        """
+        assert self._sketch is None
+        assert not self.min_age
+        keys = _legal(keys)
+        rows = self._find(keys, self._set(keys)).copy()
+        new = np.zeros(len(keys), np.bool_)
+        table, seen = self._keys.reshape(-1), self._seen.reshape(-1)
+        clock = self._clock + 1 + np.arange(len(keys))
+        done = 0
+        while len(absent := np.flatnonzero(rows[done:] < 0)):
+            i = done + int(absent[0])
+            seen[rows[done:i]] = clock[done:i]  # of equal rows the last stays
+            first = int(self._set(keys[i : i + 1])[0]) * WAYS
+            row = first + int(seen[first : first + WAYS].argmin())
+            rows[i:][keys[i:] == table[row]] = -1
+            rows[i:][keys[i:] == keys[i]] = row
+            table[row], seen[row], new[i] = keys[i], clock[i], True
+            done = i + 1
+        seen[rows[done:]] = clock[done:]
+        self._clock += len(keys)
+        return rows, new
 
     def _observe(self, keys: Ints, rows: Ints) -> tuple[Admitted, Ints]:
         """As ``observe``, for keys with these rows. Return also which keys (k,) had none."""

@@ -8,9 +8,11 @@ from typing import Literal
 
 from streams.core.errors import StreamError
 from streams.core.settings import unknown
+from streams.core.stream_config import SequenceConfig
 
 FeatureKind = Literal["numeric", "categorical", "text", "time", "vector", "image", "history"]
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "sequences"]
+"""What the label is: a class; a number; or the type and the time of the next event of a key."""
 Missing = Literal["dead", "zero", "mean", "category"]
 
 MISSING_CATEGORY = "<missing>"
@@ -59,14 +61,16 @@ class Schema:
 
     Attributes:
         features: the features.
-        task: classification or regression.
+        task: classification, regression, or sequences.
         classes: the class names that the job states, in the order of their codes. Empty: they are
             found in the stream.
+        sequence: how the events of a key make a sequence, of task sequences; else None.
     """
 
     features: tuple[Feature, ...]
     task: Task
     classes: tuple[str | int | float | bool, ...] = ()
+    sequence: SequenceConfig | None = None
 
     @property
     def matrix(self) -> bool:

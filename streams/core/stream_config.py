@@ -122,6 +122,37 @@ class HistoryConfig(Settings):
     positive: bool = True
 
 
+class SequenceConfig(Settings):
+    """Take the label of a stream for the type of an event, and predict type and time of the next
+    event of the same key.
+
+    Attributes:
+        by: the categorical column of the key, as of a user.
+        length: how many events of a key are kept, the newest among them.
+        keys: how many keys have a history; it bounds the memory. A new key takes the place of one
+            that was not seen for longest.
+        horizon: seconds without an event of the key after which it is known that nothing came.
+            None: that is never known.
+        expire: seconds without an event after which a key begins anew. None: it never does.
+        resolution: the smallest difference in seconds between two times of the stream. A predicted
+            distribution is scored by its mass within such a step, so that events at equal times
+            have a finite likelihood.
+    """
+
+    by: str
+    length: PositiveInt = Field(32, le=4096)
+    keys: PositiveInt = Field(100_000, le=1 << 22)
+    horizon: PositiveFloat | None = None
+    expire: PositiveFloat | None = None
+    resolution: PositiveFloat = 1e-6
+
+    @model_validator(mode="after")
+    def _expires_after_the_horizon(self) -> SequenceConfig:
+        if self.expire is not None and self.horizon is not None and self.expire < self.horizon:
+            raise ValueError("expire: it is shorter than horizon: an event still counts until then")
+        return self
+
+
 Aggregates = Annotated[tuple[AggregateConfig, ...], Field(min_length=1)] | Literal["auto", "none"]
 
 
@@ -149,6 +180,7 @@ class StreamConfig(Settings):
             feature. ``auto``: label means by every category and number. ``none``: nothing. Unless
             stated, networks over columns of several kinds have ``auto``, and others ``none``.
         history: the last values that events of the same key had, for a learner that takes them.
+        sequence: take the events of a key for a sequence, and predict the next one of the key.
         aggregate_keys: the most values of columns that aggregates are kept for, 65,536 by default.
         encoder: the frozen encoder whose vectors stand for a column of text or images: its name, or
             a mapping with its ``kind`` and settings, for all columns of a suitable kind; or a
@@ -172,6 +204,7 @@ class StreamConfig(Settings):
     standardise: StandardiseConfig | None = None
     aggregates: Aggregates | None = None
     history: HistoryConfig | None = None
+    sequence: SequenceConfig | None = None
     aggregate_keys: PositiveInt | None = None
     encoder: dict[str, Any] | None = None
     dead_letters: DeadLetters = DeadLetters()

@@ -17,6 +17,7 @@ from streams.operators.label_join import LabelJoin, LabelledProbes, PushedBatch,
 from streams.operators.labels_by_id import JoinById
 from streams.operators.labels_in_rows import DelayByEvents, DelayByEventTime
 from streams.operators.microbatch import rebatch
+from streams.operators.next_of_key import NextOfKey
 from streams.operators.outcomes import Outcome, ScoredRows, outcome_of
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LabelEncoder",
     "LabelJoin",
     "LabelledProbes",
+    "NextOfKey",
     "Operator",
     "Outcome",
     "PushedBatch",

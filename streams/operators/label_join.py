@@ -9,14 +9,14 @@ event is given out for learning once, and memory is bounded: an event expires af
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.core.batch import Array, Batch, ClassName, Ints
+from streams.core.batch import Array, Batch, ClassName, Floats, Ints
 from streams.core.state_dict import State, pack, unpack
 from streams.operators.outcomes import (
     NONE,
@@ -24,7 +24,7 @@ from streams.operators.outcomes import (
     Outcome,
     Pieces,
     ScoredRows,
-    join_proba,
+    join_wide,
     no_label,
     no_labels,
     outcome_of,
@@ -89,6 +89,8 @@ class ReadyRows(NamedTuple):
         order: the permutation of the joined pieces into that order; None: as they are.
         y: labels in that order; None: those in the rows.
         corrected: as in ``Revealed``.
+        wait: in that order, of events in sequences; else None. Where ``y`` is -1, it is the label
+            that nothing came.
     """
 
     pieces: Pieces
@@ -96,6 +98,7 @@ class ReadyRows(NamedTuple):
     order: Ints | None = None
     y: Array | None = None
     corrected: tuple[Ints, Array] | None = None
+    wait: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +115,17 @@ class PushedBatch:
     chunk: Chunk
     scored: ScoredRows
 
-    def settle(self, value: Array, proba: Array | None) -> ScoredRows:
+    def settle(
+        self, value: Array, proba: Array | None, forecast: Array | None = None
+    ) -> ScoredRows:
         """Store the prediction, and return the predictions that have met their labels.
 
         Args:
             value: (n,) predicted class codes or targets of the micro-batch.
             proba: (n, classes), or None.
+            forecast: (n, cells, 2 or 2 + classes) of the next events, or None.
         """
-        self.chunk.value, self.chunk.proba = value, proba
+        self.chunk.value, self.chunk.proba, self.chunk.forecast = value, proba, forecast
         return self.scored
 
 
@@ -198,7 +204,8 @@ class LabelJoin(ABC):
         rest = Chunk(-1, Batch.gather([(c.batch, rows) for c, rows in pieces]), index)
         rest.value = np.concatenate([c.value[r] for c, r in pieces])
         rest.no_change = np.concatenate([c.no_change[r] for c, r in pieces])
-        rest.proba = join_proba(pieces)
+        rest.proba = join_wide(pieces, "proba")
+        rest.forecast = join_wide(pieces, "forecast")
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             yield ReadyRows([(rest, rows)], np.zeros(len(rows), np.int64), None, y[rows])
@@ -247,11 +254,11 @@ class LabelJoin(ABC):
         if ready.order is not None:
             batch = batch.take(ready.order)
         if ready.y is not None:  # known now, with the classes known now
-            batch = replace(batch, y=ready.y, classes=chunk.batch.classes)
+            batch = replace(batch, y=ready.y, wait=ready.wait, classes=chunk.batch.classes)
         y, insert_before = batch.y, ready.insert_before
         assert y is not None
         unlabelled, mask = NONE, None
-        missing = no_labels(y)
+        missing = no_labels(y) if ready.wait is None else np.zeros(len(y), np.bool_)
         if np.count_nonzero(missing):
             unlabelled, mask = batch.ids[missing], ~missing
             batch, y, insert_before = batch.take(mask), y[mask], insert_before[mask]
@@ -262,7 +269,7 @@ class LabelJoin(ABC):
         fates = (revealed.batch.ids, probe, unlabelled, expired)
         n = len(chunk.batch)
         lag = np.zeros_like(insert_before) if self.exact else n - insert_before
-        scored = ScoredRows(ready.pieces, ready.order, y, mask, lag, fates)
+        scored = ScoredRows(ready.pieces, ready.order, y, mask, lag, fates, ready.wait)
         return PushedBatch(revealed, chunk, scored)
 
     def state(self) -> State:
@@ -283,10 +290,12 @@ class LabelJoin(ABC):
                 state[name] = np.concatenate([getattr(c, name)[r] for c, r in pieces])
             if chunks[0].due is not None:
                 state["due"] = np.concatenate([c.due[r] for c, r in pieces if c.due is not None])
-            widths = [-1 if c.proba is None else c.proba.shape[1] for c in chunks]
-            state["widths"] = np.array(widths, np.int64)  # of proba, where there is one
-            if (proba := join_proba(pieces)) is not None:
+            state["widths"] = _widths([c.proba for c in chunks])
+            if (proba := join_wide(pieces, "proba")) is not None:
                 state["proba"] = proba
+            if (forecast := join_wide(pieces, "forecast")) is not None:
+                state["forecast"] = forecast
+                state["forecast_widths"] = _widths([c.forecast for c in chunks])
         return state
 
     def load(self, state: State, classes: tuple[ClassName, ...] = ()) -> None:
@@ -297,15 +306,22 @@ class LabelJoin(ABC):
         if not len(state["numbers"]):
             return
         batch = unpack(state["rows"], classes)
+        none = [-1] * len(state["numbers"])
+        columns = [state[name].tolist() for name in ("numbers", "lengths", "widths")]
+        columns.append(state["forecast_widths"].tolist() if "forecast" in state else none)
         stop = 0
-        for number, length, width in zip(
-            *(state[name].tolist() for name in ("numbers", "lengths", "widths")), strict=True
-        ):
+        for number, length, width, cells in zip(*columns, strict=True):
             rows = slice(stop, stop := stop + length)
             chunk = self._chunks[number] = Chunk(number, batch[rows], state["index"][rows])
             chunk.value, chunk.no_change = state["value"][rows], state["no_change"][rows]
             chunk.due = state["due"][rows] if "due" in state else None
             chunk.proba = state["proba"][rows, :width] if width >= 0 else None
+            chunk.forecast = state["forecast"][rows, :, :cells] if cells >= 0 else None
+
+
+def _widths(columns: Sequence[Array | None]) -> Ints:
+    """Return the last axis of each column; -1 where there is none."""
+    return np.array([-1 if column is None else column.shape[-1] for column in columns], np.int64)
 
 
 def _split_probes(

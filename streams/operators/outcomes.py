@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.core.batch import Array, Batch, Ints
+from streams.core.batch import Array, Batch, Floats, Ints
 from streams.core.hashing import category_keys
 
 NONE = np.empty(0, np.int64)
@@ -28,6 +28,9 @@ class Outcome:
         lag: (m,) int64, events predicted after the label was known and before it was learned.
         learned, probe, unlabelled, expired: ids of the events with that fate.
         group: (m,) int64 keys of the groups of the events; None: they have none.
+        wait: (m,) seconds until the next event of the key, of events in sequences; else None. Where
+            ``y`` is -1, nothing came for so long.
+        forecast: (m, cells, 2 or 2 + classes) as in ``Prediction``, or None.
     """
 
     ids: Ints
@@ -41,6 +44,8 @@ class Outcome:
     unlabelled: Ints
     expired: Ints
     group: Ints | None = None
+    wait: Floats | None = None
+    forecast: Array | None = None
 
 
 class Chunk:
@@ -55,6 +60,7 @@ class Chunk:
         due: (n,) event times at which the labels become known, where the join needs them.
         value: (n,) predicted class codes or targets.
         proba: (n, classes), or None.
+        forecast: (n, cells, 2 or 2 + classes), or None.
     """
 
     __slots__ = (
@@ -62,6 +68,7 @@ class Chunk:
         "_no_change",
         "batch",
         "due",
+        "forecast",
         "index",
         "number",
         "open",
@@ -79,6 +86,7 @@ class Chunk:
         self.due: Array | None = None
         self.value: Array = NONE
         self.proba: Array | None = None
+        self.forecast: Array | None = None
         self._no_change: Array | None = None
         self._baseline: tuple[Array, Ints, Array] | None = None
 
@@ -137,6 +145,7 @@ class ScoredRows(NamedTuple):
         mask: of the ordered rows, those with a label; None: all.
         lag: as in ``Outcome``, for the rows with a label.
         fates: ids that were learned, probes, unlabelled, expired.
+        wait: as in ``Outcome``, in the order of ``y``.
     """
 
     pieces: Pieces
@@ -145,6 +154,7 @@ class ScoredRows(NamedTuple):
     mask: NDArray[np.bool_] | None
     lag: Ints
     fates: tuple[Ints, Ints, Ints, Ints]
+    wait: Floats | None = None
 
     def outcome(self) -> Outcome:
         """Return the outcome of this micro-batch alone."""
@@ -168,14 +178,17 @@ def outcome_of(scored: Sequence[ScoredRows], group_by: str | None = None) -> Out
     ids = np.concatenate([c.batch.ids[rows] for c, rows in pieces])
     value = np.concatenate([c.value[rows] for c, rows in pieces])
     no_change = np.concatenate([c.no_change[rows] for c, rows in pieces])
-    proba = join_proba(pieces)
+    proba, forecast = join_wide(pieces, "proba"), join_wide(pieces, "forecast")
     group = None if group_by is None else _groups(pieces, group_by)
+    waits = [s.wait for s in scored if s.wait is not None]
+    wait = np.concatenate(waits) if waits else None
     select = _selection(scored)
     if select is not None:
         ids, value, no_change = ids[select], value[select], no_change[select]
         proba = None if proba is None else proba[select]
         group = None if group is None else group[select]
-    return Outcome(ids, y, value, proba, no_change, lag, *fates, group)
+        forecast = None if forecast is None else forecast[select]
+    return Outcome(ids, y, value, proba, no_change, lag, *fates, group, wait, forecast)
 
 
 def _groups(pieces: Pieces, group_by: str) -> Ints:
@@ -206,26 +219,29 @@ def _join_ids(columns: Sequence[Ints]) -> Ints:
     return np.concatenate(filled) if filled else NONE
 
 
-def join_proba(pieces: Pieces) -> Array | None:
-    """Join the probabilities of pieces.
+def join_wide(pieces: Pieces, name: Literal["proba", "forecast"]) -> Array | None:
+    """Join the probabilities, or the forecasts, of pieces.
 
     Returns:
-        (m, classes): 0 for classes that were not known yet, NaN for chunks without probabilities.
+        (m, ..., width): 0 for classes that were not known yet, NaN for chunks without any.
         None: no chunk has any.
     """
-    probas = [c.proba[rows] for c, rows in pieces if c.proba is not None]
-    if not probas:
+    parts = [(getattr(c, name), rows) for c, rows in pieces]
+    known = [part[rows] for part, rows in parts if part is not None]
+    if not known:
         return None
-    width = max(p.shape[1] for p in probas)
-    if len(probas) == len(pieces) and all(p.shape[1] == width for p in probas):
-        return np.concatenate(probas)
+    width = max(part.shape[-1] for part in known)
+    if len(known) == len(parts) and all(part.shape[-1] == width for part in known):
+        return np.concatenate(known)
     joined = []
     for chunk, rows in pieces:
-        wide = np.zeros((len(chunk.value[rows]), width), probas[0].dtype)
-        if chunk.proba is None:
+        part = getattr(chunk, name)
+        m = len(chunk.value[rows])
+        wide = np.zeros((m, *known[0].shape[1:-1], width), known[0].dtype)
+        if part is None:
             wide[:] = np.nan
         else:
-            wide[:, : chunk.proba.shape[1]] = chunk.proba[rows]
+            wide[..., : part.shape[-1]] = part[rows]
         joined.append(wide)
     return np.concatenate(joined)
 

@@ -169,6 +169,7 @@ def every_column(n: int) -> Batch:
         segment=rows // 2,
         probe=rows % 2 == 0,
         label_keys=np.stack([rows, -rows], 1),
+        wait=rows * 1.0,
         classes=("a", "b"),
         dead=(DeadLetter(0, 7, "bad", 7, 1),),
     )
@@ -206,7 +207,7 @@ def test_learner_sees_only_the_columns_that_are_shown(boundaries: bool) -> None:
     segment = {"segment"} if boundaries else set()
     views = (
         (batch.to_predict(boundaries), always | segment),
-        (batch.to_learn(boundaries), always | segment | {"y", "label_keys"}),
+        (batch.to_learn(boundaries), always | segment | {"y", "label_keys", "wait"}),
     )
     for view, shown in views:
         assert {c.name for c in COLUMNS if getattr(view, c.name) is not None} == shown
