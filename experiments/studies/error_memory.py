@@ -42,9 +42,9 @@ from experiments.studies.click_scores import (
     slot_table,
 )
 from experiments.studies.comparison import common, write_section
-from learners.default import default_settings
 from pipeline.bench.bench import Results
 from pipeline.config import job as jobs
+from pipeline.config.default_learner import default_settings
 from pipeline.config.errors import JobError
 from pipeline.storage.run_folder import write_atomic
 from pipeline.training.builder import Parts, build

@@ -23,7 +23,7 @@ from streams.core.batch import Array, Batch, Floats, Ints
 from streams.operators.features.sequences import GAPS, TIME, TYPES
 
 
-class History(NamedTuple):
+class EventHistory(NamedTuple):
     """The last events of the key of each of n events, the oldest first.
 
     Attributes:
@@ -40,9 +40,9 @@ class History(NamedTuple):
     lengths: Ints
 
 
-def history_of(batch: Batch) -> History:
+def history_of(batch: Batch) -> EventHistory:
     """Return the histories of the n events of a batch."""
     x = batch.x
     assert not isinstance(x, np.ndarray)
     types, gaps, time = (np.asarray(x[name]) for name in (TYPES, GAPS, TIME))
-    return History(types, gaps, time, np.count_nonzero(types >= 0, axis=1))
+    return EventHistory(types, gaps, time, np.count_nonzero(types >= 0, axis=1))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from learners.default import MICRO_BATCH, default_batch_size, default_settings
+from pipeline.config.default_learner import MICRO_BATCH, default_batch_size, default_settings
 
 STREAM_KINDS = {"path": "recorded", "servers": "kafka", "topic": "kafka"}
 """The kind of a stream that states none, by a key that it has."""

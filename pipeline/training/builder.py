@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -82,6 +82,15 @@ class Parts(NamedTuple):
         self.loop.load(state, self.vocabulary)
 
 
+class AddedFeatures(NamedTuple):
+    """The operators that add features, those that a job has; and the schema behind them."""
+
+    aggregates: Aggregates | None
+    histories: Histories | None
+    sequences: Sequences | None
+    schema: Schema
+
+
 def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
     """Build stream, encoders, operators, label join, learner and metrics of a job.
 
@@ -100,19 +109,10 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
         encoding = encoding or local_encoding(loaded, stream.schema)
         encode = None if encoding is None else EncodeAhead(encoding)
         schema = stream.schema if encode is None else encode.columns.schema
-    with _job_errors(loaded.file, "stream.aggregates"):
-        aggregates = _aggregates(loaded, stream, schema)
-        learned = schema if aggregates is None else aggregates.schema(schema)
-    with _job_errors(loaded.file, "stream.history"):
-        histories = _histories(loaded, schema)
-        learned = learned if histories is None else histories.schema(learned)
-    with _job_errors(loaded.file, "stream.sequence"):
-        sequences = _sequences(job.stream, stream, schema)
-        learned = learned if sequences is None else sequences.schema(learned)
+    added = _added_features(loaded, stream, schema)
     with _job_errors(loaded.file, f"learner.kind {job.learner.kind}"):
-        learner = _learner(loaded, learned)
+        learner = _learner(loaded, added.schema)
     with _job_errors(loaded.file, "operators"):
-        added = [aggregates, histories, sequences]
         operators = _operators(job.stream, stream, schema, learner, added)
         vocabulary = LabelEncoder(schema.classes)
         _check_fit(job, stream, learner)
@@ -129,7 +129,7 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
             operators,
             _join(loaded, stream, learner),
             learner,
-            _metrics(job.evaluate, learned),
+            _metrics(job.evaluate, added.schema),
             stream.gapless,
             Probes(probes, job.seed) if probes.share else None,
             once_seen,
@@ -143,10 +143,10 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
         settings,
         job.stream.standardise,
         stream,
-        aggregates,
+        added.aggregates,
         columns,
-        histories,
-        sequences,
+        added.histories,
+        added.sequences,
     )
     return Parts(stream, vocabulary, reader, loop, made)
 
@@ -213,6 +213,21 @@ def aggregates_of_job(
     return stated
 
 
+def _added_features(loaded: LoadedJob, stream: Stream, schema: Schema) -> AddedFeatures:
+    """Return what a job adds to the features of its stream, which have a schema."""
+    learned = schema
+    with _job_errors(loaded.file, "stream.aggregates"):
+        aggregates = _aggregates(loaded, stream, schema)
+        learned = learned if aggregates is None else aggregates.schema(learned)
+    with _job_errors(loaded.file, "stream.history"):
+        histories = _histories(loaded, schema)
+        learned = learned if histories is None else histories.schema(learned)
+    with _job_errors(loaded.file, "stream.sequence"):
+        sequences = _sequences(loaded.job.stream, stream, schema)
+        learned = learned if sequences is None else sequences.schema(learned)
+    return AddedFeatures(aggregates, histories, sequences, learned)
+
+
 def _aggregates(loaded: LoadedJob, stream: Stream, schema: Schema) -> Aggregates | None:
     """Return the operator that adds aggregates to the features; None: there are none."""
     configs = aggregates_of_job(loaded, stream, schema)
@@ -262,7 +277,7 @@ def _operators(
     stream: Stream,
     schema: Schema,
     learner: Learner,
-    features: Sequence[Aggregates | Histories | Sequences | None],
+    added: AddedFeatures,
 ) -> list[Operator]:
     operators: list[Operator] = []
     if stream.has_ids:
@@ -272,10 +287,9 @@ def _operators(
     elif stream.has_time:
         stated = getattr(config, "time_zone", None) is not None
         operators.append(DropLate(config.lateness, stated))
-    for operator in features:
-        if operator is not None:
-            operators.append(operator)
-            schema = operator.schema(schema)
+    features = (added.aggregates, added.histories, added.sequences)
+    operators += [operator for operator in features if operator is not None]
+    schema = added.schema
     if config.standardise is not None:
         try:
             operators.append(Standardise(config.standardise, schema))

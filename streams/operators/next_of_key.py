@@ -46,7 +46,7 @@ class NextOfKey(LabelJoin):
         self.horizon = horizon
         self.lateness = lateness
         self._now = -np.inf  # the latest event time
-        self._open: dict[int, _Open] = {}  # by key
+        self._open: dict[int, _LatestEvent] = {}  # by key
         self._due: deque[tuple[float, int, int]] = deque()  # when nothing came; key; index
 
     def _ready(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
@@ -57,7 +57,7 @@ class NextOfKey(LabelJoin):
         horizon = np.inf if self.horizon is None else self.horizon
         chunk.due = clock + (horizon + self.lateness)
         times = batch.time.tolist()
-        found: list[_Found] = []
+        found: list[_Label] = []
         columns = (keys, types, clock, chunk.due, chunk.index)
         for i, (key, kind, now, due, index) in enumerate(
             zip(*(column.tolist() for column in columns), strict=True)
@@ -68,8 +68,8 @@ class NextOfKey(LabelJoin):
                 times[i] = max(times[i], before.time)
                 wait = times[i] - before.time
                 label = (kind, wait) if wait <= horizon else (-1, horizon)
-                found.append(_Found(before.chunk, before.row, i, *label))
-            self._open[key] = _Open(index, chunk.number, i, times[i])
+                found.append(_Label(before.chunk, before.row, i, *label))
+            self._open[key] = _LatestEvent(index, chunk.number, i, times[i])
             if self.horizon is not None:
                 self._due.append((due, key, index))
         if n:
@@ -77,7 +77,7 @@ class NextOfKey(LabelJoin):
             chunk.batch = replace(chunk.batch, time=np.array(times))
         return self._give(found)
 
-    def _end_silence(self, now: float, index: int, row: int, found: list[_Found]) -> None:
+    def _end_silence(self, now: float, index: int, row: int, found: list[_Label]) -> None:
         """Give out the events to whose keys nothing came before the event ``index``, at ``now``."""
         oldest = index - self.label_timeout_events
         while self._due and (self._due[0][0] < now or self._due[0][2] < oldest):
@@ -86,9 +86,9 @@ class NextOfKey(LabelJoin):
             if event is not None and event.place == waiting >= oldest:
                 del self._open[key]
                 assert self.horizon is not None
-                found.append(_Found(event.chunk, event.row, row, -1, self.horizon))
+                found.append(_Label(event.chunk, event.row, row, -1, self.horizon))
 
-    def _give(self, found: list[_Found]) -> ReadyRows | None:
+    def _give(self, found: list[_Label]) -> ReadyRows | None:
         """Close the rows whose labels are known, and return them in this order."""
         if not found:
             return None
@@ -132,14 +132,14 @@ class NextOfKey(LabelJoin):
             for row, (index, key, time, due) in enumerate(
                 zip(*(column.tolist() for column in columns), strict=True)
             ):
-                self._open[key] = _Open(index, chunk.number, row, time)
+                self._open[key] = _LatestEvent(index, chunk.number, row, time)
                 waiting.append((due, key, index))
         self._due = deque(sorted(waiting, key=lambda event: event[2]))
         if self.horizon is None:
             self._due.clear()
 
 
-class _Open(NamedTuple):
+class _LatestEvent(NamedTuple):
     """An event that waits: the number of events before it, where it is, and its time."""
 
     place: int
@@ -148,7 +148,7 @@ class _Open(NamedTuple):
     time: float
 
 
-class _Found(NamedTuple):
+class _Label(NamedTuple):
     """An event whose label is known: where it is, the row before which that was, and the label."""
 
     chunk: int

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from learners.default import default_settings
+from pipeline.config.default_learner import default_settings
 from pipeline.config.defaults import changed, name_of, with_defaults
 from pipeline.config.errors import JobError
 from pipeline.config.job import check, load
