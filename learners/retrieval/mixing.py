@@ -5,8 +5,10 @@ of them is never much worse than the best expert, on any sequence whatever.
 
 Labels come late: when an event is predicted, the losses of the last ones are not known. A mixture
 that trusts each of them fully moves by all of them before it sees what came of it. So with a delay
-of D events the rates are divided by D, as if D mixtures took turns (Weinberger and Ordentlich 2002,
-"On Delayed Prediction of Individual Sequences"; Joulani, György and Szepesvári 2013).
+of D events all rates are divided by D, as if D mixtures took turns (Weinberger and Ordentlich 2002,
+"On Delayed Prediction of Individual Sequences"; Joulani, György and Szepesvári 2013): those of
+learning, and those of forgetting too. A mixture that forgets as fast as without a delay, but learns
+D times slower, never decides for the better expert.
 """
 
 from __future__ import annotations
@@ -29,14 +31,16 @@ class Mixture(ABC):
     """Weights of experts, learned from their losses.
 
     Args:
-        experts: how many.
+        experts: how many, at least 2.
+        first: the weight of the first expert before any loss; the others share the rest.
 
     Attributes:
         weights: (experts,) of sum 1.
     """
 
-    def __init__(self, experts: int) -> None:
-        self.weights: Floats = np.full(experts, 1.0 / experts)
+    def __init__(self, experts: int, first: float) -> None:
+        self.weights: Floats = np.full(experts, (1.0 - first) / (experts - 1))
+        self.weights[0] = first
 
     @abstractmethod
     def update(self, losses: Floats, delays: Floats) -> None:
@@ -60,30 +64,33 @@ class FixedShare(Mixture):
     Herbster and Warmuth 1998, "Tracking the Best Expert", with the learning rate 1 / delay: 1 suits
     the log-loss where labels come at once. After each event the weights are multiplied by the
     probabilities that the experts gave to what happened, to the power of the rate. Then each expert
-    passes on the share ``switch`` of its weight, to all.
+    passes on a share of its weight, to all by their first weights w: ``switch`` / delay of it.
 
-    With G experts and no delay, the log-loss of the mixed probabilities over T events exceeds that
-    of any one expert by at most ln(G) - (T - 1) ln(1 - switch); with ``switch`` 0 by ln(G), however
-    many events there are. Against the best sequence that changes its expert k times, it exceeds it
-    by at most ln(G) + k ln(G / switch) - (T - 1 - k) ln(1 - switch).
+    Without delay, the log-loss of the mixed probabilities over T events exceeds that of expert i by
+    at most ln(1 / w_i) - (T - 1) ln(1 - switch); with ``switch`` 0 by ln(1 / w_i), however many
+    events there are. Against the best sequence that changes its expert k times, from i_0 to i_1
+    and so on, it exceeds it by at most ln(1 / w_i_0) + sum_j ln(1 / (w_i_j switch))
+    - (T - 1 - k) ln(1 - switch).
 
     Args:
-        experts: how many.
+        experts: how many, at least 2.
         switch: the share, 0 to 1.
+        first: the weight of the first expert, w_0, 0 to 1. What others cost it is ln(1 / w_0).
     """
 
-    def __init__(self, experts: int, switch: float) -> None:
-        super().__init__(experts)
+    def __init__(self, experts: int, switch: float, first: float = 0.5) -> None:
+        super().__init__(experts, first)
         self._switch = switch
+        self._start = self.weights.copy()
 
     def update(self, losses: Floats, delays: Floats) -> None:
-        spread = self._switch / len(self.weights)
         likelihoods = np.exp((losses.min(1, keepdims=True) - losses) / delays[:, None])
+        passed = self._switch / delays
         weights = self.weights
-        for likelihood in likelihoods:
+        for likelihood, share in zip(likelihoods, passed.tolist(), strict=True):
             weights = weights * likelihood
-            weights *= (1.0 - self._switch) / weights.sum()
-            weights += spread
+            weights *= (1.0 - share) / weights.sum()
+            weights += share * self._start
         self.weights = weights
 
 
@@ -100,13 +107,13 @@ class AdaHedge(Mixture):
     the expert that is best of late, and the bound is not proven.
 
     Args:
-        experts: how many.
-        half_life: events after which a loss counts half; None: all count alike.
+        experts: how many, at least 2.
+        half_life: events after which a loss counts half, times the delay; None: all count alike.
     """
 
     def __init__(self, experts: int, half_life: float | None) -> None:
-        super().__init__(experts)
-        self._kept = 1.0 if half_life is None else 0.5 ** (1.0 / half_life)
+        super().__init__(experts, 1.0 / experts)
+        self._fading = 0.0 if half_life is None else math.log(2.0) / half_life
         self._losses: Floats = np.zeros(experts)
         self._gap = 0.0  # the sum of what mixing at the present rate has cost
         self._delay = 1.0  # of the last label
@@ -121,8 +128,9 @@ class AdaHedge(Mixture):
                 mixed = least - math.log(max(inner, 1e-300)) / rate
             else:  # an infinite rate: the least loss by now, against that before, which is 0
                 mixed = float((self._losses + loss).min())
-            self._gap = self._kept * self._gap + max(mean - mixed, 0.0)
-            self._losses = self._kept * self._losses + loss
+            kept = math.exp(-self._fading / delay)
+            self._gap = kept * self._gap + max(mean - mixed, 0.0)
+            self._losses = kept * self._losses + loss
             self._losses -= self._losses.min()
             self._delay = delay
             self._weigh()

@@ -68,4 +68,4 @@ def test_a_cell_is_run_once_and_kept(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert of_stream.finished() == first
     lines = "\n".join(of_stream.section())
     assert "| frozen: memory | " in lines
-    assert study.head_of({TINY: of_stream}).startswith("# Error memories\n\nWhat they add")
+    assert study.head_of({TINY: of_stream}).startswith(f"# Error memories\n\n{study.VERDICT}")

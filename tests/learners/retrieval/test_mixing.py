@@ -44,16 +44,21 @@ def in_blocks(weights: np.ndarray, t: int) -> tuple[np.ndarray, int]:
 
 @pytest.mark.parametrize("draw", [against_the_mixture, in_blocks])
 @pytest.mark.parametrize("switch", [0.0, 0.01])
-def test_fixed_share_keeps_its_bounds_on_adversaries(switch: float, draw: Draw) -> None:
-    """The regret is below ln G + (T-1) ln(1/(1-a)), and by switches below its own bound."""
-    total, losses = log_loss_of(FixedShare(EXPERTS, switch), draw)
+@pytest.mark.parametrize("first", [1 / EXPERTS, 0.5])
+def test_fixed_share_keeps_its_bounds_on_adversaries(
+    first: float, switch: float, draw: Draw
+) -> None:
+    """The regret is below ln(1/w) + (T-1) ln(1/(1-a)), and by switches below its own bound."""
+    mixture = FixedShare(EXPERTS, switch, first)
+    price = -np.log(mixture.weights)  # of each expert
+    total, losses = log_loss_of(mixture, draw)
     stay = -np.log(1 - switch)
-    assert total - losses.sum(0).min() <= np.log(EXPERTS) + (EVENTS - 1) * stay + 1e-9
+    assert total - (losses.sum(0) + price).min() <= (EVENTS - 1) * stay + 1e-9
     if not switch:
         return
-    blocks = losses.reshape(20, 100, EXPERTS).sum(1)
+    blocks = losses.reshape(20, 100, EXPERTS).sum(1) + price
     best = blocks.min(1).sum()  # of the sequences that switch after each 100 events
-    bound = np.log(EXPERTS) + 19 * np.log(EXPERTS / switch) + (EVENTS - 20) * stay
+    bound = 19 * np.log(1 / switch) + (EVENTS - 20) * stay
     assert total - best <= bound + 1e-9
 
 
@@ -116,3 +121,37 @@ def test_late_labels_cost_less_with_rates_by_their_delay() -> None:
         regrets.append(total - losses.sum(0).min())
     assert regrets[1] < delay * np.log(2)
     assert regrets[0] > 4 * regrets[1]
+
+
+def late(mixture: Mixture, losses: np.ndarray, delay: int) -> tuple[float, np.ndarray]:
+    """Return the log-loss of mixed probabilities whose labels come late, and the last weights."""
+    total, block = 0.0, 50
+    for start in range(0, len(losses), block):
+        now = losses[start : start + block]
+        total -= float(np.log(np.exp(-now) @ mixture.weights).sum())
+        if known := max(start + 2 * block - delay, 0):
+            mixture.update(losses[known - block : known], np.full(block, float(delay)))
+    return total, mixture.weights
+
+
+@pytest.mark.parametrize("best", [0, 3])
+def test_mixture_decides_where_labels_are_late(best: int) -> None:
+    """It comes to the better expert, and costs what as many mixtures in turns do at most."""
+    rng, delay, events, switch = np.random.default_rng(6), 100, 30_000, 1 / 2000
+    right = rng.random((events, 1)) < 0.6  # each says .6 or less of what happens in 6 of 10 cases
+    stated = np.full((events, EXPERTS), 0.5)
+    stated[:, best] = 0.6
+    losses = -np.log(np.where(right, stated, 1 - stated))
+    mixture = FixedShare(EXPERTS, switch)
+    price = -np.log(mixture.weights[best])
+    total, weights = late(mixture, losses, delay)
+    assert weights[best] > 0.9
+    assert total - losses[:, best].sum() <= delay * price - events * np.log(1 - switch)
+    assert late(AdaHedge(EXPERTS, 2000), losses, delay)[1][best] > 0.9
+
+
+def test_mixture_of_late_labels_still_changes_its_mind() -> None:
+    """After the better expert changes, as many labels as delays and a few thousand are enough."""
+    losses = np.repeat([[0.2, 0.9], [0.9, 0.2]], [20_000, 4000], 0)
+    _, weights = late(FixedShare(2, 1 / 2000), losses, 100)
+    assert weights[1] > 0.9
