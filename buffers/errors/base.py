@@ -92,6 +92,15 @@ class ErrorMemory(ABC):
     def relabel(self, ids: Ints, labels: NDArray[Any]) -> None:  # noqa: B027 (sums hold no ids)
         """Correct the labels (m,) of events ``ids`` (m,), as far as they are stored one by one."""
 
+    @property
+    def stored(self) -> int:
+        """The number of events that are stored one by one; 0 where only their sums are."""
+        return 0
+
+    def replace_keys(self, keys: Keys) -> None:
+        """Give the stored events other keys (stored, width), oldest first. Sums are cleared."""
+        self.clear()
+
     @abstractmethod
     def clear(self) -> None:
         """Forget all events."""

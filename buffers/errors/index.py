@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from buffers.errors.base import Ints, LabelledKeys
+from buffers.errors.base import Ints, Keys, LabelledKeys
 from buffers.errors.ring import ErrorRing
 
 _LEAST = 4096
@@ -129,6 +129,12 @@ class IndexedErrorRing(ErrorRing):
             ages[short], scores[short] = super()._nearest(queries[short], k)
         order = np.lexsort((ages, -scores), axis=1)
         return np.take_along_axis(ages, order, 1), np.take_along_axis(scores, order, 1)
+
+    def replace_keys(self, keys: Keys) -> None:
+        super().replace_keys(keys)
+        if self._index is not None:
+            self._learn_centroids()
+            self._build()
 
     def clear(self) -> None:
         super().clear()

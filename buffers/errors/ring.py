@@ -134,6 +134,15 @@ class ErrorRing(ErrorMemory):
             self._base[slots] = kept.base
         self._written += m
 
+    @property
+    def stored(self) -> int:
+        return len(self)
+
+    def replace_keys(self, keys: Keys) -> None:
+        slots = self.slots(np.arange(len(self))[::-1])
+        self._keys[slots] = self.on_grid(keys)
+        self._squares[slots] = _squares(self._keys[slots])
+
     def relabel(self, ids: Ints, labels: NDArray[Any]) -> None:
         last = dict(zip(ids.tolist(), range(len(ids)), strict=True))
         for slot in np.flatnonzero(np.isin(self._ids[: len(self)], ids)).tolist():

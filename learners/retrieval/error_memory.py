@@ -13,6 +13,7 @@ from learners.retrieval.keys import KeysConfig, key_source
 from learners.retrieval.memories import (
     MemoryConfig,
     RingConfig,
+    SketchConfig,
     by_kind,
     check_memory,
     new_memory,
@@ -20,12 +21,13 @@ from learners.retrieval.memories import (
 from learners.retrieval.mixing import AdaHedge, FixedShare, log_losses
 from learners.retrieval.noted import Floats
 from learners.retrieval.pools import LogLinearPool, log_shares
+from learners.retrieval.stored_columns import StoredColumns
 from learners.retrieval.wrapper import Correction, Outputs, Wrapper, WrapperConfig
 from streams.core.batch import Array, Batch, Ints
 from streams.core.hashing import mix
 from streams.core.schema import Schema
 from streams.core.settings import Settings
-from streams.core.state_dict import State
+from streams.core.state_dict import State, bytes_of
 from streams.core.statistics.running_moments import RunningMoments
 
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -92,20 +94,20 @@ class ErrorMemoryLearner(Wrapper):
 
     With ``lambda: online``, experts follow the memory by 0, .1, .25, .5, .75, .9 and 1, and the
     prediction is their mean, weighted by their losses so far: for classes by the log-loss
-    (``FixedShare``), for targets by the squared error (``AdaHedge``). So the memory has no say on a
-    stream where it does not help. Of classes there is one more expert, a pool of the logarithms of
-    both probabilities with weights that are learned (``LogLinearPool``): it calibrates the base,
-    and leaves it where it is sure and wrong. The losses are those of the predictions that were
-    made: of an event that was predicted before its neighbours were known. ``lambda: 0`` is the
-    base, bit for bit.
+    (``FixedShare``, where the base starts with half of the weight), for targets by the squared
+    error (``AdaHedge``). So the memory has no say on a stream where it does not help. Of classes
+    there is one more expert, a pool of the logarithms of both probabilities with weights that are
+    learned (``LogLinearPool``): it calibrates the base, and leaves it where it is sure and wrong.
+    The losses are those of the predictions that were made: of an event that was predicted before
+    its neighbours were known. ``lambda: 0`` is the base, bit for bit.
 
     Deviations: lambda is chosen online. The base's prediction counts as ``shrink`` events that are
     like this one, as a single similar event says little; 0 is the paper's rule. Storing only large
     errors makes the mean label of what is stored wrong. So of the small ones a part is stored, and
     weighs the more (``small_errors``). Which part is decided by a hash of the id.
 
-    The memory is cleared when keys are void (``keys``), after ``reset`` labels, and with none of it
-    the base.
+    When the base moves, keys of its hidden layer are void (``keys``): stored events then get new
+    ones, from their columns, and a sketch is cleared. It is cleared after ``reset`` labels too.
 
     Args:
         config: settings.
@@ -138,6 +140,10 @@ class ErrorMemoryLearner(Wrapper):
             else:
                 self.pool = LogLinearPool(2, config.pool_half_life)
                 self.mixture = FixedShare(len(GRID) + 1, 1.0 / config.switch_after)
+        self.columns: StoredColumns | None = None
+        if self.keys.moves and config.keys.when_void == "rekey":
+            if not isinstance(config.memory, SketchConfig):
+                self.columns = StoredColumns(config.memory.capacity)
         self._renew()
 
     @property
@@ -147,6 +153,8 @@ class ErrorMemoryLearner(Wrapper):
 
     def _renew(self) -> None:
         """Start with an empty memory for the keys as they are now."""
+        if self.columns is not None:
+            self.columns.clear()
         if not self.keys.width:
             self.memory = None
             return
@@ -239,7 +247,10 @@ class ErrorMemoryLearner(Wrapper):
             self.memory.grow(len(self.classes))
         weights = self._stored_weights(batch.ids, base, y)
         events = LabelledKeys(batch.ids, self.keys.of(batch), y, base, weights)
-        self._write(events.take(weights > 0))
+        stored = weights > 0
+        self._write(events.take(stored))
+        if self.columns is not None and stored.any():
+            self.columns.add(batch.take(stored))
 
     def _weigh(self, base: Floats, error: Floats, y: Array, delays: Floats) -> None:
         """Let the mixture learn from the predictions of its experts."""
@@ -280,8 +291,14 @@ class ErrorMemoryLearner(Wrapper):
 
     def learn(self, batch: Batch) -> None:
         super().learn(batch)
-        if not self.idle and self.keys.learned(len(batch)):
+        if self.idle or not self.keys.learned(len(batch)):
+            return
+        if self.columns is None or self.memory is None:
             self._renew()
+            return
+        stored = self.columns.last(self.memory.stored)
+        if stored is not None:
+            self.memory.replace_keys(self.keys.of(stored))
 
     def correct(self, ids: Ints, y: Array) -> None:
         if self.memory is not None:
@@ -303,6 +320,7 @@ class ErrorMemoryLearner(Wrapper):
     @property
     def buffer_bytes(self) -> int:
         own = 0 if self.memory is None else self.memory.memory_bytes()
+        own += 0 if self.columns is None else bytes_of(self.columns.state())
         return own + self.base.buffer_bytes
 
     def _weights(self) -> State:
@@ -317,6 +335,7 @@ class ErrorMemoryLearner(Wrapper):
             "scale": self.scale.state(),
             "keys": self.keys.state(),
             "memory": {} if self.memory is None else dict(self.memory.state()),
+            **({} if self.columns is None else {"columns": self.columns.state()}),
         }
 
     def servable(self) -> State:
@@ -328,6 +347,8 @@ class ErrorMemoryLearner(Wrapper):
         super().load(state)
         self.scale.load(state["scale"])
         self._load_memory(state)
+        if self.columns is not None:
+            self.columns.load(state["columns"])
 
     def load_servable(self, state: State) -> None:
         super().load_servable(state)

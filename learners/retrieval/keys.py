@@ -33,6 +33,8 @@ class KeysConfig(Settings):
         warm_up: events from which the scale of ``inputs`` is learned.
         sample: events from which the scale of a hidden layer is learned, and its movement.
         moved: the mean cosine distance by which keys of these may move before all are void.
+        when_void: ``rekey``: the stored events get new keys, from their columns, which are kept
+            for that; ``clear``: the memory is cleared, as a sketch always is.
         check_every: labels after which that is measured.
     """
 
@@ -41,6 +43,7 @@ class KeysConfig(Settings):
     warm_up: PositiveInt = 200
     sample: PositiveInt = 128
     moved: PositiveFloat = 0.2
+    when_void: Literal["rekey", "clear"] = "rekey"
     check_every: PositiveInt = 500
 
 
@@ -54,6 +57,8 @@ class KeySource(ABC):
 
     width: int = 0
     moved: float = 0.0
+    moves: bool = False
+    """Whether keys move as the base learns."""
 
     @property
     @abstractmethod
@@ -170,10 +175,15 @@ class HiddenKeys(KeySource):
     sample are compared with those at the last change. Where they have moved by more than
     ``moved``, all keys are void, and the scale is that of the sample by now.
 
+    A key cannot be moved along with the layer: what became of an event's units is not a function of
+    the old ones. So new keys are made from the columns, by a pass of the base over what is stored.
+
     Args:
         config: settings.
         base: a network.
     """
+
+    moves = True
 
     def __init__(self, config: KeysConfig, base: Learner) -> None:
         self._config = config

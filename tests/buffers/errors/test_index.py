@@ -52,6 +52,22 @@ def test_index_finds_most_neighbours_and_resumes_exactly() -> None:
     assert found.age.max() < CAPACITY
 
 
+def test_index_finds_replaced_keys() -> None:
+    """After all keys are replaced, most neighbours are found, and a resume is exact."""
+    old, new, queries = clustered(12_000, 3), -clustered(12_000, 4), -clustered(60, 5)
+    memory, exact = (kind(16, False, capacity=CAPACITY) for kind in (IndexedErrorRing, ErrorRing))
+    for each in (memory, exact):
+        each.grow(2)
+        each.write(events(old))
+        each.replace_keys(new[2000:])
+    heir = IndexedErrorRing(16, False, capacity=CAPACITY)
+    heir.load({name: np.copy(value) for name, value in memory.state().items()})
+    found, again, true = (m.nearest(queries, 50).places for m in (memory, heir, exact))
+    assert np.array_equal(found, again)
+    pairs = zip(found.tolist(), true.tolist(), strict=True)
+    assert np.mean([len({*a} & {*b}) / 50 for a, b in pairs]) >= 0.95
+
+
 def test_index_knows_only_the_cosine() -> None:
     """Another metric is refused."""
     with pytest.raises(ValueError, match="metric"):

@@ -127,3 +127,22 @@ def test_settings_out_of_range_are_refused(name: str, value: Any) -> None:
     """An impossible setting is named."""
     with pytest.raises(ValueError, match=f"{name}: "):
         ErrorRing(2, False, **{name: value})
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("written", [25, 100])
+def test_replaced_keys_are_as_if_written(metric: Metric, written: int) -> None:
+    """Ages, labels and weights stay; the keys are those of a memory that got them at once."""
+    rng = np.random.default_rng(written)
+    old, new = rng.standard_normal((2, written, 5)).astype(np.float32)
+    labels, weights = rng.integers(0, 2, written), rng.random(written) + 0.5
+    memory, other = (ring(5, capacity=40, metric=metric, half_life=20) for _ in range(2))
+    for start in range(0, written, 7):
+        rows = slice(start, start + 7)
+        memory.write(events(old, labels, weights=weights).take(rows))
+    memory.replace_keys(new[written - memory.stored :])
+    other.write(events(new, labels, weights=weights))
+    assert memory.stored == min(written, 40)
+    queries = rng.standard_normal((9, 5)).astype(np.float32)
+    for ours, theirs in zip(memory.read(queries), other.read(queries), strict=True):
+        assert np.array_equal(ours, theirs)

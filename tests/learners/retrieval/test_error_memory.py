@@ -26,7 +26,11 @@ NETWORK = {
 }
 RIVER = {"kind": "river", "model": ["preprocessing.StandardScaler", "naive_bayes.GaussianNB"]}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "hidden layer": {"base": NETWORK, "keys": {"kind": "hidden", "sample": 40, "check_every": 64}},
+    "hidden layer": {
+        "base": NETWORK,
+        "keys": {"kind": "hidden", "sample": 40, "check_every": 64, "moved": 0.01},
+        "memory": {"kind": "ring", "capacity": 500},
+    },
     "sketch": {
         "base": {"kind": "slda", "warm_up": 50},
         "memory": {"kind": "sketch", "bits": 6},

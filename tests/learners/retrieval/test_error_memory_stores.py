@@ -62,6 +62,45 @@ def test_small_errors_are_stored_in_part_and_weigh_more() -> None:
     assert set(weights.tolist()) <= {1.0, 10.0}
 
 
+NETWORK = {
+    "kind": "finetune",
+    "model": {"kind": "mlp", "hidden": [16]},
+    "optimizer": {"kind": "adam", "lr": 0.02},
+}
+MOVING = {"kind": "hidden", "sample": 40, "check_every": 32, "moved": 1e-6}
+
+
+@pytest.mark.parametrize("memory", ["ring", "sketch"])
+def test_stored_events_get_new_keys_as_the_base_moves(memory: str) -> None:
+    """Their keys are those that the base gives them now; a sketch of them is cleared."""
+    case = case_of(base=NETWORK, keys=MOVING, memory=memory, reset=250)
+    stream, run = case.stream(640), LearnerRun(case.new(), 0)
+    run.feed(stream, 32)
+    learner = run.learner
+    assert isinstance(learner, ErrorMemoryLearner)
+    assert learner.memory is not None
+    if memory == "sketch":
+        assert learner.memory.events == 0
+        return
+    assert isinstance(learner.memory, ErrorRing)
+    stored = learner.memory.stored
+    assert 32 < stored < 250
+    last = stream[len(stream) - stored :]
+    ages = np.arange(stored)[::-1]
+    slots = learner.memory.slots(ages)
+    keys = learner.memory.on_grid(learner.keys.of(last.to_predict(False)))
+    assert np.array_equal(learner.state()["memory"]["ids"][slots], last.ids)
+    assert np.array_equal(learner.state()["memory"]["keys"][slots], keys)
+
+
+def test_void_keys_can_clear_the_memory() -> None:
+    """With when_void: clear no columns are kept, and nothing is left once the base has moved."""
+    case = case_of(base=NETWORK, keys={**MOVING, "when_void": "clear"})
+    run = LearnerRun(case.new(), 0).feed(case.stream(640), 32)
+    assert "columns" not in run.learner.state()
+    assert run.learner.metrics()["memory_events"] == 0
+
+
 def test_new_errors_travel_and_not_a_new_model() -> None:
     """A snapshot after 16 labels carries 16 rows of the memory, and nothing of a frozen base."""
     settings = {
