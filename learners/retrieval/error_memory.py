@@ -141,9 +141,9 @@ class ErrorMemoryLearner(Wrapper):
                 self.pool = LogLinearPool(2, config.pool_half_life)
                 self.mixture = FixedShare(len(GRID) + 1, 1.0 / config.switch_after)
         self.columns: StoredColumns | None = None
-        if self.keys.moves and config.keys.when_void == "rekey":
-            if not isinstance(config.memory, SketchConfig):
-                self.columns = StoredColumns(config.memory.capacity)
+        rekeys = self.keys.moves and config.keys.when_void == "rekey"
+        if rekeys and not isinstance(config.memory, SketchConfig):
+            self.columns = StoredColumns(config.memory.capacity)
         self._renew()
 
     @property
