@@ -46,7 +46,7 @@ class NextOfKey(LabelJoin):
         self.horizon = horizon
         self.lateness = lateness
         self._now = -np.inf  # the latest event time
-        self._open: dict[int, _LatestEvent] = {}  # by key
+        self._latest: dict[int, _LatestEvent] = {}  # by key
         self._due: deque[tuple[float, int, int]] = deque()  # when nothing came; key; index
 
     def _ready(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
@@ -63,13 +63,13 @@ class NextOfKey(LabelJoin):
             zip(*(column.tolist() for column in columns), strict=True)
         ):
             self._end_silence(now, index, i, found)
-            before = self._open.get(key)
+            before = self._latest.get(key)
             if before is not None and index - before.place <= self.label_timeout_events:
                 times[i] = max(times[i], before.time)
                 wait = times[i] - before.time
                 label = (kind, wait) if wait <= horizon else (-1, horizon)
                 found.append(_Label(before.chunk, before.row, i, *label))
-            self._open[key] = _LatestEvent(index, chunk.number, i, times[i])
+            self._latest[key] = _LatestEvent(index, chunk.number, i, times[i])
             if self.horizon is not None:
                 self._due.append((due, key, index))
         if n:
@@ -82,9 +82,9 @@ class NextOfKey(LabelJoin):
         oldest = index - self.label_timeout_events
         while self._due and (self._due[0][0] < now or self._due[0][2] < oldest):
             _, key, waiting = self._due.popleft()
-            event = self._open.get(key)
+            event = self._latest.get(key)
             if event is not None and event.place == waiting >= oldest:
-                del self._open[key]
+                del self._latest[key]
                 assert self.horizon is not None
                 found.append(_Label(event.chunk, event.row, row, -1, self.horizon))
 
@@ -109,9 +109,9 @@ class NextOfKey(LabelJoin):
             for key, index in zip(
                 chunk.batch.key[rows].tolist(), chunk.index[rows].tolist(), strict=True
             ):
-                event = self._open.get(key)
+                event = self._latest.get(key)
                 if event is not None and event.place == index:
-                    del self._open[key]
+                    del self._latest[key]
         return expired
 
     def _last_labels(self, pieces: Pieces) -> tuple[Array, Ints]:
@@ -124,7 +124,7 @@ class NextOfKey(LabelJoin):
     def load(self, state: State, classes: tuple[ClassName, ...] = ()) -> None:
         super().load(state, classes)
         self._now = float(state["now"])
-        self._open, waiting = {}, []
+        self._latest, waiting = {}, []
         for chunk in self._chunks.values():
             assert chunk.batch.key is not None
             assert chunk.due is not None
@@ -132,7 +132,7 @@ class NextOfKey(LabelJoin):
             for row, (index, key, time, due) in enumerate(
                 zip(*(column.tolist() for column in columns), strict=True)
             ):
-                self._open[key] = _LatestEvent(index, chunk.number, row, time)
+                self._latest[key] = _LatestEvent(index, chunk.number, row, time)
                 waiting.append((due, key, index))
         self._due = deque(sorted(waiting, key=lambda event: event[2]))
         if self.horizon is None:
