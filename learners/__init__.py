@@ -7,8 +7,8 @@ Each method is one file. A job names it by its kind (``KINDS``) or by an import 
 - ``registry`` finds a class by kind or import path.
 - ``checks`` tests whether a class keeps the contract: ``check_learner`` and ``checks_for``.
 - ``networks`` holds what learners that train one network share.
-- ``baselines``, ``rehearsal``, ``regularization``, ``pretrained``, ``recommenders`` and
-  ``integrations`` hold the methods.
+- ``baselines``, ``rehearsal``, ``regularization``, ``pretrained``, ``recommenders``, ``sequences``
+  and ``integrations`` hold the methods.
 
 ``import learners`` loads none of these modules: a name is imported when it is first used.
 """
@@ -47,16 +47,20 @@ KINDS: dict[str, str] = {
     "joint": "learners.rehearsal.joint:Joint",
     "knn": "learners.pretrained.closed_form.knn:Knn",
     "l2p": "learners.pretrained.prompts.l2p:L2P",
+    "last-type": "learners.sequences.controls.last_type:LastType",
     "linear-probe": "learners.baselines.linear_probe:LinearProbe",
     "lwf": "learners.regularization.lwf:Lwf",
     "mos": "learners.pretrained.adapters.mos:Mos",
     "no-change": "learners.baselines.no_change:NoChange",
+    "poisson": "learners.sequences.controls.poisson:Poisson",
+    "popular-type": "learners.sequences.controls.popular_type:PopularType",
     "prior": "learners.baselines.prior:Prior",
     "prototype": "learners.pretrained.closed_form.prototype:Prototype",
     "ranpac": "learners.pretrained.closed_form.ranpac:Ranpac",
+    "recent-history": "learners.sequences.controls.recent_history:RecentHistory",
     "replay": "learners.rehearsal.replay:Replay",
-    "rls": "learners.pretrained.closed_form.rls:Rls",
     "river": "learners.integrations.river:RiverLearner",
+    "rls": "learners.pretrained.closed_form.rls:Rls",
     "segment-residuals": "learners.retrieval.segment_residuals:SegmentResiduals",
     "slda": "learners.pretrained.closed_form.slda:Slda",
     "view-batch": "learners.rehearsal.view_batch:ViewBatch",

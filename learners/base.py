@@ -111,10 +111,13 @@ class Learner(ABC):
         if schema.task not in self.handles and not (
             schema.task == "classification" and "binary" in self.handles
         ):
+            other = "or state the task of the label (docs/odd-inputs.md)"
+            if "sequences" in (*self.handles, schema.task):
+                other = "or change stream.sequence, with which the label is the next event of a key"
             raise LearnerError(
                 f"learner {self.kind!r} handles {', '.join(sorted(self.handles))}, but the label "
                 f"of this stream is for {schema.task}: take another (docs/choose-a-learner.md), "
-                "or state the task of the label (docs/odd-inputs.md)"
+                f"{other}"
             )
         self.schema = schema
         self.seed = seed

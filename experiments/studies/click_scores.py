@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from experiments.studies.comparison import Difference, common
 from pipeline.bench.bench import Results
-from pipeline.evaluation.grouped_auc import GroupedAuc
+from pipeline.evaluation.online.grouped_auc import GroupedAuc
 
 SLOTS = 10
 FLOOR = 1e-7

@@ -30,7 +30,8 @@ def assert_fits(prediction: Prediction, ids: Ints, task: Task) -> None:
     n = len(ids)
     assert np.array_equal(prediction.ids, ids), "ids are not those of the events"
     assert prediction.ids.dtype == np.int64, f"ids are {prediction.ids.dtype}"
-    assert prediction.kind == task, f"kind is {prediction.kind}"
+    kind = "classification" if task == "sequences" else task  # of the type of the next event
+    assert prediction.kind == kind, f"kind is {prediction.kind}"
     assert prediction.value.shape == (n,), f"value has shape {prediction.value.shape}, not {(n,)}"
     dtype = np.float64 if task == "regression" else np.int64
     assert prediction.value.dtype == dtype, (
@@ -46,6 +47,24 @@ def assert_fits(prediction: Prediction, ids: Ints, task: Task) -> None:
     assert (prediction.value < max(width, 2)).all(), "a predicted class has no name"
     if prediction.proba is not None:
         _assert_probabilities(prediction.proba, prediction.value, width)
+    if prediction.forecast is not None:
+        _assert_forecast(prediction.forecast, n, width)
+
+
+def _assert_forecast(forecast: Array, n: int, width: int) -> None:
+    """Assert that a forecast is as ``learners/sequences/forecast.py`` states."""
+    assert forecast.ndim == 3, f"the forecast has shape {forecast.shape}"
+    assert len(forecast) == n, f"the forecast has {len(forecast)} rows for {n} events"
+    assert forecast.dtype == np.float32, f"the forecast is {forecast.dtype}, not float32"
+    cells = forecast[~np.isnan(forecast[:, :, 1]).all(1)]
+    assert not np.isnan(cells).any(), "a cell of a forecast is NaN"
+    assert (cells[:, 0, 0] == 0).all(), "the first cell does not begin at 0"
+    assert (np.diff(cells[:, :, 0], axis=1) >= 0).all(), "cells are not in the order of time"
+    assert (cells[:, :, 1] >= 0).all(), "an intensity is negative"
+    assert np.isfinite(cells[:, :, :2]).all(), "an intensity, or the start of a cell, is infinite"
+    if forecast.shape[2] > 2:
+        assert forecast.shape[2] - 2 == max(width, 2), f"{forecast.shape[2] - 2} types of {width}"
+        assert np.allclose(cells[:, :, 2:].sum(2), 1, atol=1e-4), "types do not sum to 1"
 
 
 def _assert_probabilities(proba: Array, value: Array, width: int) -> None:
@@ -71,9 +90,11 @@ def assert_one_line(error: Exception) -> None:
 def same_prediction(a: Prediction, b: Prediction) -> bool:
     """Return whether two predictions are equal, bit for bit."""
     probas = [np.zeros(0) if p.proba is None else p.proba for p in (a, b)]
+    forecasts = [np.zeros(0) if p.forecast is None else p.forecast for p in (a, b)]
     return (
         np.array_equal(a.value, b.value, equal_nan=True)
         and np.array_equal(probas[0], probas[1], equal_nan=True)
+        and np.array_equal(forecasts[0], forecasts[1], equal_nan=True)
         and np.array_equal(a.ids, b.ids)
         and (a.classes, a.version, a.kind) == (b.classes, b.version, b.kind)
     )

@@ -13,8 +13,11 @@ from learners.results import Prediction
 from streams.core.batch import Array, Batch, ClassName, Features, Ragged
 from streams.core.schema import Feature, Schema, Task
 from streams.core.state_dict import digest
-from streams.operators.label_join import Revealed
+from streams.core.stream_config import SequenceConfig
+from streams.operators.features.sequences import GAPS, TYPES, Sequences
+from streams.operators.label_join import LabelJoin, Revealed
 from streams.operators.labels_in_rows import DelayByEvents
+from streams.operators.next_of_key import NextOfKey
 
 Make = Callable[[Schema, int], Learner]
 """Make a learner for a schema and a seed."""
@@ -22,6 +25,9 @@ Make = Callable[[Schema, int], Learner]
 NAMES: tuple[ClassName, ...] = ("a", "b", "c")
 WIDTH = 6
 """Features of a row."""
+KEYS = 4
+"""Keys of a stream of sequences, whose events come in turn."""
+_SEQUENCES = SequenceConfig(by="user", length=8, keys=64)
 
 
 def handles(cls: type[Learner], task: Task) -> bool:
@@ -31,7 +37,7 @@ def handles(cls: type[Learner], task: Task) -> bool:
 
 def many_classes(cls: type[Learner]) -> bool:
     """Return whether the class declares that it learns more than two classes."""
-    return "classification" in cls.handles
+    return bool(cls.handles & {"classification", "sequences"})
 
 
 def with_example_settings(cls: type[Learner]) -> Make:
@@ -58,6 +64,9 @@ class Case:
 
     def schema(self, classes: tuple[ClassName, ...] = ()) -> Schema:
         """Return the schema of the streams, with these stated classes."""
+        if self.task == "sequences":
+            users = Schema((Feature("user", "categorical"),), "classification", classes)
+            return Sequences(_SEQUENCES, users).schema(users)
         columns = [Feature(f"x{i}", "numeric") for i in range(WIDTH)]
         features = [Feature("text", "text")] if self.texts else columns
         return Schema(tuple(features), self.task, classes)
@@ -67,8 +76,11 @@ class Case:
         return self.make(self.schema(), seed)
 
     def stream(self, n: int = 160, seed: int = 0, names: tuple[ClassName, ...] = ()) -> Batch:
-        """Return n events: classes that lie apart, or a linear target with little noise."""
+        """Return n events: classes that lie apart, a linear target with little noise, or types of
+        which one follows another."""
         rng = np.random.default_rng(seed)
+        if self.task == "sequences":
+            return _sequences(n, rng, names or NAMES)
         x = rng.normal(size=(n, WIDTH))
         y: Array = 30 + 5 * x[:, 0] - 3 * x[:, 1] + 0.1 * rng.normal(size=n)
         if self.task == "classification":
@@ -78,13 +90,17 @@ class Case:
         ids = rng.permutation(10 * n)[:n].astype(np.int64)
         offset = np.arange(n)
         features: Features = {"text": _texts(x)} if self.texts else x
-        batch = Batch(ids, offset * 60.0, features, np.zeros(n, np.int32), offset, y, classes=names)
-        return replace(batch, key=offset % 4) if "sequences" in self.cls.handles else batch
+        return Batch(ids, offset * 60.0, features, np.zeros(n, np.int32), offset, y, classes=names)
 
     def wild(self, batch: Batch, rows: Array) -> Batch:
         """Return the batch with quite other features in these rows (n,) bool."""
         if isinstance(batch.x, np.ndarray):
             return replace(batch, x=np.where(rows[:, None], 1e6 * (1 + batch.x), batch.x))
+        if self.task == "sequences":
+            types, gaps = (np.asarray(batch.x[name]) for name in (TYPES, GAPS))
+            other = np.where(rows[:, None] & (types > 0), types - 1, types)
+            longer = np.where(rows[:, None], 100 * gaps, gaps)
+            return replace(batch, x={**batch.x, TYPES: other, GAPS: longer})
         column = batch.x["text"]
         assert isinstance(column, Ragged)
         texts = [
@@ -102,6 +118,23 @@ class Case:
         return digest({"value": prediction.value, **proba})
 
 
+def _sequences(n: int, rng: np.random.Generator, names: tuple[ClassName, ...]) -> Batch:
+    """Return n events of ``KEYS`` keys in turn: after a type comes the next one, in 9 of 10 cases,
+    and after the first type the next event takes longer."""
+    offset = np.arange(n)
+    y = np.zeros(n, np.int64)
+    for i in range(n):
+        follows = i >= KEYS and rng.random() < 0.9
+        y[i] = (y[i - KEYS] + 1) % len(names) if follows else rng.integers(len(names))
+    y[: len(names)] = offset[: len(names)] if n >= len(names) else y
+    time = np.cumsum(rng.exponential(15.0, n) * np.where(y == 1, 4.0, 1.0))
+    ids = rng.permutation(10 * n)[:n].astype(np.int64)
+    x = {"user": offset % KEYS}
+    batch = Batch(ids, time, x, np.zeros(n, np.int32), offset, y, classes=names)
+    users = Schema((Feature("user", "categorical"),), "classification")
+    return replace(Sequences(_SEQUENCES, users).apply(batch), wait=np.full(n, 60.0))
+
+
 def _texts(x: Array) -> Ragged:
     """Return rows of numbers (n, d) as texts: a word for each that does not round to 0."""
     rows = np.rint(x).astype(int).tolist()
@@ -113,13 +146,18 @@ class LearnerRun:
 
     Args:
         learner: the learner to lead.
-        delay: events after which a label is revealed.
+        delay: events after which a label is revealed; of task sequences it is the next event of the
+            key.
     """
 
     def __init__(self, learner: Learner, delay: int = 5) -> None:
         self.learner = learner
         segments = learner.needs_boundaries
-        self.join = DelayByEvents(delay, delay + 10_000, segments, learner.per_event)
+        self.join: LabelJoin = (
+            NextOfKey(None, 0.0, 10_000, segments, learner.per_event)
+            if learner.schema.task == "sequences"
+            else DelayByEvents(delay, delay + 10_000, segments, learner.per_event)
+        )
         self.predictions: list[Prediction] = []
 
     def step(self, batch: Batch, labels: bool = True) -> Prediction:
@@ -156,9 +194,21 @@ class LearnerRun:
         parts = [np.zeros((len(p), 0)) if p.proba is None else p.proba for p in self.predictions]
         return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]))) for p in parts])
 
+    def forecasts(self) -> Array:
+        """Return all forecasts so far: (n, cells, width), 0 for types not known at the time; NaN
+        without forecasts."""
+        parts = [
+            np.full((len(p), 1, 2), np.nan) if p.forecast is None else p.forecast
+            for p in self.predictions
+        ]
+        width = max(part.shape[2] for part in parts)
+        return np.concatenate(
+            [np.pad(part, ((0, 0), (0, 0), (0, width - part.shape[2]))) for part in parts]
+        )
+
     def _without_labels(self, batch: Batch) -> Batch:
         segment = batch.segment if self.learner.needs_boundaries else None
-        return replace(batch, y=None, segment=segment)
+        return replace(batch, y=None, wait=None, segment=segment)
 
 
 def read_only(batch: Batch) -> Batch:

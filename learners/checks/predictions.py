@@ -35,6 +35,7 @@ def predictions_fit(case: Case) -> None:
         assert prediction.classes[: len(classes)] == classes, "class codes change their meaning"
         version, classes = prediction.version, prediction.classes
     run.finish()
+    version = 0 if case.task == "sequences" else version  # what waits at the end has no label
     assert run.learner.version > version, "version does not count what was learned"
     last = run.learner.predict(replace(stream[:8], y=None))
     assert_fits(last, stream.ids[:8], case.task)
@@ -190,6 +191,9 @@ def same_at_any_batch_size(case: Case) -> None:
             assert np.array_equal(run.values(), first.values(), equal_nan=True), "values differ"
             assert np.array_equal(run.probabilities(width), first.probabilities(width)), (
                 "probabilities differ"
+            )
+            assert np.array_equal(run.forecasts(), first.forecasts(), equal_nan=True), (
+                "forecasts differ"
             )
             if not case.cls.opaque:
                 version = {"version": 0}

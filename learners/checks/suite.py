@@ -51,7 +51,7 @@ from streams.core.schema import Task
 
 Promise = Callable[[Case], None]
 
-_TASKS: tuple[Task, Task] = ("classification", "regression")
+_TASKS: tuple[Task, ...] = ("classification", "regression", "sequences")
 _FOR_ALL: tuple[Promise, ...] = (
     predictions_fit,
     accepts_no_rows_and_one,
@@ -72,6 +72,8 @@ _FOR_ALL: tuple[Promise, ...] = (
 )
 _OF_NUMBERS: tuple[Promise, ...] = (accepts_any_layout, shows_that_it_is_not_finite)
 """Those that are about features that are numbers."""
+_OF_FEATURES: tuple[Promise, ...] = (*_OF_NUMBERS, accepts_or_refuses_columns)
+"""Those that are about features: a sequence has its own."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ def _promises(cls: type[Learner], task: Task) -> list[Promise]:
     promises = [*_FOR_ALL]
     if cls.example_column != "numeric":
         promises = [promise for promise in promises if promise not in _OF_NUMBERS]
+    if task == "sequences":
+        promises = [promise for promise in promises if promise not in _OF_FEATURES]
+        promises += [accepts_classes_at_any_time, accepts_stated_classes]
     if task == "classification":
         promises += [
             accepts_classes_at_any_time if many_classes(cls) else refuses_a_third_class,
@@ -122,7 +127,7 @@ def _promises(cls: type[Learner], task: Task) -> list[Promise]:
     promises.append(same_at_any_batch_size if cls.per_event else frozen_within_a_batch)
     promises += [] if cls.needs_boundaries else [reads_no_segment]
     promises += [] if cls.opaque else [ignores_probes, memory_is_bounded]
-    promises += [accepts_missing_numbers] if cls.handles_missing else []
+    promises += [accepts_missing_numbers] if cls.handles_missing and task != "sequences" else []
     promises += [unlearns_events] if cls.unlearns else []
     promises += [forgets_classes] if cls.forgets_classes and task == "classification" else []
     promises += [merges_with_another] if cls.merges else []

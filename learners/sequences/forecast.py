@@ -6,7 +6,8 @@ conditional intensity that is constant within cells of time. Row i, cell j holds
 - ``[0]``: where the cell begins, in seconds after the event; 0 for the first; ascending. A cell
   ends where the next begins, the last never. A cell may be empty: then it counts for nothing.
 - ``[1]``: the intensity a of any event in the cell, events per second; 0 in the last cell: with a
-  positive probability there is no next event. NaN in all cells: there is no forecast.
+  positive probability there is no next event. NaN in all cells: there is no distribution, and
+  the place of ``[0]`` in the first cell is the predicted time alone; NaN: none.
 - ``[2:]``: the probability of each type if the next event comes in this cell, as in
   ``Prediction.proba``. Without these columns the type does not depend on the time: it is ``proba``.
 
@@ -32,7 +33,7 @@ from streams.core.batch import Array, Floats, Ints
 START, INTENSITY, TYPES = 0, 1, 2
 """The first place of each part in the last axis."""
 _LEAST = 1e-15
-"""The least probability of a type, as in log-loss (``pipeline/evaluation/class_metrics.py``)."""
+"""The least probability of a type, as in log-loss."""
 _TINY = 1e-300  # the least mass of time: scores stay finite
 
 
@@ -40,11 +41,19 @@ def constant(rates: Floats) -> Array:
     """Return the forecast (n, 1, 2) of Poisson processes with these total rates (n,)."""
     forecast = np.zeros((len(rates), 1, 2), np.float32)
     forecast[:, 0, INTENSITY] = rates
+    forecast[np.isnan(rates)] = np.nan
+    return forecast
+
+
+def point(seconds: Floats) -> Array:
+    """Return the forecast (n, 1, 2) of a time alone (n,), which has no distribution."""
+    forecast = np.full((len(seconds), 1, 2), np.nan, np.float32)
+    forecast[:, 0, START] = seconds
     return forecast
 
 
 def has_forecast(forecast: Array) -> Array:
-    """Return (n,) bool: the rows in which there is a forecast."""
+    """Return (n,) bool: the rows in which there is a distribution."""
     return ~np.isnan(forecast[:, 0, INTENSITY])
 
 
@@ -75,7 +84,8 @@ def type_scores(forecast: Array | None, proba: Array, wait: Floats, y: Ints) -> 
     p = types_at(forecast, proba, wait)
     rows, known = np.arange(len(y)), (y >= 0) & (p.sum(1) > 0)
     inside = known & (y < p.shape[1])  # a type that was not known yet has no probability
-    given = np.where(inside, p[rows, np.where(inside, y, 0)], 0.0)
+    given = np.zeros(len(y))
+    given[inside] = p[rows[inside], y[inside]]
     return np.where(known, -np.log(np.maximum(given, _LEAST)), np.nan)
 
 
@@ -106,7 +116,8 @@ def cumulative(forecast: Array, wait: Floats) -> Floats:
 
 def quantiles(forecast: Array, levels: Floats) -> Floats:
     """Return (n, levels) the times in seconds before which the next event comes with the
-    probability of each level in (0, 1); infinite where it never does, NaN without a forecast."""
+    probability of each level in (0, 1); infinite where it never does. Without a distribution they
+    are the predicted time."""
     cells = forecast.astype(np.float64)
     start, intensity = cells[:, :, START], cells[:, :, INTENSITY]
     before = _cumulative_at_starts(start, intensity)  # (n, cells)
@@ -116,14 +127,14 @@ def quantiles(forecast: Array, levels: Floats) -> Floats:
     rows = np.arange(len(start))[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         rest = (target[None] - before[rows, cell]) / intensity[rows, cell]
-    found: Floats = start[rows, cell] + np.where(
-        np.isnan(rest) & has_forecast(cells)[:, None], 0, rest
-    )
+    rest[np.isnan(rest)] = 0.0  # 0 / 0, and without a distribution
+    found: Floats = np.where(has_forecast(cells)[:, None], start[rows, cell] + rest, start[:, :1])
     return found
 
 
 def mean(forecast: Array) -> Floats:
-    """Return (n,) the expected time of the next event in seconds: the integral of S."""
+    """Return (n,) the expected time of the next event in seconds, the integral of S; without a
+    distribution the predicted time."""
     cells = forecast.astype(np.float64)
     start, intensity = cells[:, :, START], cells[:, :, INTENSITY]
     survival = np.exp(-_cumulative_at_starts(start, intensity))
@@ -136,8 +147,9 @@ def mean(forecast: Array) -> Floats:
         )
         last = survival[:, -1] / intensity[:, -1]
     last[survival[:, -1] == 0] = 0.0
-    total: Floats = (survival[:, :-1] * inside).sum(1) + last
-    return total
+    total = (survival[:, :-1] * inside).sum(1) + last
+    expected: Floats = np.where(has_forecast(cells), total, start[:, 0])
+    return expected
 
 
 def types_of(forecast: Array) -> Floats:

@@ -39,6 +39,10 @@ class EventHistory(NamedTuple):
     time: Floats
     lengths: Ints
 
+    def rows(self, rows: slice) -> EventHistory:
+        """Return the histories of these events."""
+        return EventHistory(self.types[rows], self.gaps[rows], self.time[rows], self.lengths[rows])
+
 
 def history_of(batch: Batch) -> EventHistory:
     """Return the histories of the n events of a batch."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from learners.results import Prediction
 from pipeline.evaluation.buffer_stats import BufferStats
-from pipeline.evaluation.class_metrics import FLOOR
+from pipeline.evaluation.online.class_metrics import FLOOR
 from pipeline.evaluation.plasticity import plasticity
 from pipeline.evaluation.transfer_and_forgetting import Curves
 from pipeline.storage.metric_log import MetricLog

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from pipeline.callbacks.job_table import job_table
-from pipeline.evaluation.class_metrics import are_unequal
+from pipeline.evaluation.online.class_metrics import are_unequal
 from pipeline.training.callback import Callback, RunContext, Say
 from pipeline.training.description import JobDescription
 from pipeline.training.loop import Loop, StepResult

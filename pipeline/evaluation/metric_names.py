@@ -6,6 +6,7 @@ import difflib
 import re
 from dataclasses import fields
 
+from pipeline.evaluation.online.sequence_metrics import COLUMNS as SEQUENCE_METRICS
 from pipeline.evaluation.transfer_and_forgetting import ContinualMetrics
 
 _ONLINE = (
@@ -21,6 +22,7 @@ _ONLINE = (
     "rmse rmse_window rmse_fading "
     "no_change_mae no_change_mae_window no_change_rmse no_change_rmse_window"
 )
+_OF_SEQUENCES = [f"{name}{form}" for name in SEQUENCE_METRICS for form in ("", "_window")]
 _SERVED = (
     "requests failed scored late accuracy accuracy_window mae mae_window "
     "precision precision_window recall recall_window f1 f1_window "
@@ -59,6 +61,7 @@ def names() -> list[str]:
         ("system", _SYSTEM),
     )
     found = [f"{group}/{name}" for group, words in groups for name in words.split()]
+    found += [f"online/{name}" for name in _OF_SEQUENCES]
     return [*found, *tasks.named(), *_OTHERS.split()]
 
 

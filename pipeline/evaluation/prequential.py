@@ -5,7 +5,7 @@ Each metric covers the whole stream and a sliding ``window`` of events; accuracy
 errors also have a fading version. The no-change baseline (Žliobaitė et al. 2015) is computed with
 them: on a stream with autocorrelated labels a model must beat it.
 
-The formulas of classification are in ``class_metrics.py``.
+The formulas are in ``online/``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.class_metrics import (
+from pipeline.evaluation.online.class_metrics import (
     CALIBRATION_BINS,
     add_confusion,
     add_tally,
@@ -28,10 +28,11 @@ from pipeline.evaluation.class_metrics import (
     of_counts,
     scores_of,
 )
-from pipeline.evaluation.grouped_auc import GroupedAuc
+from pipeline.evaluation.online.grouped_auc import GroupedAuc
+from pipeline.evaluation.online.sequence_metrics import SequenceMetrics, that_came
 from streams.core.batch import Array, ClassName, Ints
 from streams.core.hashing import mix
-from streams.core.schema import Task
+from streams.core.schema import Schema, Task
 from streams.core.state_dict import State
 from streams.operators.label_join import Outcome, no_labels
 
@@ -82,7 +83,7 @@ _COLUMNS = ("y", "value", "no_change", "loss", "score", "brier", "confidence")
 
 
 def _empty(task: Task) -> _ScoredOutcomes:
-    label = np.int64 if task == "classification" else np.float64
+    label = np.float64 if task == "regression" else np.int64
     dtypes = (*[label] * 3, *[np.float64] * 4)
     return _ScoredOutcomes(*(np.empty(0, dtype) for dtype in dtypes))
 
@@ -94,11 +95,13 @@ class Prequential:
     remainder is part of the state.
 
     Args:
-        task: classification or regression.
+        task: of the label.
         window: length of the sliding window, in events.
         fading: the factor alpha of S_i = L_i + alpha S_{i-1}; about 1 / (1 - alpha) events count.
         group_by: the categorical column whose values are the groups of the grouped AUC; None: there
             are none.
+        schema: of a stream of task sequences; else None. The metrics of classes are then those of
+            the types that came.
     """
 
     def __init__(
@@ -107,12 +110,15 @@ class Prequential:
         window: int = 1000,
         fading: float = 0.999,
         group_by: str | None = None,
+        schema: Schema | None = None,
     ) -> None:
         self.task = task
         self.window = window
         self.fading = fading
         self.group_by = group_by
         self._groups = None if group_by is None else GroupedAuc(window)
+        self._schema = schema
+        self._sequences = None if schema is None else SequenceMetrics(schema, window)
         self._fade = fading ** np.arange(_FOLD - 1, -1, -1)
         self._waiting: list[Outcome] = []
         self._count = 0  # outcomes in _waiting
@@ -152,6 +158,10 @@ class Prequential:
     def _reduce(self) -> None:
         """Append the waiting outcomes to the columns, in order."""
         parts = [self._left]
+        if self._sequences is not None:
+            for outcome in self._waiting:
+                self._sequences.add(outcome)
+            self._waiting = [that_came(outcome) for outcome in self._waiting]
         for _, group in groupby((o for o in self._waiting if len(o.ids)), key=_width):
             outcomes = list(group)
             ids, y, value, no_change, lag = (
@@ -234,7 +244,7 @@ class Prequential:
 
     def _whole(self) -> Prequential:
         """Return a copy in which all outcomes are folded."""
-        whole = Prequential(self.task, self.window, self.fading, self.group_by)
+        whole = Prequential(self.task, self.window, self.fading, self.group_by, self._schema)
         whole.load(self.state())
         if len(whole._left):
             with np.errstate(over="ignore", invalid="ignore"):
@@ -247,6 +257,8 @@ class Prequential:
         whole = self._whole()
         with np.errstate(over="ignore", invalid="ignore"):
             metrics = whole._regression() if self.task == "regression" else whole._classification()
+        if whole._sequences is not None:
+            metrics |= whole._sequences.results()
         return {f"online/{name}": float(value) for name, value in metrics.items()}
 
     def of_classes(self, names: Sequence[ClassName]) -> dict[str, Any]:
@@ -346,8 +358,10 @@ class Prequential:
 
     def state(self) -> State:
         self._reduce()
-        groups = {} if self._groups is None else {"groups": self._groups.state()}
-        return groups | {
+        added = {} if self._groups is None else {"groups": self._groups.state()}
+        if self._sequences is not None:
+            added["sequences"] = self._sequences.state()
+        return added | {
             "sums": dict(self._sums),
             "nc_correct": self._nc_correct,
             "tally": self._tally,
@@ -376,6 +390,8 @@ class Prequential:
         )
         if self._groups is not None:
             self._groups.load(state["groups"])
+        if self._sequences is not None:
+            self._sequences.load(state["sequences"])
         self._left = _ScoredOutcomes.of_state(state["left"])
         self._recent, self._recent_rows = [_ScoredOutcomes.of_state(state["recent"])], 0
         self._hash = int(state["predictions"], 16)

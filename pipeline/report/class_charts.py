@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pipeline.evaluation.class_metrics import by_class
+from pipeline.evaluation.online.class_metrics import by_class
 from pipeline.evaluation.retention import wilson
 from pipeline.report.plotting import BLUE, GREY, SKY, style
 from pipeline.report.run_data import Calibration, ConfusionMatrix

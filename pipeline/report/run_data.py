@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from pipeline.config.job import flat
 from pipeline.config.sections import Alert
 from pipeline.evaluation.alerts import Alerts
-from pipeline.evaluation.class_metrics import are_unequal
+from pipeline.evaluation.online.class_metrics import are_unequal
 from pipeline.report.histograms import Histogram, histograms
 from pipeline.storage.metric_log import Row, read_rows
 from pipeline.storage.run_folder import REPLAY_HISTOGRAMS

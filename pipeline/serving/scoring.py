@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.class_metrics import add_tally, of_positive_class, of_tally
+from pipeline.evaluation.online.class_metrics import add_tally, of_positive_class, of_tally
 from pipeline.storage.run_folder import write_atomic
 from streams.core.batch import Array, Ints
 from streams.core.schema import Task

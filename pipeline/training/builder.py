@@ -163,7 +163,8 @@ def _metrics(config: EvaluateConfig, schema: Schema) -> Prequential:
                 f"evaluate.group_by: there is no categorical column {unknown(group, names)}; state "
                 "a column as categorical under stream.features to group by it"
             )
-    return Prequential(schema.task, config.window, config.fading, group)
+    sequences = schema if schema.task == "sequences" else None
+    return Prequential(schema.task, config.window, config.fading, group, sequences)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from learners.pretrained.closed_form.prototype import Prototype
 from learners.registry import find
 from learners.rehearsal.replay import Replay
 from learners.results import Prediction
+from learners.sequences.controls.recent_history import RecentHistory
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.schema import Schema
 from streams.core.state_dict import State
@@ -381,6 +382,26 @@ class ForgetsSilently(Prior):
         self.version += 1
 
 
+class ForecastsBackwards(RecentHistory):
+    """Its second cell begins before the first."""
+
+    def predict(self, batch: Batch) -> Prediction:
+        said = super().predict(batch)
+        assert said.forecast is not None
+        cells = np.repeat(said.forecast, 2, axis=1)
+        cells[:, 1, 0] = -1
+        return replace(said, forecast=cells)
+
+
+class ForecastsByTheBatch(RecentHistory):
+    """The intensity of a row depends on how many others there are."""
+
+    def predict(self, batch: Batch) -> Prediction:
+        said = super().predict(batch)
+        assert said.forecast is not None
+        return replace(said, forecast=said.forecast * np.float32(len(batch)))
+
+
 BROKEN: list[tuple[type[Learner], str]] = [
     (ForgetsVersion, "predictions_fit"),
     (WrongIds, "predictions_fit"),
@@ -413,6 +434,8 @@ BROKEN: list[tuple[type[Learner], str]] = [
     (ForgetsStated, "accepts_stated_classes"),
     (MixesRows, "frozen_within_a_batch"),
     (NotExact, "same_at_any_batch_size"),
+    (ForecastsBackwards, "predictions_fit"),
+    (ForecastsByTheBatch, "same_at_any_batch_size"),
     (ReadsSegments, "reads_no_segment"),
     (ObservesProbes, "ignores_probes"),
     (KeepsAll, "memory_is_bounded"),

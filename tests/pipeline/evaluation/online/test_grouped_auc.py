@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipeline.evaluation.grouped_auc import GroupedAuc
+from pipeline.evaluation.online.grouped_auc import GroupedAuc
 from pipeline.evaluation.prequential import Prequential
 from streams.core.batch import Array, Ints
 from streams.core.hashing import mix

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from pipeline.evaluation.class_metrics import (
+from pipeline.evaluation.online.class_metrics import (
     add_confusion,
     add_tally,
     are_unequal,
