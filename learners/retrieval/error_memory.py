@@ -22,13 +22,13 @@ from learners.retrieval.mixing import AdaHedge, FixedShare, log_losses
 from learners.retrieval.noted import Floats
 from learners.retrieval.pools import LogLinearPool, log_shares
 from learners.retrieval.stored_columns import StoredColumns
+from learners.retrieval.target_scale import TargetScale
 from learners.retrieval.wrapper import Correction, Outputs, Wrapper, WrapperConfig
 from streams.core.batch import Array, Batch, Ints
 from streams.core.hashing import mix
 from streams.core.schema import Schema
 from streams.core.settings import Settings
 from streams.core.state_dict import State, bytes_of
-from streams.core.statistics.running_moments import RunningMoments
 
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """The shares by which experts follow the memory."""
@@ -129,7 +129,7 @@ class ErrorMemoryLearner(Wrapper):
         super().__init__(config, schema, seed, device)
         self.targets = schema.task == "regression"
         self.keys = key_source(config.keys, schema, self.base)
-        self.scale = RunningMoments(())
+        self.scale = TargetScale()
         self.memory: ErrorMemory | None = None
         self.mixture: FixedShare | AdaHedge | None = None
         self.pool: LogLinearPool | None = None
@@ -240,6 +240,8 @@ class ErrorMemoryLearner(Wrapper):
         base, error = notes[:, 0], notes[:, 1]
         said = ~np.isnan(base).any(1) & (self.targets | (base.sum(1) > 0))
         base = np.where(said[:, None], base, 0.0)
+        if self.targets:
+            base = self.scale.clip(base)
         self._weigh(base[said], error[said], y[said], delays[said])
         if self.memory is None:
             return
@@ -258,7 +260,7 @@ class ErrorMemoryLearner(Wrapper):
             return
         shares = self._experts(base, error)
         if self.targets:
-            self.mixture.update((shares[:, :, 0] - y).T ** 2, delays)
+            self.mixture.update((self.scale.clip(shares[:, :, 0]) - y).T ** 2, delays)
             return
         self.mixture.update(log_losses(shares, y), delays)
         assert self.pool is not None

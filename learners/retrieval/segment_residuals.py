@@ -14,15 +14,15 @@ from learners.retrieval.mixing import AdaHedge, FixedShare, log_losses
 from learners.retrieval.noted import Floats
 from learners.retrieval.pools import LinearPool, LogLinearPool, log_shares
 from learners.retrieval.residuals import SegmentTable
+from learners.retrieval.target_scale import TargetScale
 from learners.retrieval.wrapper import Correction, Outputs, Wrapper, WrapperConfig
 from streams.core.batch import Array, Batch, Column, Ints
 from streams.core.schema import Schema
 from streams.core.settings import unknown
 from streams.core.state_dict import State
-from streams.core.statistics.running_moments import RunningMoments
 from streams.operators.features.aggregate_keys import AggregateKeys
 
-_MOST = 1e6  # deviations of a residual
+_MOST = 1e6  # deviations of an error
 
 
 class SegmentResidualsConfig(WrapperConfig):
@@ -90,7 +90,7 @@ class SegmentResiduals(Wrapper):
         self.targets = schema.task == "regression"
         self.keys = AggregateKeys(schema, [], combinations)
         self.table = SegmentTable(config.segments, len(combinations) + 1, lives, config.prior)
-        self.scale = RunningMoments(())
+        self.scale = TargetScale()
         self.pool: LogLinearPool | LinearPool
         self.mixture: FixedShare | AdaHedge
         if self.targets:
@@ -138,13 +138,10 @@ class SegmentResiduals(Wrapper):
     def _experts(self, base: Floats, residuals: Floats) -> Floats:
         """Return the predictions (2, n, outputs) of the base, and with its residuals."""
         if isinstance(self.pool, LinearPool):
-            std = float(self.scale.std())
-            added = (
-                self._sum(residuals)
-                if self.config.weights == "one"
-                else (std * self.pool.correction(residuals[:, :, 0] / std)[:, None])
-            )
-            return np.stack([base, base + added])
+            if self.config.weights == "one":
+                return np.stack([base, base + self._sum(residuals)])
+            pooled = self.pool.correction(self._in_deviations(residuals[:, :, 0]))
+            return np.stack([base, base + float(self.scale.std()) * pooled[:, None]])
         features = self._features(base, residuals)
         if self.config.weights == "one":
             features = np.stack([features[:, 0], self._sum(residuals)], 1)
@@ -153,6 +150,9 @@ class SegmentResiduals(Wrapper):
 
     def _sum(self, residuals: Floats) -> Floats:
         return np.asarray((residuals * self._added[:, None]).sum(1), np.float64)
+
+    def _in_deviations(self, errors: Floats) -> Floats:
+        return np.clip(errors / float(self.scale.std()), -_MOST, _MOST)
 
     @staticmethod
     def _features(base: Floats, residuals: Floats) -> Floats:
@@ -173,6 +173,8 @@ class SegmentResiduals(Wrapper):
         if not said.any():
             return
         base, residuals, y, delays = base[said], residuals[said], y[said], delays[said]
+        if self.targets:
+            base = self.scale.clip(base)
         keys = self._segments(batch.take(said))
         if self.never_buffer is not None and (out := self.never_buffer(batch.ids[said])).any():
             base, residuals, y = base[~out], residuals[~out], y[~out]
@@ -188,9 +190,9 @@ class SegmentResiduals(Wrapper):
     ) -> None:
         experts = self._experts(base, residuals)
         if isinstance(self.pool, LinearPool):
-            self.mixture.update((experts[:, :, 0] - y).T ** 2, delays)
-            std = float(self.scale.std())
-            self.pool.update(residuals[:, :, 0] / std, (y - base[:, 0]) / std)
+            self.mixture.update((self.scale.clip(experts[:, :, 0]) - y).T ** 2, delays)
+            features = self._in_deviations(residuals[:, :, 0])
+            self.pool.update(features, self._in_deviations(y - base[:, 0]))
         else:
             self.mixture.update(log_losses(experts, y), delays)
             self.pool.update(self._features(base, residuals), y)

@@ -204,6 +204,9 @@ class Wrapper(Learner):
     def uncorrected(self, outputs: Outputs) -> Prediction:
         """Return the prediction of the base, bit for bit."""
         base = outputs.prediction
+        if base.kind == "regression" and self.version and not base.version:
+            # The base waits for its first label, and its wrapper has learned one.
+            base = replace(base, abstains=np.isnan(base.value))
         proba = base.proba
         if proba is not None and len(self.classes) > proba.shape[1]:  # the base lags behind
             proba = np.pad(proba, ((0, 0), (0, len(self.classes) - proba.shape[1])))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import learners
 from learners.base import Learner
 from learners.checks import Check, checks_for
 from learners.checks.assertions import same_prediction
@@ -112,7 +113,7 @@ def test_lambda_of_zero_is_the_base_bit_for_bit(task: Any, base: dict[str, Any])
     """With lambda 0 every value and every probability is the base's own."""
     case = Case(ErrorMemoryLearner, task, make({"base": base, "lambda": 0}))
     stream, schema = case.stream(240), numbers(task)
-    cls = find(__import__("learners").KINDS, Learner, base["kind"])  # type: ignore[type-abstract]
+    cls = find(learners.KINDS, Learner, base["kind"])  # type: ignore[type-abstract]
     plain = LearnerRun(cls(cls.Config.model_validate(base), schema, 1)).feed(stream)
     wrapper = LearnerRun(case.new()).feed(stream)
     for ours, theirs in zip(wrapper.predictions, plain.predictions, strict=True):
