@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,10 @@ class ErrorMemoryConfig(WrapperConfig):
     switch_after: PositiveInt = 2000
     pool_half_life: PositiveFloat = 10_000
 
+    def located(self, folder: Path) -> Self:
+        found = super().located(folder)
+        return found.model_copy(update={"keys": found.keys.located(folder)})
+
 
 class ErrorMemoryLearner(Wrapper):
     """Correct a base learner by the labels of recent similar events, without a gradient step.
@@ -128,7 +133,7 @@ class ErrorMemoryLearner(Wrapper):
         check_memory(config.memory)
         super().__init__(config, schema, seed, device)
         self.targets = schema.task == "regression"
-        self.keys = key_source(config.keys, schema, self.base)
+        self.keys = key_source(config.keys, schema, self.base, seed)
         self.scale = TargetScale()
         self.memory: ErrorMemory | None = None
         self.mixture: FixedShare | AdaHedge | None = None

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, PositiveFloat, PositiveInt, model_validator
 
 from learners.base import Learner, LearnerError
+from learners.pretrained.encoders.cache import FeatureCache
+from learners.pretrained.encoders.registry import encoder_class, load_encoder, located
 from learners.pretrained.rows import FeatureRows
+from learners.registry import UnknownKindError
+from learners.retrieval.memories import by_kind
 from streams.core.batch import Array, Batch
-from streams.core.schema import Schema
+from streams.core.schema import Feature, Schema
 from streams.core.settings import Settings, unknown
 from streams.core.state_dict import State, pack, unpack
 
@@ -21,16 +26,20 @@ Keys = NDArray[np.float32]
 
 _MOST = 1e15
 _LEAST_SPREAD = 1e-6
+_CACHED = 1 << 26  # bytes of encoded values
 
 
 class KeysConfig(Settings):
     """What the keys of an error memory are.
 
     Attributes:
-        kind: ``hidden``, the last hidden layer of the base; ``inputs``, the columns; ``auto``:
+        kind: ``hidden``, the last hidden layer of the base; ``inputs``, the columns; ``encoder``,
+            what a frozen encoder makes of a column that the base takes otherwise; ``auto``:
             ``hidden`` where the base is a network, else ``inputs``.
-        columns: the columns that ``inputs`` takes, such as a vector of an encoder; None: all.
-        warm_up: events from which the scale of ``inputs`` is learned.
+        columns: the columns that ``inputs`` takes, such as a vector of an encoder; None: all. Of
+            ``encoder`` the one that it encodes; None: the only one that suits it.
+        encoder: a frozen encoder: its kind, or a mapping with this ``kind`` and its settings.
+        warm_up: events from which the scale of ``inputs``, or of vectors, is learned.
         sample: events from which the scale of a hidden layer is learned, and its movement.
         moved: the mean cosine distance by which keys of these may move before all are void.
         when_void: ``rekey``: the stored events get new keys, from their columns, which are kept
@@ -38,13 +47,26 @@ class KeysConfig(Settings):
         check_every: labels after which that is measured.
     """
 
-    kind: Literal["auto", "hidden", "inputs"] = "auto"
+    kind: Literal["auto", "hidden", "inputs", "encoder"] = "auto"
     columns: tuple[str, ...] | None = None
+    encoder: Annotated[dict[str, Any] | None, BeforeValidator(by_kind)] = None
     warm_up: PositiveInt = 200
     sample: PositiveInt = 128
     moved: PositiveFloat = 0.2
     when_void: Literal["rekey", "clear"] = "rekey"
     check_every: PositiveInt = 500
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if (self.kind == "encoder") != (self.encoder is not None):
+            raise ValueError("kind: 'encoder' and the key encoder belong together")
+        return self
+
+    def located(self, folder: Path) -> Self:
+        """Return the settings with paths of files made absolute."""
+        if self.encoder is None:
+            return self
+        return self.model_copy(update={"encoder": dict(located(self.encoder, folder))})
 
 
 class KeySource(ABC):
@@ -90,8 +112,10 @@ class KeySource(ABC):
         """Restore what ``state`` or ``servable`` returned."""
 
 
-def key_source(config: KeysConfig, schema: Schema, base: Learner) -> KeySource:
+def key_source(config: KeysConfig, schema: Schema, base: Learner, seed: int) -> KeySource:
     """Return the keys that settings ask for. Raises ``LearnerError``."""
+    if config.encoder is not None:
+        return EncoderKeys(config, schema, seed)
     hidden = type(base).activations is not Learner.activations
     if config.kind == "hidden" or (config.kind == "auto" and hidden and config.columns is None):
         if not hidden:
@@ -164,6 +188,78 @@ class InputKeys(KeySource):
     def load(self, state: State) -> None:
         self._rows.load(state["rows"])
         self.width = self._rows.dimension
+
+
+class EncoderKeys(InputKeys):
+    """The vectors of a frozen encoder, of one column, centred and scaled as ``InputKeys``.
+
+    The base takes the column as it is. So a base that hashes the words of a text, say, is corrected
+    by texts of a like meaning. They never move. (Where base and keys are to have the same vectors,
+    encode the column of the stream instead.) Values that were encoded lately are looked up.
+
+    Args:
+        config: settings.
+        schema: the features.
+        seed: of random weights of the encoder.
+
+    Raises:
+        LearnerError: the encoder cannot be loaded, or no one column suits it.
+    """
+
+    def __init__(self, config: KeysConfig, schema: Schema, seed: int) -> None:
+        assert config.encoder is not None
+        feature = _encoded_column(config, schema)
+        try:
+            encoder = load_encoder(config.encoder, feature, seed)
+        except LearnerError as error:
+            raise LearnerError(f"learner.keys.encoder: {error}") from None
+        self._name = feature.name
+        self._fingerprint = encoder.fingerprint
+        self._encoder = FeatureCache(encoder, _CACHED) if encoder.costly else encoder
+        vector = Feature(feature.name, "vector", (encoder.dimension,))
+        self._rows = FeatureRows(replace(schema, features=(vector,)), True, config.warm_up)
+        self.width = self._rows.dimension
+
+    def _part(self, batch: Batch) -> Batch:
+        column = batch.x if isinstance(batch.x, np.ndarray) else batch.x[self._name]
+        return replace(batch, x=self._encoder.encode(column))
+
+    def state(self) -> State:
+        return {**super().state(), "fingerprint": self._fingerprint}
+
+    def load(self, state: State) -> None:
+        if state["fingerprint"] != self._fingerprint:
+            raise LearnerError(
+                f"learner.keys.encoder: it has the fingerprint {self._fingerprint} here, and the "
+                f"keys were made with {state['fingerprint']}: install the version of its weights "
+                "that the run had"
+            )
+        super().load(state)
+
+
+def _encoded_column(config: KeysConfig, schema: Schema) -> Feature:
+    """Return the column that an encoder takes. Raises ``LearnerError``."""
+    names = [feature.name for feature in schema.features]
+    if config.columns is not None:
+        for name in config.columns:
+            if name not in names:
+                raise LearnerError(
+                    f"learner.keys.columns: there is no column {unknown(name, names)}"
+                )
+        if len(config.columns) != 1:
+            raise LearnerError("learner.keys.columns: an encoder takes one column: name it")
+        return schema.features[names.index(config.columns[0])]
+    try:
+        kinds = encoder_class(str((config.encoder or {}).get("kind"))).kinds
+    except UnknownKindError as error:
+        raise LearnerError(f"learner.keys.encoder: kind: {error}") from None
+    suited = [feature for feature in schema.features if feature.kind in kinds]
+    if len(suited) != 1:
+        raise LearnerError(
+            f"learner.keys.columns: {len(suited)} columns are of kind "
+            f"{' or '.join(sorted(kinds))}: name the one that the encoder takes"
+        )
+    return suited[0]
 
 
 class HiddenKeys(KeySource):
