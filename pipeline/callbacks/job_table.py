@@ -36,6 +36,7 @@ def job_table(description: JobDescription, rows: int | None = None) -> Renderabl
         shown.add_row(*map(_plain, _cells(column, description)))
     lines = [_label(description), f"time: {stream.time}" if stream.time else ""]
     lines += [f"aggregates: {line}" for line in description.aggregates]
+    lines.append(f"sequences: {description.sequences}" if description.sequences else "")
     lines.append(_learner(description.learner))
     if more := len(stream.columns) - len(columns):
         lines.insert(0, f"{more:,} more columns: everlearn inspect shows all")
@@ -67,10 +68,10 @@ def _label(description: JobDescription) -> str:
         return "label: regression, a number"
     where = "stated" if stream.classes_stated else "in the sample"
     if not stream.classes:
-        return "label: classification; the classes are those of the stream"
+        return f"label: {stream.task}; the classes are those of the stream"
     names = ", ".join(map(shown, stream.classes[:CLASSES_SHOWN]))
     more = len(stream.classes) - CLASSES_SHOWN
-    return f"label: classification; {len(stream.classes)} classes {where}: {names}" + (
+    return f"label: {stream.task}; {len(stream.classes)} classes {where}: {names}" + (
         f", and {more} more" if more > 0 else ""
     )
 

@@ -138,7 +138,9 @@ class Evaluator:
     def __init__(self, made: Recipe, folder: Path, say: Callable[[str], None]) -> None:
         self._folder = folder
         self._learner = learner_of(made)
-        self._retention = Retention(made["task"])
+        schema = self._learner.schema
+        sequences = schema if schema.task == "sequences" else None
+        self._retention = Retention(schema.task, sequences)
         self._since = OnceSeenCurve()
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
@@ -193,7 +195,7 @@ class Evaluator:
         with safe_open(file, "numpy") as opened:
             flat: dict[str, Any] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             metadata = opened.metadata()
-        recalled = Retention(self._retention.task)
+        recalled = Retention(self._retention.task, self._retention.schema)
         state = nested(flat | json.loads(metadata["values"]))
         recalled.load(state)
         if "since" in state:

@@ -27,11 +27,15 @@ _HEADLINES = (
     ("online/average_precision", "average precision"),
     ("online/macro_f1", "macro-F1"),
     ("online/log_loss", "log-loss"),
+    ("online/nll_time", "NLL of times"),
+    ("online/nll_type", "NLL of types"),
+    ("online/time_mae", "MAE of times"),
     ("online/mae", "MAE"),
     ("online/rmse", "RMSE"),
     ("online/no_change_mae", "no-change MAE"),
     ("stability/acc", "accuracy on probes"),
     ("stability/mae", "MAE on probes"),
+    ("stability/nll", "NLL on probes"),
     ("stability/forgetting", "forgetting"),
 )
 _OF_UNEQUAL = ("online/f1", "online/average_precision", "online/macro_f1")

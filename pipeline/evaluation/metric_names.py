@@ -31,7 +31,7 @@ _SERVED = (
     "model_age_p50_s model_age_p99_s answer_p50_s answer_p99_s"
 )
 _STABILITY = (
-    "segments probes missed mae knowledge_loss acc_low acc_high forgetting_low forgetting_high "
+    "segments probes missed mae nll knowledge_loss acc_low acc_high forgetting_low forgetting_high "
     "forgetting_initial_low forgetting_initial_high"
 )
 _PLASTICITY = "knowledge_gain dormant_units dead_units effective_rank stable_rank weight_norm"

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from learners.base import Learner
+from pipeline.evaluation.online.sequence_metrics import log_likelihood
 from pipeline.evaluation.plasticity import plasticity
 from pipeline.evaluation.probes import Segment
 from pipeline.evaluation.transfer_and_forgetting import Curves, knowledge
 from streams.core.batch import Array, Batch, Ints
-from streams.core.schema import Task
+from streams.core.schema import Schema, Task
 from streams.core.state_dict import State
 
 Z95 = 1.959964
@@ -51,17 +52,20 @@ class _PastSegment:
 class Retention:
     """Metrics of retention over successive evaluations; memory grows with the probes only.
 
-    The score of a prediction is 1 or 0 (right or wrong); in regression, minus the absolute error.
+    The score of a prediction is 1 or 0 (right or wrong); in regression, minus the absolute error;
+    of sequences, the log-likelihood of the next event in nats.
 
     Args:
-        task: classification or regression.
+        task: of the label.
+        schema: of the stream, of task sequences; else None.
 
     Attributes:
         events: events seen at the last evaluation; -1 before the first.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, schema: Schema | None = None) -> None:
         self.task = task
+        self.schema = schema
         self.events = -1
         self.curves = Curves()
         self._past: list[_PastSegment] = []
@@ -148,10 +152,11 @@ class Retention:
         y = rows.y
         assert y is not None
         scores: Array
-        parts = [
-            learner.predict(part).value for part in _without_labels(rows).micro_batches(_BATCH)
-        ]
-        value = np.concatenate(parts)
+        parts = [learner.predict(part) for part in _without_labels(rows).micro_batches(_BATCH)]
+        if self.schema is not None:
+            labelled = zip(parts, rows.micro_batches(_BATCH), strict=True)
+            return np.concatenate([log_likelihood(p, part, self.schema) for p, part in labelled])
+        value = np.concatenate([part.value for part in parts])
         if self.task == "classification":
             scores = (value == y).astype(np.float64)
         else:  # a missing prediction counts as 0
@@ -212,15 +217,15 @@ class Retention:
         metrics = self.curves.results().named()
         for name in ("forgetting", "forgetting_initial", "bwt"):
             metrics.pop(f"stability/{name}", None)
-        if self.task == "regression":
-            # Differences of mean absolute errors read the same; levels do not.
+        if self.task != "classification":
+            # Differences of mean absolute errors, or of nats, read the same; levels do not.
             metrics = {name: value for name, value in metrics.items() if "windowed" in name}
         return metrics
 
     def _score(self, scores: Array) -> dict[str, float]:
         """Return the mean score of a segment with a 95% interval (Wilson's for accuracies)."""
         n, mean = len(scores), float(scores.mean())
-        if self.task == "regression":
+        if self.task != "classification":
             half = Z95 * float(scores.std()) / n**0.5
             return {"score": mean, "low": mean - half, "high": mean + half}
         low, high = wilson(mean, n)
@@ -239,7 +244,8 @@ class Retention:
         if classes:
             metrics |= _around("stability/acc", [_binomial(now[group]) for group in groups], 0.0)
         else:
-            metrics["stability/mae"] = -float(np.mean([now[group].mean() for group in groups]))
+            name = "mae" if self.task == "regression" else "nll"
+            metrics[f"stability/{name}"] = -float(np.mean([now[group].mean() for group in groups]))
         least = -1.0 if classes else -np.inf
         for name, then in (("forgetting", best), ("forgetting_initial", first)):
             lost = [then[group] - now[group] for group in groups[:-1]]
@@ -309,7 +315,7 @@ def _accuracy(
 
 def _without_labels(rows: Batch) -> Batch:
     """Return what a learner may see of probes."""
-    return replace(rows, y=None, segment=None, probe=None)
+    return replace(rows, y=None, wait=None, segment=None, probe=None)
 
 
 def _too_late(segment: _PastSegment, events: int) -> bool:

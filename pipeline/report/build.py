@@ -299,7 +299,7 @@ def _tiles(run: RunData) -> list[Tile]:
         return "" if None in values else form.format(*values)
 
     measure, title, form = "accuracy", "accuracy", "{:z.3f}"
-    if run.measure != "accuracy":
+    if "mean absolute error" in run.measure:
         measure, title, form = "mae", "mean absolute error", "{:.4g}"
     band = ("stability/forgetting_low", "stability/forgetting_high")
     speed = run.summary.get("events_per_s")
@@ -315,6 +315,11 @@ def _tiles(run: RunData) -> list[Tile]:
             text(f"no-change baseline {form}", f"online/no_change_{measure}"),
         ),
         *_rare_tiles(run, text),
+        Tile(
+            "nats an event",
+            text("{:z.3f}", "online/nll"),
+            text("time {:z.3f}, type {:z.3f}", "online/nll_time", "online/nll_type"),
+        ),
         Tile(
             f"served {title}",
             text(form, f"served/{measure}"),

@@ -116,6 +116,12 @@ def online(
             *([] if binary else [("online/macro_f1_window", "macro-F1", PURPLE, "solid")]),
         )
         panels.append(("score of the positive class" if binary else "macro-F1", rare))
+    nats = _lines(
+        curves,
+        ("online/nll_time_window", "time of the next event", ORANGE, "solid"),
+        ("online/nll_type_window", "its type", PURPLE, "solid"),
+    )
+    panels.append(("nats an event", nats))
     panels = [panel for panel in panels if panel[1]]
     return side_by_side(panels, marks, 340) if panels else None
 

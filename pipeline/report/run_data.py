@@ -168,6 +168,8 @@ class RunData:
     @property
     def measure(self) -> str:
         """Return the name of the score on probes."""
+        if self.last("online/nll") is not None or self.last("stability/nll") is not None:
+            return "log-likelihood of the next event"
         errors = [self.last(f"{kind}/mae") for kind in ("online", "stability")]
         return "accuracy" if errors == [None, None] else "minus the mean absolute error"
 

@@ -319,7 +319,7 @@ def _check_fit(job: Job, stream: Stream, learner: Learner) -> None:
     """Raise ``LearnerError`` where the job asks for what its stream and learner cannot do."""
     if learner.requires_segments and stream.has_segments is False:
         raise LearnerError(f"learner.every: learner {job.learner.kind!r} {NEEDS_SEGMENTS}")
-    regression = stream.schema.task == "regression"
+    regression = learner.schema.task != "classification"
     if job.evaluate.probes.cut.drift is not None and regression:
         raise LearnerError("evaluate.probes.cut.drift: it is for classification")
     if not job.evaluate.once_seen.share:

@@ -13,6 +13,7 @@ from pipeline.training.builder import Parts, aggregates_of_job
 from streams.core.description import StreamDescription, describe_schema
 from streams.core.errors import one_line
 from streams.operators.features.aggregates import describe_aggregates
+from streams.operators.features.sequences import Sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class JobDescription:
         encodings: how each feature is encoded; empty where the learner does not say.
         warnings: what looks wrong, each on one line with its remedy.
         aggregates: what the job adds to the features, each on one line.
+        sequences: how the events of a key make a sequence; empty where they do not.
     """
 
     name: str
@@ -34,6 +36,7 @@ class JobDescription:
     encodings: Mapping[str, Encoding]
     warnings: tuple[str, ...]
     aggregates: tuple[str, ...] = ()
+    sequences: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the description as plain values."""
@@ -47,6 +50,7 @@ class JobDescription:
             "learner": learner,
             **stream,
             "aggregates": list(self.aggregates),
+            "sequences": self.sequences or None,
             "warnings": list(self.warnings),
         }
 
@@ -72,7 +76,12 @@ def describe(loaded: LoadedJob, parts: Parts) -> JobDescription:
     settings = loaded.job.learner.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
     schema = stream.schema if parts.encoded is None else parts.encoded.schema
     aggregates = describe_aggregates(aggregates_of_job(loaded, stream, schema), schema)
-    return JobDescription(loaded.job.name, described, settings, encodings, warnings, aggregates)
+    lines = [o.describe() for o in parts.loop.operators if isinstance(o, Sequences)]
+    if lines:
+        described = replace(described, task="sequences")
+    return JobDescription(
+        loaded.job.name, described, settings, encodings, warnings, aggregates, *lines
+    )
 
 
 def _with_encoders(

@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from learners.results import Prediction
 from learners.sequences import forecast as forecasts
-from streams.core.batch import Array, Floats
+from pipeline.evaluation.online.class_metrics import FLOOR
+from streams.core.batch import Array, Batch, Floats
 from streams.core.schema import Schema
 from streams.core.state_dict import State
 from streams.operators.label_join import Outcome
@@ -62,6 +64,28 @@ def sequence_scores(outcome: Outcome, resolution: float, horizon: float) -> Floa
     covered = (wait[:, None] <= quantiles) & came[:, None]
     scores[:, 5:] = np.where(known, covered, np.nan)
     return scores
+
+
+def log_likelihood(prediction: Prediction, labelled: Batch, schema: Schema) -> Floats:
+    """Return (n,) the log-likelihood in nats of the labels of n events under their predictions:
+    minus ``nll``. What is not predicted has that of the least probability.
+
+    Args:
+        prediction: of task sequences.
+        labelled: the events with ``y`` and ``wait``.
+        schema: of the stream.
+    """
+    y, wait, sequence = labelled.y, labelled.wait, schema.sequence
+    assert y is not None
+    assert wait is not None
+    assert sequence is not None
+    proba = np.zeros((len(y), 0)) if prediction.proba is None else prediction.proba
+    kinds = forecasts.type_scores(prediction.forecast, proba, wait, y)
+    nats = np.where(y >= 0, np.where(np.isnan(kinds), -np.log(FLOOR), kinds), 0.0)
+    if prediction.forecast is not None:
+        times = forecasts.time_scores(prediction.forecast, wait, y >= 0, sequence.resolution)
+        nats += np.where(np.isnan(times), -np.log(FLOOR), times)
+    return -nats
 
 
 def that_came(outcome: Outcome) -> Outcome:

@@ -79,6 +79,15 @@ class Sequences(Operator):
         features = (*schema.features, *added)
         return replace(schema, features=features, task="sequences", sequence=self.config)
 
+    def describe(self) -> str:
+        """Return how the events of a key make a sequence, on one line."""
+        config = self.config
+        within = "" if config.horizon is None else f" within {config.horizon:,g} s"
+        return (
+            f"the next event of the same {config.by}{within}, from its last {config.length}; "
+            f"{config.keys:,} keys in {self.memory_bytes() / 1e6:,.1f} MB"
+        )
+
     def apply(self, batch: Batch) -> Batch:
         assert batch.y is not None
         if (batch.y < 0).any():

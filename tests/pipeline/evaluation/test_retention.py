@@ -11,11 +11,13 @@ import pytest
 from learners.base import LearnerConfig
 from learners.baselines.prior import Prior
 from learners.results import Prediction
+from learners.sequences.forecast import constant
 from pipeline.evaluation.probes import Segment
 from pipeline.evaluation.retention import Retention
 from streams.core.batch import Array, Batch
 from streams.core.schema import Feature, Schema, Task
 from streams.core.state_dict import copied, digest
+from streams.core.stream_config import SequenceConfig
 
 NUMBER = (Feature("x", "numeric"),)
 
@@ -193,6 +195,40 @@ def test_evaluate_scores_regression_by_the_error() -> None:
     assert metrics["stability/forgetting_low"] == pytest.approx(1.5)  # all fared alike
     assert "stability/acc" not in metrics
     assert entries[0]["score"] == -2.0
+
+
+def test_evaluate_scores_sequences_by_the_likelihood() -> None:
+    """Poisson forecasts: of rate 1 a wait of 2 s costs 2 nats, of rate 2 it costs 4 - ln 2."""
+    sequence = SequenceConfig(by="user")
+    schema = Schema((Feature("user", "categorical"),), "sequences", sequence=sequence)
+    retention = Retention("sequences", schema)
+
+    class Forecasts(Knows):
+        rate = 1.0
+
+        def predict(self, batch: Batch) -> Prediction:
+            assert batch.wait is None
+            said = super().predict(batch)
+            proba = np.full((len(batch), 2), 0.5)
+            return replace(said, proba=proba, forecast=constant(np.full(len(batch), self.rate)))
+
+    learner = Forecasts()
+
+    def waiting(begin: int, end: int, ended: bool = True) -> Segment:
+        plain = segment(begin, end, ended)
+        assert plain.rows is not None
+        return replace(plain, rows=replace(plain.rows, wait=np.full(end - begin, 2.0)))
+
+    metrics, _ = retention.evaluate(learner, [waiting(0, 10)], 10)
+    assert metrics["stability/nll"] == pytest.approx(2 + np.log(2), abs=1e-5)
+    learner.rate = 2.0
+    parts = [waiting(0, 10), waiting(10, 20, False)]
+    metrics, entries = retention.evaluate(learner, parts, 20)
+    assert metrics["stability/nll"] == pytest.approx(4, abs=1e-5)
+    assert metrics["stability/forgetting"] == pytest.approx(2 - np.log(2), abs=1e-5)
+    assert metrics["stability/bwt"] == pytest.approx(np.log(2) - 2, abs=1e-5)
+    assert entries[0]["score"] == pytest.approx(-4, abs=1e-5)
+    assert "stability/acc" not in metrics
 
 
 def test_retention_loaded_from_state_continues_the_same() -> None:
