@@ -316,6 +316,10 @@ class Learner(ABC):
         """Return how each feature reaches the model, by name; empty where that is not known."""
         return {}
 
+    def memories(self) -> tuple[str, ...]:
+        """Return what it stores of events to correct its predictions by, a line each."""
+        return ()
+
     def warnings(self, classes: tuple[ClassName, ...]) -> tuple[str, ...]:
         """Return what looks wrong in the settings, a line each, where a sample has these classes.
 

@@ -17,6 +17,7 @@ from learners.retrieval.memories import (
     SketchConfig,
     by_kind,
     check_memory,
+    describe_memory,
     new_memory,
 )
 from learners.retrieval.mixing import AdaHedge, FixedShare, log_losses
@@ -312,6 +313,10 @@ class ErrorMemoryLearner(Wrapper):
             if not self.targets:
                 self.memory.grow(len(self.classes))
             self.memory.relabel(ids, y)
+
+    def memories(self) -> tuple[str, ...]:
+        own = f"{describe_memory(self.config.memory)}, by {self.keys.description}"
+        return (own, *super().memories())
 
     def metrics(self) -> dict[str, float]:
         own = {

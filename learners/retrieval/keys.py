@@ -84,6 +84,11 @@ class KeySource(ABC):
 
     @property
     @abstractmethod
+    def description(self) -> str:
+        """What the keys are, for a person."""
+
+    @property
+    @abstractmethod
     def observes(self) -> bool:
         """Whether ``observe`` has an effect."""
 
@@ -156,6 +161,10 @@ class InputKeys(KeySource):
         self._rows = FeatureRows(self._schema, True, config.warm_up)
         self.width = self._rows.dimension
 
+    @property
+    def description(self) -> str:
+        return "all columns" if self._all else ", ".join(self._names)
+
     def _part(self, batch: Batch) -> Batch:
         if self._all:
             return batch
@@ -219,6 +228,10 @@ class EncoderKeys(InputKeys):
         vector = Feature(feature.name, "vector", (encoder.dimension,))
         self._rows = FeatureRows(replace(schema, features=(vector,)), True, config.warm_up)
         self.width = self._rows.dimension
+
+    @property
+    def description(self) -> str:
+        return f"{self._name} as encoded for it"
 
     def _part(self, batch: Batch) -> Batch:
         column = batch.x if isinstance(batch.x, np.ndarray) else batch.x[self._name]
@@ -289,6 +302,10 @@ class HiddenKeys(KeySource):
         self._mean, self._inverse = np.zeros(0), np.zeros(0)
         self._before: Keys = np.zeros((0, 0), np.float32)  # keys of the sample at the last change
         self._labels = 0  # since the last check
+
+    @property
+    def description(self) -> str:
+        return f"the last hidden layer of {self._base.kind}"
 
     def _layer(self, batch: Batch) -> Array:
         layers = self._base.activations(batch)

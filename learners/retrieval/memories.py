@@ -85,6 +85,13 @@ MemoryConfig = Annotated[
 """Settings of a memory: its kind, or a mapping with ``kind`` and its settings."""
 
 
+def describe_memory(config: RingConfig | IndexConfig | SketchConfig) -> str:
+    """Return what a memory stores, for a person."""
+    if isinstance(config, SketchConfig):
+        return f"sums of labels in {config.tables:,} tables of {1 << config.bits:,} hashes"
+    return f"the last {config.capacity:,} labels ({config.kind})"
+
+
 def check_memory(config: RingConfig | IndexConfig | SketchConfig) -> None:
     """Raise ``LearnerError`` where a library of a memory is not installed."""
     if isinstance(config, IndexConfig) and find_spec("faiss") is None:

@@ -83,7 +83,7 @@ class SegmentResiduals(Wrapper):
     Config = SegmentResidualsConfig
 
     def __init__(self, config: Any, schema: Schema, seed: int, device: str = "cpu") -> None:
-        combinations = _combinations(config.by, schema)
+        combinations = self.combinations = _combinations(config.by, schema)
         lives = config.half_lives
         self.parts = 1 + (len(combinations) + 1) * len(lives)
         super().__init__(config, schema, seed, device)
@@ -199,6 +199,12 @@ class SegmentResiduals(Wrapper):
         error = one_hot(y, base.shape[1], self.targets) - base
         curvature = np.ones_like(base) if self.targets else base * (1 - base)
         self.table.add(keys, error, curvature)
+
+    def memories(self) -> tuple[str, ...]:
+        segments = ", ".join(" and ".join(names) for names in self.combinations)
+        lives = " and ".join(f"{life:,g}" for life in self.config.half_lives)
+        own = f"errors by {segments or 'nothing'}, and of all, with half-lives of {lives} labels"
+        return (own, *super().memories())
 
     def metrics(self) -> dict[str, float]:
         own = {"segments": float(len(self.table)), "residuals": float(self.mixture.weights[1])}

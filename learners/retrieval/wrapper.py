@@ -281,6 +281,9 @@ class Wrapper(Learner):
     def encodings(self) -> dict[str, Encoding]:
         return self.base.encodings()
 
+    def memories(self) -> tuple[str, ...]:
+        return self.base.memories()
+
     def warnings(self, classes: tuple[ClassName, ...]) -> tuple[str, ...]:
         return self.base.warnings(classes)
 

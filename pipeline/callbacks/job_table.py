@@ -37,7 +37,9 @@ def job_table(description: JobDescription, rows: int | None = None) -> Renderabl
     lines = [_label(description), f"time: {stream.time}" if stream.time else ""]
     lines += [f"aggregates: {line}" for line in description.aggregates]
     lines.append(f"sequences: {description.sequences}" if description.sequences else "")
+    lines.append(f"history: {description.history}" if description.history else "")
     lines.append(_learner(description.learner))
+    lines += [f"memory: {line}" for line in description.memories]
     if more := len(stream.columns) - len(columns):
         lines.insert(0, f"{more:,} more columns: everlearn inspect shows all")
     sampled = f", {stream.sampled:,} rows sampled" if stream.sampled else ""

@@ -13,6 +13,7 @@ from pipeline.training.builder import Parts, aggregates_of_job
 from streams.core.description import StreamDescription, describe_schema
 from streams.core.errors import one_line
 from streams.operators.features.aggregates import describe_aggregates
+from streams.operators.features.histories import Histories
 from streams.operators.features.sequences import Sequences
 
 
@@ -28,6 +29,8 @@ class JobDescription:
         warnings: what looks wrong, each on one line with its remedy.
         aggregates: what the job adds to the features, each on one line.
         sequences: how the events of a key make a sequence; empty where they do not.
+        history: what it adds of the last events of a key; empty: nothing.
+        memories: what the learner stores of events to correct its predictions by, each on one line.
     """
 
     name: str
@@ -37,6 +40,8 @@ class JobDescription:
     warnings: tuple[str, ...]
     aggregates: tuple[str, ...] = ()
     sequences: str = ""
+    history: str = ""
+    memories: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the description as plain values."""
@@ -51,6 +56,8 @@ class JobDescription:
             **stream,
             "aggregates": list(self.aggregates),
             "sequences": self.sequences or None,
+            "history": self.history or None,
+            "memories": list(self.memories),
             "warnings": list(self.warnings),
         }
 
@@ -76,11 +83,21 @@ def describe(loaded: LoadedJob, parts: Parts) -> JobDescription:
     settings = loaded.job.learner.model_dump(mode="json", exclude_unset=True, serialize_as_any=True)
     schema = stream.schema if parts.encoded is None else parts.encoded.schema
     aggregates = describe_aggregates(aggregates_of_job(loaded, stream, schema), schema)
-    lines = [o.describe() for o in parts.loop.operators if isinstance(o, Sequences)]
-    if lines:
+    operators = parts.loop.operators
+    sequences = [o.describe() for o in operators if isinstance(o, Sequences)]
+    histories = [o.describe() for o in operators if isinstance(o, Histories)]
+    if sequences:
         described = replace(described, task="sequences")
     return JobDescription(
-        loaded.job.name, described, settings, encodings, warnings, aggregates, *lines
+        loaded.job.name,
+        described,
+        settings,
+        encodings,
+        warnings,
+        aggregates,
+        "".join(sequences),
+        "".join(histories),
+        learner.memories(),
     )
 
 

@@ -65,6 +65,11 @@ class Histories(Operator):
         feature = Feature(NAME, "history", (self.config.length,), of=self.config.of)
         return replace(schema, features=(*schema.features, feature))
 
+    def describe(self) -> str:
+        """Return what is kept: ``the last 64 of item by user, of events of class 1``."""
+        events = ", of events of class 1" if self.config.positive else ""
+        return f"the last {self.config.length:,} of {self.config.of} by {self.config.by}{events}"
+
     def apply(self, batch: Batch) -> Batch:
         assert not isinstance(batch.x, np.ndarray)
         rows = self._table.find(category_keys(batch.x[self.config.by]))
