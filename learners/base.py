@@ -342,6 +342,11 @@ class Learner(ABC):
         """
         return {}
 
+    @property
+    def has_activations(self) -> bool:
+        """Whether ``activations`` of some events are not empty. It does not change."""
+        return type(self).activations is not Learner.activations
+
     def activations(self, batch: Batch) -> list[Array]:
         """Return the outputs of each hidden layer for the n events of a batch, in order. Pure.
 

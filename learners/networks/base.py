@@ -218,6 +218,10 @@ class NetworkLearner(Learner):
             out: Tensor = self.net(x) if perceptron is None else perceptron.outputs(x)[0]
             return out.cpu()
 
+    @property
+    def has_activations(self) -> bool:
+        return any(True for _ in self.net.body.parameters())
+
     def activations(self, batch: Batch) -> list[Array]:
         """Return the outputs of the body's activation modules, in the order of their calls.
 
@@ -225,7 +229,7 @@ class NetworkLearner(Learner):
         empty list.
         """
         body = self.net.body
-        if not len(batch) or not any(True for _ in body.parameters()):
+        if not len(batch) or not self.has_activations:
             return []
         outputs: list[Array] = []
 

@@ -121,11 +121,12 @@ def key_source(config: KeysConfig, schema: Schema, base: Learner, seed: int) -> 
     """Return the keys that settings ask for. Raises ``LearnerError``."""
     if config.encoder is not None:
         return EncoderKeys(config, schema, seed)
-    hidden = type(base).activations is not Learner.activations
+    hidden = base.has_activations
     if config.kind == "hidden" or (config.kind == "auto" and hidden and config.columns is None):
         if not hidden:
             raise LearnerError(
-                f"learner.keys.kind: learner {base.kind!r} has no hidden layer: use 'inputs'"
+                f"learner.keys.kind: learner {base.kind!r} has no hidden layer with weights: use "
+                "'inputs'"
             )
         return HiddenKeys(config, base)
     return InputKeys(config, schema)
@@ -308,12 +309,8 @@ class HiddenKeys(KeySource):
         return f"the last hidden layer of {self._base.kind}"
 
     def _layer(self, batch: Batch) -> Array:
-        layers = self._base.activations(batch)
-        if not layers:
-            raise LearnerError(
-                "learner.keys.kind: the base has no hidden layer with weights: use 'inputs'"
-            )
-        rows = np.clip(np.nan_to_num(layers[-1].reshape(len(batch), -1)), -_MOST, _MOST)
+        last = self._base.activations(batch)[-1]
+        rows = np.clip(np.nan_to_num(last.reshape(len(batch), -1)), -_MOST, _MOST)
         return np.asarray(rows, np.float64)
 
     def _scaled(self, rows: Array) -> Keys:

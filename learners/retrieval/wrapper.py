@@ -299,6 +299,10 @@ class Wrapper(Learner):
     def metrics(self) -> dict[str, float]:
         return self.base.metrics()
 
+    @property
+    def has_activations(self) -> bool:
+        return self.base.has_activations
+
     def activations(self, batch: Batch) -> list[Array]:
         return self.base.activations(batch)
 

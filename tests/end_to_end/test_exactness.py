@@ -133,6 +133,30 @@ def test_aggregates_are_the_same_after_kills_and_resumes(
     assert online(broken) == online(whole) != online(summary(tmp_path / "none"))
 
 
+MEMORY = (
+    "{kind: segment-residuals, by: [period], base: {kind: error-memory, learn_every: 100, "
+    "keys: {sample: 64, check_every: 100, moved: 1.0e-6}, memory: {capacity: 300}, base: replay}}"
+)
+
+
+def test_error_memories_are_the_same_after_kills_and_resumes(
+    job: Path,
+    everlearn: Callable[..., Any],
+    summary: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """Events wait for labels and for the base at each checkpoint, and keys have moved."""
+    settings = ("--set", f"learner={MEMORY}", "--set", "stream.label_delay={events: 48}")
+    settings += ("--max-events", "4000")
+    everlearn("run", job, "--run-dir", tmp_path / "whole", *settings)
+    whole = summary(tmp_path / "whole")
+    broken, moments = killed_run(job, tmp_path / "broken", 2, 5, *settings)
+    assert moments
+    for name in ("state_digest", "fates", "cursor"):
+        assert broken[name] == whole[name]
+    assert online(broken) == online(whole)
+
+
 def same(whole: dict[str, Any], broken: dict[str, Any]) -> None:
     assert broken["resumed_from"]
     assert broken["state_digest"] == whole["state_digest"]

@@ -10,7 +10,7 @@ import pytest
 from learners.base import LearnerError
 from learners.checks.case import LearnerRun
 from learners.retrieval.error_memory import ErrorMemoryConfig, ErrorMemoryLearner
-from learners.retrieval.keys import EncoderKeys
+from learners.retrieval.keys import EncoderKeys, HiddenKeys, InputKeys
 from streams.core.batch import Batch, Ragged
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import digest
@@ -81,6 +81,31 @@ def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) ->
     """The message names what is wrong."""
     with pytest.raises((LearnerError, ValueError), match=message):
         new(base="prior", keys=keys)
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [
+        (NETWORK, HiddenKeys),
+        ({**NETWORK, "model": {"kind": "mlp", "hidden": []}}, InputKeys),
+        ({"kind": "segment-residuals", "base": "prior"}, InputKeys),
+        ({"kind": "segment-residuals", "base": NETWORK}, HiddenKeys),
+        ("slda", InputKeys),
+    ],
+)
+def test_keys_without_settings_suit_the_base(base: Any, kind: type) -> None:
+    """They are a hidden layer where there is one, also below another wrapper."""
+    schema = Schema((Feature("a", "numeric"), Feature("b", "numeric")), "classification")
+    learner = new(schema, base=base, keys={"sample": 20, "warm_up": 20})
+    assert type(learner.keys) is kind
+    rng = np.random.default_rng(3)
+    place, x, y = np.arange(60), rng.normal(size=(60, 2)), rng.integers(0, 2, 60)
+    batch = Batch(place, place * 1.0, x, np.zeros(60, np.int32), place, y, classes=("a", "b"))
+    run = LearnerRun(learner).feed(batch)
+    assert run.learner.metrics()["memory_events"] > 0
+    if kind is InputKeys:
+        with pytest.raises(LearnerError, match="no hidden layer"):
+            new(schema, base=base, keys="hidden")
 
 
 def test_an_encoder_of_other_weights_is_refused() -> None:
