@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from learners.base import Learner, LearnerError
 from learners.pretrained.encoders.cache import FeatureCache
@@ -48,7 +48,7 @@ class KeysConfig(Settings):
     """
 
     kind: Literal["auto", "hidden", "inputs", "encoder"] = "auto"
-    columns: tuple[str, ...] | None = None
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     encoder: Annotated[dict[str, Any] | None, BeforeValidator(by_kind)] = None
     warm_up: PositiveInt = 200
     sample: PositiveInt = 128
@@ -60,6 +60,8 @@ class KeysConfig(Settings):
     def _fit(self) -> Self:
         if (self.kind == "encoder") != (self.encoder is not None):
             raise ValueError("kind: 'encoder' and the key encoder belong together")
+        if self.kind == "hidden" and self.columns is not None:
+            raise ValueError("columns: a hidden layer has none: leave them out, or use 'inputs'")
         return self
 
     def located(self, folder: Path) -> Self:

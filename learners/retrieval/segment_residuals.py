@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from buffers.errors.base import one_hot
 from learners.base import LearnerError
@@ -48,6 +48,18 @@ class SegmentResidualsConfig(WrapperConfig):
     weights: Literal["online", "one"] = "online"
     switch_after: PositiveInt = 2000
     pool_half_life: PositiveFloat = 10_000
+
+    @model_validator(mode="after")
+    def _stated_once(self) -> Self:
+        combinations = [(by,) if isinstance(by, str) else by for by in self.by or ()]
+        lists = {"by": [tuple(sorted(by)) for by in combinations], "half_lives": self.half_lives}
+        lists |= {f"by.{i}": by for i, by in enumerate(combinations)}
+        for name, values in lists.items():
+            if not values and name != "by":
+                raise ValueError(f"{name}: it names no column")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: one is stated twice")
+        return self
 
 
 class SegmentResiduals(Wrapper):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -29,7 +30,9 @@ def base_config(stated: Any) -> LearnerConfig:
     """Return the checked settings of a base learner. Raises ``ValueError``."""
     if isinstance(stated, LearnerConfig):
         return stated
-    given = {"kind": stated} if isinstance(stated, str) else dict(stated)
+    given = {"kind": stated} if isinstance(stated, str) else stated
+    if not isinstance(given, Mapping):
+        raise ValueError(f"expected a kind, or a mapping with a kind, got {stated!r}")
     try:
         return _class_of(str(given.get("kind", ""))).Config.model_validate(given)
     except UnknownKindError as error:

@@ -75,6 +75,8 @@ def test_keys_of_an_encoder_resume_exactly_over_any_base() -> None:
         ({"kind": "encoder", "encoder": ENCODER, "columns": ["word"]}, "keys.encoder"),
         ({"kind": "encoder", "encoder": {**ENCODER, "dimension": 0}}, "dimension"),
         ({"kind": "hidden"}, "no hidden layer"),
+        ({"kind": "hidden", "columns": ["v"]}, "a hidden layer has none"),
+        ({"kind": "inputs", "columns": []}, "columns"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) -> None:

@@ -108,6 +108,26 @@ def test_columns_that_have_no_segments_are_refused() -> None:
         new(schema, base="prior", by=["v"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"by": [[]]}, "by.0: it names no column"),
+        ({"by": ["a", "a"]}, "by: one is stated twice"),
+        ({"by": [["a", "s"], ["s", "a"]]}, "by: one is stated twice"),
+        ({"by": [["a", "a"]]}, "by.0: one is stated twice"),
+        ({"half_lives": [5, 5]}, "half_lives: one is stated twice"),
+        ({"base": None}, "expected a kind, or a mapping with a kind, got None"),
+        ({"base": 3}, "expected a kind, or a mapping with a kind, got 3"),
+    ],
+)
+def test_settings_that_say_nothing_or_the_same_twice_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    """The message names the place."""
+    with pytest.raises(ValueError, match=message):
+        new(SCHEMA, **{"base": "prior", **settings})
+
+
 def test_pool_learns_a_temperature_and_an_opinion() -> None:
     """A base that is too sure by half is divided by two; a useless opinion gets no weight."""
     rng = np.random.default_rng(2)
