@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from learners.base import Learner
-from streams.core.batch import Batch, ClassName
+from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.state_dict import State, pack, unpack
 
 
@@ -40,6 +44,22 @@ class SlowBase:
             for kept in self._kept:
                 self._base._learn(kept)
             self._kept = []
+
+    def correct(self, ids: Ints, y: Array, classes: tuple[ClassName, ...]) -> None:
+        """Correct the labels (m,) of events ``ids`` (m,) that it has not learned yet.
+
+        Args:
+            ids: of the events; the last label of an id counts.
+            y: their labels.
+            classes: the names of the class codes.
+        """
+        labels = dict(zip(ids.tolist(), y.tolist(), strict=True))
+        for i, batch in enumerate(self._kept):
+            rows = np.flatnonzero(np.isin(batch.ids, ids))
+            if len(rows):
+                corrected = np.array(batch.y)
+                corrected[rows] = [labels[id_] for id_ in batch.ids[rows].tolist()]
+                self._kept[i] = replace(batch, y=corrected, classes=classes)
 
     def state(self) -> State:
         state: State = {"seen": self._seen}

@@ -274,6 +274,10 @@ class Wrapper(Learner):
         self.slow.learn(batch)
 
     def _correct(self, revealed: Revealed) -> None:
+        if revealed.corrected is not None:
+            classes = revealed.batch.classes
+            self._register_classes(revealed.corrected[1], classes)
+            self.slow.correct(*revealed.corrected, classes)
         super()._correct(revealed)
         if not self.slow.frozen:
             self.base._correct(revealed)
