@@ -44,6 +44,7 @@ KINDS: dict[str, str] = {
     "fecam": "learners.pretrained.closed_form.fecam:Fecam",
     "finetune": "learners.baselines.finetune:Finetune",
     "ftrl": "learners.recommenders.ftrl:Ftrl",
+    "hawkes": "learners.sequences.controls.hawkes:Hawkes",
     "joint": "learners.rehearsal.joint:Joint",
     "knn": "learners.pretrained.closed_form.knn:Knn",
     "l2p": "learners.pretrained.prompts.l2p:L2P",

@@ -37,11 +37,13 @@ __all__ = [
 
 KINDS: dict[str, str] = {
     "avalanche": "streams.integrations.avalanche:AvalancheStream",
+    "hawkes": "streams.integrations.sequences.hawkes:HawkesStream",
     "kafka": "streams.kafka.stream:KafkaStream",
     "movielens-100k": "streams.integrations.movielens:MovieLensStream",
     "recorded": "streams.files.stream:FileStream",
     "recording": "streams.recordings.stream:RecordingStream",
     "river": "streams.integrations.river:RiverStream",
     "scenario": "streams.scenarios.stream:ScenarioStream",
+    "taobao": "streams.integrations.sequences.taobao:TaobaoStream",
 }
 """The import path of each kind of stream that a job may name."""

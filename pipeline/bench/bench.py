@@ -221,7 +221,9 @@ def tables(results: Results) -> list[Table]:
 
 def _table(scenario: str, results: Results) -> Table:
     seeds = len({result["seed"] for result in results})
-    title = f"{scenario}, in %, {seeds} seed{'s' if seeds > 1 else ''}"
+    nats = any("online_nll_time" in result["metrics"] for result in results)
+    unit = "log-likelihood (LL) in nats" if nats else "in %"
+    title = f"{scenario}, {unit}, {seeds} seed{'s' if seeds > 1 else ''}"
     table = Table(
         title=title,
         title_justify="left",
@@ -232,14 +234,15 @@ def _table(scenario: str, results: Results) -> Table:
     )
     table.add_column("learner", overflow="fold", min_width=9)
     columns = [
-        (key, title)
+        (key, title.replace("ACC", "LL") if nats else title)
         for key, title in COLUMNS
         if any(math.isfinite(_value(result, key)) for result in results)
     ]
     for title in [*(title for _, title in columns), "log-loss", "state", "CPU s"]:
         table.add_column(title, justify="right", no_wrap=True)
     for learner, runs in _group(results, "learner").items():
-        numbers = [spread([_value(result, key) for result in runs]) for key, _ in columns]
+        values = [[_value(result, key) for result in runs] for key, _ in columns]
+        numbers = [_spread_of_nats(each) if nats else spread(each) for each in values]
         table.add_row(learner, *numbers, *_costs(runs))
     return table
 
@@ -289,6 +292,13 @@ def spread(values: Sequence[float]) -> str:
         return f"{finite[0]:.1f}"
     wide = stdev(finite)
     return f"{mean(finite):.1f}±{wide:.{int(wide < 9.95)}f}"
+
+
+def _spread_of_nats(values: Sequence[float]) -> str:
+    """Return ``mean±standard deviation`` of the finite values."""
+    finite = [value for value in values if math.isfinite(value)]
+    deviation = f"±{stdev(finite):.3f}" if len(finite) > 1 else ""
+    return f"{mean(finite):.3f}{deviation}" if finite else ""
 
 
 def _value(result: dict[str, Any], key: str) -> float:

@@ -35,6 +35,7 @@ from pipeline.training.event_fates import LedgerError
 from pipeline.training.versions import versions
 from streams.core.errors import StreamError, one_line
 from streams.core.settings import unknown
+from streams.integrations.sequences import SCENARIOS as SEQUENCES
 from streams.scenarios.catalog import SCENARIOS
 from streams.scenarios.downloads import cache
 
@@ -153,8 +154,11 @@ def _stream_of(cell: Cell) -> tuple[dict[str, Any], Path]:
         if not isinstance(stream, dict):
             raise JobError(f"{file}: expected a mapping, the contents of stream: in a job")
         return stream, file.resolve().parent
+    if cell.scenario in SEQUENCES:
+        return dict(SEQUENCES[cell.scenario]), Path.cwd()
     if cell.scenario not in SCENARIOS:
-        raise JobError(f"unknown scenario {unknown(cell.scenario, SCENARIOS)}, or a YAML file")
+        names = [*SCENARIOS, *SEQUENCES]
+        raise JobError(f"unknown scenario {unknown(cell.scenario, names)}, or a YAML file")
     return {"kind": "scenario", "name": cell.scenario}, Path.cwd()
 
 

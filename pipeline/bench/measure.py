@@ -18,6 +18,7 @@ import numpy as np
 from learners.results import Prediction
 from pipeline.evaluation.buffer_stats import BufferStats
 from pipeline.evaluation.online.class_metrics import FLOOR
+from pipeline.evaluation.online.sequence_metrics import log_likelihood
 from pipeline.evaluation.plasticity import plasticity
 from pipeline.evaluation.transfer_and_forgetting import Curves
 from pipeline.storage.metric_log import MetricLog
@@ -25,6 +26,7 @@ from pipeline.training.builder import Parts, state_digest
 from pipeline.training.reading.batch_reader import BLOCK, BatchReader
 from streams.core.batch import Array, Batch, ClassName, Ints
 from streams.core.state_dict import bytes_of
+from streams.operators.features.sequences import Sequences
 
 POINTS = 10
 """Default number of evaluations in a phase of the stream."""
@@ -77,11 +79,13 @@ class _TaskTest(NamedTuple):
         question: (n,) the events without labels.
         y: (n,) labels, codes into ``names``.
         names: class names.
+        labelled: the events with their labels.
     """
 
     question: Batch
     y: Ints
     names: tuple[ClassName, ...]
+    labelled: Batch
 
 
 def measure(parts: Parts, budget: Budget, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -185,7 +189,8 @@ class _Measurement:
     def _accuracies(self) -> Array:
         """Return the accuracy on each task now, (tasks,); store the log-loss on each task.
 
-        Future tasks are NaN, except in a domain-incremental stream.
+        Future tasks are NaN, except in a domain-incremental stream. For sequences it is the mean
+        log-likelihood of the next event in place of the accuracy.
         """
         learner = self.loop.learner
         codes = {name: code for code, name in enumerate(learner.classes)}
@@ -195,6 +200,12 @@ class _Measurement:
             y = np.array([codes.get(name, -2) for name in test.names])[test.y]
             question = self._transform(test.question)
             parts = [learner.predict(part) for part in question.micro_batches(_BATCH)]
+            if learner.schema.task == "sequences":  # whose types are known from the start
+                labelled = zip(parts, test.labelled.micro_batches(_BATCH), strict=True)
+                nats = [log_likelihood(p, part, learner.schema) for p, part in labelled]
+                accuracy[task] = float(np.concatenate(nats).mean())
+                self.loss[task] = -accuracy[task]
+                continue
             accuracy[task] = float(np.mean(np.concatenate([part.value for part in parts]) == y))
             self.loss[task] = _log_loss(parts, y)
         return accuracy
@@ -204,9 +215,11 @@ class _Measurement:
         return self.order[: self.begun]
 
     def _transform(self, question: Batch) -> Batch:
-        """Return the events as the operators of the stream show them to the learner now."""
+        """Return the events as the operators of the stream show them to the learner now. Test
+        events of sequences have their own."""
         for operator in self.loop.operators:
-            question = operator.view(question)
+            if not isinstance(operator, Sequences):
+                question = operator.view(question)
         return question
 
     def _evaluate(self, ended: bool) -> None:
@@ -267,7 +280,7 @@ def _test(reader: BatchReader, test: Batch, most: int | None, segments: bool) ->
     if isinstance(test.x, np.ndarray):
         test.x.flags.writeable = False
     question = replace(test, y=None, segment=test.segment if segments else None, classes=())
-    return _TaskTest(question, test.y, test.classes)
+    return _TaskTest(replace(question, wait=None), test.y, test.classes, test)
 
 
 def _log_loss(predictions: Sequence[Prediction], y: Ints) -> float:
