@@ -360,8 +360,8 @@ def head_of(studies: Mapping[str, Study]) -> str:
 
 
 VERDICT = (
-    "A memory repairs a frozen base where labels change their meaning, and adds little where they "
-    "do not; on MovieLens it harms a base that keeps learning, and residuals by segment help both."
+    "A memory repairs a frozen base where labels change their meaning; where they do not it adds "
+    "little, most so to a base that keeps learning. On MovieLens residuals by segment add more."
 )
 ABOUT = """One pass in micro-batches of 32, predicted before the labels are known. Rows that are
 *frozen* learn no label after the first 60%; *residuals* are those of the columns, *memory* are the
