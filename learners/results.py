@@ -33,6 +33,8 @@ class Prediction:
             the time and type of the next event (``learners/sequences/forecast.py``). ``value`` and
             ``proba`` are then of its type, and ``kind`` is classification. None: only the type is
             predicted.
+        since: (n,) float64, of an answer to a request about sequences: the event time in seconds
+            from which the forecast counts, NaN for a key without events. Else None.
     """
 
     ids: Ints
@@ -43,25 +45,35 @@ class Prediction:
     version: int
     abstains: NDArray[np.bool_] | None = None
     forecast: Array | None = None
+    since: Array | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def not_finite(self) -> Ints:
-        """Return the rows whose target or probabilities are not finite numbers.
+        """Return the rows whose target, probabilities or forecast are not finite numbers.
 
         NaN is no target. It stands for an abstention only in the rows of ``abstains``, and while
         the learner has learned nothing.
         """
         if self.kind == "classification":
+            wrong = self._forecasts_not_finite()
             if self.proba is None or (finite := np.isfinite(self.proba)).all():
-                return _NO_ROWS
-            return np.flatnonzero(~finite.all(1))
+                return wrong
+            return np.union1d(np.flatnonzero(~finite.all(1)), wrong)
         finite = np.isfinite(self.value)
         if finite.all():
             return _NO_ROWS
         abstains = self.version == 0 if self.abstains is None else self.abstains
         return np.flatnonzero(~(finite | (np.isnan(self.value) & abstains)))
+
+    def _forecasts_not_finite(self) -> Ints:
+        """Return the rows whose forecast has an infinite number, or NaN in some cells only."""
+        if self.forecast is None or np.isfinite(self.forecast).all():
+            return _NO_ROWS
+        cells = self.forecast.reshape(len(self), -1)
+        none = np.isnan(self.forecast[:, :, 1]).all(1)
+        return np.flatnonzero(np.isinf(cells).any(1) | (np.isnan(cells).any(1) & ~none))
 
 
 @dataclass(frozen=True, slots=True)

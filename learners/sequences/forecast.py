@@ -165,6 +165,16 @@ def types_of(forecast: Array) -> Floats:
     return shares
 
 
+def after(forecast: Array, elapsed: Floats) -> Array:
+    """Return the forecast as of ``elapsed`` (n,) seconds later, where nothing has come until then.
+
+    Cells that are over are empty. A time without distribution comes so much sooner, or now.
+    """
+    later = forecast.copy()
+    later[:, :, START] = np.maximum(forecast[:, :, START] - elapsed[:, None], 0.0)
+    return later
+
+
 def _cumulative_at_starts(start: Floats, intensity: Floats) -> Floats:
     """Return (n, cells) the integral A of the intensity up to the beginning of each cell."""
     steps = intensity[:, :-1] * np.diff(start, axis=1)

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.training.callback import Callback
 from pipeline.training.loop import Loop, StepResult, VersionedOutcome
 from streams.core.batch import Array, Ints
+from streams.operators.label_join import no_labels
 
 
 class LabelFeed(Callback):
@@ -42,8 +43,8 @@ class LabelFeed(Callback):
         self._due = time.monotonic() + self.every_s
         pending, self._pending = self._pending, []
         if pending:
-            self.send(
-                np.concatenate([outcome.ids for _, outcome in pending]),
-                np.concatenate([outcome.y for _, outcome in pending]),
-                np.concatenate([np.full(len(o.ids), version) for version, o in pending]),
-            )
+            ids = np.concatenate([outcome.ids for _, outcome in pending])
+            y = np.concatenate([outcome.y for _, outcome in pending])
+            before = np.concatenate([np.full(len(o.ids), version) for version, o in pending])
+            known = ~no_labels(y)  # in a sequence it may be known that nothing came
+            self.send(ids[known], y[known], before[known])

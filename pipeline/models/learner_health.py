@@ -177,6 +177,12 @@ def _check_shapes(prediction: Prediction, n: int, learner: Learner) -> None:
             f"learner {learner.kind!r} predicted {shapes} for {n} events: ({n},) and ({n}, classes)"
             " are expected"
         )
+    cells = prediction.forecast
+    if cells is not None and (cells.ndim != 3 or len(cells) != n or cells.shape[2] < 2):
+        raise LearnerError(
+            f"learner {learner.kind!r} predicted a forecast {cells.shape} for {n} events: "
+            f"({n}, cells, 2 or 2 + classes) is expected"
+        )
     dtype = np.dtype(np.float64 if prediction.kind == "regression" else np.int64)
     if value.dtype != dtype:
         raise LearnerError(
@@ -191,7 +197,9 @@ def _check_shapes(prediction: Prediction, n: int, learner: Learner) -> None:
 
 def _said(prediction: Prediction, row: int) -> str:
     """Return what is not finite in a row of a prediction."""
-    if prediction.proba is None:
+    if prediction.proba is None and prediction.forecast is None:
         return f"{prediction.value[row]:g}"
+    if prediction.proba is None or np.isfinite(prediction.proba[row]).all():
+        return "a time"
     shares: Ints = np.flatnonzero(~np.isfinite(prediction.proba[row]))
     return f"the probability {prediction.proba[row, shares[0]]:g}"

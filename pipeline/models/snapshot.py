@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from learners.pretrained.encoders.columns import ColumnEncoders
 from learners.results import Prediction
+from learners.sequences.forecast import TYPES, after, types_of
+from learners.sequences.history import history_of
 from pipeline.evaluation.once_seen import OnceSeenSample
 from pipeline.evaluation.probes import Segment
 from pipeline.models.delta import Base, decoded
 from pipeline.models.recipe import Recipe, learner_of, operators_of, schema_of
-from streams.core.batch import Batch, ClassName
+from streams.core.batch import Batch, ClassName, Floats
 from streams.core.state_dict import State
 
 
@@ -96,9 +100,37 @@ class InferenceModel:
         return self._learner.classes
 
     def answer(self, batch: Batch) -> Prediction:
-        """Return what the training loop would have predicted for these events at that moment."""
+        """Return what the training loop would have predicted for these events at that moment.
+
+        A request about sequences states a key, and the time where it is not that of the last event
+        of the key: nothing has come until then.
+        """
         if self._encoders is not None:
             batch = self._encoders.apply(batch)
         for operator in self._operators:
             batch = operator.view(batch)
-        return self._learner.predict(batch)
+        prediction = self._learner.predict(batch)
+        if self._learner.schema.task != "sequences":
+            return prediction
+        return _as_of(prediction, history_of(batch).time, batch.time)
+
+
+def _as_of(prediction: Prediction, last: Floats, now: Floats) -> Prediction:
+    """Return what is predicted at a time of which it is known that nothing came until then.
+
+    Args:
+        prediction: after the last events of n keys.
+        last: (n,) the times of these; NaN: the key is not known.
+        now: (n,) NaN: that of the last event.
+    """
+    since = np.fmax(last, now)
+    forecast = prediction.forecast
+    elapsed = np.nan_to_num(since - last)
+    if forecast is None or not elapsed.any():
+        return replace(prediction, since=since)
+    later = after(forecast, elapsed)
+    if later.shape[2] == TYPES or prediction.proba is None:
+        return replace(prediction, forecast=later, since=since)
+    proba = np.where(elapsed[:, None] > 0, types_of(later), prediction.proba)
+    value = np.where(proba.any(1), proba.argmax(1), -1)
+    return replace(prediction, value=value, proba=proba, forecast=later, since=since)

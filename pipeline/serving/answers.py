@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from learners.base import NotFiniteError
 from learners.results import Prediction
+from learners.sequences.forecast import mean, quantiles
+from pipeline.evaluation.online.sequence_metrics import LEVELS
 from pipeline.models.recipe import Recipe
 from pipeline.models.snapshot import InferenceModel
 from pipeline.serving.requests import InvalidEventsError, PredictRequest, RequestReader
@@ -86,8 +89,33 @@ def _body(request: PredictRequest, prediction: Prediction, model: InferenceModel
             "ids": request.ids,
             "predictions": value,
             "probabilities": probabilities,
+            **_next_events(prediction),
         }
     )
+
+
+def _next_events(prediction: Prediction) -> dict[str, Any]:
+    """Return what a forecast says of the time of the next events, of sequences alone: seconds since
+    the last event of the key, or since the time of the request; null where it never comes."""
+    if prediction.forecast is None or prediction.since is None:
+        return {}
+    levels = quantiles(prediction.forecast, np.array(LEVELS)).tolist()
+    means = mean(prediction.forecast).tolist()
+    since = prediction.since.tolist()
+    return {
+        "next": [
+            {
+                "since": _number(begin),
+                "mean": _number(expected),
+                "quantiles": {f"{p:g}": _number(q) for p, q in zip(LEVELS, row, strict=True)},
+            }
+            for begin, expected, row in zip(since, means, levels, strict=True)
+        ]
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _columns(proba: Array, known: int) -> Array:

@@ -32,6 +32,7 @@ _ERROR: Schema = {
 }
 _CLASS: Schema = {"type": ["string", "number", "boolean"]}
 _VALUE: Schema = {"type": ["string", "number", "boolean", "null"]}
+_NUMBER: Schema = {"type": ["number", "null"]}
 PREDICTIONS: Schema = {
     "type": "object",
     "properties": {
@@ -44,6 +45,18 @@ PREDICTIONS: Schema = {
         "probabilities": {
             "type": ["array", "null"],
             "items": {"type": ["array", "null"], "items": {"type": "number"}},
+        },
+        "next": {
+            "type": "array",
+            "description": "of event sequences: the time of the next event, in seconds",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "since": _NUMBER,
+                    "mean": _NUMBER,
+                    "quantiles": {"type": "object", "additionalProperties": _NUMBER},
+                },
+            },
         },
     },
 }

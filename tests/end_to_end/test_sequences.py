@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import learners
 from learners.registry import load_object
+from learners.sequences.forecast import mean
 from pipeline.config import job as jobs
-from pipeline.training.builder import build
+from pipeline.models.snapshot import InferenceModel
+from pipeline.serving.answers import answer_request
+from pipeline.serving.requests import RequestReader
+from pipeline.training.builder import Parts, build
 from pipeline.training.run import Run
 from streams.core.state_dict import digest
+from streams.operators.features.sequences import Sequences
 from tests.support.sequences import sequence_job, write_events
 
 KINDS = sorted(
@@ -78,6 +86,49 @@ def test_run_on_ray_ends_in_the_same_state(
     other, whole = summary(Path("ray")), run(job, "whole")
     assert other["runner"] == "ray"
     assert other["state_digest"] == whole["state_digest"]
+
+
+def answers(parts: Parts, events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a server of the model of a run answers."""
+    snapshot = parts.snapshot({})
+    model = InferenceModel(parts.recipe, snapshot)
+    body = answer_request(model, RequestReader(parts.recipe).read(events)).body
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["poisson", "recent-history", "hawkes"])
+def test_server_answers_the_next_event_of_a_key(kind: str, tmp_path: Path) -> None:
+    """A request states the key alone, or a time until which nothing came as well."""
+    parts = build(jobs.load(sequence_job(tmp_path / "job.yaml", example(kind))))
+    batches = list(parts.reader.read({}))
+    for batch in batches[:-1]:
+        parts.loop.step(batch)
+    last = batches[-2]
+    assert not isinstance(last.x, np.ndarray)
+    user = last.x["user"].texts()[-1]  # type: ignore[union-attr]
+    time = float(last.time[-1])
+    later = {"user": user, "time": time + 2}
+    found = answers(parts, [{"user": user}, {"user": "nobody"}, later])
+    known, unknown, waited = found["next"]
+    operator = next(o for o in parts.loop.operators if isinstance(o, Sequences))
+    asked = operator.view(replace(last, time=np.full(len(last), np.nan)))
+    expected = parts.loop.learner.predict(asked)
+    assert expected.forecast is not None
+    assert found["predictions"][0] == expected.classes[expected.value[-1]]
+    assert found["probabilities"][0] == pytest.approx(expected.proba[-1])  # type: ignore[index]
+    assert known["mean"] == pytest.approx(mean(expected.forecast)[-1], rel=1e-5)
+    assert known["since"] == time
+    levels = list(known["quantiles"].values())
+    assert list(known["quantiles"]) == ["0.1", "0.5", "0.9"]
+    assert levels == sorted(levels)
+    assert unknown["since"] is None
+    assert unknown["mean"] > 0
+    assert waited["since"] == time + 2
+    if kind == "hawkes":  # excitement has faded
+        assert waited["mean"] > known["mean"]
+    else:  # a constant rate has no memory
+        assert waited == known | {"since": time + 2}
 
 
 @pytest.mark.parametrize(

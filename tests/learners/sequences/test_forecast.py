@@ -112,6 +112,18 @@ def test_empty_cells_count_for_nothing() -> None:
         assert np.allclose(a, b)
 
 
+def test_forecast_as_of_later_is_the_conditional_one() -> None:
+    """P(T > e + t | T > e) = S(e + t) / S(e), and types are those of the cell at e + t."""
+    forecast = _random()
+    elapsed, wait = np.array([0.0, 0.3, 1.0, 2.0, 0.1, 9.0]), np.linspace(0.1, 2, 6)
+    later = fc.after(forecast, elapsed)
+    whole, before = fc.cumulative(forecast, elapsed + wait), fc.cumulative(forecast, elapsed)
+    assert np.allclose(fc.cumulative(later, wait), whole - before, atol=1e-5)
+    kinds = fc.types_at(later, np.zeros((6, 3)), wait)
+    assert np.allclose(kinds, fc.types_at(forecast, np.zeros((6, 3)), elapsed + wait))
+    assert fc.after(fc.point(np.array([2.0])), np.array([3.0]))[0, 0, 0] == 0
+
+
 def test_row_without_forecast_has_no_scores() -> None:
     forecast = fc.constant(np.array([np.nan, 2.0]))
     scores = fc.time_scores(forecast, np.ones(2), np.array([True, False]), R)
