@@ -38,7 +38,7 @@ class Sequences(Operator):
     that was silent for longer than ``expire`` begins anew. All this is the same at any size of
     micro-batches.
 
-    Memory is ``keys * (8 * length + 40)`` bytes: a key has one row of a ``KeyTable``, and a new key
+    Memory is ``keys * (8 * length + 32)`` bytes: a key has one row of a ``KeyTable``, and a new key
     takes the row of the one of its eight that was not seen for longest.
 
     Args:
