@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -131,8 +131,8 @@ class FlatOptimizer:
 
     Args:
         config: the optimizer and its settings.
-        net: the network, or other modules; only a ``Net`` can grow. Its parameters are replaced by
-            views.
+        net: the network, or other modules; only a ``Net`` has ``grow`` and ``grow_inputs``. Its
+            parameters are replaced by views.
 
     Raises:
         LearnerError: the parameters are not all of one dtype.
@@ -288,20 +288,27 @@ class FlatOptimizer:
         The optimizer state of old outputs stays, that of new ones starts afresh. The weights of new
         outputs are drawn, or left open to be loaded where ``drawn`` is false.
         """
-        known = self.state()
-        assert isinstance(self._net, models.Net)
-        models.grow(self._net, outputs, drawn)
-        self._bind()
-        self.load(known)
+        net = self._net
+        assert isinstance(net, models.Net)
+        self.resize(lambda: models.grow(net, outputs, drawn))
 
     def grow_inputs(self, inputs: int) -> None:
         """Give the first layer of the network ``inputs`` inputs, as ``models.grow_inputs`` does.
 
         The optimizer state of old inputs stays, that of new ones starts afresh.
         """
+        net = self._net
+        assert isinstance(net, models.Net)
+        self.resize(lambda: models.grow_inputs(net, inputs))
+
+    def resize(self, change: Callable[[], None]) -> None:
+        """Let ``change`` replace parameters of the network by longer or shorter ones.
+
+        The number of parameters stays. The optimizer state of the places that a parameter had
+        before stays, that of new ones starts afresh.
+        """
         known = self.state()
-        assert isinstance(self._net, models.Net)
-        models.grow_inputs(self._net, inputs)
+        change()
         self._bind()
         self.load(known)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,28 @@ class PoolConfig(FirstEventsConfig):
     frequency_penalty: bool = False
 
 
+class PoolSettings(Protocol):
+    """The settings that a pool reads (``PoolConfig``)."""
+
+    @property
+    def pool(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def top(self) -> int: ...
+
+    @property
+    def pull(self) -> float: ...
+
+    @property
+    def vote(self) -> bool: ...
+
+    @property
+    def frequency_penalty(self) -> bool: ...
+
+
 class PromptPool(nn.Module):
     """Prompts P_m with keys k_m (Wang et al. 2022, "Learning to Prompt for Continual Learning").
 
@@ -67,42 +89,49 @@ class PromptPool(nn.Module):
     too, where here no other event changes what an event gets. The paper counts shares up to the
     task before; here they are of all choices so far plus one each.
 
+    It may have several *sections* of ``pool`` prompts each. Then the n rows of a call are as many
+    for each section, one section after another, and choose among the prompts of theirs.
+
     Args:
         config: settings.
         width: of queries and keys.
         shape: of one prompt.
+        sections: how many; ``m = sections * pool`` prompts in all.
 
     Attributes:
-        keys: (pool, width), of about unit length at the start.
-        prompts: (pool, *shape).
-        uses: (pool,) int64, how often each was chosen while training: by steps and rows.
+        keys: (m, width), of about unit length at the start.
+        prompts: (m, *shape).
+        uses: (m,) int64, how often each was chosen while training: by steps and rows.
     """
 
     uses: Tensor
 
-    def __init__(self, config: PoolConfig, width: int, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, config: PoolSettings, width: int, shape: tuple[int, ...], sections: int = 1
+    ) -> None:
         super().__init__()
         if config.top > config.pool:
             raise LearnerError(
                 f"learner.top: {config.top} of {config.pool} prompts cannot be chosen: lower it, "
                 "or raise learner.pool"
             )
-        self._config = config
-        self.keys = nn.Parameter(torch.randn(config.pool, width) / math.sqrt(width))
-        self.prompts = nn.Parameter(PROMPT_STD * torch.randn(config.pool, *shape))
-        self.register_buffer("uses", torch.zeros(config.pool, dtype=torch.int64))
+        self._config, self._sections = config, sections
+        count = sections * config.pool
+        self.keys = nn.Parameter(torch.randn(count, width) / math.sqrt(width))
+        self.prompts = nn.Parameter(PROMPT_STD * torch.randn(count, *shape))
+        self.register_buffer("uses", torch.zeros(count, dtype=torch.int64))
 
     def nearest(self, queries: Tensor, among: Tensor | None = None) -> Tensor:
         """Return the indices (n, N) of the prompts that queries (n, width) choose. Pure.
 
         Args:
             queries: as the backbone gives them.
-            among: (pool,) bool, the prompts to choose from; None: all.
+            among: (pool,) bool, the prompts to choose from; None: all. Only with one section.
         """
         distance = 1 - self._cosines(queries)
         if among is not None:
             distance = distance.masked_fill(~among, torch.inf)
-        return _smallest(distance, self._config.top)
+        return self._of_sections(_smallest(distance, self._config.top))
 
     def choose(self, queries: Tensor) -> Tensor:
         """Return the indices (n, N) of prompts for training with queries (n, width). Pure."""
@@ -110,10 +139,17 @@ class PromptPool(nn.Module):
             cosines = self._cosines(queries)
             distance = 1 - cosines
             if self._config.frequency_penalty:
-                uses = self.uses + 1
-                distance = distance * (uses / uses.sum())
+                uses = self.uses.view(self._sections, -1) + 1
+                shares = uses / uses.sum(1, keepdim=True)
+                rows = len(queries) // self._sections
+                distance = distance * shares.repeat_interleave(rows, 0)
             chosen = _smallest(distance, self._config.top)
-            return _vote(chosen, cosines) if self._config.vote else chosen
+            if self._config.vote:
+                parts = zip(
+                    chosen.chunk(self._sections), cosines.chunk(self._sections), strict=True
+                )
+                chosen = torch.cat([_vote(*part) for part in parts])
+            return self._of_sections(chosen)
 
     def pull(self, queries: Tensor, chosen: Tensor) -> Tensor | None:
         """Return the loss of the keys (n, N) chosen for queries; None where alpha is 0."""
@@ -145,7 +181,18 @@ class PromptPool(nn.Module):
     def _cosines(self, queries: Tensor) -> Tensor:
         """Return g (n, pool). Row by row, so that no bit depends on other rows."""
         queries, keys = F.normalize(queries, dim=1), F.normalize(self.keys, dim=1)
-        return (queries[:, None] * keys).sum(-1)
+        if self._sections == 1:
+            return (queries[:, None] * keys).sum(-1)
+        sections, width = self._sections, queries.shape[1]
+        pairs = queries.view(sections, -1, 1, width) * keys.view(sections, 1, -1, width)
+        return pairs.sum(-1).flatten(0, 1)
+
+    def _of_sections(self, chosen: Tensor) -> Tensor:
+        """Return the indices (n, N) of prompts by those within sections."""
+        if self._sections == 1:
+            return chosen
+        first = torch.arange(0, len(self.keys), self._config.pool, device=chosen.device)
+        return chosen + first.repeat_interleave(len(chosen) // self._sections)[:, None]
 
 
 def entropy(uses: Tensor) -> float:
