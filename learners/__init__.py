@@ -56,6 +56,7 @@ KINDS: dict[str, str] = {
     "poisson": "learners.sequences.controls.poisson:Poisson",
     "popular-type": "learners.sequences.controls.popular_type:PopularType",
     "prior": "learners.baselines.prior:Prior",
+    "prompt-tpp": "learners.sequences.prompt_tpp:PromptTpp",
     "prototype": "learners.pretrained.closed_form.prototype:Prototype",
     "ranpac": "learners.pretrained.closed_form.ranpac:Ranpac",
     "recent-history": "learners.sequences.controls.recent_history:RecentHistory",
@@ -64,6 +65,7 @@ KINDS: dict[str, str] = {
     "rls": "learners.pretrained.closed_form.rls:Rls",
     "segment-residuals": "learners.retrieval.segment_residuals:SegmentResiduals",
     "slda": "learners.pretrained.closed_form.slda:Slda",
+    "tpp": "learners.sequences.tpp:Tpp",
     "view-batch": "learners.rehearsal.view_batch:ViewBatch",
 }
 """The import path of each kind of learner that a job may name."""

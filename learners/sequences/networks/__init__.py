@@ -1,0 +1,1 @@
+"""Networks that predict the next event of a key from its history."""
