@@ -306,10 +306,13 @@ def _operators(
 
 def _clocks(config: StreamConfig, stream: Stream) -> PartitionClocks:
     """Return the clocks of the partitions of a stream."""
+    by_slowest = stream.has_arrivals and config.label_timeout_seconds is not None
+    if config.sequence is not None and config.sequence.horizon is not None:
+        by_slowest = True
     return PartitionClocks(
         config.lateness,
         rejects=stream.has_time,
-        slowest=stream.has_arrivals and config.label_timeout_seconds is not None,
+        slowest=by_slowest,
         idle_s=config.idle_timeout_seconds or IDLE_S,
         zone=None if stream.time_zone is None else TimeZone(stream.time_zone),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,9 +20,9 @@ class NextOfKey(LabelJoin):
 
     An event that is older than the one before of its key counts as at the time of that. After
     ``horizon`` seconds the label is that nothing came: type -1 and ``wait`` of ``horizon``. It
-    becomes known just before the first event at which no event of that time can come any more: one
-    later by more than ``horizon`` and ``lateness`` than the latest event when the event itself
-    came. What still waits at the end of the stream has no label.
+    becomes known just before the first event at which no event of that time can come any more: the
+    stream has then gone on by more than ``horizon`` and ``lateness``. What still waits at the end
+    of the stream has no label.
 
     Each key has at most one event that waits.
 
@@ -47,15 +47,16 @@ class NextOfKey(LabelJoin):
         self.lateness = lateness
         self._now = -np.inf  # the latest event time
         self._latest: dict[int, _LatestEvent] = {}  # by key
-        self._due: deque[tuple[float, int, int]] = deque()  # when nothing came; key; index
+        self._due: list[tuple[float, int, int]] = []  # heap: when nothing came, index, key
 
     def _ready(self, chunk: Chunk, batch: Batch) -> ReadyRows | None:
         keys, types, n = batch.key, batch.y, len(batch)
         assert keys is not None
         assert types is not None
-        clock = np.maximum.accumulate(np.maximum(batch.time, self._now))
+        clock = batch.time if batch.clock is None else batch.clock
+        clock = np.maximum.accumulate(np.maximum(clock, self._now))
         horizon = np.inf if self.horizon is None else self.horizon
-        chunk.due = clock + (horizon + self.lateness)
+        chunk.due = np.maximum(clock, batch.time) + (horizon + self.lateness)
         times = batch.time.tolist()
         found: list[_Label] = []
         columns = (keys, types, clock, chunk.due, chunk.index)
@@ -71,7 +72,9 @@ class NextOfKey(LabelJoin):
                 found.append(_Label(before.chunk, before.row, i, *label))
             self._latest[key] = _LatestEvent(index, chunk.number, i, times[i])
             if self.horizon is not None:
-                self._due.append((due, key, index))
+                heapq.heappush(self._due, (due, index, key))
+        if len(self._due) > 2 * len(self._latest) + 16:  # most of it for events with a label
+            self._schedule_all()
         if n:
             self._now = float(clock[-1])
             chunk.batch = replace(chunk.batch, time=np.array(times))
@@ -79,11 +82,11 @@ class NextOfKey(LabelJoin):
 
     def _end_silence(self, now: float, index: int, row: int, found: list[_Label]) -> None:
         """Give out the events to whose keys nothing came before the event ``index``, at ``now``."""
-        oldest = index - self.label_timeout_events
-        while self._due and (self._due[0][0] < now or self._due[0][2] < oldest):
-            _, key, waiting = self._due.popleft()
+        while self._due and self._due[0][0] < now:
+            _, waiting, key = heapq.heappop(self._due)
             event = self._latest.get(key)
-            if event is not None and event.place == waiting >= oldest:
+            in_time = index - waiting <= self.label_timeout_events
+            if event is not None and event.place == waiting and in_time:
                 del self._latest[key]
                 assert self.horizon is not None
                 found.append(_Label(event.chunk, event.row, row, -1, self.horizon))
@@ -124,19 +127,24 @@ class NextOfKey(LabelJoin):
     def load(self, state: State, classes: tuple[ClassName, ...] = ()) -> None:
         super().load(state, classes)
         self._now = float(state["now"])
-        self._latest, waiting = {}, []
+        self._latest = {}
         for chunk in self._chunks.values():
             assert chunk.batch.key is not None
-            assert chunk.due is not None
-            columns = (chunk.index, chunk.batch.key, chunk.batch.time, chunk.due)
-            for row, (index, key, time, due) in enumerate(
+            columns = (chunk.batch.key, chunk.index, chunk.batch.time)
+            for row, (key, index, time) in enumerate(
                 zip(*(column.tolist() for column in columns), strict=True)
             ):
                 self._latest[key] = _LatestEvent(index, chunk.number, row, time)
-                waiting.append((due, key, index))
-        self._due = deque(sorted(waiting, key=lambda event: event[2]))
-        if self.horizon is None:
-            self._due.clear()
+        self._schedule_all()
+
+    def _schedule_all(self) -> None:
+        """Note when nothing came to the keys of the events that wait, and to no others."""
+        self._due = []
+        for key, event in self._latest.items() if self.horizon is not None else ():
+            due = self._chunks[event.chunk].due
+            assert due is not None
+            self._due.append((float(due[event.row]), event.place, key))
+        heapq.heapify(self._due)
 
 
 class _LatestEvent(NamedTuple):

@@ -174,4 +174,22 @@ def test_memory_is_bounded_by_the_timeout() -> None:
     joined(join, batch, 25)
     assert len(join) == 100
     assert len(join._latest) == 100
-    assert len(join._due) <= 125
+    assert len(join._due) <= 2 * 125 + 16
+
+
+def test_clock_of_the_stream_tells_when_nothing_came() -> None:
+    """Where partitions are interleaved, the stream is as far as its slowest: not one far time of an
+    event says that nothing came to other keys."""
+    n = 6
+    time = np.array([0.0, 1e6, 1.0, 2.0, 30.0, 31.0])
+    clock = np.array([0.0, 0.0, 1.0, 2.0, 30.0, 31.0])
+    batch = replace(events(n), time=time, clock=clock, key=np.array([0, 1, 2, 3, 4, 4]))
+    join = NextOfKey(10.0, 0.0, 100)
+    labels, _ = joined(join, batch, 2)
+    assert [(label.id, label.before, label.y) for label in labels[:3]] == [
+        (0, 4, -1),
+        (2, 4, -1),
+        (3, 4, -1),
+    ]
+    assert labels[3].id == 4
+    assert len(labels) == 4  # event 1 waits for its far time
