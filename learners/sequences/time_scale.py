@@ -9,7 +9,8 @@ from streams.core.state_dict import State
 
 _BINS = 128
 """Bins of the life table: from a resolution of a microsecond on, to 400,000 years."""
-_PRIOR = 8.0  # waits that an exponential distribution of the mean wait counts as
+_PRIOR = 8.0  # waits that the prior counts as
+_FAR = 16.0  # the ratio of the bounds of the cells behind the longest waits
 _RARE = 0.002  # the share of waits that the outermost cells leave out at either end
 MOST_UNITS = 100.0
 """The longest time on the scale: of all waits so far, one in e^100 would be longer."""
@@ -29,16 +30,17 @@ class TimeScale:
 
         L at the end of bin i = - sum over j <= i of ln(1 - (d_j + a p_j) / (n_j + a)).
 
-    p_j is that of an exponential distribution of the mean wait, which counts as a = 8 waits. The
-    first bin is the resolution of times; each other one is longer by a factor of sqrt(2).
+    p_j is that of a prior which counts as a = 8 waits: P(wait > t) = m / (m + t), with the mean
+    wait m. Its tail is heavy, as at first only short waits can have ended. The first bin is the
+    resolution of times; each other one is longer by a factor of sqrt(2).
 
     L is made linear within *cells*, in which forecasts are constant: the resolution, then up to
-    the shortest waits, then cells with equal parts of waits and of the logarithm of time, and one
-    without end.
+    the shortest waits, then cells with equal parts of waits and of the logarithm of time, and three
+    behind the longest waits, of which the last has no end.
 
     Args:
         resolution: of times, in seconds.
-        cells: how many, at least 5.
+        cells: how many, at least 8.
 
     Attributes:
         starts: (cells,) seconds.
@@ -103,33 +105,35 @@ class TimeScale:
     def _set(self) -> None:
         """Set the cells by the waits so far."""
         ended, bounds = self._ended, self._bounds
-        rate = (ended.sum() + 0.5) / (self._seconds + self.resolution)
+        mean = (self._seconds + self.resolution) / (ended.sum() + 0.5)
         reached = np.cumsum((ended + self._left)[::-1])[::-1] - self._left + self._seen
-        expected = -np.expm1(-rate * np.diff(bounds))
+        expected = np.diff(bounds) / (mean + bounds[1:])
         dying = (ended[:-1] + _PRIOR * expected) / (reached[:-1] + _PRIOR)
         hazard = np.concatenate([[0.0], np.cumsum(-np.log1p(-np.minimum(dying, 1 - 1e-9)))])
-        self.starts = self._starts(rate)
+        self.starts = self._starts(mean)
         self.units = np.interp(self.starts, bounds, hazard)
         last = self.starts[-1]
-        tail = (np.interp(4 * last, bounds, hazard) - self.units[-1]) / (3 * last)
+        tail = (np.interp(_FAR * last, bounds, hazard) - self.units[-1]) / ((_FAR - 1) * last)
         length = np.diff(self.starts)
         inside = np.divide(np.diff(self.units), length, out=np.zeros_like(length), where=length > 0)
-        self.hazards = np.append(inside, max(tail, 1e-3 * rate))
+        self.hazards = np.append(inside, max(tail, 1e-6 / last))
 
-    def _starts(self, rate: float) -> Floats:
-        """Return the starts of the cells (cells,) in seconds."""
+    def _starts(self, mean: float) -> Floats:
+        """Return the starts of the cells (cells,) in seconds, by the mean wait."""
         ended, bounds = self._ended[1:-1], self._bounds[1:]
-        total, inner = ended.sum(), self._cells - 3
+        total, inner = ended.sum(), self._cells - 5
         if not total:  # only waits of zero, or none that ended
-            first = last = int(np.clip(np.searchsorted(bounds, 1 / rate), 1, _BINS - 5) - 1)
+            first = last = int(np.clip(np.searchsorted(bounds, mean), 1, _BINS - 30) - 1)
         else:
             first, last = np.searchsorted(np.cumsum(ended), [_RARE * total, (1 - _RARE) * total])
-            first, last = int(first), int(min(last, _BINS - 6))
+            first, last = int(first), int(min(last, _BINS - 31))
             first = min(first, last)
         weight = ended[first : last + 1] / max(total, 1.0) + 1 / (last + 1 - first)
         level = np.concatenate([[0.0], np.cumsum(weight)]) / weight.sum()
         places = np.interp(np.linspace(0, 1, inner + 1), level, np.log(bounds[first : last + 2]))
-        return np.concatenate([[0.0, self.resolution], np.maximum(np.exp(places), bounds[0])])
+        inside = np.maximum(np.exp(places), bounds[0])
+        far = inside[-1] * _FAR ** np.arange(1, 3)
+        return np.concatenate([[0.0, self.resolution], inside, far])
 
     def state(self) -> State:
         """Return what was observed."""

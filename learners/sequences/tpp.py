@@ -49,7 +49,7 @@ class TppConfig(LearnerConfig):
     model: SequenceNetConfig = AttentiveConfig()
     optimizer: OptimizerConfig = Adam()
     steps: PositiveInt = 1
-    cells: int = Field(16, ge=5, le=256)
+    cells: int = Field(16, ge=8, le=256)
     replay_size: NonNegativeInt = 0
     buffer: BufferConfig = Field(default_factory=BufferConfig)
 
