@@ -214,8 +214,8 @@ class NetworkLearner(Learner):
     def _output(self, batch: Batch) -> Tensor:
         with torch.inference_mode():
             x = self.tensor(self.inputs.rows(batch))
-            perceptron = self.optimizer.perceptron
-            out: Tensor = self.net(x) if perceptron is None else perceptron.outputs(x)[0]
+            written_out = self.optimizer.written_out
+            out: Tensor = self.net(x) if written_out is None else written_out.outputs(x)[0]
             return out.cpu()
 
     @property
@@ -269,14 +269,14 @@ class NetworkLearner(Learner):
 
         Return the outputs (n, outputs) that the network gave before it.
         """
-        perceptron = self.optimizer.perceptron
-        if perceptron is None or not self._plain_error:
+        written_out = self.optimizer.written_out
+        if written_out is None or not self._plain_error:
             out = self.forward(x)
             self.optimizer.step(self.error(out, y))
             return out
         with torch.no_grad():
-            out, passed = perceptron.outputs(self.present(x))
-            self.optimizer.move(perceptron.gradient(self._error_gradient(out, y), passed))
+            out, passed = written_out.outputs(self.present(x))
+            self.optimizer.move(written_out.gradient(self._error_gradient(out, y), passed))
         return out
 
     def _error_gradient(self, out: Tensor, y: Tensor) -> Tensor:

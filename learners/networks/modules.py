@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -138,6 +138,19 @@ class ZeroHead(GrowingHead):
         nn.init.zeros_(self.bias)
 
 
+class WrittenOut(Protocol):
+    """The outputs of a network and their gradient, without autograd."""
+
+    def outputs(self, x: Tensor) -> tuple[Tensor, Any]:
+        """Return the outputs (n, outputs) for rows (n, inputs), and what ``gradient`` takes."""
+
+    def gradient(self, above: Tensor, passed: Any) -> Tensor:
+        """Return the gradient of all weights, for that of the outputs (n, outputs).
+
+        The table of embeddings remembers theirs. The next call overwrites the gradient.
+        """
+
+
 class Net(nn.Module):
     """A body, and a linear head with one output for each class, or one for a target."""
 
@@ -157,6 +170,14 @@ class Net(nn.Module):
     def heads(self) -> dict[str, GrowingHead]:
         """Return the layers that have one output for each class, by name."""
         return {"head": self.head}
+
+    def written_out(self, gradient: Tensor) -> WrittenOut | None:
+        """Return what does without autograd what this network does; None where nothing does.
+
+        Args:
+            gradient: of all parameters, whose ``grad`` are views of it.
+        """
+        return None
 
 
 class ColumnLayout(NamedTuple):

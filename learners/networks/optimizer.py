@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from learners.base import LearnerError
 from learners.networks import modules as models
 from learners.networks.embedding_table import RowOptimizer, unwritten_zeros
-from learners.networks.perceptron import Perceptron, is_written_out, layout
+from learners.networks.perceptron import layout, written_out
 from streams.core.batch import Ints
 from streams.core.settings import Settings
 from streams.core.state_dict import State
@@ -139,8 +139,8 @@ class FlatOptimizer:
 
     Attributes:
         weights: all weights, as one vector.
-        perceptron: computes outputs and their gradient without autograd; None where the network is
-            of another kind or large.
+        written_out: computes outputs and their gradient without autograd; None where the network
+            is of another kind or large.
         per_weight_state: vectors like ``weights`` by name: what a learner keeps of each weight.
             They grow with the weights, by zeros, and are part of the state.
     """
@@ -185,10 +185,9 @@ class FlatOptimizer:
             gradients = self._split(self._gradient)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
-        self.perceptron: Perceptron | None = None
-        net = self._net
-        if self._gradient is not None and isinstance(net, models.ColumnNet) and is_written_out(net):
-            self.perceptron = Perceptron(net, self.weights, self._gradient)
+        self.written_out: models.WrittenOut | None = None
+        if self._gradient is not None:
+            self.written_out = written_out(self._net, self.weights, self._gradient)
         self._pieces = self._moved(self.weights)
         self._state_pieces = {
             name: self._moved(value) if value.ndim else [value]

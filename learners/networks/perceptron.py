@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from learners.networks.modules import ColumnNet
+from learners.networks.modules import ColumnNet, Net, WrittenOut
 
 
 class Pass(NamedTuple):
@@ -51,6 +51,19 @@ def is_written_out(net: ColumnNet) -> bool:
         and kinds == [nn.Linear, nn.ReLU] * layers
         and all(parameter.requires_grad for parameter in net.parameters())
     )
+
+
+def written_out(net: nn.Module, weights: Tensor, gradient: Tensor) -> WrittenOut | None:
+    """Return what does without autograd what a network does; None where nothing does.
+
+    Args:
+        net: the network.
+        weights: its parameters in the order of ``layout``, of which these are views.
+        gradient: as long as the weights. The ``grad`` of the parameters are views of it.
+    """
+    if isinstance(net, ColumnNet):
+        return Perceptron(net, weights, gradient) if is_written_out(net) else None
+    return net.written_out(gradient) if isinstance(net, Net) else None
 
 
 class Perceptron:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from learners.networks.column_inputs import HistoryLayout
-from learners.networks.modules import ColumnLayout, Net, ZeroHead
+from learners.networks.modules import ColumnLayout, Net, WrittenOut, ZeroHead
 from learners.recommenders.sdim import Sdim, SdimConfig
 from streams.core.settings import Settings
 
@@ -41,11 +41,15 @@ class RowLayout(NamedTuple):
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return the numbers (n, numbers), the weights (n, codes) or None, and the embeddings
         (n, codes, dimension) of rows, as views."""
-        numbers, rest = rows[:, : self.numbers], rows[:, self.numbers :]
-        cells = rest.view(len(rows), self.codes, self.dimension + self.weighted)
+        numbers, cells = rows[:, : self.numbers], self.cells(rows)
         if self.weighted:
             return numbers, cells[:, :, 0], cells[:, :, 1:]
         return numbers, None, cells
+
+    def cells(self, rows: Tensor) -> Tensor:
+        """Return the weight, if there is one, and the embedding of each value of rows, as a view
+        (n, codes, weighted + dimension)."""
+        return rows[:, self.numbers :].view(len(rows), self.codes, self.dimension + self.weighted)
 
     def flat(self, rows: Tensor) -> Tensor:
         """Return numbers and embeddings (n, inputs) of rows, side by side."""
@@ -53,6 +57,17 @@ class RowLayout(NamedTuple):
             return rows
         numbers, _, embeddings = self.split(rows)
         return torch.cat([numbers, embeddings.flatten(1)], 1)
+
+    def rows(self, flat: Tensor) -> Tensor:
+        """Return rows of these numbers and embeddings (n, inputs), with weights of 0: the gradient
+        of rows for that of what ``flat`` returns."""
+        if not self.weighted:
+            return flat
+        rows = flat.new_zeros(len(flat), self.inputs + self.codes)
+        numbers, _, embeddings = self.split(rows)
+        numbers.copy_(flat[:, : self.numbers])
+        embeddings.copy_(flat[:, self.numbers :].view_as(embeddings))
+        return rows
 
 
 class Interactions(nn.Module):
@@ -73,6 +88,21 @@ class Interactions(nn.Module):
     @abstractmethod
     def logit(self, rows: Tensor, hidden: Tensor) -> Tensor:
         """Return the log-odds (n,) of rows with these hidden states, without a bias."""
+
+    @abstractmethod
+    def outputs(self, rows: Tensor) -> tuple[Tensor, Any]:
+        """Return the log-odds (n,) of rows, and what ``gradient`` takes.
+
+        They are those of ``logit`` but for rounding. In networks of this size autograd spends more
+        time between the products than in them; so both are written out.
+        """
+
+    @abstractmethod
+    def gradient(self, above: Tensor, passed: Any) -> Tensor:
+        """Return the gradient of the rows, for that of the log-odds (n,), which ``outputs`` left.
+
+        That of the parameters is written to their ``grad``. That of the numbers may be left open.
+        """
 
 
 class InteractionsConfig(Settings):
@@ -106,6 +136,10 @@ class ClickNet(Net):
         history: where the codes of a history are. Its interest is one more embedding of a row,
             behind the others; None: there is none.
         sdim: settings of that interest.
+
+    Attributes:
+        layout: of the rows that the body takes.
+        place: of the output that is a log-odds or the target.
     """
 
     def __init__(
@@ -128,8 +162,8 @@ class ClickNet(Net):
             self.table = columns.table(columns.dimension + config.weighted)
             if config.weighted:
                 self.table.zero_column(0)
-        self._place = 0 if regression else 1
-        self._layout, self._history = layout, history
+        self.place = 0 if regression else 1
+        self.layout, self._history = layout, history
         self._sdim = None if history is None else Sdim(columns.dimension, sdim or SdimConfig())
 
     def encode(self, x: Tensor) -> Tensor:
@@ -144,12 +178,12 @@ class ClickNet(Net):
     def _with_interest(self, rows: Tensor, codes: Tensor, history: HistoryLayout) -> Tensor:
         """Return rows in which the interest stands in place of the history."""
         assert self._sdim is not None
-        weighted, width = self._layout.weighted, self._layout.dimension + self._layout.weighted
-        cells = rows[:, self._layout.numbers :].view(len(rows), self.codes, width)
+        weighted, width = self.layout.weighted, self.layout.dimension + self.layout.weighted
+        cells = rows[:, self.layout.numbers :].view(len(rows), self.codes, width)
         known = codes[:, -history.length :] != history.none
         candidate = cells[:, history.place, weighted:]
         interest = self._sdim.interest(candidate, cells[:, -history.length :, weighted:], known)
-        own = rows[:, : self._layout.numbers + (self.codes - history.length) * width]
+        own = rows[:, : self.layout.numbers + (self.codes - history.length) * width]
         weight = [interest.new_zeros(len(rows), 1)] if weighted else []
         return torch.cat([own, *weight, interest], 1)
 
@@ -157,7 +191,54 @@ class ClickNet(Net):
         rows = self.encode(x)
         z = self.body.logit(rows, self.body(rows))  # type: ignore[operator]
         biases: Tensor = self.head(x[:, :0])
-        if biases.shape[1] <= self._place:  # of one class, which is certain
+        if biases.shape[1] <= self.place:  # of one class, which is certain
             return biases
-        before, after = self._place, biases.shape[1] - self._place - 1
+        before, after = self.place, biases.shape[1] - self.place - 1
         return biases + nn.functional.pad(z[:, None], (before, after))
+
+    def written_out(self, gradient: Tensor) -> WrittenOut | None:
+        """The gradient of the interest in a history is left to autograd."""
+        return None if self._history else _WrittenOutClickNet(self, gradient)
+
+
+class _WrittenOutClickNet:
+    """What a ``ClickNet`` without a history does, without autograd.
+
+    Args:
+        net: the network.
+        gradient: of its parameters, whose ``grad`` are views of it.
+    """
+
+    def __init__(self, net: ClickNet, gradient: Tensor) -> None:
+        self._net = net
+        self._gradient = gradient
+        self._numbers = net.layout.numbers
+        self._table, self._head = net.table, net.head
+
+    def outputs(self, x: Tensor) -> tuple[Tensor, Any]:
+        """Return the outputs (n, outputs) for rows (n, inputs), and what ``gradient`` takes."""
+        out = self._head.bias.expand(len(x), -1)
+        if out.shape[1] <= self._net.place:  # of one class, which is certain
+            return out, None
+        numbers = x[:, : self._numbers].clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
+        codes, rows = None, numbers
+        if self._table is not None:
+            codes = x[:, self._numbers :].long()
+            embeddings = self._table.lookup(codes)
+            rows = torch.cat([numbers, embeddings], 1) if self._numbers else embeddings
+        z, passed = self._net.body.outputs(rows)  # type: ignore[operator]
+        out = out.clone()
+        out[:, self._net.place] += z
+        return out, (codes, passed)
+
+    def gradient(self, above: Tensor, passed: Any) -> Tensor:
+        """Return the gradient of all weights, for that of the outputs (n, outputs)."""
+        if passed is None:
+            self._gradient.zero_()
+        else:
+            codes, of_body = passed
+            rows = self._net.body.gradient(above[:, self._net.place], of_body)  # type: ignore[operator]
+            if self._table is not None:
+                self._table.add_gradient(codes, rows[:, self._numbers :])
+        torch.sum(above, 0, out=self._head.bias.grad)
+        return self._gradient

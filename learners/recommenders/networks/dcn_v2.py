@@ -3,7 +3,7 @@ Web-scale Learning to Rank Systems")."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from learners.networks.modules import Mlp
 from learners.recommenders.networks.base import Interactions, InteractionsConfig, RowLayout
-from learners.recommenders.networks.dnn import Widths
+from learners.recommenders.networks.dnn import Widths, activations, descend, gradient_of
 
 
 class DcnV2(InteractionsConfig):
@@ -33,6 +33,20 @@ class DcnV2(InteractionsConfig):
 
     def network(self, layout: RowLayout) -> Interactions:
         return CrossNetwork(layout, self)
+
+
+class CrossPass(NamedTuple):
+    """What one pass of a cross layer leaves for its gradient.
+
+    Attributes:
+        x: x_l (n, width).
+        inner: what U takes, (n, rank); x_l where the layer has no rank.
+        factor: W x_l + b (n, width).
+    """
+
+    x: Tensor
+    inner: Tensor
+    factor: Tensor
 
 
 class CrossLayer(nn.Module):
@@ -58,6 +72,40 @@ class CrossLayer(nn.Module):
         """Return x_{l+1} (n, width) of x_0 and x_l (n, width)."""
         inner = x if self.project is None else self.project(x)
         return torch.addcmul(x, first, self.matrix(inner))
+
+    def outputs(self, first: Tensor, x: Tensor) -> tuple[Tensor, CrossPass]:
+        """Return x_{l+1} (n, width), and what ``gradient`` takes."""
+        inner = x if self.project is None else x.mm(self.project.weight.t())
+        factor = torch.addmm(self.matrix.bias, inner, self.matrix.weight.t())
+        return torch.addcmul(x, first, factor), CrossPass(x, inner, factor)
+
+    def gradient(self, above: Tensor, first: Tensor, passed: CrossPass, of_first: Tensor) -> Tensor:
+        """Return the gradient of x_l for that of x_{l+1} (n, width), and add that of x_0."""
+        of_first.addcmul_(above, passed.factor)
+        of_factor = above * first
+        torch.mm(of_factor.t(), passed.inner, out=gradient_of(self.matrix))
+        torch.sum(of_factor, 0, out=self.matrix.bias.grad)
+        if self.project is None:
+            return torch.addmm(above, of_factor, self.matrix.weight)
+        of_inner = of_factor.mm(self.matrix.weight)
+        torch.mm(of_inner.t(), passed.x, out=gradient_of(self.project))
+        return torch.addmm(above, of_inner, self.project.weight)
+
+
+class NetworkPass(NamedTuple):
+    """What one pass leaves for its gradient.
+
+    Attributes:
+        first: x_0 (n, width).
+        crossed: of each cross layer.
+        taken: of the perceptron, as ``activations`` returns it; empty where there is none.
+        hidden: the hidden state (n, features).
+    """
+
+    first: Tensor
+    crossed: list[CrossPass]
+    taken: list[Tensor]
+    hidden: Tensor
 
 
 class CrossNetwork(Interactions):
@@ -95,3 +143,28 @@ class CrossNetwork(Interactions):
     def logit(self, rows: Tensor, hidden: Tensor) -> Tensor:
         z: Tensor = self.output(hidden)
         return z[:, 0]
+
+    def outputs(self, rows: Tensor) -> tuple[Tensor, NetworkPass]:
+        first = x = self.layout.flat(rows)
+        crossed = []
+        for layer in self.cross:
+            x, passed = layer.outputs(first, x)  # type: ignore[operator]
+            crossed.append(passed)
+        hidden, taken = x, []
+        if self.deep is not None:
+            taken = activations(self.deep, x if self.stacked else first)
+            hidden = taken[-1] if self.stacked else torch.cat([x, taken[-1]], 1)
+        return hidden.mv(self.output.weight[0]), NetworkPass(first, crossed, taken, hidden)
+
+    def gradient(self, above: Tensor, passed: NetworkPass) -> Tensor:
+        torch.mv(passed.hidden.t(), above, out=gradient_of(self.output)[0])
+        above = torch.outer(above, self.output.weight[0])
+        of_first = torch.zeros_like(passed.first)
+        if self.deep is not None and self.stacked:
+            above = descend(self.deep, above, passed.taken)
+        elif self.deep is not None:
+            above, of_deep = above.tensor_split([of_first.shape[1]], 1)
+            of_first += descend(self.deep, of_deep, passed.taken)
+        for layer, of_layer in [*zip(self.cross, passed.crossed, strict=True)][::-1]:
+            above = layer.gradient(above, passed.first, of_layer, of_first)  # type: ignore[operator]
+        return self.layout.rows(of_first.add_(above))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from learners.recommenders.networks.base import Interactions, InteractionsConfig, RowLayout
 from learners.recommenders.networks.dnn import DeepLayers, Widths
-from learners.recommenders.networks.fm import FactorisationMachine
+from learners.recommenders.networks.fm import FactorisationMachine, FmPass
 
 
 class DeepFm(InteractionsConfig):
@@ -42,3 +42,12 @@ class _DeepFm(Interactions):
 
     def logit(self, rows: Tensor, hidden: Tensor) -> Tensor:
         return self.fm.logit(rows, self.fm(rows)) + self.deep.logit(rows, hidden)
+
+    def outputs(self, rows: Tensor) -> tuple[Tensor, tuple[FmPass, list[Tensor]]]:
+        z, of_fm = self.fm.outputs(rows)
+        deep, taken = self.deep.outputs(rows)
+        return z + deep, (of_fm, taken)
+
+    def gradient(self, above: Tensor, passed: tuple[FmPass, list[Tensor]]) -> Tensor:
+        of_fm, taken = passed
+        return self.fm.gradient(above, of_fm).add_(self.deep.gradient(above, taken))

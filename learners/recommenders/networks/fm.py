@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,20 @@ class Fm(InteractionsConfig):
 
     def network(self, layout: RowLayout) -> Interactions:
         return FactorisationMachine(layout)
+
+
+class FmPass(NamedTuple):
+    """What one pass leaves for its gradient.
+
+    Attributes:
+        numbers: (n, numbers).
+        cells: (n, codes, 1 + dimension), the weight and the embedding of each value.
+        pooled: (n, dimension), the sums of v_i x_i.
+    """
+
+    numbers: Tensor
+    cells: Tensor
+    pooled: Tensor
 
 
 class FactorisationMachine(Interactions):
@@ -55,3 +69,32 @@ class FactorisationMachine(Interactions):
         numbers, weights, _ = self.layout.split(rows)
         assert weights is not None
         return weights.sum(1) + numbers @ self.weights + hidden.sum(1)
+
+    def outputs(self, rows: Tensor) -> tuple[Tensor, FmPass]:
+        layout = self.layout
+        numbers, cells = rows[:, : layout.numbers], layout.cells(rows)
+        sums = cells.sum(1)  # of the weights, and of the embeddings
+        z, pooled = sums[:, 0], sums[:, 1:]
+        squares = cells[:, :, 1:].square().sum((1, 2))
+        if layout.numbers:
+            z = torch.addmv(z, numbers, self.weights)
+            pooled = torch.addmm(pooled, numbers, self.embeddings)
+            squares = squares + numbers.square() @ self.embeddings.square().sum(1)
+        z = z + (pooled.square().sum(1) - squares) / 2
+        return z, FmPass(numbers, cells, pooled)
+
+    def gradient(self, above: Tensor, passed: FmPass) -> Tensor:
+        """The log-odds have the derivative s - v_i x_i by v_i x_i, with s = sum_j v_j x_j."""
+        numbers, cells, pooled = passed
+        if self.layout.numbers:
+            torch.mv(numbers.t(), above, out=self.weights.grad)
+            of_pooled = numbers.t() @ (above[:, None] * pooled)
+            squares = (numbers.square().t() @ above)[:, None]
+            torch.sub(of_pooled, squares * self.embeddings, out=self.embeddings.grad)
+        of_rows = cells.new_empty(len(cells), self.layout.inputs + self.layout.codes)
+        of_cells = self.layout.cells(of_rows)
+        of_cells[:, :, 0] = above[:, None]
+        torch.sub(pooled[:, None], cells[:, :, 1:], out=of_cells[:, :, 1:]).mul_(
+            above[:, None, None]
+        )
+        return of_rows

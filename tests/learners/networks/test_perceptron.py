@@ -51,7 +51,7 @@ def test_the_gradient_is_that_of_autograd(
     one = learned(learner(classes, hidden, class_weight=weight), classes)
     part = batch(9, classes)
     x, y = one.tensor(one.inputs.rows(part)), one.labels(part.y)  # type: ignore[arg-type]
-    table, perceptron = one.net.table, one.optimizer.perceptron
+    table, perceptron = one.net.table, one.optimizer.written_out
     expected = one.optimizer.gradient(one.loss(x, y)).clone()
     rows, of_rows = table.take_gradients()
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_a_state_has_each_parameter_by_its_number_in_the_network() -> None:
 )
 def test_other_networks_are_left_to_autograd(settings: dict[str, Any]) -> None:
     one = learner(2, settings.pop("hidden", (16,)), **settings)
-    assert one.optimizer.perceptron is None
+    assert one.optimizer.written_out is None
     assert layout(one.net) == list(one.net.parameters())
     learned(one, 2)
 

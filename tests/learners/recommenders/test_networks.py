@@ -10,7 +10,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from learners.networks.column_inputs import HistoryLayout
 from learners.networks.modules import ColumnLayout
+from learners.networks.optimizer import Adam, FlatOptimizer
 from learners.recommenders.networks.base import (
     MOST_DEVIATIONS,
     ClickNet,
@@ -133,3 +135,64 @@ def test_outliers_are_clipped() -> None:
     far, limit = x.clone(), x.clone()
     far[:, 0], limit[:, 0] = 1e9, MOST_DEVIATIONS
     torch.testing.assert_close(whole(far), whole(limit))
+
+
+WRITTEN_OUT: list[dict[str, Any]] = [
+    {"kind": "fm"},
+    {"kind": "dnn", "hidden": [8, 7]},
+    {"kind": "deepfm", "hidden": [8]},
+    {"kind": "dcn-v2", "hidden": [8]},
+    {"kind": "dcn-v2", "hidden": [8, 7], "structure": "parallel", "rank": 2},
+    {"kind": "dcn-v2", "hidden": [], "cross": 3},
+]
+
+
+@pytest.mark.parametrize(("numbers", "codes"), [(NUMBERS, CODES), (0, CODES), (NUMBERS, 0)])
+@pytest.mark.parametrize("settings", WRITTEN_OUT, ids=lambda settings: str(settings["kind"]))
+def test_gradients_are_those_of_autograd(
+    settings: dict[str, Any], numbers: int, codes: int
+) -> None:
+    torch.manual_seed(0)
+    columns = ColumnLayout(codes, DIMENSION, embeddings=30, drawn=30, wide=False)
+    whole = ClickNet(config(**settings), numbers, 2, columns, False)
+    for parameter in whole.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    optimizer = FlatOptimizer(Adam(), whole)
+    x = rows(12)[:, NUMBERS - numbers : NUMBERS + codes]
+    above = torch.randn(12, 2)
+    out = whole(x)
+    expected = optimizer.gradient((above * out).sum()).clone()
+    of_rows = whole.table.take_gradients() if whole.table is not None else None
+    written_out = optimizer.written_out
+    assert written_out is not None
+    with torch.no_grad():
+        ours, passed = written_out.outputs(x)
+        gradient = written_out.gradient(above, passed).clone()
+    torch.testing.assert_close(ours, out.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+    if of_rows is not None:
+        assert whole.table is not None
+        taken = whole.table.take_gradients()
+        assert taken is not None
+        assert torch.equal(taken[0], of_rows[0])
+        torch.testing.assert_close(taken[1], of_rows[1], rtol=1e-4, atol=1e-5)
+
+
+def test_one_class_has_no_gradient_but_that_of_its_bias() -> None:
+    whole = net(1, kind="deepfm")
+    optimizer = FlatOptimizer(Adam(), whole)
+    assert optimizer.written_out is not None
+    with torch.no_grad():
+        out, passed = optimizer.written_out.outputs(rows())
+        gradient = optimizer.written_out.gradient(torch.ones(6, 1), passed)
+    assert out.eq(0).all()
+    assert gradient.sum() == whole.head.bias.grad == 6
+    assert whole.table is not None
+    assert whole.table.take_gradients() is None
+
+
+def test_histories_are_left_to_autograd() -> None:
+    columns = ColumnLayout(CODES, DIMENSION, embeddings=30, drawn=30, wide=False)
+    history = HistoryLayout(length=2, place=0, none=0, prior=1)
+    whole = ClickNet(config(kind="fm"), NUMBERS, 2, columns, False, history)
+    assert FlatOptimizer(Adam(), whole).written_out is None
