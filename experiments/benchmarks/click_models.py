@@ -1,4 +1,4 @@
-"""Time click models: FTRL beside river's, and a network in a run beside a plain torch loop.
+"""Time click models: FTRL beside river's, and networks in a run beside plain torch loops.
 
     python experiments/benchmarks/click_models.py [--events 100000] [--rounds 3]
 
@@ -9,13 +9,15 @@ change of the machine's speed affects all alike.
 *FTRL*: river predicts and learns event by event from dictionaries that were made before. Ours gets
 texts, hashes them in blocks as a run does, predicts a micro-batch and learns it.
 
-*Network*: the plain loop is written by hand with torch. It has the events in memory, with each
-value as a row of its embedding already. It does only what the model needs: predict, keep the labels
-until they are 128 events late, and take a step, of Adam on the weights and of SparseAdam on the
-embeddings. The run reads the same events from Parquet, hashes and admits values, joins labels,
-scores every prediction, and writes checkpoints. Times are of the processor, all threads together.
+*Networks*: the plain loops are written by hand with torch. They have the events in memory, with
+each value as a row of its embedding already. They do only what the model needs: predict a micro-batch,
+then take a step on the one before, whose labels are known by now, with the rates of the run. One
+moves the rows that it read, by SparseAdam; the other moves the whole table, by Adam in one kernel.
+The run reads the same events from Parquet, hashes values, admits them to a table of bounded size,
+joins labels, scores every prediction, and writes checkpoints. Times are of the processor, all
+threads together, without the first micro-batches, at which torch imports parts of itself.
 
-Prints events a second of each and their ratio, round by round, and writes both to
+Prints events a second of each and the ratio to the faster loop, round by round, and writes both to
 experiments/results/click_models.md.
 """
 
@@ -26,7 +28,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +42,9 @@ from numpy.typing import NDArray
 from river import linear_model, optim
 from sklearn.metrics import roc_auc_score
 
+from learners.networks.embedding_table import EMBEDDING_RATE
+from learners.networks.optimizer import Adam
+from learners.recommenders.click_model import ClickModelConfig
 from learners.recommenders.ftrl import Ftrl, FtrlConfig
 from learners.recommenders.networks.base import RowLayout
 from learners.recommenders.networks.dcn_v2 import DcnV2
@@ -54,7 +61,8 @@ RESULT = Path(__file__).parents[1] / "results" / "click_models.md"
 SLICE = 8192
 VALUES = (20_000, 20_000, 2_000, 500, 100, 50)
 NAMES = [f"c{i}" for i in range(len(VALUES))]
-BATCH, DELAY, DIMENSION, BLOCK = 128, 128, 8, 4096
+DIMENSION, BLOCK = 8, 4096
+BATCHES = (128, 512)
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -120,18 +128,42 @@ def in_turn(programs: list[Iterator[Floats]], events: int) -> tuple[list[float],
     return seconds, last
 
 
-def plain(config: DcnV2 | DeepFm, x: Ints, y: Ints) -> Iterator[Floats]:
-    """Run the plain loop. Yield the probabilities so far every 8,192 events, and at the end."""
+class Size(NamedTuple):
+    """What a network and its micro-batches are.
+
+    Attributes:
+        kind: of the network.
+        batch: events of a micro-batch, and how late labels are.
+    """
+
+    kind: str
+    batch: int
+
+    def network(self) -> DcnV2 | DeepFm:
+        """Return the settings of the network."""
+        return {"dcn-v2": DcnV2, "deepfm": DeepFm}[self.kind]()
+
+
+def plain(size: Size, x: Ints, y: Ints, sparse: bool) -> Iterator[Floats]:
+    """Run a plain loop. Yield the probabilities so far every 8,192 events, and at the end."""
     torch.manual_seed(7)
-    width = DIMENSION + config.weighted
+    config, batch, rates = (
+        size.network(),
+        size.batch,
+        ClickModelConfig(kind="click-model").optimizer,
+    )
+    assert isinstance(rates, Adam)
+    assert rates.lr_start is not None
+    assert rates.lr_steps is not None
     first = np.concatenate([[0], np.cumsum(VALUES)[:-1]])
     codes = torch.from_numpy(x + first)
-    table = torch.nn.Embedding(sum(VALUES), width, sparse=True)
+    table = torch.nn.Embedding(sum(VALUES), DIMENSION + config.weighted, sparse=sparse)
     torch.nn.init.normal_(table.weight, std=0.05)
     net = config.network(RowLayout(0, len(VALUES), DIMENSION, config.weighted))
     bias = torch.nn.Parameter(torch.zeros(()))
-    optimizer = torch.optim.Adam([*net.parameters(), bias], 1e-3, fused=True)
-    of_rows = torch.optim.SparseAdam(table.parameters(), 3e-3)
+    optimizer = torch.optim.Adam([*net.parameters(), bias], rates.lr, fused=True)
+    kind = torch.optim.SparseAdam if sparse else partial(torch.optim.Adam, fused=True)
+    of_table = kind(table.parameters(), EMBEDDING_RATE * rates.lr)
     labels = torch.from_numpy(y).float()
     proba = np.zeros(len(x))
 
@@ -139,38 +171,39 @@ def plain(config: DcnV2 | DeepFm, x: Ints, y: Ints) -> Iterator[Floats]:
         embedded = table(codes[rows]).flatten(1)
         return net.logit(embedded, net(embedded)) + bias
 
-    for low in range(0, len(x), BATCH):
+    for low in range(0, len(x), batch):
         if low and not low % SLICE:
             yield proba[:low]
-        rows = slice(low, low + BATCH)
+        rows, known = slice(low, low + batch), slice(low - batch, low)
         with torch.inference_mode():
             proba[rows] = torch.sigmoid(odds(rows)).numpy()
-        known = slice(max(low - DELAY, 0), max(low - DELAY + BATCH, 0))
-        if known.stop > known.start:
+        if low:
+            rate = rates.lr + (rates.lr_start - rates.lr) / (1 + low / batch / rates.lr_steps)
+            optimizer.param_groups[0]["lr"] = rate
+            of_table.param_groups[0]["lr"] = EMBEDDING_RATE * rate
             optimizer.zero_grad()
-            of_rows.zero_grad()
+            of_table.zero_grad()
             F.binary_cross_entropy_with_logits(odds(known), labels[known]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            of_rows.step()  # type: ignore[no-untyped-call]
+            of_table.step()
     yield proba
 
 
 class InTurn(Callback):
-    """Let a plain loop continue whenever the run has done as much, and time both.
-
-    The first turn of either is not timed: torch imports much at the first step of SparseAdam.
+    """Let plain loops continue whenever the run has done as much, and time all.
 
     Attributes:
-        ours, theirs: seconds.
-        last: what the plain loop predicted so far.
+        ours: seconds of the run.
+        theirs: seconds of each loop.
+        last: what each of them predicted so far.
     """
 
-    def __init__(self, other: Iterator[Floats]) -> None:
-        self._other = other
-        self.ours = self.theirs = self._since = 0.0
+    def __init__(self, others: list[Iterator[Floats]]) -> None:
+        self._others = others
+        self.ours = self._since = 0.0
+        self.theirs = [0.0] * len(others)
         self._next = SLICE
-        self._first = True
-        self.last = np.zeros(0)
+        self.last = [np.zeros(0)] * len(others)
 
     def on_batch_end(self, loop: Loop, result: StepResult) -> None:
         if not self._since:  # set up, and the first micro-batch done
@@ -180,18 +213,19 @@ class InTurn(Callback):
             self.turn()
 
     def turn(self) -> None:
-        """End the time of the run, and let the plain loop take its turn."""
+        """End the time of the run, and let each plain loop take its turn."""
         start = time.process_time()
         self.ours += start - self._since
-        self.last = next(self._other, self.last)
-        self._since = time.process_time()
-        self.theirs += self._since - start
-        if self._first:
-            self._first, self.ours, self.theirs = False, 0.0, 0.0
+        for i, other in enumerate(self._others):
+            self.last[i] = next(other, self.last[i])
+            end = time.process_time()
+            self.theirs[i] += end - start
+            start = end
+        self._since = start
 
 
-def run_beside_plain(kind: str, x: Ints, y: Ints, folder: Path) -> tuple[float, str]:
-    """Return the ratio of the rates of a run and of the plain loop, and a row of the table."""
+def run_beside_plain(size: Size, x: Ints, y: Ints, folder: Path) -> tuple[float, str]:
+    """Return the ratio of the rates of a run and of the faster loop, and a row of the table."""
     columns = zip(NAMES, x.T.tolist(), strict=True)
     table = pa.table({name: [f"v{v}" for v in column] for name, column in columns})
     pq.write_table(table.append_column("click", pa.array(y)), folder / "clicks.parquet")
@@ -201,23 +235,25 @@ def run_beside_plain(kind: str, x: Ints, y: Ints, folder: Path) -> tuple[float, 
             "path": str(folder / "clicks.parquet"),
             "label": {"column": "click", "classes": [0, 1]},
             "features": {"categorical": NAMES},
-            "label_delay": {"events": DELAY},
-            "batch_size": BATCH,
+            "label_delay": {"events": size.batch},
+            "batch_size": size.batch,
             "aggregates": "none",
         },
-        "learner": {"kind": "click-model", "model": {"kind": kind}},
+        "learner": {"kind": "click-model", "model": {"kind": size.kind}},
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    config = {"dcn-v2": DcnV2, "deepfm": DeepFm}[kind]()
-    turns = InTurn(plain(config, x, y))
+    for sparse in (True, False):
+        list(plain(size, x[:2048], y[:2048], sparse))  # torch imports what its optimizers need
+    turns = InTurn([plain(size, x, y, sparse) for sparse in (True, False)])
     run = Run(jobs.load(folder / "job.yaml"), folder / f"run-{time.time_ns()}", print)
     metrics = run.run(callbacks=[turns])["metrics"]
     turns.turn()
-    timed = len(x) - SLICE
-    by_hand, ours, theirs = turns.last, timed / turns.ours, timed / turns.theirs
-    return ours / theirs, (
-        f"| {kind} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} | "
-        f"{metrics['online/auc']:.4f} | {roc_auc_score(y, by_hand):.4f} |"
+    ours, (rows, whole) = len(x) / turns.ours, (len(x) / seconds for seconds in turns.theirs)
+    ratio = ours / max(rows, whole)
+    by_hand = [f"{roc_auc_score(y, proba):.4f}" for proba in turns.last]
+    return ratio, (
+        f"| {size.kind} | {size.batch} | {ours:,.0f} | {rows:,.0f} | {whole:,.0f} | {ratio:.2f} | "
+        f"{metrics['online/auc']:.4f} | {' | '.join(by_hand)} |"
     )
 
 
@@ -263,18 +299,22 @@ def main() -> None:
         "",
         "## Networks",
         "",
-        "| | run | plain loop | ratio | AUC of the run | of the plain loop |",
-        "|---|---|---|---|---|---|",
+        "| | micro-batch | run | loop, SparseAdam | loop, Adam | ratio to the faster | AUC of run"
+        " | of SparseAdam | of Adam |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for kind in ("dcn-v2", "deepfm"):
+    medians = []
+    for size in (Size(kind, batch) for batch in BATCHES for kind in ("dcn-v2", "deepfm")):
         found = []
         for _ in range(given.rounds):
             with tempfile.TemporaryDirectory() as folder:
-                ratio, row = run_beside_plain(kind, x, y, Path(folder))
+                ratio, row = run_beside_plain(size, x, y, Path(folder))
             found.append(ratio)
             lines.append(row)
             print(row, flush=True)
-        print(f"{kind}: median ratio {statistics.median(found):.2f}")
+        medians.append(f"{statistics.median(found):.2f} ({size.kind}, {size.batch})")
+    lines += ["", f"Median ratios: {', '.join(medians)}."]
+    print(lines[-1])
     RESULT.write_text("\n".join([*lines, ""]))
 
 

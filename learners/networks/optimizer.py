@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from learners.base import LearnerError
 from learners.networks import modules as models
-from learners.networks.embedding_table import RowOptimizer, unwritten_zeros
+from learners.networks.embedding_table import RowOptimizer, all_finite, unwritten_zeros
 from learners.networks.perceptron import layout, written_out
 from streams.core.batch import Ints
 from streams.core.settings import Settings
@@ -273,8 +273,7 @@ class FlatOptimizer:
 
     def finite(self) -> bool:
         """Return whether every weight and every embedding is finite."""
-        finite = bool(torch.isfinite(self.weights).all())
-        return finite and (self._rows is None or self._rows.finite())
+        return all_finite(self.weights) and (self._rows is None or self._rows.finite())
 
     def start_rows(self, rows: Ints, prior: Ints) -> None:
         """Let embeddings (m,) start as copies of others (m,), with a fresh optimizer state."""

@@ -210,15 +210,16 @@ class _WrittenOutClickNet:
     """
 
     def __init__(self, net: ClickNet, gradient: Tensor) -> None:
-        self._net = net
         self._gradient = gradient
-        self._numbers = net.layout.numbers
-        self._table, self._head = net.table, net.head
+        self._numbers, self._place = net.layout.numbers, net.place
+        self._table, self._bias = net.table, net.head.bias
+        assert isinstance(net.body, Interactions)
+        self._body = net.body
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Any]:
         """Return the outputs (n, outputs) for rows (n, inputs), and what ``gradient`` takes."""
-        out = self._head.bias.expand(len(x), -1)
-        if out.shape[1] <= self._net.place:  # of one class, which is certain
+        out = self._bias.detach().expand(len(x), -1)
+        if out.shape[1] <= self._place:  # of one class, which is certain
             return out, None
         numbers = x[:, : self._numbers].clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
         codes, rows = None, numbers
@@ -226,9 +227,9 @@ class _WrittenOutClickNet:
             codes = x[:, self._numbers :].long()
             embeddings = self._table.lookup(codes)
             rows = torch.cat([numbers, embeddings], 1) if self._numbers else embeddings
-        z, passed = self._net.body.outputs(rows)  # type: ignore[operator]
+        z, passed = self._body.outputs(rows)
         out = out.clone()
-        out[:, self._net.place] += z
+        out[:, self._place] += z
         return out, (codes, passed)
 
     def gradient(self, above: Tensor, passed: Any) -> Tensor:
@@ -237,8 +238,8 @@ class _WrittenOutClickNet:
             self._gradient.zero_()
         else:
             codes, of_body = passed
-            rows = self._net.body.gradient(above[:, self._net.place], of_body)  # type: ignore[operator]
+            rows = self._body.gradient(above[:, self._place], of_body)
             if self._table is not None:
                 self._table.add_gradient(codes, rows[:, self._numbers :])
-        torch.sum(above, 0, out=self._head.bias.grad)
+        torch.sum(above, 0, out=self._bias.grad)
         return self._gradient
