@@ -1,6 +1,6 @@
 """Time click models: FTRL beside river's, and networks in a run beside plain torch loops.
 
-    python experiments/benchmarks/click_models.py [--events 100000] [--rounds 3]
+    python experiments/benchmarks/click_models.py [--events 50000] [--rounds 3]
 
 Generated clicks have six categories of 50 to 20,000 values, most of them seldom, and a click
 depends on pairs of them. All programs use one thread and take turns of 8,192 events, so that a
@@ -10,12 +10,13 @@ change of the machine's speed affects all alike.
 texts, hashes them in blocks as a run does, predicts a micro-batch and learns it.
 
 *Networks*: the plain loops are written by hand with torch. They have the events in memory, with
-each value as a row of its embedding already. They do only what the model needs: predict a micro-batch,
-then take a step on the one before, whose labels are known by now, with the rates of the run. One
-moves the rows that it read, by SparseAdam; the other moves the whole table, by Adam in one kernel.
-The run reads the same events from Parquet, hashes values, admits them to a table of bounded size,
-joins labels, scores every prediction, and writes checkpoints. Times are of the processor, all
-threads together, without the first micro-batches, at which torch imports parts of itself.
+each value as a row of its embedding already. They do only what the model needs: predict a
+micro-batch, then take a step on the one before, whose labels are known by now, with the rates of
+the run. One moves the rows that it read, by SparseAdam; the other moves the whole table, by Adam in
+one kernel. The run reads the same events from Parquet, hashes values, admits them to a table of
+bounded size, joins labels, scores every prediction, and writes a checkpoint every 50,000 events and
+at the end. Times are of the processor, all threads together, without the first micro-batches, at
+which torch imports parts of itself.
 
 Prints events a second of each and the ratio to the faster loop, round by round, and writes both to
 experiments/results/click_models.md.
@@ -62,7 +63,7 @@ SLICE = 8192
 VALUES = (20_000, 20_000, 2_000, 500, 100, 50)
 NAMES = [f"c{i}" for i in range(len(VALUES))]
 DIMENSION, BLOCK = 8, 4096
-BATCHES = (128, 512)
+BATCHES, CHECKPOINT = (128, 512), 50_000
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -240,6 +241,7 @@ def run_beside_plain(size: Size, x: Ints, y: Ints, folder: Path) -> tuple[float,
             "aggregates": "none",
         },
         "learner": {"kind": "click-model", "model": {"kind": size.kind}},
+        "checkpoint": {"every_events": CHECKPOINT},
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     for sparse in (True, False):
@@ -271,7 +273,7 @@ def ftrl_rows(x: Ints, y: Ints) -> tuple[float, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)

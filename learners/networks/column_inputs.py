@@ -221,7 +221,8 @@ class ColumnInputs(Inputs):
             admitted = self._table.observe(flat, found.ravel())
             self._table.advance(len(batch))
             if len(admitted.rows):
-                order = np.argsort(flat, kind="stable")
+                absent = (found.ravel() < 0).nonzero()[0]
+                order = absent[np.argsort(flat[absent], kind="stable")]
                 first = order[np.searchsorted(flat[order], admitted.keys)]  # where each key stands
                 new = NewValues(admitted.rows + self.embeddings_drawn, prior.ravel()[first])
         for encoder in self._encoders:
