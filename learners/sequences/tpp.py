@@ -111,6 +111,7 @@ class Tpp(Learner):
             self.net = self._network(len(self.classes)).to(device)
         self.optimizer = FlatOptimizer(config.optimizer, self.net)
         self.buffer = config.buffer.build(seed)
+        self._cells = self._cells_of_scale()
 
     @classmethod
     def example(cls, task: Task) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class Tpp(Learner):
 
     def _forecast(self, history: EventHistory) -> tuple[Floats, Array]:
         """Return the probabilities of types (n, types) and the forecast of n histories."""
-        cells, scale = self._cells(), self.scale
+        cells, scale = self._cells, self.scale
         self.net.eval()
         with torch.inference_mode():
             encoded = self.net.encode(self._histories(history.types, history.gaps))
@@ -168,6 +169,7 @@ class Tpp(Learner):
         history = history_of(batch)
         new = SequenceExamples(history.types, history.gaps, batch.y, batch.wait)
         self.scale.observe(batch.wait, batch.y >= 0)
+        self._cells = self._cells_of_scale()
         for i in range(self.config.steps):
             self.descend(self._with_recalled(new), self.gradient_steps + i)
         if self.config.replay_size:
@@ -180,7 +182,7 @@ class Tpp(Learner):
 
     def likelihood(self, encoded: Any, examples: SequenceExamples) -> LogLikelihood:
         """Return the log-likelihood of what came next, with times in units of the scale."""
-        return self.net.log_likelihood(encoded, self._next(examples), self._cells())
+        return self.net.log_likelihood(encoded, self._next(examples), self._cells)
 
     def _encoded(self, examples: SequenceExamples) -> Any:
         self.net.train()
@@ -195,7 +197,7 @@ class Tpp(Learner):
             torch.from_numpy(known).to(self.device),
         )
 
-    def _cells(self) -> Cells:
+    def _cells_of_scale(self) -> Cells:
         return Cells.of(self._tensor(self.scale.units))
 
     def _histories(self, types: Array, gaps: Array) -> HistoryTensors:
@@ -288,6 +290,7 @@ class Tpp(Learner):
         self._resize(len(self.classes))
         models.load_module(self.net, state["net"])
         self.scale.load(state["scale"])
+        self._cells = self._cells_of_scale()
 
 
 def _two(types: Array) -> Array:

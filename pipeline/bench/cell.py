@@ -191,10 +191,12 @@ def _shared(kind: str, dataset: str, encoded: bool) -> dict[str, Any]:
     ``encoded``: learners see the vectors of an encoder, and not the data set.
     """
     try:
-        known = find(learners.KINDS, Learner, kind).Config.model_fields  # type: ignore[type-abstract]
+        cls = find(learners.KINDS, Learner, kind)  # type: ignore[type-abstract]
+        known = cls.Config.model_fields
     except UnknownKindError:
         return {}  # validating the job reports it
-    if not {"steps", "model"} <= known.keys():  # another family: its keys have other meanings
+    other = "sequences" in cls.handles or not {"steps", "model"} <= known.keys()
+    if other:  # another family: its keys have other meanings
         return {}
     shared = _SHARED.get(_LIKE.get(dataset, dataset), _SHARED["digits"])
     if encoded:

@@ -79,6 +79,12 @@ def test_job_of_leaves_a_linear_probe_its_model() -> None:
     assert probe["learner.optimizer.lr"] == 0.1
 
 
+def test_job_of_leaves_point_processes_their_defaults() -> None:
+    settings = values("recurring-hawkes", "tpp")
+    assert settings["learner.optimizer.kind"] == "adam"
+    assert settings["learner.replay_size"] == 0
+
+
 def test_job_of_leaves_prompts_and_adapters_their_optimizer() -> None:
     from learners.pretrained.adapters.adapter_first import AdapterFirstConfig
 
