@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import PositiveFloat
+
 from learners.sequences.controls.base import CountsConfig
 from learners.sequences.controls.poisson import Poisson
 
@@ -9,7 +11,7 @@ from learners.sequences.controls.poisson import Poisson
 class PopularTypeConfig(CountsConfig):
     """Settings of ``popular-type``: those of ``poisson``, with decay."""
 
-    half_life: float | None = 1000.0
+    half_life: PositiveFloat | None = 1000.0
 
 
 class PopularType(Poisson):
