@@ -1,14 +1,15 @@
 """Show that a job stays as large and as fast as it is while ids come that never come again.
 
-    python experiments/benchmarks/endless_ids.py [--millions 10]
+    python experiments/benchmarks/endless_ids.py [--millions 10] [--learner click-model]
 
-A job without settings learns a table with an id that never comes again, a shop of 5,000 that do,
-and a number. The label depends on the shop. After each million of events the script prints the
-memory of the process and of the learner's state, and the accuracy in that million.
+A job without settings, or with the learner of that kind, learns a table with an id that never comes
+again, a shop of 5,000 that do, and a number. The label depends on the shop. After each million of
+events the script prints the memory of the process and of the learner's state, and the accuracy in
+that million.
 
 The last million is timed beside the first: a new job takes its first million in turn with the last
 million of the old one, 250 micro-batches each. So a change of the machine's speed affects both
-alike. Writes the table to experiments/results/endless_ids.md.
+alike. Writes the table to experiments/results/endless_ids.md, or to endless_ids_click_model.md.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from pipeline.training.builder import build
 from streams.core.batch import Batch
 from streams.core.hashing import mix
 
-RESULT = Path(__file__).parents[1] / "results" / "endless_ids.md"
+RESULTS = Path(__file__).parents[1] / "results"
+COMMAND = "python experiments/benchmarks/endless_ids.py"
 MILLION, SIZE, SLICE, SHOPS = 1_000_000, 128, 250, 5_000
 SAMPLE = 1_000  # rows of the file that tells the job what its columns are
 FIRST_MILLION = -(-MILLION // (SIZE * SLICE))  # slices
@@ -37,12 +39,16 @@ FIRST_MILLION = -(-MILLION // (SIZE * SLICE))  # slices
 class Flood:
     """A job, and the events that come to it.
 
+    Args:
+        folder: for the file of the job.
+        learner: its kind; None: that of a job without settings.
+
     Attributes:
         events: learned so far.
         right: predictions that were right since it was last set to 0.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, learner: str | None) -> None:
         rng = np.random.default_rng(0)
         shop = rng.integers(SHOPS, size=SAMPLE)
         rows = [f"u{i},s{s},{i / 7:.3f},{'ab'[s % 2]}" for i, s in enumerate(shop)]
@@ -53,7 +59,8 @@ class Flood:
             "features": {"categorical": ["id", "shop"], "numeric": ["number"]},
             "label_delay": {"events": SIZE},
         }
-        (folder / "flood.yaml").write_text(yaml.safe_dump({"stream": stream}))
+        job = {"stream": stream, **({"learner": {"kind": learner}} if learner else {})}
+        (folder / "flood.yaml").write_text(yaml.safe_dump(job))
         self.parts = build(load(folder / "flood.yaml"))
         self.events = self.right = 0
         self._rng = np.random.default_rng(7)
@@ -94,17 +101,19 @@ def process_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--millions", type=int, default=10)
-    millions = parser.parse_args().millions
+    parser.add_argument("--learner", choices=["click-model"])
+    given = parser.parse_args()
+    millions, learner = given.millions, given.learner
     lines = ["| million events | accuracy | state, MB | process, MB |", "|---|---|---|---|"]
     pairs: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        flood, fresh = Flood(Path(first)), None
+        flood, fresh = Flood(Path(first), learner), None
         for million in range(1, millions + 1):
             flood.right, begin = 0, flood.events
             for _ in range(FIRST_MILLION):
                 old = flood.slice()
                 if million == millions:
-                    fresh = fresh or Flood(Path(second))
+                    fresh = fresh or Flood(Path(second), learner)
                     pairs.append((fresh.slice(), old))
             accuracy = flood.right / (flood.events - begin)
             line = f"| {flood.events / MILLION:.1f} | {accuracy:.3f} | {flood.state_mb():.1f} |"
@@ -120,8 +129,10 @@ def main() -> None:
         f"was {middle:.3f} (quartiles {low:.3f} to {high:.3f}).",
     ]
     print(lines[-1])
-    about = "Printed by `python experiments/benchmarks/endless_ids.py`, which says how."
-    RESULT.write_text("\n".join(["# A job in a flood of ids", "", about, "", *lines, ""]))
+    command = f"{COMMAND} --learner {learner}" if learner else COMMAND
+    about = f"Printed by `{command}`, which says how."
+    result = RESULTS / ("endless_ids_click_model.md" if learner else "endless_ids.md")
+    result.write_text("\n".join(["# A job in a flood of ids", "", about, "", *lines, ""]))
 
 
 if __name__ == "__main__":
