@@ -78,6 +78,7 @@ def test_in_processes_workers_end_with_their_parent(number: signal.Signals, begu
         one.stdout.readline()
     processes = []
     while len(processes) < 2:
+        time.sleep(0.02)  # a wait without it takes the core that they need to start
         processes = workers(one.pid)
     if number == signal.SIGINT:
         os.killpg(one.pid, number)  # as a terminal does
