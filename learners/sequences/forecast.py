@@ -94,13 +94,14 @@ def types_at(forecast: Array | None, proba: Array, wait: Floats) -> Floats:
     seconds."""
     if forecast is None or forecast.shape[2] == TYPES:
         return proba.astype(np.float64)
-    return forecast[np.arange(len(wait)), _cell(forecast, wait), TYPES:].astype(np.float64)
+    cell = cell_at(forecast[:, :, START], wait)
+    return forecast[np.arange(len(wait)), cell, TYPES:].astype(np.float64)
 
 
-def _cell(forecast: Array, wait: Floats) -> Ints:
-    """Return (n,) the cell of each wait: the last that begins at or before it."""
-    inside: Array = forecast[:, :, START] <= wait[:, None]
-    cell: Ints = np.maximum(inside.sum(1) - 1, 0)
+def cell_at(starts: Array, wait: Floats) -> Ints:
+    """Return (n,) the cell of each wait (n,): the last that begins, by ``starts`` (n, cells), at or
+    before it."""
+    cell: Ints = np.maximum((starts <= wait[:, None]).sum(1) - 1, 0)
     return cell
 
 

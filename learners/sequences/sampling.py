@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.sequences.forecast import INTENSITY, START, has_forecast, types_at
+from learners.sequences.forecast import INTENSITY, START, cell_at, has_forecast, types_at
 from streams.core.batch import Array, Floats, Ints
 
 
@@ -28,10 +28,10 @@ def sample(forecast: Array, proba: Array, random: np.random.Generator) -> tuple[
     known = has_forecast(forecast)
     wait, active = np.where(known, 0.0, np.nan), np.flatnonzero(known)
     while len(active):
-        rate = bounds[active, _cell(starts[active], wait[active])]
+        rate = bounds[active, cell_at(starts[active], wait[active])]
         with np.errstate(divide="ignore"):
             wait[active] += random.standard_exponential(len(active)) / rate
-        now = intensity[active, _cell(starts[active], wait[active])]
+        now = intensity[active, cell_at(starts[active], wait[active])]
         kept = random.random(len(active)) * rate < now
         active = active[~kept & np.isfinite(wait[active])]
     came = np.isfinite(wait)
@@ -39,9 +39,3 @@ def sample(forecast: Array, proba: Array, random: np.random.Generator) -> tuple[
     drawn = random.random(len(wait)) * totals[:, -1]
     types = (totals <= drawn[:, None]).sum(1)
     return wait, np.where(came, np.minimum(types, totals.shape[1] - 1), -1)
-
-
-def _cell(starts: Floats, time: Floats) -> Ints:
-    """Return (n,) the cell of each time: the last that begins at or before it."""
-    cell: Ints = np.maximum((starts <= time[:, None]).sum(1) - 1, 0)
-    return cell

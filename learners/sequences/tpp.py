@@ -55,7 +55,7 @@ class TppConfig(LearnerConfig):
 
 
 class SequenceExamples(NamedTuple):
-    """HistoryTensors of m events with what came next.
+    """Histories of m events with what came next.
 
     Attributes:
         types: (m, length) as in ``EventHistory``.

@@ -90,7 +90,7 @@ def test_a_posted_label_changes_the_answer_to_a_like_request(
 
 
 def _seen(client: Client, events: int) -> bool:
-    """Whether the served model has seen so many events."""
+    """Whether the served model has seen this number of events, or more."""
     return bool(client.ask("GET", "/model").body.get("events_seen") == events)
 
 
