@@ -21,7 +21,14 @@ from streams.operators.features.sequences import Sequences
 from streams.operators.features.standardise import Standardise
 
 Recipe = dict[str, Any]
+AddsFeatures = Aggregates | Histories | Sequences
 
+_ADDS: dict[str, type[Aggregates] | type[Histories] | type[Sequences]] = {
+    "aggregates": Aggregates,
+    "histories": Histories,
+    "sequences": Sequences,
+}
+"""The operators that add features, by their name in a recipe, in their order."""
 _OF_MODEL: dict[str, tuple[type[Operator], str]] = {
     "histories": (Histories, "history"),
     "sequences": (Sequences, "gaps"),
@@ -38,10 +45,8 @@ def recipe_of(
     settings: dict[str, Any],
     standardise: StandardiseConfig | None,
     stream: Stream,
-    aggregates: Aggregates | None = None,
     encoded: EncodedColumns | None = None,
-    histories: Histories | None = None,
-    sequences: Sequences | None = None,
+    added: Sequence[AddsFeatures] = (),
 ) -> Recipe:
     """Return all that makes the model of a run but its state, as JSON.
 
@@ -50,19 +55,16 @@ def recipe_of(
         settings: of the learner, as JSON.
         standardise: how features are scaled before it; None where they are not.
         stream: says how features, numbers and ids are read.
-        aggregates: the operator that adds aggregates to the features; None: there is none.
         encoded: the columns that encoders turn into vectors; None: there are none.
-        histories: the operator that adds histories to the features; None: there is none.
-        sequences: the operator that makes sequences of the events of a key; None: there is none.
+        added: the operators that add features, in their order.
     """
     schema = stream.schema
+    settings_of = {type(operator): operator.settings() for operator in added}
     return {
         "learner": settings,
         "seed": learner.seed,
         "encoders": None if encoded is None else encoded.settings(),
-        "histories": None if histories is None else histories.settings(),
-        "sequences": None if sequences is None else sequences.settings(),
-        "aggregates": None if aggregates is None else aggregates.settings(),
+        **{name: settings_of.get(cls) for name, cls in _ADDS.items()},
         "standardise": None if standardise is None else standardise.model_dump(mode="json"),
         "impute": needs_imputed(learner),
         "dtype": stream.dtype,
@@ -128,22 +130,15 @@ def encoded_schema_of(recipe: Recipe) -> Schema:
     return schema_of(recipe) if encoded is None else encoded.schema
 
 
-def aggregates_of(recipe: Recipe) -> Aggregates | None:
-    """Return the operator of a recipe that adds aggregates to the features, if it has one."""
-    settings = recipe.get("aggregates")
-    return None if settings is None else Aggregates.of_settings(settings, encoded_schema_of(recipe))
-
-
-def histories_of(recipe: Recipe) -> Histories | None:
-    """Return the operator of a recipe that adds histories to the features, if it has one."""
-    settings = recipe.get("histories")
-    return None if settings is None else Histories.of_settings(settings, encoded_schema_of(recipe))
-
-
-def sequences_of(recipe: Recipe) -> Sequences | None:
-    """Return the operator of a recipe that makes sequences, if it has one."""
-    settings = recipe.get("sequences")
-    return None if settings is None else Sequences.of_settings(settings, encoded_schema_of(recipe))
+def added_of(recipe: Recipe) -> tuple[dict[str, AddsFeatures], Schema]:
+    """Return the operators of a recipe that add features, by name, and the schema behind them."""
+    taken = behind = encoded_schema_of(recipe)
+    added: dict[str, AddsFeatures] = {}
+    for name, cls in _ADDS.items():
+        if (settings := recipe.get(name)) is not None:  # an older recipe does not have the key
+            added[name] = cls.of_settings(settings, taken)
+            behind = added[name].schema(behind)
+    return added, behind
 
 
 def operators_of(recipe: Recipe, state: State) -> list[Operator]:
@@ -153,20 +148,10 @@ def operators_of(recipe: Recipe, state: State) -> list[Operator]:
         recipe: of the model.
         state: of the model, as in a snapshot.
     """
-    operators: list[Operator] = []
-    schema = encoded_schema_of(recipe)
-    if (aggregates := aggregates_of(recipe)) is not None:
-        aggregates.load(state["aggregates"])
-        operators.append(aggregates)
-        schema = aggregates.schema(schema)
-    if (histories := histories_of(recipe)) is not None:
-        histories.load(state["histories"])
-        operators.append(histories)
-        schema = histories.schema(schema)
-    if (sequences := sequences_of(recipe)) is not None:
-        sequences.load(state["sequences"])
-        operators.append(sequences)
-        schema = sequences.schema(schema)
+    added, schema = added_of(recipe)
+    for name, operator in added.items():
+        operator.load(state[name])
+    operators: list[Operator] = [*added.values()]
     if recipe["standardise"] is not None:
         config = StandardiseConfig.model_validate(recipe["standardise"])
         operators.append(Standardise(config, schema))
@@ -208,11 +193,5 @@ def learner_of(recipe: Recipe) -> Learner:
         cls = find(learners.KINDS, Learner, settings["kind"])  # type: ignore[type-abstract]
     except UnknownKindError as error:
         raise LearnerError(f"learner.kind: {error}") from None
-    schema = encoded_schema_of(recipe)
-    if (aggregates := aggregates_of(recipe)) is not None:
-        schema = aggregates.schema(schema)
-    if (histories := histories_of(recipe)) is not None:
-        schema = histories.schema(schema)
-    if (sequences := sequences_of(recipe)) is not None:
-        schema = sequences.schema(schema)
+    _, schema = added_of(recipe)
     return cls(cls.Config.model_validate(settings), schema, recipe["seed"])

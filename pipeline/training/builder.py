@@ -17,7 +17,7 @@ from pipeline.evaluation.metric_names import unknown_metric
 from pipeline.evaluation.once_seen import OnceSeen
 from pipeline.evaluation.prequential import Prequential
 from pipeline.evaluation.probes import Probes
-from pipeline.models.recipe import Recipe, needs_imputed, recipe_of
+from pipeline.models.recipe import AddsFeatures, Recipe, needs_imputed, recipe_of
 from pipeline.models.snapshot import Snapshot
 from pipeline.training.loop import Loop
 from pipeline.training.reading.batch_reader import BatchReader
@@ -83,11 +83,9 @@ class Parts(NamedTuple):
 
 
 class AddedFeatures(NamedTuple):
-    """The operators that add features, those that a job has; and the schema behind them."""
+    """The operators that add features, in their order, and the schema behind them."""
 
-    aggregates: Aggregates | None
-    histories: Histories | None
-    sequences: Sequences | None
+    operators: tuple[AddsFeatures, ...]
     schema: Schema
 
 
@@ -138,16 +136,8 @@ def build(loaded: LoadedJob, encoding: ColumnEncoding | None = None) -> Parts:
     located = job.learner.located(loaded.folder)  # a server may start in another folder
     settings = located.model_dump(mode="json", serialize_as_any=True)
     columns = None if encode is None else encode.columns
-    made = recipe_of(
-        learner,
-        settings,
-        job.stream.standardise,
-        stream,
-        added.aggregates,
-        columns,
-        added.histories,
-        added.sequences,
-    )
+    standardise = job.stream.standardise
+    made = recipe_of(learner, settings, standardise, stream, columns, added.operators)
     return Parts(stream, vocabulary, reader, loop, made)
 
 
@@ -216,17 +206,17 @@ def aggregates_of_job(
 
 def _added_features(loaded: LoadedJob, stream: Stream, schema: Schema) -> AddedFeatures:
     """Return what a job adds to the features of its stream, which have a schema."""
-    learned = schema
     with _job_errors(loaded.file, "stream.aggregates"):
         aggregates = _aggregates(loaded, stream, schema)
-        learned = learned if aggregates is None else aggregates.schema(learned)
     with _job_errors(loaded.file, "stream.history"):
         histories = _histories(loaded, schema)
-        learned = learned if histories is None else histories.schema(learned)
     with _job_errors(loaded.file, "stream.sequence"):
         sequences = _sequences(loaded.job.stream, stream, schema)
-        learned = learned if sequences is None else sequences.schema(learned)
-    return AddedFeatures(aggregates, histories, sequences, learned)
+    operators = tuple(o for o in (aggregates, histories, sequences) if o is not None)
+    learned = schema
+    for operator in operators:
+        learned = operator.schema(learned)
+    return AddedFeatures(operators, learned)
 
 
 def _aggregates(loaded: LoadedJob, stream: Stream, schema: Schema) -> Aggregates | None:
@@ -288,8 +278,7 @@ def _operators(
     elif stream.has_time:
         stated = getattr(config, "time_zone", None) is not None
         operators.append(DropLate(config.lateness, stated))
-    features = (added.aggregates, added.histories, added.sequences)
-    operators += [operator for operator in features if operator is not None]
+    operators += added.operators
     schema = added.schema
     if config.standardise is not None:
         try:
