@@ -31,14 +31,13 @@ from streams.core.key_table import KeyTable
 from streams.core.schema import Feature, FeatureKind, Schema
 from streams.core.settings import unknown
 from streams.core.state_dict import State
+from streams.operators.features.histories import NAME as HISTORY
+from streams.operators.features.histories import NO_VALUE
 
 BINS = 16
 """Quantile bins of a number, unless a job states another number."""
 INDICATORS = 32
 """Hashed places of a categorical column for networks without embeddings."""
-
-NO_VALUE = np.iinfo(np.int64).min
-"""Stands in a history where there is no value."""
 
 _NO_KEYS = np.empty((0, 0), np.int64)
 
@@ -145,7 +144,7 @@ class ColumnInputs(Inputs):
                 rows |= encoder.rows(dated)
             if self.history is not None:
                 assert not isinstance(batch.x, np.ndarray)
-                rows["history"] = np.asarray(batch.x["history"])
+                rows["history"] = np.asarray(batch.x[HISTORY])
             self._last = batch, rows
         return self._last[1]
 

@@ -202,17 +202,17 @@ class Tpp(Learner):
 
     def _histories(self, types: Array, gaps: Array) -> HistoryTensors:
         """Return n histories as the network takes them, without columns behind all events."""
-        held = types >= 0
-        longest = max(int(held.sum(1).max()), 1)
-        types, gaps, held = types[:, :longest], gaps[:, :longest], held[:, :longest]
-        seconds = np.where(held, gaps, 0.0)
+        present = types >= 0
+        longest = max(int(present.sum(1).max()), 1)
+        types, gaps, present = types[:, :longest], gaps[:, :longest], present[:, :longest]
+        seconds = np.where(present, gaps, 0.0)
         ages = np.cumsum(seconds[:, ::-1], 1)[:, ::-1] - seconds
         codes = np.where(types < self.net.count, types + 1, 0)
         return HistoryTensors(
             torch.from_numpy(codes.astype(np.int64)).to(self.device),
             self._tensor(self.scale.to_units(seconds)),
             self._tensor(self.scale.to_units(ages)),
-            torch.from_numpy(held.sum(1)).to(self.device),
+            torch.from_numpy(present.sum(1)).to(self.device),
         )
 
     def _tensor(self, array: Array) -> Tensor:

@@ -18,7 +18,7 @@ from pipeline.serving.checkpoint_server import CheckpointServer
 from pipeline.storage.checkpoints import read
 from pipeline.training.builder import build
 from pipeline.training.run import Run
-from streams.operators.features.histories import NONE, Histories
+from streams.operators.features.histories import NO_VALUE, Histories
 from tests.support.http import ask, listening
 
 EVENTS = 900
@@ -83,13 +83,13 @@ def test_served_answer_uses_the_history_of_the_user(job: Path) -> None:
     asked = operator.view(replace(question, x=x, y=None))
     assert not isinstance(asked.x, np.ndarray)
     history = np.asarray(asked.x["history"])
-    assert (history[:2] != NONE).all()
-    assert (history[2] == NONE).all()
+    assert (history[:2] != NO_VALUE).all()
+    assert (history[2] == NO_VALUE).all()
     learner = parts.loop.learner
     expected = learner.predict(asked).proba
     assert expected is not None
     np.testing.assert_allclose(reply.body["probabilities"], expected, rtol=1e-6)
-    without = replace(asked, x={**asked.x, "history": np.full_like(history, NONE)})
+    without = replace(asked, x={**asked.x, "history": np.full_like(history, NO_VALUE)})
     none = learner.predict(without).proba
     assert none is not None
     assert (np.abs(none - expected)[:2, 1] > 1e-3).all()

@@ -11,7 +11,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from learners.sequences.networks.base import (
-    EMBEDDING_STD,
     Cells,
     HistoryTensors,
     Intensities,
@@ -23,7 +22,6 @@ from learners.sequences.networks.base import (
 )
 from streams.core.settings import Settings
 
-_OUTPUT_STD = 0.02  # of the last layer: the intensity starts at about 1 event per unit
 _LEAST = 1e-9
 """The least intensity of a type, events per unit: its logarithm stays finite."""
 
@@ -99,31 +97,27 @@ class Attentive(SequenceNet):
         self.config = config
         heads, hidden, times = config.heads, config.hidden, config.times
         width = hidden + times
-        self.embedding = self._rows(hidden, EMBEDDING_STD, unknown=True)
+        self._add_types(hidden, 1 + heads * hidden)
         # The last layer has no queries of events: nothing attends to what they would give.
         outputs = [3 * hidden] * (config.layers - 1) + [2 * hidden]
         self.events = nn.ParameterList(_linear(heads, width, output) for output in outputs)
         self.queries = nn.ParameterList(_linear(heads, width, hidden) for _ in outputs)
         self.start = nn.Parameter(_linear(heads, times, hidden))
-        self.outputs = self._rows(1 + heads * hidden, _OUTPUT_STD)
-
-    def _tables(self) -> list[tuple[str, float, bool]]:
-        return [("embedding", EMBEDDING_STD, True), ("outputs", _OUTPUT_STD, False)]
 
     def encode(self, histories: HistoryTensors) -> Attended:
         hidden, heads = self.config.hidden, self.config.heads
-        half, held = self.config.times // 2, histories.held
-        n, length = held.shape
+        half, present = self.config.times // 2, histories.present
+        n, length = present.shape
         ages, gaps = time_features(histories.ages, half), time_features(histories.gaps, half)
         z = torch.cat([ages, gaps], -1).expand(heads, n, length, 2 * half)
         h = torch.tanh(self.embedding[histories.types]).expand(heads, n, length, hidden)
-        bias = h.new_zeros(n, 1, length).masked_fill(~held[:, None], -math.inf)
+        bias = h.new_zeros(n, 1, length).masked_fill(~present[:, None], -math.inf)
         causal = h.new_full((length, length), -math.inf).triu(1)
         keys, values, notes = [], [], self.notes(histories)
         for layer, weight in enumerate(self.events):
             inputs = torch.cat([h, z], -1)
             parts = torch.split(apply(weight, inputs), hidden, -1)
-            before = self.before(layer, inputs, held, notes)
+            before = self.before(layer, inputs, present, notes)
             k, v = torch.cat([before[0], parts[0]], 2), torch.cat([before[1], parts[1]], 2)
             keys.append(k)
             values.append(v)
@@ -137,14 +131,16 @@ class Attentive(SequenceNet):
         """Return what ``before`` notes while it encodes histories."""
         return _NoNotes()
 
-    def before(self, layer: int, inputs: Tensor, held: Tensor, notes: Any) -> tuple[Tensor, Tensor]:
+    def before(
+        self, layer: int, inputs: Tensor, present: Tensor, notes: Any
+    ) -> tuple[Tensor, Tensor]:
         """Return keys and values (heads, n, m, hidden) before those of the events: 0 each for the
         1 in the denominator.
 
         Args:
             layer: its number.
             inputs: (heads, n, length, hidden + times) of the layer.
-            held: (n, length) bool, where there is an event.
+            present: (n, length) bool, where there is an event.
             notes: what ``notes`` returned.
         """
         zero = inputs.new_zeros(*inputs.shape[:2], 1, self.config.hidden)

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EMBEDDING_STD = 0.5  # of type embeddings before tanh
+_TABLES = (("embedding", 0.5, True), ("outputs", 0.02, False))
+"""The parameters with a row for each type: name, standard deviation of the first values, and
+whether there is a row for the unknown type before them. Embeddings pass tanh; by the outputs all
+types are about as probable at first."""
 
 
 class HistoryTensors(NamedTuple):
@@ -32,7 +35,7 @@ class HistoryTensors(NamedTuple):
     lengths: Tensor
 
     @property
-    def held(self) -> Tensor:
+    def present(self) -> Tensor:
         """(n, length) bool: where there is an event."""
         return torch.arange(self.types.shape[1], device=self.types.device) < self.lengths[:, None]
 
@@ -111,10 +114,14 @@ class SequenceNet(nn.Module, ABC):
         joint: whether the type of the next event depends on when it comes.
         count: how many types there are.
         seed: (), of the rows of types; part of the state, so that those to come stay the same.
+        embedding: (1 + types, width) of types; row 0 is that of the unknown type.
+        outputs: (types, width), by which a state gives what is predicted of each type.
     """
 
     joint: ClassVar[bool]
     seed: Tensor
+    embedding: nn.Parameter
+    outputs: nn.Parameter
 
     def __init__(self, types: int, seed: int) -> None:
         super().__init__()
@@ -133,11 +140,11 @@ class SequenceNet(nn.Module, ABC):
     def intensities(self, encoded: Any, cells: Cells) -> Intensities:
         """Return the intensities of the next events of n histories in cells."""
 
-    def _rows(self, width: int, std: float, unknown: bool = False) -> nn.Parameter:
-        """Return a row (width,) for each type, and before them one for the unknown type."""
-        start = -1 if unknown else 0
-        rows = [self._drawn(width, std, i) for i in range(start, self.count)]
-        return nn.Parameter(torch.stack(rows) if rows else torch.empty(0, width))
+    def _add_types(self, embedding: int, outputs: int) -> None:
+        """Make the rows of all types, of these widths."""
+        for (name, _, _), width in zip(_TABLES, (embedding, outputs), strict=True):
+            setattr(self, name, nn.Parameter(torch.empty(0, width)))
+        self.resize(self.count)
 
     def _drawn(self, width: int, std: float, type_: int) -> Tensor:
         """Return the row of a type: its bits depend on no other type, nor on when it came."""
@@ -149,18 +156,13 @@ class SequenceNet(nn.Module, ABC):
 
         Parameters are replaced.
         """
-        for name, std, unknown in self._tables():
+        for name, std, unknown in _TABLES:
             old: Tensor = getattr(self, name).detach()
             rows = types + unknown
             new = [self._drawn(old.shape[1], std, i - unknown) for i in range(len(old), rows)]
             grown = torch.stack(new).to(old.device) if new else old[:0]
             setattr(self, name, nn.Parameter(torch.cat([old[:rows], grown])))
         self.count = types
-
-    @abstractmethod
-    def _tables(self) -> list[tuple[str, float, bool]]:
-        """Return name, standard deviation and whether there is an unknown type, of each parameter
-        with a row for each type."""
 
 
 def time_features(units: Tensor, width: int) -> Tensor:

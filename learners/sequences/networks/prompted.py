@@ -87,10 +87,12 @@ class Prompted(Attentive):
     def notes(self, histories: HistoryTensors) -> Any:
         return _Notes(histories)
 
-    def before(self, layer: int, inputs: Tensor, held: Tensor, notes: Any) -> tuple[Tensor, Tensor]:
+    def before(
+        self, layer: int, inputs: Tensor, present: Tensor, notes: Any
+    ) -> tuple[Tensor, Tensor]:
         heads, hidden = self.config.heads, self.config.hidden
-        events = held.sum(1).clamp(min=1)
-        phi = (inputs * held[:, :, None]).sum(2) / events[:, None]  # (heads, n, width)
+        events = present.sum(1).clamp(min=1)
+        phi = (inputs * present[:, :, None]).sum(2) / events[:, None]  # (heads, n, width)
         if layer == 0:
             notes.time = self._next_time(phi, notes.histories)
         z = time_features(notes.time.detach(), self.config.times // 2).repeat(1, 2)
@@ -101,11 +103,11 @@ class Prompted(Attentive):
         for_keys, for_values = torch.split(weight[:, :hidden], hidden, 2)
         projected = torch.cat([vectors[0] @ for_keys, vectors[1] @ for_values])
         rows = projected.view(len(pool.prompts), -1)[self._choose(pool, phi, notes)]
-        structural = rows.view(2, heads, len(held), -1, hidden)
+        structural = rows.view(2, heads, len(present), -1, hidden)
         temporal = apply(weight[:, hidden:], z.expand(heads, 1, *z.shape))
-        temporal = temporal.view(heads, len(held), 1, 2 * hidden)
+        temporal = temporal.view(heads, len(present), 1, 2 * hidden)
         for_keys, for_values = torch.split(temporal, hidden, 3)
-        zero, _ = super().before(layer, inputs, held, notes)
+        zero, _ = super().before(layer, inputs, present, notes)
         keys = torch.cat([zero, structural[0] + for_keys], 2)
         return keys, torch.cat([zero, structural[1] + for_values], 2)
 
@@ -123,7 +125,7 @@ class Prompted(Attentive):
         if self._learned:
             share = torch.sigmoid(self.estimate(phi.detach().transpose(0, 1).flatten(1))[:, 0])
             return share / (1 - share).clamp(min=1e-3)
-        between = histories.held[:, 1:]
+        between = histories.present[:, 1:]
         if not between.shape[1]:
             return histories.gaps.new_ones(len(between))
         gaps = histories.gaps[:, 1:] * between

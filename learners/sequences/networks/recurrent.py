@@ -10,7 +10,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from learners.sequences.networks.base import (
-    EMBEDDING_STD,
     Cells,
     HistoryTensors,
     Intensities,
@@ -22,8 +21,6 @@ from learners.sequences.networks.base import (
     time_features,
 )
 from streams.core.settings import Settings
-
-_OUTPUT_STD = 0.02  # of the outputs for types
 
 
 class RecurrentConfig(Settings):
@@ -55,12 +52,8 @@ class Recurrent(SequenceNet):
     def __init__(self, config: RecurrentConfig, types: int, seed: int) -> None:
         super().__init__(types, seed)
         self.config = config
-        self.embedding = self._rows(config.hidden, EMBEDDING_STD, unknown=True)
+        self._add_types(config.hidden, 1 + config.hidden)
         self.gru = nn.GRU(config.hidden + config.times, config.hidden, batch_first=True)
-        self.outputs = self._rows(1 + config.hidden, _OUTPUT_STD)
-
-    def _tables(self) -> list[tuple[str, float, bool]]:
-        return [("embedding", EMBEDDING_STD, True), ("outputs", _OUTPUT_STD, False)]
 
     def encode(self, histories: HistoryTensors) -> Tensor:
         """Return the states (n, hidden) of n histories."""

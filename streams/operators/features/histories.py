@@ -20,13 +20,13 @@ from streams.operators.base import Operator
 
 NAME = "history"
 """The name of the feature."""
-NONE = np.iinfo(np.int64).min
+NO_VALUE = np.iinfo(np.int64).min
 """Stands in a history where there is no value yet."""
 
 
 class Histories(Operator):
     """Appends one column, ``history``, to the features: keys (n, length) of the values of ``of``
-    that the last events of the same ``by`` had, in no stated order; ``NONE`` fills the rest.
+    that the last events of the same ``by`` had, in no stated order; ``NO_VALUE`` fills the rest.
 
     An event enters the history once its label is known, as a learner learns it then, and only if
     it is of class 1 where ``positive`` is set. So ``apply`` is pure, and a history holds what was
@@ -48,7 +48,7 @@ class Histories(Operator):
         self.config = config
         self._table = KeyTable(config.keys, admit_after=1, min_age=0)
         # The last row has no key, and no values.
-        self._values = np.full((self._table.rows + 1, config.length), NONE)
+        self._values = np.full((self._table.rows + 1, config.length), NO_VALUE)
         self._count = np.zeros(self._table.rows + 1, np.int64)  # values that entered
 
     def settings(self) -> dict[str, Any]:
@@ -87,8 +87,8 @@ class Histories(Operator):
         values = category_keys(x[self.config.of])
         self._table.advance(len(batch))
         admitted, rows = self._table.observe_and_find(category_keys(x[self.config.by]))
-        self._values[admitted.rows], self._count[admitted.rows] = NONE, 0
-        self._enter(rows[rows >= 0], np.maximum(values, NONE + 1)[rows >= 0])
+        self._values[admitted.rows], self._count[admitted.rows] = NO_VALUE, 0
+        self._enter(rows[rows >= 0], np.maximum(values, NO_VALUE + 1)[rows >= 0])
 
     def _enter(self, rows: Ints, values: Ints) -> None:
         """Write values (m,) behind those of their rows (m,), in their order."""
@@ -122,7 +122,7 @@ class Histories(Operator):
         if "used" not in state:
             self._values = np.array(state["history"])
             return
-        self._values[:], self._count[:] = NONE, 0
+        self._values[:], self._count[:] = NO_VALUE, 0
         self._values[state["used"]], self._count[state["used"]] = state["history"], state["count"]
 
 

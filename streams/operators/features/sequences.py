@@ -131,8 +131,8 @@ class Sequences(Operator):
         length = self.config.length
         oldest = np.maximum(self._count[rows] - length, 0)
         place = (oldest[:, None] + np.arange(length)) % length
-        held = rows[:, None]
-        return self._types[held, place], self._gaps[held, place], self._time[rows]
+        row = rows[:, None]
+        return self._types[row, place], self._gaps[row, place], self._time[rows]
 
     def memory_bytes(self) -> int:
         """Return the bytes of all tables."""

@@ -88,8 +88,8 @@ def test_pull_moves_keys_towards_the_queries_that_choose_them() -> None:
         (chosen, _), times = net.encode(histories).chosen, net.config.times // 2
         z = [time_features(units, times) for units in (histories.ages, histories.gaps)]
         inputs = torch.cat([torch.tanh(net.embedding[histories.types]), *z], -1)
-        held = histories.held[..., None]
-        phi = ((inputs * held).sum(1) / held.sum(1)).repeat(4, 1)
+        present = histories.present[..., None]
+        phi = ((inputs * present).sum(1) / present.sum(1)).repeat(4, 1)
         chosen_keys = pool.keys[chosen]
         cosine = torch.cosine_similarity(phi[:, None], chosen_keys, dim=-1)
         cosines.append(cosine.mean().item())

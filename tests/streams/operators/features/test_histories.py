@@ -13,7 +13,7 @@ from streams.core.errors import StreamError
 from streams.core.schema import Feature, Schema
 from streams.core.state_dict import copied, digest
 from streams.core.stream_config import HistoryConfig
-from streams.operators.features.histories import NONE, Histories
+from streams.operators.features.histories import NO_VALUE, Histories
 
 SCHEMA = Schema((Feature("user", "categorical"), Feature("item", "categorical")), "classification")
 
@@ -41,7 +41,7 @@ def of_users(operator: Histories, batch: Batch) -> list[list[int]]:
     x = operator.apply(batch).x
     assert not isinstance(x, np.ndarray)
     history = np.asarray(x["history"])
-    return [sorted(v for v in row if v != NONE) for row in history.tolist()]
+    return [sorted(v for v in row if v != NO_VALUE) for row in history.tolist()]
 
 
 @pytest.mark.parametrize("positive", [True, False])
